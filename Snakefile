@@ -1,0 +1,34 @@
+# How far can a diffusion model be slimmed before its images get worse, and does anything really get faster?
+#
+#   snakemake -n                              what would run
+#   snakemake --cores 1 --resources gpu=1     run it: config.yaml says what
+#
+# The way of the data: data → train → compress → sample → score ┐
+#                                            └──→ profile ──────┴→ row → aggregate → report
+from snakemake.utils import min_version
+
+min_version("9.10")
+
+
+configfile: "config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/compress.smk"
+include: "workflow/rules/sample.smk"
+include: "workflow/rules/score.smk"
+include: "workflow/rules/profile.smk"
+include: "workflow/rules/aggregate.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        get_final_output(),
+    localrule: True

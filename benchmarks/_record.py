@@ -1,0 +1,42 @@
+"""What the benchmarks share: pairs measured interleaved in one run, and one file that holds all ratios.
+
+Only ratios are comparable between machines, and only when both sides were measured in turns: these are noisy.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slimdiff.devices import describe_device
+from slimdiff.files import write_json
+
+
+def interleaved(first: Callable[[], float], second: Callable[[], float], rounds: int) -> dict[str, Any]:
+    """Call both in turns; medians, and the ratio second / first with the range over the rounds."""
+    pairs = [(first(), second()) for _ in range(rounds)]
+    ratios = [b / a for a, b in pairs]
+    return {
+        "first": statistics.median(a for a, _ in pairs),
+        "second": statistics.median(b for _, b in pairs),
+        "ratio": statistics.median(ratios),
+        "ratio_range": [min(ratios), max(ratios)],
+        "rounds": rounds,
+    }
+
+
+def record(name: str, measured: dict[str, Any], threads: int) -> None:
+    """Print `measured`, and put it under `name` into the file that --out names, beside what is there."""
+    arguments = argparse.ArgumentParser(description="A side-by-side speed measurement.")
+    arguments.add_argument("--out", type=Path, required=True, help="JSON file that collects the benchmarks")
+    out = arguments.parse_args().out
+    everything = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    entry = {**measured, **describe_device(torch.device("cpu"), threads)}
+    everything[name] = {**entry, "measured_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    write_json(out, everything)
+    print(json.dumps({name: measured}, indent=1))

@@ -1,0 +1,87 @@
+"""Small models, trainings and image sets that the tests share."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slimdiff.data.store import ImageSet
+from slimdiff.models.registry import build_network
+
+SOURCE = Path(__file__).parents[1] / "workflow" / "src"  # what a stage run as a process needs on its PYTHONPATH
+NETWORK = {
+    "channels": [32, 64, 128, 256],
+    "embed_dim": 256,
+    "fourier_scale": 30.0,
+    "norm_groups": [4, 32, 32, 32],
+    "sigma": 25.0,
+}
+SMALL_NETWORK = {"channels": [8, 16, 16, 16], "embed_dim": 32, "fourier_scale": 16.0, "norm_groups": [4, 4, 4, 4], "sigma": 25.0}
+SAMPLER = {"method": "heun", "steps": 4, "sigma_min": None, "sigma_max": None, "rho": 7.0, "snr": 0.16, "tolerance": 1e-3}
+
+
+def ncsn_model(**changes: Any) -> dict[str, Any]:
+    """The report's NCSN."""
+    return {"family": "ncsn", "image_size": 28, "channels": 1, "fit": "resize", "network": NETWORK, **changes}
+
+
+def small_model(**changes: Any) -> dict[str, Any]:
+    """An NCSN that trains in seconds."""
+    return ncsn_model(**{"image_size": 20, "network": SMALL_NETWORK, **changes})
+
+
+def training(**changes: Any) -> dict[str, Any]:
+    """One short training."""
+    return {
+        "epochs": 2,
+        "batch_size": 16,
+        "learning_rate": 2e-3,
+        "lr_schedule": "one-cycle",
+        "optimizer": "adam",
+        "weight_decay": 0.0,
+        "ema_decay": 0.99,
+        "preconditioning": "edm",
+        "sigma_data": 0.33,
+        "groups": 1,
+        "linear": "float",
+        **changes,
+    }
+
+
+def striped_images(n: int = 96, size: int = 20) -> ImageSet:
+    """Two classes that a look tells apart: horizontal and vertical stripes with some noise."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(n) % 2
+    rows = (torch.arange(size) // 3 % 2 * 200).float()
+    plain = torch.where(labels[:, None, None] == 0, rows[:, None].expand(size, size), rows[None, :].expand(size, size))
+    images = (plain + torch.rand(n, size, size, generator=generator) * 50).to(torch.uint8)[:, None]
+    cut = n * 3 // 4
+    return ImageSet(images[:cut], labels[:cut], images[cut:], labels[cut:], "stripes", ("rows", "columns"), "synthetic")
+
+
+def model_header(model: dict[str, Any], options: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """The header that training and compressing would have written."""
+    return {
+        "model": model,
+        "training": options,
+        "structure": [],
+        "dataset": {"name": "stripes", "channels": 1, "height": 20, "width": 20, "classes": ["rows", "columns"]},
+        "seed": 0,
+        "code": "test",
+        "status": "ok",
+        "reason": "",
+        "weights": "raw",
+        "steps": [],
+        "sampler": SAMPLER,
+        "engine": "torch",
+        **changes,
+    }
+
+
+def write_small_model(path: Path, **changes: Any) -> torch.nn.Module:
+    """Write an untrained small model as a cell's checkpoint and return its network."""
+    from slimdiff import checkpoint
+
+    network = build_network(small_model(), seed=1)
+    checkpoint.write_model(path, network, model_header(small_model(), training(), **changes))
+    return network

@@ -1,0 +1,36 @@
+"""What tests of every kind share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from slimdiff.data import sources, store
+from slimdiff.data.store import ImageSet
+from slimdiff.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """Stages flush them for the whole process; the next test gets ordinary arithmetic back."""
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session")
+def mnist_images(request: pytest.FixtureRequest) -> ImageSet:
+    """The real MNIST, fetched once and kept in pytest's cache; skips where it cannot be had.
+
+    SLIMDIFF_DATA_DIR names a folder with the files, as `data_dir` in the config does.
+    """
+    kept = request.config.cache.mkdir("slimdiff-mnist") / "images.safetensors"
+    if not kept.exists():
+        data_dir = Path(os.environ.get("SLIMDIFF_DATA_DIR", request.config.rootpath / "data"))
+        try:
+            found = sources.load(sources.DataSettings(name="mnist", source="mnist"), data_dir)
+        except UserError as error:
+            pytest.skip(str(error))
+        store.write(kept, found)
+    return store.read(kept)

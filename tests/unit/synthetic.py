@@ -1,0 +1,100 @@
+"""Made-up rows of a matrix: no number here was measured, every one follows from a formula."""
+
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from slimdiff.analysis import results
+from slimdiff.analysis.columns import COLUMNS
+
+# The vocabulary of recipes, as in config.yaml, in so far as the kind of a recipe follows from it.
+TRAININGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "linear-4bit-frozen": {"linear": "4bit"},
+    "linear-8bit-frozen": {"linear": "8bit"},
+    "linear-8bit-frozen+adam-8bit": {"linear": "8bit", "optimizer": "adam8bit"},
+    "groups-2": {"groups": 2},
+    "groups-4": {"groups": 4},
+    "groups-max": {"groups": "max"},
+}
+
+
+def _prune(method: str, amount: float, scope: str = "global") -> dict[str, Any]:
+    return {"training": "plain", "prune": {"method": method, "amount": amount, "scope": scope}}
+
+
+OPTIMIZATIONS: dict[str, dict[str, Any]] = {
+    "baseline": {"training": "plain"},
+    "linear-4bit-frozen": {"training": "linear-4bit-frozen"},
+    "linear-8bit-frozen": {"training": "linear-8bit-frozen"},
+    "linear-8bit-frozen+adam-8bit": {"training": "linear-8bit-frozen+adam-8bit"},
+    **{f"{m}-{p}": _prune(m, p / 100) for m in ("random", "l1") for p in (10, 30, 50, 70)},
+    **{f"random-{p}-{s}": _prune("random", p / 100, s) for s in ("middle", "extremes") for p in (30, 50)},
+    "groups-2": {"training": "groups-2"},
+    "groups-4": {"training": "groups-4"},
+    "groups-max": {"training": "groups-max"},
+    "ema": {"training": "plain", "weights": "ema"},
+    "linear-8bit": {"training": "plain", "quantize": {"linear": "8bit"}},
+    "sampler-euler-maruyama": {"training": "plain", "sampler": {"method": "euler-maruyama"}},
+}
+CONFIG: dict[str, Any] = {
+    "models": {"ncsn": {"family": "ncsn"}, "ncsn-wide": {"family": "ncsn"}, "ddpm": {"family": "ddpm"}},
+    "trainings": TRAININGS,
+    "optimizations": OPTIMIZATIONS,
+}
+
+
+def row(optimization: str = "baseline", seed: int = 0, **changes: Any) -> dict[str, Any]:
+    """One made-up row; `changes` replace its values. A failed one gets no metric."""
+    name = f"{changes.get('model', '')}{optimization}"
+    draw = zlib.crc32(name.encode()) / 2**32  # the same for every seed of a recipe
+    wobble = 1 + 0.04 * (zlib.crc32(f"{name}/{seed}".encode()) / 2**32 - 0.5)
+    fid = (40.0 if optimization == "baseline" else 25 * 6**draw) * wobble
+    values: dict[str, Any] = dict.fromkeys((column.name for column in COLUMNS), None)
+    values |= {
+        "dataset": "mnist",
+        "model": "ncsn",
+        "optimization": optimization,
+        "training": OPTIMIZATIONS.get(optimization, {"training": "plain"})["training"],
+        "seed": seed,
+        "sampler": "heun",
+        "engine": "torch",
+        "status": "ok",
+        "params": 1_000_000,
+        "params_nonzero": 900_000,
+        "macs": 30_000_000,
+        "size_bytes": 4_000_000,
+        "size_gzip_bytes": 4_000_000
+        if optimization == "baseline"
+        else int(900_000 + 3_100_000 * (1 - draw) ** 2 + 300_000 * (draw * 97 % 1)),
+        "train_ms_per_epoch": 50_000.0 * wobble,
+        "train_s": 200.0,
+        "inference_ms_per_image": 16.0 * wobble,
+        "batch_size": 100,
+        "network_evaluations": 19.0,
+        "fid": fid,
+        "rfid": fid / 4,
+        "fid_floor": 0.5,
+        "rfid_floor": 0.1,
+        "n_samples": 2000,
+        "device": "cpu",
+        "code": "{}",
+        "settings": "{}",
+    }
+    if changes.get("status") == "failed":
+        values |= {"fid": None, "rfid": None, "reason": "train: loss is NaN at step 12"}
+    return values | changes
+
+
+def matrix(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """The matrix of `rows`, as read_matrix would give it."""
+    frame = results.to_frame(list(rows))
+    frame.attrs["provenance"] = {"config": CONFIG}
+    return frame
+
+
+def full(seeds: int, optimizations: Iterable[str] = OPTIMIZATIONS) -> pd.DataFrame:
+    """A matrix with `seeds` seeds of each of `optimizations`."""
+    return matrix(row(optimization, seed) for optimization in optimizations for seed in range(seeds))

@@ -1,0 +1,196 @@
+"""Figures: what they show, that they can be drawn from any matrix, and that they need no network."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+import pytest
+
+import synthetic
+from slimdiff.analysis import charts, labels, plots, results, specs
+from slimdiff.stages import report
+
+ROOT = Path(__file__).parents[2]
+PAPER = ROOT / "workflow" / "resources" / "paper_reference.csv"
+FIGURES = {figure.name: figure for figure in specs.FIGURES}
+ELEVEN = [
+    "baseline",
+    "linear-8bit-frozen",
+    *("random-10", "random-30", "l1-10", "l1-30", "l1-70", "random-30-middle"),
+    *("groups-2", "groups-4", "groups-max"),
+]
+MATRICES = {
+    "one cell": synthetic.full(1, ["baseline"]),
+    "eleven recipes of one seed": synthetic.full(1, ELEVEN),
+    "all recipes of three seeds": synthetic.full(3),
+    "failed cells": synthetic.matrix(
+        [
+            synthetic.row(),
+            synthetic.row("l1-30", 0),
+            synthetic.row("l1-30", 1, status="failed"),
+            synthetic.row("groups-2", status="failed"),
+        ]
+    ),
+    "no baseline": synthetic.matrix([synthetic.row(status="failed"), synthetic.row("groups-2")]),
+    "nothing but failures": synthetic.matrix([synthetic.row(status="failed")]),
+    "two data sets and three models": synthetic.matrix(
+        synthetic.row(optimization, dataset=dataset, model=model)
+        for dataset in ("mnist", "fashion_mnist")
+        for model in ("ncsn", "ncsn-wide", "ddpm")
+        for optimization in ("baseline", "groups-2")
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def paper() -> pd.DataFrame:
+    return results.read_paper(PAPER)
+
+
+def draw(matrix: pd.DataFrame, paper: pd.DataFrame, name: str) -> alt.VConcatChart:
+    figure = FIGURES[name]
+    return plots.techniques(matrix, paper, figure) if figure.kind == "techniques" else plots.pareto(matrix, figure)
+
+
+def records(chart: alt.VConcatChart) -> list[dict[str, Any]]:
+    """All data that the chart draws."""
+    return [row for rows in chart.to_dict()["datasets"].values() for row in rows]
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES.keys())
+def test_every_matrix_can_be_drawn(tmp_path: Path, paper: pd.DataFrame, matrix: pd.DataFrame, figure: str) -> None:
+    path = tmp_path / f"{figure}.svg"
+    charts.save(draw(matrix, paper, figure), path)
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r'(translate\(|d="|x="|y=")[^"]*NaN', text), "a mark without a place"
+    assert FIGURES[figure].title in text
+
+
+def test_figure_1_shows_ours_and_the_reports(paper: pd.DataFrame) -> None:
+    matrix = MATRICES["failed cells"]
+    texts = [str(row.get("text")) for row in records(draw(matrix, paper, "figure-1"))]
+    assert "182.1" in texts
+    assert "154.3  (−15 %)" in texts
+    assert "failed" in texts
+    assert texts.count("not run") == 14
+    ours = matrix.loc[matrix["optimization"] == "baseline", "fid"].iloc[0]
+    assert f"{ours:.1f}" in texts
+
+
+def test_both_halves_span_the_same_ratio(paper: pd.DataFrame) -> None:
+    """Only then do equal distances from the baselines mean equal relative changes."""
+    chart = draw(MATRICES["eleven recipes of one seed"], paper, "figure-1").to_dict()
+    ours, theirs = chart["vconcat"][0]["hconcat"]
+    domains = [half["layer"][0]["encoding"]["x"]["scale"]["domain"] for half in (ours, theirs)]
+    baselines = [
+        chart["datasets"][half["layer"][0]["data"]["name"]][0]["value"] for half in (ours, theirs)
+    ]  # the dashed line comes first
+    assert baselines[1] == 182.1
+    (low, high), (their_low, their_high) = domains
+    assert low / baselines[0] == pytest.approx(their_low / 182.1)
+    assert high / baselines[0] == pytest.approx(their_high / 182.1)
+
+
+def test_intervals_are_drawn_where_there_are_seeds_to_tell(paper: pd.DataFrame) -> None:
+    def intervals(name: str) -> int:
+        return sum("start" in row for row in records(draw(MATRICES[name], paper, "figure-1")))
+
+    assert intervals("eleven recipes of one seed") == 0
+    assert intervals("all recipes of three seeds") == len(synthetic.OPTIMIZATIONS)
+
+
+def test_the_front_is_marked_and_failures_are_named(paper: pd.DataFrame) -> None:
+    rows = [
+        synthetic.row(fid=40.0, size_gzip_bytes=4_000_000),
+        synthetic.row("groups-2", fid=30.0, size_gzip_bytes=2_500_000),
+        synthetic.row("groups-4", fid=60.0, size_gzip_bytes=1_700_000),
+        synthetic.row("l1-10", fid=41.0, size_gzip_bytes=3_900_000),
+        synthetic.row("l1-30", status="failed"),
+    ]
+    chart = draw(synthetic.matrix(rows), paper, "pareto")
+    front = {row["name"] for row in records(chart) if row.get("front") and "label_x" in row}
+    assert front == {"groups-2", "groups-4"}
+    assert any("l1-30" in line for line in chart.to_dict()["title"]["subtitle"])
+
+
+def test_two_models_of_one_data_set_can_be_told_apart(paper: pd.DataFrame) -> None:
+    chart = draw(MATRICES["two data sets and three models"], paper, "pareto")
+    names = {row["name"] for row in records(chart) if "name" in row}
+    assert {"ncsn: baseline", "ddpm: groups-2"} <= names
+    assert len(chart.to_dict()["vconcat"]) == 2
+
+
+@pytest.mark.parametrize("span", [(31.0, 88.0), (140.0, 390.0), (0.9, 4.4), (24.0, 150.0), (0.5, 900.0), (82.0, 140.0)])
+def test_axes_name_a_handful_of_round_values(span: tuple[float, float]) -> None:
+    ticks = charts.LogAxis(*span).ticks()
+    assert 3 <= len(ticks) <= 12
+    assert all(span[0] <= tick <= span[1] for tick in ticks)
+
+
+def test_pixels_and_values_are_inverse() -> None:
+    axis = charts.LogAxis(2.0, 50.0)
+    assert axis.pixel(2.0, 300) == 0.0
+    assert axis.pixel(50.0, 300) == pytest.approx(300.0)
+    assert axis.value(axis.pixel(17.0, 300), 300) == pytest.approx(17.0)
+
+
+def test_kinds_differ_in_colour_and_in_shape() -> None:
+    colors, shapes = zip(*charts.KINDS.values(), strict=True)
+    assert len(set(colors)) == len(set(shapes)) == len(charts.KINDS)
+
+
+def test_names_cover_neither_points_nor_lines_nor_each_other() -> None:
+    points = [(100.0 + 9 * i, 100.0 + 40 * math.sin(i)) for i in range(20)]
+    widths = [60.0 + i for i in range(20)]
+    wall = (0.0, 150.0, 400.0, 150.0)
+    places = labels.place(points, widths, 13, (400, 300), [wall])
+    boxes = [(p.left, p.middle - 6.5, p.left + w, p.middle + 6.5) for p, w in zip(places, widths, strict=True) if p]
+    assert len(boxes) >= 12
+    dots = [(x - 7, y - 7, x + 7, y + 7) for x, y in points]
+    everything = [*boxes, *dots, wall]
+    for box in boxes:
+        assert 0 <= box[0] < box[2] <= 400
+        assert 0 <= box[1] < box[3] <= 300
+        for other in everything:
+            apart = box[2] <= other[0] or box[0] >= other[2] or box[3] <= other[1] or box[1] >= other[3]
+            assert other is box or apart
+
+
+def test_a_name_far_from_its_point_gets_a_line() -> None:
+    near, far = labels.place([(50, 50), (200, 150)], [40, 40], 13, (400, 300), [(150, 100, 250, 200)])
+    assert near is not None
+    assert not near.leader
+    assert far is not None
+    assert far.leader
+    assert labels.place([(5, 5)], [500], 13, (400, 300)) == [None]
+
+
+def test_the_stage_writes_everything_and_html_fetches_nothing(tmp_path: Path) -> None:
+    matrix = MATRICES["eleven recipes of one seed"]
+    path = tmp_path / "matrix.parquet"
+    results.write_matrix(path, matrix, {"config": synthetic.CONFIG})
+    folders = [tmp_path / "tables", tmp_path / "figures"]
+    report.main(
+        ["--matrix", str(path), "--paper", str(PAPER), "--code", "abc"]
+        + ["--out-tables", str(folders[0]), "--out-figures", str(folders[1])]
+    )
+    written = {item.name for folder in folders for item in folder.iterdir()}
+    expected = {f"{name}.{suffix}" for name in specs.TABLE_NAMES for suffix in specs.TABLE_FORMATS}
+    expected |= {f"{name}.{suffix}" for name in specs.FIGURE_NAMES for suffix in specs.FIGURE_FORMATS}
+    assert written == expected
+    assert (folders[1] / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    html = (folders[1] / "pareto.html").read_text(encoding="utf-8")
+    assert "<script src=" not in html
+    assert json.dumps("groups-max") in html
+
+
+def test_every_output_has_a_caption_and_is_declared() -> None:
+    rule = (ROOT / "workflow" / "rules" / "report.smk").read_text(encoding="utf-8")
+    for name in (*specs.TABLE_NAMES, *specs.FIGURE_NAMES):
+        assert (ROOT / "workflow" / "report" / f"{name}.rst").is_file()
+        assert f'"{name}"' in rule or "slimdiff.analysis" in rule

@@ -1,0 +1,148 @@
+"""The matrix as a frame and as a file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+import synthetic
+from slimdiff.analysis import results
+from slimdiff.analysis.columns import COLUMNS
+from slimdiff.config import Cell
+from slimdiff.errors import UserError
+from slimdiff.stages import aggregate
+
+TRAININGS = {name: recipe["training"] for name, recipe in synthetic.OPTIMIZATIONS.items()}
+CELLS = [Cell("mnist", "ncsn", "baseline", 0), Cell("mnist", "ncsn", "groups-2", 0)]
+
+
+def write_rows(folder: Path, *changed: dict[str, Any]) -> None:
+    """The rows of CELLS under `folder`, each with its changes."""
+    for cell, changes in zip(CELLS, changed or ({}, {}), strict=True):
+        path = results.row_path(folder, cell)
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(synthetic.row(cell.optimization, cell.seed) | changes))
+
+
+def test_dtypes_do_not_depend_on_the_values() -> None:
+    whole = results.to_frame([synthetic.row()])
+    empty = results.to_frame([synthetic.row() | {c.name: None for c in COLUMNS if not c.required}])
+    none = results.to_frame([])
+    expected = {column.name: column.dtype for column in COLUMNS}
+    for frame in (whole, empty, none):
+        assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == expected
+
+
+def test_the_file_gives_back_rows_units_and_provenance(tmp_path: Path) -> None:
+    rows = [synthetic.row(), synthetic.row("l1-30", status="failed")]
+    frame = results.to_frame(rows)
+    path = tmp_path / "matrix.parquet"
+    results.write_matrix(path, frame, results.provenance(synthetic.CONFIG, "abc"))
+    back = results.read_matrix(path)
+    pd.testing.assert_frame_equal(back, frame)
+    assert back.attrs["units"]["size_bytes"] == "bytes"
+    assert back.attrs["units"]["train_s"] == "s"
+    source = back.attrs["provenance"]
+    assert source["config"] == synthetic.CONFIG
+    assert source["code"] == "abc"
+    assert {"git_commit", "machine", "slimdiff", "versions", "written_at"} <= set(source)
+    assert pd.isna(back["fid"].iloc[1]), "a metric of a failed cell is null"
+
+
+def test_other_readers_get_units_and_dtypes_too(tmp_path: Path) -> None:
+    path = tmp_path / "matrix.parquet"
+    results.write_matrix(path, results.to_frame([synthetic.row()]), {})
+    field = pq.read_schema(path).field("inference_ms_per_image")
+    assert field.metadata[b"unit"] == b"ms"
+    assert b"median time" in field.metadata[b"meaning"]
+    plain = pd.read_parquet(path)
+    assert str(plain["params"].dtype) == "Int64"
+    assert str(plain["kid"].dtype) == "Float64"
+
+
+def test_a_file_with_other_columns_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "old.parquet"
+    pd.DataFrame({"fid": [1.0]}).to_parquet(path)
+    with pytest.raises(UserError, match=r"old\.parquet has other columns"):
+        results.read_matrix(path)
+    path.write_text("no parquet")
+    with pytest.raises(UserError, match=r"old\.parquet is not readable Parquet"):
+        results.read_matrix(path)
+    with pytest.raises(UserError, match=r"none\.parquet does not exist"):
+        results.read_matrix(tmp_path / "none.parquet")
+
+
+def test_rows_come_in_the_order_of_the_matrix_and_no_other_is_read(tmp_path: Path) -> None:
+    write_rows(tmp_path)
+    stray = results.row_path(tmp_path, Cell("mnist", "ncsn", "ema", 0))
+    stray.parent.mkdir(parents=True)
+    stray.write_text("not even JSON")
+    rows = results.read_rows(tmp_path, reversed(CELLS), TRAININGS)
+    assert [row["optimization"] for row in rows] == ["groups-2", "baseline"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"fid": "21"}, "fid must be a finite number or null, not '21'"),
+        ({"seed": 7}, "seed is 7, expected 0"),
+        ({"training": "plain"}, "training is 'plain', expected 'groups-2'"),
+        ({"new": 1}, "unknown column 'new'"),
+    ],
+)
+def test_a_broken_row_is_refused_with_its_file(tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:
+    write_rows(tmp_path, {}, changes)
+    with pytest.raises(UserError) as caught:
+        results.read_rows(tmp_path, CELLS, TRAININGS)
+    assert str(results.row_path(tmp_path, CELLS[1])) in str(caught.value)
+    assert complaint in str(caught.value)
+
+
+def test_a_truncated_or_missing_row_is_refused_with_its_file(tmp_path: Path) -> None:
+    write_rows(tmp_path)
+    path = results.row_path(tmp_path, CELLS[0])
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(UserError, match=r"baseline/seed0/row\.json is not readable JSON"):
+        results.read_rows(tmp_path, CELLS, TRAININGS)
+    path.unlink()
+    with pytest.raises(UserError, match=r"baseline/seed0/row\.json does not exist"):
+        results.read_rows(tmp_path, CELLS, TRAININGS)
+
+
+def test_a_cell_listed_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="mnist/ncsn/baseline/0 is listed twice"):
+        results.to_frame([synthetic.row(), synthetic.row()])
+
+
+def test_the_stage_takes_ten_thousand_cells_in_a_short_argument(tmp_path: Path) -> None:
+    write_rows(tmp_path)
+    names = [f"recipe-{number:04}" for number in range(2000)]
+    asked = {"matrix": [{"dataset": "mnist", "model": "ncsn", "optimizations": names, "seeds": [0, 1, 2, 3, 4]}]}
+    asked["trainings"] = dict.fromkeys(names, "plain")  # type: ignore[assignment]
+    assert len(json.dumps(asked)) < 100_000
+    asked = {
+        "matrix": [{"dataset": "mnist", "model": "ncsn", "optimizations": ["baseline", "groups-2"], "seeds": [0]}],
+        "trainings": TRAININGS,  # type: ignore[dict-item]
+    }
+    out = tmp_path / "matrix.parquet"
+    config = json.dumps(synthetic.CONFIG)
+    aggregate.main(
+        [
+            "--matrix",
+            json.dumps(asked),
+            "--config",
+            config,
+            "--code",
+            "abc",
+            "--cells",
+            str(tmp_path),
+            "--out",
+            str(out),
+        ]
+    )
+    back = results.read_matrix(out)
+    assert back["optimization"].tolist() == ["baseline", "groups-2"]
+    assert back.attrs["provenance"]["config"] == synthetic.CONFIG

@@ -1,0 +1,185 @@
+"""Our numbers beside the report's, as people and programs read them."""
+
+import io
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import synthetic
+from slimdiff.analysis import charts, comparison, results, specs, tables
+
+ROOT = Path(__file__).parents[2]
+TABLES = {table.name: table for table in specs.TABLES}
+
+
+@pytest.fixture(scope="module")
+def paper() -> pd.DataFrame:
+    return results.read_paper(ROOT / "workflow" / "resources" / "paper_reference.csv")
+
+
+@pytest.fixture(scope="module")
+def mixed() -> pd.DataFrame:
+    """Run, failed, half failed and not run."""
+    rows = [synthetic.row(seed=seed, fid=fid) for seed, fid in enumerate((40.0, 42.0, 38.0))]
+    rows += [synthetic.row("random-10", 0, fid=20.0), synthetic.row("random-10", 1, status="failed")]
+    rows += [synthetic.row("random-30", status="failed"), synthetic.row("my-own", fid=9.0)]
+    return synthetic.matrix(rows)
+
+
+def line(frame: pd.DataFrame, optimization: str) -> pd.Series:
+    found = frame[frame["optimization"] == optimization]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def markdown_line(text: str, optimization: str) -> list[str]:
+    found = [row for row in text.splitlines() if row.startswith(f"| `{optimization}` |")]
+    assert len(found) == 1
+    return [cell.strip() for cell in found[0].strip("|").split("|")]
+
+
+def test_table_1_holds_the_reports_meaning_and_ours(paper: pd.DataFrame) -> None:
+    frame = comparison.table(synthetic.full(1), paper, TABLES["table-1"])
+    assert frame["optimization"].tolist() == [
+        "baseline",
+        "linear-4bit-frozen",
+        "linear-8bit-frozen",
+        "linear-8bit-frozen+adam-8bit",
+        "linear-4bit",
+        "linear-8bit",
+        "adam-8bit",
+    ]
+    assert line(frame, "linear-8bit")["label"] == ""
+    assert "quantized after" in line(frame, "linear-8bit")["note"]
+
+
+def test_together_they_hold_the_19_recipes_of_the_report(paper: pd.DataFrame) -> None:
+    extra = {name for table in specs.TABLES for name, _ in table.extra}
+    names = {
+        name
+        for table in ("table-1", "table-2", "table-3")
+        for name in comparison.table(synthetic.full(1), paper, TABLES[table])["optimization"]
+    }
+    assert len(names - (extra - {"random-70", "l1-50", "baseline"})) == 19
+
+
+def test_changes_are_against_each_ones_own_baseline(paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
+    row = line(comparison.table(mixed, paper, TABLES["table-2"]), "random-10")
+    assert row["fid"] == 20.0
+    assert row["fid_change_percent"] == pytest.approx(-50.0)
+    assert row["report_fid"] == 162.357
+    assert row["report_fid_change_percent"] == pytest.approx(100 * (162.357 / 182.1 - 1))
+    assert row["report_size_bytes_change_percent"] == pytest.approx(100 * (4_021_665 / 4_147_037 - 1))
+
+
+def test_every_line_says_how_it_ended(paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
+    frame = comparison.table(mixed, paper, TABLES["table-2"])
+    status = dict(zip(frame["optimization"], frame["status"], strict=True))
+    assert status["baseline"] == "ok"
+    assert status["random-10"] == "1 of 2 seeds failed: train: loss is NaN at step 12"
+    assert status["random-30"] == "failed: train: loss is NaN at step 12"
+    assert status["l1-10"] == "not run"
+    assert math.isnan(line(frame, "random-30")["fid"])
+    assert line(frame, "l1-10")["report_fid"] == 163.601
+
+
+def test_markdown_shows_intervals_where_there_are_seeds(paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
+    spec = TABLES["table-2"]
+    text = tables.to_markdown(comparison.table(mixed, paper, spec), spec)
+    baseline = markdown_line(text, "baseline")
+    assert baseline[2] == "3"
+    assert baseline[3] == "40.00 [35.03, 44.97]"
+    single = markdown_line(text, "random-10")
+    assert single[2] == "1, no interval; 1 of 2 seeds failed: train: loss is NaN at step 12"
+    assert single[3] == "20.00 (−50.0 %)"
+    assert markdown_line(text, "l1-10")[2:5] == ["not run", "–", "163.60 (−10.2 %)"]
+    assert "never the values" in text
+
+
+def test_the_reports_contradictions_and_tildes_are_shown(paper: pd.DataFrame) -> None:
+    spec = TABLES["table-3"]
+    text = tables.to_markdown(comparison.table(synthetic.full(1), paper, spec), spec)
+    assert "Table 9 prints 134.35 for the same cell" in markdown_line(text, "groups-2")[-1]
+    assert "~4147037" in markdown_line(text, "baseline")
+
+
+def test_csv_is_for_programs(paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
+    spec = TABLES["table-2"]
+    frame = pd.read_csv(io.StringIO(tables.to_csv(comparison.table(mixed, paper, spec), spec.measures)))
+    row = line(frame, "random-30-middle")
+    assert row["report_fid"] == 183.64
+    assert pd.isna(row["fid"])
+    assert line(frame, "baseline")["size_gzip_bytes"] == 4_000_000
+    assert not {"kind", "approximate"} & set(frame)
+
+
+def test_samplers_are_counted_from_euler_maruyama(paper: pd.DataFrame) -> None:
+    spec = TABLES["samplers"]
+    rows = [synthetic.row("sampler-euler-maruyama", inference_ms_per_image=100.0)]
+    rows += [synthetic.row("baseline", inference_ms_per_image=5.0)]
+    frame = comparison.table(synthetic.matrix(rows), paper, spec)
+    assert line(frame, "baseline")["inference_ms_per_image_change_percent"] == pytest.approx(-95.0)
+    ode = line(frame, "sampler-ode")
+    assert ode["report_inference_ms_change_percent"] == pytest.approx(100 * (58 / 38 - 1))
+    assert ode["note"] == "128 images in 7381 ms"
+    assert "FID, report" not in tables.to_markdown(frame, spec)
+
+
+def test_each_data_set_and_model_of_the_family_has_its_block(paper: pd.DataFrame) -> None:
+    rows = [synthetic.row(dataset=d, model=m) for d in ("mnist", "digits") for m in ("ncsn", "ncsn-wide", "ddpm")]
+    spec = TABLES["table-3"]
+    frame = comparison.table(synthetic.matrix(rows), paper, spec)
+    text = tables.to_markdown(frame, spec)
+    headings = [row for row in text.splitlines() if row.startswith("## ")]
+    assert headings == ["## mnist, ncsn", "## mnist, ncsn-wide", "## digits, ncsn", "## digits, ncsn-wide"]
+
+
+def test_without_the_family_the_report_stands_alone(paper: pd.DataFrame) -> None:
+    frame = comparison.table(synthetic.matrix([synthetic.row(model="ddpm")]), paper, TABLES["table-1"])
+    assert set(frame["status"]) == {"not run"}
+    assert line(frame, "linear-4bit-frozen")["report_fid"] == 174.099
+
+
+@pytest.mark.parametrize(
+    ("optimization", "kind"),
+    [
+        ("baseline", "baseline"),
+        ("l1-30", "pruned"),
+        ("linear-8bit", "quantized"),
+        ("linear-8bit-frozen+adam-8bit", "quantized"),
+        ("groups-max", "grouped"),
+        ("ema", "EMA"),
+        ("sampler-euler-maruyama", "sampler"),
+        ("both", "several"),
+        ("longer", "other"),
+        ("unheard-of", "unknown"),
+    ],
+)
+def test_the_kind_of_a_recipe_follows_from_the_config(optimization: str, kind: str) -> None:
+    more = {"both": {"training": "groups-2", "prune": {"method": "l1"}}, "longer": {"training": "plain"}}
+    config = {**synthetic.CONFIG, "optimizations": {**synthetic.OPTIMIZATIONS, **more}}
+    assert comparison.kind(optimization, config, "unknown") == kind
+    assert kind in charts.KINDS or kind == "unknown"
+
+
+def test_every_table_is_written(tmp_path: Path, paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
+    tables.write_all(mixed, paper, tmp_path)
+    expected = {f"{name}.{suffix}" for name in specs.TABLE_NAMES for suffix in specs.TABLE_FORMATS}
+    assert {path.name for path in tmp_path.iterdir()} == expected
+    cells = pd.read_csv(tmp_path / "cells.csv")
+    assert len(cells) == len(mixed)
+    assert set(mixed) - set(cells) == {"settings"}
+    assert "train: loss is NaN at step 12" in (tmp_path / "cells.md").read_text(encoding="utf-8")
+
+
+def test_what_a_reason_holds_cannot_break_a_table() -> None:
+    rows = [synthetic.row(status="failed", reason="sample: a | b\nc")]
+    text = tables.cells_markdown(synthetic.matrix(rows))
+    assert r"sample: a \| b c |" in text
+
+
+@pytest.mark.parametrize(("percent", "text"), [(12.34, "+12.3 %"), (-0.04, "±0.0 %"), (-7.0, "−7.0 %")])
+def test_changes_carry_their_sign(percent: float, text: str) -> None:
+    assert comparison.percent_text(percent, 1) == text

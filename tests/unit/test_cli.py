@@ -1,0 +1,282 @@
+"""The `slimdiff` command on made-up results: what it says, what it refuses, and how."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import yaml
+
+from slimdiff import checkpoint, cli
+from slimdiff.analysis.columns import COLUMNS
+from slimdiff.sampling import Sampled
+
+BASELINE = "mnist/ncsn/baseline/seed0"
+PRUNED = "mnist/ncsn/l1-30/seed0"
+FAILED = "mnist/ncsn/random-70/seed0"
+MISSING = "mnist/ncsn/l1-30/seed1"
+EXTRA = "mnist/ncsn/ema/seed0"
+MATRIX = [
+    {"dataset": "mnist", "model": "ncsn", "optimizations": ["baseline", "random-70"], "seeds": [0]},
+    {"dataset": "mnist", "model": "ncsn", "optimizations": ["l1-30"], "seeds": [0, 1]},
+]
+Command = Callable[..., tuple[int, str, str]]
+
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def row(name: str, **values: Any) -> dict[str, Any]:
+    dataset, model, optimization, seed = name.split("/")
+    identity = {"dataset": dataset, "model": model, "optimization": optimization, "seed": int(seed[4:])}
+    common = {
+        "training": "plain",
+        "engine": "torch",
+        "status": "ok",
+        "device": "cpu",
+        "cpu_model": "A",
+        "n_samples": 2000,
+    }
+    return {**dict.fromkeys(column.name for column in COLUMNS), **identity, **common, **values}
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of results in the working directory, and a config.yaml that asks for four cells."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "results"
+    rows = [
+        row(BASELINE, fid=10.0, params=1_115_297, size_bytes=4_472_986, inference_ms_per_image=16.0),
+        row(PRUNED, fid=12.5, params=1_115_297, size_bytes=4_472_986, inference_ms_per_image=16.0),
+        row(FAILED, status="failed", reason="sample: samples are constant (all pixels at +1.00 of [-1, 1])"),
+        row(EXTRA, fid=9.0),
+    ]
+    for name, content in zip((BASELINE, PRUNED, FAILED, EXTRA), rows, strict=True):
+        write(folder / "cells" / name / "row.json", content)
+    write(folder / "train/mnist/ncsn/plain/seed0/train.json", {})
+    report = {"step": 1200, "steps": 4689, "loss": 0.25, "images_per_s": 765.4, "eta_s": 250.0}
+    now = datetime.now(UTC)
+    for training, age in (("groups-2", timedelta(seconds=5)), ("groups-4", timedelta(hours=3))):
+        stamp = (now - age).isoformat(timespec="seconds")
+        write(folder / f"state/train/mnist/ncsn/{training}/seed0/status.json", {**report, "updated_at": stamp})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data_dir": "data", "matrix": MATRIX}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run the command as the shell would: exit code, output, errors."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["slimdiff", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        printed = capsys.readouterr()
+        code = stop.value.code
+        return (code if isinstance(code, int) else int(code is not None)), printed.out, printed.err
+
+    return run
+
+
+def test_status_as_json(results: Path, command: Command) -> None:
+    code, out, _ = command("status", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["done"] == [BASELINE, PRUNED]
+    assert found["failed"] == {FAILED: "sample: samples are constant (all pixels at +1.00 of [-1, 1])"}
+    assert found["missing"] == [MISSING]
+    assert found["unasked"] == [EXTRA]
+    assert found["trainings_finished"] == ["mnist/ncsn/plain/seed0"]
+    assert list(found["trainings_running"]) == ["mnist/ncsn/groups-2/seed0"]
+    assert found["trainings_running"]["mnist/ncsn/groups-2/seed0"]["step"] == 1200
+    assert list(found["trainings_stopped"]) == ["mnist/ncsn/groups-4/seed0"]
+
+
+def test_status_for_people(results: Path, command: Command) -> None:
+    code, out, _ = command("status")
+    assert code == 0
+    assert "2 done, 1 failed, 1 missing of the 4 that config.yaml asks for; 1 more that it does not" in out
+    assert "1 finished, 1 running, 1 stopped" in out
+    assert "all pixels at +1.00 of [-1, 1]" in out  # brackets are text, not markup
+    assert "4 min 10 s" in out
+    assert MISSING in out
+
+
+def test_status_with_a_preset_on_top(results: Path, command: Command) -> None:
+    preset = [{"dataset": "mnist", "model": "ncsn", "optimizations": ["ema"], "seeds": [0]}]
+    Path("preset.yaml").write_text(yaml.safe_dump({"matrix": preset}), encoding="utf-8")
+    found = json.loads(command("status", "--config", "config.yaml", "--config", "preset.yaml", "--json")[1])
+    assert found["done"] == [EXTRA]
+    assert found["missing"] == []
+    assert set(found["unasked"]) == {BASELINE, PRUNED, FAILED}
+
+
+def test_status_without_a_config_takes_what_is_there(results: Path, command: Command) -> None:
+    Path("config.yaml").unlink()
+    code, out, _ = command("status")
+    assert code == 0
+    assert "3 done, 1 failed\n" in out
+    assert "missing" not in out
+
+
+def test_a_finished_training_is_not_running(results: Path, command: Command) -> None:
+    write(results / "train/mnist/ncsn/groups-2/seed0/train.json", {})
+    found = json.loads(command("status", "--json")[1])
+    assert found["trainings_running"] == {}
+    assert found["trainings_finished"] == ["mnist/ncsn/groups-2/seed0", "mnist/ncsn/plain/seed0"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("status", "--results", "elsewhere"), ("elsewhere", "is no folder", "make")),
+        (("status", "--config", "absent.yaml"), ("absent.yaml", "does not exist")),
+        (("status", "--config", "broken.yaml"), ("broken.yaml", "is not YAML")),
+        (("status", "--config", "list.yaml"), ("list.yaml", "mapping")),
+        (("status", "--config", "preset.yaml"), ("matrix", "preset.yaml", "on top of --config config.yaml")),
+        (("status", "--config", "half.yaml"), ("matrix", "half.yaml", "optimizations and seeds")),
+        (("compare", BASELINE), ("two cells", "got 1")),
+        (("compare", BASELINE, "mnist/ncsn/l1-3/seed0"), ("mnist/ncsn/l1-3/seed0", f"did you mean {PRUNED}")),
+        (("compare", BASELINE, "x"), ("'x'", "slimdiff status")),
+        (("compare", BASELINE, PRUNED, "--results", "elsewhere"), ("elsewhere", "there are none")),
+        (("sample", BASELINE, "--out", "grid.jpg"), ("grid.jpg", ".png")),
+        (("sample", BASELINE, "--out", "grid.png", "--device", "tpu"), ("'tpu'", "cpu, cuda")),
+        (("sample", "mnist/ncsn/baselin/seed0", "--out", "grid.png"), (f"did you mean {BASELINE}",)),
+        (("sample", BASELINE, "--out", "grid.png", "--device", "cpu"), ("model.safetensors", "does not exist")),
+    ],
+)
+def test_errors_are_one_line(
+    results: Path, command: Command, arguments: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    Path("broken.yaml").write_text("matrix: [", encoding="utf-8")
+    Path("list.yaml").write_text("- 1\n", encoding="utf-8")
+    Path("half.yaml").write_text("matrix: [{dataset: mnist}]", encoding="utf-8")
+    Path("preset.yaml").write_text("data_dir: data\n", encoding="utf-8")
+    code, out, err = command(*arguments)
+    assert code == 1
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    for part in parts:
+        assert part in err
+
+
+def test_an_unknown_option_is_refused(results: Path, command: Command) -> None:
+    code, _, err = command("status", "--jsno")
+    assert code == 2
+    assert "--json" in err
+
+
+def test_compare_for_people(results: Path, command: Command) -> None:
+    code, out, _ = command("compare", BASELINE, PRUNED)
+    assert code == 0
+    lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
+    assert lines["fid"] == ["10", "12.5", "1.25×"]
+    assert lines["params"] == ["1,115,297", "1,115,297", "1×"]
+    assert lines["optimization"] == ["baseline", "l1-30"]
+    assert "dataset" not in lines  # the same in both
+    assert "kid" not in lines  # asked for in neither
+    assert "compare" not in out
+
+
+def test_compare_warns_of_what_does_not_compare(results: Path, command: Command) -> None:
+    write(results / "cells" / PRUNED / "row.json", row(PRUNED, fid=12.5, n_samples=500, cpu_model="B", threads=2))
+    out = command("compare", BASELINE, PRUNED)[1]
+    assert "times and memory do not compare: cpu_model differs" in out
+    assert "fid and rfid do not compare: n_samples differs" in out
+
+
+def test_compare_a_failed_cell(results: Path, command: Command) -> None:
+    code, out, _ = command("compare", BASELINE, FAILED)
+    assert code == 0
+    lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
+    assert lines["status"] == ["ok", "failed"]
+    assert lines["fid"] == ["10", "–", "–"]
+
+
+def test_compare_takes_paths_and_gives_json(results: Path, command: Command) -> None:
+    folder = results / "cells" / BASELINE
+    code, out, _ = command("compare", str(folder), PRUNED, "--json")
+    assert code == 0
+    assert [content["fid"] for content in json.loads(out).values()] == [10.0, 12.5]
+
+
+class FakeModel:
+    """Stands in for a loaded checkpoint; the real one is sampled in tests of the whole workflow."""
+
+    settings: ClassVar = {"sampler": {"method": "heun", "steps": 10}}
+    asked: dict[str, Any]
+    reason = ""
+
+    def sample(self, n: int, **options: Any) -> Sampled:
+        FakeModel.asked = {"n": n, **options}
+        return Sampled(torch.zeros(n, 1, 8, 8, dtype=torch.uint8), 19.0, self.reason)
+
+
+def test_sample_writes_a_grid(results: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "load", lambda path, device: FakeModel())
+    options = (
+        "--n",
+        "6",
+        "--seed",
+        "3",
+        "--sampler",
+        "heun",
+        "--steps",
+        "10",
+        "--device",
+        "cpu",
+        "--out",
+        "a/grid.png",
+    )
+    code, out, _ = command("sample", BASELINE, *options)
+    assert code == 0
+    assert FakeModel.asked == {"n": 6, "seed": 3, "sampler": "heun", "steps": 10}
+    assert Path("a/grid.png").read_bytes().startswith(b"\x89PNG")
+    assert "6 images on cpu" in out
+    assert "19 network evaluations" in out
+
+
+def test_sample_says_why_images_are_no_good(results: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "load", lambda path, device: FakeModel())
+    monkeypatch.setattr(FakeModel, "reason", "samples are constant")
+    code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu")
+    assert code == 1
+    assert "samples are constant; the images are in grid.png" in err
+
+
+def test_another_sampler_needs_its_own_steps(results: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "load", lambda path, device: FakeModel())
+    code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", "--sampler", "euler-maruyama")
+    assert code == 1
+    assert "--sampler euler-maruyama needs --steps" in err
+    assert command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", "--sampler", "ode")[0] == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_where_there_is_none_is_refused(results: Path, command: Command) -> None:
+    code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cuda")
+    assert code == 1
+    assert "no CUDA device" in err
+
+
+def test_status_and_compare_never_load_torch(results: Path) -> None:
+    """A look at the results must not take two seconds."""
+    script = "import sys; from slimdiff import cli; assert not {'torch', 'pandas', 'snakemake'} & set(sys.modules)"
+    source = Path(cli.__file__).parents[1]
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(source)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == 0, run.stderr

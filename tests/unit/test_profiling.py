@@ -1,0 +1,90 @@
+"""What a profile counts, against counts made by hand."""
+
+import gzip
+
+import pytest
+import torch
+from builders import model_header, ncsn_model, training, write_small_model
+
+import slimdiff
+from slimdiff import checkpoint
+from slimdiff.compression.steps import apply_steps
+from slimdiff.models.registry import build_network
+from slimdiff.profiling import count_macs, count_parameters, profile
+
+SETTINGS = {"batch_size": 4, "repeats": 3, "warmup": 1, "seed": 0}
+
+
+def saved(tmp_path, groups=1, steps=()):
+    network = build_network(ncsn_model(), groups, seed=1)
+    structure = apply_steps(network, list(steps), 0)
+    header = model_header(ncsn_model(), training(groups=groups), structure=structure)
+    checkpoint.write_model(tmp_path / "model.safetensors", network, header)
+    return slimdiff.load(tmp_path / "model.safetensors")
+
+
+def test_macs_are_those_counted_by_hand(tmp_path):
+    # per layer: kernel 9 × in × out × positions (output positions of a convolution, input positions of a transposed one)
+    convolutions = [
+        (1, 32, 26),
+        (32, 64, 12),
+        (64, 128, 5),
+        (128, 256, 2),
+        (256, 128, 2),
+        (256, 64, 5),
+        (128, 32, 12),
+        (64, 1, 26),
+    ]
+    linears = 256 * (256 + 32 + 64 + 128 + 256 + 128 + 64 + 32)
+    expected = sum(9 * c_in * c_out * size**2 for c_in, c_out, size in convolutions) + linears
+    assert count_macs(saved(tmp_path)) == expected
+
+
+def test_groups_divide_the_macs_of_the_inner_convolutions(tmp_path):
+    whole, halved = count_macs(saved(tmp_path)), count_macs(saved(tmp_path, groups=2))
+    assert 0.5 < halved / whole < 0.6
+
+
+@pytest.mark.parametrize(
+    ("steps", "nonzero"),
+    [
+        ((), 1_115_297),
+        (({"prune": {"method": "l1", "amount": 0.5, "scope": "global"}},), 1_115_297 - round(0.5 * 1_048_097)),
+    ],
+)
+def test_parameters_and_nonzeros(tmp_path, steps, nonzero):
+    found = count_parameters(saved(tmp_path, steps=steps).network)
+    # GroupNorm's biases start at zero
+    fresh_zeros = sum(int((p == 0).sum()) for p in build_network(ncsn_model(), seed=1).parameters())
+    assert found == (1_115_297, nonzero - fresh_zeros)
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_quantized_weights_count_as_what_they_encode(tmp_path, bits):
+    loaded = saved(tmp_path, steps=[{"quantize": {"linear": bits}}])
+    params, nonzero = count_parameters(loaded.network)
+    assert params == 1_115_297
+    assert 0.8 * params < nonzero <= params
+
+
+def test_a_profile_has_its_columns(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_small_model(path)
+    found = profile(path, SETTINGS, torch.device("cpu"))
+    assert found["size_bytes"] == path.stat().st_size
+    assert found["size_gzip_bytes"] == len(gzip.compress(path.read_bytes(), 6))
+    assert found["inference_ms_per_image"] > 0
+    assert found["inference_ms_per_image_iqr"] >= 0
+    assert found["peak_memory_bytes"] > 50e6
+    assert found["size_packed_bytes"] is None
+    assert found["batch_size"] == 4
+
+
+def test_zeros_shrink_the_gzipped_file_and_not_the_file(tmp_path):
+    path = tmp_path / "model.safetensors"
+    saved(tmp_path)
+    dense = path.stat().st_size, len(gzip.compress(path.read_bytes(), 6))
+    saved(tmp_path, steps=[{"prune": {"method": "l1", "amount": 0.7, "scope": "global"}}])
+    pruned = path.stat().st_size, len(gzip.compress(path.read_bytes(), 6))
+    assert pruned[0] == pytest.approx(dense[0], rel=0.001)
+    assert pruned[1] < 0.6 * dense[1]

@@ -1,0 +1,152 @@
+"""What the repository promises about itself: versions in step, imports declared, one set of tools for hooks and CI."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
+# Names on conda-forge that differ from those on the Python package index.
+CONDA_NAMES = {"pytorch-cpu": "torch", "pytorch-gpu": "torch"}
+# Snakemake runs outside of its rules' environments.
+NOT_IN_CONDA = {"snakemake"}
+# What is imported under another name than it is installed under.
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "vl_convert": "vl-convert-python", "yaml": "pyyaml"}
+# Libraries that come with a declared one and that tests alone use.
+COMES_ALONG = {"packaging": "pytest"}
+
+
+def requirements(lines: list[str]) -> dict[str, Requirement]:
+    return {canonicalize_name(found.name): found for found in map(Requirement, lines)}
+
+
+RUN = requirements(PROJECT["dependencies"])
+EXTRAS = {name: requirements(lines) for name, lines in PROJECT["optional-dependencies"].items()}
+EVERYTHING = {**RUN, **EXTRAS["test"], **EXTRAS["dev"]}
+
+
+def test_constraints_pin_every_dependency_within_its_range() -> None:
+    lines = (ROOT / "envs" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = requirements([line for line in lines if line and not line.startswith("#")])
+    assert set(pins) == set(EVERYTHING)
+    for name, pin in pins.items():
+        (exact,) = pin.specifier
+        assert exact.operator == "=="
+        assert EVERYTHING[name].specifier.contains(exact.version), f"{name} {exact.version} is out of range"
+
+
+@pytest.mark.parametrize("flavour", ["cpu", "cuda"])
+def test_conda_files_are_in_step_with_pyproject(flavour: str) -> None:
+    content = yaml.safe_load((ROOT / "envs" / f"{flavour}.yaml").read_text(encoding="utf-8"))
+    assert content["channels"] == ["conda-forge", "nodefaults"]
+    plain = [line for line in content["dependencies"] if isinstance(line, str)]
+    by_pip = [line for entry in content["dependencies"] if isinstance(entry, dict) for line in entry["pip"]]
+    listed = requirements(plain + by_pip)
+    for conda_name, name in CONDA_NAMES.items():
+        if conda_name in listed:
+            listed[name] = listed.pop(conda_name)
+    assert listed.pop("python").specifier == SpecifierSet(PROJECT["requires-python"])
+    listed.pop("pip")
+    assert set(listed) == set(RUN) - NOT_IN_CONDA
+    for name, found in listed.items():
+        assert found.specifier == RUN[name].specifier, f"{name} in envs/{flavour}.yaml"
+
+
+def test_conda_flavours_differ_in_torch_alone() -> None:
+    lines = [
+        set((ROOT / "envs" / f"{flavour}.yaml").read_text(encoding="utf-8").splitlines()[1:])
+        for flavour in ("cpu", "cuda")
+    ]
+    assert {line.strip(" -").partition(">")[0] for line in lines[0] ^ lines[1]} == set(CONDA_NAMES)
+
+
+@pytest.mark.parametrize("folder", ["workflow/src", "tests", "benchmarks"])
+def test_every_import_is_declared(folder: str) -> None:
+    allowed = RUN if folder == "workflow/src" else {**RUN, **EXTRAS["test"]}
+    local = {path.stem for path in (ROOT / folder).rglob("*.py")} | {"slimdiff", "tests", "benchmarks"}
+    for path in (ROOT / folder).rglob("*.py"):
+        for name in imported(path) - sys.stdlib_module_names - local:
+            distribution = canonicalize_name(DISTRIBUTIONS.get(name, COMES_ALONG.get(name, name)))
+            assert distribution in allowed, (
+                f"{path.relative_to(ROOT)} imports {name}, which pyproject.toml does not name"
+            )
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+def test_hooks_and_lint_call_the_same_tools() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    entries = [hook["entry"] for hook in hooks]
+    assert all(entry.startswith(".venv/bin/") for entry in entries)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for tool in ("ruff check", "ruff format", "snakefmt", "codespell", "mypy"):
+        assert any(entry.startswith(f".venv/bin/{tool}") for entry in entries), f"pre-commit does not call {tool}"
+        assert f"$(IN_VENV) {tool}" in makefile, f"make lint does not call {tool}"
+
+
+def test_versions_agree() -> None:
+    text = (ROOT / "workflow/src/slimdiff/__init__.py").read_text(encoding="utf-8")
+    version = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert version and citation["version"] == version[1]
+    assert citation["license"] == PROJECT["license"] == "Apache-2.0"
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert "## [Unreleased]" in changelog or f"## [{version[1]}]" in changelog
+
+
+def test_licence_is_the_whole_apache_licence() -> None:
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_make_help_lists_the_promised_targets() -> None:
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30).stdout
+    targets = {line.split()[1] for line in listed.splitlines() if line.startswith("make ")}
+    assert {"all", "smoke", "test", "bench", "lint", "clean", "help"} <= targets
+
+
+def test_ci_runs_what_a_person_runs() -> None:
+    text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert text.startswith("#!/usr/bin/env bash\n")
+    assert "set -euo pipefail" in text
+    assert text.index("make lint") < text.index("make test")
+    subprocess.run(["bash", "-n", ".ci/run"], cwd=ROOT, check=True, timeout=30)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflow" / "schemas").glob("*")), ids=lambda path: path.name)
+def test_schemas_are_schemas(path: Path) -> None:
+    schema = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
+    assert schema["$schema"] == jsonschema.Draft202012Validator.META_SCHEMA["$id"]
+    jsonschema.Draft202012Validator.check_schema(schema)
+
+
+def test_no_path_of_one_machine_in_the_repository() -> None:
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("no git repository here")
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if path.suffix in {".py", ".smk", ".md", ".yaml", ".yml", ".toml", ".txt", ".cff", ".rst", ".csv", ".json", ""}:
+            text = path.read_text(encoding="utf-8")
+            found = re.search(r"/(?:home|Users|root|work)/\w+", text)
+            assert found is None or path == Path(__file__), f"{name} names {found and found[0]}"

@@ -1,0 +1,37 @@
+"""A finished run to edit."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from clones import SMOKE, STAND_IN, clone, snakemake
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone with a finished run of config/smoke.yaml, its stages stood in for."""
+    folder = clone(tmp_path_factory.mktemp("finished") / "slimdiff")
+    shutil.copy(STAND_IN, folder / "workflow" / "src" / "sitecustomize.py")
+    done = snakemake(folder, "--cores", "2", *SMOKE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture
+def tree(finished: Path, tmp_path: Path) -> Path:
+    """A copy of `finished` to edit; dates are kept, as by `cp -a`."""
+    return Path(shutil.copytree(finished, tmp_path / "slimdiff"))
+
+
+@pytest.fixture
+def edit(tree: Path) -> Callable[[str, str, str], None]:
+    """Replace the one place where a file of `tree` holds a text."""
+
+    def replace(name: str, old: str, new: str) -> None:
+        path = tree / name
+        text = path.read_text(encoding="utf-8")
+        assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times in {name}"
+        path.write_text(text.replace(old, new), encoding="utf-8")
+
+    return replace

@@ -1,0 +1,184 @@
+"""What reruns after an edit: exactly the jobs that it touches."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from clones import SMOKE, Jobs, planned, snakemake
+
+Edit = Callable[[str, str, str], None]
+
+BASE = "digits/ncsn"
+CELLS = {
+    f"{BASE}/{optimization}/0"
+    for optimization in (
+        "baseline",
+        "ema",
+        "linear-8bit",
+        "linear-4bit-frozen",
+        "l1-30",
+        "random-30-middle",
+        "groups-2",
+        "sampler-ode",
+    )
+}
+TRAININGS = {f"{BASE}/{training}/0" for training in ("plain", "linear-4bit-frozen", "groups-2")}
+CELL_RULES = ("compress", "sample", "score", "profile", "row")
+FRECHET = "workflow/src/slimdiff/metrics/frechet.py"
+
+
+def gathered(**jobs: set[str]) -> Jobs:
+    """`jobs` and the two that follow any change of a row."""
+    return {**jobs, "aggregate": {""}, "report": {""}}
+
+
+def of_cells(cells: set[str], *rules: str) -> Jobs:
+    return {rule: cells for rule in rules or CELL_RULES}
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
+
+
+def test_a_first_run_has_each_job_once(finished: Path) -> None:
+    everything = planned(finished, *SMOKE, "--forceall")
+    assert everything == gathered(
+        data={"digits"},
+        extractors={"digits"},
+        reference={"digits"},
+        train=TRAININGS,
+        **of_cells(CELLS),
+    )
+
+
+def test_a_second_run_does_nothing(tree: Path) -> None:
+    report = tree / "results" / "report.html"
+    before = report.stat().st_mtime_ns
+    done = snakemake(tree, "--cores", "2", *SMOKE)
+    assert done.returncode == 0
+    assert "Nothing to be done" in done.stdout + done.stderr
+    assert report.stat().st_mtime_ns == before
+
+
+def test_editing_a_recipe(tree: Path, edit: Edit) -> None:
+    edit("config.yaml", "prune: {method: l1, amount: 0.3,", "prune: {method: l1, amount: 0.35,")
+    assert planned(tree, *SMOKE) == gathered(**of_cells({f"{BASE}/l1-30/0"}))
+
+
+def test_adding_a_recipe(tree: Path, edit: Edit) -> None:
+    edit("config.yaml", "  l1-50:", "  l1-40: {training: plain, prune: {method: l1, amount: 0.4, scope: global}}\n  l1-50:")
+    edit("config/smoke.yaml", "l1-30,", "l1-30, l1-40,")
+    assert planned(tree, *SMOKE) == gathered(**of_cells({f"{BASE}/l1-40/0"}))
+
+
+def test_adding_a_recipe_that_the_matrix_leaves_out(tree: Path, edit: Edit) -> None:
+    edit("config.yaml", "  l1-50:", "  l1-40: {training: plain, prune: {method: l1, amount: 0.4, scope: global}}\n  l1-50:")
+    assert planned(tree, *SMOKE) == {}
+
+
+def test_removing_a_recipe(tree: Path, edit: Edit) -> None:
+    edit("config/smoke.yaml", "l1-30, ", "")
+    assert planned(tree, *SMOKE) == gathered()
+
+
+def test_adding_a_seed(tree: Path, edit: Edit) -> None:
+    edit("config/smoke.yaml", "seeds: [0]", "seeds: [0, 1]")
+    new = {cell.removesuffix("0") + "1" for cell in CELLS}
+    trainings = {training.removesuffix("0") + "1" for training in TRAININGS}
+    assert planned(tree, *SMOKE) == gathered(train=trainings, **of_cells(new))
+
+
+def test_editing_a_training(tree: Path, edit: Edit) -> None:
+    edit("config.yaml", "  groups-2: {groups: 2}", "  groups-2: {groups: 2, epochs: 5}")
+    assert planned(tree, *SMOKE) == gathered(train={f"{BASE}/groups-2/0"}, **of_cells({f"{BASE}/groups-2/0"}))
+
+
+def test_editing_a_constant_of_one_sampler(tree: Path, edit: Edit) -> None:
+    edit("config/smoke.yaml", "tolerance: 1.0e-2", "tolerance: 1.0e-3")
+    assert planned(tree, *SMOKE) == gathered(**of_cells({f"{BASE}/sampler-ode/0"}))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rules"),
+    [
+        ("n_samples: 128", "n_samples: 192", ("sample", "score", "row")),
+        ("repeats: 2", "repeats: 3", ("profile", "row")),
+    ],
+)
+def test_editing_a_measurement(tree: Path, edit: Edit, old: str, new: str, rules: tuple[str, ...]) -> None:
+    edit("config/smoke.yaml", old, new)
+    assert planned(tree, *SMOKE) == gathered(**of_cells(CELLS, *rules))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "results/data/digits/images.safetensors",
+        "results/train/digits/ncsn/plain/seed0/weights.safetensors",
+        "results/cells/digits/ncsn/l1-30/seed0/model.safetensors",
+        "workflow/resources/paper_reference.csv",
+        "workflow/src/slimdiff/stages/train.py",
+        "workflow/rules/train.smk",
+        "config.yaml",
+    ],
+)
+def test_touching_a_file(tree: Path, name: str) -> None:
+    (tree / name).touch()
+    assert planned(tree, *SMOKE) == {}
+
+
+def test_what_changes_no_result(tree: Path, edit: Edit) -> None:
+    """Comments, docstrings and layout; the order of keys and how a number is written; places and machines."""
+    append(tree / FRECHET, "\n\n# a remark\n")
+    module = tree / "workflow" / "src" / "slimdiff" / "stages" / "train.py"
+    text = module.read_text(encoding="utf-8")
+    module.write_text(text.replace('"""', '"""Said otherwise. ', 1), encoding="utf-8")
+    edit("config.yaml", "{method: l1, amount: 0.3, scope: global}", "{scope: global, amount: 0.30, method: l1}")
+    edit("config.yaml", "data_dir: data", "data_dir: elsewhere")
+    edit("workflow/rules/train.smk", "rule train:", "rule train:  # a remark")
+    edit("workflow/rules/train.smk", "gpu=1,", "gpu=1,\n        disk_mb=10,")
+    assert planned(tree, *SMOKE, "--cores", "8", "--resources", "gpu=0") == {}
+
+
+def test_a_real_edit_of_the_distance(tree: Path) -> None:
+    append(tree / FRECHET, "\n\nEXTRA = 1\n")
+    assert planned(tree, *SMOKE) == gathered(reference={"digits"}, **of_cells(CELLS, "score", "row"))
+
+
+def test_a_real_edit_of_the_profile(tree: Path) -> None:
+    append(tree / "workflow/src/slimdiff/profiling.py", "\n\nEXTRA = 1\n")
+    assert planned(tree, *SMOKE) == gathered(**of_cells(CELLS, "profile", "row"))
+
+
+def test_a_real_edit_of_pruning_retrains_nothing(tree: Path) -> None:
+    append(tree / "workflow/src/slimdiff/compression/prune.py", "\n\nEXTRA = 1\n")
+    assert "train" not in planned(tree, *SMOKE)
+
+
+def test_a_real_edit_of_a_sampler_retrains_nothing(tree: Path) -> None:
+    append(tree / "workflow/src/slimdiff/diffusion/samplers.py", "\n\nEXTRA = 1\n")
+    assert "train" not in planned(tree, *SMOKE)
+
+
+def test_a_real_edit_of_a_figure(tree: Path) -> None:
+    append(tree / "workflow/src/slimdiff/analysis/plots.py", "\n\nEXTRA = 1\n")
+    assert planned(tree, *SMOKE) == {"report": {""}}
+
+
+def test_a_moved_tree_is_still_finished(tree: Path) -> None:
+    assert planned(tree.rename(tree.with_name("moved")), *SMOKE) == {}
+
+
+def test_a_changed_image_folder_is_read_again(tree: Path) -> None:
+    for name in ("cats/1.png", "cats/2.png", "dogs/1.png", "dogs/2.png"):
+        path = tree / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"picture")
+    source = "{source: folder, path: photos, image_size: 8, channels: 1, test_fraction: 0.5}"
+    overlay = f"datasets: {{photos: {source}}}\nmatrix: [{{dataset: photos, model: ncsn, optimizations: [ema], seeds: [0]}}]\n"
+    (tree / "photos.yaml").write_text(overlay)
+    arguments = ("results/data/photos/images.safetensors", "--cores", "1", *SMOKE, "photos.yaml")
+    assert snakemake(tree, *arguments).returncode == 0
+    assert planned(tree, *arguments) == {}
+    (tree / "photos" / "dogs" / "2.png").write_bytes(b"another picture")
+    assert planned(tree, *arguments) == {"data": {"photos"}}

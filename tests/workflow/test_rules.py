@@ -1,0 +1,161 @@
+"""The rules themselves: their form, their speed, how they take mistakes, and the user's own way to run them."""
+
+import json
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from clones import REPOSITORY, SMOKE, STAND_IN, clone, planned, snakemake
+
+Edit = Callable[[str, str, str], None]
+
+DRY_RUN_CPU_S = 15.0  # for a thousand cells
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which nothing has run and nothing is edited."""
+    return clone(tmp_path_factory.mktemp("fresh") / "slimdiff")
+
+
+@pytest.fixture
+def stood_in(tmp_path: Path) -> Path:
+    """A fresh clone with stages that take no time."""
+    folder = clone(tmp_path / "slimdiff")
+    shutil.copy(STAND_IN, folder / "workflow" / "src" / "sitecustomize.py")
+    return folder
+
+
+@pytest.fixture
+def without_torch(tmp_path: Path) -> dict[str, str]:
+    """An environment in which importing torch is an error."""
+    (tmp_path / "torch.py").write_text("raise ImportError('a rule imports torch')\n")
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+def test_lint(fresh: Path) -> None:
+    done = snakemake(fresh, "--lint")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_format() -> None:
+    snakefmt = Path(sys.executable).with_name("snakefmt")
+    if not snakefmt.exists():
+        pytest.skip("snakefmt comes with the extra `dev`")
+    files = [str(path) for path in (REPOSITORY / "Snakefile", *(REPOSITORY / "workflow" / "rules").glob("*.smk"))]
+    assert os.spawnv(os.P_WAIT, snakefmt, ["snakefmt", "--check", *files]) == 0
+
+
+def test_every_rule_logs_and_has_an_environment(fresh: Path) -> None:
+    for path in (fresh / "workflow" / "rules").glob("*.smk"):
+        text = path.read_text(encoding="utf-8")
+        rules = text.count("\nrule ")
+        assert text.count("    log:\n") == text.count("    conda:\n") == text.count(">{log:q} 2>&1") == rules, path.name
+
+
+def test_environments_are_there(fresh: Path) -> None:
+    for name in yaml.safe_load((fresh / "workflow/schemas/config.schema.yaml").read_text())["properties"]["environment"]["enum"]:
+        assert (fresh / "envs" / f"{name}.yaml").is_file()
+
+
+@pytest.mark.parametrize("preset", [None, *sorted(path.name for path in (REPOSITORY / "config").glob("*.yaml"))])
+def test_a_dry_run_lists_the_matrix(fresh: Path, preset: str | None, without_torch: dict[str, str]) -> None:
+    overlay = ("--configfile", f"config/{preset}") if preset else ()
+    content = yaml.safe_load((fresh / "config.yaml").read_text())
+    if preset:
+        content |= yaml.safe_load((fresh / "config" / preset).read_text())
+    cells = {
+        f"{entry['dataset']}/{entry['model']}/{optimization}/{seed}"
+        for entry in content["matrix"]
+        for optimization in entry["optimizations"]
+        for seed in entry["seeds"]
+    }
+    jobs = planned(fresh, *overlay, **without_torch)
+    for rule in ("compress", "sample", "score", "profile", "row"):
+        assert jobs[rule] == cells
+    assert jobs["aggregate"] == jobs["report"] == {""}
+
+
+def test_a_thousand_cells_are_planned_quickly_and_without_torch(
+    fresh: Path, tmp_path: Path, without_torch: dict[str, str]
+) -> None:
+    recipes = [*yaml.safe_load((fresh / "config.yaml").read_text())["optimizations"]][:20]
+    entry = {"dataset": "mnist", "model": "ncsn", "optimizations": recipes, "seeds": list(range(50))}
+    (tmp_path / "thousand.yaml").write_text(json.dumps({"matrix": [entry]}))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    jobs = planned(fresh, "--configfile", str(tmp_path / "thousand.yaml"), **without_torch)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert len(jobs["row"]) == len(jobs["sample"]) == 1000
+    assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < DRY_RUN_CPU_S
+
+
+def test_the_users_own_way(stood_in: Path) -> None:
+    done = snakemake(stood_in, "--cores", "1", "--resources", "gpu=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (stood_in / "results" / "matrix.parquet").is_file()
+    assert (stood_in / "results" / "report.html").is_file()
+    log = (stood_in / "results/logs/train/mnist/ncsn/plain/seed0.log").read_text()
+    assert "--gpu 1 --threads 1" in log
+    assert "OMP_NUM_THREADS 1" in log
+
+
+def test_without_a_gpu(stood_in: Path) -> None:
+    """gpu=0 is no limit but a wish: jobs run, on the CPU."""
+    done = snakemake(stood_in, "--cores", "3", "--resources", "gpu=0", *SMOKE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "--gpu 0 --threads 1" in (stood_in / "results/logs/train/digits/ncsn/plain/seed0.log").read_text()
+    profile = (stood_in / "results/logs/profile/digits/ncsn/baseline/seed0.log").read_text()
+    assert "--gpu 0 --threads 3" in profile, "a profile has the machine to itself"
+
+
+def test_a_crash_stops_no_other_job(stood_in: Path) -> None:
+    done = snakemake(stood_in, "--cores", "2", *SMOKE, STAND_IN_FAILS="slimdiff.stages.profile")
+    assert done.returncode != 0
+    assert "told to fail" in done.stdout + done.stderr, "the log of the failed job is shown"
+    cells = stood_in / "results" / "cells" / "digits" / "ncsn"
+    assert {path.parts[-3] for path in cells.glob("*/seed0/score.json")} == {path.name for path in cells.iterdir()}
+    assert not (stood_in / "results" / "report.html").exists()
+    assert "profile" in planned(stood_in, *SMOKE)
+
+
+def test_the_shipped_extractors_can_be_made_again(fresh: Path) -> None:
+    target = "results/data/mnist/extractors.safetensors"
+    assert planned(fresh, target) == {"data": {"mnist"}, "extractors": {"mnist"}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--config", "samplng=3"], "--config: samplng is an unknown key"),
+        (["--config", "sampling={n_samples: 32}"], "--config: sampling.n_samples is 32; allowed: a whole number at least 64"),
+        (["--config", "trainings={plain: {learning_rate: 1e-3}}"], "--config: trainings.plain.learning_rate is '1e-3'"),
+        (["--configfile", "bad.yaml"], "bad.yaml: matrix[0].optimizations[1] is 'l1-31'; allowed: baseline, "),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_one_line(tree: Path, arguments: list[str], expected: str) -> None:
+    entry = {"dataset": "digits", "model": "ncsn", "optimizations": ["ema", "l1-31"], "seeds": [0]}
+    (tree / "bad.yaml").write_text(json.dumps({"matrix": [entry]}))
+    done = snakemake(tree, "--cores", "1", *arguments)
+    assert done.returncode == 1
+    errors = [line for line in (done.stdout + done.stderr).splitlines() if "error" in line.lower()]
+    assert len(errors) == 1
+    assert errors[0].startswith(f"error: {expected}")
+    assert "Traceback" not in done.stderr
+    assert "rule " not in done.stdout + done.stderr
+
+
+def test_numbers_on_the_command_line_are_numbers(fresh: Path) -> None:
+    matrix = "matrix=[{dataset: digits, model: ncsn, optimizations: [ema], seeds: [3]}]"
+    assert planned(fresh, "--config", matrix, "sampling={n_samples: 100}")["row"] == {"digits/ncsn/ema/3"}
+
+
+def test_a_missing_module_is_one_line(stood_in: Path) -> None:
+    (stood_in / "workflow/src/slimdiff/stages/score.py").unlink()
+    done = snakemake(stood_in, "--dry-run", *SMOKE)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: module slimdiff.stages.score does not exist")

@@ -1,0 +1,40 @@
+"""One row per cell, then all rows in one file."""
+
+
+rule row:
+    input:
+        train=lambda wildcards: get_training(wildcards, rules.train.output.record),
+        score=rules.score.output.score,
+        profile=rules.profile.output.profile,
+    output:
+        row=f"results/cells/{CELL}/row.json",
+    log:
+        f"results/logs/row/{CELL}.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        cell=get_settings(settings.row_settings),
+        code=get_code("row"),
+    shell:
+        "python -u -m slimdiff.stages.row --cell {params.cell:q} --code {params.code}"
+        " --train {input.train:q} --score {input.score:q} --profile {input.profile:q} --out {output.row:q} >{log:q} 2>&1"
+
+
+rule aggregate:
+    input:
+        rows=get_cell_files(rules.row.output.row),
+    output:
+        matrix="results/matrix.parquet",
+    log:
+        "results/logs/aggregate.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        matrix=canonical(settings.matrix_settings(config)),
+        config=canonical(settings.provenance(config)),
+        code=get_code("aggregate"),
+    shell:
+        "python -u -m slimdiff.stages.aggregate --matrix {params.matrix:q} --config {params.config:q} --code {params.code}"
+        " --cells results/cells --out {output.matrix:q} >{log:q} 2>&1"

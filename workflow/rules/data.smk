@@ -1,0 +1,24 @@
+"""Images of a data set as uint8, once."""
+
+
+rule data:
+    output:
+        images="results/data/{dataset}/images.safetensors",
+    log:
+        "results/logs/data/{dataset}.log",
+    benchmark:
+        "results/benchmarks/data/{dataset}.jsonl"
+    localrule: True  # a cluster's nodes seldom reach the network
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=4000,
+        runtime=30,
+        data_dir=config["data_dir"],  # a place, not a setting: moving it reruns nothing
+    params:
+        settings=get_settings(settings.data_settings),
+        code=get_code("data"),
+        listing=get_folder_listing,
+    shell:
+        "python -u -m slimdiff.stages.data --settings {params.settings:q} --code {params.code}"
+        " --data-dir {resources.data_dir:q} --out {output.images:q} >{log:q} 2>&1"

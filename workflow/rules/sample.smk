@@ -1,0 +1,33 @@
+"""Images from a cell's model."""
+
+
+rule sample:
+    input:
+        model=rules.compress.output.model,
+    output:
+        samples=f"results/cells/{CELL}/samples.npz",
+        grid=report(
+            f"results/cells/{CELL}/grid.png",
+            caption="../report/grid.rst",
+            category="Samples",
+            subcategory="{dataset} {model}",
+            labels={"optimization": "{optimization}", "seed": "{seed}"},
+        ),
+    log:
+        f"results/logs/sample/{CELL}.log",
+    benchmark:
+        f"results/benchmarks/sample/{CELL}.jsonl"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        settings=get_settings(settings.sample_settings),
+        code=get_code("sample"),
+    shell:
+        "python -u -m slimdiff.stages.sample --settings {params.settings:q} --code {params.code}"
+        " --model {input.model:q} --gpu {resources.gpu} --threads {threads}"
+        " --out {output.samples:q} --out-grid {output.grid:q} >{log:q} 2>&1"

@@ -1,0 +1,30 @@
+"""One training per data set × model × training × seed: raw and EMA weights for all cells that start from it."""
+
+
+rule train:
+    input:
+        images=rules.data.output.images,
+    output:
+        weights=f"results/train/{TRAINING}/weights.safetensors",
+        record=f"results/train/{TRAINING}/train.json",
+    log:
+        f"results/logs/train/{TRAINING}.log",
+    benchmark:
+        f"results/benchmarks/train/{TRAINING}.jsonl"
+    priority: 10  # most cells wait for one of them
+    retries: 2  # a killed training goes on from its state
+    conda:
+        ENVIRONMENT
+    threads: 1  # two trainings of one thread beat one of two
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        settings=get_settings(settings.train_settings),
+        code=get_code("train"),
+        state=f"results/state/train/{TRAINING}",  # no output: Snakemake deletes those of a job that failed
+    shell:
+        "python -u -m slimdiff.stages.train --settings {params.settings:q} --code {params.code}"
+        " --images {input.images:q} --state {params.state:q} --gpu {resources.gpu} --threads {threads}"
+        " --out-weights {output.weights:q} --out-record {output.record:q} >{log:q} 2>&1"

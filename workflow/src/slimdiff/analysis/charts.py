@@ -1,0 +1,143 @@
+"""What all figures share: their look, logarithmic axes, and writing them without a network."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from slimdiff import files
+
+# Kinds of recipe, each with a colour (Okabe and Ito's, told apart without colour vision) and a shape of its own.
+KINDS = {
+    "baseline": ("#000000", "circle"),
+    "quantized": ("#0072B2", "square"),
+    "pruned": ("#D55E00", "triangle-up"),
+    "grouped": ("#009E73", "diamond"),
+    "EMA": ("#CC79A7", "cross"),
+    "sampler": ("#997700", "triangle-down"),
+    "several": ("#56B4E9", "triangle-right"),
+    "other": ("#666666", "triangle-left"),
+}
+FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # the first is inside vl-convert, so every machine draws alike
+FONT_PX = 13
+CHARACTER_PX = 6.6  # mean width of a character of that size
+GREY = "#666666"
+PNG_PPI = 144
+LEAST_SPAN = 1.25  # an axis reaches at least this ratio to either side, so that noise does not fill a panel
+# Leading digits of ticks, coarse to fine.
+TICKS = ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0), np.arange(2, 20) / 2, np.arange(10, 100) / 10)
+
+
+@dataclass(frozen=True)
+class LogAxis:
+    """A logarithmic axis: its ends and the values it names. Equal distances are equal ratios."""
+
+    low: float
+    high: float
+
+    def ticks(self) -> list[float]:
+        """Round values on the axis: of the sets in TICKS the one that puts nearest to six there."""
+        decades = 10.0 ** np.arange(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        sets = [[float(f"{decade * digit:.3g}") for decade in decades for digit in digits] for digits in TICKS]
+        inside = [[value for value in values if self.low <= value <= self.high] for values in sets]
+        return min(inside, key=lambda values: abs(len(values) - 6))
+
+    def x(self, field: str, title: str, numbers: bool = True) -> alt.X:
+        """The horizontal channel that draws `field`. Layers that share the axis must share the title."""
+        return alt.X(f"{field}:Q", title=title, scale=self._scale(), axis=self._axis(numbers))
+
+    def y(self, field: str, title: str, numbers: bool = True) -> alt.Y:
+        """The vertical channel that draws `field`."""
+        return alt.Y(f"{field}:Q", title=title, scale=self._scale(), axis=self._axis(numbers))
+
+    def pixel(self, value: float, length: float) -> float:
+        """Where `value` lies on the axis when that is `length` pixels long."""
+        return length * math.log(value / self.low) / math.log(self.high / self.low)
+
+    def value(self, pixel: float, length: float) -> float:
+        """The inverse of `pixel`."""
+        return self.low * (self.high / self.low) ** (pixel / length)
+
+    def _scale(self) -> alt.Scale:
+        return alt.Scale(type="log", domain=[self.low, self.high], nice=False)
+
+    def _axis(self, numbers: bool) -> alt.Axis:
+        return alt.Axis(values=self.ticks(), format="~g", labels=numbers, ticks=numbers, grid=False)
+
+
+def log_axis(values: Iterable[float], middle: float, margin: float = 0.06) -> LogAxis:
+    """An axis that holds the positive `values` and `middle`, with a margin (share of its length) at both ends."""
+    sound = [middle / LEAST_SPAN, middle * LEAST_SPAN, *(value for value in values if value > 0)]
+    room = (max(sound) / min(sound)) ** margin
+    return LogAxis(min(sound) / room, max(sound) * room)
+
+
+def kind_color(kinds: Iterable[str]) -> alt.Color:
+    """Colour by the column `kind`; the legend lists those of `kinds`."""
+    present = _present(kinds)
+    return alt.Color("kind:N", legend=_legend(), scale=_scale(present, [KINDS[kind][0] for kind in present]))
+
+
+def kind_shape(kinds: Iterable[str]) -> alt.Shape:
+    """Shape by the column `kind`; its legend joins that of the colour."""
+    present = _present(kinds)
+    return alt.Shape("kind:N", legend=_legend(), scale=_scale(present, [KINDS[kind][1] for kind in present]))
+
+
+def dashed(value: float) -> alt.Chart:
+    """A dashed line at `value`, a column of that name; encode it as x or as y."""
+    return alt.Chart(pd.DataFrame({"value": [value]})).mark_rule(strokeDash=[5, 4], color=GREY)
+
+
+def stack(
+    panels: Sequence[alt.Chart | alt.LayerChart | alt.HConcatChart], title: str, subtitle: Sequence[str]
+) -> alt.VConcatChart:
+    """The finished figure: `panels` below each other under a title and lines that say how to read it."""
+    head = alt.TitleParams(
+        title,
+        subtitle=list(subtitle),
+        anchor="start",
+        fontSize=FONT_PX + 5,
+        subtitleFontSize=FONT_PX,
+        subtitleColor=GREY,
+        subtitleLineHeight=FONT_PX + 5,
+        offset=14,
+    )
+    return (
+        alt.vconcat(*panels, spacing=34)
+        .properties(title=head, background="white", padding=14, description=f"{title}. {' '.join(subtitle)}")
+        .configure(font=FONT)
+        .configure_axis(labelFontSize=FONT_PX, titleFontSize=FONT_PX, titleFontWeight="normal", gridColor="#e6e6e6")
+        .configure_legend(labelFontSize=FONT_PX, titleFontSize=FONT_PX, symbolSize=110)
+        .configure_view(stroke="#cccccc")
+    )
+
+
+def save(chart: alt.VConcatChart, path: Path) -> None:
+    """Write `chart` atomically in the format of the suffix; HTML carries its scripts within."""
+    suffix = path.suffix.removeprefix(".")
+    with files.atomic(path) as temporary, alt.data_transformers.disable_max_rows():
+        if suffix == "png":
+            chart.save(str(temporary), format="png", ppi=PNG_PPI)
+        elif suffix == "html":
+            chart.save(str(temporary), format="html", inline=True)
+        else:
+            chart.save(str(temporary), format="svg")
+
+
+def _present(kinds: Iterable[str]) -> list[str]:
+    """The kinds that are there, in the order of KINDS."""
+    there = set(kinds)
+    return [kind for kind in KINDS if kind in there]
+
+
+def _scale(domain: list[str], values: list[str]) -> alt.Scale:
+    return alt.Scale(domain=domain, range=values)
+
+
+def _legend() -> alt.Legend:
+    return alt.Legend(title=None, orient="bottom", direction="horizontal", columns=len(KINDS), symbolOpacity=1)

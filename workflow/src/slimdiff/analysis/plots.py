@@ -1,0 +1,251 @@
+"""The figures that the specs declare: FID of each technique, and size against FID."""
+
+import itertools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from slimdiff.analysis import charts, comparison, labels, specs, statistics
+from slimdiff.analysis.charts import CHARACTER_PX, FONT_PX, LogAxis
+from slimdiff.analysis.comparison import NOT_RUN, percent_text
+from slimdiff.analysis.specs import FigureSpec
+
+LINE_PX = 24  # height of one technique
+HALF_PX = 300  # width of one half of the figure of techniques
+NUMBER_PX = 116  # width of the numbers written beside a half
+PARETO_PX = (680, 460)
+OURS, THEIRS = "FID, ours", "FID, the report"
+NAME: Any = {"align": "left", "baseline": "middle", "fontSize": FONT_PX - 1}
+PARETO_TOOLTIP = [
+    alt.Tooltip("model:N"),
+    alt.Tooltip("optimization:N", title="recipe"),
+    alt.Tooltip("seeds:Q"),
+    alt.Tooltip("fid:Q", title="FID", format=".2f"),
+    alt.Tooltip("low:Q", title="95 % from", format=".2f"),
+    alt.Tooltip("high:Q", title="to", format=".2f"),
+    alt.Tooltip("rfid:Q", title="rFID (%)", format=".2f"),
+    alt.Tooltip("size_mb:Q", title="gzip size (MB)", format=".3f"),
+    alt.Tooltip("params_nonzero:Q", title="non-zero parameters", format=","),
+    alt.Tooltip("inference_ms_per_image:Q", title="ms per image", format=".2f"),
+]
+
+
+def write_all(matrix: pd.DataFrame, paper: pd.DataFrame, folder: Path) -> None:
+    """Write every figure of the specs into `folder`, in every format."""
+    for spec in specs.FIGURES:
+        chart = techniques(matrix, paper, spec) if spec.kind == "techniques" else pareto(matrix, spec)
+        for suffix in specs.FIGURE_FORMATS:
+            charts.save(chart, folder / f"{spec.name}.{suffix}")
+
+
+def techniques(matrix: pd.DataFrame, paper: pd.DataFrame, spec: FigureSpec) -> alt.VConcatChart:
+    """FID of each technique, ours and the report's side by side, one panel per data set and model."""
+    tables = [table for table in specs.TABLES if table.name in spec.tables]
+    frame = comparison.techniques(matrix, paper, tables, (specs.FID, specs.RFID))
+    subtitle = [
+        "Each half has its own scale: our FID is in-domain, the report's is an Inception FID on MNIST.",
+        "Both are logarithmic and span the same ratio, so equal distances from the dashed baseline are equal",
+        "relative changes. Left is better. Bars: 95 % t-interval over seeds, cut at the edge; one seed has none.",
+    ]
+    panels = []
+    for (dataset, model), block in frame.groupby(["dataset", "model"], sort=False):
+        title = alt.TitleParams(f"{dataset}, {model}", anchor="start", fontSize=FONT_PX + 1)
+        panels.append(_halves(block, tables[0].reference).properties(title=title))
+    return charts.stack(panels, spec.title, subtitle)
+
+
+def _halves(frame: pd.DataFrame, reference: str) -> alt.HConcatChart:
+    """Our half and the report's for one data set and model; `frame` has one line per technique."""
+    sides = ("fid", "report_fid")
+    bases = {side: _single(frame.loc[frame["optimization"] == reference, side]) for side in sides}
+    # A side without a baseline is centred on the geometric mean of what it has.
+    middles = {side: bases[side] or _geometric_mean(frame[side]) for side in sides}
+    ratios = charts.log_axis([value / middles[side] for side in sides for value in frame[side].dropna()], 1.0)
+    halves = []
+    for side, heading in zip(sides, (OURS, THEIRS), strict=True):
+        axis = LogAxis(ratios.low * middles[side], ratios.high * middles[side])
+        texts = [_beside(row, side, reference) for row in frame.to_dict("records")]
+        halves.append(_half(frame.assign(value=frame[side], text=texts), axis, bases[side], heading))
+    return alt.hconcat(*halves, spacing=24)
+
+
+def _half(frame: pd.DataFrame, axis: LogAxis, base: float | None, heading: str) -> alt.LayerChart:
+    """Points in the column `value`, with the column `text` to the right of the panel."""
+    ours = heading == OURS
+    drawn = frame.dropna(subset=["value"])
+    order = frame["optimization"].tolist()
+    names = alt.Axis(title=None, labels=ours, ticks=False, grid=True, domain=False, labelLimit=300)
+    y = alt.Y("optimization:N", scale=alt.Scale(domain=order), axis=names)
+    color = charts.kind_color(frame["kind"])
+    numbers = not drawn.empty
+
+    def x(field: str) -> alt.X:
+        return axis.x(field, heading, numbers)
+
+    layers = [] if base is None else [charts.dashed(base).encode(x=x("value"))]
+    if ours:
+        bars = alt.Chart(_clipped(drawn, "fid_low", "fid_high", axis)).mark_rule(strokeWidth=2.5, opacity=0.6)
+        layers.append(bars.encode(x=x("start"), x2="end:Q", y=y, color=color))
+    points = alt.Chart(drawn).mark_point(filled=ours, size=110, opacity=1, strokeWidth=2)
+    shape = charts.kind_shape(frame["kind"])
+    layers.append(points.encode(x=x("value"), y=y, color=color, shape=shape, tooltip=_tooltip(heading)))
+    texts = alt.Chart(frame).mark_text(align="left", fontSize=FONT_PX - 1, limit=NUMBER_PX)
+    layers.append(texts.encode(x=alt.value(HALF_PX + 8), y=y, text="text:N"))
+    return alt.LayerChart(layer=layers, width=HALF_PX, height=LINE_PX * len(order))
+
+
+def _tooltip(heading: str) -> list[alt.Tooltip]:
+    shared = [alt.Tooltip("optimization:N", title="recipe"), alt.Tooltip("value:Q", title=heading, format=".2f")]
+    if heading != OURS:
+        return [*shared, alt.Tooltip("label:N", title="in the report"), alt.Tooltip("note:N")]
+    return [
+        *shared,
+        alt.Tooltip("fid_low:Q", title="95 % from", format=".2f"),
+        alt.Tooltip("fid_high:Q", title="to", format=".2f"),
+        alt.Tooltip("rfid:Q", title="rFID (%)", format=".2f"),
+        alt.Tooltip("seeds:Q"),
+        alt.Tooltip("status:N"),
+    ]
+
+
+def _beside(row: Mapping[Any, Any], side: str, reference: str) -> str:
+    """What is written beside a line: its value and change, or why there is none."""
+    if math.isnan(row[side]):
+        if side == "report_fid":
+            return ""
+        return NOT_RUN if row["status"] == NOT_RUN else str(row["status"]).partition(":")[0]
+    change = row[f"{side}_change_percent"]
+    known = not math.isnan(change) and row["optimization"] != reference
+    return f"{row[side]:.1f}" + (f"  ({percent_text(change)})" if known else "")
+
+
+def pareto(matrix: pd.DataFrame, spec: FigureSpec) -> alt.VConcatChart:
+    """Compressed size against FID, one panel per data set, one point per recipe, the front joined by a line."""
+    frame = _recipes(matrix)
+    drawn = frame[(frame["fid"] > 0) & (frame["size_mb"] > 0)]
+    subtitle = [
+        "Lower and further left is better; both axes are logarithmic. The line joins the recipes that no other",
+        "beats in both. Dashed: the baseline. Bars: 95 % t-interval over seeds, cut at the edge; one seed has none.",
+    ]
+    missing = frame.loc[~frame.index.isin(drawn.index), "name"].unique()
+    if len(missing):
+        subtitle.append(
+            f"Without a number, hence not drawn: {', '.join(missing[:6])}{', …' if len(missing) > 6 else ''}."
+        )
+    panels = [_pareto_panel(block, str(dataset)) for dataset, block in drawn.groupby("dataset", sort=False)]
+    return charts.stack(panels or [_empty_panel()], spec.title, subtitle)
+
+
+def _recipes(matrix: pd.DataFrame) -> pd.DataFrame:
+    """One row per recipe: size in MB, FID with its interval, kind, and a name that is unique within the data set."""
+    columns = ("fid", "size_gzip_bytes", "rfid", "inference_ms_per_image", "params_nonzero")
+    summaries = {column: statistics.by_recipe(matrix, column) for column in columns}
+    rows = []
+    for recipe, fid in summaries["fid"].items():
+        row = dict(zip(("dataset", "model", "optimization"), recipe, strict=True))
+        means = {column: summaries[column][recipe].mean for column in columns}
+        kind = comparison.kind(recipe[2], comparison.config(matrix))
+        rows.append({**row, **means, "kind": kind, "seeds": fid.n, "low": fid.low, "high": fid.high})
+    frame = pd.DataFrame(rows)
+    frame["size_mb"] = frame["size_gzip_bytes"] / 1e6
+    several = frame.groupby("dataset")["model"].transform("nunique") > 1
+    frame["name"] = frame["optimization"].where(~several, frame["model"] + ": " + frame["optimization"])
+    return frame
+
+
+def _pareto_panel(frame: pd.DataFrame, dataset: str) -> alt.LayerChart:
+    base = frame[frame["optimization"] == "baseline"]
+    middle = base if len(base) else frame
+    axes = [charts.log_axis(frame[name], float(middle[name].iloc[0])) for name in ("size_mb", "fid")]
+    frame = frame.assign(front=statistics.pareto_front(list(zip(frame["size_mb"], frame["fid"], strict=True))))
+    named = _named(frame, axes[0], axes[1])
+    color = charts.kind_color(frame["kind"])
+
+    def x(field: str) -> alt.X:
+        return axes[0].x(field, "compressed checkpoint (MB, gzip)")
+
+    def y(field: str) -> alt.Y:
+        return axes[1].y(field, "in-domain FID")
+
+    layers = [charts.dashed(value).encode(x=x("value")) for value in base["size_mb"]]
+    layers += [charts.dashed(value).encode(y=y("value")) for value in base["fid"]]
+    front = alt.Chart(frame[frame["front"]]).mark_line(interpolate="step-after", color="#333333", strokeWidth=1.5)
+    layers.append(front.encode(x=x("size_mb"), y=y("fid"), order="size_mb:Q"))
+    bars = alt.Chart(_clipped(frame, "low", "high", axes[1])).mark_rule(strokeWidth=2, opacity=0.5)
+    layers.append(bars.encode(x=x("size_mb"), y=y("start"), y2="end:Q", color=color))
+    leaders = alt.Chart(named[named["leader"]]).mark_rule(color="#999999", strokeWidth=0.8)
+    layers.append(leaders.encode(x=x("size_mb"), y=y("fid"), x2="near_x:Q", y2="near_y:Q"))
+    points = alt.Chart(frame).mark_point(filled=True, size=110, opacity=1)
+    shape = charts.kind_shape(frame["kind"])
+    layers.append(points.encode(x=x("size_mb"), y=y("fid"), color=color, shape=shape, tooltip=PARETO_TOOLTIP))
+    names = alt.Chart(named).encode(x=x("label_x"), y=y("label_y"), text="name:N")
+    layers.append(names.mark_text(**NAME, stroke="white", strokeWidth=3))  # a halo, for the dashed lines
+    layers.append(names.transform_filter("datum.front").mark_text(**NAME, fontWeight="bold"))
+    layers.append(names.transform_filter("!datum.front").mark_text(**NAME))
+    width, height = PARETO_PX
+    title = alt.TitleParams(dataset, anchor="start", fontSize=FONT_PX + 1)
+    return alt.LayerChart(layer=layers, width=width, height=height, title=title)
+
+
+def _named(frame: pd.DataFrame, x_axis: LogAxis, y_axis: LogAxis) -> pd.DataFrame:
+    """The rows whose name finds a place: label_x, label_y and near_x, near_y, the end of a leader, in data units.
+
+    `leader` says whether it is needed.
+    """
+    width, height = PARETO_PX
+    frame = frame.sort_values(["front", "size_mb"], ascending=[False, True])
+    points = [
+        (x_axis.pixel(x, width), height - y_axis.pixel(y, height))
+        for x, y in zip(frame["size_mb"], frame["fid"], strict=True)
+    ]
+    lines: list[labels.Box] = []
+    for (x, y), baseline in zip(points, frame["optimization"] == "baseline", strict=True):
+        if baseline:
+            lines += [(0, y, width, y), (x, 0, x, height)]
+    front = points[: int(frame["front"].sum())]
+    for (x, y), (next_x, next_y) in itertools.pairwise(front):
+        lines += [(x, y, next_x, y), (next_x, y, next_x, next_y)]
+    widths = [CHARACTER_PX * len(name) for name in frame["name"]]
+    places = labels.place(points, widths, FONT_PX, PARETO_PX, lines)
+    rows = []
+    for (_, row), place in zip(frame.iterrows(), places, strict=True):
+        if place is not None:
+            level = y_axis.value(height - place.middle, height)
+            rows.append(
+                {
+                    **row[["size_mb", "fid", "name", "front"]],
+                    "label_x": x_axis.value(place.left, width),
+                    "label_y": level,
+                    "near_x": x_axis.value(place.near, width),
+                    "near_y": level,
+                    "leader": place.leader,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _empty_panel() -> alt.LayerChart:
+    text = alt.Chart(pd.DataFrame({"text": ["No cell has both a size and a FID yet."]}))
+    layer = text.mark_text(fontSize=FONT_PX).encode(text="text:N")
+    return alt.LayerChart(layer=[layer], width=PARETO_PX[0], height=60)
+
+
+def _clipped(frame: pd.DataFrame, low: str, high: str, axis: LogAxis) -> pd.DataFrame:
+    """The rows with an interval, its ends kept on the axis in the columns `start` and `end`."""
+    spread = frame.dropna(subset=[low])
+    return spread.assign(start=spread[low].clip(lower=axis.low), end=spread[high].clip(upper=axis.high))
+
+
+def _single(values: "pd.Series[float]") -> float | None:
+    """The first value, or None where it is missing."""
+    return None if values.isna().all() else float(values.iloc[0])
+
+
+def _geometric_mean(values: "pd.Series[float]") -> float:
+    """Geometric mean of the values above 0; 1 where there are none."""
+    sound = [math.log(value) for value in values if value > 0]
+    return math.exp(sum(sound) / len(sound)) if sound else 1.0

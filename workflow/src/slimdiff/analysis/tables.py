@@ -1,0 +1,137 @@
+"""Tables as CSV (for programs) and Markdown (for people), from the specs and the comparison."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from slimdiff import files
+from slimdiff.analysis import comparison, specs
+from slimdiff.analysis.comparison import percent_text
+from slimdiff.analysis.specs import Measure, TableSpec
+
+CAPTION = (
+    "Changes in brackets are against `{reference}`. **Compare signs and changes only, never the values**: our FID is "
+    "in-domain, on features of small networks trained on the data set itself; the report's is an Inception FID whose "
+    "input was normalized twice. Its times are of other hardware and, by default, of another sampler; its numbers are "
+    "for MNIST. Our means are over seeds that did not fail, with the 95 % t-interval in square brackets; a single seed "
+    "has none. Changes are geometric means of the ratios of equal seeds. "
+    "A tilde marks a number that the report prints as approximate or only elsewhere."
+)
+CELLS_TITLE = "All cells"
+CELLS_CAPTION = "One line per cell. cells.csv has every column of the matrix, without the settings."
+CELLS_COLUMNS = {  # column of the matrix → heading and decimals of the Markdown table
+    "dataset": ("data set", 0),
+    "model": ("model", 0),
+    "optimization": ("recipe", 0),
+    "seed": ("seed", 0),
+    "status": ("status", 0),
+    "fid": ("FID", 2),
+    "rfid": ("rFID (%)", 2),
+    "n_samples": ("images", 0),
+    "params": ("parameters", 0),
+    "params_nonzero": ("non-zero", 0),
+    "size_gzip_bytes": ("gzip size (bytes)", 0),
+    "inference_ms_per_image": ("ms per image", 2),
+    "network_evaluations": ("network evaluations", 1),
+    "train_s": ("training (s)", 0),
+    "device": ("device", 0),
+    "reason": ("reason", 0),
+}
+NOTHING = "–"
+
+
+def write_all(matrix: pd.DataFrame, paper: pd.DataFrame, folder: Path) -> None:
+    """Write every table of the specs, and the table of cells, into `folder`."""
+    for spec in specs.TABLES:
+        frame = comparison.table(matrix, paper, spec)
+        files.write_text(folder / f"{spec.name}.csv", to_csv(frame, spec.measures))
+        files.write_text(folder / f"{spec.name}.md", to_markdown(frame, spec))
+    files.write_text(folder / f"{specs.CELLS}.csv", matrix.drop(columns="settings").to_csv(index=False))
+    files.write_text(folder / f"{specs.CELLS}.md", cells_markdown(matrix))
+
+
+def to_csv(frame: pd.DataFrame, measures: Sequence[Measure]) -> str:
+    """A comparison as CSV: our numbers rounded as its measures say, nothing where there is no number."""
+    decimals = {name: places for measure in measures for name, places in _decimals(measure).items() if name in frame}
+    whole = {name: "Int64" for name, places in decimals.items() if places == 0}
+    return frame.drop(columns=["kind", "approximate"]).round(decimals).astype(whole).to_csv(index=False)
+
+
+def to_markdown(frame: pd.DataFrame, spec: TableSpec) -> str:
+    """A comparison as a Markdown page: title, caption, and one table per data set and model."""
+    parts = [f"# {spec.title}", CAPTION.format(reference=spec.reference)]
+    for (dataset, model), block in frame.groupby(["dataset", "model"], sort=False):
+        header = ["recipe", "in the report", "seeds"]
+        for measure in spec.measures:
+            header += [measure.heading] + ([f"{measure.heading}, report"] if measure.paper else [])
+        lines = [_markdown_line(row, spec) for row in block.to_dict("records")]
+        parts += [f"## {dataset}, {model}", _grid([*header, "note"], lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def cells_markdown(matrix: pd.DataFrame) -> str:
+    """One line per cell, with the columns that a person reads."""
+    lines = []
+    for row in matrix[list(CELLS_COLUMNS)].to_dict("records"):
+        lines.append([_text(row[name], decimals) for name, (_, decimals) in CELLS_COLUMNS.items()])
+    header = [heading for heading, _ in CELLS_COLUMNS.values()]
+    return "\n\n".join([f"# {CELLS_TITLE}", CELLS_CAPTION, _grid(header, lines)]) + "\n"
+
+
+def _markdown_line(row: Mapping[Any, Any], spec: TableSpec) -> list[str]:
+    line = [f"`{row['optimization']}`", str(row["label"] or NOTHING), _seeds(row)]
+    for measure in spec.measures:
+        own = _text(row[measure.column], measure.decimals)
+        if measure.interval and not _missing(row[f"{measure.column}_low"]):
+            low, high = (_text(row[f"{measure.column}_{end}"], measure.decimals) for end in ("low", "high"))
+            own += f" [{low}, {high}]"
+        line.append(own + _change(row, measure.column, spec))
+        if measure.paper:
+            theirs = _text(row[f"report_{measure.paper}"], measure.decimals)
+            tilde = "~" if measure.paper in str(row["approximate"]).split(";") and theirs != NOTHING else ""
+            line.append(tilde + theirs + _change(row, f"report_{measure.paper}", spec))
+    return [*line, str(row["note"])]
+
+
+def _decimals(measure: Measure) -> dict[str, int]:
+    """Decimals of the columns that a comparison has for `measure`. The report's own digits are kept."""
+    own = dict.fromkeys((measure.column, f"{measure.column}_low", f"{measure.column}_high"), measure.decimals)
+    changes = dict.fromkeys((f"{measure.column}_change_percent", f"report_{measure.paper}_change_percent"), 1)
+    return own | changes | ({f"report_{measure.paper}": 0} if measure.decimals == 0 else {})
+
+
+def _seeds(row: Mapping[Any, Any]) -> str:
+    status = str(row["status"])
+    if not row["seeds"]:
+        return status
+    count = f"{row['seeds']}, no interval" if row["seeds"] == 1 else str(row["seeds"])
+    return count if status == "ok" else f"{count}; {status}"
+
+
+def _change(row: Mapping[Any, Any], column: str, spec: TableSpec) -> str:
+    """The change of `column` in percent as people write it, in brackets; nothing on the reference's own line."""
+    percent = row.get(f"{column}_change_percent", math.nan)
+    if math.isnan(percent) or row["optimization"] == spec.reference:
+        return ""
+    return f" ({percent_text(percent, 1)})"
+
+
+def _text(value: object, decimals: int) -> str:
+    if _missing(value):
+        return NOTHING
+    return f"{value:.{decimals}f}" if isinstance(value, float) else str(value)
+
+
+def _missing(value: object) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def _grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; bars and line breaks inside cells are made harmless."""
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join(
+        "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in row) + " |" for row in rows
+    )

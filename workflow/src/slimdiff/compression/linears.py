@@ -1,0 +1,100 @@
+"""Linear layers in 8 or 4 bits through bitsandbytes: quantize, find, look into, and build again from a file.
+
+Quantized weights get no gradient (bitsandbytes 0.50). So the two meanings of "a model with quantized linears" differ:
+*frozen from the start* (the report's: replace, then train everything but these weights, which stay as initialized), and
+*quantized after* training in float. Both end in the same layers and the same file.
+"""
+
+import re
+from collections.abc import Mapping
+
+import bitsandbytes as bnb
+import torch
+from torch import nn
+
+from slimdiff.errors import UserError
+
+BITS = ("8bit", "4bit")
+QUANTIZED = (bnb.nn.Linear8bitLt, bnb.nn.Linear4bit)
+FROZEN_PART = re.compile(r"\.(weight|SCB|weight_format|weight\..+)$")
+
+
+def quantize_linears(network: nn.Module, bits: str, device: torch.device | str = "cpu") -> list[str]:
+    """Replace every nn.Linear by its quantized layer, in place.
+
+    Args:
+        bits: `8bit` (absolute maximum per row, int8; Dettmers et al. 2022) or `4bit` (nf4 in blocks of 64).
+        device: where the quantized weights live; the CPU works.
+
+    Returns:
+        Names of the layers that were replaced.
+    """
+    _check_bits(bits)
+    names = [name for name, module in network.named_modules() if type(module) is nn.Linear]
+    if not names:
+        raise UserError(f"quantize.linear is {bits!r}, but the network has no float linear layer left to quantize")
+    for name in names:
+        old = network.get_submodule(name)
+        assert isinstance(old, nn.Linear)
+        new = _empty(old, bits)
+        new.load_state_dict(old.state_dict())
+        network.set_submodule(name, new.to(device))  # bitsandbytes quantizes when a layer moves to a device
+    return names
+
+
+def restore_linears(network: nn.Module, bits: str, names: list[str], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Replace the layers `names` by quantized ones holding exactly what `tensors` (a state dict on the CPU) says."""
+    _check_bits(bits)
+    for name in names:
+        old = network.get_submodule(name)
+        assert isinstance(old, nn.Linear)
+        part = {key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        new = _empty(old, bits)
+        if bits == "8bit":
+            new = new.to("cpu")  # an 8-bit state loads exactly into a layer that is already quantized
+            new.load_state_dict(part)
+        else:
+            quantized = {key: value for key, value in part.items() if key.startswith("weight.")}
+            new.weight = bnb.nn.Params4bit.from_prequantized(part["weight"], quantized, device="cpu", module=new)
+            if new.bias is not None:
+                new.bias.data.copy_(part["bias"])
+        network.set_submodule(name, new)
+
+
+def is_frozen_part(network: nn.Module, key: str) -> bool:
+    """Whether the state dict's `key` belongs to a quantized weight, which training leaves alone."""
+    name = FROZEN_PART.sub("", key)
+    return name != key and isinstance(_find(network, name), QUANTIZED)
+
+
+def dense_weight(module: nn.Module) -> torch.Tensor:
+    """The float weight that a quantized layer stands for, (out, in)."""
+    if isinstance(module, bnb.nn.Linear4bit):
+        return bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+    if isinstance(module, bnb.nn.Linear8bitLt):
+        state = module.state_dict()
+        return state["weight"].float() * (state["SCB"].float() / 127.0)[:, None]
+    raise TypeError(f"{type(module).__name__} is not a quantized linear layer")
+
+
+def _empty(old: nn.Linear, bits: str) -> nn.Module:
+    bias = old.bias is not None
+    if bits == "8bit":
+        return bnb.nn.Linear8bitLt(old.in_features, old.out_features, bias=bias, has_fp16_weights=False)
+    layer = bnb.nn.Linear4bit(old.in_features, old.out_features, bias=bias, quant_type="nf4")
+    # On CPUs with AVX-512 bf16 bitsandbytes 0.50 would rewrite the weight at the first forward pass, round its scales
+    # to bf16 and refuse layers narrower than a block: a result that depends on the machine. The plain path does not.
+    layer.support_avx512bf16_for_cpu = False
+    return layer
+
+
+def _find(network: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return network.get_submodule(name)
+    except AttributeError:
+        return None
+
+
+def _check_bits(bits: str) -> None:
+    if bits not in BITS:
+        raise UserError(f"linear is {bits!r}; allowed: {', '.join(BITS)}")

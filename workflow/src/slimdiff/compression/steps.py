@@ -1,0 +1,55 @@
+"""Compression steps by name: each takes a network and changes it in place.
+
+A step is one entry of a recipe's list, {name: settings}. It returns what a later load needs to build the network's
+structure again before weights are read (None when the structure is as it was).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from slimdiff.compression.linears import BITS, quantize_linears, restore_linears
+from slimdiff.compression.prune import PruneSettings, prune_unstructured
+from slimdiff.errors import UserError
+from slimdiff.settings import build
+
+Structure = dict[str, Any]
+
+
+def _prune(network: nn.Module, settings: Mapping[str, Any], seed: int) -> Structure | None:
+    prune_unstructured(network, build(PruneSettings, settings, "prune"), seed)
+    return None
+
+
+def _quantize(network: nn.Module, settings: Mapping[str, Any], seed: int) -> Structure | None:
+    if set(settings) != {"linear"}:
+        raise UserError(f"quantize has the keys {sorted(settings)}; allowed: linear ({', '.join(BITS)})")
+    names = quantize_linears(network, settings["linear"])
+    return {"linear": settings["linear"], "layers": names}
+
+
+STEPS: dict[str, Callable[[nn.Module, Mapping[str, Any], int], Structure | None]] = {
+    "prune": _prune,
+    "quantize": _quantize,
+}
+
+
+def apply_steps(network: nn.Module, steps: Sequence[Mapping[str, Any]], seed: int) -> list[Structure]:
+    """Apply the recipe's steps in order, in place; returns the structure records for the checkpoint's header."""
+    structure = []
+    for step in steps:
+        if len(step) != 1 or next(iter(step)) not in STEPS:
+            raise UserError(f"compression step {dict(step)} is not one of: {', '.join(STEPS)}")
+        ((name, settings),) = step.items()
+        record = STEPS[name](network, settings, seed)
+        if record is not None:
+            structure.append(record)
+    return structure
+
+
+def restore_structure(network: nn.Module, structure: Sequence[Structure], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give a freshly built network the structure that a checkpoint's header records."""
+    for record in structure:
+        restore_linears(network, record["linear"], record["layers"], tensors)

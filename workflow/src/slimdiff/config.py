@@ -1,0 +1,144 @@
+"""What a configuration asks for: its cells, and the settings of each stage of each cell.
+
+Works on plain mappings, as YAML holds them; slimdiff.validation says whether they are sound. A stage is handed only the
+settings that it uses, so that an edit of the configuration reruns no other.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Config = Mapping[str, Any]
+
+COMPRESSION_STEPS = ("prune", "quantize")  # keys of an optimization, in the order in which they are applied
+# The constants that each sampler uses: those of another one are left out, so that editing them changes nothing.
+SAMPLER_CONSTANTS = {
+    "heun": ("steps", "sigma_min", "sigma_max", "rho"),
+    "euler-maruyama": ("steps",),
+    "predictor-corrector": ("steps", "snr"),
+    "ode": ("tolerance",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One row of the matrix."""
+
+    dataset: str
+    model: str
+    optimization: str
+    seed: int
+
+
+def expand(matrix: Sequence[Mapping[str, Any]]) -> list[Cell]:
+    """The cells of `matrix` (the configuration's list) in its order."""
+    return [
+        Cell(entry["dataset"], entry["model"], optimization, seed)
+        for entry in matrix
+        for optimization in entry["optimizations"]
+        for seed in entry["seeds"]
+    ]
+
+
+def training_of(config: Config, optimization: str) -> str:
+    """Name of the training that `optimization` starts from."""
+    return str(config["optimizations"][optimization]["training"])
+
+
+def training_options(config: Config, model: str, training: str) -> dict[str, Any]:
+    """How `training` trains `model`: its own options over the model's."""
+    return {**config["models"][model]["training"], **config["trainings"][training]}
+
+
+def sampler_options(config: Config, model: str, optimization: str) -> dict[str, Any]:
+    """How `optimization` samples from `model`: the method and the constants that it uses."""
+    options = {**config["models"][model]["sampler"], **config["optimizations"][optimization].get("sampler", {})}
+    return {key: options[key] for key in ("method", *SAMPLER_CONSTANTS[options["method"]])}
+
+
+def data_settings(config: Config, dataset: str) -> dict[str, Any]:
+    """Settings of the stage `data`."""
+    options = config["datasets"][dataset]
+    return {"name": dataset} | {key: value for key, value in options.items() if not key.startswith("extractors")}
+
+
+def extractors_settings(config: Config, dataset: str) -> dict[str, Any]:
+    """Settings of the stage `extractors`."""
+    return {"dataset": dataset, **config["extractor_training"]}
+
+
+def reference_settings(config: Config, dataset: str) -> dict[str, Any]:
+    """Settings of the stage `reference`."""
+    return {"dataset": dataset, "extractors_sha256": config["datasets"][dataset].get("extractors_sha256")}
+
+
+def train_settings(config: Config, dataset: str, model: str, training: str, seed: int | str) -> dict[str, Any]:
+    """Settings of the stage `train`."""
+    options = config["models"][model]
+    return {
+        "dataset": dataset,
+        "model": {key: options[key] for key in ("family", "image_size", "channels", "fit", "network")},
+        "training": training_options(config, model, training),
+        "seed": int(seed),
+    }
+
+
+def compress_settings(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> dict[str, Any]:
+    """Settings of the stage `compress`; sampler and engine go into the model's file, which says how it is to be run."""
+    recipe = config["optimizations"][optimization]
+    return {
+        "weights": recipe.get("weights", "raw"),
+        "steps": [{step: recipe[step]} for step in COMPRESSION_STEPS if step in recipe],
+        "sampler": sampler_options(config, model, optimization),
+        "engine": recipe.get("engine", "torch"),
+        "seed": int(seed),
+    }
+
+
+def sample_settings(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> dict[str, Any]:
+    """Settings of the stage `sample`."""
+    sampling = config["sampling"]
+    return {"n_samples": sampling["n_samples"], "batch_size": sampling["batch_size"], "seed": int(seed)}
+
+
+def score_settings(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> dict[str, Any]:
+    """Settings of the stage `score`."""
+    return {"n_samples": config["sampling"]["n_samples"]}
+
+
+def profile_settings(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> dict[str, Any]:
+    """Settings of the stage `profile`."""
+    return {**config["profile"], "batch_size": config["sampling"]["batch_size"], "seed": int(seed)}
+
+
+def row_settings(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> dict[str, Any]:
+    """What the stage `row` writes about a cell beside its measurements."""
+    training = training_of(config, optimization)
+    names = {"dataset": dataset, "model": model, "optimization": optimization, "seed": int(seed)}
+    compress = compress_settings(config, **names)
+    settings = {
+        "train": train_settings(config, dataset, model, training, seed),
+        "compress": compress,
+        "sample": sample_settings(config, **names),
+        "score": score_settings(config, **names),
+        "profile": profile_settings(config, **names),
+    }
+    return {**names, "training": training, "engine": compress["engine"], "settings": settings}
+
+
+def matrix_settings(config: Config) -> dict[str, Any]:
+    """What the stage `aggregate` expands again: the matrix, not its cells, which may be ten thousand."""
+    used = {optimization for entry in config["matrix"] for optimization in entry["optimizations"]}
+    return {"matrix": config["matrix"], "trainings": {name: training_of(config, name) for name in sorted(used)}}
+
+
+def provenance(config: Config) -> dict[str, Any]:
+    """The part of the configuration that the matrix uses, for the footer of its file."""
+    used: dict[str, set[str]] = {"datasets": set(), "models": set(), "optimizations": set()}
+    for entry in config["matrix"]:
+        used["datasets"].add(entry["dataset"])
+        used["models"].add(entry["model"])
+        used["optimizations"].update(entry["optimizations"])
+    used["trainings"] = {training_of(config, optimization) for optimization in used["optimizations"]}
+    chosen = {kind: {name: config[kind][name] for name in sorted(names)} for kind, names in used.items()}
+    return {**chosen, "sampling": config["sampling"], "profile": config["profile"]}

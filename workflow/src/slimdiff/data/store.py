@@ -1,0 +1,60 @@
+"""A data set as every later stage sees it: uint8 images of one size with labels, in one verified file."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from slimdiff import tensorfile
+
+KIND = "images"
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images as they came from their source, split into training and test images."""
+
+    train_images: torch.Tensor  # uint8 (N, C, H, W)
+    train_labels: torch.Tensor  # int64 (N,), index into classes
+    test_images: torch.Tensor  # uint8 (M, C, H, W)
+    test_labels: torch.Tensor  # int64 (M,)
+    dataset: str  # the name it has in the config
+    classes: tuple[str, ...]
+    source: str  # where the bytes were found, for people to read
+
+    def __post_init__(self) -> None:
+        for images, labels in ((self.train_images, self.train_labels), (self.test_images, self.test_labels)):
+            if images.dtype != torch.uint8 or images.ndim != 4:
+                raise ValueError(f"images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
+            if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+                raise ValueError(f"labels must be int64 ({len(images)},), not {labels.dtype} {tuple(labels.shape)}")
+        if self.train_images.shape[1:] != self.test_images.shape[1:]:
+            raise ValueError("training and test images differ in size")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image."""
+        channels, height, width = self.train_images.shape[1:]
+        return channels, height, width
+
+
+def write(path: str | os.PathLike[str], image_set: ImageSet) -> None:
+    """Write `image_set` atomically; equal sets give equal bytes."""
+    tensors = {
+        "train_images": image_set.train_images,
+        "train_labels": image_set.train_labels,
+        "test_images": image_set.test_images,
+        "test_labels": image_set.test_labels,
+    }
+    header = {"dataset": image_set.dataset, "classes": list(image_set.classes), "source": image_set.source}
+    tensorfile.write(path, KIND, tensors, header)
+
+
+def read(path: str | os.PathLike[str]) -> ImageSet:
+    """The image set in `path`, its digest checked.
+
+    Raises:
+        UserError: the file is missing, damaged or of another kind; the message says how to rebuild it.
+    """
+    tensors, header = tensorfile.read(path, KIND)
+    return ImageSet(**tensors, dataset=header["dataset"], classes=tuple(header["classes"]), source=header["source"])

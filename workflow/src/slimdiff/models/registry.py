@@ -1,0 +1,32 @@
+"""Families of networks by name: what `models.*.family` in the configuration may be."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from slimdiff.errors import UserError
+from slimdiff.models.ncsn import NCSNSettings, ScoreNetwork
+from slimdiff.settings import build
+
+
+def _ncsn(model: Mapping[str, Any], groups: int | str) -> nn.Module:
+    settings = build(NCSNSettings, model["network"], "models.*.network")
+    return ScoreNetwork(settings, model["channels"], model["image_size"], groups)
+
+
+FAMILIES: dict[str, Callable[[Mapping[str, Any], int | str], nn.Module]] = {"ncsn": _ncsn}
+
+
+def build_network(model: Mapping[str, Any], groups: int | str = 1, seed: int = 0) -> nn.Module:
+    """The network that `model` (an entry of `models:`) describes, initialized by `seed`.
+
+    The global random state is left as it was.
+    """
+    family = model["family"]
+    if family not in FAMILIES:
+        raise UserError(f"models.*.family is {family!r}; allowed: {', '.join(FAMILIES)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return FAMILIES[family](model, groups)

@@ -1,0 +1,102 @@
+"""Optimizers and learning-rate schedules by name, and their state as plain tensors."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import bitsandbytes as bnb
+import torch
+from torch import nn
+
+from slimdiff.errors import UserError
+
+WARMUP_SHARE = 0.1  # of the steps, where a schedule warms up
+
+
+def _adam(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+
+
+def _adamw(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+
+
+def _adam8bit(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    return bnb.optim.Adam8bit(parameters, lr=learning_rate, weight_decay=weight_decay)
+
+
+def _adamw8bit(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    return bnb.optim.AdamW8bit(parameters, lr=learning_rate, weight_decay=weight_decay)
+
+
+OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]] = {
+    "adam": _adam,
+    "adamw": _adamw,
+    "adam8bit": _adam8bit,  # states of tensors from 4,096 elements in 8 bits (Dettmers et al. 2022)
+    "adamw8bit": _adamw8bit,
+}
+
+
+def build_optimizer(
+    name: str, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """The optimizer of this name over the parameters that take a gradient."""
+    if name not in OPTIMIZERS:
+        raise UserError(f"training.optimizer is {name!r}; allowed: {', '.join(OPTIMIZERS)}")
+    return OPTIMIZERS[name]([p for p in parameters if p.requires_grad], learning_rate, weight_decay)
+
+
+def _constant(progress: float) -> float:
+    return 1.0
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _one_cycle(progress: float) -> float:
+    if progress < WARMUP_SHARE:
+        return progress / WARMUP_SHARE
+    return _cosine((progress - WARMUP_SHARE) / (1.0 - WARMUP_SHARE))
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": _constant,
+    "cosine": _cosine,
+    "one-cycle": _one_cycle,  # linear warm-up, then cosine to zero (Smith and Topin 2018, without the momentum's cycle)
+}
+
+
+def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
+    """What the learning rate is multiplied with at `step` (0-based) of `steps`."""
+    if schedule not in SCHEDULES:
+        raise UserError(f"training.lr_schedule is {schedule!r}; allowed: {', '.join(SCHEDULES)}")
+    return SCHEDULES[schedule]((step + 0.5) / steps)
+
+
+def pack_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The optimizer's state as tensors and JSON values, both by "index/key"."""
+    tensors: dict[str, torch.Tensor] = {}
+    values: dict[str, Any] = {}
+    for index, state in optimizer.state_dict()["state"].items():
+        nested = [value for value in state.values() if isinstance(value, dict)]  # bitsandbytes wraps 8-bit states
+        flat = {key: value for key, value in state.items() if not isinstance(value, dict)}
+        for key, value in itertools.chain(flat.items(), *(part.items() for part in nested)):
+            name = f"{index}/{key}"
+            if isinstance(value, torch.Tensor):
+                tensors[name] = value.clone()  # 8-bit states share their code book, which safetensors refuses
+            else:
+                values[name] = value
+    return tensors, values
+
+
+def unpack_state(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], values: dict[str, Any]
+) -> None:
+    """Give a fresh optimizer the state that `pack_state` took."""
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in {**tensors, **values}.items():
+        index, key = name.split("/", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

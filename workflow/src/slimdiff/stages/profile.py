@@ -1,0 +1,26 @@
+"""Measure a cell's model: what it holds, what it weighs, how long and how much memory an image takes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from slimdiff.devices import describe_device, pick_device
+from slimdiff.files import write_json
+from slimdiff.profiling import profile
+from slimdiff.stages import command
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    stage = command.parser("Measure size, arithmetic, latency and memory of a cell's model. Run it alone on the machine.")
+    command.add_device(stage)
+    stage.add_argument("--model", type=Path, required=True, help="model.safetensors of the cell")
+    stage.add_argument("--out", type=Path, required=True)
+    arguments = stage.parse_args(argv)
+
+    device = pick_device(arguments.gpu, arguments.threads)
+    measured = profile(arguments.model, arguments.settings, device)
+    machine = describe_device(device, arguments.threads)
+    write_json(arguments.out, {**measured, **machine, "code": arguments.code})
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,29 @@
+"""Merge what the stages recorded about one cell into one flat row."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from slimdiff import files, settings
+from slimdiff.analysis import rows
+from slimdiff.stages import command
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    stage = argparse.ArgumentParser(description=__doc__)
+    stage.add_argument(
+        "--cell", required=True, help="JSON: dataset, model, optimization, training, seed, engine, settings"
+    )
+    for record in rows.RECORDS:
+        stage.add_argument(f"--{record}", required=True, type=Path, help=f"{record}.json of the cell")
+    stage.add_argument("--out", required=True, type=Path, help="row.json")
+    stage.add_argument("--code", help="fingerprint of the code; not recorded, since the row measures nothing itself")
+    arguments = stage.parse_args(argv)
+
+    cell = settings.parse(arguments.cell, "--cell")
+    records = {record: files.read_json(getattr(arguments, record)) for record in rows.RECORDS}
+    files.write_json(arguments.out, rows.merge(cell, records))
+
+
+if __name__ == "__main__":
+    command.run(main)

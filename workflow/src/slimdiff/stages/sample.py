@@ -1,0 +1,33 @@
+"""Draw a cell's images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from slimdiff import checkpoint
+from slimdiff.devices import pick_device
+from slimdiff.images import write_png, write_samples
+from slimdiff.sampling import grid
+from slimdiff.stages import command
+
+GRID_IMAGES = 100
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    stage = command.parser("Sample images from a cell's model with the sampler that its recipe names.")
+    command.add_device(stage)
+    stage.add_argument("--model", type=Path, required=True, help="model.safetensors of the cell")
+    stage.add_argument("--out", type=Path, required=True, help="samples.npz")
+    stage.add_argument("--out-grid", type=Path, required=True, help="PNG of the first hundred images")
+    arguments = stage.parse_args(argv)
+
+    settings = arguments.settings
+    loaded = checkpoint.load(arguments.model, pick_device(arguments.gpu, arguments.threads))
+    sampled = loaded.sample(settings["n_samples"], settings["seed"], batch_size=settings["batch_size"])
+    reason = loaded.settings["reason"] or sampled.reason
+    write_samples(arguments.out, sampled, loaded.settings["sampler"], reason)
+    write_png(arguments.out_grid, grid(sampled.images[:GRID_IMAGES]))
+    print(f"{len(sampled.images)} images, {sampled.network_evaluations:.1f} evaluations each. {reason}", flush=True)
+
+
+if __name__ == "__main__":
+    command.run(main)

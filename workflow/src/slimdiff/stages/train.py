@@ -1,0 +1,36 @@
+"""Train one network: raw and EMA weights, and the record of how it went."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from slimdiff import checkpoint
+from slimdiff.data import store
+from slimdiff.devices import describe_device, pick_device
+from slimdiff.files import write_json
+from slimdiff.stages import command
+from slimdiff.state import clear_state
+from slimdiff.training import train
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    stage = command.parser("Train a network on a data set; goes on from its saved state when it was interrupted.")
+    command.add_device(stage)
+    stage.add_argument("--images", type=Path, required=True, help="images.safetensors of the data set")
+    stage.add_argument("--state", type=Path, required=True, help="folder for the resumable state")
+    stage.add_argument("--seconds-between-saves", type=float, default=30.0, help="what a kill -9 can cost, at most")
+    stage.add_argument("--out-weights", type=Path, required=True)
+    stage.add_argument("--out-record", type=Path, required=True)
+    arguments = stage.parse_args(argv)
+
+    device = pick_device(arguments.gpu, arguments.threads)
+    images = store.read(arguments.images)
+    trained = train(
+        images, arguments.settings, arguments.state, device, arguments.code, arguments.seconds_between_saves
+    )
+    checkpoint.write_training(arguments.out_weights, trained.weights, trained.header)
+    write_json(arguments.out_record, {**trained.record, **describe_device(device, arguments.threads)})
+    clear_state(arguments.state)
+
+
+if __name__ == "__main__":
+    command.run(main)

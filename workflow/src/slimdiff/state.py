@@ -1,0 +1,130 @@
+"""The resumable state of a training: one file replaced whole, a lock on its folder, and SIGTERM as a polite request.
+
+A kill -9 loses what was done since the last save and nothing else: the run that goes on is the run that was not killed,
+bit for bit.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import nn
+
+from slimdiff import tensorfile
+from slimdiff.compression.linears import is_frozen_part
+from slimdiff.errors import UserError
+from slimdiff.optimizers import pack_state, unpack_state
+
+
+@dataclass
+class Progress:
+    """What a training has been through; goes into its record."""
+
+    step: int = 0
+    epochs: list[dict[str, float | None]] = field(default_factory=list)
+    loss_curve: list[dict[str, float | None]] = field(default_factory=list)
+    loss_sum: float = 0.0  # of the running epoch, per image
+    epoch_s: float = 0.0  # spent in the running epoch
+    interruptions: int = 0
+
+
+class StateStore:
+    """The resumable state of one training, a single file that is replaced whole."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder = folder
+        self.path = folder / "state.safetensors"
+        self.key = key
+
+    def save(
+        self,
+        network: nn.Module,
+        average: Mapping[str, torch.Tensor],
+        optimizer: torch.optim.Optimizer,
+        progress: Progress,
+    ) -> None:
+        tensors, values = pack_state(optimizer)
+        everything = {
+            **{f"raw.{name}": tensor for name, tensor in network.state_dict().items()},
+            **{f"ema.{name}": tensor for name, tensor in average.items()},
+            **{f"optimizer.{name}": tensor for name, tensor in tensors.items()},
+        }
+        header = {"key": self.key, "optimizer": values, "progress": vars(progress)}
+        tensorfile.write(self.path, "state", everything, header)
+
+    def resume(
+        self, network: nn.Module, average: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer
+    ) -> Progress:
+        """Put the saved state in place; a missing, damaged or foreign state means a fresh start, and says so."""
+        if not self.path.exists():
+            return Progress()
+        try:
+            tensors, header = tensorfile.read(self.path, "state")
+        except UserError as error:
+            print(f"starting afresh: {error}", flush=True)
+            return Progress()
+        if header["key"] != self.key:
+            print("starting afresh: the saved state belongs to other settings, code or data", flush=True)
+            return Progress()
+        parts: dict[str, dict[str, torch.Tensor]] = {"raw": {}, "ema": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            kind, rest = name.split(".", 1)
+            parts[kind][rest] = tensor
+        # quantized weights cannot be loaded into, and are what the seed made them: the fresh network has them already
+        trained = {name: tensor for name, tensor in parts["raw"].items() if not is_frozen_part(network, name)}
+        network.load_state_dict(trained, strict=False)
+        for name, tensor in parts["ema"].items():
+            average[name].copy_(tensor)
+        unpack_state(optimizer, parts["optimizer"], header["optimizer"])
+        progress = Progress(**header["progress"])
+        progress.interruptions += 1
+        return progress
+
+
+def clear_state(state_dir: Path) -> None:
+    """Remove the state of a training whose outputs are written."""
+    for name in ("state.safetensors", "status.json", "lock"):
+        (state_dir / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        state_dir.rmdir()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder: an orphan of a killed run that still trains here must not be joined by a second trainer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise UserError(
+                f"{folder} is in use by process {holder}, which is still training: wait for it or end it (kill {holder})"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[Callable[[], bool]]:
+    """Within the block SIGTERM only sets a flag, which the yielded function reads."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+
+    previous = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGTERM, previous)

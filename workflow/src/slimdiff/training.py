@@ -1,0 +1,236 @@
+"""The training loop, one page, told in order.
+
+Every random draw of step k comes from (seed, k) and every epoch's order from (seed, epoch), so the state holds no
+generator (slimdiff.state): weights, averages, optimizer and the step are all that a run is, and an interrupted run goes
+on bit for bit.
+"""
+
+import hashlib
+import math
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from slimdiff.checkpoint import build_denoiser
+from slimdiff.compression.linears import quantize_linears
+from slimdiff.data.fit import to_model
+from slimdiff.data.store import ImageSet
+from slimdiff.diffusion.denoiser import from_images
+from slimdiff.diffusion.noise import derive_seed
+from slimdiff.files import write_json
+from slimdiff.models.registry import build_network
+from slimdiff.optimizers import build_optimizer, learning_rate_factor
+from slimdiff.settings import build, canonical
+from slimdiff.state import Progress, StateStore, locked, terminable
+from slimdiff.tensorfile import tensors_digest
+
+SECONDS_BETWEEN_LINES = 10.0
+EXIT_TERMINATED = 143  # 128 + SIGTERM: what a scheduler expects of a job that it stopped
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a network is trained: an entry of `trainings:` over its model's `training:`."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    lr_schedule: str  # constant | cosine | one-cycle
+    optimizer: str  # adam | adamw | adam8bit | adamw8bit
+    weight_decay: float
+    ema_decay: float  # of the averaged weights, reached from below: min(decay, (1 + step) / (10 + step))
+    preconditioning: str  # score (the report's) | edm
+    sigma_data: float  # edm
+    groups: int | str  # of the inner convolutions: a number, or max
+    linear: str  # float | 8bit | 4bit: quantized from the start and frozen
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training."""
+
+    weights: dict[str, dict[str, torch.Tensor]]  # raw and ema state dicts
+    header: dict[str, Any]  # for the checkpoint
+    record: dict[str, Any]  # for train.json
+    reason: str  # why the training failed; empty when it did not
+
+
+def train(
+    images: ImageSet,
+    settings: Mapping[str, Any],
+    state_dir: Path,
+    device: torch.device,
+    code: str,
+    seconds_between_saves: float = 30.0,
+) -> Trained:
+    """Train one network.
+
+    Args:
+        settings: `dataset`, `model` (an entry of `models:`), `training`, `seed`.
+        state_dir: where the resumable state lives; a state of other settings, code or data is not used.
+        code: fingerprint of the code.
+        seconds_between_saves: what a kill -9 can cost, at most.
+
+    Raises:
+        UserError: another process is training here.
+        SystemExit: 143 after SIGTERM, with the state saved.
+    """
+    model, seed = settings["model"], settings["seed"]
+    options = build(TrainingSettings, settings["training"], "training")
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+
+    # network, its average, optimizer
+    network = build_network(model, options.groups, derive_seed(seed, "network")).train()
+    structure = []
+    if options.linear != "float":
+        structure.append({"linear": options.linear, "layers": quantize_linears(network, options.linear)})
+    network.to(device)
+    average = {key: value.clone() for key, value in network.state_dict().items()}
+    averaged = [key for key, parameter in network.named_parameters() if parameter.requires_grad]
+    denoiser = build_denoiser(network, model, settings["training"])
+    optimizer = build_optimizer(options.optimizer, network.parameters(), options.learning_rate, options.weight_decay)
+
+    # data: uint8, resident on the device
+    images_sha256 = tensors_digest({"images": images.train_images})
+    pixels = images.train_images.to(device)
+    n = pixels.shape[0]
+    steps_per_epoch = max(1, n // options.batch_size)
+    steps = options.epochs * steps_per_epoch
+    header = {
+        "model": dict(model),
+        "training": dict(settings["training"]),
+        "structure": structure,
+        "dataset": _describe(images, images_sha256),
+        "seed": seed,
+        "code": code,
+    }
+    key = hashlib.sha256(canonical([settings, code, images_sha256]).encode()).hexdigest()
+
+    reason = ""
+    with locked(state_dir), terminable() as terminated:
+        store = StateStore(state_dir, key)
+        progress = store.resume(network, average, optimizer)
+        if progress.step:
+            print(f"resuming at step {progress.step}/{steps}", flush=True)
+        loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
+        order = _order(n, seed, progress.step // steps_per_epoch, device)
+        saved_at = line_at = epoch_at = time.monotonic()
+        line_step, resumed_epoch_s = progress.step, progress.epoch_s
+
+        while progress.step < steps:
+            epoch, position = divmod(progress.step, steps_per_epoch)
+
+            # one step
+            generator = torch.Generator().manual_seed(derive_seed(seed, "step", progress.step))
+            chosen = order[position * options.batch_size : (position + 1) * options.batch_size]
+            x_0 = from_images(to_model(pixels[chosen], model["image_size"], model["channels"], model["fit"]))
+            sigma = denoiser.training_sigmas(len(chosen), generator).to(device)
+            noise = torch.randn(x_0.shape, generator=generator).to(device)
+            loss = denoiser.loss(x_0, sigma, noise).mean()
+            for group in optimizer.param_groups:
+                group["lr"] = options.learning_rate * learning_rate_factor(options.lr_schedule, progress.step, steps)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            _average(network, average, averaged, options.ema_decay, progress.step)
+            loss_sum += loss.detach()
+            progress.step += 1
+
+            # end of an epoch
+            now = time.monotonic()
+            progress.epoch_s = resumed_epoch_s + now - epoch_at
+            if progress.step % steps_per_epoch == 0:
+                mean = float(loss_sum) / steps_per_epoch
+                _end_epoch(progress, epoch, mean, steps_per_epoch * options.batch_size)
+                loss_sum.zero_()
+                epoch_at, resumed_epoch_s = now, 0.0
+                order = _order(n, seed, epoch + 1, device)
+                if not math.isfinite(mean):
+                    reason = f"loss became {mean} in epoch {epoch + 1}"
+                    break
+
+            # maintenance: a line for people, the state for the next run
+            if now - line_at >= SECONDS_BETWEEN_LINES or progress.step == steps:
+                rate = (progress.step - line_step) * options.batch_size / max(now - line_at, 1e-9)
+                _report(store.folder, progress, steps, loss.item(), rate, options.batch_size)
+                line_at, line_step = now, progress.step
+            if terminated() or now - saved_at >= seconds_between_saves:
+                progress.loss_sum = float(loss_sum)
+                store.save(network, average, optimizer, progress)
+                saved_at = time.monotonic()
+            if terminated():
+                print(f"SIGTERM: state saved at step {progress.step}/{steps}", flush=True)
+                sys.exit(EXIT_TERMINATED)
+
+    raw = network.state_dict()
+    header |= {"status": "failed" if reason else "ok", "reason": reason}
+    record = {
+        "status": header["status"],
+        "reason": reason,
+        "steps": progress.step,
+        "train_s": sum(entry["ms"] for entry in progress.epochs) / 1000.0,
+        "train_ms_per_epoch": sum(entry["ms"] for entry in progress.epochs) / max(1, len(progress.epochs)),
+        "epochs": progress.epochs,
+        "loss_curve": progress.loss_curve,
+        "interruptions": progress.interruptions,
+        "settings": dict(settings),
+        "code": code,
+        "started_at": started_at,
+    }
+    return Trained({"raw": raw, "ema": average}, header, record, reason)
+
+
+def _describe(images: ImageSet, images_sha256: str) -> dict[str, Any]:
+    channels, height, width = images.image_shape
+    return {
+        "name": images.dataset,
+        "channels": channels,
+        "height": height,
+        "width": width,
+        "classes": list(images.classes),
+        "sha256": images_sha256,
+    }
+
+
+def _order(n: int, seed: int, epoch: int, device: torch.device) -> torch.Tensor:
+    """The order of the images in `epoch`; the last ones, short of a batch, are left out."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "epoch", epoch))
+    return torch.randperm(n, generator=generator).to(device)
+
+
+@torch.no_grad()
+def _average(
+    network: nn.Module, average: dict[str, torch.Tensor], names: list[str], decay: float, step: int
+) -> None:
+    """Exponential moving average of the trained parameters, without the bias of the first steps."""
+    decay = min(decay, (1.0 + step) / (10.0 + step))
+    parameters = dict(network.named_parameters())
+    torch._foreach_lerp_([average[name] for name in names], [parameters[name] for name in names], 1.0 - decay)
+
+
+def _end_epoch(progress: Progress, epoch: int, loss: float, n: int) -> None:
+    ms = progress.epoch_s * 1000.0
+    finite = loss if math.isfinite(loss) else None
+    progress.epochs.append({"epoch": epoch + 1, "loss": finite, "ms": ms, "images_per_s": 1000.0 * n / max(ms, 1e-9)})
+    progress.loss_sum = progress.epoch_s = 0.0
+
+
+def _report(folder: Path, progress: Progress, steps: int, loss: float, images_per_s: float, batch_size: int) -> None:
+    """One plain line in the log, one point of the loss curve, and a small file that other programs can read."""
+    finite = loss if math.isfinite(loss) else None
+    eta_s = (steps - progress.step) * batch_size / max(images_per_s, 1e-9)
+    progress.loss_curve.append({"step": progress.step, "loss": finite})
+    print(
+        f"step {progress.step}/{steps}  loss {loss:.4g}  "
+        f"{images_per_s:.0f} images/s  ETA {int(eta_s // 60)}:{int(eta_s % 60):02d}",
+        flush=True,
+    )
+    status = {"step": progress.step, "steps": steps, "loss": finite, "images_per_s": images_per_s, "eta_s": eta_s}
+    write_json(folder / "status.json", {**status, "updated_at": datetime.now(UTC).isoformat(timespec="seconds")})

@@ -1,0 +1,295 @@
+"""Is a configuration sound? One line about the first thing that is not, before any job starts.
+
+The schema says which keys and values there may be. The functions below it say what a schema cannot: names that must
+exist, numbers that must divide each other, files that must be there.
+"""
+
+import difflib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jsonschema
+
+from slimdiff.config import Cell, Config, expand, sampler_options, training_of, training_options
+from slimdiff.errors import UserError
+
+SHOWN_CHARACTERS = 60  # of a value in a message
+NCSN_SMALLEST_IMAGE = 17  # pixels that four unpadded 3×3 convolutions of strides 1, 2, 2, 2 leave one of
+FOUR_BIT_BLOCK = 64  # weights that share a scale: bitsandbytes on the CPU wants whole blocks in each row
+FOLDER_KEYS = ("path", "image_size", "channels", "test_fraction")  # what a folder of images must be told
+
+
+class Problem(NamedTuple):
+    """What is wrong, and where."""
+
+    path: tuple[str | int, ...]  # keys and list positions from the top of the configuration
+    text: str  # goes on from the dotted path, as in "is 1.3; allowed: …"
+
+
+def check(config: Config, schema: Mapping[str, Any], files: Mapping[str, Any]) -> None:
+    """Raise UserError about the first problem of `config`.
+
+    Args:
+        config: the merged configuration.
+        schema: workflow/schemas/config.schema.yaml as a mapping.
+        files: what was merged, by name, in the order of merging: used to say which file holds the culprit.
+    """
+    validator = jsonschema.Draft202012Validator(schema)
+    # Lazily: each step may rely on what the ones before it would have refused.
+    steps: tuple[Callable[[], Iterable[Problem]], ...] = (
+        lambda: _plain_problems(config, ()),
+        lambda: map(_schema_problem, validator.iter_errors(config)),
+        lambda: _dataset_problems(config),
+        lambda: _name_problems(config),
+        lambda: _cell_problems(config),
+        lambda: _file_problems(config),
+    )
+    problem = next((problem for step in steps for problem in step()), None)
+    if problem:
+        raise UserError(f"{_origin(problem.path, files)}: {dotted(problem.path)} {problem.text}")
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    """("matrix", 0, "seeds") → "matrix[0].seeds"."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")
+
+
+def _origin(path: Sequence[str | int], files: Mapping[str, Any]) -> str:
+    """The last file that holds `path`, or as much of it as any file holds."""
+    for length in range(len(path), 0, -1):
+        for name in reversed(files):
+            if _holds(files[name], path[:length]):
+                return name
+    return next(iter(files), "config")
+
+
+def _holds(content: Any, path: Sequence[str | int]) -> bool:
+    for key in path:
+        if isinstance(content, Mapping) and key in content:
+            content = content[key]
+        elif isinstance(content, list) and isinstance(key, int) and key < len(content):
+            content = content[key]
+        else:
+            return False
+    return True
+
+
+def _plain_problems(value: Any, path: tuple[str | int, ...]) -> Iterator[Problem]:
+    """Keys and values that YAML can hold and JSON cannot."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                yield Problem((*path, str(key)), f"is a key that YAML reads as {key!r}; write it in quotes")
+            else:
+                yield from _plain_problems(item, (*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _plain_problems(item, (*path, index))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield Problem(path, f"is {value}; allowed: finite numbers")
+    elif not isinstance(value, str | int | float | None):
+        yield Problem(path, f"is {value}, which YAML reads as a {type(value).__name__}; write it in quotes")
+
+
+def _schema_problem(error: jsonschema.ValidationError) -> Problem:
+    path, schema, value = tuple(error.absolute_path), error.schema, error.instance
+    assert isinstance(schema, Mapping)
+    if error.validator == "additionalProperties":
+        known = schema.get("properties", {})
+        if not known:
+            name = next(name for name in value if not error.validator_value and not _matches(name, schema))
+            return Problem((*path, name), "is not a usable name; allowed: letters, digits and . _ + -, a letter or digit first")
+        name = next(name for name in value if name not in known)
+        return Problem((*path, name), f"is an unknown key; allowed in {dotted(path) or 'the file'}: {_offer(name, known)}")
+    if error.validator == "required":
+        missing = next(key for key in error.validator_value if key not in value)
+        return Problem((*path, missing), "is missing")
+    return Problem(path, f"is {_show(value)}; allowed: {_allowed(schema)}{_remark(schema)}{_number_hint(value)}")
+
+
+def _matches(name: str, schema: Mapping[str, Any]) -> bool:
+    return any(jsonschema.Draft202012Validator({"pattern": p}).is_valid(name) for p in schema["patternProperties"])
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    """What a value of `schema` may be, in words."""
+    if "enum" in schema:
+        return ", ".join(map(str, schema["enum"]))
+    if "const" in schema:
+        return str(schema["const"])
+    if "anyOf" in schema:
+        return " or ".join(_allowed(option) for option in schema["anyOf"])
+    words = {
+        "integer": "a whole number",
+        "number": "a number",
+        "string": "text",
+        "array": "a list",
+        "object": "a mapping",
+        "null": "null",
+    }
+    bounds = {
+        "minimum": "at least {}",
+        "exclusiveMinimum": "above {}",
+        "maximum": "at most {}",
+        "exclusiveMaximum": "below {}",
+        "multipleOf": "a multiple of {}",
+        "minItems": "with {} or more entries",
+        "maxItems": "with {} entries at most",
+        "uniqueItems": "without repeats",
+        "pattern": "of the form {}",
+    }
+    limits = [text.format(schema[key]) for key, text in bounds.items() if key in schema]
+    return " ".join([words[schema["type"]], " and ".join(limits)]).strip()
+
+
+def _remark(schema: Mapping[str, Any]) -> str:
+    return f" ({schema['description']})" if "description" in schema else ""
+
+
+def _number_hint(value: Any) -> str:
+    """The way out for a number that is text."""
+    try:
+        float(value if isinstance(value, str) else "")
+    except ValueError:
+        return ""
+    # YAML 1.1 reads 1e-3 as text: it wants a point in the mantissa and a sign in the exponent.
+    mantissa, e, exponent = value.lower().partition("e")
+    written = value.lower()
+    if e:
+        written = f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent if exponent[0] in '+-' else '+' + exponent}"
+    if written != value.lower():
+        return f"; YAML reads {value} as text, write {written}"
+    return "; it is text, write it without quotes"
+
+
+def _dataset_problems(config: Config) -> Iterator[Problem]:
+    for name, options in config["datasets"].items():
+        path = ("datasets", name)
+        folder = options["source"] == "folder"
+        for key in FOLDER_KEYS:
+            if folder and key not in options:
+                yield Problem((*path, key), "is missing; source: folder needs it")
+            if not folder and key in options:
+                yield Problem((*path, key), f"is only for source: folder, and the source is {options['source']}")
+        if "extractors_sha256" in options and "extractors" not in options:
+            yield Problem((*path, "extractors_sha256"), "needs the key extractors beside it")
+
+
+def _name_problems(config: Config) -> Iterator[Problem]:
+    """Names that must exist, and cells that must be listed once."""
+    for name, recipe in config["optimizations"].items():
+        yield from _unknown(recipe["training"], config, "trainings", ("optimizations", name, "training"))
+    for index, entry in enumerate(config["matrix"]):
+        path = ("matrix", index)
+        yield from _unknown(entry["dataset"], config, "datasets", (*path, "dataset"))
+        yield from _unknown(entry["model"], config, "models", (*path, "model"))
+        for position, optimization in enumerate(entry["optimizations"]):
+            yield from _unknown(optimization, config, "optimizations", (*path, "optimizations", position))
+    seen: set[Cell] = set()
+    for index, entry in enumerate(config["matrix"]):
+        for cell in expand([entry]):
+            if cell in seen:
+                yield Problem(("matrix", index), f"lists {'/'.join(map(str, astuple(cell)))} a second time; list it once")
+            seen.add(cell)
+
+
+def _unknown(name: str, config: Config, kind: str, path: tuple[str | int, ...]) -> Iterator[Problem]:
+    if name not in config[kind]:
+        yield Problem(path, f"is {name!r}; allowed: {_offer(name, config[kind])}; correct it, or add it under {kind}")
+
+
+def _cell_problems(config: Config) -> Iterator[Problem]:
+    """What does not go together in the models and recipes that the matrix uses."""
+    models = dict.fromkeys(entry["model"] for entry in config["matrix"])
+    for model in models:
+        yield from FAMILY_PROBLEMS[config["models"][model]["family"]](config, model)
+    pairs = dict.fromkeys(
+        (entry["model"], optimization) for entry in config["matrix"] for optimization in entry["optimizations"]
+    )
+    for model, optimization in pairs:
+        training = training_of(config, optimization)
+        linear = training_options(config, model, training)["linear"]
+        for step in ("prune", "quantize"):
+            if linear != "float" and step in config["optimizations"][optimization]:
+                text = f"cannot follow training {training}, whose linear layers are {linear} and frozen; allowed there: "
+                yield Problem(("optimizations", optimization, step), text + "a training with linear: float")
+        bits = config["optimizations"][optimization].get("quantize", {}).get("linear", linear)
+        width = config["models"][model]["network"]["embed_dim"]
+        if bits == "4bit" and width % FOUR_BIT_BLOCK:
+            text = f"is {width}; {optimization} makes its linear layers 4bit; allowed then: multiples of {FOUR_BIT_BLOCK}"
+            yield Problem(("models", model, "network", "embed_dim"), text)
+        sampler = sampler_options(config, model, optimization)
+        low, high = sampler.get("sigma_min"), sampler.get("sigma_max")
+        if low is not None and high is not None and low >= high:
+            key = _where(config["optimizations"][optimization].get("sampler", {}), "sigma_min", "sigma_max")
+            path = ("optimizations", optimization, "sampler", key) if key else ("models", model, "sampler", "sigma_min")
+            yield Problem(path, f"makes sigma_min {low} and sigma_max {high}; allowed: sigma_min below sigma_max")
+
+
+def _where(mapping: Mapping[str, Any], *keys: str) -> str | None:
+    return next((key for key in keys if key in mapping), None)
+
+
+def _ncsn_problems(config: Config, model: str) -> Iterator[Problem]:
+    options, path = config["models"][model], ("models", model)
+    if options["image_size"] < NCSN_SMALLEST_IMAGE:
+        yield Problem((*path, "image_size"), f"is {options['image_size']}; allowed: {NCSN_SMALLEST_IMAGE} or more pixels")
+    channels, norms = options["network"]["channels"], options["network"]["norm_groups"]
+    # The last norm has the second level's groups and the first level's channels.
+    for level, width in ((0, channels[0]), (1, math.gcd(channels[0], channels[1])), (2, channels[2]), (3, channels[3])):
+        if width % norms[level]:
+            text = f"is {norms[level]}; allowed with channels {channels}: {_divisors(width)}"
+            yield Problem((*path, "network", "norm_groups", level), text)
+    # Each level's channels enter or leave an inner convolution, so a count of groups must divide them all.
+    allowed = f"allowed with the channels {channels} of model {model}: {_divisors(math.gcd(*channels))} or max"
+    used = (o for entry in config["matrix"] if entry["model"] == model for o in entry["optimizations"])
+    for training in dict.fromkeys(training_of(config, optimization) for optimization in used):
+        groups = training_options(config, model, training)["groups"]
+        if groups != "max" and math.gcd(*channels) % groups:
+            own = "groups" in config["trainings"][training]
+            where = ("trainings", training) if own else (*path, "training")
+            yield Problem((*where, "groups"), f"is {groups}; {allowed}")
+
+
+FAMILY_PROBLEMS: dict[str, Callable[[Config, str], Iterator[Problem]]] = {"ncsn": _ncsn_problems}
+
+
+def _file_problems(config: Config) -> Iterator[Problem]:
+    """Files of the data sets that the matrix uses."""
+    for name in dict.fromkeys(entry["dataset"] for entry in config["matrix"]):
+        options, path = config["datasets"][name], ("datasets", name)
+        extractors = options.get("extractors")
+        if extractors is not None and not Path(extractors).is_file():
+            text = f"is {extractors!r}, which does not exist; correct it, or leave the key out to have extractors trained"
+            yield Problem((*path, "extractors"), text)
+        if options["source"] != "folder":
+            continue
+        folder = Path(options["path"])
+        if not folder.is_dir():
+            yield Problem((*path, "path"), f"is {options['path']!r}; allowed: a folder that exists")
+            continue
+        classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        if len(classes) < 2:
+            found = f"only {classes[0]!r}" if classes else "none"
+            text = f"is {options['path']!r}; allowed: a folder with a subfolder of images for each of two or more classes"
+            yield Problem((*path, "path"), f"{text}, found {found}")
+
+
+def _divisors(n: int) -> str:
+    return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)
+
+
+def _offer(name: str, known: Mapping[str, Any]) -> str:
+    """The known names, and which of them `name` may have been meant to be."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return ", ".join(known) + (f" (did you mean {close[0]}?)" if close else "")
+
+
+def _show(value: Any) -> str:
+    """`value` as it would stand in YAML, cut short."""
+    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
