@@ -16,8 +16,22 @@ NETWORK = {
     "norm_groups": [4, 32, 32, 32],
     "sigma": 25.0,
 }
-SMALL_NETWORK = {"channels": [8, 16, 16, 16], "embed_dim": 32, "fourier_scale": 16.0, "norm_groups": [4, 4, 4, 4], "sigma": 25.0}
-SAMPLER = {"method": "heun", "steps": 4, "sigma_min": None, "sigma_max": None, "rho": 7.0, "snr": 0.16, "tolerance": 1e-3}
+SMALL_NETWORK = {
+    "channels": [8, 16, 16, 16],
+    "embed_dim": 32,
+    "fourier_scale": 16.0,
+    "norm_groups": [4, 4, 4, 4],
+    "sigma": 25.0,
+}
+SAMPLER = {
+    "method": "heun",
+    "steps": 4,
+    "sigma_min": None,
+    "sigma_max": None,
+    "rho": 7.0,
+    "snr": 0.16,
+    "tolerance": 1e-3,
+}
 
 
 def ncsn_model(**changes: Any) -> dict[str, Any]:

@@ -95,6 +95,7 @@ def test_the_ode_solver_agrees_with_scipy_and_the_closed_form():
     assert torch.allclose(ours, exact, atol=1e-6)
 
     for index in range(3):
+
         def flat(t, x):
             out = slope(torch.tensor([t], dtype=torch.float64), torch.from_numpy(x).reshape(1, *SHAPE))
             return out.numpy().ravel()

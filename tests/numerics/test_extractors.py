@@ -215,8 +215,7 @@ def test_shipped_extractors_are_the_ones_whose_hashes_are_shipped(shipped: tuple
     assert min(header["accuracies"]) > {"mnist": 0.985, "fashion_mnist": 0.88}[name]
 
 
-def test_shipped_extractors_know_digits(mnist_images: ImageSet) -> None:
-    """Their accuracy is the one in the header, and torch-fidelity finds our distance with them on real images."""
+def test_shipped_extractors_are_as_accurate_as_they_say(mnist_images: ImageSet) -> None:
     header = extractors.read_header(SHIPPED / "mnist.safetensors")
     extractor = extractors.read(SHIPPED / "mnist.safetensors")[0]
     right = extractor_training.accuracy(

@@ -9,8 +9,8 @@ from typing import Any
 import altair as alt
 import pandas as pd
 import pytest
-
 import synthetic
+
 from slimdiff.analysis import charts, labels, plots, results, specs
 from slimdiff.stages import report
 
@@ -175,10 +175,8 @@ def test_the_stage_writes_everything_and_html_fetches_nothing(tmp_path: Path) ->
     path = tmp_path / "matrix.parquet"
     results.write_matrix(path, matrix, {"config": synthetic.CONFIG})
     folders = [tmp_path / "tables", tmp_path / "figures"]
-    report.main(
-        ["--matrix", str(path), "--paper", str(PAPER), "--code", "abc"]
-        + ["--out-tables", str(folders[0]), "--out-figures", str(folders[1])]
-    )
+    inputs = ["--matrix", str(path), "--paper", str(PAPER), "--code", "abc"]
+    report.main([*inputs, "--out-tables", str(folders[0]), "--out-figures", str(folders[1])])
     written = {item.name for folder in folders for item in folder.iterdir()}
     expected = {f"{name}.{suffix}" for name in specs.TABLE_NAMES for suffix in specs.TABLE_FORMATS}
     expected |= {f"{name}.{suffix}" for name in specs.FIGURE_NAMES for suffix in specs.FIGURE_FORMATS}

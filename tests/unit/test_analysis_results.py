@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-
 import synthetic
+
 from slimdiff.analysis import results
 from slimdiff.analysis.columns import COLUMNS
 from slimdiff.config import Cell

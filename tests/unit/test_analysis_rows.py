@@ -7,8 +7,8 @@ from typing import Any
 
 import jsonschema
 import pytest
-
 import synthetic
+
 from slimdiff.analysis import columns, rows
 from slimdiff.errors import UserError
 from slimdiff.stages import row as stage

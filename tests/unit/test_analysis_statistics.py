@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
+import synthetic
 from scipy import stats
 
-import synthetic
 from slimdiff.analysis import statistics
 from slimdiff.analysis.statistics import Outcome
 

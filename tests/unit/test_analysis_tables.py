@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-
 import synthetic
+
 from slimdiff.analysis import charts, comparison, results, specs, tables
 
 ROOT = Path(__file__).parents[2]

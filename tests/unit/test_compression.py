@@ -96,7 +96,9 @@ def test_random_pruning_depends_on_the_seed_and_leaves_the_global_generator_alon
 @pytest.mark.parametrize(("bits", "relative"), [("8bit", 0.01), ("4bit", 0.15)])
 def test_quantized_weights_are_near_the_float_ones(bits, relative):
     network = build_network(ncsn_model(), seed=2)
-    before = {name: module.weight.detach().clone() for name, module in network.named_modules() if name.startswith("dense")}
+    before = {
+        name: module.weight.detach().clone() for name, module in network.named_modules() if name.startswith("dense")
+    }
     names = quantize_linears(network, bits)
     assert set(before) < set(names)
     for name, weight in before.items():

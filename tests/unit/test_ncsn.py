@@ -93,7 +93,7 @@ def test_one_seed_one_network():
 
 
 def reference_forward(w: dict[str, torch.Tensor], x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """The tutorial's network from its description, in float64, with plain functions: raw output, not divided by the std."""
+    """The tutorial's network from its description, in float64 and plain functions; the raw output, before the std."""
 
     def swish(v):
         return v / (1 + torch.exp(-v))

@@ -24,7 +24,7 @@ def saved(tmp_path, groups=1, steps=()):
 
 
 def test_macs_are_those_counted_by_hand(tmp_path):
-    # per layer: kernel 9 × in × out × positions (output positions of a convolution, input positions of a transposed one)
+    # per layer: kernel 9 × in × out × positions (of the output; of the input where the convolution is transposed)
     convolutions = [
         (1, 32, 26),
         (32, 64, 12),

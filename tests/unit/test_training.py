@@ -34,7 +34,9 @@ def run(tmp_path, name, seed=0, model=None, **changes):
 
 def equal(one, other):
     return all(
-        torch.equal(one.weights[kind][key], other.weights[kind][key]) for kind in one.weights for key in one.weights[kind]
+        torch.equal(one.weights[kind][key], other.weights[kind][key])
+        for kind in one.weights
+        for key in one.weights[kind]
     )
 
 
@@ -122,15 +124,18 @@ def test_killed_with_kill_9_half_way_and_resumed(tmp_path):
         return [
             *(sys.executable, "-u", "-m", "slimdiff.stages.train", "--settings", text, "--gpu", "0"),
             *("--images", str(tmp_path / "images.safetensors"), "--state", str(tmp_path / name / "state")),
-            *("--out-weights", str(tmp_path / name / "w.safetensors"), "--out-record", str(tmp_path / name / "train.json")),
+            *(
+                "--out-weights",
+                str(tmp_path / name / "w.safetensors"),
+                "--out-record",
+                str(tmp_path / name / "train.json"),
+            ),
             *("--seconds-between-saves", "0.2"),
         ]
 
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
     subprocess.run(command("calm"), check=True, capture_output=True, env=environment)
-    process = subprocess.Popen(
-        command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
-    )
+    process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     state = tmp_path / "killed" / "state" / "state.safetensors"
     deadline = time.monotonic() + 60
     while not state.exists() and time.monotonic() < deadline:

@@ -33,7 +33,7 @@ def gathered(**jobs: set[str]) -> Jobs:
 
 
 def of_cells(cells: set[str], *rules: str) -> Jobs:
-    return {rule: cells for rule in rules or CELL_RULES}
+    return dict.fromkeys(rules or CELL_RULES, cells)
 
 
 def append(path: Path, text: str) -> None:
@@ -66,13 +66,21 @@ def test_editing_a_recipe(tree: Path, edit: Edit) -> None:
 
 
 def test_adding_a_recipe(tree: Path, edit: Edit) -> None:
-    edit("config.yaml", "  l1-50:", "  l1-40: {training: plain, prune: {method: l1, amount: 0.4, scope: global}}\n  l1-50:")
+    edit(
+        "config.yaml",
+        "  l1-50:",
+        "  l1-40: {training: plain, prune: {method: l1, amount: 0.4, scope: global}}\n  l1-50:",
+    )
     edit("config/smoke.yaml", "l1-30,", "l1-30, l1-40,")
     assert planned(tree, *SMOKE) == gathered(**of_cells({f"{BASE}/l1-40/0"}))
 
 
 def test_adding_a_recipe_that_the_matrix_leaves_out(tree: Path, edit: Edit) -> None:
-    edit("config.yaml", "  l1-50:", "  l1-40: {training: plain, prune: {method: l1, amount: 0.4, scope: global}}\n  l1-50:")
+    edit(
+        "config.yaml",
+        "  l1-50:",
+        "  l1-40: {training: plain, prune: {method: l1, amount: 0.4, scope: global}}\n  l1-50:",
+    )
     assert planned(tree, *SMOKE) == {}
 
 
@@ -175,8 +183,8 @@ def test_a_changed_image_folder_is_read_again(tree: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"picture")
     source = "{source: folder, path: photos, image_size: 8, channels: 1, test_fraction: 0.5}"
-    overlay = f"datasets: {{photos: {source}}}\nmatrix: [{{dataset: photos, model: ncsn, optimizations: [ema], seeds: [0]}}]\n"
-    (tree / "photos.yaml").write_text(overlay)
+    matrix = "[{dataset: photos, model: ncsn, optimizations: [ema], seeds: [0]}]"
+    (tree / "photos.yaml").write_text(f"datasets: {{photos: {source}}}\nmatrix: {matrix}\n")
     arguments = ("results/data/photos/images.safetensors", "--cores", "1", *SMOKE, "photos.yaml")
     assert snakemake(tree, *arguments).returncode == 0
     assert planned(tree, *arguments) == {}

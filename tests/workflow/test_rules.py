@@ -59,7 +59,9 @@ def test_every_rule_logs_and_has_an_environment(fresh: Path) -> None:
 
 
 def test_environments_are_there(fresh: Path) -> None:
-    for name in yaml.safe_load((fresh / "workflow/schemas/config.schema.yaml").read_text())["properties"]["environment"]["enum"]:
+    for name in yaml.safe_load((fresh / "workflow/schemas/config.schema.yaml").read_text())["properties"][
+        "environment"
+    ]["enum"]:
         assert (fresh / "envs" / f"{name}.yaml").is_file()
 
 
@@ -132,7 +134,10 @@ def test_the_shipped_extractors_can_be_made_again(fresh: Path) -> None:
     ("arguments", "expected"),
     [
         (["--config", "samplng=3"], "--config: samplng is an unknown key"),
-        (["--config", "sampling={n_samples: 32}"], "--config: sampling.n_samples is 32; allowed: a whole number at least 64"),
+        (
+            ["--config", "sampling={n_samples: 32}"],
+            "--config: sampling.n_samples is 32; allowed: a whole number at least 64",
+        ),
         (["--config", "trainings={plain: {learning_rate: 1e-3}}"], "--config: trainings.plain.learning_rate is '1e-3'"),
         (["--configfile", "bad.yaml"], "bad.yaml: matrix[0].optimizations[1] is 'l1-31'; allowed: baseline, "),
     ],

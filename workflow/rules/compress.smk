@@ -12,7 +12,7 @@ rule compress:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        mem_mb=2000,
         runtime=10,
     params:
         settings=get_settings(settings.compress_settings),

@@ -15,7 +15,7 @@ rule extractors:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        mem_mb=4000,
         runtime=60,
     params:
         settings=get_settings(settings.extractors_settings),
@@ -40,7 +40,7 @@ rule reference:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        mem_mb=4000,
         runtime=60,
     params:
         settings=get_settings(settings.reference_settings),
@@ -67,7 +67,7 @@ rule score:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        mem_mb=4000,
         runtime=30,
     params:
         settings=get_settings(settings.score_settings),

@@ -113,17 +113,24 @@ def profile_settings(config: Config, dataset: str, model: str, optimization: str
 
 def row_settings(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> dict[str, Any]:
     """What the stage `row` writes about a cell beside its measurements."""
+    cell = (dataset, model, optimization, seed)
     training = training_of(config, optimization)
-    names = {"dataset": dataset, "model": model, "optimization": optimization, "seed": int(seed)}
-    compress = compress_settings(config, **names)
-    settings = {
-        "train": train_settings(config, dataset, model, training, seed),
-        "compress": compress,
-        "sample": sample_settings(config, **names),
-        "score": score_settings(config, **names),
-        "profile": profile_settings(config, **names),
+    compress = compress_settings(config, *cell)
+    return {
+        "dataset": dataset,
+        "model": model,
+        "optimization": optimization,
+        "training": training,
+        "seed": int(seed),
+        "engine": compress["engine"],
+        "settings": {
+            "train": train_settings(config, dataset, model, training, seed),
+            "compress": compress,
+            "sample": sample_settings(config, *cell),
+            "score": score_settings(config, *cell),
+            "profile": profile_settings(config, *cell),
+        },
     }
-    return {**names, "training": training, "engine": compress["engine"], "settings": settings}
 
 
 def matrix_settings(config: Config) -> dict[str, Any]:

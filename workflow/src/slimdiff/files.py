@@ -62,7 +62,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 def digest(path: str | os.PathLike[str], algorithm: str = "sha256") -> str:
     """Hexadecimal digest of the file's bytes."""
     state = hashlib.new(algorithm)
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             state.update(chunk)
     return state.hexdigest()
@@ -83,7 +83,7 @@ def download(url: str, path: str | os.PathLike[str], sha256: str, timeout_s: flo
         UserError: the bytes are not the pinned ones.
     """
     with atomic(path) as temporary:
-        with urllib.request.urlopen(url, timeout=timeout_s) as source, temporary.open("wb") as file:  # noqa: S310
+        with urllib.request.urlopen(url, timeout=timeout_s) as source, temporary.open("wb") as file:
             while chunk := source.read(CHUNK_BYTES):
                 file.write(chunk)
         verify(temporary, sha256)

@@ -1,6 +1,6 @@
 """A digest of the code that a stage runs, so that a real edit reruns it and a comment does not.
 
-Only the rules use it. It reads source text and imports nothing, so it costs milliseconds where importing torch costs seconds.
+Only the rules use it. It reads source text and imports nothing: milliseconds, where importing torch costs seconds.
 """
 
 import ast

@@ -5,11 +5,11 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import bitsandbytes as bnb
 import torch
 from torch import nn
 
 from slimdiff.errors import UserError
+from slimdiff.quietbnb import bnb
 
 WARMUP_SHARE = 0.1  # of the steps, where a schedule warms up
 
@@ -91,9 +91,7 @@ def pack_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor
     return tensors, values
 
 
-def unpack_state(
-    optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], values: dict[str, Any]
-) -> None:
+def unpack_state(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
     """Give a fresh optimizer the state that `pack_state` took."""
     state: dict[int, dict[str, Any]] = {}
     for name, value in {**tensors, **values}.items():

@@ -61,8 +61,8 @@ def profile(path: Path, settings: Mapping[str, Any], device: torch.device) -> di
 
 
 def count_parameters(network: nn.Module) -> tuple[int, int]:
-    """Parameters and non-zero ones, of the network that the layers stand for: quantized weights count as the floats they
-    encode, and scales, code books and fixed frequencies are no parameters."""
+    """Parameters and non-zero ones of the network that the layers stand for: quantized weights count as the floats
+    that they encode, and scales, code books and fixed frequencies are no parameters."""
     params = nonzero = 0
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):

@@ -1,4 +1,4 @@
-"""From a denoiser to images: batches, noise per image, the data set's own size, and a look at whether they are any good."""
+"""From a denoiser to images: batches, noise per image, the data set's own size, and whether they can be scored."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

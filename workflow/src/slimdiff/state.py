@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,8 +28,8 @@ class Progress:
     """What a training has been through; goes into its record."""
 
     step: int = 0
-    epochs: list[dict[str, float | None]] = field(default_factory=list)
-    loss_curve: list[dict[str, float | None]] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    loss_curve: list[dict[str, Any]] = field(default_factory=list)
     loss_sum: float = 0.0  # of the running epoch, per image
     epoch_s: float = 0.0  # spent in the running epoch
     interruptions: int = 0
@@ -107,7 +108,7 @@ def locked(folder: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise UserError(
-                f"{folder} is in use by process {holder}, which is still training: wait for it or end it (kill {holder})"
+                f"{folder} is in use by process {holder}, which still trains: wait for it, or end it with kill {holder}"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))

@@ -32,7 +32,9 @@ def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     return state.hexdigest()
 
 
-def write(path: str | os.PathLike[str], kind: str, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
+def write(
+    path: str | os.PathLike[str], kind: str, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]
+) -> None:
     """Write `tensors` (any device) and `header` (JSON) atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = canonical({**header, "kind": kind, "sha256": tensors_digest(plain)})

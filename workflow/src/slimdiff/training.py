@@ -206,9 +206,7 @@ def _order(n: int, seed: int, epoch: int, device: torch.device) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _average(
-    network: nn.Module, average: dict[str, torch.Tensor], names: list[str], decay: float, step: int
-) -> None:
+def _average(network: nn.Module, average: dict[str, torch.Tensor], names: list[str], decay: float, step: int) -> None:
     """Exponential moving average of the trained parameters, without the bias of the first steps."""
     decay = min(decay, (1.0 + step) / (10.0 + step))
     parameters = dict(network.named_parameters())

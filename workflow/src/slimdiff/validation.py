@@ -7,6 +7,7 @@ exist, numbers that must divide each other, files that must be there.
 import difflib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -61,20 +62,18 @@ def dotted(path: Sequence[str | int]) -> str:
 def _origin(path: Sequence[str | int], files: Mapping[str, Any]) -> str:
     """The last file that holds `path`, or as much of it as any file holds."""
     for length in range(len(path), 0, -1):
-        for name in reversed(files):
-            if _holds(files[name], path[:length]):
+        for name, content in reversed(list(files.items())):
+            if _holds(content, path[:length]):
                 return name
     return next(iter(files), "config")
 
 
 def _holds(content: Any, path: Sequence[str | int]) -> bool:
-    for key in path:
-        if isinstance(content, Mapping) and key in content:
+    try:
+        for key in path:
             content = content[key]
-        elif isinstance(content, list) and isinstance(key, int) and key < len(content):
-            content = content[key]
-        else:
-            return False
+    except (KeyError, IndexError, TypeError):
+        return False
     return True
 
 
@@ -96,23 +95,20 @@ def _plain_problems(value: Any, path: tuple[str | int, ...]) -> Iterator[Problem
 
 
 def _schema_problem(error: jsonschema.ValidationError) -> Problem:
-    path, schema, value = tuple(error.absolute_path), error.schema, error.instance
-    assert isinstance(schema, Mapping)
+    path: tuple[Any, ...] = tuple(error.absolute_path)
+    schema: Any = error.schema
+    value: Any = error.instance
+    if error.validator == "additionalProperties" and "patternProperties" in schema:
+        name = next(name for name in value if not re.search(next(iter(schema["patternProperties"])), name))
+        return Problem((*path, name), "is not a usable name; allowed: letters, digits, and . _ + - after the first")
     if error.validator == "additionalProperties":
-        known = schema.get("properties", {})
-        if not known:
-            name = next(name for name in value if not error.validator_value and not _matches(name, schema))
-            return Problem((*path, name), "is not a usable name; allowed: letters, digits and . _ + -, a letter or digit first")
+        known = schema["properties"]
         name = next(name for name in value if name not in known)
-        return Problem((*path, name), f"is an unknown key; allowed in {dotted(path) or 'the file'}: {_offer(name, known)}")
+        place = dotted(path) or "the file"
+        return Problem((*path, name), f"is an unknown key; allowed in {place}: {_offer(name, known)}")
     if error.validator == "required":
-        missing = next(key for key in error.validator_value if key not in value)
-        return Problem((*path, missing), "is missing")
+        return Problem((*path, next(key for key in schema["required"] if key not in value)), "is missing")
     return Problem(path, f"is {_show(value)}; allowed: {_allowed(schema)}{_remark(schema)}{_number_hint(value)}")
-
-
-def _matches(name: str, schema: Mapping[str, Any]) -> bool:
-    return any(jsonschema.Draft202012Validator({"pattern": p}).is_valid(name) for p in schema["patternProperties"])
 
 
 def _allowed(schema: Mapping[str, Any]) -> str:
@@ -134,7 +130,6 @@ def _allowed(schema: Mapping[str, Any]) -> str:
     bounds = {
         "minimum": "at least {}",
         "exclusiveMinimum": "above {}",
-        "maximum": "at most {}",
         "exclusiveMaximum": "below {}",
         "multipleOf": "a multiple of {}",
         "minItems": "with {} or more entries",
@@ -158,12 +153,10 @@ def _number_hint(value: Any) -> str:
         return ""
     # YAML 1.1 reads 1e-3 as text: it wants a point in the mantissa and a sign in the exponent.
     mantissa, e, exponent = value.lower().partition("e")
-    written = value.lower()
-    if e:
-        written = f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent if exponent[0] in '+-' else '+' + exponent}"
-    if written != value.lower():
-        return f"; YAML reads {value} as text, write {written}"
-    return "; it is text, write it without quotes"
+    mantissa += "" if "." in mantissa or not e else ".0"
+    exponent = f"+{exponent}" if exponent[:1].isdigit() else exponent
+    written = mantissa + e + exponent
+    return f"; YAML reads {value} as text, write {written}" if written != value.lower() else "; write it without quotes"
 
 
 def _dataset_problems(config: Config) -> Iterator[Problem]:
@@ -193,7 +186,9 @@ def _name_problems(config: Config) -> Iterator[Problem]:
     for index, entry in enumerate(config["matrix"]):
         for cell in expand([entry]):
             if cell in seen:
-                yield Problem(("matrix", index), f"lists {'/'.join(map(str, astuple(cell)))} a second time; list it once")
+                yield Problem(
+                    ("matrix", index), f"lists {'/'.join(map(str, astuple(cell)))} a second time; list it once"
+                )
             seen.add(cell)
 
 
@@ -215,29 +210,32 @@ def _cell_problems(config: Config) -> Iterator[Problem]:
         linear = training_options(config, model, training)["linear"]
         for step in ("prune", "quantize"):
             if linear != "float" and step in config["optimizations"][optimization]:
-                text = f"cannot follow training {training}, whose linear layers are {linear} and frozen; allowed there: "
+                text = (
+                    f"cannot follow training {training}, whose linear layers are {linear} and frozen; allowed there: "
+                )
                 yield Problem(("optimizations", optimization, step), text + "a training with linear: float")
         bits = config["optimizations"][optimization].get("quantize", {}).get("linear", linear)
         width = config["models"][model]["network"]["embed_dim"]
         if bits == "4bit" and width % FOUR_BIT_BLOCK:
-            text = f"is {width}; {optimization} makes its linear layers 4bit; allowed then: multiples of {FOUR_BIT_BLOCK}"
+            text = (
+                f"is {width}; {optimization} makes its linear layers 4bit; allowed then: multiples of {FOUR_BIT_BLOCK}"
+            )
             yield Problem(("models", model, "network", "embed_dim"), text)
         sampler = sampler_options(config, model, optimization)
         low, high = sampler.get("sigma_min"), sampler.get("sigma_max")
         if low is not None and high is not None and low >= high:
-            key = _where(config["optimizations"][optimization].get("sampler", {}), "sigma_min", "sigma_max")
-            path = ("optimizations", optimization, "sampler", key) if key else ("models", model, "sampler", "sigma_min")
-            yield Problem(path, f"makes sigma_min {low} and sigma_max {high}; allowed: sigma_min below sigma_max")
-
-
-def _where(mapping: Mapping[str, Any], *keys: str) -> str | None:
-    return next((key for key in keys if key in mapping), None)
+            own = config["optimizations"][optimization].get("sampler", {})
+            owner = ("optimizations", optimization) if "sigma_min" in own or "sigma_max" in own else ("models", model)
+            text = f"has sigma_min {low} and sigma_max {high}; allowed: sigma_min below sigma_max"
+            yield Problem((*owner, "sampler"), text)
 
 
 def _ncsn_problems(config: Config, model: str) -> Iterator[Problem]:
     options, path = config["models"][model], ("models", model)
     if options["image_size"] < NCSN_SMALLEST_IMAGE:
-        yield Problem((*path, "image_size"), f"is {options['image_size']}; allowed: {NCSN_SMALLEST_IMAGE} or more pixels")
+        yield Problem(
+            (*path, "image_size"), f"is {options['image_size']}; allowed: {NCSN_SMALLEST_IMAGE} or more pixels"
+        )
     channels, norms = options["network"]["channels"], options["network"]["norm_groups"]
     # The last norm has the second level's groups and the first level's channels.
     for level, width in ((0, channels[0]), (1, math.gcd(channels[0], channels[1])), (2, channels[2]), (3, channels[3])):
@@ -264,7 +262,9 @@ def _file_problems(config: Config) -> Iterator[Problem]:
         options, path = config["datasets"][name], ("datasets", name)
         extractors = options.get("extractors")
         if extractors is not None and not Path(extractors).is_file():
-            text = f"is {extractors!r}, which does not exist; correct it, or leave the key out to have extractors trained"
+            text = (
+                f"is {extractors!r}, which does not exist; correct it, or leave the key out to have extractors trained"
+            )
             yield Problem((*path, "extractors"), text)
         if options["source"] != "folder":
             continue
@@ -275,7 +275,9 @@ def _file_problems(config: Config) -> Iterator[Problem]:
         classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         if len(classes) < 2:
             found = f"only {classes[0]!r}" if classes else "none"
-            text = f"is {options['path']!r}; allowed: a folder with a subfolder of images for each of two or more classes"
+            text = (
+                f"is {options['path']!r}; allowed: a folder with a subfolder of images for each of two or more classes"
+            )
             yield Problem((*path, "path"), f"{text}, found {found}")
 
 

@@ -46,12 +46,11 @@ class TableSpec:
 
 @dataclass(frozen=True)
 class FigureSpec:
-    """A figure: its lines are those of `tables`, then whatever else the matrix holds of the family."""
+    """A figure. One of techniques has the lines of `tables`, then whatever else the matrix holds of their family."""
 
     name: str
     title: str
     kind: Literal["techniques", "pareto"]
-    family: str = ""  # empty: every family
     tables: tuple[str, ...] = ()
 
 
@@ -97,7 +96,7 @@ TABLES: tuple[TableSpec, ...] = (
 )
 
 FIGURES: tuple[FigureSpec, ...] = (
-    FigureSpec("figure-1", "FID of each technique, NCSN", "techniques", "ncsn", ("table-1", "table-2", "table-3")),
+    FigureSpec("figure-1", "FID of each technique, NCSN", "techniques", ("table-1", "table-2", "table-3")),
     FigureSpec("pareto", "Size against FID", "pareto"),
 )
 

@@ -8,11 +8,11 @@ Quantized weights get no gradient (bitsandbytes 0.50). So the two meanings of "a
 import re
 from collections.abc import Mapping
 
-import bitsandbytes as bnb
 import torch
 from torch import nn
 
 from slimdiff.errors import UserError
+from slimdiff.quietbnb import bnb
 
 BITS = ("8bit", "4bit")
 QUANTIZED = (bnb.nn.Linear8bitLt, bnb.nn.Linear4bit)
@@ -55,7 +55,7 @@ def restore_linears(network: nn.Module, bits: str, names: list[str], tensors: Ma
             new.load_state_dict(part)
         else:
             quantized = {key: value for key, value in part.items() if key.startswith("weight.")}
-            new.weight = bnb.nn.Params4bit.from_prequantized(part["weight"], quantized, device="cpu", module=new)
+            new.weight = bnb.nn.Params4bit.from_prequantized(part["weight"], quantized, device="cpu")
             if new.bias is not None:
                 new.bias.data.copy_(part["bias"])
         network.set_submodule(name, new)
@@ -70,14 +70,14 @@ def is_frozen_part(network: nn.Module, key: str) -> bool:
 def dense_weight(module: nn.Module) -> torch.Tensor:
     """The float weight that a quantized layer stands for, (out, in)."""
     if isinstance(module, bnb.nn.Linear4bit):
-        return bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+        return bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)  # type: ignore[attr-defined]
     if isinstance(module, bnb.nn.Linear8bitLt):
         state = module.state_dict()
         return state["weight"].float() * (state["SCB"].float() / 127.0)[:, None]
     raise TypeError(f"{type(module).__name__} is not a quantized linear layer")
 
 
-def _empty(old: nn.Linear, bits: str) -> nn.Module:
+def _empty(old: nn.Linear, bits: str) -> nn.Linear:
     bias = old.bias is not None
     if bits == "8bit":
         return bnb.nn.Linear8bitLt(old.in_features, old.out_features, bias=bias, has_fp16_weights=False)

@@ -48,8 +48,8 @@ def _digits(settings: DataSettings, data_dir: Path) -> ImageSet:
     from sklearn.datasets import load_digits  # takes a second, and no other source needs it
 
     images, labels = load_digits(return_X_y=True)
-    pixels = torch.from_numpy(np.round(images.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8))
-    targets = torch.from_numpy(labels.astype(np.int64))
+    pixels = torch.from_numpy(np.round(np.reshape(images, (-1, 1, 8, 8)) * (255 / 16)).astype(np.uint8))
+    targets = torch.from_numpy(np.asarray(labels, np.int64))
     test = torch.zeros(len(targets), dtype=torch.bool)
     for digit in range(10):
         test[torch.nonzero(targets == digit).flatten()[::DIGITS_TEST_EVERY]] = True

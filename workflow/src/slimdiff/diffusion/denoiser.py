@@ -6,9 +6,9 @@ Both parametrizations are one formula, D = c_skip·x + c_out·F(c_in·x, c_noise
   standard deviation at a uniform t. Its denoising score matching loss is ‖F + noise‖².
 - `edm`: Karras et al. 2022, table 1, last column; ln sigma is normal.
 
-In both the loss with its published weight is a plain regression of F on (x_0 - c_skip·x) / c_out, and the process runs on
-pixels in [0, 1], as the report's does: its network has no padding, so that a background of 0 costs nothing at the border.
-EDM's constants, which are for data of standard deviation 0.5, are scaled with sigma_data.
+In both the loss with its published weight is a plain regression of F on (x_0 - c_skip·x) / c_out, and the process runs
+on pixels in [0, 1], as the report's does: its network has no padding, so that a background of 0 costs nothing at the
+border. EDM's constants, which are for data of standard deviation 0.5, are scaled with sigma_data.
 """
 
 import math
@@ -45,9 +45,7 @@ class Denoiser:
 
     def __init__(self, network: nn.Module, settings: PreconditioningSettings) -> None:
         if settings.name not in PRECONDITIONINGS:
-            raise UserError(
-                f"training.preconditioning is {settings.name!r}; allowed: {', '.join(PRECONDITIONINGS)}"
-            )
+            raise UserError(f"training.preconditioning is {settings.name!r}; allowed: {', '.join(PRECONDITIONINGS)}")
         self.network = network
         self.settings = settings
         self.sde = VESDE(settings.sigma)

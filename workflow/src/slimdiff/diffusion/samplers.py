@@ -4,6 +4,7 @@ Every step uses an image's own noise and nothing of its neighbours (the tutorial
 the batch, and its ODE solver one step size for all), so an image does not depend on the batch it was made in.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ def heun(denoiser: Denoiser, noise: ImageNoise, shape: Shape, settings: SamplerS
     sigmas = karras_sigmas(settings.steps, low, high, settings.rho).tolist()
     x = noise.normal(shape) * sigmas[0]
     n = x.shape[0]
-    for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, sigma_next in itertools.pairwise(sigmas):
         slope = (x - denoiser(x, x.new_full((n,), sigma))) / sigma
         x_next = x + (sigma_next - sigma) * slope
         if sigma_next > 0:

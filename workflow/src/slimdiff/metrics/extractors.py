@@ -16,8 +16,7 @@ FEATURES = 64  # 128 gave a higher floor and no sharper ordering of damaged imag
 LARGEST_MAP = 8  # height and width of the last feature map at most, so that the file stays small for large images
 SMALLEST_IMAGE = 4
 ARCHITECTURE = f"conv5-16, pool 2, conv3-32, batch norm, pool 2, linear-{FEATURES}, linear-classes"
-# Enough to keep the matrix units busy, few enough to stay in the cache: 50 and 1,000 were no faster.
-BATCH_SIZE = 250
+BATCH_SIZE = 64  # stays in the cache: in double precision on a CPU, 250 took nearly twice as long
 
 
 class Extractor(nn.Module):
@@ -45,10 +44,11 @@ class Extractor(nn.Module):
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (N, C, H, W) → (N, 64), at least 0, in the precision of the weights."""
-        # From 0 to 1, so that the zeros around an image continue its black; [-1, 1] cost 0.4 % accuracy.
+        # From 0 to 1, unlike elsewhere: the zeros that the convolutions pad with then continue a black border.
         x = images.to(self.to_features.weight.dtype) / 255.0
-        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
-        x = F.max_pool2d(F.relu(self.norm(self.conv2(x))), 2)
+        # Pooling first gives the same as after ReLU, which then has a quarter of the work.
+        x = F.relu(F.max_pool2d(self.conv1(x), 2))
+        x = F.relu(F.max_pool2d(self.norm(self.conv2(x)), 2))
         if self.strides != (1, 1):
             x = F.avg_pool2d(x, self.strides, ceil_mode=True)
         return F.relu(self.to_features(x.flatten(1)))

@@ -1,7 +1,7 @@
-"""The score network of Song's tutorial on score-based models: a small U-Net without padding, conditioned on the noise level.
+"""The score network of Song's tutorial on score-based models: a small U-Net without padding, told the noise level.
 
-Y. Song, "A tutorial on score-based generative modelling" (2021); the report's NCSN. The network's raw output is returned:
-dividing it by the marginal standard deviation is the business of the preconditioning (slimdiff.diffusion.denoiser).
+Y. Song, "A tutorial on score-based generative modelling" (2021); the report's NCSN. The raw output is returned: to
+divide it by the marginal standard deviation is the business of the preconditioning (slimdiff.diffusion.denoiser).
 """
 
 import math
@@ -23,7 +23,12 @@ class NCSNSettings:
     channels: tuple[int, ...] = (32, 64, 128, 256)  # of the four levels
     embed_dim: int = 256  # width of the noise level's embedding
     fourier_scale: float = 30.0  # standard deviation of the fixed frequencies
-    norm_groups: tuple[int, ...] = (4, 32, 32, 32)  # groups of each level's GroupNorm; the second is also the last norm's
+    norm_groups: tuple[int, ...] = (
+        4,
+        32,
+        32,
+        32,
+    )  # groups of each level's GroupNorm; the second is also the last norm's
     sigma: float = 25.0  # base of the VE SDE
 
 
@@ -32,6 +37,7 @@ class GaussianFourierEmbedding(nn.Module):
 
     def __init__(self, embed_dim: int, scale: float) -> None:
         super().__init__()
+        self.frequencies: torch.Tensor
         self.register_buffer("frequencies", torch.randn(embed_dim // 2) * scale)
 
     def forward(self, noise_level: torch.Tensor) -> torch.Tensor:

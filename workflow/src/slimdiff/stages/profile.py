@@ -10,7 +10,9 @@ from slimdiff.stages import command
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    stage = command.parser("Measure size, arithmetic, latency and memory of a cell's model. Run it alone on the machine.")
+    stage = command.parser(
+        "Measure size, arithmetic, latency and memory of a cell's model. Run it alone on the machine."
+    )
     command.add_device(stage)
     stage.add_argument("--model", type=Path, required=True, help="model.safetensors of the cell")
     stage.add_argument("--out", type=Path, required=True)

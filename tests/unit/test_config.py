@@ -1,0 +1,455 @@
+"""Configurations: what they ask for, and what is said about mistakes."""
+
+import copy
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from slimdiff import config as settings
+from slimdiff.config import Cell, expand
+from slimdiff.errors import UserError
+from slimdiff.settings import canonical
+from slimdiff.validation import check
+
+ROOT = Path(__file__).parents[2]
+CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
+PRESETS = sorted((ROOT / "config").glob("*.yaml"))
+
+# The report's Tables 1 to 3, and the two amounts that only its text promises.
+REPORT = {
+    "baseline",
+    "linear-4bit-frozen",
+    "linear-8bit-frozen",
+    "linear-8bit-frozen+adam-8bit",
+    *(f"random-{amount}" for amount in (10, 30, 50, 70)),
+    *(f"l1-{amount}" for amount in (10, 30, 50, 70)),
+    *(f"random-{amount}-{scope}" for amount in (30, 50) for scope in ("middle", "extremes")),
+    "groups-2",
+    "groups-4",
+    "groups-max",
+}
+
+
+def merge(base: Any, overlay: Any) -> Any:
+    """As Snakemake lays one file over another: mappings are merged, all else is replaced."""
+    if not (isinstance(base, dict) and isinstance(overlay, dict)):
+        return copy.deepcopy(overlay)
+    return {**base, **{key: merge(base.get(key), value) for key, value in overlay.items()}}
+
+
+def verdict(overlay: dict[Any, Any], name: str = "my.yaml") -> str:
+    """What is said about config.yaml with `overlay` on it."""
+    with pytest.raises(UserError) as caught:
+        check(merge(CONFIG, overlay), SCHEMA, {"config.yaml": CONFIG, name: overlay})
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths in the configuration start from there."""
+    monkeypatch.chdir(ROOT)
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    return {"dataset": "mnist", "model": "ncsn", "optimizations": ["baseline"], "seeds": [0], **changes}
+
+
+def recipe(**keys: Any) -> dict[str, Any]:
+    """An overlay with a recipe `mine` and a matrix that runs it."""
+    return {"optimizations": {"mine": {"training": "plain", **keys}}, "matrix": [entry(optimizations=["mine"])]}
+
+
+def test_the_defaults_are_sound() -> None:
+    check(CONFIG, SCHEMA, {"config.yaml": CONFIG})
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.name)
+def test_presets_are_sound_and_hold_only_differences(path: Path) -> None:
+    overlay = yaml.safe_load(path.read_text(encoding="utf-8"))
+    check(merge(CONFIG, overlay), SCHEMA, {"config.yaml": CONFIG, path.name: overlay})
+
+    def same(base: Any, other: Any, where: str) -> None:
+        if isinstance(base, dict) and isinstance(other, dict):
+            for key, value in other.items():
+                same(base.get(key), value, f"{where}.{key}")
+        else:
+            assert base != other, f"{path.name}: {where} repeats config.yaml"
+
+    for key, value in overlay.items():
+        same(CONFIG.get(key), value, key)
+
+
+def test_the_schema_says_what_every_key_is_for_and_holds_no_defaults() -> None:
+    def walk(node: Any) -> None:
+        if isinstance(node, dict):
+            assert "default" not in node
+            if node.get("type") == "object":
+                assert node["additionalProperties"] is False
+            for child in (*node.get("properties", {}).values(), *node.get("patternProperties", {}).values()):
+                assert "description" in child or "$ref" in child, child
+            for child in node.values():
+                walk(child)
+        elif isinstance(node, list):
+            for child in node:
+                walk(child)
+
+    walk(SCHEMA)
+
+
+def test_the_reports_recipes_are_all_there() -> None:
+    assert set(CONFIG["optimizations"]) >= REPORT
+    assert len(REPORT) == 19
+    for name in ("paper.yaml", "paper-cpu.yaml"):
+        overlay = yaml.safe_load((ROOT / "config" / name).read_text(encoding="utf-8"))
+        assert {cell.optimization for cell in expand(overlay["matrix"])} >= REPORT
+
+
+def test_expand_keeps_the_order() -> None:
+    matrix = [entry(optimizations=["b", "a"], seeds=[1, 0]), entry(dataset="digits", optimizations=["a"], seeds=[7])]
+    assert expand(matrix) == [
+        Cell("mnist", "ncsn", "b", 1),
+        Cell("mnist", "ncsn", "b", 0),
+        Cell("mnist", "ncsn", "a", 1),
+        Cell("mnist", "ncsn", "a", 0),
+        Cell("digits", "ncsn", "a", 7),
+    ]
+
+
+def test_ten_thousand_cells_are_cheap() -> None:
+    """A second to check and expand, and arguments below the 128 KiB that Linux allows one."""
+    config = merge(CONFIG, {"matrix": [entry(optimizations=[*CONFIG["optimizations"]][:20], seeds=list(range(500)))]})
+    start = time.process_time()
+    check(config, SCHEMA, {"config.yaml": config})
+    assert len(expand(config["matrix"])) == 10_000
+    assert time.process_time() - start < 2.0
+    assert len(canonical(settings.matrix_settings(config))) + len(canonical(settings.provenance(config))) < 100_000
+
+
+def names(optimization: str, seed: str = "0") -> dict[str, str]:
+    """A job's wildcards: text, as Snakemake has them."""
+    return {"dataset": "mnist", "model": "ncsn", "optimization": optimization, "seed": seed}
+
+
+def test_a_training_lays_its_options_over_the_models() -> None:
+    chosen = settings.train_settings(CONFIG, "mnist", "ncsn", "linear-8bit-frozen+adam-8bit", "3")
+    assert chosen["seed"] == 3
+    assert chosen["training"] == {**CONFIG["models"]["ncsn"]["training"], "linear": "8bit", "optimizer": "adam8bit"}
+    assert set(chosen["model"]) == {"family", "image_size", "channels", "fit", "network"}
+
+
+def test_cells_of_one_training_share_its_settings() -> None:
+    chosen = {
+        settings.training_of(CONFIG, optimization) for optimization in ("baseline", "ema", "l1-30", "linear-4bit")
+    }
+    assert chosen == {"plain"}
+
+
+def test_steps_are_applied_in_order_and_samplers_keep_what_they_use() -> None:
+    overlay = recipe(
+        quantize={"linear": "8bit"},
+        prune={"method": "l1", "amount": 0.2, "scope": "middle"},
+        sampler={"method": "predictor-corrector", "steps": 30},
+        weights="ema",
+    )
+    assert settings.compress_settings(merge(CONFIG, overlay), **names("mine")) == {
+        "weights": "ema",
+        "steps": [
+            {"prune": {"method": "l1", "amount": 0.2, "scope": "middle"}},
+            {"quantize": {"linear": "8bit"}},
+        ],
+        "sampler": {"method": "predictor-corrector", "steps": 30, "snr": 0.16},
+        "engine": "torch",
+        "seed": 0,
+    }
+
+
+def test_each_sampler_has_its_constants() -> None:
+    methods = SCHEMA["$defs"]["sampler"]["properties"]["method"]["enum"]
+    assert list(settings.SAMPLER_CONSTANTS) == methods
+    constants = set(SCHEMA["$defs"]["sampler"]["properties"]) - {"method"}
+    assert set().union(*settings.SAMPLER_CONSTANTS.values()) == constants
+
+
+@pytest.mark.parametrize(
+    ("overlay", "changed"),
+    [
+        ({"models": {"ncsn": {"sampler": {"snr": 0.2}}}}, set()),
+        ({"models": {"ncsn": {"sampler": {"steps": 11}}}}, {"compress"}),
+        ({"models": {"ncsn": {"training": {"epochs": 4}}}}, {"train"}),
+        ({"models": {"ncsn": {"network": {"sigma": 20.0}}}}, {"train"}),
+        ({"trainings": {"groups-2": {"epochs": 9}}}, set()),
+        ({"optimizations": {"baseline": {"weights": "ema"}}}, {"compress"}),
+        ({"optimizations": {"ema": {"weights": "raw"}}}, set()),
+        ({"sampling": {"n_samples": 100}}, {"sample", "score"}),
+        ({"sampling": {"batch_size": 10}}, {"sample", "profile"}),
+        ({"profile": {"repeats": 9}}, {"profile"}),
+        ({"datasets": {"digits": {"source": "mnist"}}}, set()),
+    ],
+)
+def test_a_stage_is_given_only_what_it_uses(overlay: dict[str, Any], changed: set[str]) -> None:
+    def of_baseline(config: dict[str, Any]) -> dict[str, str]:
+        return {
+            stage: canonical(value)
+            for stage, value in settings.row_settings(config, **names("baseline"))["settings"].items()
+        }
+
+    before, after = of_baseline(CONFIG), of_baseline(merge(CONFIG, overlay))
+    assert {stage for stage in before if before[stage] != after[stage]} == changed
+
+
+def test_data_sets_keep_their_extractors_to_themselves() -> None:
+    assert settings.data_settings(CONFIG, "mnist") == {"name": "mnist", "source": "mnist"}
+    reference = settings.reference_settings(CONFIG, "mnist")
+    assert reference == {"dataset": "mnist", "extractors_sha256": CONFIG["datasets"]["mnist"].get("extractors_sha256")}
+    assert settings.extractors_settings(CONFIG, "digits") == {"dataset": "digits", **CONFIG["extractor_training"]}
+
+
+def test_provenance_is_the_part_that_the_matrix_uses() -> None:
+    part = settings.provenance(merge(CONFIG, {"matrix": [entry(optimizations=["groups-2"])]}))
+    assert {kind: list(part[kind]) for kind in ("datasets", "models", "trainings", "optimizations")} == {
+        "datasets": ["mnist"],
+        "models": ["ncsn"],
+        "trainings": ["groups-2"],
+        "optimizations": ["groups-2"],
+    }
+
+
+PRUNE = {"method": "l1", "amount": 0.3, "scope": "global"}
+
+MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
+    # what a schema can say
+    "misspelt key": (
+        recipe(prnue=PRUNE),
+        "my.yaml: optimizations.mine.prnue is an unknown key; allowed in optimizations.mine: training, weights, prune, "
+        "quantize, sampler, engine (did you mean prune?)",
+    ),
+    "misspelt key at the top": ({"matirx": []}, "my.yaml: matirx is an unknown key; allowed in the file: data_dir, "),
+    "missing key": (
+        {"optimizations": {"mine": {"weights": "ema"}}},
+        "my.yaml: optimizations.mine.training is missing",
+    ),
+    "amount of 1.3": (
+        recipe(prune={**PRUNE, "amount": 1.3}),
+        "my.yaml: optimizations.mine.prune.amount is 1.3; allowed: a number at least 0 and below 1 (share of the "
+        "scope's elements that become zero)",
+    ),
+    "amount of 1": (recipe(prune={**PRUNE, "amount": 1}), "my.yaml: optimizations.mine.prune.amount is 1; allowed: "),
+    "number in quotes": (
+        recipe(prune={**PRUNE, "amount": "0.3"}),
+        "my.yaml: optimizations.mine.prune.amount is '0.3'; allowed: a number at least 0 and below 1 (share of the "
+        "scope's elements that become zero); write it without quotes",
+    ),
+    "number that YAML reads as text": (
+        {"models": {"ncsn": {"training": {"learning_rate": "1e-3"}}}},
+        "my.yaml: models.ncsn.training.learning_rate is '1e-3'; allowed: a number above 0 (the peak, where the "
+        "schedule has one); YAML reads 1e-3 as text, write 1.0e-3",
+    ),
+    "another one": (
+        {"models": {"ncsn": {"training": {"learning_rate": "2.5E3"}}}},
+        "YAML reads 2.5E3 as text, write 2.5e+3",
+    ),
+    "unknown method": (
+        recipe(prune={**PRUNE, "method": "l2"}),
+        "my.yaml: optimizations.mine.prune.method is 'l2'; allowed: random, l1 (how elements are chosen)",
+    ),
+    "unknown scope": (
+        recipe(prune={**PRUNE, "scope": "top"}),
+        "my.yaml: optimizations.mine.prune.scope is 'top'; allowed: global, middle, extremes (part of the network)",
+    ),
+    "groups of half": (
+        {"trainings": {"groups-2": {"groups": 0.5}}},
+        "my.yaml: trainings.groups-2.groups is 0.5; allowed: a whole number at least 1 or max (of the inner ",
+    ),
+    "too few samples": (
+        {"sampling": {"n_samples": 32}},
+        "my.yaml: sampling.n_samples is 32; allowed: a whole number at least 64 (as many images as the extractors have "
+        "features, or more)",
+    ),
+    "truth for a number": ({"sampling": {"n_samples": True}}, "my.yaml: sampling.n_samples is true; allowed: a whole "),
+    "empty section": ({"sampling": None}, "my.yaml: sampling is null; allowed: a mapping (images drawn per cell)"),
+    "empty matrix": ({"matrix": []}, "my.yaml: matrix is []; allowed: a list with 1 or more entries (what to run)"),
+    "no seeds": (
+        {"matrix": [entry(seeds=[])]},
+        "my.yaml: matrix[0].seeds is []; allowed: a list with 1 or more entries",
+    ),
+    "seed in quotes": ({"matrix": [entry(seeds=["0"])]}, "my.yaml: matrix[0].seeds[0] is '0'; allowed: a whole number"),
+    "name with a slash": (
+        {"optimizations": {"l1/30": {"training": "plain"}}},
+        "my.yaml: optimizations.l1/30 is not a usable name; allowed: letters, digits, and . _ + - after the first",
+    ),
+    "name that starts with a dot": ({"trainings": {".hidden": {}}}, "my.yaml: trainings..hidden is not a usable name"),
+    # what YAML can say and JSON cannot
+    "name that is a number": (
+        {"trainings": {8: {}}},
+        "my.yaml: trainings.8 is a key that YAML reads as 8; write it in quotes",
+    ),
+    "infinity": (
+        {"models": {"ncsn": {"sampler": {"sigma_max": float("inf")}}}},
+        "my.yaml: models.ncsn.sampler.sigma_max is inf; allowed: finite numbers",
+    ),
+    "date": (
+        yaml.safe_load("data_dir: 2026-11-23"),
+        "my.yaml: data_dir is 2026-11-23, which YAML reads as a date; write it in quotes",
+    ),
+    # names
+    "unknown optimization": (
+        {"matrix": [entry(optimizations=["baseline", "l1-31"])]},
+        "my.yaml: matrix[0].optimizations[1] is 'l1-31'; allowed: baseline, ema, ",
+    ),
+    "unknown optimization, the way out": (
+        {"matrix": [entry(optimizations=["l1-31"])]},
+        "(did you mean l1-30?); correct it, or add it under optimizations",
+    ),
+    "unknown data set": (
+        {"matrix": [entry(dataset="mnits")]},
+        "my.yaml: matrix[0].dataset is 'mnits'; allowed: mnist, ",
+    ),
+    "unknown model": (
+        {"matrix": [entry(model="ddpm")]},
+        "my.yaml: matrix[0].model is 'ddpm'; allowed: ncsn; correct it",
+    ),
+    "unknown training": (
+        {"optimizations": {"mine": {"training": "plian"}}},
+        "my.yaml: optimizations.mine.training is 'plian'; allowed: plain, groups-2, ",
+    ),
+    "cell twice in an entry": (
+        {"matrix": [entry(seeds=[0, 1, 0])]},
+        "my.yaml: matrix[0] lists mnist/ncsn/baseline/0 a second time; list it once",
+    ),
+    "cell twice in two entries": (
+        {"matrix": [entry(), entry(optimizations=["ema", "baseline"])]},
+        "my.yaml: matrix[1] lists mnist/ncsn/baseline/0 a second time; list it once",
+    ),
+    # what does not go together
+    "groups that do not divide": (
+        {"trainings": {"groups-2": {"groups": 3}}, "matrix": [entry(optimizations=["groups-2"])]},
+        "my.yaml: trainings.groups-2.groups is 3; allowed with the channels [32, 64, 128, 256] of model ncsn: "
+        "1, 2, 4, 8, 16, 32 or max",
+    ),
+    "groups of the model itself": (
+        {"models": {"ncsn": {"training": {"groups": 64}}}},
+        "my.yaml: models.ncsn.training.groups is 64; allowed with the channels",
+    ),
+    "groups that another file makes not divide": (
+        {
+            "models": {"ncsn": {"network": {"channels": [30, 64, 128, 256], "norm_groups": [2, 2, 32, 32]}}},
+            "matrix": [entry(optimizations=["groups-4"])],
+        },
+        "config.yaml: trainings.groups-4.groups is 4; allowed with the channels [30, 64, 128, 256] of model "
+        "ncsn: 1, 2 or max",
+    ),
+    "norm groups": (
+        {"models": {"ncsn": {"network": {"norm_groups": [5, 32, 32, 32]}}}},
+        "my.yaml: models.ncsn.network.norm_groups[0] is 5; allowed with channels [32, 64, 128, 256]: 1, 2, 4, 8, ",
+    ),
+    "norm groups of the last level": (
+        {"models": {"ncsn": {"network": {"norm_groups": [4, 64, 32, 32]}}}},
+        "my.yaml: models.ncsn.network.norm_groups[1] is 64; allowed with channels",
+    ),
+    "image too small": (
+        {"models": {"ncsn": {"image_size": 16}}},
+        "my.yaml: models.ncsn.image_size is 16; allowed: 17 or more pixels",
+    ),
+    "pruning what is quantized": (
+        {
+            "optimizations": {"mine": {"training": "linear-8bit-frozen", "prune": PRUNE}},
+            "matrix": [entry(optimizations=["mine"])],
+        },
+        "my.yaml: optimizations.mine.prune cannot follow training linear-8bit-frozen, whose linear layers are 8bit and "
+        "frozen; allowed there: a training with linear: float",
+    ),
+    "quantizing what is quantized": (
+        {
+            "optimizations": {"mine": {"training": "linear-8bit-frozen", "quantize": {"linear": "4bit"}}},
+            "matrix": [entry(optimizations=["mine"])],
+        },
+        "my.yaml: optimizations.mine.quantize cannot follow training linear-8bit-frozen",
+    ),
+    "4 bits in narrow layers": (
+        {"models": {"ncsn": {"network": {"embed_dim": 32}}}},
+        "my.yaml: models.ncsn.network.embed_dim is 32; linear-4bit makes its linear layers 4bit; allowed then: "
+        "multiples of 64",
+    ),
+    "sigmas the wrong way round": (
+        recipe(sampler={"sigma_max": 0.001}),
+        "my.yaml: optimizations.mine.sampler has sigma_min 0.002 and sigma_max 0.001; allowed: sigma_min below ",
+    ),
+    # data sets and files
+    "folder without a path": (
+        {"datasets": {"mine": {"source": "folder", "image_size": 8, "channels": 1, "test_fraction": 0.1}}},
+        "my.yaml: datasets.mine.path is missing; source: folder needs it",
+    ),
+    "path without a folder": (
+        {"datasets": {"digits": {"path": "photos"}}},
+        "my.yaml: datasets.digits.path is only for source: folder, and the source is digits",
+    ),
+    "extractors that are not there": (
+        {"datasets": {"mnist": {"extractors": "nowhere.safetensors"}}},
+        "my.yaml: datasets.mnist.extractors is 'nowhere.safetensors', which does not exist; correct it, or leave the "
+        "key out to have extractors trained",
+    ),
+    "pinned digest without extractors": (
+        {"datasets": {"digits": {"extractors_sha256": "0" * 64}}},
+        "my.yaml: datasets.digits.extractors_sha256 needs the key extractors beside it",
+    ),
+}
+
+
+@pytest.mark.parametrize(("overlay", "expected"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_named_with_the_way_out(overlay: dict[Any, Any], expected: str) -> None:
+    message = verdict(overlay)
+    assert message.startswith(expected) or (
+        not expected.startswith(("my.yaml", "config.yaml")) and expected in message
+    ), message
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (None, "allowed: a folder that exists"),
+        ((), "for each of two or more classes, found none"),
+        (("cats",), "for each of two or more classes, found only 'cats'"),
+        (("cats", ".thumbnails"), "found only 'cats'"),
+        (("cats", "dogs"), None),
+    ],
+)
+def test_a_folder_of_images_has_classes(tmp_path: Path, classes: tuple[str, ...] | None, expected: str | None) -> None:
+    path = tmp_path / "photos"
+    for name in classes if classes is not None else ():
+        (path / name).mkdir(parents=True)
+    if classes == ():
+        path.mkdir()
+    source = {"source": "folder", "path": str(path), "image_size": 28, "channels": 1, "test_fraction": 0.1}
+    overlay = {"datasets": {"photos": source}, "matrix": [entry(dataset="photos")]}
+    if expected is None:
+        check(merge(CONFIG, overlay), SCHEMA, {"my.yaml": overlay})
+    else:
+        message = verdict(overlay)
+        assert message.startswith("my.yaml: datasets.photos.path is ")
+        assert message.endswith(expected)
+
+
+def test_what_the_matrix_leaves_out_may_be_unfinished() -> None:
+    """A model or a folder in the making must not stop other runs."""
+    overlay = {
+        "models": {"small": {**copy.deepcopy(CONFIG["models"]["ncsn"]), "image_size": 8}},
+        "datasets": {
+            "photos": {"source": "folder", "path": "nowhere", "image_size": 8, "channels": 3, "test_fraction": 0.1}
+        },
+    }
+    check(merge(CONFIG, overlay), SCHEMA, {"my.yaml": overlay})
+
+
+def test_the_last_file_that_holds_the_key_is_named() -> None:
+    one, two = {"profile": {"repeats": 0}}, {"profile": {"warmup": -1}}
+    files = {"config.yaml": CONFIG, "one.yaml": one, "two.yaml": two}
+    with pytest.raises(UserError, match=r"^one\.yaml: profile\.repeats is 0"):
+        check(merge(CONFIG, one), SCHEMA, files)
+    with pytest.raises(UserError, match=r"^two\.yaml: profile\.warmup is -1"):
+        check(merge(CONFIG, two), SCHEMA, files)

@@ -1,0 +1,122 @@
+"""config/smoke.yaml for real: every stage, every kind of recipe, on the CPU."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from clones import REPOSITORY, SMOKE, clone, planned, snakemake
+from PIL import Image
+
+from slimdiff.analysis import results
+from slimdiff.config import expand
+
+pytestmark = pytest.mark.slow
+
+OVERLAY = yaml.safe_load((REPOSITORY / "config" / "smoke.yaml").read_text(encoding="utf-8"))
+CELLS = expand(OVERLAY["matrix"])
+N_SAMPLES = OVERLAY["sampling"]["n_samples"]
+DIGITS_PIXELS = 8
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which the smoke run has finished."""
+    folder = clone(tmp_path_factory.mktemp("smoke") / "slimdiff")
+    done = snakemake(folder, "--cores", "2", *SMOKE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def matrix(run: Path) -> pd.DataFrame:
+    return results.read_matrix(run / "results" / "matrix.parquet")
+
+
+def folder_of(run: Path, optimization: str) -> Path:
+    return run / "results" / "cells" / "digits" / "ncsn" / optimization / "seed0"
+
+
+def test_the_matrix_has_the_cells_that_were_asked_for(matrix: pd.DataFrame) -> None:
+    found = matrix[["dataset", "model", "optimization", "seed"]].itertuples(index=False, name=None)
+    assert list(found) == [(cell.dataset, cell.model, cell.optimization, cell.seed) for cell in CELLS]
+    assert set(matrix["status"]) == {"ok"}, matrix[["optimization", "reason"]]
+
+
+def test_every_cell_is_measured(matrix: pd.DataFrame) -> None:
+    for column in ("fid", "rfid", "fid_floor", "params", "macs", "size_bytes", "size_gzip_bytes", "train_s"):
+        assert (matrix[column] > 0).all(), column
+    assert (matrix["inference_ms_per_image"] > 0).all()
+    assert (matrix["n_samples"] == N_SAMPLES).all()
+    assert matrix["fid_inception"].isna().all(), "what was not asked for is null"
+
+
+def test_recipes_do_what_they_say(matrix: pd.DataFrame) -> None:
+    row = matrix.set_index("optimization")
+    assert row.loc["l1-30", "params_nonzero"] < 0.8 * row.loc["l1-30", "params"]
+    assert row.loc["groups-2", "params"] < row.loc["baseline", "params"]
+    for optimization in ("linear-8bit", "linear-4bit-frozen"):
+        assert row.loc[optimization, "params"] == row.loc["baseline", "params"]
+    assert row.loc["ema", "fid"] != row.loc["baseline", "fid"]
+    assert set(row["sampler"]) == {"heun", "ode"}
+    assert row.loc["sampler-ode", "training"] == row.loc["baseline", "training"] == "plain"
+
+
+def test_cells_share_trainings(run: Path) -> None:
+    trainings = {path.name for path in (run / "results" / "train" / "digits" / "ncsn").iterdir()}
+    assert trainings == {"plain", "groups-2", "linear-4bit-frozen"}
+    assert not list((run / "results" / "state").rglob("state.safetensors")), "a finished training keeps no state"
+
+
+def test_samples_are_images(run: Path) -> None:
+    with np.load(folder_of(run, "baseline") / "samples.npz", allow_pickle=False) as archive:
+        assert archive["images"].shape == (N_SAMPLES, 1, DIGITS_PIXELS, DIGITS_PIXELS)
+        assert archive["images"].dtype == np.uint8
+    with Image.open(folder_of(run, "baseline") / "grid.png") as picture:
+        assert min(picture.size) > 10 * DIGITS_PIXELS
+        assert len(set(picture.tobytes())) > 10
+
+
+def test_tables_and_figures_are_written(run: Path) -> None:
+    for name in ("table-1", "table-2", "table-3", "samplers", "cells"):
+        assert len(pd.read_csv(run / "results" / "tables" / f"{name}.csv")) > 0
+        assert "|" in (run / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8")
+    for name in ("figure-1", "pareto"):
+        assert "<svg" in (run / "results" / "figures" / f"{name}.svg").read_text(encoding="utf-8")
+        assert "<html" in (run / "results" / "figures" / f"{name}.html").read_text(encoding="utf-8").lower()
+        with Image.open(run / "results" / "figures" / f"{name}.png") as picture:
+            assert min(picture.size) > 100
+
+
+def test_the_report_needs_no_network(run: Path) -> None:
+    """It holds what it shows: a script or a style from elsewhere would be a `src` or `href` of its own tags."""
+    html = (run / "results" / "report.html").read_text(encoding="utf-8")
+    for name in ("figure-1", "pareto", "table-1", "grid.png"):
+        assert name in html
+    assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=[\"']https?://", html)
+
+
+def test_jobs_are_timed(run: Path) -> None:
+    timed = json.loads((run / "results/benchmarks/train/digits/ncsn/plain/seed0.jsonl").read_text())
+    assert timed["s"] > 0
+
+
+def test_a_second_run_does_nothing(run: Path) -> None:
+    before = (run / "results" / "report.html").stat().st_mtime_ns
+    assert planned(run, *SMOKE) == {}
+    done = snakemake(run, "--cores", "2", *SMOKE)
+    assert "Nothing to be done" in done.stdout + done.stderr
+    assert (run / "results" / "report.html").stat().st_mtime_ns == before
+
+
+def test_the_same_seed_gives_the_same_samples_and_score(run: Path) -> None:
+    """Sampled and scored anew by the rules; training has its own test."""
+    files = [folder_of(run, "baseline") / name for name in ("model.safetensors", "samples.npz", "score.json")]
+    before = [path.read_bytes() for path in files]
+    targets = [str(path.relative_to(run)) for path in files]
+    done = snakemake(run, *targets, "--cores", "2", *SMOKE, "--forcerun", "compress")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [path.read_bytes() for path in files] == before
