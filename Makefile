@@ -1,11 +1,12 @@
 # `make` does everything: sets up .venv, runs config.yaml and leaves results/report.html. `make help` lists the rest.
 # Variables, all with defaults: make PYTHON=python3.12 CORES=2 GPUS=1 CONSTRAINTS= SNAKEMAKE_ARGS=--dry-run PYTEST_ARGS=-x
+# GPUS is how many jobs may use a GPU at once; 0, where there is none, lets them run side by side on the CPU.
 
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= envs/constraints.txt
 CORES ?= all
-GPUS ?= 1
+GPUS ?= $(shell nvidia-smi --list-gpus 2>/dev/null | wc -l)
 SNAKEMAKE_ARGS ?=
 PYTEST_ARGS ?=
 

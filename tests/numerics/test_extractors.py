@@ -148,7 +148,7 @@ def torch_fidelity_fid(extractor: Extractor, a: torch.Tensor, b: torch.Tensor, n
     """The distance as torch-fidelity works it out with our extractor: its batches, its statistics, its formula."""
     fidelity: Any = pytest.importorskip("torch_fidelity")
 
-    class Registered(fidelity.FeatureExtractorBase):  # type: ignore[misc, name-defined]
+    class Registered(fidelity.FeatureExtractorBase):
         def __init__(self, name: str, features_list: list[str], **_: Any) -> None:
             super().__init__(name, features_list)
             self.extractor = extractor
@@ -206,7 +206,8 @@ def shipped(request: pytest.FixtureRequest) -> Iterator[tuple[str, list[Extracto
 
 def test_shipped_extractors_are_the_ones_whose_hashes_are_shipped(shipped: tuple[str, list[Extractor]]) -> None:
     name, found = shipped
-    sums = dict(reversed(line.split()) for line in (SHIPPED / "SHA256SUMS").read_text().splitlines())
+    lines = [line.split() for line in (SHIPPED / "SHA256SUMS").read_text().splitlines()]
+    sums = {file: digest for digest, file in lines}
     assert sorted(sums) == sorted(f"{name}.safetensors" for name in NAMES)
     assert files.digest(SHIPPED / f"{name}.safetensors") == sums[f"{name}.safetensors"]
     header = extractors.read_header(SHIPPED / f"{name}.safetensors")

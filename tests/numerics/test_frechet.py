@@ -51,8 +51,8 @@ def test_dead_features_change_nothing(dead: int) -> None:
     """Features that are always zero must leave the distance of the others as it is, to the last digits."""
     live = 64 - dead
     a, b = statistics(draws(1, 500, live)), statistics(2 * draws(2, 500, live) + 1)
-    padded = [Statistics(F.pad(x.mean, (0, dead)), F.pad(x.covariance, (0, dead) * 2), x.n) for x in (a, b)]
-    assert frechet_distance(*padded) == pytest.approx(frechet_distance(a, b), rel=1e-12)
+    first, second = (Statistics(F.pad(x.mean, (0, dead)), F.pad(x.covariance, (0, dead) * 2), x.n) for x in (a, b))
+    assert frechet_distance(first, second) == pytest.approx(frechet_distance(a, b), rel=1e-12)
 
 
 @given(

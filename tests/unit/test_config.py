@@ -11,6 +11,7 @@ import yaml
 from slimdiff import config as settings
 from slimdiff.config import Cell, expand
 from slimdiff.errors import UserError
+from slimdiff.files import verify
 from slimdiff.settings import canonical
 from slimdiff.validation import check
 
@@ -377,7 +378,7 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
         "multiples of 64",
     ),
     "sigmas the wrong way round": (
-        recipe(sampler={"sigma_max": 0.001}),
+        recipe(sampler={"sigma_min": 0.002, "sigma_max": 0.001}),
         "my.yaml: optimizations.mine.sampler has sigma_min 0.002 and sigma_max 0.001; allowed: sigma_min below ",
     ),
     # data sets and files
@@ -453,3 +454,10 @@ def test_the_last_file_that_holds_the_key_is_named() -> None:
         check(merge(CONFIG, one), SCHEMA, files)
     with pytest.raises(UserError, match=r"^two\.yaml: profile\.warmup is -1"):
         check(merge(CONFIG, two), SCHEMA, files)
+
+
+def test_shipped_extractors_are_the_pinned_ones() -> None:
+    shipped = {name: data for name, data in CONFIG["datasets"].items() if "extractors" in data}
+    assert set(shipped) == {"mnist", "fashion_mnist"}
+    for data in shipped.values():
+        verify(ROOT / data["extractors"], data["extractors_sha256"])

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,6 +77,6 @@ def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
         {"test_images": torch.zeros(4, 1, 5, 7, dtype=torch.uint8)},
     ],
 )
-def test_what_is_not_an_image_set_cannot_be_built(image_set: ImageSet, change: dict[str, torch.Tensor]) -> None:
+def test_what_is_not_an_image_set_cannot_be_built(image_set: ImageSet, change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must be|differ"):
         replace(image_set, **change)

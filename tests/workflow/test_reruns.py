@@ -17,7 +17,6 @@ CELLS = {
         "linear-8bit",
         "linear-4bit-frozen",
         "l1-30",
-        "random-30-middle",
         "groups-2",
         "sampler-ode",
     )
@@ -133,6 +132,15 @@ def test_editing_a_measurement(tree: Path, edit: Edit, old: str, new: str, rules
 def test_touching_a_file(tree: Path, name: str) -> None:
     (tree / name).touch()
     assert planned(tree, *SMOKE) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "rules"), [("model.safetensors", CELL_RULES), ("grid.png", ("sample", "score", "row"))]
+)
+def test_a_deleted_model_or_picture_is_made_again(tree: Path, name: str, rules: tuple[str, ...]) -> None:
+    """By itself Snakemake makes an intermediate file only when something after it must run."""
+    (tree / "results" / "cells" / BASE / "l1-30" / "seed0" / name).unlink()
+    assert planned(tree, *SMOKE) == gathered(**of_cells({f"{BASE}/l1-30/0"}, *rules))
 
 
 def test_what_changes_no_result(tree: Path, edit: Edit) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from clones import REPOSITORY, SMOKE, STAND_IN, clone, planned, snakemake
+from clones import REPOSITORY, SMOKE, STAND_IN, Jobs, clone, planned, snakemake
 
 Edit = Callable[[str, str, str], None]
 
-DRY_RUN_CPU_S = 15.0  # for a thousand cells
+DRY_RUN_CPU_S = 15.0  # for a thousand cells, where nothing else runs
+DRY_RUN_RATIO = 9.0  # the same in dry runs of seven cells, for machines that are busy: 1.6 s each on an idle one
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +90,18 @@ def test_a_thousand_cells_are_planned_quickly_and_without_torch(
     recipes = [*yaml.safe_load((fresh / "config.yaml").read_text())["optimizations"]][:20]
     entry = {"dataset": "mnist", "model": "ncsn", "optimizations": recipes, "seeds": list(range(50))}
     (tmp_path / "thousand.yaml").write_text(json.dumps({"matrix": [entry]}))
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    jobs = planned(fresh, "--configfile", str(tmp_path / "thousand.yaml"), **without_torch)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    few_s, _ = cpu_s(lambda: planned(fresh, *SMOKE))
+    many_s, jobs = cpu_s(lambda: planned(fresh, "--configfile", str(tmp_path / "thousand.yaml"), **without_torch))
     assert len(jobs["row"]) == len(jobs["sample"]) == 1000
-    assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < DRY_RUN_CPU_S
+    assert many_s < max(DRY_RUN_CPU_S, DRY_RUN_RATIO * few_s)
+
+
+def cpu_s(plan: Callable[[], Jobs]) -> tuple[float, Jobs]:
+    """What `plan` finds, and the processor's seconds that its processes take."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    jobs = plan()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime), jobs
 
 
 def test_the_users_own_way(stood_in: Path) -> None:

@@ -94,8 +94,9 @@ def get_cell_files(pattern):
 
 
 def get_final_output():
-    """What `snakemake` makes when it is told nothing else."""
-    return [*rules.aggregate.output, *rules.report.output]
+    """What `snakemake` makes when it is told nothing else: results, and the models and pictures that people go on with."""
+    cells = [rules.compress.output.model, rules.sample.output.grid]
+    return [*rules.aggregate.output, *rules.report.output, *(path for cell in cells for path in get_cell_files(cell))]
 
 
 def in_report(path, category, format):
