@@ -10,8 +10,8 @@ import torch
 from _network import MODEL, TRAINING
 from _record import interleaved, record
 
-from slimdiff.checkpoint import build_denoiser
 from slimdiff.devices import pick_device
+from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.models.registry import build_network
 
 BATCH, STEPS, ROUNDS = 128, 12, 3

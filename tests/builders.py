@@ -94,8 +94,8 @@ def model_header(model: dict[str, Any], options: dict[str, Any], **changes: Any)
 
 def write_small_model(path: Path, **changes: Any) -> torch.nn.Module:
     """Write an untrained small model as a cell's checkpoint and return its network."""
-    from slimdiff import checkpoint
+    from slimdiff import weightfile
 
     network = build_network(small_model(), seed=1)
-    checkpoint.write_model(path, network, model_header(small_model(), training(), **changes))
+    weightfile.write_model(path, network, model_header(small_model(), training(), **changes))
     return network

@@ -5,7 +5,7 @@ import torch
 from builders import model_header, ncsn_model, training, write_small_model
 
 import slimdiff
-from slimdiff import checkpoint, tensorfile
+from slimdiff import tensorfile, weightfile
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
 
@@ -23,7 +23,7 @@ def test_a_loaded_model_samples_and_tells_its_settings(tmp_path):
 
 def test_the_baselines_file_is_the_size_the_report_gives(tmp_path):
     network = build_network(ncsn_model())
-    checkpoint.write_model(tmp_path / "model.safetensors", network, model_header(ncsn_model(), training()))
+    weightfile.write_model(tmp_path / "model.safetensors", network, model_header(ncsn_model(), training()))
     assert (tmp_path / "model.safetensors").stat().st_size == pytest.approx(4_472_986, rel=0.01)
 
 
@@ -37,12 +37,12 @@ def test_raw_and_ema_weights_are_kept_apart(tmp_path):
     raw, ema = build_network(ncsn_model(), seed=1), build_network(ncsn_model(), seed=2)
     header = model_header(ncsn_model(), training())
     weights = {"raw": raw.state_dict(), "ema": ema.state_dict()}
-    checkpoint.write_training(tmp_path / "weights.safetensors", weights, header)
+    weightfile.write_training(tmp_path / "weights.safetensors", weights, header)
     for name, network in (("raw", raw), ("ema", ema)):
-        found, _ = checkpoint.read_training(tmp_path / "weights.safetensors", name)
+        found, _ = weightfile.read_training(tmp_path / "weights.safetensors", name)
         assert torch.equal(found.conv4.weight, network.conv4.weight)
     with pytest.raises(UserError, match="weights is 'best'; allowed: raw, ema"):
-        checkpoint.read_training(tmp_path / "weights.safetensors", "best")
+        weightfile.read_training(tmp_path / "weights.safetensors", "best")
 
 
 @pytest.mark.parametrize("keep", [0, 5, 2000, -1])
@@ -79,7 +79,7 @@ def test_a_missing_file_another_kind_and_a_stranger_are_refused(tmp_path):
 
 def test_a_header_that_does_not_fit_its_tensors_is_refused(tmp_path):
     network = build_network(ncsn_model(), 2)
-    checkpoint.write_model(tmp_path / "model.safetensors", network, model_header(ncsn_model(), training(groups=1)))
+    weightfile.write_model(tmp_path / "model.safetensors", network, model_header(ncsn_model(), training(groups=1)))
     with pytest.raises((UserError, RuntimeError), match="conv2"):
         slimdiff.load(tmp_path / "model.safetensors")
 

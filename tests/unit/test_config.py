@@ -230,7 +230,7 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
         "my.yaml: optimizations.mine.prnue is an unknown key; allowed in optimizations.mine: training, weights, prune, "
         "quantize, sampler, engine (did you mean prune?)",
     ),
-    "misspelt key at the top": ({"matirx": []}, "my.yaml: matirx is an unknown key; allowed in the file: data_dir, "),
+    "misspelt key at the top": ({"matriks": []}, "my.yaml: matriks is an unknown key; allowed in the file: data_dir, "),
     "missing key": (
         {"optimizations": {"mine": {"weights": "ema"}}},
         "my.yaml: optimizations.mine.training is missing",
@@ -316,8 +316,8 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
         "my.yaml: matrix[0].model is 'ddpm'; allowed: ncsn; correct it",
     ),
     "unknown training": (
-        {"optimizations": {"mine": {"training": "plian"}}},
-        "my.yaml: optimizations.mine.training is 'plian'; allowed: plain, groups-2, ",
+        {"optimizations": {"mine": {"training": "plaine"}}},
+        "my.yaml: optimizations.mine.training is 'plaine'; allowed: plain, groups-2, ",
     ),
     "cell twice in an entry": (
         {"matrix": [entry(seeds=[0, 1, 0])]},

@@ -7,7 +7,7 @@ import torch
 from builders import model_header, ncsn_model, training, write_small_model
 
 import slimdiff
-from slimdiff import checkpoint
+from slimdiff import weightfile
 from slimdiff.compression.steps import apply_steps
 from slimdiff.models.registry import build_network
 from slimdiff.profiling import count_macs, count_parameters, profile
@@ -19,7 +19,7 @@ def saved(tmp_path, groups=1, steps=()):
     network = build_network(ncsn_model(), groups, seed=1)
     structure = apply_steps(network, list(steps), 0)
     header = model_header(ncsn_model(), training(groups=groups), structure=structure)
-    checkpoint.write_model(tmp_path / "model.safetensors", network, header)
+    weightfile.write_model(tmp_path / "model.safetensors", network, header)
     return slimdiff.load(tmp_path / "model.safetensors")
 
 

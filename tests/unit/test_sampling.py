@@ -6,8 +6,8 @@ import torch
 from builders import SAMPLER, small_model, training, write_small_model
 
 import slimdiff
-from slimdiff.checkpoint import build_denoiser
 from slimdiff.data.fit import to_dataset, to_model
+from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.samplers import SAMPLERS, SamplerSettings
 from slimdiff.images import write_png, write_samples
 from slimdiff.models.registry import build_network

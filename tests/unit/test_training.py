@@ -11,7 +11,7 @@ import pytest
 import torch
 from builders import SMALL_NETWORK, SOURCE, small_model, striped_images, training
 
-from slimdiff import checkpoint, tensorfile
+from slimdiff import tensorfile, weightfile
 from slimdiff.compression.linears import is_frozen_part
 from slimdiff.data import store
 from slimdiff.errors import UserError
@@ -73,9 +73,9 @@ def test_no_average_is_the_raw_weights(tmp_path):
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
 def test_quantized_from_the_start_means_frozen(tmp_path, bits):
     trained = run(tmp_path, "a", linear=bits)
-    checkpoint.write_training(tmp_path / "w.safetensors", trained.weights, trained.header)
-    for kind in checkpoint.WEIGHTS:
-        network, header = checkpoint.read_training(tmp_path / "w.safetensors", kind)
+    weightfile.write_training(tmp_path / "w.safetensors", trained.weights, trained.header)
+    for kind in weightfile.WEIGHTS:
+        network, header = weightfile.read_training(tmp_path / "w.safetensors", kind)
         state = network.state_dict()
         fresh = run(tmp_path, "b", epochs=1, seed=0, linear=bits).weights["raw"]
         frozen = [key for key in state if is_frozen_part(network, key)]
@@ -111,6 +111,7 @@ def test_a_resumed_training_is_the_undisturbed_one(tmp_path, optimizer, linear):
     assert stopped.value.code == 143
     resumed = train(*arguments)
     assert resumed.record["interruptions"] == 1
+    assert undisturbed.record["started_at"] <= resumed.record["started_at"]
     assert resumed.record["steps"] == undisturbed.record["steps"]
     assert equal(undisturbed, resumed)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from slimdiff.errors import UserError
-from slimdiff.quietbnb import bnb
+from slimdiff.quietbnb import bitsandbytes
 
 WARMUP_SHARE = 0.1  # of the steps, where a schedule warms up
 
@@ -23,11 +23,17 @@ def _adamw(parameters: list[nn.Parameter], learning_rate: float, weight_decay: f
 
 
 def _adam8bit(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    return bnb.optim.Adam8bit(parameters, lr=learning_rate, weight_decay=weight_decay)
+    optimizer: torch.optim.Optimizer = bitsandbytes().optim.Adam8bit(
+        parameters, lr=learning_rate, weight_decay=weight_decay
+    )
+    return optimizer
 
 
 def _adamw8bit(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    return bnb.optim.AdamW8bit(parameters, lr=learning_rate, weight_decay=weight_decay)
+    optimizer: torch.optim.Optimizer = bitsandbytes().optim.AdamW8bit(
+        parameters, lr=learning_rate, weight_decay=weight_decay
+    )
+    return optimizer
 
 
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]] = {

@@ -18,9 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from slimdiff import checkpoint
 from slimdiff.checkpoint import Loaded
-from slimdiff.compression.linears import QUANTIZED, dense_weight
+from slimdiff.compression.linears import dense_weight
 from slimdiff.devices import synchronize
 from slimdiff.models.registry import build_network
+from slimdiff.quietbnb import is_quantized
 
 GZIP_LEVEL = 6  # gzip's own default, as the command line tool has it
 
@@ -66,7 +67,7 @@ def count_parameters(network: nn.Module) -> tuple[int, int]:
     params = nonzero = 0
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            quantized = isinstance(module, QUANTIZED) and name == "weight"
+            quantized = is_quantized(module) and name == "weight"
             values = dense_weight(module) if quantized else parameter
             params += values.numel()
             nonzero += int(torch.count_nonzero(values))

@@ -33,6 +33,7 @@ class Progress:
     loss_sum: float = 0.0  # of the running epoch, per image
     epoch_s: float = 0.0  # spent in the running epoch
     interruptions: int = 0
+    started_at: str = ""  # ISO 8601, of the first process
 
 
 class StateStore:

@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff.checkpoint import build_denoiser
 from slimdiff.compression.linears import quantize_linears
 from slimdiff.data.fit import to_model
 from slimdiff.data.store import ImageSet
-from slimdiff.diffusion.denoiser import from_images
+from slimdiff.diffusion.denoiser import build_denoiser, from_images
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.files import write_json
 from slimdiff.models.registry import build_network
@@ -84,7 +83,6 @@ def train(
     """
     model, seed = settings["model"], settings["seed"]
     options = build(TrainingSettings, settings["training"], "training")
-    started_at = datetime.now(UTC).isoformat(timespec="seconds")
 
     # network, its average, optimizer
     network = build_network(model, options.groups, derive_seed(seed, "network")).train()
@@ -119,6 +117,7 @@ def train(
         progress = store.resume(network, average, optimizer)
         if progress.step:
             print(f"resuming at step {progress.step}/{steps}", flush=True)
+        progress.started_at = progress.started_at or datetime.now(UTC).isoformat(timespec="seconds")
         loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
         order = _order(n, seed, progress.step // steps_per_epoch, device)
         saved_at = line_at = epoch_at = time.monotonic()
@@ -144,10 +143,10 @@ def train(
             progress.step += 1
 
             # end of an epoch
-            now = time.monotonic()
+            mean = float(loss_sum) / steps_per_epoch if progress.step % steps_per_epoch == 0 else None
+            now = time.monotonic()  # after the only line that waits for a GPU
             progress.epoch_s = resumed_epoch_s + now - epoch_at
-            if progress.step % steps_per_epoch == 0:
-                mean = float(loss_sum) / steps_per_epoch
+            if mean is not None:
                 _end_epoch(progress, epoch, mean, steps_per_epoch * options.batch_size)
                 loss_sum.zero_()
                 epoch_at, resumed_epoch_s = now, 0.0
@@ -182,7 +181,7 @@ def train(
         "interruptions": progress.interruptions,
         "settings": dict(settings),
         "code": code,
-        "started_at": started_at,
+        "started_at": progress.started_at,
     }
     return Trained({"raw": raw, "ema": average}, header, record, reason)
 

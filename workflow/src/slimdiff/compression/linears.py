@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from slimdiff.errors import UserError
-from slimdiff.quietbnb import bnb
+from slimdiff.quietbnb import bitsandbytes, is_quantized
 
 BITS = ("8bit", "4bit")
-QUANTIZED = (bnb.nn.Linear8bitLt, bnb.nn.Linear4bit)
 FROZEN_PART = re.compile(r"\.(weight|SCB|weight_format|weight\..+)$")
 
 
@@ -55,7 +54,7 @@ def restore_linears(network: nn.Module, bits: str, names: list[str], tensors: Ma
             new.load_state_dict(part)
         else:
             quantized = {key: value for key, value in part.items() if key.startswith("weight.")}
-            new.weight = bnb.nn.Params4bit.from_prequantized(part["weight"], quantized, device="cpu")
+            new.weight = bitsandbytes().nn.Params4bit.from_prequantized(part["weight"], quantized, device="cpu")
             if new.bias is not None:
                 new.bias.data.copy_(part["bias"])
         network.set_submodule(name, new)
@@ -64,27 +63,31 @@ def restore_linears(network: nn.Module, bits: str, names: list[str], tensors: Ma
 def is_frozen_part(network: nn.Module, key: str) -> bool:
     """Whether the state dict's `key` belongs to a quantized weight, which training leaves alone."""
     name = FROZEN_PART.sub("", key)
-    return name != key and isinstance(_find(network, name), QUANTIZED)
+    return name != key and is_quantized(_find(network, name))
 
 
 def dense_weight(module: nn.Module) -> torch.Tensor:
     """The float weight that a quantized layer stands for, (out, in)."""
-    if isinstance(module, bnb.nn.Linear4bit):
-        return bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)  # type: ignore[attr-defined]
-    if isinstance(module, bnb.nn.Linear8bitLt):
-        state = module.state_dict()
+    if not is_quantized(module):
+        raise TypeError(f"{type(module).__name__} is not a quantized linear layer")
+    state = module.state_dict()
+    if "SCB" in state:  # int8 in units of the row's absolute maximum / 127
         return state["weight"].float() * (state["SCB"].float() / 127.0)[:, None]
-    raise TypeError(f"{type(module).__name__} is not a quantized linear layer")
+    weight = module.weight
+    dense: torch.Tensor = bitsandbytes().functional.dequantize_4bit(weight.data, weight.quant_state)  # type: ignore[union-attr]
+    return dense
 
 
 def _empty(old: nn.Linear, bits: str) -> nn.Linear:
-    bias = old.bias is not None
+    layers, bias = bitsandbytes().nn, old.bias is not None
+    layer: nn.Linear
     if bits == "8bit":
-        return bnb.nn.Linear8bitLt(old.in_features, old.out_features, bias=bias, has_fp16_weights=False)
-    layer = bnb.nn.Linear4bit(old.in_features, old.out_features, bias=bias, quant_type="nf4")
+        layer = layers.Linear8bitLt(old.in_features, old.out_features, bias=bias, has_fp16_weights=False)
+        return layer
+    layer = layers.Linear4bit(old.in_features, old.out_features, bias=bias, quant_type="nf4")
     # On CPUs with AVX-512 bf16 bitsandbytes 0.50 would rewrite the weight at the first forward pass, round its scales
     # to bf16 and refuse layers narrower than a block: a result that depends on the machine. The plain path does not.
-    layer.support_avx512bf16_for_cpu = False
+    layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     return layer
 
 

@@ -7,15 +7,13 @@ structure again before weights are read (None when the structure is as it was).
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
-from slimdiff.compression.linears import BITS, quantize_linears, restore_linears
+from slimdiff.compression.linears import BITS, quantize_linears
 from slimdiff.compression.prune import PruneSettings, prune_unstructured
+from slimdiff.compression.structure import Structure
 from slimdiff.errors import UserError
 from slimdiff.settings import build
-
-Structure = dict[str, Any]
 
 
 def _prune(network: nn.Module, settings: Mapping[str, Any], seed: int) -> Structure | None:
@@ -47,9 +45,3 @@ def apply_steps(network: nn.Module, steps: Sequence[Mapping[str, Any]], seed: in
         if record is not None:
             structure.append(record)
     return structure
-
-
-def restore_structure(network: nn.Module, structure: Sequence[Structure], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Give a freshly built network the structure that a checkpoint's header records."""
-    for record in structure:
-        restore_linears(network, record["linear"], record["layers"], tensors)

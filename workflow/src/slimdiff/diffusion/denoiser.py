@@ -12,13 +12,16 @@ border. EDM's constants, which are for data of standard deviation 0.5, are scale
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from slimdiff.diffusion.ve import TIME_MIN, VESDE
 from slimdiff.errors import UserError
+from slimdiff.settings import build
 
 PRECONDITIONINGS = ("score", "edm")
 
@@ -89,6 +92,16 @@ class Denoiser:
             low, high = self.sde.marginal_std(torch.tensor([1e-3, 1.0], dtype=torch.float64)).tolist()
             return low, high
         return EDM_SIGMA_MIN * self.settings.sigma_data, EDM_SIGMA_MAX * self.settings.sigma_data
+
+
+def build_denoiser(network: nn.Module, model: Mapping[str, Any], training: Mapping[str, Any]) -> Denoiser:
+    """The denoiser that the options `training` make of a network of `model` (an entry of `models:`)."""
+    settings = {
+        "name": training["preconditioning"],
+        "sigma": model["network"]["sigma"],
+        "sigma_data": training["sigma_data"],
+    }
+    return Denoiser(network, build(PreconditioningSettings, settings, "training"))
 
 
 def from_images(images: torch.Tensor) -> torch.Tensor:

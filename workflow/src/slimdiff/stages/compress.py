@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff import checkpoint
+from slimdiff import weightfile
 from slimdiff.compression.steps import apply_steps
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.stages import command
@@ -16,10 +16,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = stage.parse_args(argv)
 
     settings = arguments.settings
-    network, header = checkpoint.read_training(arguments.weights, settings["weights"])
+    network, header = weightfile.read_training(arguments.weights, settings["weights"])
     structure = apply_steps(network, settings["steps"], derive_seed(settings["seed"], "compress"))
     recipe = {key: settings[key] for key in ("weights", "steps", "sampler", "engine")}
-    checkpoint.write_model(arguments.out, network, {**header, **recipe, "structure": header["structure"] + structure})
+    weightfile.write_model(arguments.out, network, {**header, **recipe, "structure": header["structure"] + structure})
 
 
 if __name__ == "__main__":
