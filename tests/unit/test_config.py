@@ -372,11 +372,6 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
         },
         "my.yaml: optimizations.mine.quantize cannot follow training linear-8bit-frozen",
     ),
-    "4 bits in narrow layers": (
-        {"models": {"ncsn": {"network": {"embed_dim": 32}}}},
-        "my.yaml: models.ncsn.network.embed_dim is 32; linear-4bit makes its linear layers 4bit; allowed then: "
-        "multiples of 64",
-    ),
     "sigmas the wrong way round": (
         recipe(sampler={"sigma_min": 0.002, "sigma_max": 0.001}),
         "my.yaml: optimizations.mine.sampler has sigma_min 0.002 and sigma_max 0.001; allowed: sigma_min below ",

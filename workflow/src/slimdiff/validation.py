@@ -20,7 +20,6 @@ from slimdiff.errors import UserError
 
 SHOWN_CHARACTERS = 60  # of a value in a message
 NCSN_SMALLEST_IMAGE = 17  # pixels that four unpadded 3×3 convolutions of strides 1, 2, 2, 2 leave one of
-FOUR_BIT_BLOCK = 64  # weights that share a scale: bitsandbytes on the CPU wants whole blocks in each row
 FOLDER_KEYS = ("path", "image_size", "channels", "test_fraction")  # what a folder of images must be told
 
 
@@ -214,13 +213,6 @@ def _cell_problems(config: Config) -> Iterator[Problem]:
                     f"cannot follow training {training}, whose linear layers are {linear} and frozen; allowed there: "
                 )
                 yield Problem(("optimizations", optimization, step), text + "a training with linear: float")
-        bits = config["optimizations"][optimization].get("quantize", {}).get("linear", linear)
-        width = config["models"][model]["network"]["embed_dim"]
-        if bits == "4bit" and width % FOUR_BIT_BLOCK:
-            text = (
-                f"is {width}; {optimization} makes its linear layers 4bit; allowed then: multiples of {FOUR_BIT_BLOCK}"
-            )
-            yield Problem(("models", model, "network", "embed_dim"), text)
         sampler = sampler_options(config, model, optimization)
         low, high = sampler.get("sigma_min"), sampler.get("sigma_max")
         if low is not None and high is not None and low >= high:
