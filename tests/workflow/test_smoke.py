@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +121,29 @@ def test_the_same_seed_gives_the_same_samples_and_score(run: Path) -> None:
     done = snakemake(run, *targets, "--cores", "2", *SMOKE, "--forcerun", "compress")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [path.read_bytes() for path in files] == before
+
+
+def test_a_training_that_diverges_is_a_row_with_its_reason(run: Path, tmp_path: Path) -> None:
+    """And so is what was pruned from it; the cell beside them is measured as ever, and the run ends well."""
+    tree = Path(shutil.copytree(run, tmp_path / "slimdiff"))
+    (tree / "diverging.yaml").write_text(
+        """
+        trainings:
+          diverging: {learning_rate: 1.0e+12, lr_schedule: constant, preconditioning: score}
+        optimizations:
+          diverging: {training: diverging}
+          diverging+l1-30: {training: diverging, prune: {method: l1, amount: 0.3, scope: global}}
+        matrix:
+          - {dataset: digits, model: ncsn, optimizations: [baseline, diverging, diverging+l1-30], seeds: [0]}
+        """,
+        encoding="utf-8",
+    )
+    done = snakemake(tree, "--cores", "2", *SMOKE, "diverging.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    matrix = results.read_matrix(tree / "results" / "matrix.parquet").set_index("optimization")
+    assert list(matrix["status"]) == ["ok", "failed", "failed"]
+    assert matrix.loc["baseline", "fid"] > 0
+    for optimization in ("diverging", "diverging+l1-30"):
+        assert matrix.loc[optimization, "reason"] == "train: loss became nan in epoch 1"
+        assert matrix.loc[optimization, ["fid", "rfid"]].isna().all()
+    assert "loss became nan" in (tree / "results/tables/cells.md").read_text(encoding="utf-8")
