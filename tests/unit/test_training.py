@@ -179,7 +179,7 @@ def test_a_second_trainer_in_the_same_folder_is_refused(tmp_path):
 def test_a_loss_of_nan_is_a_result_with_a_reason(tmp_path):
     trained = run(tmp_path, "a", learning_rate=1e12, lr_schedule="constant", preconditioning="score", epochs=3)
     assert trained.header["status"] == trained.record["status"] == "failed"
-    assert "loss became" in trained.reason
+    assert "loss became" in trained.record["reason"]
     json.dumps(trained.record, allow_nan=False)
 
 

@@ -1,11 +1,10 @@
-"""Files that are either whole or not there: atomic writes, hashes, pinned downloads."""
+"""Files that are either whole or not there: atomic writes, and hashes."""
 
 import contextlib
 import hashlib
 import json
 import os
 import tempfile
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,24 +65,3 @@ def digest(path: str | os.PathLike[str], algorithm: str = "sha256") -> str:
         while chunk := file.read(CHUNK_BYTES):
             state.update(chunk)
     return state.hexdigest()
-
-
-def verify(path: str | os.PathLike[str], expected: str, algorithm: str = "sha256") -> None:
-    """Raise UserError unless the file's digest is `expected`."""
-    found = digest(path, algorithm)
-    if found != expected:
-        raise UserError(f"{path} has {algorithm} {found}, expected {expected}: delete it and fetch it again")
-
-
-def download(url: str, path: str | os.PathLike[str], sha256: str, timeout_s: float = 20.0) -> None:
-    """Fetch `url` into `path`, whole and with the pinned digest, or not at all.
-
-    Raises:
-        OSError: the address cannot be reached.
-        UserError: the bytes are not the pinned ones.
-    """
-    with atomic(path) as temporary:
-        with urllib.request.urlopen(url, timeout=timeout_s) as source, temporary.open("wb") as file:
-            while chunk := source.read(CHUNK_BYTES):
-                file.write(chunk)
-        verify(temporary, sha256)

@@ -57,8 +57,7 @@ class Trained:
 
     weights: dict[str, dict[str, torch.Tensor]]  # raw and ema state dicts
     header: dict[str, Any]  # for the checkpoint
-    record: dict[str, Any]  # for train.json
-    reason: str  # why the training failed; empty when it did not
+    record: dict[str, Any]  # for train.json, with status and the reason of a failure
 
 
 def train(
@@ -183,7 +182,7 @@ def train(
         "code": code,
         "started_at": progress.started_at,
     }
-    return Trained({"raw": raw, "ema": average}, header, record, reason)
+    return Trained({"raw": raw, "ema": average}, header, record)
 
 
 def _describe(images: ImageSet, images_sha256: str) -> dict[str, Any]:

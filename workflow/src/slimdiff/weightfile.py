@@ -5,7 +5,7 @@ to sample from one is not known here (slimdiff.checkpoint), so that an edit of a
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 
 from slimdiff import tensorfile
 from slimdiff.compression.linears import is_frozen_part
-from slimdiff.compression.structure import Structure, restore_structure
+from slimdiff.compression.structure import restore_structure
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
 
@@ -37,7 +37,7 @@ def read_training(path: str | os.PathLike[str], weights: str) -> tuple[nn.Module
     tensors, header = tensorfile.read(path, "training")
     prefix = f"{weights}."
     state = {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-    return rebuild(header, header["structure"], state), header
+    return rebuild(header, state), header
 
 
 def write_model(path: str | os.PathLike[str], network: nn.Module, header: Mapping[str, Any]) -> None:
@@ -48,13 +48,13 @@ def write_model(path: str | os.PathLike[str], network: nn.Module, header: Mappin
 def read_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
     """One cell's network (CPU), and the header."""
     tensors, header = tensorfile.read(path, "model")
-    return rebuild(header, header["structure"], tensors), header
+    return rebuild(header, tensors), header
 
 
-def rebuild(header: Mapping[str, Any], structure: Sequence[Structure], state: Mapping[str, torch.Tensor]) -> nn.Module:
+def rebuild(header: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> nn.Module:
     """The network that `header` describes with exactly the tensors of `state`."""
     network = build_network(header["model"], header["training"]["groups"])
-    restore_structure(network, structure, state)
+    restore_structure(network, header["structure"], state)
     frozen = {key for key in state if is_frozen_part(network, key)}  # already in place
     missing, unexpected = network.load_state_dict(
         {key: tensor for key, tensor in state.items() if key not in frozen}, strict=False
