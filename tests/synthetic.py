@@ -14,7 +14,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "linear-4bit-frozen": {"linear": "4bit"},
     "linear-8bit-frozen": {"linear": "8bit"},
-    "linear-8bit-frozen+adam-8bit": {"linear": "8bit", "optimizer": "adam8bit"},
+    "linear-8bit-frozen+adam-8bit": {"linear": "8bit", "optimizer_state": "8bit"},
     "groups-2": {"groups": 2},
     "groups-4": {"groups": 4},
     "groups-max": {"groups": "max"},

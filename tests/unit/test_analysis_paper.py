@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from slimdiff.analysis import results, specs
+from slimdiff.analysis import comparison, results, specs
 from slimdiff.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -132,11 +132,41 @@ def test_contradictions_are_noted(paper: pd.DataFrame, fact: str) -> None:
     assert paper["note"].dropna().str.contains(fact, regex=False).any()
 
 
-def test_every_ncsn_recipe_is_in_the_config(paper: pd.DataFrame) -> None:
+def test_every_recipe_is_in_the_config(paper: pd.DataFrame) -> None:
     config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    wanted = set(paper.loc[paper["model"] == "ncsn", "optimization"])
-    wanted |= {name for table in specs.TABLES if table.family == "ncsn" for name, _ in table.extra}
+    wanted = set(paper["optimization"]) | {name for table in specs.TABLES for name, _ in table.extra}
+    wanted |= {name for gallery in specs.GALLERIES for panel in gallery.panels for name in panel.recipes}
     assert wanted <= set(config["optimizations"])
+
+
+def test_every_number_stands_in_the_tables_where_it_should(paper: pd.DataFrame) -> None:
+    shown: dict[tuple[str, str, str], list[str]] = {}
+    for spec in specs.TABLES:
+        for family in spec.families:
+            for line in comparison.spec_lines(paper, spec, family):
+                if line.paper is not None:
+                    key = (line.paper["table"], line.paper["model"], line.paper["optimization"])
+                    shown.setdefault(key, []).append(spec.name)
+    references = {  # baselines that other tables repeat
+        ("S4.1", "ncsn", "baseline"): ["table-1", "table-2", "table-3"],
+        ("4", "ddpm", "baseline"): ["table-4", "table-5", "table-6", "table-7", "table-8"],
+    }
+    apart = {"S3.2.1": ["samplers"], "S3.2.2": []}  # the last is a second time for Table 4's baseline
+    for key in paper[["table", "model", "optimization"]].itertuples(index=False, name=None):
+        expected = references.get(key, apart.get(key[0], [f"table-{key[0]}"]))
+        assert shown.pop(key, []) == expected, key
+    assert not shown
+
+
+def test_the_sizes_of_table_7_say_what_was_grouped(paper: pd.DataFrame) -> None:
+    """Half and three quarters of the bottleneck's weights are gone, of all parameters 43 %."""
+    sizes = paper[paper["model"] == "ddpm"].set_index(["table", "optimization"])["size_bytes"]
+    for name, share, less in (("groups-2", 1 / 2, "21.5 %"), ("groups-4", 3 / 4, "32.3 %")):
+        saved = 1 - sizes["7", name] / sizes["4", "baseline"]
+        assert saved == pytest.approx(share * 10_027_008 / 23_335_299, abs=0.002)
+        note = paper[(paper["table"] == "7") & (paper["optimization"] == name)]["note"].iloc[0]
+        assert note.startswith(less)
+        assert f"{100 * saved:.1f} %" == less
 
 
 def test_every_row_obeys_the_schema() -> None:

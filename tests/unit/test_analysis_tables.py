@@ -65,6 +65,60 @@ def test_together_they_hold_the_19_recipes_of_the_report(paper: pd.DataFrame) ->
     assert len(names - (extra - {"random-70", "l1-50", "baseline"})) == 19
 
 
+def test_table_5_says_what_became_of_the_recipe_without_a_number(paper: pd.DataFrame) -> None:
+    frame = comparison.table(synthetic.matrix([synthetic.row(model="ddpm")]), paper, TABLES["table-5"])
+    assert frame["optimization"].tolist() == [
+        "baseline",
+        "linear-8bit-frozen",
+        "linear-8bit-frozen+adam-8bit",
+        "ema+linear-8bit-frozen",
+        "linear-8bit",
+        "linear-4bit",
+        "ema+linear-8bit",
+        "adam-8bit",
+    ]
+    black = line(frame, "ema+linear-8bit-frozen")
+    assert "only black images" in black["note"]
+    assert math.isnan(black["report_fid"])
+    assert black["kind"] == "several"
+    assert line(frame, "baseline")["report_fid"] == 150.38
+
+
+def test_table_9_counts_each_family_from_its_own_baseline(paper: pd.DataFrame) -> None:
+    rows = [synthetic.row(fid=40.0), synthetic.row("groups-2", fid=20.0)]
+    rows += [synthetic.row(model="ddpm", fid=10.0), synthetic.row("groups-2+l1-10", model="ddpm", fid=8.0)]
+    rows += [synthetic.row("groups-2", model="ddpm", fid=1.0)]
+    frame = comparison.table(synthetic.matrix(rows), paper, TABLES["table-9"])
+    assert list(zip(frame["model"], frame["optimization"], strict=True)) == [
+        ("ncsn", "baseline"),
+        ("ncsn", "groups-2"),
+        ("ddpm", "baseline"),
+        ("ddpm", "groups-2+l1-10"),
+    ]
+    assert frame["fid_change_percent"].tolist() == pytest.approx([0.0, -50.0, 0.0, -20.0])
+    report = [0.0, 100 * (134.35 / 182.1 - 1), 0.0, 100 * (130.44 / 146.77 - 1)]
+    assert frame["report_fid_change_percent"].tolist() == pytest.approx(report)
+
+
+def test_table_9_has_the_family_that_was_not_run(paper: pd.DataFrame) -> None:
+    frame = comparison.table(synthetic.matrix([synthetic.row(fid=40.0)]), paper, TABLES["table-9"])
+    assert frame["status"].tolist() == ["ok", "not run", "not run", "not run"]
+    assert frame["report_fid"].tolist() == [182.1, 134.35, 146.77, 130.44]
+
+
+def test_class_accuracy_is_a_share_for_programs_and_percent_for_people(paper: pd.DataFrame) -> None:
+    rows = [synthetic.row(), synthetic.row(model="ddpm", class_accuracy=0.98765)]
+    spec = TABLES["table-9"]
+    frame = comparison.table(synthetic.matrix(rows), paper, spec)
+    heading, *lines = [row.split(" | ") for row in tables.to_markdown(frame, spec).splitlines() if " | " in row]
+    place = heading.index("class accuracy (%)")
+    shown = [row[place] for row in lines if row[0] == "| `baseline`"]
+    assert shown == ["–", "98.8"]
+    own = pd.read_csv(io.StringIO(tables.to_csv(frame, spec.measures)))["class_accuracy"]
+    assert own.dropna().tolist() == [0.988]
+    assert not any("class accuracy" in heading for heading in (m.heading for m in TABLES["table-3"].measures))
+
+
 def test_changes_are_against_each_ones_own_baseline(paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
     row = line(comparison.table(mixed, paper, TABLES["table-2"]), "random-10")
     assert row["fid"] == 20.0
@@ -149,7 +203,10 @@ def test_without_the_family_the_report_stands_alone(paper: pd.DataFrame) -> None
         ("l1-30", "pruned"),
         ("linear-8bit", "quantized"),
         ("linear-8bit-frozen+adam-8bit", "quantized"),
+        ("adam-8bit", "quantized"),
+        ("adam-float", "other"),
         ("groups-max", "grouped"),
+        ("ema+groups-2", "several"),
         ("ema", "EMA"),
         ("sampler-euler-maruyama", "sampler"),
         ("both", "several"),
@@ -158,8 +215,18 @@ def test_without_the_family_the_report_stands_alone(paper: pd.DataFrame) -> None
     ],
 )
 def test_the_kind_of_a_recipe_follows_from_the_config(optimization: str, kind: str) -> None:
-    more = {"both": {"training": "groups-2", "prune": {"method": "l1"}}, "longer": {"training": "plain"}}
-    config = {**synthetic.CONFIG, "optimizations": {**synthetic.OPTIMIZATIONS, **more}}
+    more = {
+        "both": {"training": "groups-2", "prune": {"method": "l1"}},
+        "longer": {"training": "plain"},
+        "adam-8bit": {"training": "adam-8bit"},
+        "adam-float": {"training": "adam-float"},
+        "ema+groups-2": {"training": "groups-2", "weights": "ema"},
+    }
+    states = {f"adam-{state}": {"optimizer": "adamw", "optimizer_state": state} for state in ("8bit", "float")}
+    config = {
+        "trainings": {**synthetic.TRAININGS, **states},
+        "optimizations": {**synthetic.OPTIMIZATIONS, **more},
+    }
     assert comparison.kind(optimization, config, "unknown") == kind
     assert kind in charts.KINDS or kind == "unknown"
 

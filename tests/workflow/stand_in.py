@@ -8,17 +8,17 @@ import os
 import sys
 from pathlib import Path
 
-TABLES = ("table-1", "table-2", "table-3", "samplers", "cells")
-FIGURES = ("figure-1", "pareto")
 WEIGHTS_BYTES = 2_000_000  # above Snakemake's own limit for comparing contents instead of dates
 
 
 def outputs(options: dict[str, str]) -> list[Path]:
     paths = [Path(value) for key, value in options.items() if key.startswith("--out")]
     if "--out-tables" in options:
+        from slimdiff.analysis import specs
+
         tables, figures = Path(options["--out-tables"]), Path(options["--out-figures"])
-        paths = [tables / f"{name}.{suffix}" for name in TABLES for suffix in ("csv", "md")]
-        paths += [figures / f"{name}.{suffix}" for name in FIGURES for suffix in ("svg", "png", "html")]
+        paths = [tables / f"{name}.{suffix}" for name in specs.TABLE_NAMES for suffix in specs.TABLE_FORMATS]
+        paths += [figures / f"{name}.{suffix}" for name in specs.FIGURE_NAMES for suffix in specs.FIGURE_FORMATS]
     return paths
 
 

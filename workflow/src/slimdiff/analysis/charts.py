@@ -1,6 +1,7 @@
 """What all figures share: their look, logarithmic axes, and writing them without a network."""
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,14 @@ KINDS = {
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # the first is inside vl-convert, so every machine draws alike
 FONT_PX = 13
 CHARACTER_PX = 6.6  # mean width of a character of that size
+# Families of models, by what their points are filled with: the colour of the kind, or a share of it over white.
+FILLS = {"ncsn": ("filled", 1.0), "ddpm": ("hollow", 0.0)}
+UNKNOWN_FILL = ("pale", 0.4)
 GREY = "#666666"
 PNG_PPI = 144
+MOST_PANELS = 6  # in a figure, below each other
+MOST_NAMES = 6  # in a list of the subtitle
+LINE_CHARACTERS = 108  # of the subtitle
 LEAST_SPAN = 1.25  # an axis reaches at least this ratio to either side, so that noise does not fill a panel
 # Leading digits of ticks, coarse to fine.
 TICKS = ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0), np.arange(2, 20) / 2, np.arange(10, 100) / 10)
@@ -82,10 +89,29 @@ def kind_color(kinds: Iterable[str]) -> alt.Color:
     return alt.Color("kind:N", legend=_legend(), scale=_scale(present, [KINDS[kind][0] for kind in present]))
 
 
+def kind_fill(kinds: Iterable[str]) -> alt.Fill:
+    """The colour of `kind_color` for the inside of a point; its legend joins that of the colour."""
+    present = _present(kinds)
+    return alt.Fill("kind:N", legend=_legend(), scale=_scale(present, [KINDS[kind][0] for kind in present]))
+
+
 def kind_shape(kinds: Iterable[str]) -> alt.Shape:
     """Shape by the column `kind`; its legend joins that of the colour."""
     present = _present(kinds)
     return alt.Shape("kind:N", legend=_legend(), scale=_scale(present, [KINDS[kind][1] for kind in present]))
+
+
+def family_fill(families: Iterable[str]) -> alt.FillOpacity:
+    """Filled or hollow by the column `family`; Vega draws no legend of it, so `families_told` says what it means."""
+    present = _unique(families)
+    return alt.FillOpacity("family:N", scale=_scale(present, [_fill(family)[1] for family in present]))
+
+
+def families_told(families: Iterable[str]) -> list[str]:
+    """A line of the subtitle on what `family_fill` shows; no line where all points are of one family."""
+    present = _unique(families)
+    told = [f"{_fill(family)[0]} is {family}" for family in present]
+    return [f"Points tell the family of the model: {', '.join(told)}."] if len(present) > 1 else []
 
 
 def dashed(value: float) -> alt.Chart:
@@ -117,6 +143,23 @@ def stack(
     )
 
 
+def sentence(text: str, width: float) -> alt.LayerChart:
+    """A panel that only says `text`, for where there is nothing to draw."""
+    layer = alt.Chart(pd.DataFrame({"text": [text]})).mark_text(fontSize=FONT_PX).encode(text="text:N")
+    return alt.LayerChart(layer=[layer], width=width, height=60)
+
+
+def lines(text: str) -> list[str]:
+    """`text` as lines of the subtitle."""
+    return textwrap.wrap(text, LINE_CHARACTERS, break_long_words=False, break_on_hyphens=False)
+
+
+def listed(lead: str, names: Sequence[str]) -> list[str]:
+    """Lines of the subtitle that name the first of `names` after `lead`; none where there are no names."""
+    more = f"; and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return lines(f"{lead}: {'; '.join(names[:MOST_NAMES])}{more}.") if names else []
+
+
 def save(chart: alt.VConcatChart, path: Path) -> None:
     """Write `chart` atomically in the format of the suffix; HTML carries its scripts within."""
     suffix = path.suffix.removeprefix(".")
@@ -135,8 +178,16 @@ def _present(kinds: Iterable[str]) -> list[str]:
     return [kind for kind in KINDS if kind in there]
 
 
-def _scale(domain: list[str], values: list[str]) -> alt.Scale:
-    return alt.Scale(domain=domain, range=values)
+def _unique(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def _fill(family: str) -> tuple[str, float]:
+    return FILLS.get(family, UNKNOWN_FILL)
+
+
+def _scale(domain: list[str], values: Sequence[str | float]) -> alt.Scale:
+    return alt.Scale(type="ordinal", domain=domain, range=list(values))
 
 
 def _legend() -> alt.Legend:

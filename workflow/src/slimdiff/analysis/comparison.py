@@ -12,6 +12,7 @@ from slimdiff.analysis.statistics import Outcome, Summary
 
 PAPER_DATASET = "mnist"  # what the report trained on
 NOT_RUN = "not run"
+MOST_OTHERS = 20  # recipes of a data set and model that `techniques` shows beside those of the tables
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,13 @@ class Line:
     paper: Mapping[str, Any] | None = None
 
 
-def spec_lines(paper: pd.DataFrame, spec: TableSpec) -> list[Line]:
-    """The lines of `spec`: its reference first, then the report's lines in their order, then the extra ones."""
-    reference = _paper_line(paper, spec.reference_table, spec)
-    lines = [_line(row, spec.kind) for row in _records(paper, spec.paper_table, spec.family)]
+def spec_lines(paper: pd.DataFrame, spec: TableSpec, family: str) -> list[Line]:
+    """The lines of `spec` for `family`: its reference first, then the report's in their order, then the extra ones."""
+    reference = _reference(paper, spec, family)
+    lines = [_line(row, spec.kind) for row in _records(paper, spec.paper_table, family)]
     if reference is not None and spec.reference_table != spec.paper_table:
         lines.insert(0, _line(reference, spec.kind))
-    return lines + [Line(optimization, note=note, kind=spec.kind) for optimization, note in spec.extra]
+    return lines + [Line(name, note=note, kind=_line_kind(name, spec.kind)) for name, note in spec.extra]
 
 
 def compare(
@@ -75,41 +76,63 @@ def compare(
 
 
 def table(matrix: pd.DataFrame, paper: pd.DataFrame, spec: TableSpec) -> pd.DataFrame:
-    """`compare` for the table that `spec` declares."""
-    paper_reference = _paper_line(paper, spec.reference_table, spec)
-    lines = spec_lines(paper, spec)
-    return compare(matrix, lines, spec.measures, spec.family, spec.reference, paper_reference)
+    """`compare` for the table that `spec` declares: its families one after the other."""
+    frames = []
+    for family in spec.families:
+        lines, reference = spec_lines(paper, spec, family), _reference(paper, spec, family)
+        frames.append(compare(matrix, lines, spec.measures, family, spec.reference, reference))
+    return pd.concat(frames, ignore_index=True)
 
 
 def techniques(
     matrix: pd.DataFrame, paper: pd.DataFrame, specs: Sequence[TableSpec], measures: Sequence[Measure]
 ) -> pd.DataFrame:
-    """`compare` for the lines of several tables of one family, then whatever else was run of it.
+    """`compare` for the lines of several tables of the same families, then whatever else was run of these.
 
-    A line that neither the report nor the matrix has a number for is left out.
+    A line that neither the report nor the matrix has a number for is left out. The column `listed` says which recipes
+    stand in the tables.
     """
     first = specs[0]
-    lines = {line.optimization: line for spec in reversed(specs) for line in reversed(spec_lines(paper, spec))}
-    order = list(dict.fromkeys(line.optimization for spec in specs for line in spec_lines(paper, spec)))
-    models = {model for _, model in pairs(matrix, first.family)}
-    run = matrix[matrix["model"].isin(models)]["optimization"].unique()
-    order += [optimization for optimization in run if optimization not in lines]
-    chosen = [lines.get(optimization, Line(optimization)) for optimization in order]
-    paper_reference = _paper_line(paper, first.reference_table, first)
-    frame = compare(matrix, chosen, measures, first.family, first.reference, paper_reference)
-    shown = (frame["status"] != NOT_RUN) | (frame["label"] != "")
-    return frame[shown].reset_index(drop=True)
+    frames = []
+    for family in first.families:
+        listed = [line for spec in specs for line in spec_lines(paper, spec, family)]
+        lines = {line.optimization: line for line in reversed(listed)}  # the first of each name has the last word
+        order = list(dict.fromkeys(line.optimization for line in listed))
+        models = {model for _, model in pairs(matrix, family)}
+        run = matrix[matrix["model"].isin(models)]["optimization"].unique()
+        order += [optimization for optimization in run if optimization not in lines]
+        chosen = [lines.get(optimization, Line(optimization)) for optimization in order]
+        frame = compare(matrix, chosen, measures, family, first.reference, _reference(paper, first, family))
+        frames.append(frame.assign(listed=frame["optimization"].isin(lines)))
+    frame = pd.concat(frames, ignore_index=True)
+    return frame[(frame["status"] != NOT_RUN) | (frame["label"] != "")].reset_index(drop=True)
+
+
+def fewer(frame: pd.DataFrame, most: int = MOST_OTHERS) -> pd.DataFrame:
+    """The lines of `techniques` without those that would crowd a figure, in their order.
+
+    Of the recipes that stand in no table each data set and model keeps the `most` with the lowest FID.
+    """
+    others = frame[~frame["listed"]].sort_values("fid", kind="stable")
+    kept = others.groupby(["dataset", "model"], sort=False).head(most).index
+    return frame[frame["listed"] | frame.index.isin(kept)].reset_index(drop=True)
 
 
 def pairs(matrix: pd.DataFrame, family: str) -> list[tuple[str, str]]:
-    """The (dataset, model) pairs of `family` in the order of the matrix, or the report's own where none was run.
+    """The (dataset, model) pairs of `family` in the order of the matrix, or the report's own where none was run."""
+    known = families(matrix)
+    seen = matrix[["dataset", "model"]].drop_duplicates().itertuples(index=False)
+    found = [(str(d), str(m)) for d, m in seen if known[m] == family]
+    return found or [(PAPER_DATASET, family)]
 
-    The config in the matrix's provenance says which family a model is of; a model it does not know is its own.
+
+def families(matrix: pd.DataFrame) -> dict[str, str]:
+    """The family of each model in `matrix`.
+
+    The config in the matrix's provenance says it; a model that it does not know is a family of its own.
     """
     models = config(matrix).get("models", {})
-    seen = matrix[["dataset", "model"]].drop_duplicates().itertuples(index=False)
-    found = [(str(d), str(m)) for d, m in seen if models.get(m, {}).get("family", m) == family]
-    return found or [(PAPER_DATASET, family)]
+    return {str(model): str(models.get(model, {}).get("family", model)) for model in matrix["model"].unique()}
 
 
 def kind(optimization: str, settings: Mapping[str, Any], unknown: str = "other") -> str:
@@ -127,7 +150,7 @@ def kind(optimization: str, settings: Mapping[str, Any], unknown: str = "other")
         "pruned": bool(recipe.get("prune")),
         "quantized": bool(recipe.get("quantize"))
         or training.get("linear", "float") != "float"
-        or training.get("optimizer", "").endswith("8bit"),
+        or training.get("optimizer_state", "float") != "float",
         "grouped": training.get("groups", 1) != 1,
         "EMA": recipe.get("weights", "raw") == "ema",
         "sampler": bool(recipe.get("sampler")),
@@ -155,9 +178,9 @@ def _records(paper: pd.DataFrame, table_name: str, family: str) -> list[dict[str
     return [{str(name): value for name, value in row.items()} for row in chosen.to_dict("records")]
 
 
-def _paper_line(paper: pd.DataFrame, table_name: str, spec: TableSpec) -> dict[str, Any] | None:
-    """The report's row of the reference recipe, if it prints one."""
-    found = [row for row in _records(paper, table_name, spec.family) if row["optimization"] == spec.reference]
+def _reference(paper: pd.DataFrame, spec: TableSpec, family: str) -> dict[str, Any] | None:
+    """The report's row of the reference recipe of `family`, if it prints one."""
+    found = [row for row in _records(paper, spec.reference_table, family) if row["optimization"] == spec.reference]
     return found[0] if found else None
 
 
@@ -165,7 +188,13 @@ def _line(row: Mapping[str, Any], kind: str) -> Line:
     notes = [] if pd.isna(row["note"]) else [str(row["note"])]
     if not pd.isna(row["total_ms"]):
         notes.insert(0, f"{row['samples']} images in {row['total_ms']:.0f} ms")
-    return Line(str(row["optimization"]), str(row["label"]), "; ".join(notes), kind, row)
+    name = str(row["optimization"])
+    return Line(name, str(row["label"]), "; ".join(notes), _line_kind(name, kind), row)
+
+
+def _line_kind(optimization: str, kind: str) -> str:
+    """The kind of a line in a table of `kind`: by their names some have averaged weights as well."""
+    return "several" if optimization.startswith("ema+") else kind
 
 
 def _status(outcome: Outcome) -> str:

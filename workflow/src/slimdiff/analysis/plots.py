@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ HALF_PX = 300  # width of one half of the figure of techniques
 NUMBER_PX = 116  # width of the numbers written beside a half
 PARETO_PX = (680, 460)
 OURS, THEIRS = "FID, ours", "FID, the report"
+PAIR = ["dataset", "model"]
+ELSEWHERE = "tables/cells.csv"  # where everything is that has no room
 NAME: Any = {"align": "left", "baseline": "middle", "fontSize": FONT_PX - 1}
 PARETO_TOOLTIP = [
+    alt.Tooltip("family:N"),
     alt.Tooltip("model:N"),
     alt.Tooltip("optimization:N", title="recipe"),
     alt.Tooltip("seeds:Q"),
@@ -45,17 +48,24 @@ def write_all(matrix: pd.DataFrame, paper: pd.DataFrame, folder: Path) -> None:
 def techniques(matrix: pd.DataFrame, paper: pd.DataFrame, spec: FigureSpec) -> alt.VConcatChart:
     """FID of each technique, ours and the report's side by side, one panel per data set and model."""
     tables = [table for table in specs.TABLES if table.name in spec.tables]
-    frame = comparison.techniques(matrix, paper, tables, (specs.FID, specs.RFID))
+    everything = comparison.techniques(matrix, paper, tables, (specs.FID, specs.RFID))
+    frame = comparison.fewer(everything)
     subtitle = [
         "Each half has its own scale: our FID is in-domain, the report's is an Inception FID on MNIST.",
         "Both are logarithmic and span the same ratio, so equal distances from the dashed baseline are equal",
         "relative changes. Left is better. Bars: 95 % t-interval over seeds, cut at the edge; one seed has none.",
     ]
+    if len(frame) < len(everything):
+        subtitle += charts.lines(
+            f"Of the recipes in no table of the report each panel has the {comparison.MOST_OTHERS} with the lowest "
+            f"FID; {len(everything) - len(frame)} others are left out, and are in {ELSEWHERE}."
+        )
+    blocks = {f"{dataset}, {model}": block for (dataset, model), block in frame.groupby(PAIR, sort=False)}
     panels = []
-    for (dataset, model), block in frame.groupby(["dataset", "model"], sort=False):
-        title = alt.TitleParams(f"{dataset}, {model}", anchor="start", fontSize=FONT_PX + 1)
+    for name, block in itertools.islice(blocks.items(), charts.MOST_PANELS):
+        title = alt.TitleParams(name, anchor="start", fontSize=FONT_PX + 1)
         panels.append(_halves(block, tables[0].reference).properties(title=title))
-    return charts.stack(panels, spec.title, subtitle)
+    return charts.stack(panels, spec.title, subtitle + _left_out(list(blocks)))
 
 
 def _halves(frame: pd.DataFrame, reference: str) -> alt.HConcatChart:
@@ -131,17 +141,23 @@ def pareto(matrix: pd.DataFrame, spec: FigureSpec) -> alt.VConcatChart:
         "Lower and further left is better; both axes are logarithmic. The line joins the recipes that no other",
         "beats in both. Dashed: the baseline. Bars: 95 % t-interval over seeds, cut at the edge; one seed has none.",
     ]
+    subtitle += charts.families_told(drawn["family"])
     missing = frame.loc[~frame.index.isin(drawn.index), "name"].unique()
-    if len(missing):
-        subtitle.append(
-            f"Without a number, hence not drawn: {', '.join(missing[:6])}{', …' if len(missing) > 6 else ''}."
-        )
-    panels = [_pareto_panel(block, str(dataset)) for dataset, block in drawn.groupby("dataset", sort=False)]
-    return charts.stack(panels or [_empty_panel()], spec.title, subtitle)
+    subtitle += charts.listed("Without a number, hence not drawn", list(missing))
+    blocks = {str(dataset): block for dataset, block in drawn.groupby("dataset", sort=False)}
+    panels = [_pareto_panel(block, name) for name, block in itertools.islice(blocks.items(), charts.MOST_PANELS)]
+    empty = charts.sentence("No cell has both a size and a FID yet.", PARETO_PX[0])
+    return charts.stack(panels or [empty], spec.title, subtitle + _left_out(list(blocks)))
+
+
+def _left_out(panels: Sequence[str]) -> list[str]:
+    """A line of the subtitle on those of `panels` for which there is no room."""
+    return charts.listed(f"No room here, but in {ELSEWHERE}", panels[charts.MOST_PANELS :])
 
 
 def _recipes(matrix: pd.DataFrame) -> pd.DataFrame:
-    """One row per recipe: size in MB, FID with its interval, kind, and a name that is unique within the data set."""
+    """One row per recipe: size in MB, FID with its interval, kind, family, and a name unique in the data set."""
+    families = comparison.families(matrix)
     columns = ("fid", "size_gzip_bytes", "rfid", "inference_ms_per_image", "params_nonzero")
     summaries = {column: statistics.by_recipe(matrix, column) for column in columns}
     rows = []
@@ -149,6 +165,7 @@ def _recipes(matrix: pd.DataFrame) -> pd.DataFrame:
         row = dict(zip(("dataset", "model", "optimization"), recipe, strict=True))
         means = {column: summaries[column][recipe].mean for column in columns}
         kind = comparison.kind(recipe[2], comparison.config(matrix))
+        row["family"] = families[recipe[1]]
         rows.append({**row, **means, "kind": kind, "seeds": fid.n, "low": fid.low, "high": fid.high})
     frame = pd.DataFrame(rows)
     frame["size_mb"] = frame["size_gzip_bytes"] / 1e6
@@ -179,9 +196,11 @@ def _pareto_panel(frame: pd.DataFrame, dataset: str) -> alt.LayerChart:
     layers.append(bars.encode(x=x("size_mb"), y=y("start"), y2="end:Q", color=color))
     leaders = alt.Chart(named[named["leader"]]).mark_rule(color="#999999", strokeWidth=0.8)
     layers.append(leaders.encode(x=x("size_mb"), y=y("fid"), x2="near_x:Q", y2="near_y:Q"))
-    points = alt.Chart(frame).mark_point(filled=True, size=110, opacity=1)
-    shape = charts.kind_shape(frame["kind"])
-    layers.append(points.encode(x=x("size_mb"), y=y("fid"), color=color, shape=shape, tooltip=PARETO_TOOLTIP))
+    points = alt.Chart(frame).mark_point(size=110, opacity=1, strokeWidth=1.6)
+    points = points.encode(x=x("size_mb"), y=y("fid"), color=color, shape=charts.kind_shape(frame["kind"]))
+    layers.append(points.encode(fill=alt.value("white")))  # so that no line shows through a hollow one
+    inside = charts.kind_fill(frame["kind"])
+    layers.append(points.encode(fill=inside, fillOpacity=charts.family_fill(frame["family"]), tooltip=PARETO_TOOLTIP))
     names = alt.Chart(named).encode(x=x("label_x"), y=y("label_y"), text="name:N")
     layers.append(names.mark_text(**NAME, stroke="white", strokeWidth=3))  # a halo, for the dashed lines
     layers.append(names.transform_filter("datum.front").mark_text(**NAME, fontWeight="bold"))
@@ -226,12 +245,6 @@ def _named(frame: pd.DataFrame, x_axis: LogAxis, y_axis: LogAxis) -> pd.DataFram
                 }
             )
     return pd.DataFrame(rows)
-
-
-def _empty_panel() -> alt.LayerChart:
-    text = alt.Chart(pd.DataFrame({"text": ["No cell has both a size and a FID yet."]}))
-    layer = text.mark_text(fontSize=FONT_PX).encode(text="text:N")
-    return alt.LayerChart(layer=[layer], width=PARETO_PX[0], height=60)
 
 
 def _clipped(frame: pd.DataFrame, low: str, high: str, axis: LogAxis) -> pd.DataFrame:

@@ -25,9 +25,14 @@ LIBRARIES = ("altair", "numpy", "pandas", "pyarrow", "scipy")
 _ARROW = {"string": pa.string(), "Int64": pa.int64(), "Float64": pa.float64()}
 
 
+def folder(root: Path, cell: Cell) -> Path:
+    """Where the files of `cell` lie under `root`, the folder of cells."""
+    return root / cell.dataset / cell.model / cell.optimization / f"seed{cell.seed}"
+
+
 def row_path(root: Path, cell: Cell) -> Path:
-    """Where the row of `cell` lies under `root`, the folder of cells."""
-    return root / cell.dataset / cell.model / cell.optimization / f"seed{cell.seed}" / "row.json"
+    """Where the row of `cell` lies under `root`."""
+    return folder(root, cell) / "row.json"
 
 
 def read_rows(root: Path, cells: Iterable[Cell], trainings: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ CELLS_COLUMNS = {  # column of the matrix → heading and decimals of the Markdo
     "status": ("status", 0),
     "fid": ("FID", 2),
     "rfid": ("rFID (%)", 2),
+    "class_accuracy": ("class accuracy", 3),
     "n_samples": ("images", 0),
     "params": ("parameters", 0),
     "params_nonzero": ("non-zero", 0),
@@ -62,7 +63,8 @@ def to_csv(frame: pd.DataFrame, measures: Sequence[Measure]) -> str:
 
 def to_markdown(frame: pd.DataFrame, spec: TableSpec) -> str:
     """A comparison as a Markdown page: title, caption, and one table per data set and model."""
-    parts = [f"# {spec.title}", CAPTION.format(reference=spec.reference)]
+    caption = [CAPTION.format(reference=spec.reference), *(m.meaning for m in spec.measures if m.meaning)]
+    parts = [f"# {spec.title}", " ".join(caption)]
     for (dataset, model), block in frame.groupby(["dataset", "model"], sort=False):
         header = ["recipe", "in the report", "seeds"]
         for measure in spec.measures:
@@ -84,9 +86,9 @@ def cells_markdown(matrix: pd.DataFrame) -> str:
 def _markdown_line(row: Mapping[Any, Any], spec: TableSpec) -> list[str]:
     line = [f"`{row['optimization']}`", str(row["label"] or NOTHING), _seeds(row)]
     for measure in spec.measures:
-        own = _text(row[measure.column], measure.decimals)
+        own = _measured(row[measure.column], measure)
         if measure.interval and not _missing(row[f"{measure.column}_low"]):
-            low, high = (_text(row[f"{measure.column}_{end}"], measure.decimals) for end in ("low", "high"))
+            low, high = (_measured(row[f"{measure.column}_{end}"], measure) for end in ("low", "high"))
             own += f" [{low}, {high}]"
         line.append(own + _change(row, measure.column, spec))
         if measure.paper:
@@ -117,6 +119,13 @@ def _change(row: Mapping[Any, Any], column: str, spec: TableSpec) -> str:
     if math.isnan(percent) or row["optimization"] == spec.reference:
         return ""
     return f" ({percent_text(percent, 1)})"
+
+
+def _measured(value: object, measure: Measure) -> str:
+    """Our `value` as people read it: a share in percent."""
+    if measure.share and isinstance(value, float):
+        return _text(100 * value, measure.decimals - 2)
+    return _text(value, measure.decimals)
 
 
 def _text(value: object, decimals: int) -> str:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff.analysis import plots, results, tables
+from slimdiff.analysis import galleries, plots, results, tables
 from slimdiff.stages import command
 
 
@@ -12,6 +12,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     stage = argparse.ArgumentParser(description=__doc__)
     stage.add_argument("--matrix", required=True, type=Path, help="matrix.parquet")
     stage.add_argument("--paper", required=True, type=Path, help="the report's numbers: paper_reference.csv")
+    stage.add_argument("--cells", required=True, type=Path, help="folder of the cells, with the samples of each")
     stage.add_argument("--out-tables", required=True, type=Path, help="folder of the tables, CSV and Markdown")
     stage.add_argument("--out-figures", required=True, type=Path, help="folder of the figures, SVG, PNG and HTML")
     stage.add_argument("--code", help="fingerprint of the code; not recorded")
@@ -21,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     paper = results.read_paper(arguments.paper)
     tables.write_all(matrix, paper, arguments.out_tables)
     plots.write_all(matrix, paper, arguments.out_figures)
+    galleries.write_all(matrix, arguments.cells, arguments.out_figures)
 
 
 if __name__ == "__main__":

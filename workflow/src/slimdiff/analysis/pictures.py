@@ -1,0 +1,104 @@
+"""A cell's images put together to one picture that a chart can hold."""
+
+import base64
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from slimdiff.errors import UserError
+
+Images = NDArray[np.uint8]
+
+GAP = 4  # pixels between two images
+WHITE = 255
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The images of a cell, and what a conditional model was asked for."""
+
+    images: Images  # (N, C, H, W); N may be 0
+    labels: NDArray[np.int64]  # (N,), or (0,) of an unconditional model
+    classes: tuple[str, ...]  # names of the labels
+
+
+def read_samples(path: str | os.PathLike[str]) -> Samples:
+    """The samples in `path` (npz, no pickle).
+
+    Raises:
+        UserError: the file is missing, damaged, or not one of samples.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            classes = tuple(str(name) for name in file["classes"])
+            samples = Samples(np.asarray(file["images"], np.uint8), np.asarray(file["labels"], np.int64), classes)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} is not a whole file of samples ({error}): delete it and run again") from None
+    if len(samples.labels) not in (0, len(samples.images)):
+        raise UserError(
+            f"{path} has {len(samples.labels)} labels for {len(samples.images)} images: delete it and run again"
+        )
+    return samples
+
+
+def first_columns(images: Images, columns: int, rows: int) -> list[Images]:
+    """The first `columns` × `rows` images in reading order, as columns of equal length but for the end."""
+    shown = images[: columns * rows]
+    return [shown[column::columns] for column in range(min(columns, len(shown)))]
+
+
+def class_columns(samples: Samples, columns: int, rows: int) -> dict[str, Images]:
+    """The first `rows` images of each of the first `columns` classes that were asked for, by name."""
+    asked = np.unique(samples.labels)[:columns]
+    return {samples.classes[label]: samples.images[samples.labels == label][:rows] for label in asked}
+
+
+def sheet(columns: Sequence[Images], tile: int, pitch: int | None = None) -> Images:
+    """`columns` beside each other on white, as one picture (height, width, C).
+
+    Images no larger than `tile` pixels are enlarged by a whole number, each pixel to a square, and larger ones shrunk.
+    Columns are `pitch` pixels apart, or as near as the images allow.
+    """
+    scaled = [[_fitted(image, tile) for image in column] for column in columns]
+    height, width, channels = scaled[0][0].shape
+    pitch = pitch or width + GAP
+    rows = max(len(column) for column in scaled)
+    canvas = np.full((rows * (height + GAP) - GAP, len(scaled) * pitch, channels), WHITE, np.uint8)
+    for left, column in enumerate(scaled):
+        x = left * pitch + (pitch - width) // 2
+        for top, image in enumerate(column):
+            y = top * (height + GAP)
+            canvas[y : y + height, x : x + width] = image
+    return canvas
+
+
+def data_url(picture: Images) -> str:
+    """`picture` (height, width, 1 or 3) as a PNG within a URL."""
+    file = io.BytesIO()
+    _image(picture).save(file, format="PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _fitted(image: Images, tile: int) -> Images:
+    """`image` (C, H, W) as (height, width, C), its longer side at most `tile`."""
+    pixels = image.transpose(1, 2, 0)
+    longer = max(pixels.shape[:2])
+    if longer <= tile:
+        times = tile // longer
+        return pixels.repeat(times, axis=0).repeat(times, axis=1)
+    height, width = (max(1, side * tile // longer) for side in pixels.shape[:2])
+    small = np.asarray(_image(pixels).resize((width, height), Image.Resampling.BOX))
+    return small.reshape(height, width, -1)
+
+
+def _image(pixels: Images) -> Image.Image:
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
