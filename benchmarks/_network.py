@@ -15,4 +15,4 @@ MODEL: dict[str, Any] = {
         "sigma": 25.0,
     },
 }
-TRAINING: dict[str, Any] = {"preconditioning": "edm", "sigma_data": 0.33}
+TRAINING: dict[str, Any] = {"preconditioning": "edm", "sigma_data": 0.33, "black": 0.0}

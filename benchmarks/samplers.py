@@ -15,7 +15,7 @@ from slimdiff.models.registry import build_network
 from slimdiff.sampling import sample_images
 
 BATCH, ROUNDS = 32, 3
-DATASET = {"channels": 1, "height": 28, "width": 28}
+DATASET = {"channels": 1, "height": 28, "width": 28, "saturated": 0.8}
 
 
 def ms_per_image(method: str, steps: int) -> float:

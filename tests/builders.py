@@ -31,7 +31,28 @@ SAMPLER = {
     "rho": 7.0,
     "snr": 0.16,
     "tolerance": 1e-3,
+    "precision": "float32",
 }
+UNET = {
+    "base": 64,
+    "embed_dim": 256,
+    "heads": 4,
+    "attention_levels": [0, 1, 2, 3],
+    "classes": 10,
+    "grouped": "bottleneck",
+}
+SMALL_UNET = {**UNET, "base": 8, "embed_dim": 32, "heads": 2, "attention_levels": [1, 2, 3], "classes": 2}
+UNET_SAMPLER = {
+    "method": "heun",
+    "steps": 4,
+    "sigma_min": None,
+    "sigma_max": None,
+    "rho": 7.0,
+    "guidance": 1.5,
+    "clip": False,
+    "precision": "float32",
+}
+SAMPLERS = {"ncsn": SAMPLER, "ddpm": UNET_SAMPLER}  # by family, as the next two
 
 
 def ncsn_model(**changes: Any) -> dict[str, Any]:
@@ -52,14 +73,38 @@ def training(**changes: Any) -> dict[str, Any]:
         "learning_rate": 2e-3,
         "lr_schedule": "one-cycle",
         "optimizer": "adam",
+        "optimizer_state": "float",
         "weight_decay": 0.0,
         "ema_decay": 0.99,
+        "ema_warmup": "ramp",
+        "precision": "float32",
         "preconditioning": "edm",
         "sigma_data": 0.33,
+        "black": 0.0,
         "groups": 1,
         "linear": "float",
         **changes,
     }
+
+
+def unet_model(**changes: Any) -> dict[str, Any]:
+    """The report's DDPM."""
+    return {"family": "ddpm", "image_size": 64, "channels": 3, "fit": "resize", "network": UNET, **changes}
+
+
+def small_unet_model(network: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """A U-Net that trains in seconds; `network` changes its settings."""
+    return unet_model(**{"image_size": 16, "channels": 1, "network": {**SMALL_UNET, **(network or {})}, **changes})
+
+
+def unet_training(**changes: Any) -> dict[str, Any]:
+    """One short training of a U-Net."""
+    own = {"noise_schedule": "linear", "min_snr_gamma": None, "label_dropout": 0.1}
+    return training(**{"sigma_data": 0.6, "black": -1.0, **own, **changes})
+
+
+MODELS = {"ncsn": small_model, "ddpm": small_unet_model}
+TRAININGS = {"ncsn": training, "ddpm": unet_training}
 
 
 def striped_images(n: int = 96, size: int = 20) -> ImageSet:
@@ -79,23 +124,30 @@ def model_header(model: dict[str, Any], options: dict[str, Any], **changes: Any)
         "model": model,
         "training": options,
         "structure": [],
-        "dataset": {"name": "stripes", "channels": 1, "height": 20, "width": 20, "classes": ["rows", "columns"]},
+        "dataset": {
+            "name": "stripes",
+            "channels": 1,
+            "height": 20,
+            "width": 20,
+            "classes": ["rows", "columns"],
+            "saturated": 0.0,
+        },
         "seed": 0,
         "code": "test",
         "status": "ok",
         "reason": "",
         "weights": "raw",
         "steps": [],
-        "sampler": SAMPLER,
+        "sampler": SAMPLERS[model["family"]],
         "engine": "torch",
         **changes,
     }
 
 
-def write_small_model(path: Path, **changes: Any) -> torch.nn.Module:
+def write_small_model(path: Path, family: str = "ncsn", **changes: Any) -> torch.nn.Module:
     """Write an untrained small model as a cell's checkpoint and return its network."""
     from slimdiff import weightfile
 
-    network = build_network(small_model(), seed=1)
-    weightfile.write_model(path, network, model_header(small_model(), training(), **changes))
+    network = build_network(MODELS[family](), seed=1)
+    weightfile.write_model(path, network, model_header(MODELS[family](), TRAININGS[family](), **changes))
     return network

@@ -24,6 +24,14 @@ def denormals() -> Iterator[None]:
     torch.set_flush_denormal(False)
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device in turn; skips the GPU where there is none."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return torch.device(request.param)
+
+
 @pytest.fixture(scope="session")
 def mnist_images(request: pytest.FixtureRequest) -> ImageSet:
     """The real MNIST, fetched once and kept in pytest's cache; skips where it cannot be had.

@@ -8,8 +8,9 @@ import torch
 from builders import SAMPLER
 from scipy.integrate import solve_ivp
 
-from slimdiff.diffusion.denoiser import Denoiser, PreconditioningSettings, from_images, to_images
+from slimdiff.diffusion.denoiser import Denoiser, PreconditioningSettings
 from slimdiff.diffusion.dopri5 import solve
+from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, find_sampler, karras_sigmas
 from slimdiff.diffusion.ve import TIME_MIN, VESDE
@@ -32,7 +33,7 @@ class GaussianDenoiser(Denoiser):
 
 def draw(method, n=300, **changes):
     settings = build(SamplerSettings, {**SAMPLER, "method": method, **changes}, "sampler")
-    return find_sampler(method)(GaussianDenoiser(), ImageNoise(0, range(n)), SHAPE, settings)
+    return find_sampler(method)(Guided(GaussianDenoiser()), ImageNoise(0, range(n)), SHAPE, settings)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_heun_converges_at_second_order_to_the_exact_flow():
             def normal(self, shape):
                 return noise
 
-        end = find_sampler("heun")(GaussianDenoiser(), Fixed(0, range(4)), SHAPE, settings).x
+        end = find_sampler("heun")(Guided(GaussianDenoiser()), Fixed(0, range(4)), SHAPE, settings).x
         exact = MEAN + (noise * 5.0 - MEAN) * STD / math.sqrt(STD**2 + 25.0)
         errors.append(float((end - exact).abs().max()))
     assert errors[0] > errors[1] > errors[2]
@@ -158,10 +159,12 @@ def test_edm_loss_is_the_weighted_error_of_the_denoiser():
     assert torch.allclose(denoiser.loss(x_0, sigma, noise), expected, rtol=1e-3)
 
 
-def test_pixels_go_there_and_back():
+@pytest.mark.parametrize("black", [0.0, -1.0])
+def test_pixels_go_there_and_back(black):
+    denoiser = Denoiser(Linear(), PreconditioningSettings("edm", black=black))
     images = torch.rand(2, 1, 4, 4) * 2 - 1
-    assert torch.allclose(to_images(from_images(images)), images, atol=1e-6)
-    assert 0 <= float(from_images(images).min()) <= float(from_images(images).max()) <= 1
+    assert torch.allclose(denoiser.to_images(denoiser.from_images(images)), images, atol=1e-6)
+    assert denoiser.from_images(torch.tensor([-1.0, 1.0])).tolist() == [black, 1.0]
 
 
 def test_training_noise_levels():

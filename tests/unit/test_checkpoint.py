@@ -10,15 +10,17 @@ from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
 
 
-def test_a_loaded_model_samples_and_tells_its_settings(tmp_path):
-    write_small_model(tmp_path / "model.safetensors")
+@pytest.mark.parametrize(("family", "other", "passes"), [("ncsn", "euler-maruyama", 1), ("ddpm", "ddim", 2)])
+def test_a_loaded_model_samples_and_tells_its_settings(tmp_path, family, other, passes):
+    """Guidance, where there is some, passes twice."""
+    write_small_model(tmp_path / "model.safetensors", family)
     loaded = slimdiff.load(tmp_path / "model.safetensors")
     sampled = loaded.sample(3, seed=1)
     assert sampled.images.shape == (3, 1, 20, 20)
     assert sampled.images.dtype == torch.uint8
-    assert sampled.network_evaluations == 7
-    assert loaded.sample(3, seed=1, sampler="euler-maruyama", steps=5).network_evaluations == 5
-    assert loaded.settings["model"]["family"] == "ncsn"
+    assert sampled.network_evaluations == 7 * passes
+    assert loaded.sample(3, seed=1, sampler=other, steps=5).network_evaluations == 5 * passes
+    assert loaded.settings["model"]["family"] == family
 
 
 def test_the_baselines_file_is_the_size_the_report_gives(tmp_path):
@@ -27,9 +29,10 @@ def test_the_baselines_file_is_the_size_the_report_gives(tmp_path):
     assert (tmp_path / "model.safetensors").stat().st_size == pytest.approx(4_472_986, rel=0.01)
 
 
-def test_equal_models_are_equal_files(tmp_path):
+@pytest.mark.parametrize("family", ["ncsn", "ddpm"])
+def test_equal_models_are_equal_files(tmp_path, family):
     for name in ("one", "two"):
-        write_small_model(tmp_path / f"{name}.safetensors")
+        write_small_model(tmp_path / f"{name}.safetensors", family)
     assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
 
 

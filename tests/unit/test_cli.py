@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from slimdiff import checkpoint, cli
 from slimdiff.analysis.columns import COLUMNS
@@ -212,7 +213,8 @@ def test_compare_takes_paths_and_gives_json(results: Path, command: Command) -> 
 class FakeModel:
     """Stands in for a loaded checkpoint; the real one is sampled in tests of the whole workflow."""
 
-    settings: ClassVar = {"sampler": {"method": "heun", "steps": 10}}
+    settings: ClassVar = {"sampler": {"method": "heun", "steps": 10}, "dataset": {"classes": ["cat", "dog", "0"]}}
+    classes = 0
     asked: dict[str, Any]
     reason = ""
 
@@ -239,10 +241,52 @@ def test_sample_writes_a_grid(results: Path, command: Command, monkeypatch: pyte
     )
     code, out, _ = command("sample", BASELINE, *options)
     assert code == 0
-    assert FakeModel.asked == {"n": 6, "seed": 3, "sampler": "heun", "steps": 10}
+    asked = {"n": 6, "seed": 3, "sampler": "heun", "steps": 10}
+    assert FakeModel.asked == {**asked, "guidance": None, "labels": None}
     assert Path("a/grid.png").read_bytes().startswith(b"\x89PNG")
     assert "6 images on cpu" in out
     assert "19 network evaluations" in out
+
+
+def picture_of(path: Path) -> tuple[int, int]:
+    """Columns and rows of 8×8 images with a border of 2."""
+    width, height = Image.open(path).size
+    return (width - 2) // 10, (height - 2) // 10
+
+
+@pytest.mark.parametrize(
+    ("classes", "options", "labels", "shape"),
+    [
+        (0, (), None, (3, 3)),
+        (3, (), None, (3, 3)),
+        (4, (), None, (4, 2)),
+        (3, ("--label", "dog", "--label", "0"), [1, 2], (2, 4)),
+        (3, ("--label", "1"), [1], (3, 3)),
+        (10, ("--n", "4"), None, (4, 1)),
+    ],
+)
+def test_a_conditional_model_has_a_column_for_each_class(
+    results: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    classes: int,
+    options: tuple[str, ...],
+    labels: list[int] | None,
+    shape: tuple[int, int],
+) -> None:
+    """A class whose name is a number is meant by that name."""
+    monkeypatch.setattr(checkpoint, "load", lambda path, device: FakeModel())
+    monkeypatch.setattr(FakeModel, "classes", classes)
+    command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", "--n", "8", *options)
+    assert FakeModel.asked["labels"] == labels
+    assert picture_of(Path("grid.png")) == shape
+
+
+def test_an_unknown_class_is_refused(results: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "load", lambda path, device: FakeModel())
+    code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", "--label", "cow")
+    assert code == 1
+    assert "--label cow is no class of this model; allowed: 0 cat, 1 dog, 2 0" in err
 
 
 def test_sample_says_why_images_are_no_good(results: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,11 @@ def entry(**changes: Any) -> dict[str, Any]:
     return {"dataset": "mnist", "model": "ncsn", "optimizations": ["baseline"], "seeds": [0], **changes}
 
 
+def ddpm(changes: dict[str, Any], overlay: dict[str, Any] | None = None, **keys: Any) -> dict[str, Any]:
+    """An overlay with these changes of the DDPM and a matrix that runs it."""
+    return {**(overlay or {}), "models": {"ddpm": changes}, "matrix": [entry(model="ddpm", **keys)]}
+
+
 def recipe(**keys: Any) -> dict[str, Any]:
     """An overlay with a recipe `mine` and a matrix that runs it."""
     return {"optimizations": {"mine": {"training": "plain", **keys}}, "matrix": [entry(optimizations=["mine"])]}
@@ -87,15 +92,19 @@ def test_presets_are_sound_and_hold_only_differences(path: Path) -> None:
 
 
 def test_the_schema_says_what_every_key_is_for_and_holds_no_defaults() -> None:
-    def walk(node: Any) -> None:
+    def walk(node: Any, where: str = "", refined: frozenset[str] = frozenset()) -> None:
+        """`refined` are properties that `then` and `else` say more about: those may leave a mapping open."""
         if isinstance(node, dict):
             assert "default" not in node
-            if node.get("type") == "object":
+            if node.get("type") == "object" and where not in refined:
                 assert node["additionalProperties"] is False
             for child in (*node.get("properties", {}).values(), *node.get("patternProperties", {}).values()):
-                assert "description" in child or "$ref" in child, child
-            for child in node.values():
-                walk(child)
+                assert "description" in child or "$ref" in child or child.keys() <= {"const", "required"}, child
+            if "if" in node:
+                then, otherwise = (node[branch]["properties"] for branch in ("then", "else"))
+                refined = frozenset(key for key in then if "$ref" in then[key] and "$ref" in otherwise[key])
+            for key, child in node.items():
+                walk(child, key, refined)
         elif isinstance(node, list):
             for child in node:
                 walk(child)
@@ -140,7 +149,7 @@ def names(optimization: str, seed: str = "0") -> dict[str, str]:
 def test_a_training_lays_its_options_over_the_models() -> None:
     chosen = settings.train_settings(CONFIG, "mnist", "ncsn", "linear-8bit-frozen+adam-8bit", "3")
     assert chosen["seed"] == 3
-    assert chosen["training"] == {**CONFIG["models"]["ncsn"]["training"], "linear": "8bit", "optimizer": "adam8bit"}
+    assert chosen["training"] == {**CONFIG["models"]["ncsn"]["training"], "linear": "8bit", "optimizer_state": "8bit"}
     assert set(chosen["model"]) == {"family", "image_size", "channels", "fit", "network"}
 
 
@@ -164,7 +173,7 @@ def test_steps_are_applied_in_order_and_samplers_keep_what_they_use() -> None:
             {"prune": {"method": "l1", "amount": 0.2, "scope": "middle"}},
             {"quantize": {"linear": "8bit"}},
         ],
-        "sampler": {"method": "predictor-corrector", "steps": 30, "snr": 0.16},
+        "sampler": {"method": "predictor-corrector", "steps": 30, "snr": 0.16, "precision": "float32"},
         "engine": "torch",
         "seed": 0,
     }
@@ -173,8 +182,21 @@ def test_steps_are_applied_in_order_and_samplers_keep_what_they_use() -> None:
 def test_each_sampler_has_its_constants() -> None:
     methods = SCHEMA["$defs"]["sampler"]["properties"]["method"]["enum"]
     assert list(settings.SAMPLER_CONSTANTS) == methods
+    families = settings.FAMILIES.values()
+    assert {method for family in families for method in family.samplers} == set(methods)
     constants = set(SCHEMA["$defs"]["sampler"]["properties"]) - {"method"}
-    assert set().union(*settings.SAMPLER_CONSTANTS.values()) == constants
+    shared = {*settings.SAMPLER_ALWAYS, *(key for family in families for key in family.sampler)}
+    assert set().union(*settings.SAMPLER_CONSTANTS.values()) | shared == constants
+
+
+def test_a_ddpms_sampler_has_its_guidance_whatever_the_method() -> None:
+    sampler = CONFIG["models"]["ddpm"]["sampler"]
+    config = merge(CONFIG, {"optimizations": {"mine": {"training": "plain", "sampler": {"method": "ddim"}}}})
+    assert settings.sampler_options(config, "ddpm", "mine") == {
+        "method": "ddim",
+        **{key: sampler[key] for key in ("steps", "guidance", "clip", "precision")},
+    }
+    assert settings.sampler_options(config, "ddpm", "baseline") == sampler
 
 
 @pytest.mark.parametrize(
@@ -312,8 +334,8 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
         "my.yaml: matrix[0].dataset is 'mnits'; allowed: mnist, ",
     ),
     "unknown model": (
-        {"matrix": [entry(model="ddpm")]},
-        "my.yaml: matrix[0].model is 'ddpm'; allowed: ncsn; correct it",
+        {"matrix": [entry(model="ddmp")]},
+        "my.yaml: matrix[0].model is 'ddmp'; allowed: ncsn, ddpm (did you mean ddpm?); correct it",
     ),
     "unknown training": (
         {"optimizations": {"mine": {"training": "plaine"}}},
@@ -376,6 +398,103 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
         recipe(sampler={"sigma_min": 0.002, "sigma_max": 0.001}),
         "my.yaml: optimizations.mine.sampler has sigma_min 0.002 and sigma_max 0.001; allowed: sigma_min below ",
     ),
+    # what does not go together in a DDPM
+    "image size of a ddpm": (
+        ddpm({"image_size": 28}),
+        "my.yaml: models.ddpm.image_size is 28; allowed for family ddpm: multiples of 8, as 24 or 32",
+    ),
+    "image size of a ddpm, too small": (ddpm({"image_size": 4}), "my.yaml: models.ddpm.image_size is 4; allowed for "),
+    "heads that do not divide": (
+        ddpm({"network": {"heads": 3}}),
+        "my.yaml: models.ddpm.network.heads is 3; allowed: 1, 2, 4, 8, 16",
+    ),
+    "attention level of nowhere": (
+        ddpm({"network": {"attention_levels": [2, 4]}}),
+        "my.yaml: models.ddpm.network.attention_levels[1] is 4; allowed: a whole number at least 0 and at most 3",
+    ),
+    "groups that do not divide the bottleneck": (
+        ddpm({}, {"trainings": {"groups-2": {"groups": 3}}}, optimizations=["groups-2"]),
+        "my.yaml: trainings.groups-2.groups is 3; allowed with the channels [64, 128] of model ddpm: 1, 2, 4, 8, 16, "
+        "32, 64 or max",
+    ),
+    "groups that do not divide all convolutions": (
+        ddpm({"network": {"grouped": "all"}}, {"trainings": {"groups-2": {"groups": 32}}}, optimizations=["groups-2"]),
+        "my.yaml: trainings.groups-2.groups is 32; allowed with the channels [16, 32, 64, 128] of model ddpm: 1, 2, 4, "
+        "8, 16 or max",
+    ),
+    "sampler of the other family": (
+        ddpm({"sampler": {"method": "predictor-corrector"}}),
+        "my.yaml: models.ddpm.sampler.method is predictor-corrector; allowed for family ddpm, as model ddpm is: heun, "
+        "ddpm, ddim, dpm-solver++, unipc",
+    ),
+    "sampler of a recipe of the other family": (
+        recipe(sampler={"method": "ddim"}),
+        "my.yaml: optimizations.mine.sampler.method is ddim; allowed for family ncsn, as model ncsn is: heun, ",
+    ),
+    "guidance of an ncsn": (
+        {"models": {"ncsn": {"sampler": {"guidance": 1.5}}}},
+        "my.yaml: models.ncsn.sampler.guidance is for family ddpm, and model ncsn is of family ncsn; leave it out",
+    ),
+    "guidance of a recipe of an ncsn": (
+        recipe(sampler={"clip": True}),
+        "my.yaml: optimizations.mine.sampler.clip is for family ddpm, and model ncsn is of family ncsn; leave it out",
+    ),
+    "steps that ddim cannot take": (
+        ddpm({"sampler": {"method": "ddim", "steps": 15}}),
+        "my.yaml: models.ddpm.sampler.steps is 15; allowed for ddim: 1, 2, 4, 5, 8, 10, 20, 25, 40, ",
+    ),
+    "more steps than there are": (
+        ddpm({"sampler": {"method": "unipc", "steps": 1001}}),
+        "my.yaml: models.ddpm.sampler.steps is 1001; allowed for unipc: up to 1000",
+    ),
+    "tolerance of a ddpm": (
+        ddpm({"sampler": {"tolerance": 1e-3}}),
+        "my.yaml: models.ddpm.sampler.tolerance is for family ncsn, and model ddpm is of family ddpm; leave it out",
+    ),
+    "noise schedule of an ncsn": (
+        {"trainings": {"groups-2": {"noise_schedule": "cosine"}}, "matrix": [entry(optimizations=["groups-2"])]},
+        "my.yaml: trainings.groups-2.noise_schedule is for family ddpm, and model ncsn is of family ncsn; leave it out",
+    ),
+    "min-SNR with edm": (
+        ddpm({"training": {"preconditioning": "edm", "min_snr_gamma": 5}}),
+        "my.yaml: models.ddpm.training.min_snr_gamma is 5; allowed with preconditioning edm: null",
+    ),
+    "preconditioning of an ncsn": (
+        ddpm({"training": {"preconditioning": "score"}}),
+        "my.yaml: models.ddpm.training.preconditioning is score; allowed for family ddpm: epsilon, v, edm",
+    ),
+    "preconditioning of a ddpm": (
+        {"models": {"ncsn": {"training": {"preconditioning": "epsilon"}}}},
+        "my.yaml: models.ncsn.training.preconditioning is epsilon; allowed for family ncsn: score, edm",
+    ),
+    "guidance without classes": (
+        ddpm({"network": {"classes": 0}, "sampler": {"guidance": 3}}),
+        "my.yaml: models.ddpm.sampler.guidance is 3; allowed for a network that is told no class (network.classes 0): ",
+    ),
+    "guidance without withheld labels": (
+        ddpm({"training": {"label_dropout": 0}, "sampler": {"guidance": 3}}),
+        "my.yaml: models.ddpm.sampler.guidance is 3; allowed for a training with label_dropout 0: 1",
+    ),
+    "classes of another data set": (
+        ddpm({"network": {"classes": 9}}),
+        "my.yaml: models.ddpm.network.classes is 9; allowed with data set mnist: 10, as many as it has, or 0 to tell ",
+    ),
+    "share above one": (
+        ddpm({"training": {"label_dropout": 1.5}}),
+        "my.yaml: models.ddpm.training.label_dropout is 1.5; allowed: a number at least 0 and at most 1 (",
+    ),
+    "precision of nothing": (
+        ddpm({"training": {"precision": "float16"}}),
+        "my.yaml: models.ddpm.training.precision is 'float16'; allowed: float32, bfloat16, auto (of the network's ",
+    ),
+    "8-bit optimizer by its old name": (
+        {"models": {"ncsn": {"training": {"optimizer": "adam8bit"}}}},
+        "my.yaml: models.ncsn.training.optimizer is 'adam8bit'; allowed: adam, adamw (",
+    ),
+    "option of a ddpm that is missing": (
+        {"models": {"mine": {**copy.deepcopy(CONFIG["models"]["ncsn"]), "family": "ddpm"}}},
+        "my.yaml: models.mine.",
+    ),
     # data sets and files
     "folder without a path": (
         {"datasets": {"mine": {"source": "folder", "image_size": 8, "channels": 1, "test_fraction": 0.1}}},
@@ -429,6 +548,35 @@ def test_a_folder_of_images_has_classes(tmp_path: Path, classes: tuple[str, ...]
         message = verdict(overlay)
         assert message.startswith("my.yaml: datasets.photos.path is ")
         assert message.endswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "overlay"),
+    [
+        ({}, {}),
+        ({"network": {"classes": 0}, "sampler": {"guidance": 1}}, {}),
+        ({"training": {"label_dropout": 0}, "sampler": {"guidance": 1.0}}, {}),
+        ({"training": {"preconditioning": "v", "min_snr_gamma": 5, "noise_schedule": "cosine"}}, {}),
+        ({"sampler": {"method": "ddpm", "steps": 1000, "guidance": 0}}, {}),
+        ({"image_size": 64, "channels": 3, "network": {"base": 64, "attention_levels": []}}, {}),
+        ({"training": {"ema_warmup": 2000, "groups": "max"}}, {}),
+    ],
+)
+def test_what_a_ddpm_can_be_told(changes: dict[str, Any], overlay: dict[str, Any]) -> None:
+    told = ddpm(changes, overlay)
+    check(merge(CONFIG, told), SCHEMA, {"my.yaml": told})
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_ddpm_knows_as_many_classes_as_a_folder_has(tmp_path: Path, classes: int) -> None:
+    for name in ("cats", "dogs", ".thumbnails"):
+        (tmp_path / name).mkdir()
+    source = {"source": "folder", "path": str(tmp_path), "image_size": 32, "channels": 1, "test_fraction": 0.1}
+    overlay = ddpm({"network": {"classes": classes}}, {"datasets": {"photos": source}}, dataset="photos")
+    if classes == 2:
+        check(merge(CONFIG, overlay), SCHEMA, {"my.yaml": overlay})
+    else:
+        assert "network.classes is 3; allowed with data set photos: 2, as many as it has" in verdict(overlay)
 
 
 def test_what_the_matrix_leaves_out_may_be_unfinished() -> None:

@@ -1,7 +1,7 @@
 """From images to score.json through the stages, and every way in which their inputs may not belong together."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ KEYS = {
     "fid",
     "rfid",
     "fid_extractors",
+    "class_accuracy",
     "fid_floor",
     "rfid_floor",
     "fid_floor_n",
@@ -68,10 +69,13 @@ class Workspace:
         reference_stage.main(["--settings", json.dumps(settings), *paths])
         return reference.read(self.path("reference.safetensors"))
 
-    def write_samples(self, images: torch.Tensor, status: str = "ok", reason: str = "") -> None:
+    def write_samples(
+        self, images: torch.Tensor, status: str = "ok", reason: str = "", labels: Sequence[int] = ()
+    ) -> None:
         np.savez_compressed(
             self.path("samples.npz"),
             images=images.numpy(),
+            labels=np.array(labels, dtype=np.int64),
             network_evaluations=np.float64(7.0),
             sampler=np.str_(json.dumps(SAMPLER)),
             status=np.str_(status),
@@ -196,16 +200,42 @@ def test_a_failure_is_passed_along(workspace: Workspace) -> None:
     assert record["sampler"] == SAMPLER
 
 
+def test_class_accuracy_is_what_the_classifiers_take_samples_for(workspace: Workspace) -> None:
+    samples = pictures(100, 3)
+    networks = extractors.read(workspace.path("extractors.safetensors"))
+    with torch.inference_mode():
+        guesses = [network.logits(samples).argmax(1) for network in networks]
+    for labels in (guesses[0], 1 - guesses[0], torch.arange(100) % 2):
+        workspace.write_samples(samples, labels=labels.tolist())
+        expected = np.mean([float((guess == labels).double().mean()) for guess in guesses])
+        assert workspace.score(100)["class_accuracy"] == pytest.approx(expected)
+
+
+def test_samples_of_no_class_have_no_class_accuracy(workspace: Workspace) -> None:
+    workspace.write_samples(pictures(100, 3))
+    assert workspace.score(100)["class_accuracy"] is None
+    workspace.write_samples(pictures(0, 3), status="failed", reason="loss is NaN at step 12")
+    assert workspace.score(100)["class_accuracy"] is None
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
 def object_array(path: Path) -> None:
-    np.savez(path, images=np.array([{}], dtype=object), status="ok", reason="", sampler="{}", network_evaluations=1.0)
+    np.savez(
+        path,
+        images=np.array([{}], dtype=object),
+        status="ok",
+        reason="",
+        sampler="{}",
+        network_evaluations=1.0,
+        labels=[],
+    )
 
 
 def without_images(path: Path) -> None:
-    np.savez(path, status="ok", reason="", sampler="{}", network_evaluations=1.0)
+    np.savez(path, status="ok", reason="", sampler="{}", network_evaluations=1.0, labels=[])
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_too_small_images_are_refused():
 
 
 def test_groups_that_do_not_divide_are_refused():
-    with pytest.raises(UserError, match=r"groups is 3.*conv2.*divisors of 32"):
+    with pytest.raises(UserError, match=r"groups is 3.*32 and 64 channels.*divisors of 32"):
         build_network(ncsn_model(), 3)
 
 

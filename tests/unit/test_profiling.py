@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 import torch
-from builders import model_header, ncsn_model, training, write_small_model
+from builders import model_header, ncsn_model, small_unet_model, training, unet_training, write_small_model
 
 import slimdiff
 from slimdiff import weightfile
@@ -40,6 +40,37 @@ def test_macs_are_those_counted_by_hand(tmp_path):
     assert count_macs(saved(tmp_path)) == expected
 
 
+@pytest.mark.parametrize("levels", [[], [1, 2, 3], [0, 1, 2, 3]])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_macs_of_a_unet_are_those_counted_by_hand(tmp_path, levels, groups):
+    """With its attention: two products of all tokens with all tokens, beside the linear layers of every token."""
+    model, c, size, dim = small_unet_model({"attention_levels": levels}), 8, 16, 32
+    network = build_network(model, groups)
+    header = model_header(model, unet_training(groups=groups))
+    weightfile.write_model(tmp_path / "model.safetensors", network, header)
+
+    def double(c_in, c_out, level, mid=None, split=1):
+        mid = mid or c_out
+        return 9 * (c_in * mid + mid * c_out) * (size >> level) ** 2 // split
+
+    def down(c_in, c_out, level):
+        return double(c_in, c_in, level) + double(c_in, c_out, level) + dim * c_out
+
+    def up(c_in, c_out, level):
+        return double(c_in, c_in, level) + double(c_in, c_out, level, c_in // 2) + dim * c_out
+
+    def attention(channels, level):
+        tokens = (size >> level) ** 2
+        return (6 * tokens * channels**2 + 2 * tokens**2 * channels) * (level in levels)
+
+    expected = double(1, c, 0) + down(c, 2 * c, 1) + down(2 * c, 4 * c, 2) + down(4 * c, 4 * c, 3)
+    bottom = ((4 * c, 8 * c), (8 * c, 8 * c), (8 * c, 4 * c))
+    expected += sum(double(c_in, c_out, 3, split=groups) for c_in, c_out in bottom)
+    expected += up(8 * c, 2 * c, 2) + up(4 * c, c, 1) + up(2 * c, c, 0) + c * size**2
+    expected += sum(attention(*where) for where in ((16, 1), (32, 2), (32, 3), (16, 2), (8, 1), (8, 0)))
+    assert count_macs(slimdiff.load(tmp_path / "model.safetensors")) == expected
+
+
 def test_groups_divide_the_macs_of_the_inner_convolutions(tmp_path):
     whole, halved = count_macs(saved(tmp_path)), count_macs(saved(tmp_path, groups=2))
     assert 0.5 < halved / whole < 0.6
@@ -67,9 +98,10 @@ def test_quantized_weights_count_as_what_they_encode(tmp_path, bits):
     assert 0.8 * params < nonzero <= params
 
 
-def test_a_profile_has_its_columns(tmp_path):
+@pytest.mark.parametrize("family", ["ncsn", "ddpm"])
+def test_a_profile_has_its_columns(tmp_path, family):
     path = tmp_path / "model.safetensors"
-    write_small_model(path)
+    write_small_model(path, family)
     found = profile(path, SETTINGS, torch.device("cpu"))
     assert found["size_bytes"] == path.stat().st_size
     assert found["size_gzip_bytes"] == len(gzip.compress(path.read_bytes(), 6))

@@ -3,39 +3,53 @@
 import numpy as np
 import pytest
 import torch
-from builders import SAMPLER, small_model, training, write_small_model
+from builders import MODELS, SAMPLER, SAMPLERS, TRAININGS, UNET_SAMPLER, small_model, training, write_small_model
 
 import slimdiff
+from slimdiff.config import FAMILIES
 from slimdiff.data.fit import to_dataset, to_model
 from slimdiff.diffusion.denoiser import build_denoiser
-from slimdiff.diffusion.samplers import SAMPLERS, SamplerSettings
+from slimdiff.diffusion.guidance import labels_in_turn
+from slimdiff.diffusion.samplers import SamplerSettings
+from slimdiff.errors import UserError
 from slimdiff.images import write_png, write_samples
 from slimdiff.models.registry import build_network
-from slimdiff.sampling import grid, sample_images
+from slimdiff.sampling import _degenerate, grid, sample_images
 from slimdiff.settings import build
 
-DATASET = {"channels": 1, "height": 20, "width": 20}
+DATASET = {"channels": 1, "height": 20, "width": 20, "saturated": 0.0}
 
 
-@pytest.mark.parametrize("method", SAMPLERS)
-@pytest.mark.parametrize("preconditioning", ["score", "edm"])
-def test_image_17_is_the_same_at_any_batch_size(method, preconditioning):
-    network = build_network(small_model(), seed=1).eval()
-    denoiser = build_denoiser(network, small_model(), training(preconditioning=preconditioning))
-    settings = build(SamplerSettings, {**SAMPLER, "method": method, "steps": 6}, "sampler")
+# every method of every family, and every preconditioning with the family's first method
+COMBINATIONS = [
+    *((name, family.preconditionings[0], method) for name, family in FAMILIES.items() for method in family.samplers),
+    *((name, known, family.samplers[0]) for name, family in FAMILIES.items() for known in family.preconditionings[1:]),
+]
+
+
+@pytest.mark.parametrize(("family", "preconditioning", "method"), COMBINATIONS)
+def test_image_17_is_the_same_at_any_batch_size(family, preconditioning, method):
+    model = MODELS[family]()
+    network = build_network(model, seed=1).eval()
+    denoiser = build_denoiser(network, model, TRAININGS[family](preconditioning=preconditioning))
+    settings = build(SamplerSettings, {**SAMPLERS[family], "method": method, "steps": 6}, "sampler")
+    classes = model["network"].get("classes", 0)
 
     def images(n, batch_size):
-        return sample_images(denoiser, settings, small_model(), DATASET, n, batch_size, seed=3).images.int()
+        labels = labels_in_turn(n, classes) if classes else None
+        return sample_images(denoiser, settings, model, DATASET, n, batch_size, 3, labels).images.int()
 
     whole = images(20, 20)
     for n, batch_size in ((20, 7), (18, 18)):
         other = images(n, batch_size)
-        assert int((whole[17] - other[17]).abs().max()) <= 1  # a gray level: convolutions round by batch size
+        assert int((whole[:n] - other).abs().max()) <= 1  # a gray level: convolutions round by batch size
         assert float((whole[17] != other[17]).float().mean()) < 0.05
+    assert len(torch.unique(whole[:4].flatten(1), dim=0)) == 4
 
 
-def test_the_same_seed_gives_the_same_images(tmp_path):
-    write_small_model(tmp_path / "m.safetensors")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_seed_gives_the_same_images(tmp_path, family):
+    write_small_model(tmp_path / "m.safetensors", family)
     loaded = slimdiff.load(tmp_path / "m.safetensors")
     first, again, other = (loaded.sample(4, seed=seed).images for seed in (5, 5, 6))
     assert torch.equal(first, again)
@@ -84,6 +98,33 @@ def test_degenerate_samples_have_a_reason(value, reason):
     assert reason in sampled.reason
 
 
+def flat_tones(saturated):
+    """What is said about images of one tone each, of a data set with this share of saturated pixels."""
+    tones = torch.tensor([10, 60, 110, 160], dtype=torch.uint8)[:, None, None, None].expand(4, 1, 20, 20)
+    return _degenerate(tones, True, saturated)
+
+
+def black_and_white(share):
+    """Images of which this share is black or white, and the rest gray."""
+    values = torch.randint(0, 2, (10, 1, 100, 100), generator=torch.Generator().manual_seed(0)) * 255
+    values.view(-1)[: round((1 - share) * values.numel())] = 77
+    return values.to(torch.uint8)
+
+
+def test_flat_images_have_a_reason():
+    assert flat_tones(0.0) == "every sample is one flat tone"
+
+
+@pytest.mark.parametrize(
+    ("share", "saturated", "refused"),
+    [(1.0, 0.5, True), (0.9995, 0.5, True), (0.998, 0.5, False), (1.0, 1.0, False), (0.9995, 0.9993, False)],
+)
+def test_saturated_images_have_a_reason_unless_the_data_set_is_like_that(share, saturated, refused):
+    reason = _degenerate(black_and_white(share), True, saturated)
+    assert bool(reason) == refused
+    assert refused == ("samples are saturated" in reason)
+
+
 def test_an_ode_that_meets_nan_is_a_reason_not_a_crash():
     denoiser = build_denoiser(Stuck(float("nan")), small_model(), training())
     settings = build(SamplerSettings, {**SAMPLER, "method": "ode"}, "sampler")
@@ -102,6 +143,94 @@ def test_grid_puts_images_row_by_row(tmp_path):
     assert int(sheet[0, 0, 0]) == 128
     write_png(tmp_path / "grid.png", sheet)
     assert (tmp_path / "grid.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def told(tmp_path, n=4, labels=None, **sampler):
+    """Images of a small conditional model with these settings of its sampler."""
+    write_small_model(tmp_path / "m.safetensors", "ddpm", sampler={**UNET_SAMPLER, **sampler})
+    return slimdiff.load(tmp_path / "m.safetensors").sample(n, 5, labels=labels)
+
+
+def test_a_conditional_model_goes_through_its_classes(tmp_path):
+    assert told(tmp_path, 5).labels.tolist() == [0, 1, 0, 1, 0]
+    assert told(tmp_path, 3, labels=[1]).labels.tolist() == [1, 1, 1]
+    assert told(tmp_path, 3, labels=[1, 0]).labels.tolist() == [1, 0, 1]
+
+
+def test_an_image_depends_on_its_own_label_alone(tmp_path):
+    turns, ones = told(tmp_path, 4).images.int(), told(tmp_path, 4, labels=[1]).images.int()
+    assert int((turns[1::2] - ones[1::2]).abs().max()) <= 1
+    assert int((turns[::2] - ones[::2]).abs().amax((1, 2, 3)).min()) > 1
+
+
+def test_guidance_of_0_ignores_the_labels(tmp_path):
+    zeros, ones = (told(tmp_path, labels=[label], guidance=0.0).images for label in (0, 1))
+    assert torch.equal(zeros, ones)
+    assert not torch.equal(*(told(tmp_path, labels=[label], guidance=1.0).images for label in (0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "evaluations"),
+    [
+        ({"guidance": 1.0}, 7),
+        ({"guidance": 0.0}, 7),
+        ({"guidance": 1.5}, 14),
+        ({"guidance": 1.5, "method": "ddim", "steps": 6}, 12),
+        ({"guidance": 1.0, "method": "ddpm", "steps": 6}, 6),
+    ],
+)
+def test_both_passes_of_guidance_are_counted(tmp_path, sampler, evaluations):
+    assert told(tmp_path, **sampler).network_evaluations == evaluations
+
+
+def test_labels_that_a_model_does_not_know_are_refused(tmp_path):
+    for label in (2, -1):
+        with pytest.raises(UserError, match=rf"label {label} is unknown to this model; allowed: 0 to 1"):
+            told(tmp_path, labels=[0, label])
+    write_small_model(tmp_path / "plain.safetensors")
+    loaded = slimdiff.load(tmp_path / "plain.safetensors")
+    assert loaded.classes == 0
+    assert loaded.sample(2).labels is None
+    with pytest.raises(UserError, match="this model is told no class"):
+        loaded.sample(2, labels=[0])
+
+
+def test_another_sampler_and_guidance_can_be_asked_for(tmp_path):
+    write_small_model(tmp_path / "m.safetensors", "ddpm")
+    loaded = slimdiff.load(tmp_path / "m.safetensors")
+    assert torch.equal(loaded.sample(2, 5, guidance=3.0).images, told(tmp_path, 2, guidance=3.0).images)
+    assert torch.equal(loaded.sample(2, 5, sampler="ddim").images, told(tmp_path, 2, method="ddim").images)
+    with pytest.raises(UserError, match=r"sampler is 'ode'; allowed for this model: heun, ddpm, ddim"):
+        loaded.sample(2, sampler="ode")
+    write_small_model(tmp_path / "plain.safetensors")
+    plain = slimdiff.load(tmp_path / "plain.safetensors")
+    with pytest.raises(UserError, match=r"guidance is 3\.0, but this model is told no class"):
+        plain.sample(2, guidance=3.0)
+    with pytest.raises(UserError, match=r"sampler is 'ddim'; allowed for this model: heun, euler-maruyama"):
+        plain.sample(2, sampler="ddim")
+
+
+def test_clip_and_precision_reach_the_samples(tmp_path):
+    plain, clipped, rough = (
+        told(tmp_path, guidance=3.0, **changes).images for changes in ({}, {"clip": True}, {"precision": "bfloat16"})
+    )
+    assert not torch.equal(plain, clipped)
+    assert not torch.equal(plain, rough)
+    with pytest.raises(UserError, match=r"precision is 'float16'; allowed: float32, bfloat16, auto"):
+        told(tmp_path, precision="float16")
+
+
+@pytest.mark.parametrize(
+    ("family", "labels", "classes"), [("ncsn", [], ()), ("ddpm", [1, 0], ("rows", "columns")), ("ddpm", [1, 0], ())]
+)
+def test_labels_go_into_the_file_with_their_names(tmp_path, family, labels, classes):
+    write_small_model(tmp_path / "m.safetensors", family)
+    sampled = slimdiff.load(tmp_path / "m.safetensors").sample(2, labels=labels or None)
+    write_samples(tmp_path / "samples.npz", sampled, SAMPLERS[family], "", classes)
+    with np.load(tmp_path / "samples.npz", allow_pickle=False) as file:
+        assert file["labels"].dtype == np.int64
+        assert file["labels"].tolist() == labels
+        assert file["classes"].tolist() == list(classes)
 
 
 def test_samples_come_back_without_pickle(tmp_path):

@@ -9,27 +9,49 @@ import time
 
 import pytest
 import torch
-from builders import SMALL_NETWORK, SOURCE, small_model, striped_images, training
+from builders import (
+    MODELS,
+    SMALL_NETWORK,
+    SOURCE,
+    TRAININGS,
+    small_model,
+    small_unet_model,
+    striped_images,
+)
 
 from slimdiff import tensorfile, weightfile
 from slimdiff.compression.linears import is_frozen_part
+from slimdiff.config import FAMILIES
 from slimdiff.data import store
+from slimdiff.devices import PRECISIONS, resolve_precision
+from slimdiff.diffusion.denoiser import Denoiser
+from slimdiff.diffusion.noise import derive_seed
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
-from slimdiff.optimizers import OPTIMIZERS, SCHEDULES, learning_rate_factor
+from slimdiff.optimizers import OPTIMIZERS, SCHEDULES, build_optimizer, learning_rate_factor, pack_state
 from slimdiff.state import StateStore, locked
 from slimdiff.training import train
 
 # with tensors of more than 4,096 elements, so that 8-bit optimizers hold 8-bit states
-WIDE_NETWORK = {**SMALL_NETWORK, "channels": [16, 32, 32, 32]}
+WIDE = {
+    "ncsn": small_model(network={**SMALL_NETWORK, "channels": [16, 32, 32, 32]}),
+    "ddpm": small_unet_model({"attention_levels": [1, 3]}),
+}
+CPU = torch.device("cpu")
+PRECONDITIONINGS = [(name, known) for name, family in FAMILIES.items() for known in family.preconditionings]
 
 
 def settings(seed=0, model=None, **changes):
-    return {"dataset": "stripes", "model": model or small_model(), "training": training(**changes), "seed": seed}
+    model = model or small_model()
+    return {"dataset": "stripes", "model": model, "training": TRAININGS[model["family"]](**changes), "seed": seed}
 
 
 def run(tmp_path, name, seed=0, model=None, **changes):
-    return train(striped_images(), settings(seed, model, **changes), tmp_path / name, torch.device("cpu"), "code")
+    return train(striped_images(), settings(seed, model, **changes), tmp_path / name, CPU, "code")
+
+
+def run_unet(tmp_path, name, seed=0, network=None, **changes):
+    return run(tmp_path, name, seed, small_unet_model(network), **changes)
 
 
 def equal(one, other):
@@ -40,21 +62,35 @@ def equal(one, other):
     )
 
 
-def test_the_loss_falls_and_the_record_says_how(tmp_path):
-    record = run(tmp_path, "a", epochs=12).record
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_loss_falls_and_the_record_says_how(tmp_path, family):
+    record = run(tmp_path, "a", model=MODELS[family](), epochs=12).record
     losses = [epoch["loss"] for epoch in record["epochs"]]
     assert len(losses) == 12
     assert losses[-1] < 0.7 * losses[0]
     assert record["steps"] == 12 * (72 // 16)
     assert record["train_ms_per_epoch"] * 12 / 1000 == pytest.approx(record["train_s"])
     assert record["loss_curve"][-1]["step"] == record["steps"]
+    assert record["precision"] == "float32"
 
 
-@pytest.mark.parametrize("preconditioning", ["score", "edm"])
-def test_one_seed_one_result(tmp_path, preconditioning):
-    first = run(tmp_path, "a", preconditioning=preconditioning)
-    assert equal(first, run(tmp_path, "b", preconditioning=preconditioning))
-    assert not equal(first, run(tmp_path, "c", seed=1, preconditioning=preconditioning))
+@pytest.mark.parametrize(("family", "preconditioning"), PRECONDITIONINGS)
+def test_one_seed_one_result(tmp_path, family, preconditioning):
+    changes = {"model": MODELS[family](), "preconditioning": preconditioning, "epochs": 1}
+    first = run(tmp_path, "a", **changes)
+    assert equal(first, run(tmp_path, "b", **changes))
+    assert not equal(first, run(tmp_path, "c", seed=1, **changes))
+
+
+@pytest.mark.parametrize("change", [{"noise_schedule": "cosine"}, {"min_snr_gamma": 5.0}])
+@pytest.mark.parametrize("preconditioning", ["epsilon", "v"])
+def test_options_of_the_ddpm_reach_its_loss(tmp_path, preconditioning, change):
+    plain, changed = (
+        run_unet(tmp_path, name, preconditioning=preconditioning, epochs=1, **options)
+        for name, options in (("a", {}), ("b", change))
+    )
+    assert not equal(plain, changed)
+    assert plain.record["epochs"][0]["loss"] != changed.record["epochs"][0]["loss"]
 
 
 def test_ema_lags_behind_the_raw_weights(tmp_path):
@@ -70,27 +106,70 @@ def test_no_average_is_the_raw_weights(tmp_path):
     assert all(torch.equal(weights["raw"][key], weights["ema"][key]) for key in weights["raw"])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_warm_up_copies_the_weights_for_so_many_steps(tmp_path, family):
+    """Two epochs of four steps: no longer a copy one step after the warm-up."""
+    changes = {"model": MODELS[family](), "lr_schedule": "constant"}
+    copied, averaged = (run(tmp_path, str(steps), ema_warmup=steps, **changes).weights for steps in (8, 7))
+    assert all(torch.equal(copied["raw"][key], copied["ema"][key]) for key in copied["raw"])
+    assert all(torch.equal(copied["raw"][key], averaged["raw"][key]) for key in copied["raw"])
+    before = run(tmp_path, "seven", ema_warmup="ramp", **changes).weights
+    moved = [key for key in averaged["raw"] if not torch.equal(averaged["raw"][key], averaged["ema"][key])]
+    assert moved
+    assert any(not torch.equal(before["ema"][key], averaged["ema"][key]) for key in moved)
+
+
+def test_after_the_warm_up_the_average_moves_by_its_decay(tmp_path):
+    """One epoch of one step each; a constant rate, so that shorter runs are the beginning of longer ones."""
+    changes = {"lr_schedule": "constant", "batch_size": 72}
+    one, two, three = (
+        run(tmp_path, str(n), epochs=n, ema_warmup=1, ema_decay=0.75, **changes).weights for n in (1, 2, 3)
+    )
+    for key in one["raw"]:
+        expected = one["raw"][key]
+        for later in (two, three):
+            expected = 0.75 * expected + 0.25 * later["raw"][key]
+            assert torch.allclose(later["ema"][key], expected, atol=1e-6), key
+
+
+@pytest.mark.parametrize(
+    ("family", "layers", "trained_bias"), [("ncsn", 8, "embed.bias"), ("ddpm", 26, "down1.embed.bias")]
+)
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
-def test_quantized_from_the_start_means_frozen(tmp_path, bits):
-    trained = run(tmp_path, "a", linear=bits)
+def test_quantized_from_the_start_means_frozen(tmp_path, bits, family, layers, trained_bias):
+    model = MODELS[family]()
+    trained = run(tmp_path, "a", model=model, linear=bits)
     weightfile.write_training(tmp_path / "w.safetensors", trained.weights, trained.header)
     for kind in weightfile.WEIGHTS:
         network, header = weightfile.read_training(tmp_path / "w.safetensors", kind)
         state = network.state_dict()
-        fresh = run(tmp_path, "b", epochs=1, seed=0, linear=bits).weights["raw"]
+        fresh = run(tmp_path, "b", model=model, epochs=1, seed=0, linear=bits).weights["raw"]
         frozen = [key for key in state if is_frozen_part(network, key)]
-        assert len(frozen) >= 8
+        assert len(frozen) >= layers
         assert all(torch.equal(state[key], fresh[key]) for key in frozen)
-        assert not torch.equal(state["embed.bias"], fresh["embed.bias"])
-    assert header["structure"] == [{"linear": bits, "layers": ["embed", *(f"dense{i}" for i in range(1, 8))]}]
+        assert not torch.equal(state[trained_bias], fresh[trained_bias])
+    (record,) = header["structure"]
+    assert record["linear"] == bits
+    linears = [name for name, m in build_network(model).named_modules() if isinstance(m, torch.nn.Linear)]
+    assert record["layers"] == linears
+    assert len(linears) == layers
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("linear", ["float", "4bit"])
-def test_a_resumed_training_is_the_undisturbed_one(tmp_path, optimizer, linear):
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("optimizer", "linear", "precision"),
+    [
+        *((optimizer, linear, "float32") for optimizer in OPTIMIZERS for linear in ("float", "4bit")),
+        (("adamw", "float"), "float", "bfloat16"),
+        (("adamw", "8bit"), "8bit", "bfloat16"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else value,
+)
+def test_a_resumed_training_is_the_undisturbed_one(tmp_path, family, optimizer, linear, precision):
     """Stop by SIGTERM inside the process after some steps, go on in a fresh call."""
-    model = small_model(network=WIDE_NETWORK)
-    changes = {"optimizer": optimizer, "linear": linear, "epochs": 3}
+    model = WIDE[family]
+    changes = {"optimizer": optimizer[0], "optimizer_state": optimizer[1], "linear": linear, "precision": precision}
+    changes |= {"epochs": 2, "weight_decay": 0.01}
     undisturbed = run(tmp_path, "a", model=model, **changes)
 
     saves = 0
@@ -105,7 +184,7 @@ def test_a_resumed_training_is_the_undisturbed_one(tmp_path, optimizer, linear):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StateStore, "save", save_then_terminate)
-        arguments = (striped_images(), settings(0, model, **changes), tmp_path / "b", torch.device("cpu"), "code", 0.0)
+        arguments = (striped_images(), settings(0, model, **changes), tmp_path / "b", CPU, "code", 0.0)
         with pytest.raises(SystemExit) as stopped:
             train(*arguments)
     assert stopped.value.code == 143
@@ -155,11 +234,71 @@ def test_killed_with_kill_9_half_way_and_resumed(tmp_path):
     assert not (tmp_path / "killed" / "state").exists()
 
 
+def test_withheld_labels_teach_the_classes_nothing(tmp_path):
+    """With dropout 1 the classes' vectors get no gradient; without it they move."""
+    start = build_network(small_unet_model(), 1, derive_seed(0, "network")).state_dict()["label.weight"]
+    for dropout, moves in ((1.0, False), (0.0, True)):
+        weights = run_unet(tmp_path, str(dropout), label_dropout=dropout, epochs=1).weights
+        for kind in weights:
+            assert torch.equal(weights[kind]["label.weight"], start) != moves
+        assert float((weights["raw"]["inc.conv1.weight"]).abs().sum()) > 0
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5, 1.0])
+def test_each_image_is_trained_with_its_own_label_or_none(tmp_path, monkeypatch, dropout):
+    """Rows of stripes vary from top to bottom, columns from left to right."""
+    seen, loss = [], Denoiser.loss
+
+    def spy(self, x_0, sigma, noise, labels=None):
+        seen.extend(zip(x_0, labels.tolist(), strict=True))
+        return loss(self, x_0, sigma, noise, labels)
+
+    monkeypatch.setattr(Denoiser, "loss", spy)
+    run_unet(tmp_path, "a", label_dropout=dropout, epochs=2)
+    for image, label in seen:
+        across, along = image.mean(-1).std(), image.mean(-2).std()
+        assert label in (-1, int(across < along))
+    withheld = sum(label == -1 for _, label in seen) / len(seen)
+    assert withheld == pytest.approx(dropout, abs=0.15 if dropout == 0.5 else 0)
+
+
+def test_a_network_without_classes_trains_on_the_same_images(tmp_path):
+    weights = run_unet(tmp_path, "a", network={"classes": 0}, epochs=1).weights
+    assert "label.weight" not in weights["raw"]
+
+
+@pytest.mark.parametrize("classes", [1, 3, 10])
+def test_another_number_of_classes_is_refused(tmp_path, classes):
+    with pytest.raises(UserError, match=rf"models\.\*\.network\.classes is {classes}; allowed.* stripes: 2.* or 0"):
+        run_unet(tmp_path, "a", network={"classes": classes})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_trains_float32_weights(tmp_path, family):
+    rough, exact = (
+        run(tmp_path, precision, model=MODELS[family](), epochs=8, precision=precision)
+        for precision in ("bfloat16", "float32")
+    )
+    losses = [epoch["loss"] for epoch in rough.record["epochs"]]
+    assert rough.record["precision"] == "bfloat16"
+    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] == pytest.approx(exact.record["epochs"][-1]["loss"], rel=0.2)
+    assert {tensor.dtype for tensor in rough.weights["raw"].values()} == {torch.float32}
+    assert not equal(rough, exact)
+
+
+def test_the_record_says_what_auto_became(tmp_path):
+    record = run(tmp_path, "a", precision="auto", epochs=1).record
+    assert record["precision"] == resolve_precision(CPU, "auto")
+    assert record["precision"] in set(PRECISIONS) - {"auto"}
+    assert record["settings"]["training"]["precision"] == "auto"
+
+
 def test_a_state_of_other_settings_is_not_used(tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("slimdiff.training.sys.exit", lambda code: None)
-        train(striped_images(), settings(), tmp_path / "a", torch.device("cpu"), "code", 0.0)
-    other = train(striped_images(), settings(learning_rate=1e-3), tmp_path / "a", torch.device("cpu"), "code")
+        train(striped_images(), settings(), tmp_path / "a", CPU, "code", 0.0)
+    other = train(striped_images(), settings(learning_rate=1e-3), tmp_path / "a", CPU, "code")
     assert "belongs to other settings, code or data" in capsys.readouterr().out
     assert equal(other, run(tmp_path, "b", learning_rate=1e-3))
 
@@ -183,6 +322,19 @@ def test_a_loss_of_nan_is_a_result_with_a_reason(tmp_path):
     json.dumps(trained.record, allow_nan=False)
 
 
+@pytest.mark.parametrize(("name", "state"), OPTIMIZERS)
+def test_an_optimizer_steps_by_the_learning_rate_and_keeps_its_state_as_it_is_told(name, state):
+    """The first step of Adam is the rate, whatever the gradient; AdamW takes its decay off the weight before it."""
+    decay = 0.5 if name == "adamw" else 0.0
+    parameter = torch.nn.Parameter(torch.ones(64, 64))  # 4,096 elements: the fewest that are kept in 8 bits
+    optimizer = build_optimizer(name, state, [parameter], 0.1, decay)
+    parameter.grad = torch.full_like(parameter, 0.2)
+    optimizer.step()
+    assert torch.allclose(parameter, torch.tensor(1 - 0.1 * decay - 0.1), atol=1e-5)
+    kept = {value.dtype for value in pack_state(optimizer)[0].values() if value.shape == parameter.shape}
+    assert kept == {torch.uint8 if state == "8bit" else torch.float32}
+
+
 def test_schedules_stay_between_nothing_and_the_learning_rate():
     for schedule in SCHEDULES:
         factors = [learning_rate_factor(schedule, step, 200) for step in range(200)]
@@ -197,5 +349,13 @@ def test_schedules_stay_between_nothing_and_the_learning_rate():
 def test_unknown_settings_are_refused(tmp_path):
     with pytest.raises(UserError, match="training: unknown key 'epoch'"):
         run(tmp_path, "a", epoch=3)
-    with pytest.raises(UserError, match="optimizer is 'sgd'; allowed: adam"):
+    with pytest.raises(UserError, match=r"optimizer is 'sgd' with optimizer_state 'float'; allowed: adam with float"):
         run(tmp_path, "a", optimizer="sgd")
+    with pytest.raises(UserError, match=r"optimizer is 'adam' with optimizer_state '4bit'; allowed: .*adamw with 8bit"):
+        run(tmp_path, "a", optimizer_state="4bit")
+    with pytest.raises(UserError, match=r"precision is 'float16'; allowed: float32, bfloat16, auto"):
+        run(tmp_path, "a", precision="float16")
+    with pytest.raises(UserError, match=r"noise_schedule is 'sigmoid'; allowed: linear, cosine"):
+        run_unet(tmp_path, "a", noise_schedule="sigmoid")
+    with pytest.raises(UserError, match=r"preconditioning is 'x0'; allowed: score, edm, epsilon, v"):
+        run_unet(tmp_path, "a", preconditioning="x0")

@@ -1,14 +1,18 @@
 """A cell's model from its file, ready to sample: what `slimdiff.load` returns."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from slimdiff.config import FAMILIES
 from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
+from slimdiff.diffusion.guidance import labels_in_turn
 from slimdiff.diffusion.samplers import SamplerSettings
+from slimdiff.errors import UserError
 from slimdiff.sampling import Sampled, sample_images
 from slimdiff.settings import build
 from slimdiff.weightfile import read_model
@@ -29,20 +33,52 @@ class Loaded:
         sampler: str | None = None,
         steps: int | None = None,
         batch_size: int = 100,
+        guidance: float | None = None,
+        labels: Sequence[int] | None = None,
     ) -> Sampled:
         """n images of the size that the data set has, from this cell's own sampler unless another is named.
 
-        Images depend on `seed` and their index alone, not on n or the batch size.
+        Images depend on `seed`, their index and their label alone, not on n or the batch size.
+
+        Args:
+            sampler: one that the network's family has; it takes the cell's steps unless `steps` says otherwise.
+            guidance: scale of classifier-free guidance, of a conditional model.
+            labels: classes that a conditional model goes through in turn; None: all of them.
+
+        Raises:
+            UserError: a sampler, a guidance or a label that the model does not know.
         """
         chosen = dict(self.settings["sampler"])
         if sampler is not None:
+            allowed = FAMILIES[self.settings["model"]["family"]].samplers
+            if sampler not in allowed:
+                raise UserError(f"sampler is {sampler!r}; allowed for this model: {', '.join(allowed)}")
             chosen["method"] = sampler
+        if guidance is not None:
+            if not self.classes:
+                raise UserError(f"guidance is {guidance}, but this model is told no class: leave it out")
+            chosen["guidance"] = guidance
         if steps is not None:
             chosen["steps"] = steps
         settings = build(SamplerSettings, chosen, "sampler")
-        return sample_images(
-            self.denoiser, settings, self.settings["model"], self.settings["dataset"], n, batch_size, seed
-        )
+        model, dataset = self.settings["model"], self.settings["dataset"]
+        told = self._labels(n, labels)
+        return sample_images(self.denoiser, settings, model, dataset, n, batch_size, seed, told)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the network can be asked for; 0: none."""
+        return int(self.settings["model"]["network"].get("classes", 0))
+
+    def _labels(self, n: int, asked: Sequence[int] | None) -> torch.Tensor | None:
+        if not self.classes:
+            if asked is not None:
+                raise UserError("labels were given, but this model is told no class: leave them out")
+            return None
+        wrong = [label for label in asked or () if not 0 <= label < self.classes]
+        if wrong:
+            raise UserError(f"label {wrong[0]} is unknown to this model; allowed: 0 to {self.classes - 1}")
+        return labels_in_turn(n, asked or self.classes)
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Loaded:

@@ -74,10 +74,17 @@ def sample(
     seed: Annotated[int, typer.Option("--seed", help="Image i depends on this and on i alone.")] = 0,
     sampler: Annotated[str | None, typer.Option("--sampler", help="Another sampler than the cell's own.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Another number of steps.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", min=0.0, help="Another scale of classifier-free guidance.")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", help="A class to ask for, by name or number; several take turns. [default: all]"),
+    ] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu or cuda. [default: cuda if present]")] = None,
     results: Results = Path("results"),
 ) -> None:
-    """Draw images from a cell's model into one picture, a grid as square as may be."""
+    """Draw images from a cell's model into one picture: a column for each class, or a grid as square as may be."""
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out} must end in .png")
     if device not in (None, "cpu", "cuda"):
@@ -99,10 +106,13 @@ def sample(
     if steps is None and sampler not in (None, own) and "steps" in configuration.SAMPLER_CONSTANTS.get(sampler, ()):
         raise UserError(f"--sampler {sampler} needs --steps: how many {own} takes in this cell says nothing about it")
     start = time.perf_counter()
-    drawn = loaded.sample(n, seed=seed, sampler=sampler, steps=steps)
+    labels = find_labels(label, loaded.settings["dataset"]["classes"]) if label else None
+    drawn = loaded.sample(n, seed=seed, sampler=sampler, steps=steps, guidance=guidance, labels=labels)
     seconds = time.perf_counter() - start
     if len(drawn.images):
-        write_png(out, grid(drawn.images, columns=max(1, round(n**0.5))))
+        # One column for each class of a conditional model, else as square as may be.
+        columns = min(n, len(labels or range(loaded.classes))) if loaded.classes else 0
+        write_png(out, grid(drawn.images, columns=columns if columns > 1 else max(1, round(n**0.5))))
     if drawn.reason:
         raise UserError(f"{model}: {drawn.reason}" + (f"; the images are in {out}" if len(drawn.images) else ""))
     print(
@@ -124,6 +134,20 @@ def compare(
         print(json.dumps(rows, indent=1))
     else:
         _print_comparison(rows)
+
+
+def find_labels(asked: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """The numbers of the classes `asked` for by name or number.
+
+    Raises:
+        UserError: there is no such class.
+    """
+    numbers = {**{str(index): index for index in range(len(classes))}, **{name: i for i, name in enumerate(classes)}}
+    for label in asked:
+        if label not in numbers:
+            known = ", ".join(f"{index} {name}" if name != str(index) else name for index, name in enumerate(classes))
+            raise UserError(f"--label {label} is no class of this model; allowed: {known}")
+    return [numbers[label] for label in asked]
 
 
 def survey(results: Path, asked: Sequence[str] | None, now: float) -> Survey:

@@ -17,6 +17,32 @@ SAMPLER_CONSTANTS = {
     "euler-maruyama": ("steps",),
     "predictor-corrector": ("steps", "snr"),
     "ode": ("tolerance",),
+    "ddpm": ("steps",),
+    "ddim": ("steps",),
+    "dpm-solver++": ("steps",),
+    "unipc": ("steps",),
+}
+SAMPLER_ALWAYS = ("precision",)  # what every sampler of every family uses
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What a family of networks can be told."""
+
+    preconditionings: tuple[str, ...]
+    samplers: tuple[str, ...]
+    training: tuple[str, ...] = ()  # training options of this family alone
+    sampler: tuple[str, ...] = ()  # sampler options of this family alone, whatever the method
+
+
+FAMILIES = {
+    "ncsn": Family(("score", "edm"), ("heun", "euler-maruyama", "predictor-corrector", "ode")),
+    "ddpm": Family(
+        ("epsilon", "v", "edm"),
+        ("heun", "ddpm", "ddim", "dpm-solver++", "unipc"),
+        ("noise_schedule", "min_snr_gamma", "label_dropout"),
+        ("guidance", "clip"),
+    ),
 }
 
 
@@ -53,7 +79,9 @@ def training_options(config: Config, model: str, training: str) -> dict[str, Any
 def sampler_options(config: Config, model: str, optimization: str) -> dict[str, Any]:
     """How `optimization` samples from `model`: the method and the constants that it uses."""
     options = {**config["models"][model]["sampler"], **config["optimizations"][optimization].get("sampler", {})}
-    return {key: options[key] for key in ("method", *SAMPLER_CONSTANTS[options["method"]])}
+    family = FAMILIES[config["models"][model]["family"]]
+    used = ("method", *SAMPLER_CONSTANTS[options["method"]], *SAMPLER_ALWAYS, *family.sampler)
+    return {key: options[key] for key in used}
 
 
 def data_settings(config: Config, dataset: str) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+from slimdiff.errors import UserError
+
+PRECISIONS = ("float32", "bfloat16", "auto")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -35,6 +38,28 @@ def _keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """A context in which networks compute in `precision`: float32, bfloat16, or auto.
+
+    Weights stay float32, and so does what bfloat16 is too coarse for. `auto` is bfloat16 where the device has
+    instructions for it: AVX-512 bf16 or AMX on a CPU, compute capability 8 or more on CUDA.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=resolve_precision(device, precision) == "bfloat16")
+
+
+def resolve_precision(device: torch.device, precision: str) -> str:
+    """`precision` with `auto` resolved for this device."""
+    if precision not in PRECISIONS:
+        raise UserError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bfloat16 = bool({"avx512_bf16", "amx_bf16"} & _cpu_flags())
+    return "bfloat16" if has_bfloat16 else "float32"
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given."""
     if device.type == "cuda":
@@ -53,9 +78,19 @@ def describe_device(device: torch.device, threads: int) -> dict[str, Any]:
 
 
 def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_flags() -> set[str]:
+    """Instruction sets of the processor, by Linux' names; none where there is no Linux."""
+    return set(_cpuinfo("flags").split())
+
+
+def _cpuinfo(key: str) -> str:
+    """The first processor's value of `key` in /proc/cpuinfo, or nothing."""
+    path = Path("/proc/cpuinfo")
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(key):
                 return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    return ""

@@ -1,7 +1,7 @@
 """Image files: samples with their facts, and pictures for people."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,20 @@ from slimdiff.sampling import Sampled
 from slimdiff.settings import canonical
 
 
-def write_samples(path: str | os.PathLike[str], sampled: Sampled, sampler: Mapping[str, Any], reason: str) -> None:
-    """Write images (uint8, N C H W) with how they were made, or why they cannot be scored, as a compressed npz."""
+def write_samples(
+    path: str | os.PathLike[str], sampled: Sampled, sampler: Mapping[str, Any], reason: str, classes: Sequence[str] = ()
+) -> None:
+    """Write images (uint8, N C H W) with how they were made, or why they cannot be scored, as a compressed npz.
+
+    `labels` are the classes that they were asked for, as indices of `classes`; nothing where the model is told none.
+    """
+    labels = torch.zeros(0, dtype=torch.int64) if sampled.labels is None else sampled.labels
     with atomic(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
             images=sampled.images.numpy(),
+            labels=labels.numpy(),
+            classes=np.array(classes, dtype=np.str_),
             network_evaluations=np.float64(sampled.network_evaluations),
             sampler=np.str_(canonical(sampler)),
             status=np.str_("failed" if reason else "ok"),

@@ -22,35 +22,38 @@ def _adamw(parameters: list[nn.Parameter], learning_rate: float, weight_decay: f
     return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
 
 
-def _adam8bit(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+def _adam_8bit(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     optimizer: torch.optim.Optimizer = bitsandbytes().optim.Adam8bit(
         parameters, lr=learning_rate, weight_decay=weight_decay
     )
     return optimizer
 
 
-def _adamw8bit(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+def _adamw_8bit(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     optimizer: torch.optim.Optimizer = bitsandbytes().optim.AdamW8bit(
         parameters, lr=learning_rate, weight_decay=weight_decay
     )
     return optimizer
 
 
-OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]] = {
-    "adam": _adam,
-    "adamw": _adamw,
-    "adam8bit": _adam8bit,  # states of tensors from 4,096 elements in 8 bits (Dettmers et al. 2022)
-    "adamw8bit": _adamw8bit,
+# By name and by what its state is kept in: floats, or 8 bits for tensors of 4,096 elements or more (Dettmers et al.
+# 2022; its Adam decays weights as AdamW does).
+OPTIMIZERS: dict[tuple[str, str], Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]] = {
+    ("adam", "float"): _adam,
+    ("adamw", "float"): _adamw,
+    ("adam", "8bit"): _adam_8bit,
+    ("adamw", "8bit"): _adamw_8bit,
 }
 
 
 def build_optimizer(
-    name: str, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float
+    name: str, state: str, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """The optimizer of this name over the parameters that take a gradient."""
-    if name not in OPTIMIZERS:
-        raise UserError(f"training.optimizer is {name!r}; allowed: {', '.join(OPTIMIZERS)}")
-    return OPTIMIZERS[name]([p for p in parameters if p.requires_grad], learning_rate, weight_decay)
+    """The optimizer of this name, with its state in floats or `8bit`, over the parameters that take a gradient."""
+    if (name, state) not in OPTIMIZERS:
+        allowed = ", ".join(f"{known} with {kept}" for known, kept in OPTIMIZERS)
+        raise UserError(f"training.optimizer is {name!r} with optimizer_state {state!r}; allowed: {allowed}")
+    return OPTIMIZERS[name, state]([p for p in parameters if p.requires_grad], learning_rate, weight_decay)
 
 
 def _constant(progress: float) -> float:
@@ -99,8 +102,13 @@ def pack_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor
 
 def unpack_state(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
     """Give a fresh optimizer the state that `pack_state` took."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for name, value in {**tensors, **values}.items():
         index, key = name.split("/", 1)
+        parameter = parameters[int(index)]
+        if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+            # Files keep no memory format, and fused optimizers walk state and parameter as they lie in memory.
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

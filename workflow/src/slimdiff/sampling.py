@@ -7,11 +7,15 @@ from typing import Any
 import torch
 
 from slimdiff.data.fit import to_dataset
-from slimdiff.diffusion.denoiser import Denoiser, to_images
+from slimdiff.data.store import saturated_share
+from slimdiff.devices import autocast
+from slimdiff.diffusion.denoiser import Denoiser
+from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, find_sampler
 
-DEGENERATE_STD = 1.0 / 255.0  # of the pixels over all images, in [-1, 1]: about half a gray level
+DEGENERATE_STD = 1.0 / 255.0  # of pixels in [-1, 1]: about half a gray level
+SATURATED_SHARE = 0.999  # of pixels that are fully black or white, where the data set has clearly fewer
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class Sampled:
     images: torch.Tensor  # uint8 (N, C, H, W)
     network_evaluations: float  # mean per image
     reason: str  # why they are no result; empty when they are one
+    labels: torch.Tensor | None = None  # int64 (N,): the class that each was asked for
 
 
 @torch.inference_mode()
@@ -32,13 +37,15 @@ def sample_images(
     n: int,
     batch_size: int,
     seed: int,
+    labels: torch.Tensor | None = None,
 ) -> Sampled:
     """n images in the data set's size and channels.
 
     Args:
         model: `channels`, `image_size`, `fit` of the model.
-        dataset: `height`, `width`, `channels` of the data set.
+        dataset: `height`, `width`, `channels` of the data set, and the share of its pixels that are `saturated`.
         seed: with its index, all that an image's noise depends on.
+        labels: int64 (n,), the classes to ask for; None for a network that knows none.
     """
     sampler = find_sampler(settings.method)
     device = next(denoiser.network.parameters()).device
@@ -47,20 +54,24 @@ def sample_images(
     for start in range(0, n, batch_size):
         indices = range(start, min(start + batch_size, n))
         try:
-            end = sampler(denoiser, ImageNoise(seed, indices, device), shape, settings)
+            told = None if labels is None else labels[start : start + batch_size].to(device)
+            guided = Guided(denoiser, told, settings.guidance, settings.clip)
+            with autocast(device, settings.precision):
+                end = sampler(guided, ImageNoise(seed, indices, device), shape, settings)
         except FloatingPointError as error:
-            return Sampled(torch.zeros(0, *_size(dataset), dtype=torch.uint8), 0.0, str(error))
-        x = to_images(end.x)
+            return Sampled(torch.zeros(0, *_size(dataset), dtype=torch.uint8), 0.0, str(error), labels)
+        x = denoiser.to_images(end.x)
         finite = finite and bool(torch.isfinite(x).all())
         batch = to_dataset(torch.nan_to_num(x), dataset["height"], dataset["width"], dataset["channels"], model["fit"])
         images.append(batch.cpu())
-        evaluations += float(end.evaluations.sum())
+        evaluations += float(end.evaluations.sum()) * guided.passes
     everything = torch.cat(images)
-    return Sampled(everything, evaluations / n, _degenerate(everything, finite))
+    reason = _degenerate(everything, finite, dataset["saturated"])
+    return Sampled(everything, evaluations / n, reason, labels)
 
 
-def _degenerate(images: torch.Tensor, finite: bool) -> str:
-    """Why these images cannot be scored, or nothing."""
+def _degenerate(images: torch.Tensor, finite: bool, saturated: float) -> str:
+    """Why these images cannot be scored, or nothing; `saturated` is the data set's own share of such pixels."""
     if not finite:
         return "samples hold NaN or infinity"
     values = images.float() / 127.5 - 1.0
@@ -68,6 +79,12 @@ def _degenerate(images: torch.Tensor, finite: bool) -> str:
         return f"samples are constant (all pixels at {float(values.mean()):+.2f} of [-1, 1])"
     if len(values) > 1 and bool((values.std(dim=0) < DEGENERATE_STD).all()):
         return "all samples are the same image"
+    if bool((values.flatten(1).std(dim=1) < DEGENERATE_STD).all()):
+        return "every sample is one flat tone"
+    share = saturated_share(images)
+    if share > SATURATED_SHARE and 1.0 - share < (1.0 - saturated) / 10.0:
+        theirs = f"{100 * saturated:.2f} % in the data set"
+        return f"samples are saturated: {100 * share:.2f} % of their pixels are black or white, against {theirs}"
     return ""
 
 

@@ -20,9 +20,11 @@ from torch import nn
 
 from slimdiff.compression.linears import quantize_linears
 from slimdiff.data.fit import to_model
-from slimdiff.data.store import ImageSet
-from slimdiff.diffusion.denoiser import build_denoiser, from_images
+from slimdiff.data.store import ImageSet, saturated_share
+from slimdiff.devices import autocast, resolve_precision
+from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.noise import derive_seed
+from slimdiff.errors import UserError
 from slimdiff.files import write_json
 from slimdiff.models.registry import build_network
 from slimdiff.optimizers import build_optimizer, learning_rate_factor
@@ -31,6 +33,7 @@ from slimdiff.state import Progress, StateStore, locked, terminable
 from slimdiff.tensorfile import tensors_digest
 
 SECONDS_BETWEEN_LINES = 10.0
+NO_LABEL = -1
 EXIT_TERMINATED = 143  # 128 + SIGTERM: what a scheduler expects of a job that it stopped
 
 
@@ -42,13 +45,21 @@ class TrainingSettings:
     batch_size: int
     learning_rate: float
     lr_schedule: str  # constant | cosine | one-cycle
-    optimizer: str  # adam | adamw | adam8bit | adamw8bit
+    optimizer: str  # adam | adamw
+    optimizer_state: str  # float | 8bit
     weight_decay: float
-    ema_decay: float  # of the averaged weights, reached from below: min(decay, (1 + step) / (10 + step))
-    preconditioning: str  # score (the report's) | edm
+    ema_decay: float  # of the averaged weights
+    ema_warmup: str | int  # ramp: the decay rises as (1 + step) / (10 + step); a number: so many steps copy the weights
+    precision: str  # float32 | bfloat16 | auto: of the network's arithmetic; weights are float32
+    preconditioning: str  # score (the report's NCSN) | epsilon (the report's DDPM) | v | edm
     sigma_data: float  # edm
+    black: float  # in the process, where white is 1
     groups: int | str  # of the inner convolutions: a number, or max
     linear: str  # float | 8bit | 4bit: quantized from the start and frozen
+    # of conditional models
+    noise_schedule: str = "linear"  # linear | cosine: epsilon, v
+    min_snr_gamma: float | None = None  # epsilon, v: clamp of the loss's weight
+    label_dropout: float = 0.0  # share of images whose label is withheld, so that the network learns to do without
 
 
 @dataclass(frozen=True)
@@ -77,14 +88,21 @@ def train(
         seconds_between_saves: what a kill -9 can cost, at most.
 
     Raises:
-        UserError: another process is training here.
+        UserError: another process is training here, or the network knows another number of classes than there are.
         SystemExit: 143 after SIGTERM, with the state saved.
     """
     model, seed = settings["model"], settings["seed"]
     options = build(TrainingSettings, settings["training"], "training")
+    classes = model["network"].get("classes", 0)
+    if classes not in (0, len(images.classes)):
+        raise UserError(
+            f"models.*.network.classes is {classes}; allowed for data set {images.dataset}: {len(images.classes)}, as "
+            "many as it has, or 0 for a network that is told no class"
+        )
 
     # network, its average, optimizer
     network = build_network(model, options.groups, derive_seed(seed, "network")).train()
+    precision = resolve_precision(device, options.precision)
     structure = []
     if options.linear != "float":
         structure.append({"linear": options.linear, "layers": quantize_linears(network, options.linear)})
@@ -92,11 +110,13 @@ def train(
     average = {key: value.clone() for key, value in network.state_dict().items()}
     averaged = [key for key, parameter in network.named_parameters() if parameter.requires_grad]
     denoiser = build_denoiser(network, model, settings["training"])
-    optimizer = build_optimizer(options.optimizer, network.parameters(), options.learning_rate, options.weight_decay)
+    optimizer = build_optimizer(
+        options.optimizer, options.optimizer_state, network.parameters(), options.learning_rate, options.weight_decay
+    )
 
     # data: uint8, resident on the device
     images_sha256 = tensors_digest({"images": images.train_images})
-    pixels = images.train_images.to(device)
+    pixels, labels = images.train_images.to(device), images.train_labels.to(device)
     n = pixels.shape[0]
     steps_per_epoch = max(1, n // options.batch_size)
     steps = options.epochs * steps_per_epoch
@@ -128,16 +148,21 @@ def train(
             # one step
             generator = torch.Generator().manual_seed(derive_seed(seed, "step", progress.step))
             chosen = order[position * options.batch_size : (position + 1) * options.batch_size]
-            x_0 = from_images(to_model(pixels[chosen], model["image_size"], model["channels"], model["fit"]))
+            x_0 = denoiser.from_images(to_model(pixels[chosen], model["image_size"], model["channels"], model["fit"]))
             sigma = denoiser.training_sigmas(len(chosen), generator).to(device)
             noise = torch.randn(x_0.shape, generator=generator).to(device)
-            loss = denoiser.loss(x_0, sigma, noise).mean()
+            told = None
+            if classes:
+                dropped = torch.rand(len(chosen), generator=generator).to(device) < options.label_dropout
+                told = labels[chosen].masked_fill(dropped, NO_LABEL)
+            with autocast(device, precision):
+                loss = denoiser.loss(x_0, sigma, noise, told).mean()
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * learning_rate_factor(options.lr_schedule, progress.step, steps)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            _average(network, average, averaged, options.ema_decay, progress.step)
+            _average(network, average, averaged, _decay(options, progress.step))
             loss_sum += loss.detach()
             progress.step += 1
 
@@ -178,6 +203,7 @@ def train(
         "epochs": progress.epochs,
         "loss_curve": progress.loss_curve,
         "interruptions": progress.interruptions,
+        "precision": precision,
         "settings": dict(settings),
         "code": code,
         "started_at": progress.started_at,
@@ -193,6 +219,7 @@ def _describe(images: ImageSet, images_sha256: str) -> dict[str, Any]:
         "height": height,
         "width": width,
         "classes": list(images.classes),
+        "saturated": saturated_share(images.train_images),
         "sha256": images_sha256,
     }
 
@@ -203,10 +230,16 @@ def _order(n: int, seed: int, epoch: int, device: torch.device) -> torch.Tensor:
     return torch.randperm(n, generator=generator).to(device)
 
 
+def _decay(options: TrainingSettings, step: int) -> float:
+    """Decay of the average at `step`: without the bias of the first steps, or 0 until the warm-up is over."""
+    if options.ema_warmup == "ramp":
+        return min(options.ema_decay, (1.0 + step) / (10.0 + step))
+    return 0.0 if step < int(options.ema_warmup) else options.ema_decay
+
+
 @torch.no_grad()
-def _average(network: nn.Module, average: dict[str, torch.Tensor], names: list[str], decay: float, step: int) -> None:
-    """Exponential moving average of the trained parameters, without the bias of the first steps."""
-    decay = min(decay, (1.0 + step) / (10.0 + step))
+def _average(network: nn.Module, average: dict[str, torch.Tensor], names: list[str], decay: float) -> None:
+    """Exponential moving average of the trained parameters."""
     parameters = dict(network.named_parameters())
     torch._foreach_lerp_([average[name] for name in names], [parameters[name] for name in names], 1.0 - decay)
 

@@ -34,6 +34,8 @@ def prune_unstructured(network: nn.Module, settings: PruneSettings, seed: int) -
     if not 0.0 <= settings.amount < 1.0:
         raise UserError(f"prune.amount is {settings.amount}; allowed: 0 up to, but not including, 1")
     pool = prunable(network, settings.scope)
+    for module, name in pool:  # torch flattens by a view, which channels_last refuses; files keep no memory format
+        getattr(module, name).data = getattr(module, name).data.contiguous()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         prune.global_unstructured(pool, pruning_method=METHODS[settings.method], amount=settings.amount)

@@ -38,6 +38,11 @@ class ImageSet:
         return channels, height, width
 
 
+def saturated_share(images: torch.Tensor) -> float:
+    """Share of the values of uint8 `images` that are 0 or 255."""
+    return float(((images == 0) | (images == 255)).double().mean())
+
+
 def write(path: str | os.PathLike[str], image_set: ImageSet) -> None:
     """Write `image_set` atomically; equal sets give equal bytes."""
     tensors = {

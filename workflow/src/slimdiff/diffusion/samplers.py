@@ -1,18 +1,20 @@
-"""Samplers for variance-exploding diffusion: each takes a denoiser, the images' own noise and settings.
+"""Samplers by name: each takes a guided denoiser, the images' own noise and settings.
 
 Every step uses an image's own noise and nothing of its neighbours (the tutorial's predictor-corrector takes a mean over
 the batch, and its ODE solver one step size for all), so an image does not depend on the batch it was made in.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.dopri5 import solve
+from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
+from slimdiff.diffusion.schedulers import SCHEDULERS, Shape, run_scheduler
 from slimdiff.diffusion.ve import TIME_MIN
 from slimdiff.errors import UserError
 
@@ -24,12 +26,15 @@ class SamplerSettings:
     """Which sampler and its constants; those that a method does not use are ignored."""
 
     method: str
-    steps: int = 10  # heun, euler-maruyama, predictor-corrector
+    steps: int = 10  # all but ode
     sigma_min: float | None = None  # heun; None: what the training covered
     sigma_max: float | None = None
     rho: float = 7.0  # heun: how the noise levels crowd towards sigma_min
     snr: float = 0.16  # predictor-corrector: signal-to-noise ratio of the corrector's step
     tolerance: float = 1e-5  # ode: absolute and relative
+    guidance: float = 1.0  # scale of classifier-free guidance: 0 ignores the labels, 1 is plainly conditional
+    clip: bool = False  # keep every estimate of x_0 within black and white
+    precision: str = "float32"  # of the network: float32, bfloat16 or auto
 
 
 @dataclass(frozen=True)
@@ -37,10 +42,7 @@ class Trajectories:
     """Where sampling ended."""
 
     x: torch.Tensor  # (N, C, S, S) in the process's pixel range
-    evaluations: torch.Tensor  # (N,) network evaluations spent on each image
-
-
-Shape = tuple[int, int, int]
+    evaluations: torch.Tensor  # (N,) calls of the denoiser spent on each image
 
 
 def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) -> torch.Tensor:
@@ -50,7 +52,7 @@ def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) ->
     return torch.cat([(high + ramp * (low - high)) ** rho, torch.zeros(1, dtype=torch.float64)])
 
 
-def heun(denoiser: Denoiser, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> Trajectories:
+def heun(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> Trajectories:
     """Heun's method on the probability-flow ODE (Karras et al. 2022, algorithm 1): 2·steps - 1 evaluations."""
     low, high = denoiser.sigma_range()
     low = low if settings.sigma_min is None else settings.sigma_min
@@ -68,7 +70,7 @@ def heun(denoiser: Denoiser, noise: ImageNoise, shape: Shape, settings: SamplerS
     return Trajectories(x, torch.full((n,), 2 * settings.steps - 1))
 
 
-def euler_maruyama(denoiser: Denoiser, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> Trajectories:
+def euler_maruyama(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> Trajectories:
     """The reverse SDE in `steps` equal steps of t, from 1 to 1e-3; the last step's noise is left out."""
     x = _prior(denoiser, noise, shape)
     times, dt = _times(settings.steps, x)
@@ -79,7 +81,7 @@ def euler_maruyama(denoiser: Denoiser, noise: ImageNoise, shape: Shape, settings
     return Trajectories(mean, torch.full((x.shape[0],), settings.steps))
 
 
-def predictor_corrector(denoiser: Denoiser, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> Trajectories:
+def predictor_corrector(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> Trajectories:
     """One Langevin step, then one reverse-SDE step, at each time (Song et al. 2021, algorithms 2 and 4)."""
     x = _prior(denoiser, noise, shape)
     times, dt = _times(settings.steps, x)
@@ -97,7 +99,7 @@ def predictor_corrector(denoiser: Denoiser, noise: ImageNoise, shape: Shape, set
     return Trajectories(mean, torch.full((x.shape[0],), 2 * settings.steps))
 
 
-def ode(denoiser: Denoiser, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> Trajectories:
+def ode(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> Trajectories:
     """The probability-flow ODE from t = 1 to 1e-5 by an adaptive Runge-Kutta method, each image at its own pace."""
     start = _prior(denoiser, noise, shape)
 
@@ -111,12 +113,21 @@ def ode(denoiser: Denoiser, noise: ImageNoise, shape: Shape, settings: SamplerSe
     return Trajectories(end.float(), evaluations)
 
 
-Sampler = Callable[[Denoiser, ImageNoise, Shape, SamplerSettings], Trajectories]
+def scheduled(
+    denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings, method: str
+) -> Trajectories:
+    """One of diffusers' schedulers."""
+    x, calls = run_scheduler(method, denoiser, noise, shape, settings.steps)
+    return Trajectories(x, torch.full((x.shape[0],), calls))
+
+
+Sampler = Callable[[Guided, ImageNoise, Shape, SamplerSettings], Trajectories]
 SAMPLERS: dict[str, Sampler] = {
     "heun": heun,
     "euler-maruyama": euler_maruyama,
     "predictor-corrector": predictor_corrector,
     "ode": ode,
+    **{method: functools.partial(scheduled, method=method) for method in SCHEDULERS},
 }
 
 
@@ -127,7 +138,7 @@ def find_sampler(method: str) -> Sampler:
     return SAMPLERS[method]
 
 
-def _prior(denoiser: Denoiser, noise: ImageNoise, shape: Shape) -> torch.Tensor:
+def _prior(denoiser: Guided, noise: ImageNoise, shape: Shape) -> torch.Tensor:
     draw = noise.normal(shape)
     return draw * denoiser.sde.marginal_std(draw.new_ones(()))
 
@@ -137,12 +148,12 @@ def _times(steps: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return times, times[0] - times[1]
 
 
-def _score(denoiser: Denoiser, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+def _score(denoiser: Guided, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """The score of p(x_t): (D(x) - x) / sigma², Karras et al. 2022, eq. 3."""
     sigma = denoiser.sde.marginal_std(t)
     return (denoiser(x, sigma.expand(x.shape[0])) - x) / sigma.square()
 
 
-def _drift(denoiser: Denoiser, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+def _drift(denoiser: Guided, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """g(t)² times the score: what the reverse SDE adds per unit of time."""
     return denoiser.sde.diffusion(t).square() * _score(denoiser, x, t)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from slimdiff.errors import UserError
+from slimdiff.models.grouping import split
 
 STRIDES = (1, 2, 2, 2)
 
@@ -144,14 +145,6 @@ def _check_norms(pairs: tuple[tuple[int, int], ...]) -> None:
 
 
 def _split(name: str, c_in: int, c_out: int, groups: int | str, image_channels: int) -> int:
-    if groups == "max":
-        return math.gcd(c_in, c_out)
-    count = int(groups)
-    if c_in % count == 0 and c_out % count == 0:
-        return count
-    if name in ("conv1", "tconv1"):
-        return 1
-    raise UserError(
-        f"trainings.*.groups is {groups}: it must divide the {c_in} and {c_out} channels of {name}; "
-        f"allowed there: divisors of {math.gcd(c_in, c_out)}, or 'max'"
-    )
+    """Groups of the layer; the first and the last stay whole where the count does not divide the image's channels."""
+    outer = name in ("conv1", "tconv1") and groups != "max" and image_channels % int(groups) != 0
+    return 1 if outer else split(c_in, c_out, groups)

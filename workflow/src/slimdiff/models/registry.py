@@ -8,6 +8,7 @@ from torch import nn
 
 from slimdiff.errors import UserError
 from slimdiff.models.ncsn import NCSNSettings, ScoreNetwork
+from slimdiff.models.unet import UNet, UNetSettings
 from slimdiff.settings import build
 
 
@@ -16,7 +17,13 @@ def _ncsn(model: Mapping[str, Any], groups: int | str) -> nn.Module:
     return ScoreNetwork(settings, model["channels"], model["image_size"], groups)
 
 
-FAMILIES: dict[str, Callable[[Mapping[str, Any], int | str], nn.Module]] = {"ncsn": _ncsn}
+def _ddpm(model: Mapping[str, Any], groups: int | str) -> nn.Module:
+    settings = build(UNetSettings, model["network"], "models.*.network")
+    network = UNet(settings, model["channels"], model["image_size"], groups)
+    return network.to(memory_format=torch.channels_last)  # attention then reads pixels as tokens without a copy
+
+
+FAMILIES: dict[str, Callable[[Mapping[str, Any], int | str], nn.Module]] = {"ncsn": _ncsn, "ddpm": _ddpm}
 
 
 def build_network(model: Mapping[str, Any], groups: int | str = 1, seed: int = 0) -> nn.Module:

@@ -9,7 +9,7 @@ from slimdiff.images import write_png, write_samples
 from slimdiff.sampling import grid
 from slimdiff.stages import command
 
-GRID_IMAGES = 100
+GRID_IMAGES, GRID_COLUMNS = 100, 10  # a conditional model has one column for each class
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     loaded = checkpoint.load(arguments.model, pick_device(arguments.gpu, arguments.threads))
     sampled = loaded.sample(settings["n_samples"], settings["seed"], batch_size=settings["batch_size"])
     reason = loaded.settings["reason"] or sampled.reason
-    write_samples(arguments.out, sampled, loaded.settings["sampler"], reason)
-    write_png(arguments.out_grid, grid(sampled.images[:GRID_IMAGES]))
+    write_samples(arguments.out, sampled, loaded.settings["sampler"], reason, loaded.settings["dataset"]["classes"])
+    write_png(arguments.out_grid, grid(sampled.images[:GRID_IMAGES], columns=loaded.classes or GRID_COLUMNS))
     print(f"{len(sampled.images)} images, {sampled.network_evaluations:.1f} evaluations each. {reason}", flush=True)
 
 

@@ -1,0 +1,128 @@
+"""Classifier-free guidance: what each scale means, that one batch of both passes is the two passes, and clipping."""
+
+import pytest
+import torch
+from builders import small_unet_model, unet_training
+
+from slimdiff.diffusion.denoiser import Denoiser, PreconditioningSettings, build_denoiser
+from slimdiff.diffusion.guidance import Guided, labels_in_turn
+from slimdiff.models.registry import build_network
+
+PREDICTIONS = ["epsilon", "v", "edm"]
+LABELS = torch.tensor([0, 1, 2, 1, 0])
+
+
+class Told(torch.nn.Module):
+    """Any function of x, the noise level and the label will do: element by element, so that batches do not matter."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, x, noise_level, labels=None):
+        self.calls.append(len(x))
+        labels = torch.full_like(noise_level, -1) if labels is None else labels
+        shift = torch.where(labels < 0, 0.0, 0.3 * labels + 0.4)[:, None, None, None]
+        return torch.tanh(0.5 * x - shift) + 1e-3 * noise_level[:, None, None, None] * (1 + shift)
+
+
+def denoiser(name="epsilon", network=None):
+    return Denoiser(network or Told(), PreconditioningSettings(name, sigma_data=0.6, black=-1.0))
+
+
+def noisy(device="cpu", size=6):
+    generator = torch.Generator().manual_seed(0)
+    sigma = torch.tensor([0.02, 0.4, 1.0, 7.0, 100.0])
+    x = sigma[:, None, None, None] * torch.randn(5, 1, size, size, generator=generator)
+    return x.to(device), sigma.to(device)
+
+
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_scale_0_is_unconditional_and_1_conditional(name, device):
+    (x, sigma), labels, plain = noisy(device), LABELS.to(device), denoiser(name)
+    assert torch.equal(Guided(plain, labels, 0.0)(x, sigma), plain(x, sigma))
+    assert torch.equal(Guided(plain, labels, 1.0)(x, sigma), plain(x, sigma, labels))
+    assert torch.equal(Guided(plain, None, 3.0)(x, sigma), plain(x, sigma))
+    assert not torch.allclose(plain(x, sigma), plain(x, sigma, labels), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", PREDICTIONS)
+@pytest.mark.parametrize("scale", [0.5, 1.5, 3.0])
+def test_other_scales_go_on_from_the_unconditional_towards_the_conditional(name, scale, device):
+    (x, sigma), labels, plain = noisy(device), LABELS.to(device), denoiser(name)
+    unconditional, conditional = plain(x, sigma), plain(x, sigma, labels)
+    expected = unconditional + scale * (conditional - unconditional)
+    assert torch.allclose(Guided(plain, labels, scale)(x, sigma), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+def test_it_is_the_published_mixture_of_noise_predictions(scale):
+    """eps = lerp(eps(x_t, nothing), eps(x_t, label), scale), and x_0 from eps (Ho et al. 2020, eq. 15)."""
+    plain, steps, n = denoiser("epsilon"), torch.tensor([0, 250, 500, 999]), 4
+    alpha_bar = plain.vp.alphas_cumprod[steps][:, None, None, None]
+    x_t = torch.randn(n, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    without, told = Told()(x_t, steps.double()), Told()(x_t, steps.double(), LABELS[:n])
+    noise = torch.lerp(without, told, scale)
+    expected = (x_t - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
+    found = Guided(plain, LABELS[:n], scale)(x_t / alpha_bar.sqrt(), plain.vp.sigmas[steps])
+    assert torch.allclose(found, expected, rtol=1e-8, atol=1e-8)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_one_batch_of_both_passes_is_the_two_passes(name, device):
+    """To rounding: convolutions sum in another order in batches of another size."""
+    model = small_unet_model()
+    network = build_network(model, seed=1).eval().to(device, torch.float64)
+    plain = build_denoiser(network, model, unet_training(preconditioning=name))
+    x, sigma = (values.double() for values in noisy(device, size=16))
+    labels = (LABELS % 2).to(device)
+    unconditional, conditional = plain(x, sigma), plain(x, sigma, labels)
+    expected = 3 * conditional - 2 * unconditional
+    assert torch.allclose(Guided(plain, labels, 3.0)(x, sigma), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("labels", "scale", "passes"),
+    [(None, 1.0, 1), (None, 3.0, 1), (LABELS, 0.0, 1), (LABELS, 1.0, 1), (LABELS, 1.5, 2), (LABELS, 0.5, 2)],
+)
+def test_passes_are_what_the_network_computes(labels, scale, passes):
+    network = Told()
+    guided = Guided(denoiser(network=network), labels, scale)
+    x, sigma = noisy()
+    guided(x, sigma)
+    assert guided.passes == passes
+    assert sum(network.calls) == passes * len(x)
+    assert len(network.calls) == 1
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("black", [-1.0, 0.0])
+def test_clip_keeps_the_mixture_within_black_and_white(scale, black):
+    plain = Denoiser(Told(), PreconditioningSettings("epsilon", black=black))
+    x, sigma = noisy()
+    free, clipped = Guided(plain, LABELS, scale)(x, sigma), Guided(plain, LABELS, scale, clip=True)(x, sigma)
+    assert float(free.abs().max()) > 10
+    assert torch.equal(clipped, free.clamp(black, 1.0))
+
+
+def test_guidance_is_told_of_the_denoisers_process():
+    plain = denoiser("v")
+    guided = Guided(plain)
+    assert (guided.vp, guided.sde, guided.sigma_range()) == (plain.vp, plain.sde, plain.sigma_range())
+
+
+@pytest.mark.parametrize(
+    ("n", "classes", "expected"),
+    [
+        (7, 3, [0, 1, 2, 0, 1, 2, 0]),
+        (2, 10, [0, 1]),
+        (5, [7, 2], [7, 2, 7, 2, 7]),
+        (3, (4,), [4, 4, 4]),
+        (0, 3, []),
+    ],
+)
+def test_labels_go_through_the_classes_in_turn(n, classes, expected):
+    labels = labels_in_turn(n, classes)
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == expected

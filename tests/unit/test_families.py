@@ -1,0 +1,141 @@
+"""What the configuration promises of each family of networks, the torch half keeps: names, keys and limits agree."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from builders import MODELS, TRAININGS
+
+from slimdiff import config, validation
+from slimdiff.data import sources
+from slimdiff.devices import PRECISIONS
+from slimdiff.diffusion import denoiser
+from slimdiff.diffusion.guidance import Guided
+from slimdiff.diffusion.noise import ImageNoise
+from slimdiff.diffusion.samplers import SAMPLERS, SamplerSettings, find_sampler
+from slimdiff.diffusion.vp import SCHEDULES
+from slimdiff.errors import UserError
+from slimdiff.models import registry, unet
+from slimdiff.models.ncsn import NCSNSettings
+from slimdiff.optimizers import OPTIMIZERS
+from slimdiff.training import TrainingSettings
+
+ROOT = Path(__file__).parents[2]
+DEFINITIONS = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))["$defs"]
+TRAINING = DEFINITIONS["training"]["properties"]
+
+
+def fields(settings):
+    return {field.name for field in dataclasses.fields(settings)}
+
+
+def test_families_have_the_same_names_everywhere():
+    families = set(config.FAMILIES)
+    assert families == set(registry.FAMILIES) == set(MODELS) == set(TRAININGS)
+    assert families == set(denoiser.EDM_NOISE_SCALE)
+    assert families == set(validation.FAMILY_PROBLEMS) == set(validation.GROUPED_CHANNELS)
+    assert families == set(DEFINITIONS["model"]["properties"]["family"]["enum"])
+
+
+def test_every_choice_of_the_schema_exists_and_every_one_that_exists_can_be_chosen():
+    assert set(TRAINING["preconditioning"]["enum"]) == set(denoiser.PRECONDITIONINGS)
+    assert set(denoiser.PRECONDITIONINGS) == {p for f in config.FAMILIES.values() for p in f.preconditionings}
+    assert set(SAMPLERS) == {method for family in config.FAMILIES.values() for method in family.samplers}
+    assert set(TRAINING["noise_schedule"]["enum"]) == set(SCHEDULES)
+    assert set(DEFINITIONS["precision"]["enum"]) == set(PRECISIONS)
+    pairs = {(n, s) for n in TRAINING["optimizer"]["enum"] for s in TRAINING["optimizer_state"]["enum"]}
+    assert pairs == set(OPTIMIZERS)
+    assert set(DEFINITIONS["network_ddpm"]["properties"]["grouped"]["enum"]) == set(unet.GROUPED)
+
+
+@pytest.mark.parametrize(
+    ("settings", "definition"),
+    [
+        (TrainingSettings, "training"),
+        (SamplerSettings, "sampler"),
+        (NCSNSettings, "network_ncsn"),
+        (unet.UNetSettings, "network_ddpm"),
+    ],
+)
+def test_keys_of_the_schema_are_the_settings(settings, definition):
+    assert set(DEFINITIONS[definition]["properties"]) == fields(settings)
+
+
+@pytest.mark.parametrize("family", config.FAMILIES)
+def test_a_familys_trainings_may_leave_out_what_others_have(family):
+    """The defaults of TrainingSettings are the keys that some family knows nothing of, and no more."""
+    defaulted = {f.name for f in dataclasses.fields(TrainingSettings) if f.default is not dataclasses.MISSING}
+    assert defaulted == {key for known in config.FAMILIES.values() for key in known.training}
+    branch = "then" if family == "ddpm" else "else"
+    required = set(DEFINITIONS["model"][branch]["properties"]["training"]["required"])
+    assert required == fields(TrainingSettings) - defaulted | set(config.FAMILIES[family].training)
+
+
+@pytest.mark.parametrize("family", config.FAMILIES)
+def test_every_sampler_of_a_family_runs_with_every_preconditioning(family):
+    model = MODELS[family]()
+    network = registry.build_network(model, seed=1).eval()
+    shape = (1, model["image_size"], model["image_size"])
+    for name in config.FAMILIES[family].preconditionings:
+        built = denoiser.build_denoiser(network, model, TRAININGS[family](preconditioning=name))
+        for method in config.FAMILIES[family].samplers:
+            settings = SamplerSettings(method, steps=4, tolerance=1e-1)
+            with torch.inference_mode():
+                end = find_sampler(method)(Guided(built), ImageNoise(0, range(2)), shape, settings)
+            assert end.x.shape == (2, *shape), (name, method)
+            assert bool(torch.isfinite(end.x).all()), (name, method)
+            assert int(end.evaluations.min()) > 0, (name, method)
+
+
+def problems(check, *arguments):
+    return list(check(*arguments))
+
+
+@pytest.mark.parametrize("size", [4, 8, 12, 16, 17, 20, 24])
+@pytest.mark.parametrize("family", config.FAMILIES)
+def test_validation_refuses_the_image_sizes_that_networks_do(family, size):
+    model = MODELS[family](image_size=size)
+    refused = bool(problems(validation.FAMILY_PROBLEMS[family], model, ("models", "mine")))
+    assert refused == cannot_build(model, 1)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3, 4, 5, 8, 16])
+def test_validation_refuses_the_heads_that_networks_do(heads):
+    model = MODELS["ddpm"]({"heads": heads})
+    refused = bool(problems(validation.FAMILY_PROBLEMS["ddpm"], model, ("models", "mine")))
+    assert refused == cannot_build(model, 1)
+
+
+@pytest.mark.parametrize("grouped", unet.GROUPED)
+@pytest.mark.parametrize("groups", [1, 2, 3, 4, 8, 12, 16, 32, 64])
+def test_validation_refuses_the_groups_that_networks_do(grouped, groups):
+    model = MODELS["ddpm"]({"grouped": grouped})
+    whole = {
+        "models": {"mine": {**model, "training": TRAININGS["ddpm"]()}},
+        "trainings": {"mine": {"groups": groups}},
+    }
+    refused = bool(problems(validation._training_problems, whole, "mine", "mine"))
+    assert refused == cannot_build(model, groups)
+
+
+def cannot_build(model, groups):
+    try:
+        registry.build_network(model, groups)
+    except UserError:
+        return True
+    return False
+
+
+def test_no_label_and_the_step_of_image_sizes_are_the_same_everywhere():
+    from slimdiff import training
+
+    assert unet.NO_LABEL == training.NO_LABEL == -1
+    assert 2**unet.LEVELS_DOWN == validation.DDPM_IMAGE_STEP
+
+
+def test_validation_knows_how_many_classes_a_source_has():
+    found = sources.load(sources.DataSettings(name="digits", source="digits"), Path("nowhere"))
+    assert validation.CLASSES["digits"] == len(found.classes)
+    assert set(validation.CLASSES) == set(DEFINITIONS["dataset"]["properties"]["source"]["enum"]) - {"folder"}

@@ -1,0 +1,131 @@
+"""The presets hold what they say: every number of the report has its cells, and the report's settings are there."""
+
+import copy
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from slimdiff import config as settings
+from slimdiff.config import expand
+from slimdiff.models.registry import build_network
+
+ROOT = Path(__file__).parents[2]
+CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+REFERENCE = ROOT / "workflow" / "resources" / "paper_reference.csv"
+PRINTED = ROOT.parent / "shared" / "paper" / "paper_results.csv"  # the report's numbers as they were handed to us
+NEVER_PRINTED = {"ema+linear-8bit-frozen"}  # the report only says that its images were black
+DDPM_CELLS = 20  # of Tables 4 to 8
+
+
+def merge(base: Any, overlay: Any) -> Any:
+    """As Snakemake lays one file over another: mappings are merged, all else is replaced."""
+    if not (isinstance(base, dict) and isinstance(overlay, dict)):
+        return copy.deepcopy(overlay)
+    return {**base, **{key: merge(base.get(key), value) for key, value in overlay.items()}}
+
+
+def preset(name: str) -> dict[str, Any]:
+    overlay = yaml.safe_load((ROOT / "config" / name).read_text(encoding="utf-8"))
+    merged: dict[str, Any] = merge(CONFIG, overlay)
+    return merged
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("row", rows(REFERENCE), ids=lambda row: f"{row['table']}: {row['label']}, {row['model']}")
+@pytest.mark.parametrize(("name", "seeds"), [("paper.yaml", 5), ("paper-cpu.yaml", 3)])
+def test_every_number_of_the_report_is_a_cell(name: str, seeds: int, row: dict[str, str]) -> None:
+    config = preset(name)
+    found = [
+        cell
+        for cell in expand(config["matrix"])
+        if cell.dataset == "mnist"
+        and config["models"][cell.model]["family"] == row["model"]
+        and cell.optimization == row["optimization"]
+    ]
+    assert [cell.seed for cell in found] == list(range(seeds))
+
+
+@pytest.mark.skipif(not PRINTED.exists(), reason="the report's own list of numbers is not part of the project")
+def test_every_printed_number_is_in_our_copy() -> None:
+    """So each row of it has a cell, by the test above."""
+    ours = {(row["table"], row["model"], row["label"]): row for row in rows(REFERENCE)}
+    printed = rows(PRINTED)
+    assert len(printed) > 40
+    for row in printed:
+        own = ours[row["table"], row["model"], row["label"]]
+        for column in ("size_bytes", "inference_ms", "fid"):
+            assert own[column] == row[column], row
+
+
+@pytest.mark.parametrize("name", ["paper.yaml", "paper-cpu.yaml"])
+def test_the_ddpm_half_is_tables_4_to_8_and_the_black_cell(name: str) -> None:
+    printed = {row["optimization"] for row in rows(REFERENCE) if row["model"] == "ddpm"}
+    assert len(printed) == DDPM_CELLS
+    (entry,) = [entry for entry in preset(name)["matrix"] if entry["model"] == "ddpm"]
+    assert set(entry["optimizations"]) == printed | NEVER_PRINTED
+
+
+@pytest.mark.parametrize("name", ["paper.yaml", "paper-cpu.yaml"])
+def test_raw_and_averaged_weights_come_out_of_one_training(name: str) -> None:
+    config = preset(name)
+    (entry,) = [entry for entry in config["matrix"] if entry["model"] == "ddpm"]
+    trainings = {settings.training_of(config, optimization) for optimization in entry["optimizations"]}
+    assert trainings == {"plain", "linear-8bit-frozen", "linear-8bit-frozen+adam-8bit", "groups-2", "groups-4"}
+
+
+def test_the_papers_preset_has_the_reports_settings() -> None:
+    config = preset("paper.yaml")
+    ncsn, ddpm = config["models"]["ncsn"], config["models"]["ddpm"]
+    assert (ncsn["training"]["epochs"], ncsn["training"]["batch_size"]) == (50, 32)
+    assert (ncsn["training"]["preconditioning"], ncsn["sampler"]["method"], ncsn["sampler"]["steps"]) == (
+        "score",
+        "euler-maruyama",
+        500,
+    )
+    assert (ddpm["image_size"], ddpm["channels"]) == (64, 3)
+    expected = {
+        "epochs": 50,
+        "batch_size": 16,
+        "learning_rate": 3e-4,
+        "lr_schedule": "constant",
+        "optimizer": "adamw",
+        "optimizer_state": "float",
+        "ema_decay": 0.995,
+        "ema_warmup": 2000,
+        "preconditioning": "epsilon",
+        "noise_schedule": "linear",
+        "min_snr_gamma": None,
+        "label_dropout": 0.1,
+        "black": -1.0,
+    }
+    assert {key: ddpm["training"][key] for key in expected} == expected
+    assert (ddpm["sampler"]["method"], ddpm["sampler"]["steps"], ddpm["sampler"]["guidance"]) == ("ddpm", 1000, 3.0)
+    network = build_network(ddpm)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 23_335_299
+
+
+def test_the_default_trains_one_network_in_two_ways() -> None:
+    """The report's way beside ours: the same network, data, batches and epochs."""
+    plain = settings.train_settings(CONFIG, "mnist", "ddpm", "plain", 0)
+    theirs = settings.train_settings(CONFIG, "mnist", "ddpm", "noise-prediction", 0)
+    assert plain["model"] == theirs["model"]
+    assert theirs["training"]["preconditioning"] == "epsilon"
+    for key in ("epochs", "batch_size", "label_dropout", "precision", "optimizer", "groups"):
+        assert plain["training"][key] == theirs["training"][key]
+
+
+def test_cifar10_is_the_reports_best_recipe_in_colour_at_its_own_size() -> None:
+    config = preset("cifar10.yaml")
+    model = config["models"]["ddpm"]
+    assert (model["image_size"], model["channels"]) == (32, 3)
+    assert "groups-2+l1-10" in {cell.optimization for cell in expand(config["matrix"])}
+    recipe = config["optimizations"]["groups-2+l1-10"]
+    assert config["trainings"][recipe["training"]] == {"groups": 2}
+    assert recipe["prune"] == {"method": "l1", "amount": 0.1, "scope": "global"}

@@ -1,0 +1,200 @@
+"""The report's DDPM: a conditional U-Net with attention, told the noise level and the class.
+
+The architecture of dome272's Diffusion-Models-pytorch (`UNet_conditional`), whose 23,335,299 parameters the report
+prints. Its attention makes a matrix of all pairs of pixels; here scaled_dot_product_attention gives the same result
+without one. Queries, keys and values come from one linear layer and the heads' width from the tensor's shape, so that a
+tool that removes channels can follow them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from slimdiff.errors import UserError
+from slimdiff.models.grouping import split
+
+LEVELS_DOWN = 3  # halvings of the image
+WAVELENGTHS = 10_000.0  # of the embedding, from 2π to this many times 2π
+NO_LABEL = -1  # in `labels`: make this image of no class in particular
+GROUPED = ("bottleneck", "all")
+SHORT = 256  # tokens up to which attention on a CPU runs in float32: torch's bf16 kernel is slower there, 5× backwards
+
+
+@dataclass(frozen=True)
+class UNetSettings:
+    """The network's free choices."""
+
+    base: int = 64  # channels at the image's own size; a multiple of `heads`
+    embed_dim: int = 256  # width of the embedding of noise level and class
+    heads: int = 4  # of every attention
+    attention_levels: tuple[int, ...] = (0, 1, 2, 3)  # where there is attention; level l has images of 1/2^l the size
+    classes: int = 10  # that it can be asked for; 0: it knows none
+    grouped: str = "bottleneck"  # which convolutions a training's `groups` divides: bottleneck (the report's) or all
+
+
+class DoubleConv(nn.Module):
+    """Two 3×3 convolutions, each with one norm over all channels; `residual` adds the input before a last GELU."""
+
+    def __init__(self, c_in: int, c_out: int, c_mid: int | None = None, residual: bool = False, groups: int | str = 1):
+        super().__init__()
+        c_mid = c_mid or c_out
+        self.residual = residual
+        self.conv1 = nn.Conv2d(c_in, c_mid, 3, padding=1, bias=False, groups=split(c_in, c_mid, groups))
+        self.norm1 = nn.GroupNorm(1, c_mid)
+        self.conv2 = nn.Conv2d(c_mid, c_out, 3, padding=1, bias=False, groups=split(c_mid, c_out, groups))
+        self.norm2 = nn.GroupNorm(1, c_out)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.norm2(self.conv2(F.gelu(self.norm1(self.conv1(x)))))
+        return F.gelu(x + h) if self.residual else h
+
+
+class Down(nn.Module):
+    """Halve the image, two double convolutions, add the embedding."""
+
+    def __init__(self, c_in: int, c_out: int, embed_dim: int, groups: int | str) -> None:
+        super().__init__()
+        self.conv1 = DoubleConv(c_in, c_in, residual=True, groups=groups)
+        self.conv2 = DoubleConv(c_in, c_out, groups=groups)
+        self.embed = nn.Linear(embed_dim, c_out)
+
+    def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        return self.conv2(self.conv1(F.max_pool2d(x, 2))) + self.embed(F.silu(embedding))[:, :, None, None]
+
+
+class Up(nn.Module):
+    """Double the image, join the skip, two double convolutions, add the embedding."""
+
+    def __init__(self, c_in: int, c_out: int, embed_dim: int, groups: int | str) -> None:
+        super().__init__()
+        self.conv1 = DoubleConv(c_in, c_in, residual=True, groups=groups)
+        self.conv2 = DoubleConv(c_in, c_out, c_in // 2, groups=groups)
+        self.embed = nn.Linear(embed_dim, c_out)
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+        x = self.conv2(self.conv1(torch.cat([skip, x], dim=1)))
+        return x + self.embed(F.silu(embedding))[:, :, None, None]
+
+
+class SelfAttention(nn.Module):
+    """Attention between all pixels, then two linear layers, both with a residual and a norm before."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+        self.norm = nn.LayerNorm(channels)
+        self.ff_norm = nn.LayerNorm(channels)
+        self.ff1 = nn.Linear(channels, channels)
+        self.ff2 = nn.Linear(channels, channels)
+        nn.init.xavier_uniform_(self.qkv.weight)  # as torch's MultiheadAttention starts
+        nn.init.zeros_(self.qkv.bias)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        size = x.shape[-2:]
+        tokens = x.flatten(2).transpose(1, 2)  # (N, H·W, C)
+        q, k, v = self.qkv(self.norm(tokens)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = _attention(q, k, v)  # (N, heads, H·W, C / heads)
+        tokens = tokens + self.proj(mixed.transpose(1, 2).flatten(2))
+        tokens = tokens + self.ff2(F.gelu(self.ff1(self.ff_norm(tokens))))
+        return tokens.transpose(1, 2).unflatten(2, size)
+
+
+def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    if q.device.type == "cpu" and q.element_size() < 4 and q.shape[2] <= SHORT:
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+class UNet(nn.Module):
+    """Three levels down, three double convolutions at the bottom, three levels up.
+
+    `groups` splits the convolutions that `settings.grouped` names.
+    """
+
+    def __init__(self, settings: UNetSettings, image_channels: int, image_size: int, groups: int | str = 1) -> None:
+        super().__init__()
+        _check(settings, image_size)
+        c, dim = settings.base, settings.embed_dim
+        self.embed_dim, self.classes = dim, settings.classes
+        outer = groups if settings.grouped == "all" else 1
+
+        def attention(level: int, channels: int) -> nn.Module:
+            return SelfAttention(channels, settings.heads) if level in settings.attention_levels else nn.Identity()
+
+        self.inc = DoubleConv(image_channels, c)
+        self.down1 = Down(c, 2 * c, dim, outer)
+        self.attend1 = attention(1, 2 * c)
+        self.down2 = Down(2 * c, 4 * c, dim, outer)
+        self.attend2 = attention(2, 4 * c)
+        self.down3 = Down(4 * c, 4 * c, dim, outer)
+        self.attend3 = attention(3, 4 * c)
+        self.bottom1 = DoubleConv(4 * c, 8 * c, groups=groups)
+        self.bottom2 = DoubleConv(8 * c, 8 * c, groups=groups)
+        self.bottom3 = DoubleConv(8 * c, 4 * c, groups=groups)
+        self.up1 = Up(8 * c, 2 * c, dim, outer)
+        self.attend4 = attention(2, 2 * c)
+        self.up2 = Up(4 * c, c, dim, outer)
+        self.attend5 = attention(1, c)
+        self.up3 = Up(2 * c, c, dim, outer)
+        self.attend6 = attention(0, c)
+        self.outc = nn.Conv2d(c, image_channels, 1)
+        if settings.classes:
+            self.label = nn.Embedding(settings.classes, dim)
+
+    def forward(self, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """x (N, C, S, S), noise_level (N,), labels int64 (N,) with -1 for no class → (N, C, S, S)."""
+        embedding = self._embed(noise_level, labels)
+        x1 = self.inc(x)
+        x2 = self.attend1(self.down1(x1, embedding))
+        x3 = self.attend2(self.down2(x2, embedding))
+        x4 = self.attend3(self.down3(x3, embedding))
+        x4 = self.bottom3(self.bottom2(self.bottom1(x4)))
+        h = self.attend4(self.up1(x4, x3, embedding))
+        h = self.attend5(self.up2(h, x2, embedding))
+        h = self.attend6(self.up3(h, x1, embedding))
+        return self.outc(h)
+
+    def prune_scopes(self) -> dict[str, tuple[str, ...]]:
+        """Module names that each pruning scope covers: the convolutions and linear layers, with their biases.
+
+        `middle` is what works on images of a quarter of the size and less, `extremes` the rest. Norms and the embedding
+        of the classes are in none.
+        """
+        middle: list[str] = []
+        extremes: list[str] = []
+        for name, module in self.named_modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                inner = name.startswith(("down2.", "attend2.", "down3.", "attend3.", "bottom", "up1.", "attend4."))
+                (middle if inner else extremes).append(name)
+        return {"global": (*middle, *extremes), "middle": tuple(middle), "extremes": tuple(extremes)}
+
+    def _embed(self, noise_level: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        """(N, embed_dim): sines and cosines of the noise level, and the class's vector where there is a class."""
+        exponent = torch.arange(0, self.embed_dim, 2, device=noise_level.device) / self.embed_dim
+        angle = noise_level[:, None] * WAVELENGTHS**-exponent
+        embedding = torch.cat([angle.sin(), angle.cos()], dim=-1)
+        if labels is None or not self.classes:
+            return embedding
+        return embedding + self.label(labels.clamp_min(0)) * (labels >= 0)[:, None]
+
+
+def _check(settings: UNetSettings, image_size: int) -> None:
+    step = 2**LEVELS_DOWN
+    if image_size % step or image_size < step:
+        raise UserError(f"models.*.image_size is {image_size}; allowed for family ddpm: multiples of {step}")
+    if settings.base % settings.heads:
+        raise UserError(
+            f"models.*.network.heads is {settings.heads}; allowed: a divisor of network.base, {settings.base}"
+        )
+    if settings.grouped not in GROUPED:
+        raise UserError(f"models.*.network.grouped is {settings.grouped!r}; allowed: {', '.join(GROUPED)}")
+    wrong = set(settings.attention_levels) - set(range(LEVELS_DOWN + 1))
+    if wrong:
+        raise UserError(f"models.*.network.attention_levels holds {min(wrong)}; allowed: 0 to {LEVELS_DOWN}")
