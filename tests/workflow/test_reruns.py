@@ -8,8 +8,8 @@ from clones import SMOKE, Jobs, planned, snakemake
 
 Edit = Callable[[str, str, str], None]
 
-BASE = "digits/ncsn"
-CELLS = {
+BASE, OTHER = "digits/ncsn", "digits/ddpm"
+NCSN_CELLS = {
     f"{BASE}/{optimization}/0"
     for optimization in (
         "baseline",
@@ -21,7 +21,16 @@ CELLS = {
         "sampler-ode",
     )
 }
-TRAININGS = {f"{BASE}/{training}/0" for training in ("plain", "linear-4bit-frozen", "groups-2")}
+DDPM_CELLS = {
+    f"{OTHER}/{optimization}/0"
+    for optimization in ("baseline", "ema+linear-8bit-frozen", "groups-2+l1-10", "noise-prediction")
+}
+CELLS = NCSN_CELLS | DDPM_CELLS
+NCSN_TRAININGS = {f"{BASE}/{training}/0" for training in ("plain", "linear-4bit-frozen", "groups-2")}
+DDPM_TRAININGS = {
+    f"{OTHER}/{training}/0" for training in ("plain", "linear-8bit-frozen", "groups-2", "noise-prediction")
+}
+TRAININGS = NCSN_TRAININGS | DDPM_TRAININGS
 CELL_RULES = ("compress", "sample", "score", "profile", "row")
 FRECHET = "workflow/src/slimdiff/metrics/frechet.py"
 
@@ -60,7 +69,7 @@ def test_a_second_run_does_nothing(tree: Path) -> None:
 
 
 def test_editing_a_recipe(tree: Path, edit: Edit) -> None:
-    edit("config.yaml", "prune: {method: l1, amount: 0.3,", "prune: {method: l1, amount: 0.35,")
+    edit("config.yaml", "plain, prune: {method: l1, amount: 0.3,", "plain, prune: {method: l1, amount: 0.35,")
     assert planned(tree, *SMOKE) == gathered(**of_cells({f"{BASE}/l1-30/0"}))
 
 
@@ -89,15 +98,30 @@ def test_removing_a_recipe(tree: Path, edit: Edit) -> None:
 
 
 def test_adding_a_seed(tree: Path, edit: Edit) -> None:
-    edit("config/smoke.yaml", "seeds: [0]", "seeds: [0, 1]")
-    new = {cell.removesuffix("0") + "1" for cell in CELLS}
-    trainings = {training.removesuffix("0") + "1" for training in TRAININGS}
+    edit("config/smoke.yaml", "sampler-ode]\n    seeds: [0]", "sampler-ode]\n    seeds: [0, 1]")
+    new = {cell.removesuffix("0") + "1" for cell in NCSN_CELLS}
+    trainings = {training.removesuffix("0") + "1" for training in NCSN_TRAININGS}
     assert planned(tree, *SMOKE) == gathered(train=trainings, **of_cells(new))
 
 
 def test_editing_a_training(tree: Path, edit: Edit) -> None:
     edit("config.yaml", "  groups-2: {groups: 2}", "  groups-2: {groups: 2, epochs: 5}")
-    assert planned(tree, *SMOKE) == gathered(train={f"{BASE}/groups-2/0"}, **of_cells({f"{BASE}/groups-2/0"}))
+    trainings, cells = (
+        {f"{BASE}/groups-2/0", f"{OTHER}/groups-2/0"},
+        {f"{BASE}/groups-2/0", f"{OTHER}/groups-2+l1-10/0"},
+    )
+    assert planned(tree, *SMOKE) == gathered(train=trainings, **of_cells(cells))
+
+
+def test_editing_a_network(tree: Path, edit: Edit) -> None:
+    """The data set's cells of the other family stay."""
+    edit("config.yaml", "attention_levels: [2, 3]", "attention_levels: [1, 2, 3]")
+    assert planned(tree, *SMOKE) == gathered(train=DDPM_TRAININGS, **of_cells(DDPM_CELLS))
+
+
+def test_editing_the_guidance(tree: Path, edit: Edit) -> None:
+    edit("config.yaml", "guidance: 1.5", "guidance: 2.0")
+    assert planned(tree, *SMOKE) == gathered(**of_cells(DDPM_CELLS))
 
 
 def test_editing_a_constant_of_one_sampler(tree: Path, edit: Edit) -> None:
@@ -149,7 +173,11 @@ def test_what_changes_no_result(tree: Path, edit: Edit) -> None:
     module = tree / "workflow" / "src" / "slimdiff" / "stages" / "train.py"
     text = module.read_text(encoding="utf-8")
     module.write_text(text.replace('"""', '"""Said otherwise. ', 1), encoding="utf-8")
-    edit("config.yaml", "{method: l1, amount: 0.3, scope: global}", "{scope: global, amount: 0.30, method: l1}")
+    edit(
+        "config.yaml",
+        "plain, prune: {method: l1, amount: 0.3, scope: global}",
+        "plain, prune: {scope: global, amount: 0.30, method: l1}",
+    )
     edit("config.yaml", "data_dir: data", "data_dir: elsewhere")
     edit("workflow/rules/train.smk", "rule train:", "rule train:  # a remark")
     edit("workflow/rules/train.smk", "gpu=1,", "gpu=1,\n        disk_mb=10,")

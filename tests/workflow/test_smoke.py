@@ -13,6 +13,7 @@ from clones import REPOSITORY, SMOKE, clone, planned, snakemake
 from PIL import Image
 
 from slimdiff.analysis import results
+from slimdiff.analysis.specs import FIGURE_NAMES, TABLE_NAMES
 from slimdiff.config import expand
 
 pytestmark = pytest.mark.slow
@@ -37,8 +38,8 @@ def matrix(run: Path) -> pd.DataFrame:
     return results.read_matrix(run / "results" / "matrix.parquet")
 
 
-def folder_of(run: Path, optimization: str) -> Path:
-    return run / "results" / "cells" / "digits" / "ncsn" / optimization / "seed0"
+def folder_of(run: Path, optimization: str, model: str = "ncsn") -> Path:
+    return run / "results" / "cells" / "digits" / model / optimization / "seed0"
 
 
 def test_the_matrix_has_the_cells_that_were_asked_for(matrix: pd.DataFrame) -> None:
@@ -56,7 +57,7 @@ def test_every_cell_is_measured(matrix: pd.DataFrame) -> None:
 
 
 def test_recipes_do_what_they_say(matrix: pd.DataFrame) -> None:
-    row = matrix.set_index("optimization")
+    row = matrix[matrix["model"] == "ncsn"].set_index("optimization")
     assert row.loc["l1-30", "params_nonzero"] < 0.8 * row.loc["l1-30", "params"]
     assert row.loc["groups-2", "params"] < row.loc["baseline", "params"]
     for optimization in ("linear-8bit", "linear-4bit-frozen"):
@@ -66,9 +67,27 @@ def test_recipes_do_what_they_say(matrix: pd.DataFrame) -> None:
     assert row.loc["sampler-ode", "training"] == row.loc["baseline", "training"] == "plain"
 
 
+def test_a_conditional_model_is_asked_for_classes(run: Path, matrix: pd.DataFrame) -> None:
+    row = matrix[matrix["model"] == "ddpm"].set_index("optimization")
+    assert row["class_accuracy"].between(0, 1).all()
+    assert matrix.loc[matrix["model"] == "ncsn", "class_accuracy"].isna().all()
+    assert row.loc["baseline", "network_evaluations"] == 2 * (2 * 4 - 1), "Heun, with and without the label"
+    assert row.loc["noise-prediction", ["sampler", "network_evaluations"]].tolist() == ["ddim", 20]
+    assert row.loc["groups-2+l1-10", "params"] < row.loc["baseline", "params"] == row.loc["noise-prediction", "params"]
+    assert row.loc["groups-2+l1-10", "params_nonzero"] < 0.95 * row.loc["groups-2+l1-10", "params"]
+    assert row.loc["ema+linear-8bit-frozen", "size_bytes"] < row.loc["baseline", "size_bytes"]
+    with np.load(folder_of(run, "baseline", "ddpm") / "samples.npz", allow_pickle=False) as archive:
+        assert archive["labels"].tolist() == [i % 10 for i in range(N_SAMPLES)]
+        assert archive["classes"].tolist() == list("0123456789")
+    with np.load(folder_of(run, "baseline") / "samples.npz", allow_pickle=False) as archive:
+        assert archive["labels"].shape == (0,)
+
+
 def test_cells_share_trainings(run: Path) -> None:
     trainings = {path.name for path in (run / "results" / "train" / "digits" / "ncsn").iterdir()}
     assert trainings == {"plain", "groups-2", "linear-4bit-frozen"}
+    others = {path.name for path in (run / "results" / "train" / "digits" / "ddpm").iterdir()}
+    assert others == {"plain", "groups-2", "linear-8bit-frozen", "noise-prediction"}
     assert not list((run / "results" / "state").rglob("state.safetensors")), "a finished training keeps no state"
 
 
@@ -82,10 +101,12 @@ def test_samples_are_images(run: Path) -> None:
 
 
 def test_tables_and_figures_are_written(run: Path) -> None:
-    for name in ("table-1", "table-2", "table-3", "samplers", "cells"):
+    assert {"table-1", "table-4", "table-9", "samplers", "cells"} <= set(TABLE_NAMES)
+    for name in TABLE_NAMES:
         assert len(pd.read_csv(run / "results" / "tables" / f"{name}.csv")) > 0
         assert "|" in (run / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8")
-    for name in ("figure-1", "pareto"):
+    assert {"figure-1", "figure-2", "figure-5", "figure-6", "pareto"} == set(FIGURE_NAMES)
+    for name in FIGURE_NAMES:
         assert "<svg" in (run / "results" / "figures" / f"{name}.svg").read_text(encoding="utf-8")
         assert "<html" in (run / "results" / "figures" / f"{name}.html").read_text(encoding="utf-8").lower()
         with Image.open(run / "results" / "figures" / f"{name}.png") as picture:
@@ -95,7 +116,7 @@ def test_tables_and_figures_are_written(run: Path) -> None:
 def test_the_report_needs_no_network(run: Path) -> None:
     """It holds what it shows: a script or a style from elsewhere would be a `src` or `href` of its own tags."""
     html = (run / "results" / "report.html").read_text(encoding="utf-8")
-    for name in ("figure-1", "pareto", "table-1", "grid.png"):
+    for name in (*FIGURE_NAMES, *TABLE_NAMES, "grid.png"):
         assert name in html
     assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=[\"']https?://", html)
 

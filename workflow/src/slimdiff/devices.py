@@ -1,6 +1,7 @@
 """Where a job runs, and how it uses that device."""
 
 import ctypes
+import functools
 import platform
 import sys
 from pathlib import Path
@@ -75,6 +76,12 @@ def describe_device(device: torch.device, threads: int) -> dict[str, Any]:
         "threads": threads,
         "torch_version": torch.__version__,
     }
+
+
+@functools.cache
+def has_amx() -> bool:
+    """Whether the processor multiplies bfloat16 matrices in tiles."""
+    return "amx_bf16" in _cpu_flags()
 
 
 def _cpu_model() -> str:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from slimdiff.devices import has_amx
 from slimdiff.errors import UserError
 from slimdiff.models.grouping import split
 
@@ -19,7 +20,7 @@ LEVELS_DOWN = 3  # halvings of the image
 WAVELENGTHS = 10_000.0  # of the embedding, from 2π to this many times 2π
 NO_LABEL = -1  # in `labels`: make this image of no class in particular
 GROUPED = ("bottleneck", "all")
-SHORT = 256  # tokens up to which attention on a CPU runs in float32: torch's bf16 kernel is slower there, 5× backwards
+SHORT = 256  # tokens up to which attention in bf16 is slower on a CPU than in float32, with AMX or without
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ class SelfAttention(nn.Module):
 
 
 def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    if q.device.type == "cpu" and q.element_size() < 4 and q.shape[2] <= SHORT:
+    """softmax(q kᵀ / sqrt(d)) v; on a CPU in float32 where torch's kernel is faster so (docs/decisions.md)."""
+    if q.device.type == "cpu" and q.element_size() < 4 and (q.shape[2] <= SHORT or not has_amx()):
         with torch.autocast("cpu", enabled=False):
             return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v)
