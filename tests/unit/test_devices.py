@@ -1,0 +1,43 @@
+"""What `precision: auto` comes to, and where networks compute in bfloat16."""
+
+import pytest
+import torch
+
+from slimdiff import devices
+from slimdiff.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"avx2"}, "float32"),
+        ({"avx512f", "avx512bw"}, "float32"),
+        ({"avx512f", "avx512_bf16"}, "bfloat16"),
+        ({"amx_bf16"}, "bfloat16"),
+    ],
+)
+def test_auto_is_bfloat16_where_the_processor_has_instructions_for_it(monkeypatch, flags, expected):
+    monkeypatch.setattr(devices, "_cpu_flags", lambda: flags)
+    assert devices.resolve_precision(CPU, "auto") == expected
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_precision_that_is_named_holds_on_every_machine(monkeypatch, precision):
+    monkeypatch.setattr(devices, "_cpu_flags", lambda: {"avx2"})
+    assert devices.resolve_precision(CPU, precision) == precision
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(UserError, match="precision is 'float16'; allowed: float32, bfloat16, auto"):
+        devices.autocast(CPU, "float16")
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_products_are_computed_in_it_and_weights_stay_float32(precision, dtype):
+    layer = torch.nn.Linear(4, 4)
+    with devices.autocast(CPU, precision):
+        out = layer(torch.randn(2, 4))
+    assert out.dtype == dtype
+    assert layer.weight.dtype == torch.float32
