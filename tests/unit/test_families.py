@@ -8,7 +8,7 @@ import torch
 import yaml
 from builders import MODELS, TRAININGS
 
-from slimdiff import config, validation
+from slimdiff import config, soundness
 from slimdiff.data import sources
 from slimdiff.devices import PRECISIONS
 from slimdiff.diffusion import denoiser
@@ -35,7 +35,7 @@ def test_families_have_the_same_names_everywhere():
     families = set(config.FAMILIES)
     assert families == set(registry.FAMILIES) == set(MODELS) == set(TRAININGS)
     assert families == set(denoiser.EDM_NOISE_SCALE)
-    assert families == set(validation.FAMILY_PROBLEMS) == set(validation.GROUPED_CHANNELS)
+    assert families == set(soundness.FAMILY_PROBLEMS) == set(soundness.GROUPED_CHANNELS)
     assert families == set(DEFINITIONS["model"]["properties"]["family"]["enum"])
 
 
@@ -97,14 +97,14 @@ def problems(check, *arguments):
 @pytest.mark.parametrize("family", config.FAMILIES)
 def test_validation_refuses_the_image_sizes_that_networks_do(family, size):
     model = MODELS[family](image_size=size)
-    refused = bool(problems(validation.FAMILY_PROBLEMS[family], model, ("models", "mine")))
+    refused = bool(problems(soundness.FAMILY_PROBLEMS[family], model, ("models", "mine")))
     assert refused == cannot_build(model, 1)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3, 4, 5, 8, 16])
 def test_validation_refuses_the_heads_that_networks_do(heads):
     model = MODELS["ddpm"]({"heads": heads})
-    refused = bool(problems(validation.FAMILY_PROBLEMS["ddpm"], model, ("models", "mine")))
+    refused = bool(problems(soundness.FAMILY_PROBLEMS["ddpm"], model, ("models", "mine")))
     assert refused == cannot_build(model, 1)
 
 
@@ -116,7 +116,7 @@ def test_validation_refuses_the_groups_that_networks_do(grouped, groups):
         "models": {"mine": {**model, "training": TRAININGS["ddpm"]()}},
         "trainings": {"mine": {"groups": groups}},
     }
-    refused = bool(problems(validation._training_problems, whole, "mine", "mine"))
+    refused = bool(problems(soundness._training_problems, whole, "mine", "mine"))
     assert refused == cannot_build(model, groups)
 
 
@@ -132,10 +132,10 @@ def test_no_label_and_the_step_of_image_sizes_are_the_same_everywhere():
     from slimdiff import training
 
     assert unet.NO_LABEL == training.NO_LABEL == -1
-    assert 2**unet.LEVELS_DOWN == validation.DDPM_IMAGE_STEP
+    assert 2**unet.LEVELS_DOWN == soundness.DDPM_IMAGE_STEP
 
 
 def test_validation_knows_how_many_classes_a_source_has():
     found = sources.load(sources.DataSettings(name="digits", source="digits"), Path("nowhere"))
-    assert validation.CLASSES["digits"] == len(found.classes)
-    assert set(validation.CLASSES) == set(DEFINITIONS["dataset"]["properties"]["source"]["enum"]) - {"folder"}
+    assert soundness.CLASSES["digits"] == len(found.classes)
+    assert set(soundness.CLASSES) == set(DEFINITIONS["dataset"]["properties"]["source"]["enum"]) - {"folder"}
