@@ -32,7 +32,7 @@ def test_image_17_is_the_same_at_any_batch_size(family, preconditioning, method)
     model = MODELS[family]()
     network = build_network(model, seed=1).eval()
     denoiser = build_denoiser(network, model, TRAININGS[family](preconditioning=preconditioning))
-    settings = build(SamplerSettings, {**SAMPLERS[family], "method": method, "steps": 6}, "sampler")
+    settings = build(SamplerSettings, {**SAMPLERS[family], "method": method, "steps": 5}, "sampler")
     classes = model["network"].get("classes", 0)
 
     def images(n, batch_size):
@@ -175,7 +175,7 @@ def test_guidance_of_0_ignores_the_labels(tmp_path):
         ({"guidance": 1.0}, 7),
         ({"guidance": 0.0}, 7),
         ({"guidance": 1.5}, 14),
-        ({"guidance": 1.5, "method": "ddim", "steps": 6}, 12),
+        ({"guidance": 1.5, "method": "ddim", "steps": 5}, 10),
         ({"guidance": 1.0, "method": "ddpm", "steps": 6}, 6),
     ],
 )
