@@ -6,7 +6,7 @@ the same weights; beside the ratios stands how far their outputs are apart. Figu
 """
 
 import time
-from typing import Any
+from dataclasses import asdict
 
 import torch
 from _published import PublishedUNet
@@ -15,22 +15,11 @@ from torch import nn
 
 from slimdiff.devices import autocast, pick_device, resolve_precision
 from slimdiff.models.registry import build_network
+from slimdiff.models.unet import UNetSettings
 
 BATCH, SIZE, THREADS, ROUNDS = 8, 64, 2, 3
 CPU = torch.device("cpu")
-MODEL: dict[str, Any] = {
-    "family": "ddpm",
-    "image_size": SIZE,
-    "channels": 3,
-    "network": {
-        "base": 64,
-        "embed_dim": 256,
-        "heads": 4,
-        "attention_levels": [0, 1, 2, 3],
-        "classes": 10,
-        "grouped": "bottleneck",
-    },
-}
+MODEL = {"family": "ddpm", "image_size": SIZE, "channels": 3, "network": asdict(UNetSettings())}  # the report's
 
 
 def networks() -> tuple[nn.Module, nn.Module]:

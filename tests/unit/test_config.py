@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from presets import CONFIG, ROOT, merge
 
 from slimdiff import config as settings
 from slimdiff.config import Cell, expand
@@ -15,8 +16,6 @@ from slimdiff.files import digest
 from slimdiff.settings import canonical
 from slimdiff.validation import check
 
-ROOT = Path(__file__).parents[2]
-CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 PRESETS = sorted((ROOT / "config").glob("*.yaml"))
 
@@ -33,13 +32,6 @@ REPORT = {
     "groups-4",
     "groups-max",
 }
-
-
-def merge(base: Any, overlay: Any) -> Any:
-    """As Snakemake lays one file over another: mappings are merged, all else is replaced."""
-    if not (isinstance(base, dict) and isinstance(overlay, dict)):
-        return copy.deepcopy(overlay)
-    return {**base, **{key: merge(base.get(key), value) for key, value in overlay.items()}}
 
 
 def verdict(overlay: dict[Any, Any], name: str = "my.yaml") -> str:

@@ -8,10 +8,10 @@ import torch
 import yaml
 from builders import MODELS, TRAININGS
 
-from slimdiff import config, soundness
+from slimdiff import config, families, soundness
 from slimdiff.data import sources
 from slimdiff.devices import PRECISIONS
-from slimdiff.diffusion import denoiser
+from slimdiff.diffusion import denoiser, schedulers, vp
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SAMPLERS, SamplerSettings, find_sampler
@@ -32,11 +32,11 @@ def fields(settings):
 
 
 def test_families_have_the_same_names_everywhere():
-    families = set(config.FAMILIES)
-    assert families == set(registry.FAMILIES) == set(MODELS) == set(TRAININGS)
-    assert families == set(denoiser.EDM_NOISE_SCALE)
-    assert families == set(soundness.FAMILY_PROBLEMS) == set(soundness.GROUPED_CHANNELS)
-    assert families == set(DEFINITIONS["model"]["properties"]["family"]["enum"])
+    names = set(config.FAMILIES)
+    assert names == set(registry.FAMILIES) == set(MODELS) == set(TRAININGS)
+    assert names == set(denoiser.EDM_NOISE_SCALE)
+    assert names == set(soundness.FAMILY_PROBLEMS) == set(soundness.GROUPED_CHANNELS)
+    assert names == set(DEFINITIONS["model"]["properties"]["family"]["enum"])
 
 
 def test_every_choice_of_the_schema_exists_and_every_one_that_exists_can_be_chosen():
@@ -69,7 +69,10 @@ def test_a_familys_trainings_may_leave_out_what_others_have(family):
     defaulted = {f.name for f in dataclasses.fields(TrainingSettings) if f.default is not dataclasses.MISSING}
     assert defaulted == {key for known in config.FAMILIES.values() for key in known.training}
     branch = "then" if family == "ddpm" else "else"
-    required = set(DEFINITIONS["model"][branch]["properties"]["training"]["required"])
+    everywhere = DEFINITIONS["model"]["properties"]["training"]["required"]
+    own = DEFINITIONS["model"][branch]["properties"].get("training", {"required": []})["required"]
+    assert not set(everywhere) & set(own)
+    required = {*everywhere, *own}
     assert required == fields(TrainingSettings) - defaulted | set(config.FAMILIES[family].training)
 
 
@@ -130,9 +133,15 @@ def cannot_build(model, groups):
 
 def test_no_label_and_the_step_of_image_sizes_are_the_same_everywhere():
     from slimdiff import training
+    from slimdiff.diffusion import guidance
 
-    assert unet.NO_LABEL == training.NO_LABEL == -1
+    assert denoiser.NO_LABEL == training.NO_LABEL == guidance.NO_LABEL == -1
     assert 2**unet.LEVELS_DOWN == soundness.DDPM_IMAGE_STEP
+
+
+def test_the_noise_schedule_has_as_many_steps_and_samplers_for_the_rules_as_for_the_models():
+    assert families.TIMESTEPS == vp.TIMESTEPS == len(vp.VP("linear").betas)
+    assert set(families.SCHEDULED) == set(schedulers.SCHEDULERS)
 
 
 def test_validation_knows_how_many_classes_a_source_has():

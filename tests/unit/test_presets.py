@@ -1,36 +1,19 @@
 """The presets hold what they say: every number of the report has its cells, and the report's settings are there."""
 
-import copy
 import csv
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
+from presets import CONFIG, ROOT, preset
 
 from slimdiff import config as settings
 from slimdiff.config import expand
 from slimdiff.models.registry import build_network
 
-ROOT = Path(__file__).parents[2]
-CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
 REFERENCE = ROOT / "workflow" / "resources" / "paper_reference.csv"
 PRINTED = ROOT.parent / "shared" / "paper" / "paper_results.csv"  # the report's numbers as they were handed to us
 NEVER_PRINTED = {"ema+linear-8bit-frozen"}  # the report only says that its images were black
 DDPM_CELLS = 20  # of Tables 4 to 8
-
-
-def merge(base: Any, overlay: Any) -> Any:
-    """As Snakemake lays one file over another: mappings are merged, all else is replaced."""
-    if not (isinstance(base, dict) and isinstance(overlay, dict)):
-        return copy.deepcopy(overlay)
-    return {**base, **{key: merge(base.get(key), value) for key, value in overlay.items()}}
-
-
-def preset(name: str) -> dict[str, Any]:
-    overlay = yaml.safe_load((ROOT / "config" / name).read_text(encoding="utf-8"))
-    merged: dict[str, Any] = merge(CONFIG, overlay)
-    return merged
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff.config import FAMILIES
 from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
 from slimdiff.diffusion.guidance import labels_in_turn
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.errors import UserError
+from slimdiff.families import FAMILIES
 from slimdiff.sampling import Sampled, sample_images
 from slimdiff.settings import build
 from slimdiff.weightfile import read_model

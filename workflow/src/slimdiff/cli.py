@@ -23,6 +23,7 @@ from slimdiff import config as configuration
 from slimdiff import files
 from slimdiff.analysis.columns import COLUMNS
 from slimdiff.errors import UserError
+from slimdiff.families import SAMPLER_CONSTANTS
 
 STALE_S = 120.0  # a running training reports far more often than this
 LISTED = 20  # cells named by `status` before it says how many more there are
@@ -103,16 +104,16 @@ def sample(
         raise UserError("--device cuda: torch finds no CUDA device here; leave --device out to use the CPU")
     loaded = load(model, chosen)
     own = loaded.settings["sampler"]["method"]
-    if steps is None and sampler not in (None, own) and "steps" in configuration.SAMPLER_CONSTANTS.get(sampler, ()):
+    if steps is None and sampler not in (None, own) and "steps" in SAMPLER_CONSTANTS.get(sampler, ()):
         raise UserError(f"--sampler {sampler} needs --steps: how many {own} takes in this cell says nothing about it")
-    start = time.perf_counter()
     labels = find_labels(label, loaded.settings["dataset"]["classes"]) if label else None
+    start = time.perf_counter()
     drawn = loaded.sample(n, seed=seed, sampler=sampler, steps=steps, guidance=guidance, labels=labels)
     seconds = time.perf_counter() - start
     if len(drawn.images):
-        # One column for each class of a conditional model, else as square as may be.
-        columns = min(n, len(labels or range(loaded.classes))) if loaded.classes else 0
-        write_png(out, grid(drawn.images, columns=columns if columns > 1 else max(1, round(n**0.5))))
+        # One column for each class that takes its turn, else as square as may be.
+        turns = len(labels) if labels else loaded.classes
+        write_png(out, grid(drawn.images, columns=min(n, turns) if turns > 1 else round(n**0.5)))
     if drawn.reason:
         raise UserError(f"{model}: {drawn.reason}" + (f"; the images are in {out}" if len(drawn.images) else ""))
     print(

@@ -8,42 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slimdiff.families import FAMILIES, SAMPLER_ALWAYS, SAMPLER_CONSTANTS
+
 Config = Mapping[str, Any]
 
 COMPRESSION_STEPS = ("prune", "quantize")  # keys of an optimization, in the order in which they are applied
-# The constants that each sampler uses: those of another one are left out, so that editing them changes nothing.
-SAMPLER_CONSTANTS = {
-    "heun": ("steps", "sigma_min", "sigma_max", "rho"),
-    "euler-maruyama": ("steps",),
-    "predictor-corrector": ("steps", "snr"),
-    "ode": ("tolerance",),
-    "ddpm": ("steps",),
-    "ddim": ("steps",),
-    "dpm-solver++": ("steps",),
-    "unipc": ("steps",),
-}
-SAMPLER_ALWAYS = ("precision",)  # what every sampler of every family uses
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """What a family of networks can be told."""
-
-    preconditionings: tuple[str, ...]
-    samplers: tuple[str, ...]
-    training: tuple[str, ...] = ()  # training options of this family alone
-    sampler: tuple[str, ...] = ()  # sampler options of this family alone, whatever the method
-
-
-FAMILIES = {
-    "ncsn": Family(("score", "edm"), ("heun", "euler-maruyama", "predictor-corrector", "ode")),
-    "ddpm": Family(
-        ("epsilon", "v", "edm"),
-        ("heun", "ddpm", "ddim", "dpm-solver++", "unipc"),
-        ("noise_schedule", "min_snr_gamma", "label_dropout"),
-        ("guidance", "clip"),
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,11 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from slimdiff.config import FAMILIES, SAMPLER_CONSTANTS, Cell, Config, expand, training_of, training_options
+from slimdiff.config import Cell, Config, expand, training_of, training_options
+from slimdiff.families import FAMILIES, SAMPLER_CONSTANTS, divisors, steps_problem
 
 NCSN_SMALLEST_IMAGE = 17  # pixels that four unpadded 3×3 convolutions of strides 1, 2, 2, 2 leave one of
 DDPM_IMAGE_STEP = 8  # three halvings
-DDPM_TIMESTEPS = 1000  # of its noise schedule
-DDPM_SCHEDULERS = ("ddpm", "ddim", "dpm-solver++", "unipc")  # samplers that step through it
 CLASSES = {"mnist": 10, "fashion_mnist": 10, "cifar10": 10, "digits": 10}  # of the sources; a folder's are counted
 FOLDER_KEYS = ("path", "image_size", "channels", "test_fraction")  # what a folder of images must be told
 
@@ -111,11 +110,8 @@ def _training_problems(config: Config, model: str, training: str) -> Iterator[Pr
         own = key in config["trainings"][training]
         return Problem((*(("trainings", training) if own else ("models", model, "training")), key), text)
 
-    for key in options:
-        if key in _foreign(family, "training"):
-            yield problem(
-                key, f"is for {_owner('training', key)}, and model {model} is of family {family}; leave it out"
-            )
+    for key, text in _foreign(config, model, "training", options):
+        yield problem(key, text)
     if options["preconditioning"] not in FAMILIES[family].preconditionings:
         allowed = ", ".join(FAMILIES[family].preconditionings)
         yield problem("preconditioning", f"is {options['preconditioning']}; allowed for family {family}: {allowed}")
@@ -124,7 +120,7 @@ def _training_problems(config: Config, model: str, training: str) -> Iterator[Pr
         yield problem("min_snr_gamma", text)
     channels = GROUPED_CHANNELS[family](config["models"][model]["network"])
     if options["groups"] != "max" and math.gcd(*channels) % options["groups"]:
-        allowed = f"allowed with the channels {channels} of model {model}: {_divisors(math.gcd(*channels))} or max"
+        allowed = f"allowed with the channels {channels} of model {model}: {divisors(math.gcd(*channels))} or max"
         yield problem("groups", f"is {options['groups']}; {allowed}")
 
 
@@ -146,18 +142,14 @@ def _recipe_problems(config: Config, model: str, optimization: str) -> Iterator[
     def problem(key: str, text: str) -> Problem:
         return Problem((*(("optimizations", optimization) if key in own else ("models", model)), "sampler", key), text)
 
-    for key in sampler:
-        if key in _foreign(family, "sampler"):
-            yield problem(
-                key, f"is for {_owner('sampler', key)}, and model {model} is of family {family}; leave it out"
-            )
+    for key, text in _foreign(config, model, "sampler", sampler):
+        yield problem(key, text)
     if sampler["method"] not in FAMILIES[family].samplers:
         allowed = ", ".join(FAMILIES[family].samplers)
         yield problem("method", f"is {sampler['method']}; allowed for family {family}, as model {model} is: {allowed}")
-    method, steps = sampler["method"], sampler["steps"]
-    if method in DDPM_SCHEDULERS and (steps > DDPM_TIMESTEPS or (method == "ddim" and DDPM_TIMESTEPS % steps)):
-        allowed = _divisors(DDPM_TIMESTEPS) if method == "ddim" else f"up to {DDPM_TIMESTEPS}"
-        yield problem("steps", f"is {steps}; allowed for {method}: {allowed}")
+    wrong_steps = steps_problem(sampler["method"], sampler["steps"])
+    if wrong_steps:
+        yield problem("steps", wrong_steps)
     low, high = sampler.get("sigma_min"), sampler.get("sigma_max")
     if sampler["method"] == "heun" and low is not None and high is not None and low >= high:
         owner = ("optimizations", optimization) if own.keys() & {"sigma_min", "sigma_max"} else ("models", model)
@@ -170,9 +162,13 @@ def _recipe_problems(config: Config, model: str, optimization: str) -> Iterator[
         yield problem("guidance", f"is {guidance}; allowed for a training with label_dropout 0: 1")
 
 
-def _foreign(family: str, kind: str) -> set[str]:
-    """Keys of `kind` (training or sampler) that other families have and this one has not."""
-    return set().union(*(_own_keys(name, kind) for name in FAMILIES)) - _own_keys(family, kind)
+def _foreign(config: Config, model: str, kind: str, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Keys of `options` (of `kind` training or sampler) that are for other families alone, and what is said of each."""
+    family = config["models"][model]["family"]
+    for key in options:
+        owners = [name for name in FAMILIES if key in _own_keys(name, kind)]
+        if owners and family not in owners:
+            yield key, f"is for family {', '.join(owners)}, and model {model} is of family {family}; leave it out"
 
 
 def _own_keys(family: str, kind: str) -> set[str]:
@@ -180,10 +176,6 @@ def _own_keys(family: str, kind: str) -> set[str]:
     if kind == "training":
         return set(FAMILIES[family].training)
     return {*FAMILIES[family].sampler, *(key for m in FAMILIES[family].samplers for key in SAMPLER_CONSTANTS[m])}
-
-
-def _owner(kind: str, key: str) -> str:
-    return "family " + ", ".join(name for name in FAMILIES if key in _own_keys(name, kind))
 
 
 def _classes(dataset: Mapping[str, Any]) -> int | None:
@@ -206,7 +198,7 @@ def _ncsn_problems(options: Mapping[str, Any], path: tuple[str, ...]) -> Iterato
     # The last norm has the second level's groups and the first level's channels.
     for level, width in ((0, channels[0]), (1, math.gcd(channels[0], channels[1])), (2, channels[2]), (3, channels[3])):
         if width % norms[level]:
-            text = f"is {norms[level]}; allowed with channels {channels}: {_divisors(width)}"
+            text = f"is {norms[level]}; allowed with channels {channels}: {divisors(width)}"
             yield Problem((*path, "network", "norm_groups", level), text)
 
 
@@ -219,7 +211,7 @@ def _ddpm_problems(options: Mapping[str, Any], path: tuple[str, ...]) -> Iterato
         )
         yield Problem((*path, "image_size"), text)
     if network["base"] % network["heads"]:
-        yield Problem((*path, "network", "heads"), f"is {network['heads']}; allowed: {_divisors(network['base'])}")
+        yield Problem((*path, "network", "heads"), f"is {network['heads']}; allowed: {divisors(network['base'])}")
 
 
 FAMILY_PROBLEMS: dict[str, Callable[[Mapping[str, Any], tuple[str, ...]], Iterator[Problem]]] = {
@@ -263,7 +255,3 @@ def _file_problems(config: Config) -> Iterator[Problem]:
                 f"is {options['path']!r}; allowed: a folder with a subfolder of images for each of two or more classes"
             )
             yield Problem((*path, "path"), f"{text}, found {found}")
-
-
-def _divisors(n: int) -> str:
-    return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)

@@ -22,7 +22,7 @@ from slimdiff.compression.linears import quantize_linears
 from slimdiff.data.fit import to_model
 from slimdiff.data.store import ImageSet, saturated_share
 from slimdiff.devices import autocast, resolve_precision
-from slimdiff.diffusion.denoiser import build_denoiser
+from slimdiff.diffusion.denoiser import NO_LABEL, build_denoiser
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.errors import UserError
 from slimdiff.files import write_json
@@ -33,7 +33,6 @@ from slimdiff.state import Progress, StateStore, locked, terminable
 from slimdiff.tensorfile import tensors_digest
 
 SECONDS_BETWEEN_LINES = 10.0
-NO_LABEL = -1
 EXIT_TERMINATED = 143  # 128 + SIGTERM: what a scheduler expects of a job that it stopped
 
 

@@ -3,8 +3,6 @@
 import base64
 import io
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from slimdiff import samplefile
 from slimdiff.errors import UserError
 
 Images = NDArray[np.uint8]
@@ -35,14 +34,9 @@ def read_samples(path: str | os.PathLike[str]) -> Samples:
     Raises:
         UserError: the file is missing, damaged, or not one of samples.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            classes = tuple(str(name) for name in file["classes"])
-            samples = Samples(np.asarray(file["images"], np.uint8), np.asarray(file["labels"], np.int64), classes)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is not a whole file of samples ({error}): delete it and run again") from None
+    with samplefile.opened(path) as file:
+        classes = tuple(str(name) for name in file["classes"])
+        samples = Samples(np.asarray(file["images"], np.uint8), np.asarray(file["labels"], np.int64), classes)
     if len(samples.labels) not in (0, len(samples.images)):
         raise UserError(
             f"{path} has {len(samples.labels)} labels for {len(samples.images)} images: delete it and run again"

@@ -83,12 +83,11 @@ def _empty(old: nn.Linear, bits: str) -> nn.Linear:
     layer: nn.Linear
     if bits == "8bit":
         layer = layers.Linear8bitLt(old.in_features, old.out_features, bias=bias, has_fp16_weights=False)
-        layer.register_forward_pre_hook(_in_float32)
-        return layer
-    layer = layers.Linear4bit(old.in_features, old.out_features, bias=bias, quant_type="nf4")
-    # On CPUs with AVX-512 bf16 bitsandbytes 0.50 would rewrite the weight at the first forward pass, round its scales
-    # to bf16 and refuse layers narrower than a block: a result that depends on the machine. The plain path does not.
-    layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+    else:
+        layer = layers.Linear4bit(old.in_features, old.out_features, bias=bias, quant_type="nf4")
+        # On CPUs with AVX-512 bf16 bitsandbytes 0.50 would rewrite the weight at the first forward pass, round its
+        # scales to bf16 and refuse layers narrower than a block: a result that depends on the machine.
+        layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     layer.register_forward_pre_hook(_in_float32)
     return layer
 

@@ -35,6 +35,7 @@ EDM_LOG_SIGMA_STD = 1.2
 EDM_SIGMA_MIN, EDM_SIGMA_MAX = 0.002 / 0.5, 80.0 / 0.5
 
 WHITE = 1.0  # in the process
+NO_LABEL = -1  # in labels: an image of no class in particular
 # A DDPM's embedding is made for steps up to 1000: EDM's c_noise, about -1.4 to 1.3, is stretched to that.
 EDM_NOISE_SCALE = {"ncsn": 1.0, "ddpm": 250.0}
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from slimdiff.diffusion.denoiser import WHITE, Denoiser
+from slimdiff.diffusion.denoiser import NO_LABEL, WHITE, Denoiser
 from slimdiff.diffusion.ve import VESDE
 from slimdiff.diffusion.vp import VP
 
@@ -60,7 +60,7 @@ class Guided:
             return self.denoiser(x, sigma)
         if self.scale == 1.0:
             return self.denoiser(x, sigma, self.labels)
-        both = torch.cat([self.labels, torch.full_like(self.labels, -1)])
+        both = torch.cat([self.labels, torch.full_like(self.labels, NO_LABEL)])
         conditional, unconditional = self.denoiser(x.repeat(2, 1, 1, 1), sigma.repeat(2), both).chunk(2)
         return unconditional.lerp(conditional, self.scale)
 

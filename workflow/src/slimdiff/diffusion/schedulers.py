@@ -11,8 +11,8 @@ import torch
 
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
-from slimdiff.diffusion.vp import TIMESTEPS
 from slimdiff.errors import UserError
+from slimdiff.families import steps_problem
 
 Shape = tuple[int, int, int]
 
@@ -60,9 +60,9 @@ def run_scheduler(
     Raises:
         UserError: more steps than the process has, or a number that ddim cannot take.
     """
-    if steps > TIMESTEPS or (method == "ddim" and TIMESTEPS % steps):
-        allowed = f"divisors of {TIMESTEPS}" if method == "ddim" else f"up to {TIMESTEPS}"
-        raise UserError(f"sampler.steps is {steps}; allowed for {method}: {allowed}")
+    problem = steps_problem(method, steps)
+    if problem:
+        raise UserError(f"sampler.steps {problem}")
     vp = denoiser.vp
     scheduler = SCHEDULERS[method](
         {"num_train_timesteps": len(vp.betas), "trained_betas": vp.betas.tolist(), "prediction_type": "sample"}

@@ -43,11 +43,12 @@ class VP:
         self.betas = betas(schedule)
         self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
         self.sigmas = torch.sqrt((1.0 - self.alphas_cumprod) / self.alphas_cumprod)  # rising, float64
+        self._log_sigmas = self.sigmas.log()  # moves to the device that asks, so that it is copied there once
 
     def time(self, sigma: torch.Tensor) -> torch.Tensor:
         """The step t at which the noise has this standard deviation, (N,) → (N,): linear in ln sigma between steps,
         and the first or last step's beyond them."""
-        log_sigmas = self.sigmas.log().to(sigma.device)
+        self._log_sigmas = log_sigmas = self._log_sigmas.to(sigma.device)
         log_sigma = sigma.double().log().clamp(log_sigmas[0], log_sigmas[-1])
         above = torch.searchsorted(log_sigmas, log_sigma).clamp(1, TIMESTEPS - 1)
         low, high = log_sigmas[above - 1], log_sigmas[above]

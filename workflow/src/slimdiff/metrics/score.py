@@ -2,8 +2,6 @@
 
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from slimdiff import samplefile
 from slimdiff.errors import UserError
 from slimdiff.metrics.extractors import Extractor, features
 from slimdiff.metrics.reference import Reference, distance, floor
@@ -34,20 +33,15 @@ def read_samples(path: str | os.PathLike[str]) -> Samples:
     Raises:
         UserError: the file is missing, damaged, or not one of samples.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return Samples(
-                images=torch.from_numpy(np.asarray(file["images"], np.uint8)),
-                labels=torch.from_numpy(np.asarray(file["labels"], np.int64)),
-                status=str(file["status"]),
-                reason=str(file["reason"]),
-                sampler=json.loads(str(file["sampler"])),
-                network_evaluations=float(np.mean(file["network_evaluations"])),
-            )
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is not a whole file of samples ({error}): delete it and run again") from None
+    with samplefile.opened(path) as file:
+        return Samples(
+            images=torch.from_numpy(np.asarray(file["images"], np.uint8)),
+            labels=torch.from_numpy(np.asarray(file["labels"], np.int64)),
+            status=str(file["status"]),
+            reason=str(file["reason"]),
+            sampler=json.loads(str(file["sampler"])),
+            network_evaluations=float(np.mean(file["network_evaluations"])),
+        )
 
 
 def score(

@@ -18,7 +18,6 @@ from slimdiff.models.grouping import split
 
 LEVELS_DOWN = 3  # halvings of the image
 WAVELENGTHS = 10_000.0  # of the embedding, from 2π to this many times 2π
-NO_LABEL = -1  # in `labels`: make this image of no class in particular
 GROUPED = ("bottleneck", "all")
 SHORT = 256  # tokens up to which attention in bf16 is slower on a CPU than in float32, with AMX or without
 

@@ -1,0 +1,23 @@
+"""config.yaml, the presets, and how one lies over the other."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+
+
+def merge(base: Any, overlay: Any) -> Any:
+    """As Snakemake lays one file over another: mappings are merged, all else is replaced."""
+    if not (isinstance(base, dict) and isinstance(overlay, dict)):
+        return copy.deepcopy(overlay)
+    return {**base, **{key: merge(base.get(key), value) for key, value in overlay.items()}}
+
+
+def preset(name: str) -> dict[str, Any]:
+    """What `--configfile config/NAME` runs."""
+    merged: dict[str, Any] = merge(CONFIG, yaml.safe_load((ROOT / "config" / name).read_text(encoding="utf-8")))
+    return merged
