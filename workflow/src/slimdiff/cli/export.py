@@ -1,0 +1,57 @@
+"""`slimdiff export`: a cell's network for programs that know nothing of slimdiff."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slimdiff.cli.cells import RESULTS, CellName, Results, find_model
+from slimdiff.cli.console import console, size
+from slimdiff.errors import UserError
+
+
+class Format(StrEnum):
+    """What `--to` may be."""
+
+    ONNX = "onnx"
+    SAFETENSORS = "safetensors"
+    DIFFUSERS = "diffusers"
+
+
+def export(
+    cell: CellName,
+    to: Annotated[Format, typer.Option("--to", help="onnx: the network as a graph; safetensors: its tensors by name.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write: .onnx or .safetensors.")],
+    results: Results = RESULTS,
+) -> None:
+    """Write a cell's network for other programs.
+
+    With it goes a description of its inputs, and of how a denoiser and a sampler are made of it.
+    """
+    if to is Format.DIFFUSERS:
+        raise UserError(
+            "--to diffusers: its pipelines load its own architectures alone, and neither of slimdiff's networks is one "
+            "of them; --to onnx writes a network that runs anywhere, with what a sampler must know of it"
+        )
+    if out.suffix.lower() != f".{to}":
+        raise UserError(f"--out {out} must end in .{to}")
+    model = find_model(cell, results)
+    if out.exists() and out.samefile(model):
+        raise UserError(f"--out {out} is the cell's own model: name another file")
+
+    from slimdiff import exporting
+    from slimdiff.checkpoint import load
+
+    with console().status(f"writing {out}"):
+        loaded = load(model)
+        write = exporting.write_onnx if to is Format.ONNX else exporting.write_safetensors
+        description = write(out, loaded)
+    print(f"{out}: {size(out.stat().st_size)}, inputs {', '.join(description['inputs'])}")
+    if description["dequantized"]:
+        print(f"{len(description['dequantized'])} quantized layers were written as the float weights they stand for")
+    if to is Format.ONNX:
+        difference = description["max_difference"]
+        checked = "onnxruntime is not installed" if difference is None else f"{difference:.1g} of the largest output"
+        print(f"{out.with_suffix('.json')}: what its inputs mean, and how a sampler is made of it")
+        print(f"difference between ONNX Runtime and torch: {checked}")
