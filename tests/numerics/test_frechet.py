@@ -86,6 +86,20 @@ def test_zero_to_itself_and_symmetric(rank: int) -> None:
     assert frechet_distance(a, b) > 0
 
 
+def test_directions_that_both_lack_cost_no_digits() -> None:
+    """As dead features do. The roots of their round-off, once summed, made 1e-5 of a distance at the floor."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.logspace(2, -1, 64, dtype=torch.float64) * (torch.arange(64) < 46) * size for size in (1.0, 1.02))
+    turn = torch.linalg.qr(torch.randn(64, 64, dtype=torch.float64, generator=generator))[0]
+    first, second = (Statistics(torch.zeros(64).double(), turn @ one.diag() @ turn.T, 1000) for one in (a, b))
+    expected = (a.sqrt() - b.sqrt()).square().sum().item()
+    assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-9)
+    root = factor(first.covariance)
+    every = torch.linalg.eigvalsh(root.T @ second.covariance @ root).clamp(min=0).sqrt().sum()
+    before = (first.covariance.trace() + second.covariance.trace() - 2 * every).item()
+    assert before != pytest.approx(expected, rel=1e-6)
+
+
 def test_turning_both_changes_nothing_and_scaling_is_squared() -> None:
     x, y = draws(5, 400, 16), 1.5 * draws(6, 300, 16) + 0.3
     turn = torch.linalg.qr(draws(7, 16, 16))[0]

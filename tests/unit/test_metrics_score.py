@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from slimdiff import files
+from slimdiff import files, tensorfile
+from slimdiff.analysis.columns import COLUMNS
 from slimdiff.data import store
 from slimdiff.data.store import ImageSet
 from slimdiff.errors import UserError
-from slimdiff.metrics import extractors, reference
+from slimdiff.metrics import classifier, extractors, inception, reference, scaling
+from slimdiff.metrics import score as score_module
+from slimdiff.metrics.classifier import Classifier
 from slimdiff.metrics.extractors import Extractor, features
-from slimdiff.metrics.frechet import frechet_distance, statistics
+from slimdiff.metrics.frechet import factor, frechet_distance, statistics
+from slimdiff.metrics.inception import InceptionReference
+from slimdiff.metrics.kernel import kernel_distance
+from slimdiff.metrics.manifold import manifold
+from slimdiff.metrics.memorization import memorization, nearest_distances
 from slimdiff.stages import extractors as extractors_stage
 from slimdiff.stages import reference as reference_stage
 from slimdiff.stages import score as score_stage
@@ -26,13 +33,31 @@ KEYS = {
     "reason",
     "n_samples",
     "fid",
-    "rfid",
+    "fid_min",
+    "fid_max",
     "fid_extractors",
-    "class_accuracy",
+    "fid_sampling_sd",
+    "rfid",
     "fid_floor",
     "rfid_floor",
     "fid_floor_n",
+    "few_samples",
+    "kid",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "manifold_n",
+    "class_accuracy",
+    "class_tv",
+    "low_confidence",
+    "memorization_p",
+    "nearest_ratio",
+    "fid_inception",
+    "fid_report",
     "extractors_sha256",
+    "classifier_sha256",
+    "inception_sha256",
     "reference_n",
     "network_evaluations",
     "sampler",
@@ -53,9 +78,16 @@ def write_extractors(path: Path, seed: int = 0, dataset: str = "noise") -> None:
     extractors.write(path, networks, {"dataset": dataset, "classes": ["a", "b"]})
 
 
+def write_classifier(path: Path, seed: int = 7, dataset: str = "noise", classes: tuple[str, ...] = ("a", "b")) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = Classifier((1, 10, 10), len(classes)).eval()
+    classifier.write(path, network, {"dataset": dataset, "classes": list(classes)})
+
+
 @dataclass
 class Workspace:
-    """A folder with a data set, its extractors and its reference, and the stages to run on it."""
+    """A folder with a data set, its networks and its reference, and the stages to run on it."""
 
     folder: Path
 
@@ -82,10 +114,11 @@ class Workspace:
             reason=np.str_(reason),
         )
 
-    def score(self, n_samples: int) -> dict[str, Any]:
+    def score(self, n_samples: int, inception: Sequence[str] = ()) -> dict[str, Any]:
         paths = ["--samples", str(self.path("samples.npz")), "--out", str(self.path("score.json"))]
-        paths += ["--reference", str(self.path("reference.safetensors"))]
-        paths += ["--extractors", str(self.path("extractors.safetensors"))]
+        for name in ("images", "reference", "extractors", "classifier"):
+            paths += [f"--{name}", str(self.path(f"{name}.safetensors"))]
+        paths += ["--inception", *(str(self.path(name)) for name in inception)]
         score_stage.main(["--settings", json.dumps({"n_samples": n_samples}), "--code", "c0de", *paths])
         record: dict[str, Any] = json.loads(self.path("score.json").read_text())
         return record
@@ -104,20 +137,24 @@ def workspace(tmp_path: Path) -> Workspace:
     )
     store.write(tmp_path / "images.safetensors", images)
     write_extractors(tmp_path / "extractors.safetensors")
+    write_classifier(tmp_path / "classifier.safetensors")
     ready = Workspace(tmp_path)
     ready.make_reference()
     return ready
 
 
 def test_a_score_is_what_its_parts_say(workspace: Workspace) -> None:
-    samples = pictures(100, 3, shift=30)
-    workspace.write_samples(samples)
+    samples, labels = pictures(100, 3, shift=30), torch.arange(100) % 2
+    workspace.write_samples(samples, labels=labels.tolist())
     record = workspace.score(100)
     assert set(record) == KEYS
     assert (record["status"], record["reason"], record["code"]) == ("ok", "", "c0de")
     assert (record["n_samples"], record["reference_n"], record["fid_floor_n"]) == (100, 400, 100)
     assert (record["sampler"], record["network_evaluations"]) == (SAMPLER, 7.0)
     assert record["extractors_sha256"] == files.digest(workspace.path("extractors.safetensors"))
+    assert record["classifier_sha256"] == files.digest(workspace.path("classifier.safetensors"))
+    assert record["inception_sha256"] == {}
+    assert record["fid_inception"] is record["fid_report"] is None
 
     data = store.read(workspace.path("images.safetensors"))
     fids, rfids = [], []
@@ -125,11 +162,50 @@ def test_a_score_is_what_its_parts_say(workspace: Workspace) -> None:
         real, fake = (np.asarray(features(extractor, x)) for x in (data.train_images, samples))
         fids.append(frechet_distance(statistics(torch.tensor(real)), statistics(torch.tensor(fake))))
         rfids.append(100 * fids[-1] / np.var(real, axis=0, ddof=1).sum())
-    assert record["fid_extractors"] == pytest.approx(fids)
-    assert record["fid"] == pytest.approx(np.mean(fids))
-    assert record["rfid"] == pytest.approx(np.mean(rfids))
+    assert record["fid_extractors"] == pytest.approx(fids, rel=1e-5)  # they are rounded, and vary little here
+    assert record["fid"] == pytest.approx(np.mean(fids), rel=1e-5)
+    assert (record["fid_min"], record["fid_max"]) == pytest.approx((min(fids), max(fids)), rel=1e-5)
+    assert record["rfid"] == pytest.approx(np.mean(rfids), rel=1e-5)
     assert record["fid"] > record["fid_floor"] > 0
     assert record["rfid"] > record["rfid_floor"] > 0
+
+    nearest = [nearest_distances(x, data.train_images) for x in (samples, data.test_images)]
+    copied = memorization(*nearest)
+    assert copied is not None
+    assert (record["memorization_p"], record["nearest_ratio"]) == pytest.approx((copied.p, copied.ratio), rel=1e-12)
+    shares = classifier.shares(data.train_labels, 2)
+    judged = classifier.judge(classifier.read(workspace.path("classifier.safetensors")), samples, labels, shares)
+    assert {name: record[name] for name in judged} == judged
+
+
+def test_the_neighbourhoods_are_those_of_kept_training_images(workspace: Workspace) -> None:
+    """Of a draw of training images, as many as there are samples; mean over the extractors."""
+    data, samples = store.read(workspace.path("images.safetensors")), pictures(100, 3, shift=10)
+    workspace.write_samples(samples)
+    record = workspace.score(100)
+    drawn = torch.randperm(400, generator=torch.Generator().manual_seed(reference.DRAW_SEED))[:100]
+    kids, manifolds = [], []
+    for extractor in extractors.read(workspace.path("extractors.safetensors")):
+        size = scaling.scale(statistics(features(extractor, data.train_images)))
+        ours, theirs = (scaling.on_grid(features(extractor, x), size) for x in (data.train_images[drawn], samples))
+        kids.append(kernel_distance(ours, theirs))
+        manifolds.append(manifold(ours, theirs))
+    assert record["kid"] == pytest.approx(np.mean(kids), rel=1e-9)
+    for name in ("precision", "recall", "density", "coverage"):
+        assert record[name] == pytest.approx(np.mean([getattr(one, name) for one in manifolds]), rel=1e-12)
+    assert record["manifold_n"] == 100
+
+
+def test_few_samples_are_flagged(workspace: Workspace) -> None:
+    for n, few in ((639, True), (640, False)):
+        workspace.write_samples(pictures(n, 3))
+        record = workspace.score(n)
+        assert record["few_samples"] is few
+        assert record["manifold_n"] == 400, "no more than there are training images"
+
+
+def test_every_metric_of_the_matrix_is_in_the_record() -> None:
+    assert {column.name for column in COLUMNS if column.source == "score"} <= KEYS
 
 
 def test_the_training_images_score_zero(workspace: Workspace) -> None:
@@ -179,9 +255,17 @@ def test_the_order_of_samples_does_not_matter(workspace: Workspace) -> None:
     workspace.write_samples(samples)
     first = workspace.score(300)
     workspace.write_samples(samples[torch.randperm(300, generator=torch.Generator().manual_seed(0))])
-    second = workspace.score(300)
-    assert second["rfid"] == pytest.approx(first["rfid"], abs=1e-6)  # percent of the variance: 1e-8 of it
-    assert second["fid"] == pytest.approx(first["fid"], rel=1e-6)
+    assert workspace.score(300) == first
+
+
+def test_the_order_of_samples_is_random_and_follows_from_them_alone() -> None:
+    images = pictures(400, 3)
+    images[200:] = images[:200]
+    order = score_module.canonical_order(images)
+    assert sorted(order.tolist()) == list(range(400))
+    shuffled = images[torch.randperm(400, generator=torch.Generator().manual_seed(0))]
+    assert torch.equal(shuffled[score_module.canonical_order(shuffled)], images[order])
+    assert len(set((order[:100] % 200).tolist())) > 80, "equal images do not stand side by side"
 
 
 def test_the_same_inputs_give_the_same_files(workspace: Workspace) -> None:
@@ -196,24 +280,29 @@ def test_a_failure_is_passed_along(workspace: Workspace) -> None:
     record = workspace.score(100)
     assert set(record) == KEYS
     assert (record["status"], record["reason"]) == ("failed", "loss is NaN at step 12")
-    assert record["fid"] is record["rfid"] is record["fid_floor"] is record["fid_extractors"] is None
+    assert {record[name] for name in score_module.MEASURES} == {None}
+    assert record["classifier_sha256"] == files.digest(workspace.path("classifier.safetensors"))
     assert record["sampler"] == SAMPLER
 
 
-def test_class_accuracy_is_what_the_classifiers_take_samples_for(workspace: Workspace) -> None:
+def test_class_accuracy_is_what_the_judge_takes_samples_for(workspace: Workspace) -> None:
+    """In whatever order samples and labels come, as long as they come together."""
     samples = pictures(100, 3)
-    networks = extractors.read(workspace.path("extractors.safetensors"))
-    with torch.inference_mode():
-        guesses = [network.logits(samples).argmax(1) for network in networks]
-    for labels in (guesses[0], 1 - guesses[0], torch.arange(100) % 2):
+    guesses = classifier.probabilities(classifier.read(workspace.path("classifier.safetensors")), samples).argmax(1)
+    for labels, expected in ((guesses, 1.0), (1 - guesses, 0.0), (torch.where(torch.arange(100) < 30, 1, 0), None)):
         workspace.write_samples(samples, labels=labels.tolist())
-        expected = np.mean([float((guess == labels).double().mean()) for guess in guesses])
-        assert workspace.score(100)["class_accuracy"] == pytest.approx(expected)
+        share = float((guesses == labels).double().mean()) if expected is None else expected
+        assert workspace.score(100)["class_accuracy"] == pytest.approx(share)
 
 
 def test_samples_of_no_class_have_no_class_accuracy(workspace: Workspace) -> None:
-    workspace.write_samples(pictures(100, 3))
-    assert workspace.score(100)["class_accuracy"] is None
+    """Their classes are compared with those of the training images, which are half a and half b here."""
+    samples = pictures(100, 3)
+    workspace.write_samples(samples)
+    record = workspace.score(100)
+    assert record["class_accuracy"] is None
+    guesses = classifier.probabilities(classifier.read(workspace.path("classifier.safetensors")), samples).argmax(1)
+    assert record["class_tv"] == pytest.approx(abs(guesses.double().mean().item() - 0.5))
     workspace.write_samples(pictures(0, 3), status="failed", reason="loss is NaN at step 12")
     assert workspace.score(100)["class_accuracy"] is None
 
@@ -247,6 +336,8 @@ def without_images(path: Path) -> None:
         ("samples.npz", Path.unlink),
         ("reference.safetensors", truncate),
         ("reference.safetensors", Path.unlink),
+        ("classifier.safetensors", truncate),
+        ("images.safetensors", truncate),
     ],
 )
 def test_a_damaged_file_is_named(workspace: Workspace, name: str, damage: Callable[[Path], None]) -> None:
@@ -265,9 +356,96 @@ def test_a_reference_of_other_extractors_is_stale(workspace: Workspace) -> None:
         workspace.score(100)
 
 
+def test_a_reference_of_other_images_is_stale(workspace: Workspace) -> None:
+    workspace.write_samples(pictures(100, 3))
+    data = store.read(workspace.path("images.safetensors"))
+    store.write(workspace.path("images.safetensors"), replace(data, train_images=255 - data.train_images))
+    with pytest.raises(UserError, match=r"reference\.safetensors was made from other images .*run again"):
+        workspace.score(100)
+
+
+def test_a_reference_of_an_older_slimdiff_is_refused(workspace: Workspace) -> None:
+    path = workspace.path("reference.safetensors")
+    tensors, header = tensorfile.read(path, reference.KIND)
+    del tensors["train_features"]
+    tensorfile.write(path, reference.KIND, tensors, header)
+    with pytest.raises(UserError, match=r"made by another slimdiff: it lacks train_features; delete it and run again"):
+        reference.read(path)
+
+
+def test_a_judge_of_another_data_set_is_refused(workspace: Workspace) -> None:
+    workspace.write_samples(pictures(100, 3))
+    write_classifier(workspace.path("classifier.safetensors"), dataset="other")
+    with pytest.raises(UserError, match=r"classifier\.safetensors is for data set 'other', the reference for 'noise'"):
+        workspace.score(100)
+
+
+def inception_of(monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str, dataset: str = "noise") -> str:
+    """A reference file of an Inception whose features are the mean pixel times given weights; its name."""
+
+    class Little(torch.nn.Module):
+        def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(tensors["weight"])
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.float().flatten(1)[:, :16] @ self.weight
+
+        def tensors(self) -> dict[str, torch.Tensor]:
+            return {"weight": self.weight.data}
+
+    monkeypatch.setattr(inception, "FEATURES", 16)
+    monkeypatch.setitem(inception.NETWORKS, kind, Little)
+    network = inception.build(kind, {"weight": torch.eye(16) * (1 + len(kind))})
+    known = statistics(inception.features(network, pictures(400, 1)))
+    found = InceptionReference(
+        kind=kind,
+        network=network,
+        mean=known.mean,
+        covariance=known.covariance,
+        factor=factor(known.covariance),
+        n=400,
+        dataset=dataset,
+        weights_sha256=f"sha-of-{kind}",
+    )
+    inception.write(folder / f"{kind}.safetensors", found)
+    return f"{kind}.safetensors"
+
+
+def test_inception_distances_stand_in_columns_of_their_own(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [inception_of(monkeypatch, workspace.folder, kind) for kind in ("report", "standard")]
+    workspace.write_samples(pictures(100, 3, shift=20))
+    without, one, both = workspace.score(100), workspace.score(100, names[:1]), workspace.score(100, names)
+    assert one["fid_report"] > 0
+    assert one["fid_inception"] is None
+    assert one["inception_sha256"] == {"report": "sha-of-report"}
+    assert both["fid_report"] == one["fid_report"]
+    assert both["fid_inception"] == pytest.approx(one["fid_report"] * (9 / 7) ** 2, rel=1e-3)
+    assert both["fid"] == without["fid"]
+    with pytest.raises(UserError, match="--inception names 2 files of kinds report, report; allowed: one of each kind"):
+        workspace.score(100, [names[0], names[0]])
+
+
+def test_an_inception_reference_of_another_data_set_is_refused(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = inception_of(monkeypatch, workspace.folder, "report", dataset="other")
+    workspace.write_samples(pictures(100, 3))
+    with pytest.raises(UserError, match=r"report\.safetensors is for data set 'other', the reference for 'noise'"):
+        workspace.score(100, [name])
+
+
 def test_a_wrong_number_of_samples_is_refused(workspace: Workspace) -> None:
     workspace.write_samples(pictures(99, 3))
     with pytest.raises(UserError, match=r"there are 99 samples, sampling\.n_samples is 100"):
+        workspace.score(100)
+
+
+def test_labels_of_another_count_are_refused(workspace: Workspace) -> None:
+    workspace.write_samples(pictures(100, 3), labels=[0] * 99)
+    with pytest.raises(UserError, match="there are 99 labels for 100 images; allowed: one for each, or none"):
         workspace.score(100)
 
 
@@ -295,8 +473,8 @@ def test_a_reference_checks_what_it_is_made_from(workspace: Workspace) -> None:
 def test_a_reference_needs_more_images_than_features(workspace: Workspace) -> None:
     networks = extractors.read(workspace.path("extractors.safetensors"))
     with pytest.raises(UserError, match=r"data set 'tiny' has 63 training images; its reference needs 64 or more"):
-        reference.measure(pictures(63, 1), pictures(20, 2), networks, "tiny", "00", torch.device("cpu"))
-    found = reference.measure(pictures(64, 1), pictures(20, 2), networks, "tiny", "00", torch.device("cpu"))
+        reference.measure(pictures(63, 1), pictures(20, 2), networks, "tiny", "00", "00", torch.device("cpu"))
+    found = reference.measure(pictures(64, 1), pictures(20, 2), networks, "tiny", "00", "00", torch.device("cpu"))
     assert reference.floor(found, 64) is None
 
 

@@ -12,6 +12,8 @@ from slimdiff.families import FAMILIES, SAMPLER_ALWAYS, SAMPLER_CONSTANTS
 
 Config = Mapping[str, Any]
 
+# Keys of a data set that are for scoring alone.
+NETWORK_KEYS = ("extractors", "extractors_sha256", "classifier", "classifier_sha256")
 COMPRESSION_STEPS = ("prune", "quantize")  # keys of an optimization, in the order in which they are applied
 
 
@@ -56,12 +58,32 @@ def sampler_options(config: Config, model: str, optimization: str) -> dict[str, 
 def data_settings(config: Config, dataset: str) -> dict[str, Any]:
     """Settings of the stage `data`."""
     options = config["datasets"][dataset]
-    return {"name": dataset} | {key: value for key, value in options.items() if not key.startswith("extractors")}
+    return {"name": dataset} | {key: value for key, value in options.items() if key not in NETWORK_KEYS}
 
 
 def extractors_settings(config: Config, dataset: str) -> dict[str, Any]:
     """Settings of the stage `extractors`."""
     return {"dataset": dataset, **config["extractor_training"]}
+
+
+def classifier_settings(config: Config, dataset: str) -> dict[str, Any]:
+    """Settings of the stage `classifier`."""
+    return {"dataset": dataset, **config["classifier_training"]}
+
+
+def inception_kinds(config: Config) -> list[str]:
+    """The Inception networks that samples are scored with, none by default."""
+    return [kind for kind, weights in config["inception"].items() if weights is not None]
+
+
+def inception_settings(config: Config, dataset: str, kind: str) -> dict[str, Any]:
+    """Settings of the stage `inception`."""
+    return {"dataset": dataset, "kind": kind}
+
+
+def inception_weights_settings(config: Config, kind: str) -> dict[str, Any]:
+    """Settings of the stage `inception_weights`."""
+    return {"kind": kind}
 
 
 def reference_settings(config: Config, dataset: str) -> dict[str, Any]:

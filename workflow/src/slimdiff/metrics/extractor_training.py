@@ -1,14 +1,12 @@
 """Train the extractors of a data set that ships none, and make the shipped ones anew."""
 
-import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
+from slimdiff.metrics import fitting
 from slimdiff.metrics.extractors import Extractor
-
-MIN_STEPS = 600  # a small data set is gone through more often, until its classifier had this many updates
+from slimdiff.metrics.fitting import MIN_STEPS, fit
 
 
 @dataclass(frozen=True)
@@ -44,37 +42,25 @@ def train_extractor(
         train, test: images uint8 (N, C, H, W) and labels int64 (N,).
     """
     images, labels = (tensor.to(device) for tensor in train)
-    generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         extractor = Extractor(tuple(images.shape[1:]), n_classes).to(device)
-    optimizer = torch.optim.Adam(extractor.parameters(), lr=settings.learning_rate)
-    steps_per_epoch = math.ceil(len(images) / settings.batch_size)
-    epochs = max(settings.epochs, math.ceil(MIN_STEPS / steps_per_epoch))
-
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=epochs * steps_per_epoch)
-
-    extractor.train()
-    for epoch in range(epochs):
-        total = 0.0
-        for chosen in torch.randperm(len(images), generator=generator).to(device).split(settings.batch_size):
-            loss = F.cross_entropy(extractor.logits(images[chosen]), labels[chosen])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += loss.item() * len(chosen)
-        print(f"extractor of seed {seed}: epoch {epoch + 1}/{epochs}, loss {total / len(images):.4f}", flush=True)
-    extractor.eval().requires_grad_(False)
-    return TrainedExtractor(extractor.cpu(), accuracy(extractor, *test, device=device))
+    fit(
+        extractor,
+        extractor.logits,
+        images,
+        labels,
+        epochs=settings.epochs,
+        min_steps=MIN_STEPS,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        seed=seed,
+        name=f"extractor of seed {seed}",
+    )
+    right = accuracy(extractor, *test, device=device)
+    return TrainedExtractor(extractor.cpu(), right)
 
 
-@torch.inference_mode()
 def accuracy(extractor: Extractor, images: torch.Tensor, labels: torch.Tensor, device: torch.device) -> float:
     """The fraction of `images` whose most likely class is `labels`."""
-    extractor.to(device)
-    right = [
-        (extractor.logits(batch.to(device)).argmax(1).cpu() == expected).sum().item()
-        for batch, expected in zip(images.split(500), labels.split(500), strict=True)
-    ]
-    return sum(right) / len(images)
+    return fitting.accuracy(extractor.to(device).logits, images, labels, device)

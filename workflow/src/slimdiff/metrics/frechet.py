@@ -44,12 +44,15 @@ def frechet_distance(a: Statistics, b: Statistics, factor_a: torch.Tensor | None
     """|μ_a - μ_b|² + tr Σ_a + tr Σ_b - 2 tr (Σ_a Σ_b)^½, at least 0.
 
     With Σ_a = B Bᵀ the eigenvalues of Σ_a Σ_b are those of the symmetric Bᵀ Σ_b B: real, and without a matrix root.
-    Right to 1e-14 of the total variance at full rank, to 1e-8 where directions are missing (roots of round-off).
+    Directions that Σ_a lacks are left out, since each would add the root of its round-off. Right to 1e-14 of the total
+    variance, and to 1e-8 where Σ_b lacks directions that Σ_a has.
 
     Args:
         factor_a: `factor(a.covariance)` where it is known.
     """
     root = factor(a.covariance) if factor_a is None else factor_a
+    variances = root.square().sum(dim=0)
+    root = root[:, variances > variances.max() * len(variances) * torch.finfo(root.dtype).eps]
     values = torch.linalg.eigvalsh(root.T @ b.covariance @ root)
     cross = values.clamp(min=0).sqrt().sum()
     distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * cross

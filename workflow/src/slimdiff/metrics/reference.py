@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -10,9 +11,16 @@ from slimdiff import tensorfile
 from slimdiff.errors import UserError
 from slimdiff.metrics.extractors import FEATURES, Extractor, features
 from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
+from slimdiff.metrics.memorization import nearest_distances
+from slimdiff.metrics.scaling import scale
 
 KIND = "reference"
 SHUFFLE_SEED = 0  # of the order in which the test images' features are kept
+DRAW_SEED = 1  # of the training images whose features are kept
+MOST_KEPT = 10_000  # training images
+# What a file of one holds as tensors, and what its header says.
+TENSORS = ("mean", "covariance", "factor", "test_features", "train_features", "test_nearest")
+FACTS = ("n", "dataset", "extractors_sha256", "images_sha256")
 
 
 @dataclass(frozen=True)
@@ -23,13 +31,20 @@ class Reference:
     covariance: torch.Tensor  # float64 (k, d, d)
     factor: torch.Tensor  # float64 (k, d, d), factor(covariance)
     test_features: torch.Tensor  # float32 (k, m, d), in an order drawn once, the same for every extractor
+    train_features: torch.Tensor  # float32 (k, at most 10,000, d), of training images drawn once
+    test_nearest: torch.Tensor  # float64 (m,), distance of each test image to the nearest training image in pixels
     n: int  # training images
     dataset: str
     extractors_sha256: str  # of the file that the extractors came from
+    images_sha256: str  # of the tensors in the data set's file
 
     def statistics(self, index: int) -> Statistics:
         """Those of the training images under extractor `index`."""
         return Statistics(self.mean[index], self.covariance[index], self.n)
+
+    def scale(self, index: int) -> float:
+        """The factor that the features of extractor `index` are multiplied with for all but the Fréchet distance."""
+        return scale(self.statistics(index))
 
 
 @dataclass(frozen=True)
@@ -56,9 +71,13 @@ def measure(
     extractors: Sequence[Extractor],
     dataset: str,
     extractors_sha256: str,
+    images_sha256: str,
     device: torch.device,
 ) -> Reference:
     """The reference of one data set from its images, uint8 (N, C, H, W).
+
+    For metrics that need real images one by one it keeps the features of at most 10,000 training images, not of test
+    images: so these can be scored like samples, and show what a perfect model would get.
 
     Raises:
         UserError: fewer training images than features, or images that do not fit the extractors.
@@ -69,16 +88,24 @@ def measure(
             f"add images (config key datasets.{dataset})"
         )
     order = torch.randperm(len(test_images), generator=torch.Generator().manual_seed(SHUFFLE_SEED))
-    found = [statistics(features(extractor, train_images, device=device)) for extractor in extractors]
-    test = [features(extractor, test_images[order], device=device).float() for extractor in extractors]
+    drawn = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(DRAW_SEED))[:MOST_KEPT]
+    found, kept, test = [], [], []
+    for extractor in extractors:
+        every = features(extractor, train_images, device=device)
+        found.append(statistics(every))
+        kept.append(every[drawn].float())
+        test.append(features(extractor, test_images[order], device=device).float())
     return Reference(
         mean=torch.stack([one.mean for one in found]),
         covariance=torch.stack([one.covariance for one in found]),
         factor=torch.stack([factor(one.covariance) for one in found]),
         test_features=torch.stack(test),
+        train_features=torch.stack(kept),
+        test_nearest=nearest_distances(test_images, train_images, device),
         n=len(train_images),
         dataset=dataset,
         extractors_sha256=extractors_sha256,
+        images_sha256=images_sha256,
     )
 
 
@@ -117,17 +144,13 @@ def floor(reference: Reference, n: int) -> Floor | None:
 
 def write(path: str | os.PathLike[str], reference: Reference) -> None:
     """Write `reference`, with the floor of the whole test set in the header for people to read."""
-    tensors = {
-        "mean": reference.mean,
-        "covariance": reference.covariance,
-        "factor": reference.factor,
-        "test_features": reference.test_features,
-    }
+    tensors = {name: getattr(reference, name) for name in TENSORS}
     whole = floor(reference, reference.test_features.shape[1])
     header = {
         "dataset": reference.dataset,
         "n": reference.n,
         "extractors_sha256": reference.extractors_sha256,
+        "images_sha256": reference.images_sha256,
         "test_n": reference.test_features.shape[1],
         "test_fid": whole.fid if whole else None,
         "test_rfid": whole.rfid if whole else None,
@@ -139,7 +162,11 @@ def read(path: str | os.PathLike[str]) -> Reference:
     """The reference in `path`.
 
     Raises:
-        UserError: the file is missing, damaged or of another kind.
+        UserError: the file is missing, damaged, of another kind, or of a slimdiff that kept less in it.
     """
     tensors, header = tensorfile.read(path, KIND)
-    return Reference(**tensors, n=header["n"], dataset=header["dataset"], extractors_sha256=header["extractors_sha256"])
+    missing = [name for name in (*TENSORS, *FACTS) if name not in {*tensors, *header}]
+    if missing:
+        raise UserError(f"{path} was made by another slimdiff: it lacks {missing[0]}; delete it and run again")
+    held: dict[str, Any] = {**tensors, **{name: header[name] for name in FACTS}}
+    return Reference(**held)

@@ -1,9 +1,10 @@
 """From a file of samples to its score."""
 
+import hashlib
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,45 @@ import torch
 
 from slimdiff import samplefile
 from slimdiff.errors import UserError
-from slimdiff.metrics.extractors import Extractor, features
+from slimdiff.metrics.bootstrap import fid_sampling_sd
+from slimdiff.metrics.classifier import judge
+from slimdiff.metrics.extractors import features
+from slimdiff.metrics.inception import COLUMNS as INCEPTION_COLUMNS
+from slimdiff.metrics.inception import score_inception
+from slimdiff.metrics.kernel import kernel_distance
+from slimdiff.metrics.manifold import manifold
+from slimdiff.metrics.memorization import memorization, nearest_distances
 from slimdiff.metrics.reference import Reference, distance, floor
+from slimdiff.metrics.scaling import on_grid
+from slimdiff.metrics.yardstick import Yardstick
+
+ORDER_SEED = 0  # of the order that samples are brought into
+FEW = 10  # fewer images than so many for each feature are flagged
+# The keys of a record that only samples can have a value for.
+MEASURES = (
+    "fid",
+    "fid_min",
+    "fid_max",
+    "fid_extractors",
+    "fid_sampling_sd",
+    "rfid",
+    "fid_floor",
+    "rfid_floor",
+    "fid_floor_n",
+    "few_samples",
+    "kid",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "manifold_n",
+    "class_accuracy",
+    "class_tv",
+    "low_confidence",
+    "memorization_p",
+    "nearest_ratio",
+    *INCEPTION_COLUMNS.values(),
+)
 
 
 @dataclass(frozen=True)
@@ -44,32 +82,27 @@ def read_samples(path: str | os.PathLike[str]) -> Samples:
         )
 
 
-def score(
-    samples: Samples, n_samples: int, reference: Reference, extractors: Sequence[Extractor], device: torch.device
-) -> dict[str, Any]:
-    """The record of one cell: `fid` and `rfid` (percent), lower is better, and the floor that real images reach.
+def score(samples: Samples, n_samples: int, yardstick: Yardstick, device: torch.device) -> dict[str, Any]:
+    """The record of one cell: every metric of docs/metrics.md under its column's name, null where it does not apply.
 
-    `fid_floor` and `rfid_floor` are what `fid_floor_n` real test images score: as many as there are samples, or all
-    test images where there are fewer. `class_accuracy` is the share of samples that the extractors, which are
-    classifiers trained on real images alone, take for the class that was asked for: mean over them, null for a model
-    that is told no class. Samples that failed are passed along with null metrics.
+    Beside the columns: `fid_extractors`, the distance under each extractor; `fid_floor_n`, how many real test images
+    the floors are of (as many as there are samples, or all where there are fewer); `few_samples`, whether there are
+    fewer than ten samples for each feature, so that the distances are bias for the most part; `manifold_n`, how many
+    real images and samples kid and the manifold metrics compared; and the digests of all networks.
+
+    The samples are first brought into an order that follows from their pixels alone, so no score depends on the order
+    in which they come. Those that failed are passed along with null metrics.
 
     Raises:
-        UserError: not `n_samples` images, fewer than there are features, or of another size than the extractors take.
+        UserError: not `n_samples` images, fewer than there are features, or of another size than the data set's.
     """
     record: dict[str, Any] = {
         "status": samples.status,
         "reason": samples.reason,
         "n_samples": n_samples,
-        "fid": None,
-        "rfid": None,
-        "fid_extractors": None,
-        "fid_floor": None,
-        "rfid_floor": None,
-        "fid_floor_n": None,
-        "class_accuracy": None,
-        "extractors_sha256": reference.extractors_sha256,
-        "reference_n": reference.n,
+        **dict.fromkeys(MEASURES),
+        **yardstick.digests,
+        "reference_n": yardstick.reference.n,
         "network_evaluations": samples.network_evaluations,
         "sampler": samples.sampler,
     }
@@ -77,17 +110,69 @@ def score(
         return record
     if len(samples.images) != n_samples:
         raise UserError(f"there are {len(samples.images)} samples, sampling.n_samples is {n_samples}: sample again")
-    image_features = [features(extractor, samples.images, device=device) for extractor in extractors]
+    order = canonical_order(samples.images)
+    images = samples.images[order]
+    labels = samples.labels[order] if len(samples.labels) == n_samples else samples.labels  # the judge refuses others
+    scales = [yardstick.reference.scale(index) for index in range(len(yardstick.extractors))]
+    # Rounded, so that the noise of batches is gone to the last bit: round-off has roots in the Fréchet distance.
+    points = [
+        on_grid(features(extractor, images, device=device), factor)
+        for extractor, factor in zip(yardstick.extractors, scales, strict=True)
+    ]
+    record |= _frechet(yardstick.reference, [one / factor for one, factor in zip(points, scales, strict=True)])
+    record |= _neighbourhoods(yardstick.reference, points, scales)
+    record |= judge(yardstick.judge, images, labels, yardstick.class_shares, device)
+    nearest = nearest_distances(images, yardstick.train_images, device)
+    found = memorization(nearest, yardstick.reference.test_nearest)
+    if found:
+        record |= {"memorization_p": found.p, "nearest_ratio": found.ratio}
+    return record | {one.column: score_inception(images, one, device) for one in yardstick.inception}
+
+
+def canonical_order(images: torch.Tensor) -> torch.Tensor:
+    """Indices that bring uint8 (N, C, H, W) into an order drawn at random that is the same for the same set of images.
+
+    Sorted by a hash of the pixels, then shuffled: sorting alone would put equal images side by side, and what draws the
+    first few would draw copies.
+    """
+    digests = [hashlib.sha256(image.tobytes()).digest() for image in images.contiguous().numpy()]
+    by_digest = torch.tensor(sorted(range(len(digests)), key=digests.__getitem__), dtype=torch.int64)
+    return by_digest[torch.randperm(len(digests), generator=torch.Generator().manual_seed(ORDER_SEED))]
+
+
+def _frechet(reference: Reference, image_features: list[torch.Tensor]) -> dict[str, Any]:
+    """The Fréchet distance, how sure it is, and what real images get."""
+    n, d = image_features[0].shape
     found = distance(reference, image_features)
-    record |= {"fid": found.fid, "rfid": found.rfid, "fid_extractors": list(found.fid_extractors)}
-    least = floor(reference, n_samples)
-    if least:
-        record |= {"fid_floor": least.fid, "rfid_floor": least.rfid, "fid_floor_n": least.n}
-    if len(samples.labels):
-        taken_for = [
-            extractor.to_logits(one.to(device)).argmax(1).cpu()
-            for extractor, one in zip(extractors, image_features, strict=True)
-        ]
-        shares = [(guess == samples.labels).double().mean().item() for guess in taken_for]
-        record["class_accuracy"] = sum(shares) / len(shares)
-    return record
+    least = floor(reference, n)
+    return {
+        "fid": found.fid,
+        "fid_min": min(found.fid_extractors),
+        "fid_max": max(found.fid_extractors),
+        "fid_extractors": list(found.fid_extractors),
+        "fid_sampling_sd": fid_sampling_sd(reference, image_features),
+        "rfid": found.rfid,
+        "fid_floor": least.fid if least else None,
+        "rfid_floor": least.rfid if least else None,
+        "fid_floor_n": least.n if least else None,
+        "few_samples": n < FEW * d,
+    }
+
+
+def _neighbourhoods(reference: Reference, points: list[torch.Tensor], scales: list[float]) -> dict[str, Any]:
+    """What compares samples with the kept training images one by one: means over the extractors.
+
+    Args:
+        points: the samples' features on the grid, for each extractor, and their scale.
+    """
+    real = [on_grid(kept, factor) for kept, factor in zip(reference.train_features, scales, strict=True)]
+    kids = [kernel_distance(ours, theirs) for ours, theirs in zip(real, points, strict=True)]
+    found = [manifold(ours, theirs) for ours, theirs in zip(real, points, strict=True)]
+    return {
+        "kid": fmean(kids),
+        "precision": fmean(one.precision for one in found),
+        "recall": fmean(one.recall for one in found),
+        "density": fmean(one.density for one in found),
+        "coverage": fmean(one.coverage for one in found),
+        "manifold_n": found[0].m,
+    }

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slimdiff import files
+from slimdiff import files, tensorfile
 from slimdiff.data import store
 from slimdiff.devices import pick_device
 from slimdiff.errors import UserError
@@ -40,8 +40,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if made_for != settings.dataset:
         raise UserError(f"{arguments.extractors} is for data set {made_for!r}, not {settings.dataset!r}: correct {key}")
     networks, data = extractors.read(arguments.extractors), store.read(arguments.images)
+    images_digest = tensorfile.read_header(arguments.images, store.KIND)["sha256"]
     device = pick_device(arguments.gpu, arguments.threads)
-    found = reference.measure(data.train_images, data.test_images, networks, settings.dataset, digest, device)
+    found = reference.measure(
+        data.train_images, data.test_images, networks, settings.dataset, digest, images_digest, device
+    )
     reference.write(arguments.out, found)
     least = reference.floor(found, len(data.test_images))
     figures = f"fid {least.fid:.3f}, rfid {least.rfid:.3f} %" if least else "unknown, there are too few"

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slimdiff import files
+from slimdiff import files, tensorfile
+from slimdiff.data import store
 from slimdiff.devices import pick_device
-from slimdiff.errors import UserError
-from slimdiff.metrics import extractors, reference
+from slimdiff.metrics import yardstick
 from slimdiff.metrics.score import read_samples, score
 from slimdiff.settings import build
 from slimdiff.stages import command
@@ -21,27 +21,28 @@ class ScoreSettings:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    stage = command.parser("Score samples against the reference of their data set.")
+    stage = command.parser("Score samples against the real images of their data set.")
     command.add_device(stage)
     stage.add_argument("--samples", required=True, type=Path, help="samples.npz of the cell")
+    stage.add_argument("--images", required=True, type=Path, help="images.safetensors of the data set")
     stage.add_argument("--reference", required=True, type=Path, help="reference.safetensors of the data set")
     stage.add_argument("--extractors", required=True, type=Path, help="the extractors that the reference was made with")
+    stage.add_argument("--classifier", required=True, type=Path, help="the classifier that judges its samples")
+    stage.add_argument("--inception", nargs="*", default=[], type=Path, help="Inception references of the data set")
     stage.add_argument("--out", required=True, type=Path, help="score.json")
     arguments = stage.parse_args(argv)
 
     settings = build(ScoreSettings, arguments.settings, "--settings of stage score")
-    known = reference.read(arguments.reference)
-    digest = files.digest(arguments.extractors)
-    if digest != known.extractors_sha256:
-        raise UserError(
-            f"{arguments.reference} was made with other extractors (SHA-256 {known.extractors_sha256}) than "
-            f"{arguments.extractors} ({digest}): delete the reference and run again"
-        )
-    networks, samples = extractors.read(arguments.extractors), read_samples(arguments.samples)
+    data, digest = store.read(arguments.images), tensorfile.read_header(arguments.images, store.KIND)["sha256"]
+    networks = (arguments.extractors, arguments.classifier, arguments.inception)
+    known = yardstick.read(arguments.reference, *networks, (data.train_images, data.train_labels), digest)
+    samples = read_samples(arguments.samples)
     device = pick_device(arguments.gpu, arguments.threads)
-    record = score(samples, settings.n_samples, known, networks, device)
+    record = score(samples, settings.n_samples, known, device)
     files.write_json(arguments.out, {**record, "code": arguments.code})
     print(f"{record['status']}: fid {record['fid']}, rfid {record['rfid']} %. {record['reason']}", flush=True)
+    if record["few_samples"]:
+        print(f"note: {settings.n_samples} samples are few: the distances are bias for the most part", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,66 @@
+"""The Fréchet distance in 2,048 features, the size of Inception's: ours against the ways of other tools.
+
+Ours works with eigenvalues of a symmetric matrix and a factor of the reference that is worked out once; pytorch-fid
+takes scipy's root of the product's matrix, torch-fidelity the eigenvalues of the product, which is not symmetric.
+Figures are seconds per distance; beside the ratios stands how far the values are apart. They are real at full rank:
+10,000 draws of correlated features.
+"""
+
+import time
+import warnings
+
+import scipy.linalg
+import torch
+from _record import interleaved, record
+from torch_fidelity.metric_fid import fid_statistics_to_metric
+
+from slimdiff.devices import pick_device
+from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
+
+FEATURES, IMAGES, THREADS, ROUNDS = 2048, 10_000, 2, 3
+
+
+def features(seed: int) -> torch.Tensor:
+    """Correlated features whose spectrum falls like 1/k, as that of images does."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.linalg.qr(torch.randn(FEATURES, FEATURES, generator=torch.Generator().manual_seed(0)))[0]
+    scales = torch.arange(1, FEATURES + 1).rsqrt()
+    return (torch.randn(IMAGES, FEATURES, generator=generator) * scales) @ mixing + 0.01 * seed
+
+
+def by_root(a: Statistics, b: Statistics) -> float:
+    """Heusel et al. 2017, eq. 6, with scipy's matrix root."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        root = scipy.linalg.sqrtm(a.covariance.numpy() @ b.covariance.numpy()).real
+    rest = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace()
+    return float(rest) - 2 * float(root.trace())
+
+
+def by_torch_fidelity(a: Statistics, b: Statistics) -> float:
+    """What torch-fidelity makes of the same means and covariances."""
+    sides = ({"mu": one.mean.numpy(), "sigma": one.covariance.numpy()} for one in (a, b))
+    return float(fid_statistics_to_metric(*sides, verbose=False)["frechet_inception_distance"])
+
+
+if __name__ == "__main__":
+    pick_device(0, THREADS)
+    real, generated = statistics(features(1)), statistics(features(2))
+    known = factor(real.covariance)
+    values: dict[str, float] = {}
+
+    def ours() -> float:
+        start = time.perf_counter()
+        values["ours"] = frechet_distance(real, generated, known)
+        return time.perf_counter() - start
+
+    for name, other in {"scipy's sqrtm": by_root, "torch-fidelity": by_torch_fidelity}.items():
+
+        def theirs(other=other) -> float:
+            start = time.perf_counter()
+            values["theirs"] = other(real, generated)
+            return time.perf_counter() - start
+
+        measured = interleaved(ours, theirs, ROUNDS)
+        apart = {"relative_difference": abs(values["theirs"] / values["ours"] - 1)}
+        record(f"Fréchet distance, {FEATURES} features: {name} / ours (s)", {**measured, **apart}, THREADS)

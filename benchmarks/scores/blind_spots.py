@@ -1,0 +1,113 @@
+"""What each score makes of real MNIST test images, and of the same images spoilt on purpose: who sees what.
+
+    python benchmarks/scores/blind_spots.py --results results --out docs/results/blind-spots
+
+takes the images and the reference of a finished run and writes blind-spots.csv and a table in Markdown. Every set is
+made with a fixed seed, from --n test images drawn at random or from training images.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from slimdiff import files, tensorfile
+from slimdiff.data import store
+from slimdiff.devices import pick_device
+from slimdiff.metrics import yardstick
+from slimdiff.metrics.score import Samples, score
+
+RESOURCES = Path(__file__).parents[2] / "workflow/resources"
+COLUMNS = {  # column → decimals
+    "fid": 2,
+    "rfid": 2,
+    "fid_sampling_sd": 2,
+    "kid": 5,
+    "precision": 3,
+    "recall": 3,
+    "density": 3,
+    "coverage": 3,
+    "class_accuracy": 3,
+    "class_tv": 3,
+    "low_confidence": 3,
+    "nearest_ratio": 3,
+    "memorization_p": 3,
+}
+
+
+def blurred(images: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Gaussian blur of uint8 (N, 1, H, W) by `sigma` pixels."""
+    reach = max(1, round(4 * sigma))
+    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    weights /= weights.sum()
+    x = F.conv2d(images.float(), weights.view(1, 1, -1, 1), padding=(reach, 0))
+    return F.conv2d(x, weights.view(1, 1, 1, -1), padding=(0, reach)).round().clamp(0, 255).to(torch.uint8)
+
+
+def sets(data: store.ImageSet, n: int) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """Name, images and the classes asked for, of every set."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randperm(len(data.test_images), generator=generator)[:n]
+    images, labels = data.test_images[drawn], data.test_labels[drawn]
+    yield "test images", images, labels
+    noise = torch.randn(images.shape, generator=generator)
+    for sigma in (4, 8, 16, 32, 64):
+        spoilt = (images + sigma * noise).round().clamp(0, 255).to(torch.uint8)
+        yield f"noise, {sigma} of 255", spoilt, labels
+    for sigma in (0.4, 0.7, 1.0, 1.5):
+        yield f"blur, {sigma} pixels", blurred(images, sigma), labels
+    for lost in (1, 2, 3, 5):
+        kept = labels >= lost
+        yield f"{lost} of 10 classes missing, none asked for", images[kept], labels[:0]
+    partner = torch.randperm(len(images), generator=generator)
+    for percent in (2, 10, 30):
+        double = images.clone()
+        chosen = torch.randperm(len(images), generator=generator)[: len(images) * percent // 100]
+        double[chosen] = torch.maximum(images[chosen], images[partner[chosen]])
+        yield f"{percent} % two digits at once", double, labels
+    for different in (n // 2, n // 20):
+        chosen = torch.randperm(len(data.train_images), generator=generator)[:different].repeat(n // different)
+        name = f"{different:,} training images, {n // different} times each"
+        yield name, data.train_images[chosen], data.train_labels[chosen]
+    chosen = torch.randperm(len(data.train_images), generator=generator)[:n]
+    yield f"{n:,} training images", data.train_images[chosen], data.train_labels[chosen]
+    jitter = 2 * torch.randn(images.shape, generator=generator)
+    nearly = (data.train_images[chosen] + jitter).round().clamp(0, 255).to(torch.uint8)
+    yield "the same with noise, 2 of 255", nearly, data.train_labels[chosen]
+    wrong = torch.randperm(len(labels), generator=generator)
+    yield "test images, labels shuffled", images, labels[wrong]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results"), help="a run's folder, with data/mnist in it")
+    parser.add_argument("--n", type=int, default=2_000, help="images of each set")
+    parser.add_argument("--out", type=Path, required=True, help="folder for blind-spots.csv and blind-spots.md")
+    arguments = parser.parse_args()
+    device = pick_device(0, torch.get_num_threads())
+    folder = arguments.results / "data/mnist"
+    shipped = [RESOURCES / kind / "mnist.safetensors" for kind in ("extractors", "classifiers")]
+    images_path = folder / "images.safetensors"
+    data, digest = store.read(images_path), tensorfile.read_header(images_path, store.KIND)["sha256"]
+    training = (data.train_images, data.train_labels)
+    known = yardstick.read(folder / "reference.safetensors", *shipped, [], training, digest)
+    rows = []
+    for name, images, labels in sets(data, arguments.n):
+        found = score(Samples(images, labels, "ok", "", {}, 0.0), len(images), known, device)
+        rows.append({"set": name, "n": len(images), **{column: found[column] for column in COLUMNS}})
+        print(rows[-1], flush=True)
+    frame = pd.DataFrame(rows)
+    files.write_text(arguments.out / "blind-spots.csv", frame.to_csv(index=False))
+    lines = [["set", "images", *COLUMNS], ["---"] * (len(COLUMNS) + 2)]
+    for row in rows:
+        numbers = ("–" if row[name] is None else f"{row[name]:.{places}f}" for name, places in COLUMNS.items())
+        lines.append([row["set"], f"{row['n']:,}", *numbers])
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    files.write_text(arguments.out / "blind-spots.md", table + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""What each metric sees and what it is blind to: real digits spoilt in known ways, networks trained on the spot.
+
+The small version of docs/results/blind-spots, on scikit-learn's 8×8 digits.
+"""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from slimdiff.data import sources
+from slimdiff.data.sources import DataSettings
+from slimdiff.data.store import ImageSet
+from slimdiff.metrics import classifier, classifier_training, extractor_training, reference
+from slimdiff.metrics import score as score_module
+from slimdiff.metrics.classifier_training import ClassifierSettings, train_classifier
+from slimdiff.metrics.extractor_training import ExtractorSettings, train_extractor
+from slimdiff.metrics.extractors import features
+from slimdiff.metrics.score import Samples, score
+from slimdiff.metrics.yardstick import Yardstick
+
+pytestmark = pytest.mark.slow
+CPU = torch.device("cpu")
+STEPS = 200  # of each training; 97 % of the test images are recognized after them
+# Every number of a record that depends on the samples.
+NUMBERS = [name for name in score_module.MEASURES if name not in ("fid_extractors", "fid_inception", "fid_report")]
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageSet:
+    return sources.load(DataSettings(name="digits", source="digits"), Path("none"))
+
+
+@pytest.fixture(scope="module")
+def yardstick(digits: ImageSet) -> Iterator[Yardstick]:
+    train, test = (digits.train_images, digits.train_labels), (digits.test_images, digits.test_labels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extractor_training, "MIN_STEPS", STEPS)
+        patch.setattr(classifier_training, "MIN_STEPS", STEPS)
+        how = ExtractorSettings("digits", (0, 1, 2), epochs=1, batch_size=64, learning_rate=2e-3)
+        networks = [train_extractor(train, test, 10, how, seed, CPU).extractor.double() for seed in how.seeds]
+        judge = train_classifier(train, test, 10, ClassifierSettings("digits", 3, 1, 64, 2e-3), CPU).classifier
+    yield Yardstick(
+        reference=reference.measure(digits.train_images, digits.test_images, networks, "digits", "", "", CPU),
+        extractors=networks,
+        judge=judge.double(),
+        judge_sha256="",
+        train_images=digits.train_images,
+        class_shares=classifier.shares(digits.train_labels, 10),
+        inception=(),
+    )
+
+
+def scored(yardstick: Yardstick, images: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, Any]:
+    asked = torch.zeros(0, dtype=torch.int64) if labels is None else labels
+    return score(Samples(images, asked, "ok", "", {}, 1.0), len(images), yardstick, CPU)
+
+
+@pytest.fixture(scope="module")
+def real(yardstick: Yardstick, digits: ImageSet) -> dict[str, Any]:
+    """Test images: what a perfect model would get."""
+    return scored(yardstick, digits.test_images, digits.test_labels)
+
+
+def noisy(images: torch.Tensor, sigma: float) -> torch.Tensor:
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    return (images + sigma * noise).clamp(0, 255).to(torch.uint8)
+
+
+def blurred(images: torch.Tensor) -> torch.Tensor:
+    kernel = torch.outer(torch.tensor([1.0, 2, 1]), torch.tensor([1.0, 2, 1])) / 16
+    return F.conv2d(images.float(), kernel[None, None], padding=1).round().to(torch.uint8)
+
+
+def drawn(images: torch.Tensor, n: int) -> torch.Tensor:
+    return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:n]]
+
+
+def test_real_images_get_what_docs_promise(real: dict[str, Any]) -> None:
+    assert real["fid"] == pytest.approx(real["fid_floor"], rel=1e-5)
+    assert real["fid_min"] <= real["fid"] <= real["fid_max"]
+    assert real["rfid"] < 0.5
+    assert abs(real["kid"]) < 0.01
+    assert min(real["precision"], real["recall"], real["density"], real["coverage"]) > 0.8
+    assert real["class_accuracy"] > 0.95
+    assert real["class_tv"] < 0.02
+    assert real["low_confidence"] < 0.1
+    assert real["memorization_p"] == pytest.approx(0.5, abs=0.001)
+    assert real["nearest_ratio"] == 1
+    assert real["few_samples"], "364 images for 64 features"
+
+
+def test_more_noise_is_worse_and_a_little_is_not_seen(
+    yardstick: Yardstick, digits: ImageSet, real: dict[str, Any]
+) -> None:
+    faint, *levels = (scored(yardstick, noisy(digits.test_images, sigma)) for sigma in (4, 16, 32, 64))
+    for name, sign in (("fid", 1), ("kid", 1), ("precision", -1), ("density", -1), ("low_confidence", 1)):
+        values = [sign * one[name] for one in levels]
+        assert values == sorted(values), name
+    assert levels[-1]["fid"] > 10 * real["fid"]
+    assert faint["fid"] < 1.5 * real["fid"], "the blind spot: noise of 4 gray levels"
+    assert faint["precision"] > real["precision"] - 0.03
+
+
+def test_blur_is_far_off(yardstick: Yardstick, digits: ImageSet, real: dict[str, Any]) -> None:
+    found = scored(yardstick, blurred(digits.test_images))
+    assert found["fid"] > 50 * real["fid"]
+    assert found["kid"] > 0.5
+    assert max(found["precision"], found["recall"], found["coverage"]) < 0.5 * real["precision"]
+
+
+def test_dropped_classes_are_seen_by_recall_coverage_and_class_shares_not_by_precision(
+    yardstick: Yardstick, digits: ImageSet, real: dict[str, Any]
+) -> None:
+    n = len(digits.test_images)
+    few, many = (
+        scored(yardstick, digits.test_images[digits.test_labels >= lost].repeat(2, 1, 1, 1)[:n]) for lost in (2, 5)
+    )
+    assert real["fid"] * 3 < few["fid"] < many["fid"]
+    assert real["coverage"] - 0.1 > few["coverage"] > many["coverage"]
+    assert real["recall"] - 0.1 > few["recall"] > many["recall"]
+    assert few["class_tv"] == pytest.approx(0.2, abs=0.03)
+    assert many["class_tv"] == pytest.approx(0.5, abs=0.03)
+    assert many["precision"] > real["precision"] - 0.05, "the blind spot: what is there is good"
+    assert many["density"] > real["density"] - 0.1
+
+
+def test_the_wrong_class_is_seen_by_class_accuracy_alone(
+    yardstick: Yardstick, digits: ImageSet, real: dict[str, Any]
+) -> None:
+    found = scored(yardstick, digits.test_images, (digits.test_labels + 1) % 10)
+    assert found["class_accuracy"] < 0.05
+    same = [name for name in NUMBERS if name not in ("class_accuracy", "class_tv")]
+    assert {name: found[name] for name in same} == {name: real[name] for name in same}
+
+
+def test_copies_of_training_images_are_seen_by_memorization_alone(
+    yardstick: Yardstick, digits: ImageSet, real: dict[str, Any]
+) -> None:
+    """The blind spot of every metric on features: who knows the training set by heart beats unseen real images."""
+    copies = scored(yardstick, digits.train_images)
+    assert copies["fid"] < 0.01 * real["fid"]
+    assert (copies["precision"], copies["recall"]) >= (real["precision"], real["recall"])
+    assert copies["coverage"] > real["coverage"]
+    assert copies["low_confidence"] < real["low_confidence"]
+    assert copies["nearest_ratio"] == 0
+    assert copies["memorization_p"] < 1e-12
+    with_noise = scored(yardstick, noisy(drawn(digits.train_images, 500), 4))
+    assert with_noise["nearest_ratio"] < 0.2
+    assert with_noise["memorization_p"] < 1e-12
+
+
+def test_a_few_images_repeated_are_seen_by_recall_and_coverage_too(
+    yardstick: Yardstick, digits: ImageSet, real: dict[str, Any]
+) -> None:
+    found = scored(yardstick, drawn(digits.train_images, 90).repeat(4, 1, 1, 1))
+    assert found["recall"] < 0.2
+    assert found["coverage"] < real["coverage"] - 0.2
+    assert found["precision"] > real["precision"] - 0.05
+    assert found["nearest_ratio"] == 0
+
+
+def test_double_digits_are_seen_by_confidence(yardstick: Yardstick, digits: ImageSet, real: dict[str, Any]) -> None:
+    """A tenth of them: the judge hesitates; precision hardly moves."""
+    images = digits.test_images.clone()
+    images[::10] = torch.maximum(images[::10], images.roll(7, 0)[::10])
+    found = scored(yardstick, images)
+    assert found["low_confidence"] > real["low_confidence"] + 0.04
+    assert abs(found["precision"] - real["precision"]) < 0.08
+
+
+@pytest.mark.parametrize("kind", ["noisy", "copies"])
+def test_neither_order_nor_batches_change_any_score(
+    yardstick: Yardstick, digits: ImageSet, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies put distances on the very edge of neighbourhoods, where rounding would decide."""
+    images, labels = digits.test_images[:300], digits.test_labels[:300]
+    if kind == "copies":
+        images = torch.cat([digits.train_images[:40].repeat(5, 1, 1, 1), digits.train_images[40:140]])
+    else:
+        images = noisy(images, 16)
+    first = scored(yardstick, images, labels)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
+    assert scored(yardstick, images[order], labels[order]) == first
+
+    monkeypatch.setattr(score_module, "features", functools.partial(features, batch_size=7))
+    monkeypatch.setattr(classifier, "probabilities", functools.partial(classifier.probabilities, batch_size=11))
+    second = scored(yardstick, images[order], labels[order])
+    assert second == first

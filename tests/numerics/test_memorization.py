@@ -1,0 +1,126 @@
+"""Nearest training images to the last digit, and the test that asks whether samples lie too near to them."""
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from slimdiff.errors import UserError
+from slimdiff.metrics import memorization as module
+from slimdiff.metrics.memorization import Memorization, memorization, nearest_distances
+
+
+def pictures(n: int, seed: int, shape: tuple[int, int, int] = (1, 9, 7), least: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(least, 256, (n, *shape), dtype=torch.uint8, generator=generator)
+
+
+def in_whole_numbers(images: torch.Tensor, training: torch.Tensor) -> torch.Tensor:
+    """Squared distances to the nearest, one image at a time, as int64."""
+    pool = training.flatten(1).to(torch.int64)
+    rows = [(pool - image).square().sum(1).min() for image in images.flatten(1).to(torch.int64)]
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 7), (3, 16, 16), (1, 28, 28)])
+@pytest.mark.parametrize("n_training", [1, 3, 4, 5, 200])
+def test_distances_are_exact(shape: tuple[int, int, int], n_training: int, device: torch.device) -> None:
+    images, training = pictures(50, 1, shape), pictures(n_training, 2, shape)
+    found = nearest_distances(images, training, device)
+    assert found.dtype == torch.float64
+    assert torch.equal(found, in_whole_numbers(images, training).double().sqrt() / 255)
+
+
+def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, training = pictures(50, 1), pictures(83, 2)
+    whole = nearest_distances(images, training)
+    monkeypatch.setattr(module, "QUERIES", 7)
+    monkeypatch.setattr(module, "POOL", 2)
+    assert torch.equal(nearest_distances(images, training), whole)
+    order = torch.randperm(83, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(nearest_distances(images, training[order]), whole)
+
+
+def test_a_copy_is_at_distance_zero() -> None:
+    training = pictures(500, 1, (3, 16, 16))
+    copies = training[torch.arange(0, 500, 5)].clone()
+    assert nearest_distances(copies, training).count_nonzero() == 0
+    copies[:, 0, 0, 0] ^= 1  # one gray level of one pixel
+    assert torch.equal(nearest_distances(copies, training), torch.full((100,), 1 / 255, dtype=torch.float64))
+
+
+def test_what_single_precision_cannot_tell_apart_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bright training images that differ from one another by little, as frames of a film do."""
+    base = pictures(1, 1, (3, 40, 40), least=200)
+    training = base.repeat(60, 1, 1, 1)
+    for index, image in enumerate(training.flatten(1)):
+        image[: index + 1] ^= 1
+    used = set()
+    smallest = module._smallest
+
+    def spy(queries: torch.Tensor, *rest: object) -> tuple[torch.Tensor, torch.Tensor]:
+        used.add(queries.dtype)
+        return smallest(queries, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_smallest", spy)
+    images = training[torch.randperm(60, generator=torch.Generator().manual_seed(0))]
+    assert nearest_distances(images, training).count_nonzero() == 0
+    assert used == {torch.float32, torch.float64}, "the case must need double precision"
+    _, indices = smallest(images.flatten(1).float(), training.flatten(1), norms(training), 4)
+    picked = training[indices[:, 0]]
+    assert (picked != images).flatten(1).any(1).sum() > 5, "single precision alone picks others"
+
+
+def norms(training: torch.Tensor) -> torch.Tensor:
+    return training.flatten(1).double().square().sum(1)
+
+
+def test_images_of_another_size_are_refused() -> None:
+    with pytest.raises(UserError, match=r"images are 1×9×7 \(channels×height×width\), the training images are 1×7×9"):
+        nearest_distances(pictures(5, 1), pictures(5, 2, (1, 7, 9)))
+
+
+def some(n: int, seed: int, middle: float = 4.0) -> torch.Tensor:
+    return middle + torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def found(samples: torch.Tensor, test: torch.Tensor) -> Memorization:
+    result = memorization(samples, test)
+    assert result is not None
+    return result
+
+
+def test_the_p_value_is_mann_and_whitneys() -> None:
+    """From the count of pairs and the normal approximation with correction for continuity; no ties here."""
+    samples, test = some(80, 1, 3.8), some(120, 2)
+    nearer = int((samples[:, None] < test[None, :]).sum())  # U of the test images
+    mean, sd = 80 * 120 / 2, (80 * 120 * 201 / 12) ** 0.5
+    expected = scipy.stats.norm.sf((nearer - mean - 0.5) / sd)
+    result = found(samples, test)
+    assert result.p == pytest.approx(expected, rel=1e-9)
+    assert result.ratio == pytest.approx(np.median(samples) / np.median(test), rel=1e-12)
+
+
+def test_nearer_samples_are_found_and_farther_ones_are_none() -> None:
+    test = some(1000, 1)
+    assert found(some(500, 2, 3.7), test).p < 1e-6
+    assert found(some(500, 2, 4.3), test).p > 1 - 1e-4
+    assert found(test, test).p == pytest.approx(0.5, abs=1e-3)
+    assert found(test, test).ratio == 1
+
+
+def test_the_test_keeps_its_level() -> None:
+    """Unseen real images must not be called copies more often than the level says: 5 in 100, here of 400 draws."""
+    called = sum(found(some(100, 2 * i), some(200, 2 * i + 1)).p < 0.05 for i in range(400))
+    assert scipy.stats.binomtest(called, 400, 0.05).pvalue > 0.01
+
+
+def test_copies_have_ratio_zero() -> None:
+    result = found(torch.zeros(100).double(), some(1000, 1))
+    assert result.ratio == 0
+    assert result.p < 1e-12
+
+
+@pytest.mark.parametrize("test", [torch.zeros(0).double(), torch.zeros(9).double()], ids=["none", "copies themselves"])
+def test_without_test_images_to_compare_with_there_is_no_answer(test: torch.Tensor) -> None:
+    assert memorization(some(10, 1), test) is None

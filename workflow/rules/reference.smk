@@ -1,0 +1,138 @@
+"""What samples are held against: extractors and their reference, the judge, and Inception networks if asked for."""
+
+
+rule extractors:
+    input:
+        images=rules.data.output.images,
+    output:
+        extractors="results/data/{dataset}/extractors.safetensors",
+    log:
+        "results/logs/extractors/{dataset}.log",
+    benchmark:
+        "results/benchmarks/extractors/{dataset}.jsonl"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=4000,
+        runtime=60,
+    params:
+        settings=get_settings(settings.extractors_settings),
+        code=get_code("extractors"),
+    shell:
+        "python -u -m slimdiff.stages.extractors --settings {params.settings:q} --code {params.code}"
+        " --images {input.images:q} --gpu {resources.gpu} --threads {threads} --out {output.extractors:q} >{log:q} 2>&1"
+
+
+rule classifier:
+    input:
+        images=rules.data.output.images,
+    output:
+        classifier="results/data/{dataset}/classifier.safetensors",
+    log:
+        "results/logs/classifier/{dataset}.log",
+    benchmark:
+        "results/benchmarks/classifier/{dataset}.jsonl"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=4000,
+        runtime=60,
+    params:
+        settings=get_settings(settings.classifier_settings),
+        code=get_code("classifier"),
+    shell:
+        "python -u -m slimdiff.stages.classifier --settings {params.settings:q} --code {params.code}"
+        " --images {input.images:q} --gpu {resources.gpu} --threads {threads} --out {output.classifier:q} >{log:q} 2>&1"
+
+
+def get_classifier(wildcards):
+    """Input: the judge that comes with slimdiff or that the user names, else the one that a job trains."""
+    shipped = config["datasets"][wildcards.dataset].get("classifier")
+    return shipped or rules.classifier.output.classifier.format(dataset=wildcards.dataset)
+
+
+rule reference:
+    input:
+        images=rules.data.output.images,
+        extractors=get_extractors,
+    output:
+        reference="results/data/{dataset}/reference.safetensors",
+    log:
+        "results/logs/reference/{dataset}.log",
+    benchmark:
+        "results/benchmarks/reference/{dataset}.jsonl"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=4000,
+        runtime=60,
+    params:
+        settings=get_settings(settings.reference_settings),
+        code=get_code("reference"),
+    shell:
+        "python -u -m slimdiff.stages.reference --settings {params.settings:q} --code {params.code}"
+        " --images {input.images:q} --extractors {input.extractors:q}"
+        " --gpu {resources.gpu} --threads {threads} --out {output.reference:q} >{log:q} 2>&1"
+
+
+rule inception_weights:
+    output:
+        weights="results/inception/{kind}.pth",
+    log:
+        "results/logs/inception_weights/{kind}.log",
+    localrule: True  # a cluster's nodes seldom reach the network
+    conda:
+        ENVIRONMENT
+    resources:
+        data_dir=config["data_dir"],  # a place, not a setting: moving it reruns nothing
+    params:
+        settings=get_settings(settings.inception_weights_settings),
+        code=get_code("inception_weights"),
+    shell:
+        "python -u -m slimdiff.stages.inception_weights --settings {params.settings:q} --code {params.code}"
+        " --data-dir {resources.data_dir:q} --out {output.weights:q} >{log:q} 2>&1"
+
+
+def get_inception_weights(wildcards):
+    """Input: the file that the user names, else the one that a job downloads."""
+    given = config["inception"][wildcards.kind]
+    downloaded = rules.inception_weights.output.weights.format(kind=wildcards.kind)
+    return downloaded if given in (None, "download") else given
+
+
+rule inception:
+    input:
+        images=rules.data.output.images,
+        weights=get_inception_weights,
+    output:
+        reference="results/data/{dataset}/inception-{kind}.safetensors",
+    log:
+        "results/logs/inception/{dataset}-{kind}.log",
+    benchmark:
+        "results/benchmarks/inception/{dataset}-{kind}.jsonl"
+    conda:
+        ENVIRONMENT
+    threads: get_all_cores  # 60,000 images take an hour and a half on two
+    resources:
+        gpu=1,
+        mem_mb=4000,
+        runtime=240,
+    params:
+        settings=get_settings(settings.inception_settings),
+        code=get_code("inception"),
+    shell:
+        "python -u -m slimdiff.stages.inception --settings {params.settings:q} --code {params.code}"
+        " --images {input.images:q} --weights {input.weights:q}"
+        " --gpu {resources.gpu} --threads {threads} --out {output.reference:q} >{log:q} 2>&1"
+
+
+def get_inception(wildcards):
+    """Input: the references of the Inception networks that the configuration asks for, none by default."""
+    pattern = rules.inception.output.reference
+    return [pattern.format(dataset=wildcards.dataset, kind=kind) for kind in settings.inception_kinds(config)]

@@ -1,0 +1,219 @@
+"""The Fréchet distance in Inception features, optional, in two kinds that are never mixed.
+
+`standard` is the published distance: torch-fidelity's port of the network of 2015-12-05, with its resize. `report` is
+the report's: hukkelas/pytorch-frechet-inception-distance with torchvision's weights, which normalizes its input twice.
+
+The reference of a data set holds the network beside the statistics, so that scoring needs one file and no pickle.
+"""
+
+import io
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from slimdiff import tensorfile
+from slimdiff.errors import UserError
+from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
+
+KIND = "inception"
+FEATURES = 2048
+INPUT_SIDE = 299  # pixels
+BATCH_SIZE = 32  # always, see features
+NETWORK_PREFIX = "network."  # of its tensors in the reference's file
+COLUMNS = {"standard": "fid_inception", "report": "fid_report"}  # where the distance of each kind is written
+
+
+@dataclass(frozen=True)
+class InceptionReference:
+    """The training images of a data set under one Inception network."""
+
+    kind: str  # standard or report
+    network: nn.Module  # frozen; takes uint8 (N, 3, H, W), gives (N, 2048)
+    mean: torch.Tensor  # float64 (2048,)
+    covariance: torch.Tensor  # float64 (2048, 2048)
+    factor: torch.Tensor  # float64 (2048, 2048), factor(covariance)
+    n: int  # training images
+    dataset: str
+    weights_sha256: str  # of the published file that the network came from
+
+    @property
+    def column(self) -> str:
+        """The column that this distance belongs in."""
+        return COLUMNS[self.kind]
+
+    @property
+    def statistics(self) -> Statistics:
+        """Those of the training images."""
+        return Statistics(self.mean, self.covariance, self.n)
+
+
+def build(kind: str, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+    """The frozen network of `kind` with these weights: uint8 (N, 3, H, W) → float32 (N, 2048)."""
+    network = NETWORKS[kind](tensors)
+    return network.eval().requires_grad_(False)
+
+
+class Standard(nn.Module):
+    """torch-fidelity's Inception, which resizes as TensorFlow 1 did and takes pixels to (x - 128) / 128."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        # It unpacks a file itself, without the safety that torch.load has: it is given bytes that were made here.
+        packed = io.BytesIO()
+        torch.save(dict(tensors), packed)
+        packed.seek(0)
+        self.inception = FeatureExtractorInceptionV3(
+            "inception-v3-compat", [str(FEATURES)], feature_extractor_weights_path=packed
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.inception(images)[0]
+        return found
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What the network can be built from again."""
+        return dict(self.inception.state_dict())
+
+
+class Report(nn.Module):
+    """torchvision's Inception with the report's input: [-1, 1] first, then shifted once more by transform_input.
+
+    The three channels that the network sees lie in [-0.49, 0.43], [-0.54, 0.36] and [-0.64, 0.26].
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        from torchvision.models import inception_v3
+
+        self.inception = inception_v3(weights=None, aux_logits=False, transform_input=True, init_weights=False)
+        self.inception.fc = nn.Identity()  # the features, not the classes
+        used = {name: tensor for name, tensor in tensors.items() if not name.startswith(("AuxLogits.", "fc."))}
+        self.inception.load_state_dict(used)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = images.float() / 255.0
+        x = F.interpolate(x, size=(INPUT_SIDE, INPUT_SIDE), mode="bilinear", align_corners=False)
+        found: torch.Tensor = self.inception(x * 2 - 1)
+        return found
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What the network can be built from again."""
+        return dict(self.inception.state_dict())
+
+
+NETWORKS: dict[str, Callable[[Mapping[str, torch.Tensor]], Any]] = {"standard": Standard, "report": Report}
+
+
+@torch.inference_mode()
+def features(network: nn.Module, images: torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
+    """The features of `images`, uint8 (N, 1 or 3, H, W), as float32 (N, 2048) on the CPU.
+
+    Gray becomes three equal channels. Single precision, as published. Every batch has the same size, the last one
+    filled up, so that an image's features do not depend on how many others there are.
+    """
+    network.to(device)
+    found = torch.empty(len(images), FEATURES)
+    for start in range(0, len(images), BATCH_SIZE):
+        batch = images[start : start + BATCH_SIZE]
+        full = torch.cat([batch, batch[-1:].expand(BATCH_SIZE - len(batch), -1, -1, -1)])
+        given = full.expand(-1, 3, -1, -1).to(device)
+        found[start : start + BATCH_SIZE] = network(given)[: len(batch)].cpu()
+    return found
+
+
+def measure(
+    train_images: torch.Tensor,
+    kind: str,
+    network: nn.Module,
+    dataset: str,
+    weights_sha256: str,
+    device: torch.device | str = "cpu",
+) -> InceptionReference:
+    """The reference of one data set from its training images, uint8 (N, C, H, W).
+
+    Raises:
+        UserError: fewer images than features.
+    """
+    if len(train_images) < FEATURES:
+        raise UserError(
+            f"data set {dataset!r} has {len(train_images)} training images; its Inception reference needs {FEATURES} "
+            f"or more: set config key inception.{kind} to null, or add images (config key datasets.{dataset})"
+        )
+    found = statistics(features(network, train_images, device))
+    return InceptionReference(
+        kind=kind,
+        network=network,
+        mean=found.mean,
+        covariance=found.covariance,
+        factor=factor(found.covariance),
+        n=found.n,
+        dataset=dataset,
+        weights_sha256=weights_sha256,
+    )
+
+
+def score_inception(images: torch.Tensor, reference: InceptionReference, device: torch.device | str = "cpu") -> float:
+    """The Fréchet distance of `images`, uint8 (N, C, H, W), from the training images: lower is better.
+
+    It belongs in the column `reference.column`; distances of the two kinds do not compare.
+
+    Raises:
+        UserError: fewer images than features.
+    """
+    if len(images) < FEATURES:
+        raise UserError(
+            f"{len(images)} samples are too few for a distance in {FEATURES} Inception features: raise "
+            f"sampling.n_samples to at least {FEATURES}, better 10,000 or more, or set config key "
+            f"inception.{reference.kind} to null"
+        )
+    found = statistics(features(reference.network, images, device))
+    return frechet_distance(reference.statistics, found, reference.factor)
+
+
+def write(path: str | os.PathLike[str], reference: InceptionReference) -> None:
+    """Write `reference` with its network: about 160 MB."""
+    network: Any = reference.network
+    tensors = {f"{NETWORK_PREFIX}{name}": tensor for name, tensor in network.tensors().items()}
+    tensors |= {"mean": reference.mean, "covariance": reference.covariance, "factor": reference.factor}
+    header = {
+        "inception": reference.kind,
+        "dataset": reference.dataset,
+        "n": reference.n,
+        "weights_sha256": reference.weights_sha256,
+    }
+    tensorfile.write(path, KIND, tensors, header)
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the file says of its reference: `inception` (the kind), `dataset`, `n`, `weights_sha256`.
+
+    Raises:
+        UserError: the file is missing, damaged or of another kind.
+    """
+    return tensorfile.read_header(path, KIND)
+
+
+def read(path: str | os.PathLike[str]) -> InceptionReference:
+    """The reference in `path` with its network, on the CPU.
+
+    Raises:
+        UserError: the file is missing, damaged or of another kind.
+    """
+    tensors, header = tensorfile.read(path, KIND)
+    names = [name for name in tensors if name.startswith(NETWORK_PREFIX)]
+    weights = {name.removeprefix(NETWORK_PREFIX): tensors.pop(name) for name in names}
+    return InceptionReference(
+        **tensors,
+        kind=header["inception"],
+        network=build(header["inception"], weights),
+        n=header["n"],
+        dataset=header["dataset"],
+        weights_sha256=header["weights_sha256"],
+    )
