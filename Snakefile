@@ -4,7 +4,7 @@
 #   snakemake --cores 1 --resources gpu=1     run it: config.yaml says what
 #
 # The way of the data: data → train → compress → sample → score ┐
-#                                            └──→ profile ──────┴→ row → aggregate → report
+#                                            └──→ profile ──────┴→ row → aggregate → claims → report
 from snakemake.utils import min_version
 
 min_version("9.10")
@@ -21,6 +21,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/compress.smk"
 include: "workflow/rules/sample.smk"
+include: "workflow/rules/reference.smk"
 include: "workflow/rules/score.smk"
 include: "workflow/rules/profile.smk"
 include: "workflow/rules/aggregate.smk"

@@ -56,8 +56,7 @@ def paper() -> pd.DataFrame:
 
 
 def draw(matrix: pd.DataFrame, paper: pd.DataFrame, name: str) -> alt.VConcatChart:
-    figure = FIGURES[name]
-    return plots.techniques(matrix, paper, figure) if figure.kind == "techniques" else plots.pareto(matrix, figure)
+    return plots.draw(matrix, paper, FIGURES[name])
 
 
 def records(chart: alt.VConcatChart) -> list[dict[str, Any]]:
@@ -135,7 +134,9 @@ def test_a_picture_stays_of_a_size_to_look_at(paper: pd.DataFrame, figure: str) 
     chart = draw(MATRICES["eight data sets and many recipes"], paper, figure).to_dict()
     assert len(chart["vconcat"]) == charts.MOST_PANELS
     subtitle = " ".join(chart["title"]["subtitle"])
-    assert re.search(r"No room here, but in tables/cells\.csv: photos-6[^;]*; photos-7[^;]*\.", subtitle)
+    first = "photos-3" if figure == "beside-report" else "photos-6"  # it has two panels for each data set
+    assert re.search(rf"No room here, but in tables/cells\.csv: {first}[^;]*; photos-[^;]*", subtitle)
+    assert re.search(r"photos-7[^;]*\.$|and \d+ more\.$", subtitle)
     assert max(map(len, chart["title"]["subtitle"])) <= charts.LINE_CHARACTERS
 
 
@@ -161,6 +162,34 @@ def test_figure_2_is_about_the_ddpm(paper: pd.DataFrame) -> None:
         "several",
         "grouped",
     )
+
+
+def test_changes_are_drawn_beside_the_reports_on_one_axis(paper: pd.DataFrame) -> None:
+    rows = [synthetic.row(seed=seed, fid=40.0 + seed) for seed in range(3)]
+    rows += [synthetic.row("groups-2", seed, fid=20.0 + seed) for seed in range(3)]
+    rows += [synthetic.row("l1-70", status="failed")]
+    chart = draw(synthetic.matrix(rows), paper, "beside-report").to_dict()
+    drawn = [row for data in chart["datasets"].values() for row in data]
+    points = {(row["optimization"], row["who"]): row["value"] for row in drawn if "value" in row and "who" in row}
+    assert points["groups-2", "the report"] == pytest.approx(0.0 + 150.90 / 150.38), "the last panel is the DDPM's"
+    ours = [row for row in drawn if row.get("who") == "ours" and "start" in row]
+    assert [row["optimization"] for row in ours] == ["groups-2"]
+    assert ours[0]["start"] < points["groups-2", "ours"] < ours[0]["end"]
+    assert ("l1-70", "ours") not in points
+    assert ("baseline", "ours") not in points
+    scales = [
+        layer["encoding"]["x"]["scale"]["domain"]
+        for panel in chart["vconcat"]
+        for layer in panel["layer"]
+        if "scale" in layer["encoding"].get("x", {})
+    ]
+    assert len(chart["vconcat"]) == 2
+    assert all(scale == scales[0] for scale in scales)
+    band = next(row for row in drawn if set(row) == {"start", "end"})
+    assert (band["start"], band["end"]) == (0.8, 1.25)
+    texts = [row.get("text") for row in drawn]
+    assert "failed" in texts
+    assert "−15 %" in texts
 
 
 def test_the_family_of_a_point_shows_where_there_are_two(paper: pd.DataFrame) -> None:

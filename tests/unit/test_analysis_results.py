@@ -1,10 +1,12 @@
 """The matrix as a frame and as a file."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import synthetic
@@ -73,6 +75,47 @@ def test_a_file_with_other_columns_is_refused(tmp_path: Path) -> None:
         results.read_matrix(path)
     with pytest.raises(UserError, match=r"none\.parquet does not exist"):
         results.read_matrix(tmp_path / "none.parquet")
+
+
+def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Write a matrix of one cell, changed in the file."""
+    results.write_matrix(path, results.to_frame([synthetic.row()]), {"config": synthetic.CONFIG})
+    pq.write_table(change(pq.read_table(path)), path)
+
+
+def test_a_file_of_an_older_slimdiff_is_read_with_nulls(tmp_path: Path) -> None:
+    """It lacks columns that came later, and what it does hold stays."""
+    later = ["fid_min", "fid_sampling_sd", "class_tv", "nearest_ratio"]
+    path = tmp_path / "old.parquet"
+    rewrite(path, lambda table: table.drop_columns(later))
+    back = results.read_matrix(path)
+    assert back[later].isna().all(axis=None)
+    assert {name: str(dtype) for name, dtype in back.dtypes.items()} == {c.name: c.dtype for c in COLUMNS}
+    assert back["fid"].tolist() == [synthetic.row()["fid"]]
+    assert back.attrs["provenance"]["config"] == synthetic.CONFIG
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table.append_column("taste", pa.array(["sweet"])),
+        lambda table: table.drop_columns(["seed"]),
+        lambda table: table.set_column(0, "dataset", pa.array([1])),
+    ],
+    ids=["unknown column", "no seed", "other type"],
+)
+def test_a_file_with_columns_that_are_none_of_ours_is_refused(
+    tmp_path: Path, change: Callable[[pa.Table], pa.Table]
+) -> None:
+    path = tmp_path / "foreign.parquet"
+    rewrite(path, change)
+    with pytest.raises(UserError, match=r"foreign\.parquet has other columns"):
+        results.read_matrix(path)
+
+
+def test_the_committed_matrices_can_be_read() -> None:
+    for path in sorted((Path(__file__).parents[2] / "docs" / "results").glob("*/matrix.parquet")):
+        assert len(results.read_matrix(path)), path
 
 
 def test_rows_come_in_the_order_of_the_matrix_and_no_other_is_read(tmp_path: Path) -> None:

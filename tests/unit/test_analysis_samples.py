@@ -20,9 +20,10 @@ from slimdiff.analysis import charts, galleries, pictures, results, specs
 from slimdiff.analysis.picks import Slot, sample_cells, slots
 from slimdiff.config import Cell
 from slimdiff.errors import UserError
-from slimdiff.stages import report
+from slimdiff.stages import claims, report
 
 ROOT = Path(__file__).parents[2]
+CLAIMS = ROOT / "workflow" / "resources" / "claims.yaml"
 GALLERIES = {gallery.name: gallery for gallery in specs.GALLERIES}
 FAMILIES = {name: model["family"] for name, model in synthetic.CONFIG["models"].items()}
 BEST = "groups-2+l1-10"
@@ -306,7 +307,10 @@ def test_the_stage_writes_everything_and_html_fetches_nothing(tmp_path: Path) ->
     results.write_matrix(matrix, synthetic.matrix(rows_of(cells)), {"config": synthetic.CONFIG})
     paper = ROOT / "workflow" / "resources" / "paper_reference.csv"
     tables, figures = tmp_path / "tables", tmp_path / "figures"
-    inputs = ["--matrix", str(matrix), "--paper", str(paper), "--cells", str(tmp_path / "cells"), "--code", "abc"]
+    record = tmp_path / "claims.json"
+    claims.main(["--matrix", str(matrix), "--paper", str(paper), "--claims", str(CLAIMS), "--out", str(record)])
+    inputs = ["--matrix", str(matrix), "--paper", str(paper), "--claims", str(record)]
+    inputs += ["--cells", str(tmp_path / "cells"), "--code", "abc"]
     report.main([*inputs, "--out-tables", str(tables), "--out-figures", str(figures)])
     expected = {f"{name}.{suffix}" for name in specs.TABLE_NAMES for suffix in specs.TABLE_FORMATS}
     assert {path.name for path in tables.iterdir()} == expected

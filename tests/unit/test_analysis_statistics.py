@@ -1,10 +1,14 @@
-"""What seeds say together, against scipy and by hand."""
+"""What seeds say together: against scipy, by hand, and in simulations whose truth is known."""
 
+import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import synthetic
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from slimdiff.analysis import statistics
@@ -75,3 +79,167 @@ def test_the_front_holds_what_no_other_beats(seed: int) -> None:
         return any(other[0] <= one[0] and other[1] <= one[1] and other != one for other in costs)
 
     assert statistics.pareto_front(costs) == [not beaten(cost) for cost in costs]
+
+
+def test_the_paired_test_is_scipys_on_logarithms() -> None:
+    base, own = [40.0, 52.0, 31.0, 47.0], [30.0, 41.0, 27.0, 33.0]
+    found = statistics.paired(dict(enumerate(own)), dict(enumerate(base)))
+    test = stats.ttest_rel(np.log(own), np.log(base))
+    low, high = np.exp(test.confidence_interval(0.95))
+    assert found.p == pytest.approx(test.pvalue)
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    assert found.mean == pytest.approx(np.exp(np.mean(np.log(own) - np.log(base))))
+
+
+def test_pairs_are_of_equal_seeds_and_of_values_above_0() -> None:
+    found = statistics.paired({0: 2.0, 1: 4.0, 2: 9.0, 3: -1.0, 4: 1.0}, {0: 1.0, 1: 1.0, 3: 1.0, 4: 0.0})
+    assert (found.n, found.mean) == (2, pytest.approx(math.sqrt(8)))
+
+
+def test_one_pair_has_neither_interval_nor_p() -> None:
+    found = statistics.paired({0: 2.0}, {0: 1.0})
+    assert (found.n, found.mean) == (1, 2.0)
+    assert all(math.isnan(number) for number in (found.low, found.high, found.p))
+
+
+def test_values_that_no_seed_moves_need_no_spread() -> None:
+    smaller = statistics.paired({0: 50.0, 1: 50.0}, {0: 100.0, 1: 100.0})
+    assert (smaller.mean, smaller.low, smaller.high, smaller.p) == (pytest.approx(0.5),) * 3 + (0.0,)
+    assert statistics.paired({0: 3.0, 1: 3.0}, {0: 3.0, 1: 3.0}).p == 1.0
+
+
+def test_holm_on_a_printed_example() -> None:
+    """Wikipedia, Holm-Bonferroni method, example: of these four only the first and the last are rejected at 0.05."""
+    adjusted = statistics.holm([0.01, 0.04, 0.03, 0.005])
+    assert adjusted == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert [p < 0.05 for p in adjusted] == [True, False, False, True]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_is_bonferroni_on_every_subset(p_values: list[float]) -> None:
+    """Its other definition, by closed testing (Marcus, Peritz and Gabriel 1976)."""
+    indices = range(len(p_values))
+    subsets = [set(s) for size in range(1, len(p_values) + 1) for s in itertools.combinations(indices, size)]
+    bonferroni = [min(1.0, len(subset) * min(p_values[index] for index in subset)) for subset in subsets]
+    worst = [max(p for subset, p in zip(subsets, bonferroni, strict=True) if index in subset) for index in indices]
+    assert statistics.holm(p_values) == pytest.approx(worst)
+
+
+def test_holm_leaves_out_what_was_not_tested() -> None:
+    adjusted = statistics.holm([0.01, math.nan, 0.03])
+    assert math.isnan(adjusted[1])
+    assert [adjusted[0], adjusted[2]] == pytest.approx([0.02, 0.03])
+    assert statistics.holm([]) == []
+
+
+def found_in(rows: list[dict[str, object]], recipe: str = "l1-30") -> statistics.Difference:
+    return statistics.differences(synthetic.matrix(rows), "fid", "baseline")[("mnist", "ncsn", recipe)]
+
+
+def cells(recipe: str, fids: tuple[float, ...], **changes: object) -> list[dict[str, object]]:
+    return [synthetic.row(recipe, seed, fid=fid, **changes) for seed, fid in enumerate(fids)]
+
+
+@pytest.mark.parametrize(
+    ("fids", "finding", "why"),
+    [
+        ((60.0, 61.0, 59.0), "worse", ""),
+        ((20.0, 21.0, 19.0), "better", ""),
+        ((44.0, 45.0, 44.0), "unresolved", "within the resolution, a ratio of 1.25"),
+        ((20.0, 90.0, 65.0), "unresolved", "after Holm's correction"),
+        ((90.0,), "one seed", "no interval and no test"),
+    ],
+)
+def test_findings(fids: tuple[float, ...], finding: str, why: str) -> None:
+    found = found_in(cells("baseline", (40.0, 41.0, 39.5)) + cells("l1-30", fids))
+    assert found.finding == finding
+    assert why in found.why
+    assert finding in statistics.FINDINGS
+
+
+def test_findings_where_there_is_nothing_to_compare() -> None:
+    base = cells("baseline", (40.0, 41.0))
+    failed = found_in([*base, synthetic.row("l1-30", status="failed")])
+    assert (failed.finding, failed.why) == ("failed", "train: loss is NaN at step 12")
+    assert found_in([*base, synthetic.row("l1-30", seed=7)]).finding == "no reference"
+    assert found_in([synthetic.row(status="failed"), synthetic.row("l1-30")]).finding == "no reference"
+    assert found_in([*base, synthetic.row("l1-30", fid=None)]).finding == "no value"
+    assert found_in(base, "baseline").finding == "reference"
+
+
+def test_the_resolution_is_that_of_frechet_distances_alone() -> None:
+    rows = [synthetic.row(seed=seed, train_s=200.0 + seed) for seed in range(3)]
+    rows += [synthetic.row("l1-30", seed, train_s=210.0 + seed) for seed in range(3)]
+    assert statistics.differences(synthetic.matrix(rows), "train_s", "baseline")[PRUNED].finding == "worse"
+
+
+def test_every_recipe_of_the_matrix_is_in_the_family() -> None:
+    """What is found alone is not found beside many others."""
+    rows = cells("baseline", (40.0, 41.0, 39.5)) + cells("l1-30", (60.0, 69.0, 56.0))
+    alone = found_in(rows)
+    assert alone.finding == "worse"
+    others = [name for name in synthetic.OPTIMIZATIONS if name not in ("baseline", "l1-30")]
+    for name in others:
+        rows += cells(name, (41.0, 39.0, 40.0))
+    beside = found_in(rows)
+    assert beside.p_holm == pytest.approx(min(1.0, alone.ratio.p * (1 + len(others))))
+    assert beside.finding == "unresolved"
+
+
+def test_sampling_noise_is_apart_from_the_spread_over_seeds() -> None:
+    rows = [synthetic.row(seed=seed, fid=10.0 + seed, fid_sampling_sd=sd) for seed, sd in enumerate((3.0, 4.0))]
+    matrix = synthetic.matrix([*rows, synthetic.row("l1-30")])
+    assert statistics.sampling_sd(matrix)[BASELINE] == pytest.approx(math.sqrt((9 + 16) / 2))
+    assert math.isnan(statistics.sampling_sd(matrix)[PRUNED])
+    assert statistics.by_recipe(matrix, "fid")[BASELINE].sd == pytest.approx(math.sqrt(0.5))
+
+
+TRIALS = 3000  # of a simulation: a share of 0.05 then has a standard deviation of 0.004
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_intervals_hold_the_truth_in_95_of_100_cases(seeds: int) -> None:
+    """Seeds move recipe and baseline together by a factor of their own, as they do in a matrix."""
+    generator = np.random.default_rng(3)
+    ratio = 1.4
+    held = narrow = 0
+    for _ in range(TRIALS):
+        common = generator.normal(0, 0.5, seeds)
+        base = np.exp(common + generator.normal(0, 0.1, seeds))
+        own = ratio * np.exp(common + generator.normal(0, 0.1, seeds))
+        found = statistics.paired(dict(enumerate(own)), dict(enumerate(base)))
+        held += found.low <= ratio <= found.high
+        logs = np.log(own / base)
+        narrow += abs(logs.mean() - math.log(ratio)) <= 1.96 * logs.std(ddof=1) / math.sqrt(seeds)
+    assert held / TRIALS == pytest.approx(0.95, abs=0.016)
+    assert narrow / TRIALS < 0.90, "with so few seeds 1.96 standard errors are too few"
+
+
+def test_the_paired_test_finds_nothing_in_95_of_100_cases_where_there_is_nothing() -> None:
+    generator = np.random.default_rng(4)
+    false = 0
+    for _ in range(TRIALS):
+        common = generator.normal(0, 0.5, 3)
+        base, own = (np.exp(common + generator.normal(0, 0.1, 3)) for _ in range(2))
+        false += statistics.paired(dict(enumerate(own)), dict(enumerate(base))).p < 0.05
+    assert false / TRIALS == pytest.approx(0.05, abs=0.016)
+
+
+def test_a_whole_table_without_differences_rarely_has_a_finding() -> None:
+    """Twelve recipes that are all the baseline: uncorrected about one table in three would hold a finding."""
+    generator = np.random.default_rng(5)
+    names = ["baseline", *(f"mine-{number}" for number in range(12))]
+    frame = pd.DataFrame(
+        [("mnist", "ncsn", name, seed, "ok", None) for name in names for seed in range(3)],
+        columns=["dataset", "model", "optimization", "seed", "status", "reason"],
+    )
+    tables = 600
+    corrected = uncorrected = 0
+    for _ in range(tables):
+        common = generator.normal(0, 0.3, 3)
+        frame["train_s"] = np.concatenate([np.exp(common + generator.normal(0, 0.2, 3)) for _ in names])
+        found = statistics.differences(frame, "train_s", "baseline").values()
+        corrected += any(difference.finding in ("better", "worse") for difference in found)
+        uncorrected += any(difference.ratio.p < 0.05 for difference in found)
+    assert corrected / tables <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / tables)
+    assert uncorrected / tables > 0.2

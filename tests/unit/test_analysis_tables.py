@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from slimdiff.analysis import charts, comparison, results, specs, tables
+from slimdiff.analysis import charts, comparison, differences, differencetables, results, specs, tables, verdicts
 
 ROOT = Path(__file__).parents[2]
 TABLES = {table.name: table for table in specs.TABLES}
@@ -232,7 +232,7 @@ def test_the_kind_of_a_recipe_follows_from_the_config(optimization: str, kind: s
 
 
 def test_every_table_is_written(tmp_path: Path, paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
-    tables.write_all(mixed, paper, tmp_path)
+    tables.write_all(mixed, paper, verdicts.to_json(mixed, []), tmp_path)
     expected = {f"{name}.{suffix}" for name in specs.TABLE_NAMES for suffix in specs.TABLE_FORMATS}
     assert {path.name for path in tmp_path.iterdir()} == expected
     cells = pd.read_csv(tmp_path / "cells.csv")
@@ -250,3 +250,97 @@ def test_what_a_reason_holds_cannot_break_a_table() -> None:
 @pytest.mark.parametrize(("percent", "text"), [(12.34, "+12.3 %"), (-0.04, "±0.0 %"), (-7.0, "−7.0 %")])
 def test_changes_carry_their_sign(percent: float, text: str) -> None:
     assert comparison.percent_text(percent, 1) == text
+
+
+@pytest.fixture(scope="module")
+def tested(paper: pd.DataFrame) -> pd.DataFrame:
+    """Better, worse, unresolved, one seed, half failed and failed."""
+    fids = {
+        "baseline": (40.0, 41.0, 39.5),
+        "groups-2": (20.0, 21.0, 19.5),
+        "l1-70": (80.0, 81.0, 79.5),
+        "l1-10": (41.0, 42.0, 40.0),
+        "random-10": (90.0,),
+    }
+    rows = [
+        synthetic.row(
+            name, seed, fid=fid, fid_sampling_sd=0.5, size_gzip_bytes=4_000_000 if name == "baseline" else 3_000_000
+        )
+        for name, values in fids.items()
+        for seed, fid in enumerate(values)
+    ]
+    rows += [synthetic.row("random-10", 1, status="failed"), synthetic.row("random-30", status="failed")]
+    return differences.table(synthetic.matrix(rows), paper)
+
+
+def test_differences_say_what_was_found_and_why_not_more(tested: pd.DataFrame) -> None:
+    found = {name: line(tested[tested["model"] == "ncsn"], name) for name in tested["optimization"].unique()[:17]}
+    assert {name: row["finding"] for name, row in found.items() if row["finding"] != "not run"} == {
+        "baseline": "reference",
+        "groups-2": "better",
+        "l1-70": "worse",
+        "l1-10": "unresolved",
+        "random-10": "one seed",
+        "random-30": "failed",
+    }
+    assert found["groups-2"]["fid_sampling_sd"] == pytest.approx(0.5)
+    assert found["groups-2"]["fid_sd"] == pytest.approx(0.7637626)
+    assert math.isnan(found["baseline"]["ratio"])
+    text = differencetables.differences_markdown(tested)
+    better = markdown_line(text, "groups-2")
+    assert better[1] == "3"
+    assert better[3:5] == ["0.76", "0.50"]
+    assert better[5].startswith("0.50 [0.4")
+    assert better[8] == "better"
+    single = markdown_line(text, "random-10")
+    assert single[2] == "90.00"
+    assert single[6:9] == ["–", "–", "one seed"]
+    assert single[9] == "no interval and no test; 1 of 2 seeds failed: train: loss is NaN at step 12"
+    assert "3 tests of this page" in text
+    assert "ddpm" not in text, "nothing of it was run"
+
+
+def test_differences_for_programs(tested: pd.DataFrame) -> None:
+    frame = pd.read_csv(io.StringIO(differencetables.differences_csv(tested)))
+    row = line(frame, "groups-2")
+    assert row["ratio_low"] < row["ratio"] < row["ratio_high"]
+    assert row["p"] < row["p_holm"] < 0.05
+    assert set(frame["model"]) == {"ncsn"}
+    assert pd.isna(line(frame, "l1-30")["fid"])
+
+
+def test_ours_beside_the_reports(tested: pd.DataFrame) -> None:
+    """The report's 2 groups are 15 % better and its L1 70 is 13 % worse; ours are twice as good and twice as bad."""
+    found = {str(row["optimization"]): row for _, row in tested[tested["model"] == "ncsn"].iterrows()}
+    assert found["groups-2"]["direction"] == differences.SAME
+    assert found["l1-70"]["direction"] == differences.SAME
+    assert found["l1-10"]["direction"] == differences.OPEN
+    assert found["l1-30"]["direction"] == ""
+    assert found["groups-2"]["report_fid_change_percent"] == pytest.approx(100 * (154.34 / 182.1 - 1))
+    text = differencetables.beside_markdown(tested)
+    row = markdown_line(text.partition("## mnist, ddpm")[0], "groups-2")
+    assert row[3].startswith("−49.8 %")
+    assert "[−5" in row[3]
+    assert row[4:7] == ["−15.2 %", "−25.0 %", "−38.8 %"]
+    assert "## mnist, ddpm" in text, "the report's stand alone where nothing was run"
+    frame = pd.read_csv(io.StringIO(differencetables.beside_csv(tested)))
+    assert set(frame["model"]) == {"ncsn", "ddpm"}
+    assert line(frame[frame["model"] == "ncsn"], "groups-2")["report_size_bytes_change_percent"] == -38.8
+
+
+def test_a_worse_recipe_that_the_report_found_better_is_opposite(paper: pd.DataFrame) -> None:
+    rows = [synthetic.row(seed=seed, fid=fid) for seed, fid in enumerate((40.0, 41.0))]
+    rows += [synthetic.row("groups-2", seed, fid=fid) for seed, fid in enumerate((80.0, 82.1))]
+    frame = differences.table(synthetic.matrix(rows), paper)
+    assert line(frame[frame["model"] == "ncsn"], "groups-2")["direction"] == differences.OPPOSITE
+
+
+def test_technique_tables_say_what_was_found(paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
+    spec = TABLES["table-2"]
+    text = tables.to_markdown(comparison.table(mixed, paper, spec), spec)
+    assert [markdown_line(text, name)[-2] for name in ("baseline", "random-10", "random-30", "l1-10")] == [
+        "reference",
+        "one seed",
+        "failed",
+        "not run",
+    ]

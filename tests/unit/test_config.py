@@ -225,6 +225,14 @@ def test_data_sets_keep_their_extractors_to_themselves() -> None:
     assert settings.extractors_settings(CONFIG, "digits") == {"dataset": "digits", **CONFIG["extractor_training"]}
 
 
+def test_what_scores_has_settings_of_its_own() -> None:
+    assert settings.classifier_settings(CONFIG, "digits") == {"dataset": "digits", **CONFIG["classifier_training"]}
+    assert settings.inception_kinds(CONFIG) == []
+    assert settings.inception_kinds(merge(CONFIG, {"inception": {"report": "download"}})) == ["report"]
+    assert settings.inception_settings(CONFIG, "digits", "report") == {"dataset": "digits", "kind": "report"}
+    assert settings.inception_weights_settings(CONFIG, "report") == {"kind": "report"}
+
+
 def test_provenance_is_the_part_that_the_matrix_uses() -> None:
     part = settings.provenance(merge(CONFIG, {"matrix": [entry(optimizations=["groups-2"])]}))
     assert {kind: list(part[kind]) for kind in ("datasets", "models", "trainings", "optimizations")} == {
@@ -505,6 +513,42 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
         {"datasets": {"digits": {"extractors_sha256": "0" * 64}}},
         "my.yaml: datasets.digits.extractors_sha256 needs the key extractors beside it",
     ),
+    "a classifier that is not there": (
+        {"datasets": {"mnist": {"classifier": "nowhere.safetensors"}}},
+        "my.yaml: datasets.mnist.classifier is 'nowhere.safetensors', which does not exist; correct it, or leave the "
+        "key out to have a classifier trained",
+    ),
+    "pinned digest without a classifier": (
+        {"datasets": {"digits": {"classifier_sha256": "0" * 64}}},
+        "my.yaml: datasets.digits.classifier_sha256 needs the key classifier beside it",
+    ),
+    "another classifier than the pinned one": (
+        {"datasets": {"mnist": {"classifier_sha256": "0" * 64}}},
+        f"my.yaml: datasets.mnist.classifier_sha256 is {'0' * 64}, and "
+        f"workflow/resources/classifiers/mnist.safetensors has "
+        f"{CONFIG['datasets']['mnist']['classifier_sha256']}; restore the file, or leave both keys out to have a "
+        "classifier trained",
+    ),
+    # Inception networks
+    "an Inception network of another name": (
+        {"inception": {"tensorflow": "download"}},
+        "my.yaml: inception.tensorflow is an unknown key; allowed in inception: standard, report",
+    ),
+    "weights that are neither downloaded nor there": (
+        {"inception": {"standard": "nowhere.pth"}, "sampling": {"n_samples": 5000}},
+        "my.yaml: inception.standard is 'nowhere.pth', which does not exist; allowed: null, download, or the path of "
+        "the weights",
+    ),
+    "weights that are no path": (
+        {"inception": {"report": 7}},
+        "my.yaml: inception.report is 7; allowed: null or download or text (null: leave it out; download; or the path "
+        "of the published weights)",
+    ),
+    "fewer samples than Inception has features": (
+        {"inception": {"report": "download"}, "sampling": {"n_samples": 2047}},
+        "my.yaml: sampling.n_samples is 2047; allowed with inception.report: 2048 or more, one per feature, better "
+        "10,000; raise it, or set inception.report to null",
+    ),
 }
 
 
@@ -591,8 +635,9 @@ def test_the_last_file_that_holds_the_key_is_named() -> None:
         check(merge(CONFIG, two), SCHEMA, files)
 
 
-def test_shipped_extractors_are_the_pinned_ones() -> None:
+def test_shipped_networks_are_the_pinned_ones() -> None:
     shipped = {name: data for name, data in CONFIG["datasets"].items() if "extractors" in data}
     assert set(shipped) == {"mnist", "fashion_mnist"}
     for data in shipped.values():
         assert digest(ROOT / data["extractors"]) == data["extractors_sha256"]
+        assert digest(ROOT / data["classifier"]) == data["classifier_sha256"]

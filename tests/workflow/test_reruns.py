@@ -36,8 +36,8 @@ FRECHET = "workflow/src/slimdiff/metrics/frechet.py"
 
 
 def gathered(**jobs: set[str]) -> Jobs:
-    """`jobs` and the two that follow any change of a row."""
-    return {**jobs, "aggregate": {""}, "report": {""}}
+    """`jobs` and the three that follow any change of a row."""
+    return {**jobs, "aggregate": {""}, "claims": {""}, "report": {""}}
 
 
 def of_cells(cells: set[str], *rules: str) -> Jobs:
@@ -53,6 +53,7 @@ def test_a_first_run_has_each_job_once(finished: Path) -> None:
     assert everything == gathered(
         data={"digits"},
         extractors={"digits"},
+        classifier={"digits"},
         reference={"digits"},
         train=TRAININGS,
         **of_cells(CELLS),
@@ -148,6 +149,7 @@ def test_editing_a_measurement(tree: Path, edit: Edit, old: str, new: str, rules
         "results/train/digits/ncsn/plain/seed0/weights.safetensors",
         "results/cells/digits/ncsn/l1-30/seed0/model.safetensors",
         "workflow/resources/paper_reference.csv",
+        "workflow/resources/claims.yaml",
         "workflow/src/slimdiff/stages/train.py",
         "workflow/rules/train.smk",
         "config.yaml",
@@ -207,6 +209,17 @@ def test_a_real_edit_of_a_sampler_retrains_nothing(tree: Path) -> None:
 def test_a_real_edit_of_a_figure(tree: Path) -> None:
     append(tree / "workflow/src/slimdiff/analysis/plots.py", "\n\nEXTRA = 1\n")
     assert planned(tree, *SMOKE) == {"report": {""}}
+
+
+def test_a_real_edit_of_a_verdict(tree: Path) -> None:
+    append(tree / "workflow/src/slimdiff/analysis/verdicts.py", "\n\nEXTRA = 1\n")
+    assert planned(tree, *SMOKE) == {"claims": {""}, "report": {""}}
+
+
+def test_adding_a_claim(tree: Path) -> None:
+    claim = "- {id: mine, claim: It holds., source: me, comparisons: [fid(ncsn/ema) < fid(ncsn/baseline)]}\n"
+    append(tree / "workflow/resources/claims.yaml", claim)
+    assert planned(tree, *SMOKE) == {"claims": {""}, "report": {""}}
 
 
 def test_a_moved_tree_is_still_finished(tree: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_dry_run_lists_the_matrix(fresh: Path, preset: str | None, without_tor
     jobs = planned(fresh, *overlay, **without_torch)
     for rule in ("compress", "sample", "score", "profile", "row"):
         assert jobs[rule] == cells
-    assert jobs["aggregate"] == jobs["report"] == {""}
+    assert jobs["aggregate"] == jobs["claims"] == jobs["report"] == {""}
 
 
 def test_a_thousand_cells_are_planned_quickly_and_without_torch(
@@ -133,9 +133,17 @@ def test_a_crash_stops_no_other_job(stood_in: Path) -> None:
     assert "profile" in planned(stood_in, *SMOKE)
 
 
-def test_the_shipped_extractors_can_be_made_again(fresh: Path) -> None:
-    target = "results/data/mnist/extractors.safetensors"
-    assert planned(fresh, target) == {"data": {"mnist"}, "extractors": {"mnist"}}
+@pytest.mark.parametrize("network", ["extractors", "classifier"])
+def test_the_shipped_networks_can_be_made_again(fresh: Path, network: str) -> None:
+    target = f"results/data/mnist/{network}.safetensors"
+    assert planned(fresh, target) == {"data": {"mnist"}, network: {"mnist"}}
+
+
+def test_inception_is_left_out_until_it_is_asked_for(fresh: Path) -> None:
+    assert not {"inception", "inception_weights"} & planned(fresh).keys()
+    asked = planned(fresh, "--config", "inception={report: download}", "sampling={n_samples: 2048}")
+    assert asked["inception"] == {"mnist/report"}
+    assert asked["inception_weights"] == {"report"}
 
 
 @pytest.mark.parametrize(
@@ -147,12 +155,19 @@ def test_the_shipped_extractors_can_be_made_again(fresh: Path) -> None:
             "--config: sampling.n_samples is 32; allowed: a whole number at least 64",
         ),
         (["--config", "trainings={plain: {learning_rate: 1e-3}}"], "--config: trainings.plain.learning_rate is '1e-3'"),
+        (["--config", "claims=[mine.yaml]"], "--config: claims[0] is 'mine.yaml', which does not exist"),
+        (
+            ["--config", "claims=[bad-claims.yaml]"],
+            "bad-claims.yaml: claim 'mine': comparison 'fd(ncsn/ema) < 3' has the column 'fd'; allowed: ",
+        ),
         (["--configfile", "bad.yaml"], "bad.yaml: matrix[0].optimizations[1] is 'l1-31'; allowed: baseline, "),
     ],
 )
 def test_a_mistake_in_the_configuration_is_one_line(tree: Path, arguments: list[str], expected: str) -> None:
     entry = {"dataset": "digits", "model": "ncsn", "optimizations": ["ema", "l1-31"], "seeds": [0]}
     (tree / "bad.yaml").write_text(json.dumps({"matrix": [entry]}))
+    claim = {"id": "mine", "claim": "It holds.", "source": "me", "comparisons": ["fd(ncsn/ema) < 3"]}
+    (tree / "bad-claims.yaml").write_text(json.dumps([claim]))
     done = snakemake(tree, "--cores", "1", *arguments)
     assert done.returncode == 1
     errors = [line for line in (done.stdout + done.stderr).splitlines() if "error" in line.lower()]

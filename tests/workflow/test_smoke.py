@@ -105,12 +105,21 @@ def test_tables_and_figures_are_written(run: Path) -> None:
     for name in TABLE_NAMES:
         assert len(pd.read_csv(run / "results" / "tables" / f"{name}.csv")) > 0
         assert "|" in (run / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8")
-    assert {"figure-1", "figure-2", "figure-5", "figure-6", "pareto"} == set(FIGURE_NAMES)
+    assert {"figure-1", "figure-2", "figure-5", "figure-6", "beside-report", "pareto"} == set(FIGURE_NAMES)
     for name in FIGURE_NAMES:
         assert "<svg" in (run / "results" / "figures" / f"{name}.svg").read_text(encoding="utf-8")
         assert "<html" in (run / "results" / "figures" / f"{name}.html").read_text(encoding="utf-8").lower()
         with Image.open(run / "results" / "figures" / f"{name}.png") as picture:
             assert min(picture.size) > 100
+
+
+def test_every_claim_has_a_verdict(run: Path) -> None:
+    """One seed, so nothing that luck moves is decided; what no seed moves is."""
+    record = json.loads((run / "results" / "claims.json").read_text(encoding="utf-8"))
+    found = {claim["id"]: claim for claim in record["claims"]}
+    assert found["ncsn-groups2"]["dataset"] == "digits"
+    assert [part["verdict"] for part in found["ncsn-groups2"]["parts"]] == ["unresolved", "replicated"]
+    assert found["ncsn-middle"]["verdict"] == found["cifar-generalizes"]["verdict"] == "not run"
 
 
 def test_the_report_needs_no_network(run: Path) -> None:

@@ -1,4 +1,4 @@
-"""One row per cell, then all rows in one file."""
+"""One row per cell, then all rows in one file, then what they say about the claims."""
 
 
 rule row:
@@ -38,3 +38,22 @@ rule aggregate:
     shell:
         "python -u -m slimdiff.stages.aggregate --matrix {params.matrix:q} --config {params.config:q} --code {params.code}"
         " --cells results/cells --out {output.matrix:q} >{log:q} 2>&1"
+
+
+rule claims:
+    input:
+        matrix=rules.aggregate.output.matrix,
+        paper="workflow/resources/paper_reference.csv",
+        claims=config["claims"],
+    output:
+        claims="results/claims.json",
+    log:
+        "results/logs/claims.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        code=get_code("claims"),
+    shell:
+        "python -u -m slimdiff.stages.claims --code {params.code} --matrix {input.matrix:q} --paper {input.paper:q}"
+        " --claims {input.claims:q} --out {output.claims:q} >{log:q} 2>&1"

@@ -22,6 +22,7 @@ os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.get
 shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(SOURCE))}; ")
 
 from slimdiff import config as settings
+from slimdiff.analysis.claimfile import read as read_claims
 from slimdiff.errors import UserError
 from slimdiff.fingerprint import fingerprint
 from slimdiff.settings import canonical
@@ -46,6 +47,7 @@ def check_config():
     schema = Path(workflow.basedir, "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8")
     try:
         check(config, yaml.safe_load(schema), {**files, "--config": given})
+        read_claims(config["claims"])
     except UserError as error:
         sys.exit(f"error: {error}")  # not WorkflowError, which adds four lines on where it was raised
 
@@ -96,13 +98,8 @@ def get_cell_files(pattern):
 def get_final_output():
     """What `snakemake` makes when it is told nothing else: results, and the models and pictures that people go on with."""
     cells = [rules.compress.output.model, rules.sample.output.grid]
-    return [*rules.aggregate.output, *rules.report.output, *(path for cell in cells for path in get_cell_files(cell))]
-
-
-def in_report(path, category, format):
-    """Output: `path`, shown in the report under its name."""
-    name = Path(path).stem
-    return report(path, caption=f"../report/{name}.rst", category=category, labels={"name": name, "format": format})
+    shared = [*rules.aggregate.output, *rules.claims.output, *rules.report.output]
+    return [*shared, *(path for cell in cells for path in get_cell_files(cell))]
 
 
 def write_html(path):
@@ -135,3 +132,4 @@ wildcard_constraints:
     training=any_of(config["trainings"]),
     optimization=any_of(config["optimizations"]),
     seed=r"\d+",
+    kind=any_of(config["inception"]),

@@ -4,9 +4,16 @@ from slimdiff.analysis.picks import sample_cells
 from slimdiff.analysis.specs import FIGURE_NAMES, TABLE_NAMES
 
 
+def in_report(path, category, format):
+    """Output: `path`, shown in the report under its name."""
+    name = Path(path).stem
+    return report(path, caption=f"../report/{name}.rst", category=category, labels={"name": name, "format": format})
+
+
 rule report:
     input:
         matrix=rules.aggregate.output.matrix,
+        claims=rules.claims.output.claims,
         paper="workflow/resources/paper_reference.csv",
         samples=[rules.sample.output.samples.format(**asdict(cell)) for cell in sample_cells(config)],
     output:
@@ -24,7 +31,7 @@ rule report:
         code=get_code("report"),
     shell:
         "python -u -m slimdiff.stages.report --code {params.code} --matrix {input.matrix:q} --paper {input.paper:q}"
-        " --cells results/cells --out-tables results/tables --out-figures results/figures >{log:q} 2>&1"
+        " --claims {input.claims:q} --cells results/cells --out-tables results/tables --out-figures results/figures >{log:q} 2>&1"
 
 
 onsuccess:

@@ -9,12 +9,15 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from slimdiff.config import Cell, Config, expand, training_of, training_options
+from slimdiff import files
+from slimdiff.config import Cell, Config, expand, inception_kinds, training_of, training_options
 from slimdiff.families import FAMILIES, SAMPLER_CONSTANTS, divisors, steps_problem
 
 NCSN_SMALLEST_IMAGE = 17  # pixels that four unpadded 3×3 convolutions of strides 1, 2, 2, 2 leave one of
 DDPM_IMAGE_STEP = 8  # three halvings
 CLASSES = {"mnist": 10, "fashion_mnist": 10, "cifar10": 10, "digits": 10}  # of the sources; a folder's are counted
+SHIPPED_NETWORKS = {"extractors": "extractors", "classifier": "a classifier"}  # keys of a data set, and what they name
+INCEPTION_FEATURES = 2048
 FOLDER_KEYS = ("path", "image_size", "channels", "test_fraction")  # what a folder of images must be told
 
 
@@ -30,6 +33,7 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from _dataset_problems(config)
     yield from _name_problems(config)
     yield from _cell_problems(config)
+    yield from _inception_problems(config)
     yield from _file_problems(config)
 
 
@@ -48,8 +52,9 @@ def _dataset_problems(config: Config) -> Iterator[Problem]:
                 yield Problem((*path, key), "is missing; source: folder needs it")
             if not folder and key in options:
                 yield Problem((*path, key), f"is only for source: folder, and the source is {options['source']}")
-        if "extractors_sha256" in options and "extractors" not in options:
-            yield Problem((*path, "extractors_sha256"), "needs the key extractors beside it")
+        for network in SHIPPED_NETWORKS:
+            if f"{network}_sha256" in options and network not in options:
+                yield Problem((*path, f"{network}_sha256"), f"needs the key {network} beside it")
 
 
 def _name_problems(config: Config) -> Iterator[Problem]:
@@ -232,16 +237,42 @@ GROUPED_CHANNELS: dict[str, Callable[[Mapping[str, Any]], list[int]]] = {
 }
 
 
+def _inception_problems(config: Config) -> Iterator[Problem]:
+    """Inception networks that are asked for: their weights, and enough samples for their features."""
+    n_samples = config["sampling"]["n_samples"]
+    for kind in inception_kinds(config):
+        weights = config["inception"][kind]
+        if weights != "download" and not Path(weights).is_file():
+            text = f"is {weights!r}, which does not exist; allowed: null, download, or the path of the weights"
+            yield Problem(("inception", kind), text)
+        if n_samples < INCEPTION_FEATURES:
+            text = (
+                f"is {n_samples}; allowed with inception.{kind}: {INCEPTION_FEATURES} or more, one per feature, better "
+                f"10,000; raise it, or set inception.{kind} to null"
+            )
+            yield Problem(("sampling", "n_samples"), text)
+
+
 def _file_problems(config: Config) -> Iterator[Problem]:
-    """Files of the data sets that the matrix uses."""
+    """Files of claims, and those of the data sets that the matrix uses."""
+    for index, file in enumerate(config["claims"]):
+        if not Path(file).is_file():
+            yield Problem(("claims", index), f"is {file!r}, which does not exist; correct it, or take it out")
     for name in dict.fromkeys(entry["dataset"] for entry in config["matrix"]):
         options, path = config["datasets"][name], ("datasets", name)
-        extractors = options.get("extractors")
-        if extractors is not None and not Path(extractors).is_file():
-            text = (
-                f"is {extractors!r}, which does not exist; correct it, or leave the key out to have extractors trained"
-            )
-            yield Problem((*path, "extractors"), text)
+        for network, noun in SHIPPED_NETWORKS.items():
+            file = options.get(network)
+            if file is not None and not Path(file).is_file():
+                text = f"is {file!r}, which does not exist; correct it, or leave the key out to have {noun} trained"
+                yield Problem((*path, network), text)
+                continue
+            pinned, found = options.get(f"{network}_sha256"), files.digest(file) if file is not None else None
+            if pinned not in (None, found):
+                text = (
+                    f"is {pinned}, and {file} has {found}; restore the file, or leave both keys out to have {noun} "
+                    "trained"
+                )
+                yield Problem((*path, f"{network}_sha256"), text)
         if options["source"] != "folder":
             continue
         folder = Path(options["path"])

@@ -48,11 +48,12 @@ def compare(
     Columns: dataset, model, optimization, label, kind, status ("ok", "not run", "failed: …", "1 of 3 seeds failed:
     …"), seeds (that did not fail), then for each measure `m` its mean m, m_low and m_high (95 %), m_change_percent
     against `reference` and the report's report_p and report_p_change_percent; approximate (columns that the report
-    prints with a tilde), note. Missing numbers are NaN.
+    prints with a tilde), finding (`statistics.differences` of the FID, or "not run"), note. Missing numbers are NaN.
     """
     outcomes = statistics.outcomes(matrix)
     summaries = {measure.column: statistics.by_recipe(matrix, measure.column) for measure in measures}
     changes = {m.column: statistics.change(matrix, m.column, reference) for m in measures if m.change}
+    found = statistics.differences(matrix, "fid", reference)
     rows = []
     for dataset, model in pairs(matrix, family):
         for line in lines:
@@ -71,7 +72,9 @@ def compare(
                 summary = summaries[measure.column].get(key, Summary())
                 row |= _ours(measure, summary, changes.get(measure.column, {}).get(key, Summary()))
                 row |= _theirs(measure, line.paper, paper_reference)
-            rows.append(row | {"approximate": (line.paper or {}).get("approximate"), "note": line.note})
+            finding = found[key].finding if key in found else NOT_RUN
+            approximate = (line.paper or {}).get("approximate")
+            rows.append(row | {"approximate": approximate, "finding": finding, "note": line.note})
     return pd.DataFrame(rows)
 
 

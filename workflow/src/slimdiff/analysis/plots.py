@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import charts, comparison, labels, specs, statistics
+from slimdiff.analysis import beside, charts, comparison, labels, specs, statistics
 from slimdiff.analysis.charts import CHARACTER_PX, FONT_PX, LogAxis
 from slimdiff.analysis.comparison import NOT_RUN, percent_text
 from slimdiff.analysis.specs import FigureSpec
@@ -40,9 +40,16 @@ PARETO_TOOLTIP = [
 def write_all(matrix: pd.DataFrame, paper: pd.DataFrame, folder: Path) -> None:
     """Write every figure of the specs into `folder`, in every format."""
     for spec in specs.FIGURES:
-        chart = techniques(matrix, paper, spec) if spec.kind == "techniques" else pareto(matrix, spec)
+        chart = draw(matrix, paper, spec)
         for suffix in specs.FIGURE_FORMATS:
             charts.save(chart, folder / f"{spec.name}.{suffix}")
+
+
+def draw(matrix: pd.DataFrame, paper: pd.DataFrame, spec: FigureSpec) -> alt.VConcatChart:
+    """The figure that `spec` declares."""
+    if spec.kind == "techniques":
+        return techniques(matrix, paper, spec)
+    return beside.chart(matrix, paper, spec.title) if spec.kind == "beside" else pareto(matrix, spec)
 
 
 def techniques(matrix: pd.DataFrame, paper: pd.DataFrame, spec: FigureSpec) -> alt.VConcatChart:

@@ -97,8 +97,10 @@ def write_matrix(path: Path, frame: pd.DataFrame, source: Mapping[str, Any]) -> 
 def read_matrix(path: str | os.PathLike[str]) -> pd.DataFrame:
     """The matrix in `path`; units in `attrs["units"]`, provenance in `attrs["provenance"]`.
 
+    A file of an older slimdiff may lack columns that came later: they are null, as what a run did not measure.
+
     Raises:
-        UserError: the file is missing, is no Parquet, or was written with other columns.
+        UserError: the file is missing, is no Parquet, or holds columns that slimdiff does not know or of other types.
     """
     try:
         table = pq.read_table(path)
@@ -106,12 +108,15 @@ def read_matrix(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise UserError(f"{path} does not exist: run the workflow to make it") from None
     except pa.ArrowInvalid as error:
         raise UserError(f"{path} is not readable Parquet ({error}); delete it and run again") from None
-    expected = [(column.name, _ARROW[column.dtype]) for column in COLUMNS]
-    if [(field.name, field.type) for field in table.schema] != expected:
+    found = {field.name: field.type for field in table.schema}
+    known = {column.name: _ARROW[column.dtype] for column in COLUMNS}
+    needed = {column.name for column in COLUMNS if column.required}
+    if len(found) != len(table.schema) or not found.items() <= known.items() or not needed <= found.keys():
         raise UserError(
             f"{path} has other columns than slimdiff {slimdiff.__version__} writes; delete it and run again"
         )
-    frame = to_frame(table.to_pylist())
+    missing = dict.fromkeys(known.keys() - found.keys())
+    frame = to_frame([row | missing for row in table.to_pylist()])
     frame.attrs["provenance"] = json.loads((table.schema.metadata or {}).get(FOOTER_KEY, b"{}"))
     return frame
 

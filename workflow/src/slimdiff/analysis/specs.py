@@ -68,7 +68,7 @@ class FigureSpec:
 
     name: str
     title: str
-    kind: Literal["techniques", "pareto"]
+    kind: Literal["techniques", "beside", "pareto"]
     tables: tuple[str, ...] = ()
 
 
@@ -200,6 +200,7 @@ FIGURES: tuple[FigureSpec, ...] = (
         "techniques",
         ("table-4", "table-5", "table-6", "table-7", "table-8"),
     ),
+    FigureSpec("beside-report", "Change of FID against the baseline, ours beside the report's", "beside"),
     FigureSpec("pareto", "Size against FID", "pareto"),
 )
 
@@ -220,7 +221,8 @@ GALLERIES: tuple[GallerySpec, ...] = (
 )
 
 CELLS = "cells"  # the table of everything, one line per cell
-TABLE_NAMES = (*(table.name for table in TABLES), CELLS)
+SUMMARIES = ("claims", "differences", "beside-report")  # tables of all recipes and all claims
+TABLE_NAMES = (*SUMMARIES, *(table.name for table in TABLES), CELLS)
 FIGURE_NAMES = (*(figure.name for figure in FIGURES), *(gallery.name for gallery in GALLERIES))
 TABLE_FORMATS = ("csv", "md")
 FIGURE_FORMATS = ("svg", "png", "html")

@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from slimdiff import files
-from slimdiff.analysis import comparison, specs
+from slimdiff.analysis import claimtables, comparison, differencetables, specs
 from slimdiff.analysis.comparison import percent_text
+from slimdiff.analysis.markdown import NOTHING, grid, missing, text
 from slimdiff.analysis.specs import Measure, TableSpec
 
 CAPTION = (
@@ -17,7 +18,8 @@ CAPTION = (
     "in-domain, on features of small networks trained on the data set itself; the report's is an Inception FID whose "
     "input was normalized twice. Its times are of other hardware and, by default, of another sampler; its numbers are "
     "for MNIST. Our means are over seeds that did not fail, with the 95 % t-interval in square brackets; a single seed "
-    "has none. Changes are geometric means of the ratios of equal seeds. "
+    "has none. Changes are geometric means of the ratios of equal seeds. The finding is that on the FID against "
+    "`{reference}`, after Holm's correction over all recipes of the matrix and within the metric's resolution. "
     "A tilde marks a number that the report prints as approximate or only elsewhere."
 )
 CELLS_TITLE = "All cells"
@@ -31,6 +33,10 @@ CELLS_COLUMNS = {  # column of the matrix → heading and decimals of the Markdo
     "fid": ("FID", 2),
     "rfid": ("rFID (%)", 2),
     "class_accuracy": ("class accuracy", 3),
+    "class_tv": ("class distance", 3),
+    "low_confidence": ("low confidence", 3),
+    "coverage": ("coverage", 3),
+    "memorization_p": ("memorization p", 3),
     "n_samples": ("images", 0),
     "params": ("parameters", 0),
     "params_nonzero": ("non-zero", 0),
@@ -41,15 +47,16 @@ CELLS_COLUMNS = {  # column of the matrix → heading and decimals of the Markdo
     "device": ("device", 0),
     "reason": ("reason", 0),
 }
-NOTHING = "–"
 
 
-def write_all(matrix: pd.DataFrame, paper: pd.DataFrame, folder: Path) -> None:
-    """Write every table of the specs, and the table of cells, into `folder`."""
+def write_all(matrix: pd.DataFrame, paper: pd.DataFrame, verdicts: Mapping[str, Any], folder: Path) -> None:
+    """Write every table into `folder`; `verdicts` is the record that the stage `claims` writes."""
     for spec in specs.TABLES:
         frame = comparison.table(matrix, paper, spec)
         files.write_text(folder / f"{spec.name}.csv", to_csv(frame, spec.measures))
         files.write_text(folder / f"{spec.name}.md", to_markdown(frame, spec))
+    differencetables.write_all(matrix, paper, folder)
+    claimtables.write_all(verdicts, folder)
     files.write_text(folder / f"{specs.CELLS}.csv", matrix.drop(columns="settings").to_csv(index=False))
     files.write_text(folder / f"{specs.CELLS}.md", cells_markdown(matrix))
 
@@ -70,7 +77,7 @@ def to_markdown(frame: pd.DataFrame, spec: TableSpec) -> str:
         for measure in spec.measures:
             header += [measure.heading] + ([f"{measure.heading}, report"] if measure.paper else [])
         lines = [_markdown_line(row, spec) for row in block.to_dict("records")]
-        parts += [f"## {dataset}, {model}", _grid([*header, "note"], lines)]
+        parts += [f"## {dataset}, {model}", grid([*header, "finding", "note"], lines)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -78,24 +85,24 @@ def cells_markdown(matrix: pd.DataFrame) -> str:
     """One line per cell, with the columns that a person reads."""
     lines = []
     for row in matrix[list(CELLS_COLUMNS)].to_dict("records"):
-        lines.append([_text(row[name], decimals) for name, (_, decimals) in CELLS_COLUMNS.items()])
+        lines.append([text(row[name], decimals) for name, (_, decimals) in CELLS_COLUMNS.items()])
     header = [heading for heading, _ in CELLS_COLUMNS.values()]
-    return "\n\n".join([f"# {CELLS_TITLE}", CELLS_CAPTION, _grid(header, lines)]) + "\n"
+    return "\n\n".join([f"# {CELLS_TITLE}", CELLS_CAPTION, grid(header, lines)]) + "\n"
 
 
 def _markdown_line(row: Mapping[Any, Any], spec: TableSpec) -> list[str]:
     line = [f"`{row['optimization']}`", str(row["label"] or NOTHING), _seeds(row)]
     for measure in spec.measures:
         own = _measured(row[measure.column], measure)
-        if measure.interval and not _missing(row[f"{measure.column}_low"]):
+        if measure.interval and not missing(row[f"{measure.column}_low"]):
             low, high = (_measured(row[f"{measure.column}_{end}"], measure) for end in ("low", "high"))
             own += f" [{low}, {high}]"
         line.append(own + _change(row, measure.column, spec))
         if measure.paper:
-            theirs = _text(row[f"report_{measure.paper}"], measure.decimals)
+            theirs = text(row[f"report_{measure.paper}"], measure.decimals)
             tilde = "~" if measure.paper in str(row["approximate"]).split(";") and theirs != NOTHING else ""
             line.append(tilde + theirs + _change(row, f"report_{measure.paper}", spec))
-    return [*line, str(row["note"])]
+    return [*line, str(row["finding"]), str(row["note"])]
 
 
 def _decimals(measure: Measure) -> dict[str, int]:
@@ -124,23 +131,5 @@ def _change(row: Mapping[Any, Any], column: str, spec: TableSpec) -> str:
 def _measured(value: object, measure: Measure) -> str:
     """Our `value` as people read it: a share in percent."""
     if measure.share and isinstance(value, float):
-        return _text(100 * value, measure.decimals - 2)
-    return _text(value, measure.decimals)
-
-
-def _text(value: object, decimals: int) -> str:
-    if _missing(value):
-        return NOTHING
-    return f"{value:.{decimals}f}" if isinstance(value, float) else str(value)
-
-
-def _missing(value: object) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
-
-
-def _grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; bars and line breaks inside cells are made harmless."""
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join(
-        "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in row) + " |" for row in rows
-    )
+        return text(100 * value, measure.decimals - 2)
+    return text(value, measure.decimals)

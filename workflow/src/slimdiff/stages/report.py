@@ -1,9 +1,10 @@
-"""Draw the tables and figures of the matrix, with the report's numbers beside ours."""
+"""Draw the tables and figures of the matrix, with the report's numbers beside ours and the verdicts on its claims."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from slimdiff import files
 from slimdiff.analysis import galleries, plots, results, tables
 from slimdiff.stages import command
 
@@ -12,6 +13,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     stage = argparse.ArgumentParser(description=__doc__)
     stage.add_argument("--matrix", required=True, type=Path, help="matrix.parquet")
     stage.add_argument("--paper", required=True, type=Path, help="the report's numbers: paper_reference.csv")
+    stage.add_argument("--claims", required=True, type=Path, help="claims.json")
     stage.add_argument("--cells", required=True, type=Path, help="folder of the cells, with the samples of each")
     stage.add_argument("--out-tables", required=True, type=Path, help="folder of the tables, CSV and Markdown")
     stage.add_argument("--out-figures", required=True, type=Path, help="folder of the figures, SVG, PNG and HTML")
@@ -20,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     matrix = results.read_matrix(arguments.matrix)
     paper = results.read_paper(arguments.paper)
-    tables.write_all(matrix, paper, arguments.out_tables)
+    tables.write_all(matrix, paper, files.read_json(arguments.claims), arguments.out_tables)
     plots.write_all(matrix, paper, arguments.out_figures)
     galleries.write_all(matrix, arguments.cells, arguments.out_figures)
 

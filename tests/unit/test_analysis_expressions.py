@@ -1,0 +1,150 @@
+"""The language of claims: what it means, and that no text brings it down."""
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slimdiff.analysis import expressions
+from slimdiff.analysis.columns import COLUMNS
+from slimdiff.analysis.expressions import Comparison, Failure, Place, Term
+from slimdiff.errors import UserError
+
+
+def refusal(text: str, family: str | None = "ncsn") -> str:
+    with pytest.raises(UserError) as caught:
+        expressions.parse(text, family)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "; " in message or "allowed: " in message, "it says the way out"
+    return message
+
+
+def test_a_comparison_of_two_cells() -> None:
+    assert expressions.parse("fid(groups-2) < fid(baseline)", "ncsn") == Comparison(
+        "fid(groups-2) < fid(baseline)",
+        Term("fid", Place(None, "ncsn", "groups-2")),
+        "<",
+        1.0,
+        Term("fid", Place(None, "ncsn", "baseline")),
+        None,
+    )
+
+
+def test_a_factor_a_family_and_a_data_set() -> None:
+    found = expressions.parse(" fid( cifar10 :ddpm / ema+l1-30 )\n> 2.5*fid(ncsn/baseline)")
+    assert isinstance(found, Comparison)
+    assert found.left.place == Place("cifar10", "ddpm", "ema+l1-30")
+    assert (found.operator, found.factor, found.right) == (">", 2.5, Term("fid", Place(None, "ncsn", "baseline")))
+    assert found.text == "fid( cifar10 :ddpm / ema+l1-30 ) > 2.5*fid(ncsn/baseline)"
+
+
+def test_a_number_on_the_right() -> None:
+    found = expressions.parse("class_accuracy(cifar10: ddpm/groups-2+l1-10) > 0.5")
+    assert isinstance(found, Comparison)
+    assert (found.factor, found.right, found.within) == (0.5, None, None)
+
+
+def test_a_margin() -> None:
+    found = expressions.parse("inference_ms_per_image(*) = inference_ms_per_image(baseline) within 10 %", "ddpm")
+    assert isinstance(found, Comparison)
+    assert found.left.place.recipe == expressions.EVERY
+    assert found.within == pytest.approx(0.1)
+    number = expressions.parse("coverage(ema) = 0.9 within 2.5%", "ddpm")
+    assert isinstance(number, Comparison)
+    assert (number.factor, number.within) == (0.9, pytest.approx(0.025))
+
+
+def test_a_failure() -> None:
+    found = expressions.parse("failed(ema+linear-8bit-frozen)", "ddpm")
+    assert found == Failure("failed(ema+linear-8bit-frozen)", Place(None, "ddpm", "ema+linear-8bit-frozen"))
+    assert found.places == (Place(None, "ddpm", "ema+linear-8bit-frozen"),)
+
+
+def test_every_number_of_the_matrix_can_be_asked_for() -> None:
+    assert {"fid", "kid", "size_gzip_bytes", "params_nonzero", "coverage", "nearest_ratio"} <= set(expressions.NAMES)
+    assert not {"seed", "status", "settings", "dataset"} & set(expressions.NAMES)
+    assert set(expressions.NAMES) <= {column.name for column in COLUMNS}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "has no <, > or ="),
+        ("fid(a)", "compares fid with nothing"),
+        ("fid(a) < ", "where COLUMN(cell) is wanted"),
+        ("fid(a) fid(b)", "has no <, > or ="),
+        ("fid(a) < fid(b) < fid(c)", "has 2 of <, > and ="),
+        ("fid(a) <= fid(b)", "has 2 of <, > and ="),
+        ("fd(a) < fd(b)", "has the column 'fd'; allowed: params, "),
+        ("settings(a) < settings(b)", "has the column 'settings'"),
+        ("fid(a b) < fid(c)", "has the cell 'a b'; allowed: [data set:] [family/] recipe"),
+        ("fid(a/b/c) < fid(c)", "has the cell 'a/b/c'"),
+        ("fid(gan/a) < fid(b)", "has the family 'gan'; allowed: ncsn, ddpm"),
+        ("fid(a) < fid(*)", "has * on its right"),
+        ("failed(*)", "has * in failed"),
+        ("fid(a) < 0 * fid(b)", "has the number 0; allowed: a number above 0"),
+        ("fid(a) < 1e999", "has the number 1e999"),
+        ("fid(a) < -1", "where COLUMN(cell) is wanted"),
+        ("2 * fid(a) < fid(b)", "where COLUMN(cell) is wanted"),
+        ("fid(a) = fid(b)", "needs a margin after ="),
+        ("fid(a) < fid(b) within 10 %", "has a margin after <"),
+        ("fid(a) = fid(b) within ten %", "needs a margin after ="),
+        ("fid(a) = fid(b) within 0 %", "has the number 0"),
+        ("fid(a) < fid(a)", "compares a cell with itself"),
+        ("__import__('os').system('true') < 1", "where COLUMN(cell) is wanted"),
+        ("fid(" + "a" * 400 + ") < 1", "is too long; allowed: 300 characters"),
+    ],
+)
+def test_what_is_no_comparison_is_refused(text: str, complaint: str) -> None:
+    assert complaint in refusal(text)
+
+
+def test_a_cell_needs_a_family() -> None:
+    assert "does not say the family of 'groups-2'; write it before, as in ncsn/groups-2" in refusal(
+        "fid(groups-2) < fid(ncsn/baseline)", None
+    )
+
+
+PIECES = st.sampled_from(
+    [
+        *"<>=()*/:%.-+ \n0129",
+        "fid",
+        "failed",
+        "within",
+        "10 %",
+        "2 *",
+        "ncsn/",
+        "mnist:",
+        "baseline",
+        "1e5",
+        "é",
+        "\x00",
+    ]
+)
+
+
+@given(st.one_of(st.text(max_size=350), st.lists(PIECES, max_size=20).map("".join)))
+def test_any_text_is_a_comparison_or_refused_in_one_line(text: str) -> None:
+    try:
+        found = expressions.parse(text, "ncsn")
+    except UserError as error:
+        assert str(error).splitlines() == [str(error)]
+    else:
+        assert expressions.parse(found.text, "ncsn") == found
+
+
+NAMES = st.text(string.ascii_letters + string.digits + "._+-", max_size=8).map("a".__add__)
+
+
+@given(NAMES, NAMES, NAMES, st.sampled_from(expressions.NAMES), st.floats(1e-6, 1e6), st.sampled_from("<>"))
+def test_what_the_names_of_a_config_allow_can_be_said(
+    dataset: str, left: str, right: str, column: str, factor: float, operator: str
+) -> None:
+    text = f"{column}({dataset}: ncsn/{left}) {operator} {factor!r} * {column}(ddpm/{right})"
+    found = expressions.parse(text)
+    assert isinstance(found, Comparison)
+    assert found.left == Term(column, Place(dataset, "ncsn", left))
+    assert found.right == Term(column, Place(None, "ddpm", right))
+    assert (found.operator, found.factor) == (operator, factor)
