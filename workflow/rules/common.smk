@@ -73,47 +73,6 @@ def get_folder_listing(wildcards):
     return hashlib.sha256(canonical(listing).encode()).hexdigest()
 
 
-def get_training(wildcards, path):
-    """Input: `path` of the training that a cell starts from."""
-    names = dict(wildcards.items())
-    return path.format(training=settings.training_of(config, names.pop("optimization")), **names)
-
-
-def get_extractors(wildcards):
-    """Input: the extractors that come with slimdiff or that the user names, else those that a job trains."""
-    shipped = config["datasets"][wildcards.dataset].get("extractors")
-    return shipped or rules.extractors.output.extractors.format(dataset=wildcards.dataset)
-
-
-def get_all_cores(wildcards):
-    """Threads: every core that a run on this machine was given; on a cluster one, or what set-threads says."""
-    return workflow.cores if workflow.local_exec and workflow.is_main_process else 1
-
-
-def get_cell_files(pattern):
-    """The paths that `pattern` stands for in all cells of the matrix."""
-    return [pattern.format(**asdict(cell)) for cell in settings.expand(config["matrix"])]
-
-
-def get_final_output():
-    """What `snakemake` makes when it is told nothing else: results, and the models and pictures that people go on with."""
-    cells = [rules.compress.output.model, rules.sample.output.grid]
-    shared = [*rules.aggregate.output, *rules.claims.output, *rules.report.output]
-    return [*shared, *(path for cell in cells for path in get_cell_files(cell))]
-
-
-def write_html(path):
-    """Let a second Snakemake write its report: it reads finished results, so no job of this run could."""
-    if not all(Path(output).exists() for output in get_final_output()):
-        return  # only a part was asked for
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(config, file)
-        file.flush()
-        arguments = ["--report", path, "--nolock", "--replace-workflow-config", "--configfile", file.name]
-        if subprocess.run([sys.executable, "-m", "snakemake", "--quiet", "all", *arguments]).returncode == 0:
-            logger.info(f"Report: {path}")
-
-
 def any_of(names):
     """Wildcard constraint: one of these names."""
     return "|".join(map(re.escape, names))

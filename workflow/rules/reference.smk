@@ -49,12 +49,6 @@ rule classifier:
         " --images {input.images:q} --gpu {resources.gpu} --threads {threads} --out {output.classifier:q} >{log:q} 2>&1"
 
 
-def get_classifier(wildcards):
-    """Input: the judge that comes with slimdiff or that the user names, else the one that a job trains."""
-    shipped = config["datasets"][wildcards.dataset].get("classifier")
-    return shipped or rules.classifier.output.classifier.format(dataset=wildcards.dataset)
-
-
 rule reference:
     input:
         images=rules.data.output.images,
@@ -99,13 +93,6 @@ rule inception_weights:
         " --data-dir {resources.data_dir:q} --out {output.weights:q} >{log:q} 2>&1"
 
 
-def get_inception_weights(wildcards):
-    """Input: the file that the user names, else the one that a job downloads."""
-    given = config["inception"][wildcards.kind]
-    downloaded = rules.inception_weights.output.weights.format(kind=wildcards.kind)
-    return downloaded if given in (None, "download") else given
-
-
 rule inception:
     input:
         images=rules.data.output.images,
@@ -130,9 +117,3 @@ rule inception:
         "python -u -m slimdiff.stages.inception --settings {params.settings:q} --code {params.code}"
         " --images {input.images:q} --weights {input.weights:q}"
         " --gpu {resources.gpu} --threads {threads} --out {output.reference:q} >{log:q} 2>&1"
-
-
-def get_inception(wildcards):
-    """Input: the references of the Inception networks that the configuration asks for, none by default."""
-    pattern = rules.inception.output.reference
-    return [pattern.format(dataset=wildcards.dataset, kind=kind) for kind in settings.inception_kinds(config)]

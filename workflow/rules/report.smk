@@ -4,12 +4,6 @@ from slimdiff.analysis.picks import sample_cells
 from slimdiff.analysis.specs import FIGURE_NAMES, TABLE_NAMES
 
 
-def in_report(path, category, format):
-    """Output: `path`, shown in the report under its name."""
-    name = Path(path).stem
-    return report(path, caption=f"../report/{name}.rst", category=category, labels={"name": name, "format": format})
-
-
 rule report:
     input:
         matrix=rules.aggregate.output.matrix,

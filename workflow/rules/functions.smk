@@ -1,0 +1,67 @@
+"""Functions that rules call: what a job reads, how many cores it takes, what a run makes in the end."""
+
+
+def get_training(wildcards, path):
+    """Input: `path` of the training that a cell starts from."""
+    names = dict(wildcards.items())
+    return path.format(training=settings.training_of(config, names.pop("optimization")), **names)
+
+
+def get_extractors(wildcards):
+    """Input: the extractors that come with slimdiff or that the user names, else those that a job trains."""
+    shipped = config["datasets"][wildcards.dataset].get("extractors")
+    return shipped or rules.extractors.output.extractors.format(dataset=wildcards.dataset)
+
+
+def get_classifier(wildcards):
+    """Input: the judge that comes with slimdiff or that the user names, else the one that a job trains."""
+    shipped = config["datasets"][wildcards.dataset].get("classifier")
+    return shipped or rules.classifier.output.classifier.format(dataset=wildcards.dataset)
+
+
+def get_inception_weights(wildcards):
+    """Input: the file that the user names, else the one that a job downloads."""
+    given = config["inception"][wildcards.kind]
+    downloaded = rules.inception_weights.output.weights.format(kind=wildcards.kind)
+    return downloaded if given in (None, "download") else given
+
+
+def get_inception(wildcards):
+    """Input: the references of the Inception networks that the configuration asks for, none by default."""
+    pattern = rules.inception.output.reference
+    return [pattern.format(dataset=wildcards.dataset, kind=kind) for kind in settings.inception_kinds(config)]
+
+
+def get_all_cores(wildcards):
+    """Threads: every core that a run on this machine was given; on a cluster one, or what set-threads says."""
+    return workflow.cores if workflow.local_exec and workflow.is_main_process else 1
+
+
+def get_cell_files(pattern):
+    """The paths that `pattern` stands for in all cells of the matrix."""
+    return [pattern.format(**asdict(cell)) for cell in settings.expand(config["matrix"])]
+
+
+def get_final_output():
+    """What `snakemake` makes when it is told nothing else: results, and the models and pictures that people go on with."""
+    cells = [rules.compress.output.model, rules.sample.output.grid]
+    shared = [*rules.aggregate.output, *rules.claims.output, *rules.report.output]
+    return [*shared, *(path for cell in cells for path in get_cell_files(cell))]
+
+
+def in_report(path, category, format):
+    """Output: `path`, shown in the report under its name."""
+    name = Path(path).stem
+    return report(path, caption=f"../report/{name}.rst", category=category, labels={"name": name, "format": format})
+
+
+def write_html(path):
+    """Let a second Snakemake write its report: it reads finished results, so no job of this run could."""
+    if not all(Path(output).exists() for output in get_final_output()):
+        return  # only a part was asked for
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(config, file)
+        file.flush()
+        arguments = ["--report", path, "--nolock", "--replace-workflow-config", "--configfile", file.name]
+        if subprocess.run([sys.executable, "-m", "snakemake", "--quiet", "all", *arguments]).returncode == 0:
+            logger.info(f"Report: {path}")
