@@ -43,7 +43,8 @@ def yardstick(digits: ImageSet) -> Iterator[Yardstick]:
         patch.setattr(classifier_training, "MIN_STEPS", STEPS)
         how = ExtractorSettings("digits", (0, 1, 2), epochs=1, batch_size=64, learning_rate=2e-3)
         networks = [train_extractor(train, test, 10, how, seed, CPU).extractor.double() for seed in how.seeds]
-        judge = train_classifier(train, test, 10, ClassifierSettings("digits", 3, 1, 64, 2e-3), CPU).classifier
+        of_judge = ClassifierSettings("digits", 3, epochs=1, batch_size=64, learning_rate=2e-3)
+        judge = train_classifier(train, test, 10, of_judge, CPU).classifier
     yield Yardstick(
         reference=reference.measure(digits.train_images, digits.test_images, networks, "digits", "", "", CPU),
         extractors=networks,

@@ -14,12 +14,12 @@ from torch import nn
 
 from slimdiff import tensorfile
 from slimdiff.errors import UserError
+from slimdiff.metrics.batches import BATCH_SIZE, check_shape, in_batches
 
 KIND = "classifier"
 LARGEST_MAP = 4  # height and width of the last feature map at most, so that the file stays small for large images
 SMALLEST_IMAGE = 4
 ARCHITECTURE = "conv5-32 stride 2, conv3-64, batch norm, max pool 2, conv3-64, batch norm, average pool, linear-classes"
-BATCH_SIZE = 64  # stays in the cache
 CONFIDENT = 0.9  # a lower probability of the most likely class is low confidence
 
 
@@ -112,15 +112,13 @@ def probabilities(
     Raises:
         UserError: the images have another size than the classifier takes.
     """
-    if tuple(images.shape[1:]) != classifier.image_shape:
-        shapes = ["×".join(map(str, shape)) for shape in (images.shape[1:], classifier.image_shape)]
-        raise UserError(f"images are {shapes[0]} (channels×height×width), the classifier takes {shapes[1]}")
+    check_shape(images, classifier.image_shape, "the classifier takes")
     classifier.to(device)
-    found = torch.empty(len(images), classifier.n_classes, dtype=torch.float64)
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size].to(device)
-        found[start : start + batch_size] = classifier(batch).double().softmax(dim=1)
-    return found
+
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        return classifier(batch).double().softmax(dim=1)
+
+    return in_batches(run, images, classifier.n_classes, batch_size, device)
 
 
 def shares(labels: torch.Tensor, n_classes: int) -> torch.Tensor:

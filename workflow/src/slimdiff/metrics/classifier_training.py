@@ -6,18 +6,15 @@ import torch
 
 from slimdiff.metrics import fitting
 from slimdiff.metrics.classifier import Classifier
-from slimdiff.metrics.fitting import MIN_STEPS, fit
+from slimdiff.metrics.fitting import MIN_STEPS, FitSettings, Labelled
 
 
 @dataclass(frozen=True)
-class ClassifierSettings:
+class ClassifierSettings(FitSettings):
     """How the classifier of one data set is trained."""
 
     dataset: str
     seed: int
-    epochs: int  # at least; see MIN_STEPS
-    batch_size: int
-    learning_rate: float  # Adam's at the start; falls linearly to nothing
 
 
 @dataclass(frozen=True)
@@ -29,8 +26,8 @@ class TrainedClassifier:
 
 
 def train_classifier(
-    train: tuple[torch.Tensor, torch.Tensor],
-    test: tuple[torch.Tensor, torch.Tensor],
+    train: Labelled,
+    test: Labelled,
     n_classes: int,
     settings: ClassifierSettings,
     device: torch.device,
@@ -40,21 +37,15 @@ def train_classifier(
     Args:
         train, test: images uint8 (N, C, H, W) and labels int64 (N,).
     """
-    images, labels = (tensor.to(device) for tensor in train)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        classifier = Classifier(tuple(images.shape[1:]), n_classes).to(device)
-    fit(
-        classifier,
-        classifier,
-        images,
-        labels,
-        epochs=settings.epochs,
+    classifier, right = fitting.train_network(
+        lambda shape: Classifier(shape, n_classes),
+        lambda network: network,
+        train,
+        test,
+        settings,
         min_steps=MIN_STEPS,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
         seed=settings.seed,
         name="classifier",
+        device=device,
     )
-    right = fitting.accuracy(classifier, *test, device=device)
-    return TrainedClassifier(classifier.cpu(), right)
+    return TrainedClassifier(classifier, right)

@@ -6,18 +6,15 @@ import torch
 
 from slimdiff.metrics import fitting
 from slimdiff.metrics.extractors import Extractor
-from slimdiff.metrics.fitting import MIN_STEPS, fit
+from slimdiff.metrics.fitting import MIN_STEPS, FitSettings, Labelled
 
 
 @dataclass(frozen=True)
-class ExtractorSettings:
+class ExtractorSettings(FitSettings):
     """How the extractors of one data set are trained."""
 
     dataset: str
     seeds: tuple[int, ...]  # one extractor each
-    epochs: int  # at least; see MIN_STEPS
-    batch_size: int
-    learning_rate: float  # Adam's at the start; falls linearly to nothing
 
 
 @dataclass(frozen=True)
@@ -29,8 +26,8 @@ class TrainedExtractor:
 
 
 def train_extractor(
-    train: tuple[torch.Tensor, torch.Tensor],
-    test: tuple[torch.Tensor, torch.Tensor],
+    train: Labelled,
+    test: Labelled,
     n_classes: int,
     settings: ExtractorSettings,
     seed: int,
@@ -41,24 +38,18 @@ def train_extractor(
     Args:
         train, test: images uint8 (N, C, H, W) and labels int64 (N,).
     """
-    images, labels = (tensor.to(device) for tensor in train)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        extractor = Extractor(tuple(images.shape[1:]), n_classes).to(device)
-    fit(
-        extractor,
-        extractor.logits,
-        images,
-        labels,
-        epochs=settings.epochs,
+    extractor, right = fitting.train_network(
+        lambda shape: Extractor(shape, n_classes),
+        lambda network: network.logits,
+        train,
+        test,
+        settings,
         min_steps=MIN_STEPS,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
         seed=seed,
         name=f"extractor of seed {seed}",
+        device=device,
     )
-    right = accuracy(extractor, *test, device=device)
-    return TrainedExtractor(extractor.cpu(), right)
+    return TrainedExtractor(extractor, right)
 
 
 def accuracy(extractor: Extractor, images: torch.Tensor, labels: torch.Tensor, device: torch.device) -> float:

@@ -10,13 +10,13 @@ from torch import nn
 
 from slimdiff import tensorfile
 from slimdiff.errors import UserError
+from slimdiff.metrics.batches import BATCH_SIZE, check_shape, in_batches
 
 KIND = "extractors"
 FEATURES = 64  # 128 gave a higher floor and no sharper ordering of damaged images
 LARGEST_MAP = 8  # height and width of the last feature map at most, so that the file stays small for large images
 SMALLEST_IMAGE = 4
 ARCHITECTURE = f"conv5-16, pool 2, conv3-32, batch norm, pool 2, linear-{FEATURES}, linear-classes"
-BATCH_SIZE = 64  # stays in the cache: in double precision on a CPU, 250 took nearly twice as long
 
 
 class Extractor(nn.Module):
@@ -111,13 +111,5 @@ def features(
     Raises:
         UserError: the images have another size than the extractor takes.
     """
-    if tuple(images.shape[1:]) != extractor.image_shape:
-        shapes = ["×".join(map(str, shape)) for shape in (images.shape[1:], extractor.image_shape)]
-        raise UserError(f"images are {shapes[0]} (channels×height×width), the extractors take {shapes[1]}")
-    extractor.to(device)
-    # One block for all: small results kept between large temporary ones would leave the heap full of holes (7.6 GB).
-    found = torch.empty(len(images), FEATURES, dtype=torch.float64)
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size].to(device)
-        found[start : start + batch_size] = extractor.features(batch)
-    return found
+    check_shape(images, extractor.image_shape, "the extractors take")
+    return in_batches(extractor.to(device).features, images, FEATURES, batch_size, device)

@@ -58,7 +58,17 @@ def build(kind: str, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-class Standard(nn.Module):
+class Wrapped(nn.Module):
+    """An Inception network in `inception`, with the way of its kind to give it images."""
+
+    inception: nn.Module
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What the network can be built from again."""
+        return dict(self.inception.state_dict())
+
+
+class Standard(Wrapped):
     """torch-fidelity's Inception, which resizes as TensorFlow 1 did and takes pixels to (x - 128) / 128."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -77,12 +87,8 @@ class Standard(nn.Module):
         found: torch.Tensor = self.inception(images)[0]
         return found
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """What the network can be built from again."""
-        return dict(self.inception.state_dict())
 
-
-class Report(nn.Module):
+class Report(Wrapped):
     """torchvision's Inception with the report's input: [-1, 1] first, then shifted once more by transform_input.
 
     The three channels that the network sees lie in [-0.49, 0.43], [-0.54, 0.36] and [-0.64, 0.26].
@@ -102,10 +108,6 @@ class Report(nn.Module):
         x = F.interpolate(x, size=(INPUT_SIDE, INPUT_SIDE), mode="bilinear", align_corners=False)
         found: torch.Tensor = self.inception(x * 2 - 1)
         return found
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """What the network can be built from again."""
-        return dict(self.inception.state_dict())
 
 
 NETWORKS: dict[str, Callable[[Mapping[str, torch.Tensor]], Any]] = {"standard": Standard, "report": Report}

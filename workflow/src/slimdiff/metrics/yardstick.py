@@ -69,14 +69,17 @@ def read(
             f"{reference_path} was made from other images (SHA-256 {known.images_sha256}) than the data set's "
             f"({images_sha256}): delete the reference and run again"
         )
-    headers = {classifier_path: classifier.read_header(classifier_path)}
-    headers |= {path: inception.read_header(path) for path in inception_paths}
-    for path, header in headers.items():
+    inception_headers = [inception.read_header(path) for path in inception_paths]
+    headers = [classifier.read_header(classifier_path), *inception_headers]
+    for path, header in zip([classifier_path, *inception_paths], headers, strict=True):
         if header["dataset"] != known.dataset:
             raise UserError(
                 f"{path} is for data set {header['dataset']!r}, the reference for {known.dataset!r}: correct "
                 f"config key datasets.{known.dataset}.classifier, or delete the file and run again"
             )
+    kinds = [header["inception"] for header in inception_headers]
+    if len(set(kinds)) < len(kinds):  # two of a kind would be written into one column
+        raise UserError(f"--inception names {len(kinds)} files of kinds {', '.join(kinds)}; allowed: one of each kind")
     judge, images, labels = classifier.read(classifier_path), *training
     return Yardstick(
         reference=known,
@@ -85,13 +88,5 @@ def read(
         judge_sha256=files.digest(classifier_path),
         train_images=images,
         class_shares=classifier.shares(labels, judge.n_classes),
-        inception=_one_of_each_kind(inception_paths),
+        inception=[inception.read(path) for path in inception_paths],
     )
-
-
-def _one_of_each_kind(paths: Sequence[Path]) -> list[InceptionReference]:
-    """The references in `paths`; two of a kind would be written into one column."""
-    kinds = [inception.read_header(path)["inception"] for path in paths]
-    if len(set(kinds)) < len(kinds):
-        raise UserError(f"--inception names {len(kinds)} files of kinds {', '.join(kinds)}; allowed: one of each kind")
-    return [inception.read(path) for path in paths]
