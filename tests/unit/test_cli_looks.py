@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from clifolders import BASELINE, DIGITS, EXTRA, FAILED, PRUNED, REAL, row, write, write_cell
+from clifolders import BASELINE, DIGITS, EXTRA, FAILED, MISSING, PRUNED, REAL, row, write, write_cell
 from PIL import Image
 
 from slimdiff import files
@@ -43,6 +43,17 @@ def test_status_of_a_fresh_clone_says_what_is_missing(clone: Path, command: Comm
     out = command("status", "--results", "empty")[1]
     assert "0 done, 0 failed, 11 missing of the 11 that config.yaml asks for" in out
     assert "`slimdiff run` begins" in out
+
+
+def test_status_says_how_far_a_cell_is_that_has_no_row_yet(results: Path, command: Command) -> None:
+    write(results / "cells" / MISSING / "model.safetensors", {})
+    write(results / "cells" / MISSING / "samples.npz", {})
+    found = json.loads(command("status", "--json")[1])
+    assert found["missing"] == [MISSING]
+    assert found["begun"] == {MISSING: ["model", "samples"]}
+    out = command("status")[1]
+    assert "1 missing of the 4 that config.yaml asks for (1 begun)" in out
+    assert f"{MISSING}  model, samples" in out
 
 
 def test_status_of_a_preset(results: Path, command: Command) -> None:

@@ -25,6 +25,7 @@ STALE_S = 120.0  # a running training reports every ten seconds, more rarely onl
 REFRESH_S = 2.0
 LISTED = 20  # cells named before it says how many more there are
 BAR_WIDTH = 30
+PARTS = {"model.safetensors": "model", "samples.npz": "samples", "score.json": "score", "profile.json": "profile"}
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Survey:
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)  # cell → reason
     missing: list[str] = field(default_factory=list)
+    begun: dict[str, list[str]] = field(default_factory=dict)  # of the missing → what is there already
     unasked: list[str] = field(default_factory=list)  # on disk, but not in the matrix
     trainings_finished: list[str] = field(default_factory=list)
     trainings_running: dict[str, dict[str, Any]] = field(default_factory=dict)  # training → its last report
@@ -41,7 +43,8 @@ class Survey:
 
     def is_empty(self) -> bool:
         """Whether nothing was begun."""
-        return not (self.done or self.failed or self.unasked or self.trainings_finished or self.reports())
+        begun = self.begun or self.trainings_finished or self.reports()
+        return not (self.done or self.failed or self.unasked or begun)
 
     def reports(self) -> dict[str, dict[str, Any]]:
         """Of the trainings that have begun and not ended, the running ones first."""
@@ -85,6 +88,8 @@ def survey(results: Path, asked: Sequence[str] | None, now: float) -> Survey:
     for name in asked if asked is not None else sorted(present):
         if name not in present:
             found.missing.append(name)
+            if parts := [part for file, part in PARTS.items() if (results / "cells" / name / file).exists()]:
+                found.begun[name] = parts
         elif present[name]["status"] == "ok":
             found.done.append(name)
         else:
@@ -124,6 +129,8 @@ def _shown(found: Survey, source: str, now: float, bars: bool) -> Iterator[Rende
     counts = f"{len(found.done)} done, {len(found.failed)} failed"
     if source:
         counts += f", {len(found.missing)} missing of the {total} that {source} asks for"
+    if found.begun:
+        counts += f" ({len(found.begun)} begun)"
     if found.unasked:
         counts += f"; {len(found.unasked)} more that it does not"
     yield Text(f"cells      {counts}")
@@ -137,11 +144,13 @@ def _shown(found: Survey, source: str, now: float, bars: bool) -> Iterator[Rende
         yield Text()
         yield _trainings(found, now, bars)
     failed = [f"{name}  {reason}" for name, reason in found.failed.items()]
-    for heading, lines in (("failed", failed), ("missing", found.missing)):
+    begun = [f"{name}  {', '.join(parts)}" for name, parts in found.begun.items()]
+    untouched = [name for name in found.missing if name not in found.begun]
+    for heading, lines in (("failed", failed), ("begun, with what is there", begun), ("missing", untouched)):
         if lines:
             yield Text(f"\n{heading}", style="bold")
             yield Text("\n".join(lines[:LISTED]))  # a reason may hold brackets, which are markup elsewhere
-    if max(len(found.failed), len(found.missing)) > LISTED:
+    if max(len(found.failed), len(begun), len(untouched)) > LISTED:
         yield Text("… `slimdiff status --json` lists all")
 
 
