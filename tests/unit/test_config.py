@@ -191,6 +191,17 @@ def test_a_ddpms_sampler_has_its_guidance_whatever_the_method() -> None:
     assert settings.sampler_options(config, "ddpm", "baseline") == sampler
 
 
+def test_a_speedup_is_held_against_the_same_model_and_seed_if_the_matrix_has_it() -> None:
+    entry = {"dataset": "digits", "model": "ncsn", "seeds": [0, 1]}
+    matrix = [{**entry, "optimizations": ["ema"]}, {**entry, "optimizations": ["baseline"], "seeds": [1]}]
+    config = {"profile": {"reference": "baseline"}, "matrix": matrix}
+    cell = {"dataset": "digits", "model": "ncsn", "optimization": "ema"}
+    assert settings.reference_of(config, **cell, seed="1") == settings.Cell("digits", "ncsn", "baseline", 1)
+    assert settings.reference_of(config, **cell, seed="0") is None
+    assert settings.reference_of(config, **{**cell, "model": "ddpm"}, seed=1) is None
+    assert settings.reference_of({**config, "profile": {"reference": None}}, **cell, seed=1) is None
+
+
 @pytest.mark.parametrize(
     ("overlay", "changed"),
     [
@@ -204,6 +215,7 @@ def test_a_ddpms_sampler_has_its_guidance_whatever_the_method() -> None:
         ({"sampling": {"n_samples": 100}}, {"sample", "score"}),
         ({"sampling": {"batch_size": 10}}, {"sample", "profile"}),
         ({"profile": {"repeats": 9}}, {"profile"}),
+        ({"profile": {"reference": None}}, set()),
         ({"datasets": {"digits": {"source": "mnist"}}}, set()),
     ],
 )
@@ -324,6 +336,10 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
     "unknown optimization": (
         {"matrix": [entry(optimizations=["baseline", "l1-31"])]},
         "my.yaml: matrix[0].optimizations[1] is 'l1-31'; allowed: baseline, ema, ",
+    ),
+    "unknown recipe to hold speeds against": (
+        {"profile": {"reference": "base"}},
+        "my.yaml: profile.reference is 'base'; allowed: baseline, ema, ",
     ),
     "unknown optimization, the way out": (
         {"matrix": [entry(optimizations=["l1-31"])]},

@@ -4,7 +4,15 @@ import gzip
 
 import pytest
 import torch
-from builders import model_header, ncsn_model, small_unet_model, training, unet_training, write_small_model
+from builders import (
+    UNET_SAMPLER,
+    model_header,
+    ncsn_model,
+    small_unet_model,
+    training,
+    unet_training,
+    write_small_model,
+)
 
 import slimdiff
 from slimdiff import weightfile
@@ -110,6 +118,17 @@ def test_a_profile_has_its_columns(tmp_path, family):
     assert found["peak_memory_bytes"] > 50e6
     assert found["size_packed_bytes"] is None
     assert found["batch_size"] == 4
+    assert found["speedup"] is None
+
+
+def test_a_speedup_is_held_against_the_reference(tmp_path):
+    """Nine times the evaluations of the network take longer, also on a busy machine."""
+    slow, fast = tmp_path / "slow.safetensors", tmp_path / "fast.safetensors"
+    write_small_model(fast, "ddpm", sampler={**UNET_SAMPLER, "steps": 2})
+    write_small_model(slow, "ddpm", sampler={**UNET_SAMPLER, "steps": 14})
+    found = profile(fast, SETTINGS, torch.device("cpu"), slow)
+    assert 1.0 < found["speedup_low"] <= found["speedup"] <= found["speedup_high"]
+    assert profile(slow, SETTINGS, torch.device("cpu"), fast)["speedup_batch_1"] < 1.0
 
 
 def test_zeros_shrink_the_gzipped_file_and_not_the_file(tmp_path):

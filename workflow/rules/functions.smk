@@ -32,6 +32,12 @@ def get_inception(wildcards):
     return [pattern.format(dataset=wildcards.dataset, kind=kind) for kind in settings.inception_kinds(config)]
 
 
+def get_reference(wildcards):
+    """Input: the model that a cell's speed is held against; none where the matrix does not hold it."""
+    reference = settings.reference_of(config, **dict(wildcards.items()))
+    return rules.compress.output.model.format(**asdict(reference)) if reference else []
+
+
 def get_all_cores(wildcards):
     """Threads: every core that a run on this machine was given; on a cluster one, or what set-threads says."""
     return workflow.cores if workflow.local_exec and workflow.is_main_process else 1

@@ -4,6 +4,7 @@
 rule profile:
     input:
         model=rules.compress.output.model,
+        reference=get_reference,
     output:
         profile=f"results/cells/{CELL}/profile.json",
     log:
@@ -18,6 +19,7 @@ rule profile:
     params:
         settings=get_settings(settings.profile_settings),
         code=get_code("profile"),
+        reference=lambda wildcards, input: ["--reference", input.reference] if input.get("reference") else [],
     shell:
         "python -u -m slimdiff.stages.profile --settings {params.settings:q} --code {params.code}"
-        " --model {input.model:q} --gpu {resources.gpu} --threads {threads} --out {output.profile:q} >{log:q} 2>&1"
+        " --model {input.model:q} {params.reference:q} --gpu {resources.gpu} --threads {threads} --out {output.profile:q} >{log:q} 2>&1"

@@ -127,7 +127,18 @@ def score_settings(config: Config, dataset: str, model: str, optimization: str, 
 
 def profile_settings(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> dict[str, Any]:
     """Settings of the stage `profile`."""
-    return {**config["profile"], "batch_size": config["sampling"]["batch_size"], "seed": int(seed)}
+    measured = {key: config["profile"][key] for key in ("repeats", "warmup")}
+    return {**measured, "batch_size": config["sampling"]["batch_size"], "seed": int(seed)}
+
+
+def reference_of(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> Cell | None:
+    """The cell that the speed of another one is held against: of the same model and seed, if the matrix holds it."""
+    recipe = config["profile"]["reference"]
+    for entry in config["matrix"]:
+        same = (entry["dataset"], entry["model"]) == (dataset, model) and int(seed) in entry["seeds"]
+        if same and recipe in entry["optimizations"]:
+            return Cell(dataset, model, recipe, int(seed))
+    return None
 
 
 def row_settings(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> dict[str, Any]:

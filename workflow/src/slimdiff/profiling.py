@@ -1,14 +1,14 @@
 """What a model costs: parameters, arithmetic, bytes, time and memory of a full sampling run.
 
 Latency is the wall time of sampling a whole batch divided by its images: from drawing the noise to pixels on the CPU.
+A speedup is the ratio of two latencies measured in turns (slimdiff.racing).
 """
 
 import gzip
 import resource
 import statistics
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from slimdiff import checkpoint
 from slimdiff.checkpoint import Loaded
 from slimdiff.compression.linears import dense_weight
-from slimdiff.devices import synchronize
 from slimdiff.models.registry import build_network
 from slimdiff.quietbnb import is_quantized
+from slimdiff.racing import race
 
 GZIP_LEVEL = 6  # gzip's own default, as the command line tool has it
 
 
-def profile(path: Path, settings: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+def profile(
+    path: Path, settings: Mapping[str, Any], device: torch.device, reference: Path | None = None
+) -> dict[str, Any]:
     """Measure the model in `path` on `device`.
 
     Args:
         settings: `batch_size` of the sampling run, `repeats` and `warmup` runs of each measurement, `seed`.
+        reference: model that this one's speed is held against, in turns; the model itself shows what is noise.
 
     Returns:
         The profile's columns of the matrix (units in the names).
@@ -39,9 +42,12 @@ def profile(path: Path, settings: Mapping[str, Any], device: torch.device) -> di
     params, nonzero = count_parameters(loaded.network)
     batch_size = settings["batch_size"]
     reset_peak_memory(device)
-    whole = latency_ms_per_image(loaded, batch_size, settings, device)
-    memory = peak_memory_bytes(device)
-    single = latency_ms_per_image(loaded, 1, settings, device)
+    loaded.sample(batch_size, seed=settings["seed"], batch_size=batch_size)
+    memory = peak_memory_bytes(device)  # before there is a second model
+    other = checkpoint.load(reference, device) if reference else None
+    rounds = (settings["repeats"], settings["warmup"], settings["seed"], device)
+    whole = race(loaded, other, batch_size, *rounds)
+    single = race(loaded, other, 1, *rounds)
     return {
         "status": loaded.settings["status"],
         "reason": loaded.settings["reason"],
@@ -51,14 +57,23 @@ def profile(path: Path, settings: Mapping[str, Any], device: torch.device) -> di
         "size_bytes": path.stat().st_size,
         "size_gzip_bytes": gzip_bytes(path),
         "size_packed_bytes": None,
-        "inference_ms_per_image": whole[0],
-        "inference_ms_per_image_iqr": whole[1],
-        "inference_ms_per_image_batch_1": single[0],
-        "inference_ms_per_image_batch_1_iqr": single[1],
+        "inference_ms_per_image": whole.median(),
+        "inference_ms_per_image_iqr": whole.spread(),
+        "inference_ms_per_image_batch_1": single.median(),
+        "inference_ms_per_image_batch_1_iqr": single.spread(),
+        **_speedups(whole.speedups(), "speedup"),
+        **_speedups(single.speedups(), "speedup_batch_1"),
         "batch_size": batch_size,
         "peak_memory_bytes": memory,
         "compile_s": None,
     }
+
+
+def _speedups(ratios: Sequence[float], name: str) -> dict[str, float | None]:
+    """Median and range of the rounds' ratios as columns; null where there was no reference."""
+    if not ratios:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    return {name: statistics.median(ratios), f"{name}_low": ratios[0], f"{name}_high": ratios[-1]}
 
 
 def count_parameters(network: nn.Module) -> tuple[int, int]:
@@ -84,24 +99,6 @@ def count_macs(loaded: Loaded) -> int:
         with FlopCounterMode(display=False) as counter:
             network(x, torch.empty(1))
     return counter.get_total_flops() // 2
-
-
-def latency_ms_per_image(
-    loaded: Loaded, batch_size: int, settings: Mapping[str, Any], device: torch.device
-) -> tuple[float, float]:
-    """Median and interquartile range of `repeats` sampling runs of one batch, after `warmup` runs that do not count."""
-    times = []
-    for run in range(settings["warmup"] + settings["repeats"]):
-        synchronize(device)
-        start = time.perf_counter()
-        loaded.sample(batch_size, seed=settings["seed"], batch_size=batch_size)
-        synchronize(device)
-        if run >= settings["warmup"]:
-            times.append((time.perf_counter() - start) * 1000.0 / batch_size)
-    if len(times) < 2:
-        return times[0], 0.0
-    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
-    return median, high - low
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -67,6 +67,8 @@ def _name_problems(config: Config) -> Iterator[Problem]:
         yield from _unknown(entry["model"], config, "models", (*path, "model"))
         for position, optimization in enumerate(entry["optimizations"]):
             yield from _unknown(optimization, config, "optimizations", (*path, "optimizations", position))
+    if (reference := config["profile"]["reference"]) is not None:
+        yield from _unknown(reference, config, "optimizations", ("profile", "reference"))
     seen: set[Cell] = set()
     for index, entry in enumerate(config["matrix"]):
         for cell in expand([entry]):

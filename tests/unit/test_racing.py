@@ -1,0 +1,70 @@
+"""Models timed in turns, against a clock that the test turns."""
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from slimdiff import racing
+from slimdiff.racing import race
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Clock:
+    """Seconds that pass only while a model samples; `load` is what else the machine does, by run."""
+
+    now: float = 0.0
+    runs: int = 0
+    load: list[float] = field(default_factory=list)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Model:
+    """Takes `s` seconds for each image on an idle machine."""
+
+    clock: Clock
+    s: float
+    turns: list[str]
+    name: str = "model"
+
+    def sample(self, n: int, seed: int, batch_size: int) -> None:
+        assert n == batch_size
+        slowed = self.clock.load[self.clock.runs] if self.clock.load else 1.0
+        self.clock.now += self.s * n * slowed
+        self.clock.runs += 1
+        self.turns.append(self.name)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(racing.time, "perf_counter", made)
+    return made
+
+
+def test_both_are_timed_in_turns_and_the_first_changes(clock):
+    turns = []
+    found = race(Model(clock, 0.01, turns, "a"), Model(clock, 0.04, turns, "b"), 10, 3, 1, 0, CPU)
+    assert "".join(turns) == "baabbaab"
+    assert found.ms == pytest.approx((10.0, 10.0, 10.0))
+    assert found.speedups() == pytest.approx([4.0, 4.0, 4.0])
+    assert (found.median(), found.spread()) == pytest.approx((10.0, 0.0))
+
+
+def test_a_machine_that_slows_down_changes_the_times_and_not_the_ratios(clock):
+    """Each round runs under a load of its own: the times of one model differ threefold, the ratio is the idle one."""
+    clock.load = [load for load in (9.0, 1.0, 2.0, 3.0) for _ in range(2)]
+    found = race(Model(clock, 0.01, []), Model(clock, 0.02, []), 1, 3, 1, 0, CPU)
+    assert found.ms == pytest.approx((10.0, 20.0, 30.0))  # the round before them did not count
+    assert found.speedups() == pytest.approx([2.0, 2.0, 2.0])
+    assert (found.median(), found.spread()) == pytest.approx((20.0, 10.0))
+
+
+def test_without_a_reference_there_are_times_and_no_ratios(clock):
+    found = race(Model(clock, 0.01, []), None, 1, 1, 0, 0, CPU)
+    assert (found.median(), found.spread(), found.speedups()) == (pytest.approx(10.0), 0.0, [])
