@@ -4,6 +4,7 @@
 rule profile:
     input:
         model=rules.compress.output.model,
+        packed=rules.compress.output.packed,
     output:
         profile=f"results/cells/{CELL}/profile.json",
     log:
@@ -20,4 +21,5 @@ rule profile:
         code=get_code("profile"),
     shell:
         "python -u -m slimdiff.stages.profile --settings {params.settings:q} --code {params.code}"
-        " --model {input.model:q} --gpu {resources.gpu} --threads {threads} --out {output.profile:q} >{log:q} 2>&1"
+        " --model {input.model:q} --packed {input.packed:q} --gpu {resources.gpu} --threads {threads}"
+        " --out {output.profile:q} >{log:q} 2>&1"

@@ -50,7 +50,6 @@ def profile(path: Path, settings: Mapping[str, Any], device: torch.device) -> di
         "macs": count_macs(loaded),
         "size_bytes": path.stat().st_size,
         "size_gzip_bytes": gzip_bytes(path),
-        "size_packed_bytes": None,
         "inference_ms_per_image": whole[0],
         "inference_ms_per_image_iqr": whole[1],
         "inference_ms_per_image_batch_1": single[0],
