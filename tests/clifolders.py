@@ -10,7 +10,7 @@ import torch
 import yaml
 from builders import UNET_SAMPLER, model_header, small_unet_model, unet_training
 
-from slimdiff import weightfile
+from slimdiff import modelfile
 from slimdiff.analysis import results as matrix
 from slimdiff.analysis.columns import COLUMNS
 from slimdiff.images import write_png, write_samples
@@ -104,7 +104,7 @@ def write_cell(folder: Path, seed: int = 0, dataset: dict[str, Any] | None = Non
     network = build_network(model, seed=seed)
     facts = {"name": "mnist", "channels": 1, "height": 16, "width": 16, "classes": DIGITS, "saturated": 0.0}
     header = model_header(model, unet_training(), dataset=dataset or facts, sampler=UNET_SAMPLER)
-    weightfile.write_model(folder / "model.safetensors", network, header)
+    modelfile.write_model(folder / "model.safetensors", network, header)
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (24, 1, 16, 16), generator=generator, dtype=torch.uint8)
     sampled = Sampled(images, 14.0, "", torch.arange(24) % 10)

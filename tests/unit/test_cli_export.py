@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import slimdiff
-from slimdiff import exporting, weightfile
+from slimdiff import exporting, modelfile
 from slimdiff.checkpoint import Loaded
 from slimdiff.compression.linears import quantize_linears
 from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
@@ -206,7 +206,7 @@ def test_quantized_layers_become_float(tmp_path: Path, bits: str, tolerance: flo
     network = build_network(model, seed=1)
     names = quantize_linears(network, bits)
     header = model_header(model, options, structure=[{"linear": bits, "layers": names}], sampler=UNET_SAMPLER)
-    weightfile.write_model(tmp_path / "model.safetensors", network, header)
+    modelfile.write_model(tmp_path / "model.safetensors", network, header)
     loaded = slimdiff.load(tmp_path / "model.safetensors")
     description = exporting.write_safetensors(tmp_path / "out.safetensors", loaded)
     assert description["dequantized"] == names

@@ -4,7 +4,7 @@ import pytest
 import torch
 from builders import model_header, ncsn_model, small_model, training
 
-from slimdiff import checkpoint, weightfile
+from slimdiff import checkpoint, modelfile
 from slimdiff.compression.linears import BITS, dense_weight, quantize_linears
 from slimdiff.compression.prune import prunable
 from slimdiff.compression.steps import STEPS, apply_steps
@@ -18,6 +18,9 @@ EXAMPLES = [
     {"prune": {"method": "l1", "amount": 0.7, "scope": "extremes"}},
     {"quantize": {"linear": "8bit"}},
     {"quantize": {"linear": "4bit"}},
+    {"quantize": {"weights": "8bit"}},
+    {"quantize": {"weights": "4bit"}},
+    {"quantize": {"weights": "bf16"}},
 ]
 
 
@@ -42,7 +45,7 @@ def test_step_is_deterministic_in_the_seed(step):
 def test_step_survives_its_file_bit_for_bit(step, tmp_path):
     network, structure = compressed(step)
     header = model_header(small_model(), training(), steps=[step], structure=structure)
-    weightfile.write_model(tmp_path / "model.safetensors", network, header)
+    modelfile.write_model(tmp_path / "model.safetensors", network, header)
     loaded = checkpoint.load(tmp_path / "model.safetensors")
     before, after = network.state_dict(), loaded.network.state_dict()
     assert before.keys() == after.keys()
@@ -74,6 +77,15 @@ def test_pruning_zeroes_its_share_of_its_scope_and_nothing_else(method, scope, a
             assert torch.equal(parameter, before[name])
     assert zeros == round(amount * elements)
     assert not any("mask" in name or "orig" in name for name in network.state_dict())
+
+
+def test_pruned_weights_are_plain_zeros():
+    """Not -0.0, which torch's masks make of negative weights: its sign costs a bit in every packed file."""
+    network = build_network(ncsn_model(), seed=2)
+    apply_steps(network, [{"prune": {"method": "random", "amount": 0.5, "scope": "global"}}], 0)
+    for module, name in prunable(network, "global"):
+        values = getattr(module, name).detach()
+        assert not torch.signbit(values[values == 0]).any()
 
 
 def test_l1_removes_the_smallest():
@@ -128,6 +140,8 @@ def test_only_linears_are_quantized(bits):
         ({"prune": {"method": "l1", "amount": 0.1, "amuont": 0.1}}, r"unknown key 'amuont'"),
         ({"quantize": {"linear": "3bit"}}, r"linear is '3bit'; allowed: 8bit, 4bit"),
         ({"quantize": {"conv": "8bit"}}, r"quantize has the keys \['conv'\]; allowed: linear"),
+        ({"quantize": {"linear": "8bit", "weights": "8bit"}}, r"\['linear', 'weights'\]; allowed: .*, one of them"),
+        ({"quantize": {"weights": "2bit"}}, r"quantize.weights is '2bit'; allowed: 8bit, 4bit, bf16"),
         ({"distil": {}}, r"is not one of: prune, quantize"),
     ],
 )
@@ -141,5 +155,7 @@ def test_pruning_after_quantizing_and_quantizing_twice_are_refused():
     quantize_linears(network, "8bit")
     with pytest.raises(UserError, match="prune before quantizing"):
         apply_steps(network, [{"prune": {"method": "l1", "amount": 0.1}}], 0)
+    with pytest.raises(UserError, match=r"quantize.weights is '8bit', but layer embed is quantized already"):
+        apply_steps(network, [{"quantize": {"weights": "8bit"}}], 0)
     with pytest.raises(UserError, match="no float linear layer left"):
         apply_steps(network, [{"quantize": {"linear": "4bit"}}], 0)

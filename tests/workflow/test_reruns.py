@@ -17,6 +17,7 @@ NCSN_CELLS = {
         "linear-8bit",
         "linear-4bit-frozen",
         "l1-30",
+        "l1-70+weights-8bit",
         "groups-2",
         "sampler-ode",
     )

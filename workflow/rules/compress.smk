@@ -6,6 +6,7 @@ rule compress:
         weights=lambda wildcards: get_training(wildcards, rules.train.output.weights),
     output:
         model=f"results/cells/{CELL}/model.safetensors",
+        packed=f"results/cells/{CELL}/model.packed",
     log:
         f"results/logs/compress/{CELL}.log",
     conda:
@@ -19,4 +20,4 @@ rule compress:
         code=get_code("compress"),
     shell:
         "python -u -m slimdiff.stages.compress --settings {params.settings:q} --code {params.code}"
-        " --weights {input.weights:q} --out {output.model:q} >{log:q} 2>&1"
+        " --weights {input.weights:q} --out {output.model:q} --out-packed {output.packed:q} >{log:q} 2>&1"

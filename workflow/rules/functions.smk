@@ -50,7 +50,7 @@ def get_cell_files(pattern):
 
 def get_final_output():
     """What `snakemake` makes when it is told nothing else: results, and the models and pictures that people go on with."""
-    cells = [rules.compress.output.model, rules.sample.output.grid]
+    cells = [rules.compress.output.model, rules.compress.output.packed, rules.sample.output.grid]
     shared = [*rules.aggregate.output, *rules.claims.output, *rules.report.output]
     return [*shared, *(path for cell in cells for path in get_cell_files(cell))]
 

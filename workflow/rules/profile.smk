@@ -5,6 +5,7 @@ rule profile:
     input:
         model=rules.compress.output.model,
         reference=get_reference,
+        packed=rules.compress.output.packed,
     output:
         profile=f"results/cells/{CELL}/profile.json",
     log:
@@ -22,4 +23,5 @@ rule profile:
         reference=lambda wildcards, input: ["--reference", input.reference] if input.get("reference") else [],
     shell:
         "python -u -m slimdiff.stages.profile --settings {params.settings:q} --code {params.code}"
-        " --model {input.model:q} {params.reference:q} --gpu {resources.gpu} --threads {threads} --out {output.profile:q} >{log:q} 2>&1"
+        " --model {input.model:q} --packed {input.packed:q} {params.reference:q}"
+        " --gpu {resources.gpu} --threads {threads} --out {output.profile:q} >{log:q} 2>&1"

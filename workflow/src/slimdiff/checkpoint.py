@@ -13,9 +13,9 @@ from slimdiff.diffusion.guidance import labels_in_turn
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.errors import UserError
 from slimdiff.families import FAMILIES
+from slimdiff.modelfile import read_model
 from slimdiff.sampling import Sampled, sample_images
 from slimdiff.settings import build
-from slimdiff.weightfile import read_model
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Loaded:
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Loaded:
-    """The model in a cell's model.safetensors, in evaluation mode on `device`.
+    """The model in a cell's model.safetensors or model.packed, in evaluation mode on `device`.
 
     Raises:
         UserError: the file is missing, damaged, or no model.

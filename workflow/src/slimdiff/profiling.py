@@ -56,7 +56,6 @@ def profile(
         "macs": count_macs(loaded),
         "size_bytes": path.stat().st_size,
         "size_gzip_bytes": gzip_bytes(path),
-        "size_packed_bytes": None,
         "inference_ms_per_image": whole.median(),
         "inference_ms_per_image_iqr": whole.spread(),
         "inference_ms_per_image_batch_1": single.median(),

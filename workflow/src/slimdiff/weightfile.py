@@ -1,7 +1,7 @@
-"""Networks in files: tensors, and in the header all that is needed to build the network again.
+"""Trained networks in files: tensors, and in the header all that is needed to build the network again.
 
-Two kinds: `training` holds the raw and the EMA weights of one training, `model` one compressed network of one cell. How
-to sample from one is not known here (slimdiff.checkpoint), so that an edit of a sampler retrains nothing.
+A file of the kind `training` holds the raw and the EMA weights of one training. A cell's network is written by
+slimdiff.modelfile, and how to sample from it is known to slimdiff.checkpoint, so that an edit there retrains nothing.
 """
 
 import os
@@ -38,17 +38,6 @@ def read_training(path: str | os.PathLike[str], weights: str) -> tuple[nn.Module
     prefix = f"{weights}."
     state = {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     return rebuild(header, state), header
-
-
-def write_model(path: str | os.PathLike[str], network: nn.Module, header: Mapping[str, Any]) -> None:
-    """Write one cell's network."""
-    tensorfile.write(path, "model", network.state_dict(), header)
-
-
-def read_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
-    """One cell's network (CPU), and the header."""
-    tensors, header = tensorfile.read(path, "model")
-    return rebuild(header, tensors), header
 
 
 def rebuild(header: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> nn.Module:

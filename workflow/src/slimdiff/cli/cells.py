@@ -11,6 +11,7 @@ from slimdiff import files
 from slimdiff.errors import UserError
 
 RESULTS = Path("results")
+MODEL_SUFFIXES = (".safetensors", ".packed")
 MAX_HEADER_BYTES = 100 << 20  # what safetensors itself allows
 
 
@@ -71,7 +72,7 @@ def find_cell(cell: str, results: Path) -> Path:
 
 def find_model(cell: str, results: Path) -> Path:
     """The model of `cell`, which may also be the path of any model's file."""
-    return Path(cell) if Path(cell).suffix == ".safetensors" else find_cell(cell, results) / "model.safetensors"
+    return Path(cell) if Path(cell).suffix in MODEL_SUFFIXES else find_cell(cell, results) / "model.safetensors"
 
 
 def name_of(folder: Path) -> str:

@@ -16,18 +16,26 @@ class Format(StrEnum):
 
     ONNX = "onnx"
     SAFETENSORS = "safetensors"
+    PACKED = "packed"
     DIFFUSERS = "diffusers"
 
 
 def export(
     cell: CellName,
-    to: Annotated[Format, typer.Option("--to", help="onnx: the network as a graph; safetensors: its tensors by name.")],
-    out: Annotated[Path, typer.Option("--out", help="The file to write: .onnx or .safetensors.")],
+    to: Annotated[
+        Format,
+        typer.Option(
+            "--to",
+            help="onnx: the network as a graph; safetensors: its tensors; packed: its checkpoint in fewer bytes.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The file to write: .onnx, .safetensors or .packed.")],
     results: Results = RESULTS,
 ) -> None:
     """Write a cell's network for other programs.
 
-    With it goes a description of its inputs, and of how a denoiser and a sampler are made of it.
+    With it goes a description of its inputs, and of how a denoiser and a sampler are made of it. A packed file is for
+    slimdiff itself, which loads and unpacks it.
     """
     if to is Format.DIFFUSERS:
         raise UserError(
@@ -39,6 +47,15 @@ def export(
     model = find_model(cell, results)
     if out.exists() and out.samefile(model):
         raise UserError(f"--out {out} is the cell's own model: name another file")
+
+    if to is Format.PACKED:
+        from slimdiff import packing
+
+        if packing.is_packed(model):
+            raise UserError(f"{model} is packed already: copy it")
+        packing.pack(model, out)
+        print(f"{out}: {size(out.stat().st_size)}, {size(model.stat().st_size)} as safetensors")
+        return
 
     from slimdiff import exporting
     from slimdiff.checkpoint import load

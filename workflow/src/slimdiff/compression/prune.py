@@ -41,6 +41,7 @@ def prune_unstructured(network: nn.Module, settings: PruneSettings, seed: int) -
         prune.global_unstructured(pool, pruning_method=METHODS[settings.method], amount=settings.amount)
     for module, name in pool:
         prune.remove(module, name)
+        getattr(module, name).data.add_(0.0)  # torch's masks make negative weights -0.0: their signs take room in files
 
 
 def prunable(network: nn.Module, scope: str) -> list[tuple[nn.Module, str]]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from slimdiff.compression.linears import BITS, quantize_linears
 from slimdiff.compression.prune import PruneSettings, prune_unstructured
+from slimdiff.compression.storage import STORED, store_weights
 from slimdiff.compression.structure import Structure
 from slimdiff.errors import UserError
 from slimdiff.settings import build
@@ -22,8 +23,11 @@ def _prune(network: nn.Module, settings: Mapping[str, Any], seed: int) -> Struct
 
 
 def _quantize(network: nn.Module, settings: Mapping[str, Any], seed: int) -> Structure | None:
+    if set(settings) == {"weights"}:
+        return store_weights(network, settings["weights"])
     if set(settings) != {"linear"}:
-        raise UserError(f"quantize has the keys {sorted(settings)}; allowed: linear ({', '.join(BITS)})")
+        allowed = f"linear ({', '.join(BITS)}) or weights ({', '.join(STORED)})"
+        raise UserError(f"quantize has the keys {sorted(settings)}; allowed: {allowed}, one of them")
     names = quantize_linears(network, settings["linear"])
     return {"linear": settings["linear"], "layers": names}
 

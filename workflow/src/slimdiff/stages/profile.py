@@ -16,13 +16,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.add_device(stage)
     stage.add_argument("--model", type=Path, required=True, help="model.safetensors of the cell")
     stage.add_argument("--reference", type=Path, help="model.safetensors that its speed is held against")
+    stage.add_argument("--packed", type=Path, required=True, help="model.packed of the cell")
     stage.add_argument("--out", type=Path, required=True)
     arguments = stage.parse_args(argv)
 
     device = pick_device(arguments.gpu, arguments.threads)
     measured = profile(arguments.model, arguments.settings, device, arguments.reference)
     machine = describe_device(device, arguments.threads)
-    write_json(arguments.out, {**measured, **machine, "code": arguments.code})
+    packed = {"size_packed_bytes": arguments.packed.stat().st_size}
+    write_json(arguments.out, {**measured, **packed, **machine, "code": arguments.code})
 
 
 if __name__ == "__main__":

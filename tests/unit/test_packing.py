@@ -1,0 +1,184 @@
+"""Packed files: the same bytes again, smaller, and refused when anything about them is wrong."""
+
+import gzip
+import hashlib
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+from builders import model_header, ncsn_model, small_model, training, write_small_model
+from safetensors.torch import save_file
+
+import slimdiff
+from slimdiff import modelfile, packing, tensorfile
+from slimdiff.compression.steps import apply_steps
+from slimdiff.errors import UserError
+from slimdiff.models.registry import build_network
+
+RECIPES = [
+    [],
+    [{"prune": {"method": "l1", "amount": 0.7}}],
+    [{"quantize": {"linear": "8bit"}}],
+    [{"quantize": {"linear": "4bit"}}],
+    [{"prune": {"method": "random", "amount": 0.5}}, {"quantize": {"weights": "8bit"}}],
+    [{"quantize": {"weights": "4bit"}}],
+    [{"quantize": {"weights": "bf16"}}],
+]
+
+
+def write(path, steps=(), model=None):
+    model = model or small_model()
+    network = build_network(model, seed=1)
+    structure = apply_steps(network, list(steps), 3)
+    modelfile.write_model(path, network, model_header(model, training(), steps=list(steps), structure=structure))
+    return path
+
+
+def sealed(body: bytes) -> bytes:
+    """A file whose own digest is right: what somebody would write who means harm."""
+    return body + hashlib.sha256(body).digest()
+
+
+@pytest.mark.parametrize("steps", RECIPES, ids=str)
+def test_unpacking_gives_the_same_file_and_loading_the_same_images(tmp_path, steps):
+    source = write(tmp_path / "model.safetensors", steps)
+    packing.pack(source, tmp_path / "model.packed")
+    packing.unpack(tmp_path / "model.packed", tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == source.read_bytes()
+    one, other = slimdiff.load(source), slimdiff.load(tmp_path / "model.packed")
+    assert one.settings == other.settings
+    assert torch.equal(one.sample(3, seed=2).images, other.sample(3, seed=2).images)
+    assert packing.is_packed(tmp_path / "model.packed") and not packing.is_packed(source)
+
+
+def test_every_type_and_shape_survives(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        f"{dtype}".removeprefix("torch."): (torch.randn(5, 7, generator=generator) * 50).to(dtype)
+        for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32)
+    }
+    tensors |= {"uint8": torch.arange(256, dtype=torch.uint8), "bool": torch.tensor([True, False, True])}
+    tensors |= {"none": torch.zeros(0, 4), "scalar": torch.tensor(3.5), "zeros": torch.zeros(1000)}
+    tensors["odd"] = torch.tensor([0.0, -0.0, torch.nan, -torch.inf, 1e-42, -1e-42])
+    save_file(tensors, tmp_path / "all.safetensors", metadata={"note": "ä"})
+    packing.pack(tmp_path / "all.safetensors", tmp_path / "all.packed")
+    packing.unpack(tmp_path / "all.packed", tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "all.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("amount", "share"), [(0.0, 0.94), (0.3, 0.74), (0.5, 0.55), (0.7, 0.35)])
+def test_zeros_shrink_the_packed_file_more_than_gzip(tmp_path, amount, share):
+    """Initial weights are uniform, with 3 bits of exponent less to save than trained ones."""
+    source = write(tmp_path / "m.safetensors", [{"prune": {"method": "random", "amount": amount}}], ncsn_model())
+    packing.pack(source, tmp_path / "m.packed")
+    packed = (tmp_path / "m.packed").stat().st_size
+    assert packed < share * source.stat().st_size
+    assert packed < len(gzip.compress(source.read_bytes(), 6))
+
+
+def test_equal_models_are_equal_packed_files(tmp_path):
+    for name in ("one", "two"):
+        write_small_model(tmp_path / f"{name}.safetensors")
+        packing.pack(tmp_path / f"{name}.safetensors", tmp_path / f"{name}.packed")
+    assert (tmp_path / "one.packed").read_bytes() == (tmp_path / "two.packed").read_bytes()
+
+
+def test_every_flipped_bit_and_every_cut_is_refused_by_name(tmp_path):
+    path = tmp_path / "model.packed"
+    save_file({"a": torch.randn(40), "b": torch.zeros(9)}, tmp_path / "small.safetensors")
+    packing.pack(tmp_path / "small.safetensors", path)
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << position % 8]) + whole[position + 1 :])
+        with pytest.raises(UserError, match=r"model.packed is damaged .*: delete it and run again to rebuild it"):
+            list(packing.read(path))
+        path.write_bytes(whole[:position])
+        with pytest.raises(UserError, match=r"model.packed is damaged"):
+            list(packing.read(path))
+    path.write_bytes(whole + b"x")
+    with pytest.raises(UserError, match="digest at its end"):
+        list(packing.read(path))
+
+
+def test_flips_under_a_right_digest_are_refused_or_change_nothing(tmp_path):
+    """Each check holds by itself: nothing that is read may differ, and nothing but UserError may be raised."""
+    path = tmp_path / "model.packed"
+    save_file({"a": torch.randn(40), "b": torch.zeros(9), "c": torch.zeros(3)}, tmp_path / "small.safetensors")
+    packing.pack(tmp_path / "small.safetensors", path)
+    body, wanted = path.read_bytes()[: -packing.SHA256_BYTES], (tmp_path / "small.safetensors").read_bytes()[-52 * 4 :]
+    refused = 0
+    for position in range(len(body)):
+        for bit in range(8):
+            path.write_bytes(sealed(body[:position] + bytes([body[position] ^ 1 << bit]) + body[position + 1 :]))
+            try:
+                found = b"".join(packing.read(path))
+            except UserError:
+                refused += 1
+            else:
+                assert found[-52 * 4 :] == wanted  # names alone can change
+    assert refused > 7 * len(body)
+
+
+def forged(shape, content: bytes) -> bytes:
+    """A packed file of one float tensor `a` of this shape, whose record is `content`."""
+    size = int(np.prod(shape)) * 4
+    text = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
+    start = packing.MAGIC + struct.pack("<IQ", packing.VERSION, len(text)) + struct.pack("<Q", len(text)) + text
+    return sealed(start + content)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (forged([1 << 40], b""), "would take"),
+        (forged([1 << 20], b"\0" + bytes(16) + struct.pack("<Q", 1 << 40)), "are announced where at most"),
+        (forged([4], b"\0" + bytes(16) + struct.pack("<Q", 5) + bytes(5)), "holds 5 bytes instead of 4"),
+        (forged([4], b"\7" + bytes(16)), "unknown encoding 7"),
+        (forged([-4], b""), "is not where its header says"),
+        (sealed(packing.MAGIC + struct.pack("<IQ", 9, 0)), "version 9; known here: 1"),
+        (sealed(packing.MAGIC + struct.pack("<IQ", 1, 1 << 60)), "are announced where at most"),
+        (sealed(b"something else entirely"), "does not begin as a packed file does"),
+        (sealed(packing.MAGIC + struct.pack("<IQQ", 1, 2, 2) + b"[]"), "none of a safetensors file"),
+        (b"", "cut short"),
+    ],
+)
+def test_files_that_lie_are_refused_before_anything_is_allocated(tmp_path, body, message):
+    (tmp_path / "model.packed").write_bytes(body)
+    with pytest.raises(UserError, match=message):
+        list(packing.read(tmp_path / "model.packed"))
+
+
+def test_a_frame_that_would_swell_is_refused(tmp_path):
+    """zstandard allocates what a frame says of itself, whatever limit it is given."""
+    import zstandard
+
+    frame = zstandard.ZstdCompressor().compress(bytes(50 << 20))
+    chunk = struct.pack("<Q", len(frame) | packing.COMPRESSED) + frame
+    (tmp_path / "model.packed").write_bytes(forged([4], b"\0" + bytes(16) + chunk))
+    with pytest.raises(UserError, match="stands for another number of bytes than 4"):
+        list(packing.read(tmp_path / "model.packed"))
+
+
+def test_only_whole_safetensors_files_are_packed(tmp_path):
+    source = write(tmp_path / "model.safetensors")
+    content = source.read_bytes()
+    for broken in (content[:-1], content + b"x", content[:5], b"", content[:8] + b"x" + content[9:]):
+        (tmp_path / "broken.safetensors").write_bytes(broken)
+        with pytest.raises(UserError, match=r"broken.safetensors is damaged"):
+            packing.pack(tmp_path / "broken.safetensors", tmp_path / "model.packed")
+    with pytest.raises(UserError, match="does not exist"):
+        packing.pack(tmp_path / "nothing.safetensors", tmp_path / "model.packed")
+    with pytest.raises(UserError, match="cannot be read"):
+        packing.pack(tmp_path, tmp_path / "model.packed")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["broken.safetensors", "model.safetensors"]
+
+
+def test_packed_files_of_another_kind_or_maker_are_no_models(tmp_path):
+    tensorfile.write(tmp_path / "images.safetensors", "images", {"a": torch.zeros(2)}, {})
+    save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
+    for name, message in (("images", "holds 'images', expected 'model'"), ("other", "nothing that slimdiff wrote")):
+        packing.pack(tmp_path / f"{name}.safetensors", tmp_path / f"{name}.packed")
+        with pytest.raises(UserError, match=message):
+            slimdiff.load(tmp_path / f"{name}.packed")

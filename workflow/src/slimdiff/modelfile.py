@@ -1,0 +1,66 @@
+"""One cell's network in a file: safetensors, or the same packed (slimdiff.packing).
+
+Weights are in fewer bits there where the recipe says so (slimdiff.compression.storage).
+
+Apart from slimdiff.weightfile, which training writes through, so that an edit of packing or storage retrains nothing.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from slimdiff import packing, settings, tensorfile
+from slimdiff.compression import storage
+from slimdiff.errors import UserError
+from slimdiff.weightfile import rebuild
+
+KIND = "model"
+LENGTH_BYTES = 8  # before the header of a safetensors file: how long it is
+
+
+def write_model(path: str | os.PathLike[str], network: nn.Module, header: Mapping[str, Any]) -> None:
+    """Write one cell's network as safetensors, its weights as `header["structure"]` says."""
+    tensors: Mapping[str, torch.Tensor] = network.state_dict()
+    for record in _stored(header):
+        tensors = storage.encode(tensors, record)
+    tensorfile.write(path, KIND, tensors, header)
+
+
+def read_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
+    """One cell's network (CPU, float but for layers that run quantized), and the header.
+
+    Raises:
+        UserError: the file is missing, damaged, or no model.
+    """
+    tensors, header = _read_packed(path) if packing.is_packed(path) else tensorfile.read(path, KIND)
+    stored = _stored(header)
+    for record in reversed(stored):
+        tensors = storage.decode(tensors, record)
+    others = [record for record in header["structure"] if record not in stored]
+    return rebuild({**header, "structure": others}, tensors), header
+
+
+def _stored(header: Mapping[str, Any]) -> list[storage.Record]:
+    """The records of weights in fewer bits among those of the structure."""
+    return [record for record in header["structure"] if "weights" in record]
+
+
+def _read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and header of a packed model, every digest checked."""
+    prefix, *contents = packing.read(path)
+    metadata = settings.parse(prefix[LENGTH_BYTES:].decode(), str(path)).get("__metadata__", {})
+    if tensorfile.KEY not in metadata:
+        raise UserError(f"{path} holds nothing that slimdiff wrote: its metadata has no key {tensorfile.KEY!r}")
+    header = settings.parse(metadata[tensorfile.KEY], str(path))
+    if header.get("kind") != KIND:
+        raise UserError(f"{path} holds {header.get('kind')!r}, expected {KIND!r}")
+    tensors = safetensors.torch.load(b"".join([prefix, *contents]))
+    if tensorfile.tensors_digest(tensors) != header.get("sha256"):
+        raise UserError(
+            f"{path} is damaged (its tensors do not have the digest in its header): run again to rebuild it"
+        )
+    return tensors, header
