@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from slimdiff.cli.asked import Plugins, load_plugins
 from slimdiff.cli.cells import RESULTS, CellName, Results, find_model
 from slimdiff.cli.console import console, size
 from slimdiff.errors import UserError
@@ -23,6 +24,7 @@ def export(
     cell: CellName,
     to: Annotated[Format, typer.Option("--to", help="onnx: the network as a graph; safetensors: its tensors by name.")],
     out: Annotated[Path, typer.Option("--out", help="The file to write: .onnx or .safetensors.")],
+    plugin: Plugins = None,
     results: Results = RESULTS,
 ) -> None:
     """Write a cell's network for other programs.
@@ -43,6 +45,7 @@ def export(
     from slimdiff import exporting
     from slimdiff.checkpoint import load
 
+    load_plugins(plugin)
     with console().status(f"writing {out}"):
         loaded = load(model)
         write = exporting.write_onnx if to is Format.ONNX else exporting.write_safetensors
