@@ -175,7 +175,7 @@ def test_sample_writes_a_grid(results: Path, command: Command, monkeypatch: pyte
     code, out, _ = command("sample", BASELINE, *options)
     assert code == 0
     asked = {"n": 6, "seed": 3, "sampler": "heun", "steps": 10}
-    assert FakeModel.asked == {**asked, "guidance": None, "labels": None}
+    assert FakeModel.asked == {**asked, "guidance": None, "labels": None, "progress": None}
     assert Path("a/grid.png").read_bytes().startswith(b"\x89PNG")
     assert "6 images on cpu" in out
     assert "19 network evaluations" in out

@@ -199,7 +199,11 @@ def test_another_sampler_and_guidance_can_be_asked_for(tmp_path):
     write_small_model(tmp_path / "m.safetensors", "ddpm")
     loaded = slimdiff.load(tmp_path / "m.safetensors")
     assert torch.equal(loaded.sample(2, 5, guidance=3.0).images, told(tmp_path, 2, guidance=3.0).images)
-    assert torch.equal(loaded.sample(2, 5, sampler="ddim").images, told(tmp_path, 2, method="ddim").images)
+    ddim = loaded.sample(2, 5, sampler="ddim", steps=4).images
+    assert torch.equal(ddim, told(tmp_path, 2, method="ddim").images)
+    assert torch.equal(loaded.sample(2, 5, sampler="heun").images, told(tmp_path, 2).images)
+    with pytest.raises(UserError, match=r"sampler 'ddim' needs steps: how many heun takes here says nothing about it"):
+        loaded.sample(2, 5, sampler="ddim")
     with pytest.raises(UserError, match=r"sampler is 'ode'; allowed for this model: heun, ddpm, ddim"):
         loaded.sample(2, sampler="ode")
     write_small_model(tmp_path / "plain.safetensors")

@@ -2,18 +2,20 @@
 
 Importing the package is cheap: torch and pandas are loaded when something that needs them is asked for.
 
-- `load(path)`: a cell's model, ready to sample.
+- `load(path)`: a cell's model, ready to sample: `.sample(n, …)`, `.network`, `.settings`.
 - `read_matrix(path)`: the table of results, with units in `attrs["units"]`.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     import pandas as pd
+    import torch
 
-    from slimdiff.checkpoint import load as load
+    from slimdiff.checkpoint import Loaded
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "read_matrix"]
@@ -30,9 +32,26 @@ def read_matrix(path: "str | os.PathLike[str]" = "results/matrix.parquet") -> "p
     return results.read_matrix(path)
 
 
-def __getattr__(name: str) -> Any:
-    if name == "load":
-        from slimdiff.checkpoint import load
+def load(
+    path: "str | os.PathLike[str]",
+    device: "torch.device | str" = "cpu",
+    plugins: "Sequence[str | os.PathLike[str]]" = (),
+) -> "Loaded":
+    """The model in a cell's model.safetensors, in evaluation mode on `device`.
 
-        return load
-    raise AttributeError(f"module 'slimdiff' has no attribute {name!r}")
+    Its `sample(n, labels=…, sampler=…, steps=…, guidance=…, seed=…)` draws images (uint8, N C H W), `network` is the
+    torch module, `settings` the file's header: model, training, dataset, steps, sampler, seed, status and so on.
+
+    Args:
+        plugins: files whose families and steps the model was made with; they are run, so name only those you trust.
+
+    Raises:
+        UserError: the file is missing, damaged, or no model; or it needs a plugin that is not among them.
+    """
+    if plugins:
+        from slimdiff import plugging
+
+        plugging.load(plugins)
+    from slimdiff import checkpoint
+
+    return checkpoint.load(path, device)

@@ -12,9 +12,10 @@ from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
 from slimdiff.diffusion.guidance import labels_in_turn
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.errors import UserError
-from slimdiff.families import FAMILIES
-from slimdiff.modelfile import read_model
-from slimdiff.sampling import Sampled, sample_images
+from slimdiff.families import FAMILIES, SAMPLER_CONSTANTS, steps_problem
+from slimdiff.modelfile import read_header, read_model
+from slimdiff.plugins import missing
+from slimdiff.sampling import Progress, Sampled, sample_images
 from slimdiff.settings import build
 
 
@@ -35,35 +36,44 @@ class Loaded:
         batch_size: int = 100,
         guidance: float | None = None,
         labels: Sequence[int] | None = None,
+        progress: Progress | None = None,
     ) -> Sampled:
         """n images of the size that the data set has, from this cell's own sampler unless another is named.
 
         Images depend on `seed`, their index and their label alone, not on n or the batch size.
 
         Args:
-            sampler: one that the network's family has; it takes the cell's steps unless `steps` says otherwise.
+            sampler: one that the network's family has; another than the cell's own needs `steps` where it takes any,
+                since the cell's number of them says nothing about it.
+            steps: of the sampler.
             guidance: scale of classifier-free guidance, of a conditional model.
             labels: classes that a conditional model goes through in turn; None: all of them.
+            progress: called as (done, n) while images are drawn; `done` counts images, those of a running batch by
+                their share of network evaluations where the sampler's number of them is known beforehand.
 
         Raises:
-            UserError: a sampler, a guidance or a label that the model does not know.
+            UserError: a sampler, a guidance or a label that the model does not know; steps that are missing or wrong.
         """
         chosen = dict(self.settings["sampler"])
         if sampler is not None:
             allowed = FAMILIES[self.settings["model"]["family"]].samplers
             if sampler not in allowed:
                 raise UserError(f"sampler is {sampler!r}; allowed for this model: {', '.join(allowed)}")
+            if sampler != chosen["method"] and steps is None and "steps" in SAMPLER_CONSTANTS[sampler]:
+                own = chosen["method"]
+                raise UserError(f"sampler {sampler!r} needs steps: how many {own} takes here says nothing about it")
             chosen["method"] = sampler
         if guidance is not None:
             if not self.classes:
                 raise UserError(f"guidance is {guidance}, but this model is told no class: leave it out")
             chosen["guidance"] = guidance
         if steps is not None:
+            _check_steps(chosen["method"], steps)
             chosen["steps"] = steps
         settings = build(SamplerSettings, chosen, "sampler")
         model, dataset = self.settings["model"], self.settings["dataset"]
         told = self._labels(n, labels)
-        return sample_images(self.denoiser, settings, model, dataset, n, batch_size, seed, told)
+        return sample_images(self.denoiser, settings, model, dataset, n, batch_size, seed, told, progress)
 
     @property
     def classes(self) -> int:
@@ -85,8 +95,23 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Lo
     """The model in a cell's model.safetensors or model.packed, in evaluation mode on `device`.
 
     Raises:
-        UserError: the file is missing, damaged, or no model.
+        UserError: the file is missing, damaged, or no model; or it needs a plugin that is not loaded, or another state
+            of it. `slimdiff.load` loads plugins.
     """
+    header = read_header(path)
+    restored = {record.get("step") for record in header["structure"]}
+    brought = [entry for entry in header.get("plugins", ()) if entry["kind"] == "family" or entry["name"] in restored]
+    for problem in missing(brought):
+        raise UserError(f"{path}: {problem}")
     network, header = read_model(path)
     network = network.eval().requires_grad_(False).to(device)
     return Loaded(network, build_denoiser(network, header["model"], header["training"]), header)
+
+
+def _check_steps(method: str, steps: int) -> None:
+    """Refuse a number of steps that the sampler cannot take."""
+    if "steps" not in SAMPLER_CONSTANTS[method]:
+        raise UserError(f"steps is {steps}, but the sampler {method!r} chooses its own: leave it out")
+    problem = steps_problem(method, steps) or (f"is {steps}; allowed: 2 or more" if steps < 2 else None)
+    if problem:
+        raise UserError(f"steps {problem}")

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slimdiff.families import FAMILIES, SAMPLER_ALWAYS, SAMPLER_CONSTANTS
+from slimdiff.declarations import Catalogue, catalogue
+from slimdiff.families import FAMILIES, SAMPLER_ALWAYS, SAMPLER_CONSTANTS, Family
 
 Config = Mapping[str, Any]
 
@@ -37,6 +38,24 @@ def expand(matrix: Sequence[Mapping[str, Any]]) -> list[Cell]:
     ]
 
 
+def brought(config: Config) -> Catalogue:
+    """What the configuration's plugins bring."""
+    return catalogue(config.get("plugins") or ())
+
+
+def family_of(config: Config, model: str) -> Family:
+    """What the family of `model` can be told."""
+    name = config["models"][model]["family"]
+    return FAMILIES[name] if name in FAMILIES else brought(config).family(name).told
+
+
+def steps_of(config: Config, optimization: str) -> list[str]:
+    """The recipe's compression steps as they are applied: prune, then those of plugins as declared, then quantize."""
+    last = COMPRESSION_STEPS.index("quantize")
+    order = (*COMPRESSION_STEPS[:last], *brought(config).steps, *COMPRESSION_STEPS[last:])
+    return [step for step in order if step in config["optimizations"][optimization]]
+
+
 def training_of(config: Config, optimization: str) -> str:
     """Name of the training that `optimization` starts from."""
     return str(config["optimizations"][optimization]["training"])
@@ -50,7 +69,7 @@ def training_options(config: Config, model: str, training: str) -> dict[str, Any
 def sampler_options(config: Config, model: str, optimization: str) -> dict[str, Any]:
     """How `optimization` samples from `model`: the method and the constants that it uses."""
     options = {**config["models"][model]["sampler"], **config["optimizations"][optimization].get("sampler", {})}
-    family = FAMILIES[config["models"][model]["family"]]
+    family = family_of(config, model)
     used = ("method", *SAMPLER_CONSTANTS[options["method"]], *SAMPLER_ALWAYS, *family.sampler)
     return {key: options[key] for key in used}
 
@@ -58,7 +77,8 @@ def sampler_options(config: Config, model: str, optimization: str) -> dict[str, 
 def data_settings(config: Config, dataset: str) -> dict[str, Any]:
     """Settings of the stage `data`."""
     options = config["datasets"][dataset]
-    return {"name": dataset} | {key: value for key, value in options.items() if key not in NETWORK_KEYS}
+    plugins = _plugins(config, sources=[options["source"]])
+    return {"name": dataset} | {key: value for key, value in options.items() if key not in NETWORK_KEYS} | plugins
 
 
 def extractors_settings(config: Config, dataset: str) -> dict[str, Any]:
@@ -99,6 +119,7 @@ def train_settings(config: Config, dataset: str, model: str, training: str, seed
         "model": {key: options[key] for key in ("family", "image_size", "channels", "fit", "network")},
         "training": training_options(config, model, training),
         "seed": int(seed),
+        **_plugins(config, families=[options["family"]]),
     }
 
 
@@ -107,17 +128,19 @@ def compress_settings(config: Config, dataset: str, model: str, optimization: st
     recipe = config["optimizations"][optimization]
     return {
         "weights": recipe.get("weights", "raw"),
-        "steps": [{step: recipe[step]} for step in COMPRESSION_STEPS if step in recipe],
+        "steps": [{step: recipe[step]} for step in steps_of(config, optimization)],
         "sampler": sampler_options(config, model, optimization),
         "engine": recipe.get("engine", "torch"),
         "seed": int(seed),
+        **_plugins(config, [config["models"][model]["family"]], steps_of(config, optimization)),
     }
 
 
 def sample_settings(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> dict[str, Any]:
     """Settings of the stage `sample`."""
     sampling = config["sampling"]
-    return {"n_samples": sampling["n_samples"], "batch_size": sampling["batch_size"], "seed": int(seed)}
+    settings = {"n_samples": sampling["n_samples"], "batch_size": sampling["batch_size"], "seed": int(seed)}
+    return {**settings, **_loading(config, model, optimization)}
 
 
 def score_settings(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> dict[str, Any]:
@@ -128,7 +151,8 @@ def score_settings(config: Config, dataset: str, model: str, optimization: str, 
 def profile_settings(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> dict[str, Any]:
     """Settings of the stage `profile`."""
     measured = {key: config["profile"][key] for key in ("repeats", "warmup")}
-    return {**measured, "batch_size": config["sampling"]["batch_size"], "seed": int(seed)}
+    settings = {**measured, "batch_size": config["sampling"]["batch_size"], "seed": int(seed)}
+    return {**settings, **_loading(config, model, optimization)}
 
 
 def reference_of(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> Cell | None:
@@ -161,6 +185,26 @@ def row_settings(config: Config, dataset: str, model: str, optimization: str, se
             "profile": profile_settings(config, *cell),
         },
     }
+
+
+def _loading(config: Config, model: str, optimization: str) -> dict[str, Any]:
+    """The plugins that reading a cell's model needs."""
+    found = brought(config)
+    steps = [step for step in steps_of(config, optimization) if step in found.steps and found.step(step).restores]
+    return _plugins(config, [config["models"][model]["family"]], steps)
+
+
+def _plugins(
+    config: Config, families: Sequence[str] = (), steps: Sequence[str] = (), sources: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The setting `plugins` of a stage that uses these: which file each one comes from, and the digest of its code.
+
+    Empty where plugins bring none of them, so that the settings are those that they would be without plugins.
+    """
+    found = brought(config)
+    shelves = ((found.families, families), (found.steps, steps), (found.sources, sources))
+    entries = [shelf[name].entry for shelf, names in shelves for name in names if name in shelf]
+    return {"plugins": entries} if entries else {}
 
 
 def matrix_settings(config: Config) -> dict[str, Any]:

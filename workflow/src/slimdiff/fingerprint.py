@@ -47,6 +47,16 @@ def modules(module: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def exists(module: str) -> bool:
+    """Whether there is a module of this dotted name."""
+    return _path(module) is not None
+
+
+def text(node: ast.AST) -> str:
+    """A syntax tree as text, without comments, layout and docstrings: equal for code that does the same by its form."""
+    return "".join(_write(node))
+
+
 def _path(module: str) -> Path | None:
     """The file of a dotted name, None where there is none."""
     stem = PACKAGE.parent.joinpath(*module.split("."))
@@ -93,7 +103,7 @@ def _absolute(node: ast.ImportFrom, module: str) -> str:
 @functools.cache
 def _tree(module: str) -> str:
     """The module's syntax as text."""
-    return "".join(_write(_parse(module)))
+    return text(_parse(module))
 
 
 def _write(node: object) -> Iterator[str]:

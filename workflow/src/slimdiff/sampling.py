@@ -1,6 +1,6 @@
 """From a denoiser to images: batches, noise per image, the data set's own size, and whether they can be scored."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,10 @@ from slimdiff.devices import autocast
 from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
-from slimdiff.diffusion.samplers import SamplerSettings, find_sampler
+from slimdiff.diffusion.samplers import SamplerSettings, expected_calls, find_sampler
 
 DEGENERATE_STD = 1.0 / 255.0  # of pixels in [-1, 1]: about half a gray level
+Progress = Callable[[float, int], None]  # images done so far, of how many
 SATURATED_SHARE = 0.999  # of pixels that are fully black or white, where the data set has clearly fewer
 
 
@@ -38,6 +39,7 @@ def sample_images(
     batch_size: int,
     seed: int,
     labels: torch.Tensor | None = None,
+    progress: Progress | None = None,
 ) -> Sampled:
     """n images in the data set's size and channels.
 
@@ -46,6 +48,7 @@ def sample_images(
         dataset: `height`, `width`, `channels` of the data set, and the share of its pixels that are `saturated`.
         seed: with its index, all that an image's noise depends on.
         labels: int64 (n,), the classes to ask for; None for a network that knows none.
+        progress: called with the images done and n after each call of the denoiser and each batch.
     """
     sampler = find_sampler(settings.method)
     device = next(denoiser.network.parameters()).device
@@ -55,7 +58,8 @@ def sample_images(
         indices = range(start, min(start + batch_size, n))
         try:
             told = None if labels is None else labels[start : start + batch_size].to(device)
-            guided = Guided(denoiser, told, settings.guidance, settings.clip)
+            watch = _watch(progress, settings, start, len(indices), n)
+            guided = Guided(denoiser, told, settings.guidance, settings.clip, watch)
             with autocast(device, settings.precision):
                 end = sampler(guided, ImageNoise(seed, indices, device), shape, settings)
         except FloatingPointError as error:
@@ -65,9 +69,28 @@ def sample_images(
         batch = to_dataset(torch.nan_to_num(x), dataset["height"], dataset["width"], dataset["channels"], model["fit"])
         images.append(batch.cpu())
         evaluations += float(end.evaluations.sum()) * guided.passes
+        if progress is not None:
+            progress(float(indices.stop), n)
     everything = torch.cat(images)
     reason = _degenerate(everything, finite, dataset["saturated"])
     return Sampled(everything, evaluations / n, reason, labels)
+
+
+def _watch(
+    progress: Progress | None, settings: SamplerSettings, done: int, batch: int, n: int
+) -> Callable[[], None] | None:
+    """What a batch calls after each call of its denoiser; nothing where nobody asks or nobody knows how many come."""
+    expected = expected_calls(settings)
+    if progress is None or expected is None:
+        return None
+    calls = 0
+
+    def call() -> None:
+        nonlocal calls
+        calls += 1
+        progress(done + batch * min(calls / expected, 1.0), n)
+
+    return call
 
 
 def _degenerate(images: torch.Tensor, finite: bool, saturated: float) -> str:

@@ -10,8 +10,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from slimdiff import files
-from slimdiff.config import Cell, Config, expand, inception_kinds, training_of, training_options
-from slimdiff.families import FAMILIES, SAMPLER_CONSTANTS, divisors, steps_problem
+from slimdiff.config import (
+    Cell,
+    Config,
+    brought,
+    expand,
+    family_of,
+    inception_kinds,
+    steps_of,
+    training_of,
+    training_options,
+)
+from slimdiff.families import FAMILIES, SAMPLER_CONSTANTS, Family, divisors, steps_problem
 
 NCSN_SMALLEST_IMAGE = 17  # pixels that four unpadded 3×3 convolutions of strides 1, 2, 2, 2 leave one of
 DDPM_IMAGE_STEP = 8  # three halvings
@@ -52,6 +62,8 @@ def _dataset_problems(config: Config) -> Iterator[Problem]:
                 yield Problem((*path, key), "is missing; source: folder needs it")
             if not folder and key in options:
                 yield Problem((*path, key), f"is only for source: folder, and the source is {options['source']}")
+        if "options" in options and options["source"] not in brought(config).sources:
+            yield Problem((*path, "options"), f"is only for sources of plugins, and the source is {options['source']}")
         for network in SHIPPED_NETWORKS:
             if f"{network}_sha256" in options and network not in options:
                 yield Problem((*path, f"{network}_sha256"), f"needs the key {network} beside it")
@@ -100,10 +112,11 @@ def _cell_problems(config: Config) -> Iterator[Problem]:
 def _model_problems(config: Config, model: str) -> Iterator[Problem]:
     """The network, and how many classes it is told."""
     options, path = config["models"][model], ("models", model)
-    yield from FAMILY_PROBLEMS[options["family"]](options, path)
+    if options["family"] in FAMILY_PROBLEMS:  # a plugin's network has its schema alone
+        yield from FAMILY_PROBLEMS[options["family"]](options, path)
     classes = options["network"].get("classes", 0)
     for dataset in dict.fromkeys(entry["dataset"] for entry in config["matrix"] if entry["model"] == model):
-        known = _classes(config["datasets"][dataset])
+        known = _classes(config, config["datasets"][dataset])
         if classes and known and classes != known:
             text = f"is {classes}; allowed with data set {dataset}: {known}, as many as it has, or 0 to tell it none"
             yield Problem((*path, "network", "classes"), text)
@@ -119,12 +132,17 @@ def _training_problems(config: Config, model: str, training: str) -> Iterator[Pr
 
     for key, text in _foreign(config, model, "training", options):
         yield problem(key, text)
-    if options["preconditioning"] not in FAMILIES[family].preconditionings:
-        allowed = ", ".join(FAMILIES[family].preconditionings)
+    preconditionings = family_of(config, model).preconditionings
+    if options["preconditioning"] not in preconditionings:
+        allowed = ", ".join(preconditionings)
         yield problem("preconditioning", f"is {options['preconditioning']}; allowed for family {family}: {allowed}")
     if options.get("min_snr_gamma") is not None and options["preconditioning"] not in ("epsilon", "v"):
         text = f"is {options['min_snr_gamma']}; allowed with preconditioning {options['preconditioning']}: null"
         yield problem("min_snr_gamma", text)
+    if family not in FAMILIES:
+        if options["groups"] != 1 and not brought(config).family(family).grouped:
+            yield problem("groups", f"is {options['groups']}; allowed for family {family}: 1")
+        return
     channels = GROUPED_CHANNELS[family](config["models"][model]["network"])
     if options["groups"] != "max" and math.gcd(*channels) % options["groups"]:
         allowed = f"allowed with the channels {channels} of model {model}: {divisors(math.gcd(*channels))} or max"
@@ -135,7 +153,7 @@ def _recipe_problems(config: Config, model: str, optimization: str) -> Iterator[
     """A recipe for `model`: compression that its training allows, and its sampler."""
     recipe, options = config["optimizations"][optimization], config["models"][model]
     training = training_options(config, model, training_of(config, optimization))
-    for step in ("prune", "quantize"):
+    for step in steps_of(config, optimization):
         if training["linear"] != "float" and step in recipe:
             text = (
                 f"cannot follow training {recipe['training']}, whose linear layers are {training['linear']} and "
@@ -144,6 +162,11 @@ def _recipe_problems(config: Config, model: str, optimization: str) -> Iterator[
             yield Problem(("optimizations", optimization, step), text)
 
     own, family = recipe.get("sampler", {}), options["family"]
+    if "prune" in recipe and family not in FAMILIES:
+        scope, scopes = recipe["prune"].get("scope"), brought(config).family(family).scopes
+        if scope is not None and scope not in scopes:
+            text = f"is {scope}; allowed for family {family}, as model {model} is: {', '.join(scopes)}"
+            yield Problem(("optimizations", optimization, "prune", "scope"), text)
     sampler = {**options["sampler"], **own}
 
     def problem(key: str, text: str) -> Problem:
@@ -151,8 +174,9 @@ def _recipe_problems(config: Config, model: str, optimization: str) -> Iterator[
 
     for key, text in _foreign(config, model, "sampler", sampler):
         yield problem(key, text)
-    if sampler["method"] not in FAMILIES[family].samplers:
-        allowed = ", ".join(FAMILIES[family].samplers)
+    samplers = family_of(config, model).samplers
+    if sampler["method"] not in samplers:
+        allowed = ", ".join(samplers)
         yield problem("method", f"is {sampler['method']}; allowed for family {family}, as model {model} is: {allowed}")
     wrong_steps = steps_problem(sampler["method"], sampler["steps"])
     if wrong_steps:
@@ -172,21 +196,24 @@ def _recipe_problems(config: Config, model: str, optimization: str) -> Iterator[
 def _foreign(config: Config, model: str, kind: str, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Keys of `options` (of `kind` training or sampler) that are for other families alone, and what is said of each."""
     family = config["models"][model]["family"]
+    families = FAMILIES | {name: brought(config).family(name).told for name in brought(config).families}
     for key in options:
-        owners = [name for name in FAMILIES if key in _own_keys(name, kind)]
+        owners = [name for name in families if key in _own_keys(families[name], kind)]
         if owners and family not in owners:
             yield key, f"is for family {', '.join(owners)}, and model {model} is of family {family}; leave it out"
 
 
-def _own_keys(family: str, kind: str) -> set[str]:
+def _own_keys(family: Family, kind: str) -> set[str]:
     """Keys of `kind` that `family` uses, without those that all training or all sampling has."""
     if kind == "training":
-        return set(FAMILIES[family].training)
-    return {*FAMILIES[family].sampler, *(key for m in FAMILIES[family].samplers for key in SAMPLER_CONSTANTS[m])}
+        return set(family.training)
+    return {*family.sampler, *(key for method in family.samplers for key in SAMPLER_CONSTANTS[method])}
 
 
-def _classes(dataset: Mapping[str, Any]) -> int | None:
+def _classes(config: Config, dataset: Mapping[str, Any]) -> int | None:
     """How many classes a data set has; None where that is not known before it is read."""
+    if dataset["source"] in brought(config).sources:
+        return len(brought(config).source(dataset["source"]).classes)
     if dataset["source"] != "folder":
         return CLASSES.get(dataset["source"])
     return len(_class_folders(Path(dataset["path"]))) if Path(dataset["path"]).is_dir() else None

@@ -11,8 +11,10 @@ from typing import Any
 
 import jsonschema
 
-from slimdiff.config import Config
+from slimdiff.config import Config, brought
+from slimdiff.declarations import path_problem
 from slimdiff.errors import UserError
+from slimdiff.openschema import extended
 from slimdiff.soundness import Problem, offer, problems
 
 SHOWN_CHARACTERS = 60  # of a value in a message
@@ -26,11 +28,12 @@ def check(config: Config, schema: Mapping[str, Any], files: Mapping[str, Any]) -
         schema: workflow/schemas/config.schema.yaml as a mapping.
         files: what was merged, by name, in the order of merging: used to say which file holds the culprit.
     """
-    validator = jsonschema.Draft202012Validator(schema)
     # Lazily: each step may rely on what the ones before it would have refused.
     steps: tuple[Callable[[], Iterable[Problem]], ...] = (
         lambda: _plain_problems(config, ()),
-        lambda: map(_schema_problem, validator.iter_errors(config)),
+        lambda: _schema_problems({"plugins": config.get("plugins")}, _part(schema, "plugins")),
+        lambda: _plugin_problems(config),
+        lambda: _schema_problems(config, extended(schema, brought(config))),
         lambda: problems(config),
     )
     problem = next((problem for step in steps for problem in step()), None)
@@ -78,6 +81,23 @@ def _plain_problems(value: Any, path: tuple[str | int, ...]) -> Iterator[Problem
         yield Problem(path, f"is {value}, which YAML reads as a {type(value).__name__}; write it in quotes")
 
 
+def _part(schema: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The schema of `key` at the top alone."""
+    return {"type": "object", "required": [key], "properties": {key: schema["properties"][key]}}
+
+
+def _schema_problems(config: Config, schema: Mapping[str, Any]) -> Iterator[Problem]:
+    return map(_schema_problem, jsonschema.Draft202012Validator(schema).iter_errors(config))
+
+
+def _plugin_problems(config: Config) -> Iterator[Problem]:
+    """Files of plugins that are not there; what is wrong inside of one is raised when it is read."""
+    for index, path in enumerate(config["plugins"]):
+        problem = path_problem(path)
+        if problem:
+            yield Problem(("plugins", index), problem)
+
+
 def _schema_problem(error: jsonschema.ValidationError) -> Problem:
     path: tuple[Any, ...] = tuple(error.absolute_path)
     schema: Any = error.schema
@@ -89,7 +109,8 @@ def _schema_problem(error: jsonschema.ValidationError) -> Problem:
         known = schema["properties"]
         name = next(name for name in value if name not in known)
         place = dotted(path) or "the file"
-        return Problem((*path, name), f"is an unknown key; allowed in {place}: {offer(name, known)}")
+        own = "; a step of your own comes with a file named in plugins" if path[:1] == ("optimizations",) else ""
+        return Problem((*path, name), f"is an unknown key; allowed in {place}: {offer(name, known)}{own}")
     if error.validator == "required":
         return Problem((*path, next(key for key in schema["required"] if key not in value)), "is missing")
     return Problem(path, f"is {_show(value)}; allowed: {_allowed(schema)}{_remark(schema)}{_number_hint(value)}")

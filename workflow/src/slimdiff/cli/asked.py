@@ -38,6 +38,15 @@ Configs = Annotated[
     ),
 ]
 
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        help="A Python file that the model was made with; several may be named. It is run.",
+        show_default="the plugins of config.yaml",
+    ),
+]
+
 
 def preset_names(folder: Path) -> list[str]:
     """The presets in `folder`, by the names that one calls them."""
@@ -79,6 +88,19 @@ def read_config(paths: Sequence[Path]) -> dict[str, Any]:
             raise UserError(f"--config {path} must hold a mapping, not {type(content).__name__}")
         _merge(merged, content)
     return merged
+
+
+def load_plugins(named: Sequence[Path] | None) -> None:
+    """Load the plugins that are `named`, or those of config.yaml where none is: files that the user chose either way.
+
+    What a checkpoint's header names is not run: a file that came from elsewhere must not choose code.
+    """
+    configured = read_config([BASE]).get("plugins") if not named and BASE.exists() else None
+    paths = list(named or configured or ())
+    if paths:
+        from slimdiff import plugging
+
+        plugging.load(paths)
 
 
 def cells_of(config: dict[str, Any], paths: Sequence[Path]) -> list[str]:

@@ -1,8 +1,12 @@
 """How commands print: tables, figures, and colours that a terminal alone sees."""
 
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 PIPE_WIDTH = 250  # of tables that go into a pipe or a file, where nothing is cut
@@ -12,6 +16,22 @@ def console() -> Console:
     """Rich fits tables to a terminal; into a pipe or a file they go in full width and without colours."""
     found = Console(highlight=False)
     return found if found.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+
+
+@contextlib.contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[float, int], None] | None]:
+    """A bar on the standard error while the block runs, and what to tell it: how much is done, of how much.
+
+    Nothing where the standard error is no terminal: None is then what one calls.
+    """
+    terminal = Console(file=sys.stderr, highlight=False)
+    if not terminal.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=terminal, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def table(*headings: str) -> Table:

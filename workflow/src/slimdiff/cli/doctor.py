@@ -25,6 +25,7 @@ from slimdiff.cli.cells import RESULTS, Results
 from slimdiff.cli.console import console, size, table
 from slimdiff.cli.reach import find_data
 from slimdiff.cli.run import count_gpus, find_root
+from slimdiff.config import brought
 from slimdiff.errors import UserError
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -197,6 +198,10 @@ def data(paths: Sequence[Path], results: Path) -> Iterator[Finding]:
     for name in names:
         if (results / "data" / name / "images.safetensors").is_file():
             yield Finding(f"data {name}", OK, f"read before, in {results / 'data' / name}")
+            continue
+        source = merged["datasets"][name]["source"]
+        if source in brought(merged).sources:
+            yield Finding(f"data {name}", OK, f"comes with the plugin {brought(merged).sources[source].path}")
             continue
         try:
             place, refusals = find_data(merged["datasets"][name], Path(merged["data_dir"]))

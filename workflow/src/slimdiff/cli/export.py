@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from slimdiff.cli.asked import Plugins, load_plugins
 from slimdiff.cli.cells import RESULTS, CellName, Results, find_model
 from slimdiff.cli.console import console, size
 from slimdiff.errors import UserError
@@ -30,6 +31,7 @@ def export(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The file to write: .onnx, .safetensors or .packed.")],
+    plugin: Plugins = None,
     results: Results = RESULTS,
 ) -> None:
     """Write a cell's network for other programs.
@@ -60,6 +62,7 @@ def export(
     from slimdiff import exporting
     from slimdiff.checkpoint import load
 
+    load_plugins(plugin)
     with console().status(f"writing {out}"):
         loaded = load(model)
         write = exporting.write_onnx if to is Format.ONNX else exporting.write_safetensors

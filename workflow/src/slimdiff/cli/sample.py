@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from slimdiff.cli.asked import Plugins, load_plugins
 from slimdiff.cli.cells import RESULTS, CellName, Results, find_model
-from slimdiff.cli.console import console
+from slimdiff.cli.console import progress_bar
 from slimdiff.errors import UserError
 from slimdiff.families import SAMPLER_CONSTANTS
 
@@ -40,6 +41,7 @@ def sample(
         typer.Option("--labels", help="Several at once: 0-9, 1,3,5 or cat,dog; after those of --label."),
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu or cuda.", show_default="cuda if present")] = None,
+    plugin: Plugins = None,
     results: Results = RESULTS,
 ) -> None:
     """Draw new images from a cell's model.
@@ -62,6 +64,7 @@ def sample(
     chosen = pick_device(gpu=int(device != "cpu"), threads=torch.get_num_threads())
     if device == "cuda" and chosen.type != "cuda":
         raise UserError("--device cuda: torch finds no CUDA device here; leave --device out to use the CPU")
+    load_plugins(plugin)
     loaded = load(model, chosen)
     own = loaded.settings["sampler"]["method"]
     if steps is None and sampler not in (None, own) and "steps" in SAMPLER_CONSTANTS.get(sampler, ()):
@@ -69,8 +72,10 @@ def sample(
     classes = loaded.settings["dataset"]["classes"]
     asked = [*find_labels(label or (), classes), *parse_labels(labels or "", classes)] or None
     start = time.perf_counter()
-    with console().status(f"drawing {n} images on {chosen.type}"):  # nothing where there is no terminal
-        drawn = loaded.sample(n, seed=seed, sampler=sampler, steps=steps, guidance=guidance, labels=asked)
+    with progress_bar(f"drawing {n} images on {chosen.type}") as progress:
+        drawn = loaded.sample(
+            n, seed=seed, sampler=sampler, steps=steps, guidance=guidance, labels=asked, progress=progress
+        )
     seconds = time.perf_counter() - start
     if len(drawn.images):
         # One column for each class that takes its turn, else as square as may be.

@@ -1,8 +1,9 @@
 """From the name of a source to a data set: the one table that a new source is added to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ DIGITS_TEST_EVERY = 5  # every fifth image of a class is a test image
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Where a data set comes from; the last four belong to source `folder` alone, which needs them all."""
+    """Where a data set comes from; path to test_fraction belong to source `folder` alone, which needs them all."""
 
     name: str
     source: str
@@ -24,6 +25,8 @@ class DataSettings:
     image_size: int | None = None
     channels: int | None = None
     test_fraction: float | None = None
+    options: Mapping[str, Any] | None = None  # of a plugin's source
+    plugins: Sequence[Mapping[str, str]] = ()  # what brings it, loaded by then
 
 
 def load(settings: DataSettings, data_dir: Path) -> ImageSet:
@@ -39,6 +42,8 @@ def load(settings: DataSettings, data_dir: Path) -> ImageSet:
         raise UserError(
             f"datasets.{settings.name}.source is {settings.source!r}; allowed: {', '.join(sorted(SOURCES))}"
         )
+    if settings.options is not None and not settings.plugins:
+        raise UserError(f"datasets.{settings.name}.options: only sources of plugins have it, not {settings.source!r}")
     return SOURCES[settings.source](settings, data_dir)
 
 

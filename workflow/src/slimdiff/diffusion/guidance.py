@@ -5,7 +5,7 @@ exaggerates what the label changes. D and the network's output differ by an affi
 is the same as mixing noise predictions. Both passes are one batch of twice the size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -21,15 +21,22 @@ class Guided:
         labels: int64 (N,) for the N images of a call; None: no network pass is told a label.
         scale: of guidance, where there are labels.
         clip: keep estimates of x_0 within black and white. With few steps noise predictions diverge otherwise.
+        watch: called after each call.
     """
 
     def __init__(
-        self, denoiser: Denoiser, labels: torch.Tensor | None = None, scale: float = 1.0, clip: bool = False
+        self,
+        denoiser: Denoiser,
+        labels: torch.Tensor | None = None,
+        scale: float = 1.0,
+        clip: bool = False,
+        watch: Callable[[], None] | None = None,
     ) -> None:
         self.denoiser = denoiser
         self.labels = labels
         self.scale = scale
         self.clip = clip
+        self.watch = watch
 
     @property
     def passes(self) -> int:
@@ -53,6 +60,8 @@ class Guided:
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """x (N, C, S, S) and sigma (N,) → the estimate of x_0."""
         x_0 = self._estimate(x, sigma)
+        if self.watch is not None:
+            self.watch()
         return x_0.clamp(self.denoiser.settings.black, WHITE) if self.clip else x_0
 
     def _estimate(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:

@@ -131,6 +131,15 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
+def expected_calls(settings: SamplerSettings) -> int | None:
+    """How often the sampler calls its denoiser for a batch; None where that shows only while it runs."""
+    if settings.method == "ode":
+        return None
+    if settings.method == "heun":
+        return 2 * settings.steps - 1
+    return 2 * settings.steps if settings.method == "predictor-corrector" else settings.steps
+
+
 def find_sampler(method: str) -> Sampler:
     """The sampler of this name."""
     if method not in SAMPLERS:

@@ -33,7 +33,7 @@ def build_network(model: Mapping[str, Any], groups: int | str = 1, seed: int = 0
     """
     family = model["family"]
     if family not in FAMILIES:
-        raise UserError(f"models.*.family is {family!r}; allowed: {', '.join(FAMILIES)}")
+        raise UserError(f"models.*.family is {family!r}; allowed: {', '.join(FAMILIES)}; others need their plugin")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return FAMILIES[family](model, groups)

@@ -1,6 +1,7 @@
 """What every stage's command line shares."""
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -37,7 +38,12 @@ def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
 
 
 def _settings(text: str) -> dict[str, object]:
+    """The settings that `text` holds; the plugins that they name are loaded, as everything after relies on them."""
     try:
-        return parse(text)
+        settings = parse(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    if settings.get("plugins"):
+        # By its name as text, so that no stage's fingerprint holds it: where no plugin is used it does nothing.
+        importlib.import_module("slimdiff.plugging").load_used(settings["plugins"])
+    return settings

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = arguments.settings
     network, header = weightfile.read_training(arguments.weights, settings["weights"])
     structure = apply_steps(network, settings["steps"], derive_seed(settings["seed"], "compress"))
-    recipe = {key: settings[key] for key in ("weights", "steps", "sampler", "engine")}
+    recipe = {key: settings[key] for key in ("weights", "steps", "sampler", "engine", "plugins") if key in settings}
     modelfile.write_model(arguments.out, network, {**header, **recipe, "structure": header["structure"] + structure})
     packing.pack(arguments.out, arguments.out_packed)
 

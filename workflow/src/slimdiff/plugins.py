@@ -1,0 +1,222 @@
+"""What a user's own Python file registers: compression steps, families of networks, sources of images.
+
+    from slimdiff.plugins import family, source, step
+
+    @step("round-mantissa", settings={"bits": {"type": "integer", "minimum": 0, "maximum": 23}})
+    def round_mantissa(network, settings, seed): ...
+
+The file is named in the configuration (`plugins: [my_recipes.py]`). The rules read its decorators without running it
+(slimdiff.declarations), so all but `restore` is written out in literals; jobs import it (slimdiff.plugging). A plugin
+is code that runs with its user's rights: name only files that you trust. docs/how-to says more.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+from slimdiff.errors import UserError
+from slimdiff.families import SAMPLER_CONSTANTS, SCHEDULED, Family
+
+PRECONDITIONINGS = ("score", "edm", "epsilon", "v")
+SCOPES = ("global", "middle", "extremes")  # what prune.scope may be
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+OPTION = re.compile(r"[a-z][a-z0-9_]*")
+TYPED = ("type", "enum", "const", "anyOf")  # one of these says what a value may be
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Options = Mapping[str, Mapping[str, Any]]  # key → JSON schema of its value; every key is required, no other is allowed
+
+
+@dataclass(frozen=True)
+class Step:
+    """A compression step, as its decorator declares it."""
+
+    kind: ClassVar[str] = "step"
+    name: str  # the key of a recipe
+    settings: Options
+    restores: bool = False  # whether it changes the structure, so that reading a file needs the plugin again
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_options("settings", self.settings)
+
+
+@dataclass(frozen=True)
+class NetworkFamily:
+    """A family of networks, as its decorator declares it."""
+
+    kind: ClassVar[str] = "family"
+    name: str  # what `models.*.family` says
+    network: Options  # keys of `models.*.network`; `classes` among them: the network can be told a class
+    preconditionings: Sequence[str]
+    samplers: Sequence[str]
+    scopes: Sequence[str] = ("global",)  # of pruning: the keys of the network's prune_scopes()
+    grouped: bool = False  # whether a training's `groups` divides anything
+    noise_scale: float = 1.0  # of EDM's c_noise, about -1.4 to 1.3, before the network is told it
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_options("network", self.network)
+        _check_among("preconditionings", self.preconditionings, PRECONDITIONINGS)
+        _check_among("samplers", self.samplers, tuple(SAMPLER_CONSTANTS))
+        _check_among("scopes", self.scopes, SCOPES)
+        if not isinstance(self.grouped, bool):
+            raise UserError(f"grouped is {self.grouped!r}; allowed: True, False")
+        if isinstance(self.noise_scale, bool) or not isinstance(self.noise_scale, int | float) or self.noise_scale <= 0:
+            raise UserError(f"noise_scale is {self.noise_scale!r}; allowed: a number above 0")
+
+    @property
+    def told(self) -> Family:
+        """What the family can be told: guidance where there are classes, a noise schedule where something uses one."""
+        classes = "classes" in self.network
+        scheduled = any(method in SCHEDULED for method in self.samplers)
+        noise = scheduled or any(name in ("epsilon", "v") for name in self.preconditionings)
+        return Family(
+            tuple(self.preconditionings),
+            tuple(self.samplers),
+            (*(("noise_schedule", "min_snr_gamma") if noise else ()), *(("label_dropout",) if classes else ())),
+            (*(("guidance",) if classes else ()), *(("clip",) if scheduled else ())),
+        )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source of images, as its decorator declares it."""
+
+    kind: ClassVar[str] = "source"
+    name: str  # what `datasets.*.source` says
+    classes: Sequence[str]
+    options: Options = field(default_factory=dict)  # keys of `datasets.*.options`
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_options("options", self.options)
+        good = isinstance(self.classes, list | tuple) and all(isinstance(name, str) for name in self.classes)
+        if not good or not 2 <= len(set(self.classes)) == len(self.classes):
+            raise UserError(f"classes is {self.classes!r}; allowed: the names of two or more classes, each once")
+
+
+Declared = Step | NetworkFamily | Source
+KINDS: dict[str, type[Step] | type[NetworkFamily] | type[Source]] = {
+    "step": Step,
+    "family": NetworkFamily,
+    "source": Source,
+}
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A function of a plugin and what it was declared as."""
+
+    declared: Declared
+    function: Callable[..., Any]
+    restore: Callable[..., Any] | None = None
+    path: str = ""  # of the plugin, as it was given
+    code: str = ""  # digest of the plugin's source, in so far as this function uses it
+
+
+REGISTERED: dict[tuple[str, str], Registered] = {}  # by kind and name, of all plugins that are loaded
+PENDING: list[Registered] = []  # of the plugin that is being loaded
+
+
+def step(name: str, *, settings: Options, restore: Callable[..., Any] | None = None) -> Callable[[Function], Function]:
+    """Register a compression step, `f(network, settings, seed) -> record or None`, which works in place.
+
+    Args:
+        name: the key that recipes have for it.
+        settings: JSON schemas of its settings by key; each must be given in the recipe.
+        restore: `restore(network, record, tensors)` gives a freshly built network the structure that `record`, what the
+            step returned (JSON), tells of; `tensors` is the state dict that is loaded next. A step returns a record if
+            and only if it has one.
+    """
+    return _register(Step(name, settings, restore is not None), restore)
+
+
+def family(
+    name: str,
+    *,
+    network: Options,
+    preconditionings: Sequence[str],
+    samplers: Sequence[str],
+    scopes: Sequence[str] = ("global",),
+    grouped: bool = False,
+    noise_scale: float = 1.0,
+) -> Callable[[Function], Function]:
+    """Register a family of networks, `f(network, channels, image_size, groups) -> nn.Module`.
+
+    The module has `forward(x, noise_level, labels=None)`, x (N, channels, image_size, image_size) to the same shape,
+    noise_level (N,), labels int64 (N,) with -1 for none; and `prune_scopes()`, names of modules by scope.
+
+    Args:
+        name: what `models.*.family` says.
+        network: JSON schemas of the keys of `models.*.network`; `classes` among them: it can be told a class.
+        preconditionings: of score, edm, epsilon, v.
+        samplers: of those in slimdiff.families.
+        scopes: the keys of `prune_scopes()`.
+        grouped: whether `groups` divides its convolutions; without, a training's `groups` must be 1.
+        noise_scale: EDM's c_noise is multiplied by it.
+    """
+    declared = NetworkFamily(name, network, preconditionings, samplers, scopes, grouped, noise_scale)
+    return _register(declared)
+
+
+def source(name: str, *, classes: Sequence[str], options: Options | None = None) -> Callable[[Function], Function]:
+    """Register a source, `f(options, data_dir) -> (train_images, train_labels, test_images, test_labels)`.
+
+    Images are uint8 (N, C, H, W) with C 1 or 3, labels are integers (N,), indices of `classes`: arrays or tensors.
+
+    Args:
+        name: what `datasets.*.source` says.
+        classes: their names.
+        options: JSON schemas of the keys of `datasets.*.options`.
+    """
+    return _register(Source(name, classes, options or {}))
+
+
+def missing(needed: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """What stands in the way of using `needed` (entries of path, kind, name, code), a sentence for each."""
+    for entry in needed:
+        found = REGISTERED.get((entry["kind"], entry["name"]))
+        what = f"{entry['kind']} {entry['name']!r} of the plugin {entry['path']}"
+        if found is None:
+            yield f"{what} is needed: name that file under `plugins`, with --plugin or in load(…, plugins=[…])"
+        elif found.code != entry["code"]:
+            yield (
+                f"{what} has changed: it was {entry['code']} and {found.path} has {found.code}; restore it, or run "
+                "the workflow again"
+            )
+
+
+def _register(declared: Declared, restore: Callable[..., Any] | None = None) -> Callable[[Function], Function]:
+    def note(function: Function) -> Function:
+        PENDING.append(Registered(declared, function, restore))
+        return function
+
+    return note
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise UserError(f"the name is {name!r}; allowed: small letters, digits and single dashes, a letter first")
+
+
+def _check_options(what: str, options: object) -> None:
+    import jsonschema
+
+    if not isinstance(options, Mapping):
+        raise UserError(f"{what} is {options!r}; allowed: a mapping from keys to JSON schemas")
+    for key, schema in options.items():
+        if not isinstance(key, str) or not OPTION.fullmatch(key):
+            raise UserError(f"{what} has the key {key!r}; allowed: small letters, digits and underscores")
+        if not isinstance(schema, Mapping) or not any(word in schema for word in TYPED):
+            raise UserError(f"{what}.{key} is {schema!r}; allowed: a JSON schema with {', '.join(TYPED[:-1])} or anyOf")
+        try:
+            jsonschema.Draft202012Validator.check_schema(schema)
+        except jsonschema.SchemaError as error:
+            raise UserError(f"{what}.{key} is no JSON schema: {error.message}") from None
+
+
+def _check_among(what: str, given: object, allowed: Sequence[str]) -> None:
+    if not isinstance(given, list | tuple) or not given or not all(item in allowed for item in given):
+        raise UserError(f"{what} is {given!r}; allowed: some of {', '.join(allowed)}")
