@@ -1,6 +1,7 @@
 """What compression did to a network's structure, as the checkpoint's header records it, and how to do it again.
 
-Apart from the steps themselves, so that reading a file depends on no technique that leaves the structure alone.
+Apart from the steps themselves, so that reading a file depends on no technique that leaves the structure alone, nor on
+the tools that found out which channels to remove.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,22 @@ import torch
 from torch import nn
 
 from slimdiff.compression.linears import restore_linears
+from slimdiff.compression.shapes import resize
 
-Structure = dict[str, Any]
+Structure = dict[str, Any]  # {"channels": {layer: sizes}} or {"linear": bits, "layers": names}
 
 
 def restore_structure(network: nn.Module, structure: Sequence[Structure], tensors: Mapping[str, torch.Tensor]) -> None:
     """Give a freshly built network the structure that a checkpoint's header records."""
     for record in structure:
-        restore_linears(network, record["linear"], record["layers"], tensors)
+        if "channels" in record:
+            resize(network, record["channels"])
+        else:
+            restore_linears(network, record["linear"], record["layers"], tensors)
+
+
+def restore_shapes(network: nn.Module, structure: Sequence[Structure]) -> None:
+    """As `restore_structure`, but every layer stays one of floats: for what depends on widths alone."""
+    for record in structure:
+        if "channels" in record:
+            resize(network, record["channels"])
