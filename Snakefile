@@ -3,8 +3,8 @@
 #   snakemake -n                              what would run
 #   snakemake --cores 1 --resources gpu=1     run it: config.yaml says what
 #
-# The way of the data: data → train → compress → sample → score ┐
-#                                            └──→ profile ──────┴→ row → aggregate → claims → report
+# The way of the data: data → train (→ finetune) → compress → sample → score ┐
+#                                                        └──→ profile ───────┴→ row → aggregate → claims → report
 from snakemake.utils import min_version
 
 min_version("9.10")
@@ -20,6 +20,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/functions.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/finetune.smk"
 include: "workflow/rules/compress.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/reference.smk"

@@ -16,6 +16,8 @@ EXAMPLES = [
     {"prune": {"method": "random", "amount": 0.3, "scope": "global"}},
     {"prune": {"method": "random", "amount": 0.5, "scope": "middle"}},
     {"prune": {"method": "l1", "amount": 0.7, "scope": "extremes"}},
+    {"prune": {"method": "channels", "importance": "l1", "amount": 0.5}},
+    {"prune": {"method": "channels", "importance": "random", "amount": 0.3}},
     {"quantize": {"linear": "8bit"}},
     {"quantize": {"linear": "4bit"}},
     {"quantize": {"weights": "8bit"}},
@@ -133,7 +135,7 @@ def test_only_linears_are_quantized(bits):
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ({"prune": {"method": "magic", "amount": 0.1}}, r"prune.method is 'magic'; allowed: random, l1"),
+        ({"prune": {"method": "magic", "amount": 0.1}}, r"prune.method is 'magic'; allowed: random, l1, channels"),
         ({"prune": {"method": "l1", "amount": 1.3}}, r"prune.amount is 1.3; allowed: 0 up to"),
         ({"prune": {"method": "l1", "amount": 0.1, "scope": "outer"}}, r"prune.scope is 'outer'; allowed.*middle"),
         ({"prune": {"method": "l1"}}, r"prune: key 'amount' is missing"),

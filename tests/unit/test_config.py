@@ -255,7 +255,49 @@ def test_provenance_is_the_part_that_the_matrix_uses() -> None:
     }
 
 
+def test_a_training_that_starts_from_another_takes_its_options_from_there() -> None:
+    overlay = {
+        "trainings": {
+            "first": {"epochs": 7, "batch_size": 8},
+            "second": {"start": "first", "weights": "ema", "prune": CHANNELS, "finetune": {"epochs": 2}},
+            "third": {"start": "second", "finetune": {"learning_rate": 0.5}},
+        },
+        "optimizations": {"mine": {"training": "third"}},
+        "matrix": [entry(optimizations=["mine"])],
+    }
+    config = merge(CONFIG, overlay)
+    check(config, SCHEMA, {"config.yaml": CONFIG, "my.yaml": overlay})
+    assert settings.chain_of(config, "third") == ["first", "second", "third"]
+    assert {"second", "third"} <= set(settings.later_trainings(config)) <= set(config["trainings"]) - {"first"}
+    second = settings.finetune_settings(config, "mnist", "ncsn", "second", 4)
+    assert second["training"] == {**CONFIG["models"]["ncsn"]["training"], "epochs": 2, "batch_size": 8}
+    assert second["start"] == {"training": "first", "weights": "ema"}
+    assert second["steps"] == [{"prune": CHANNELS}]
+    third = settings.finetune_settings(config, "mnist", "ncsn", "third", 4)
+    assert third["training"] == {**second["training"], "learning_rate": 0.5}
+    assert third["start"] == {"training": "second", "weights": "raw"}
+    assert third["steps"] == []
+    row = settings.row_settings(config, **names("mine"))["settings"]
+    assert [part["training"]["epochs"] for part in (*row["starts"], row["train"])] == [7, 2, 2]
+    assert list(settings.provenance(config)["trainings"]) == ["first", "second", "third"]
+
+
+def test_trainings_are_split_between_the_two_stages() -> None:
+    first, later = settings.first_trainings(CONFIG), settings.later_trainings(CONFIG)
+    assert sorted([*first, *later]) == sorted(CONFIG["trainings"])
+    assert "plain" in first
+    assert {"channels-30", "channels-50-diff"} <= set(later)
+
+
 PRUNE = {"method": "l1", "amount": 0.3, "scope": "global"}
+CHANNELS = {"method": "channels", "importance": "l1", "amount": 0.5}
+
+
+def started(**keys: Any) -> dict[str, Any]:
+    """An overlay with a training `mine` of these keys, and a matrix that runs it."""
+    recipes = {"mine": {"training": "mine"}}
+    return {"trainings": {"mine": keys}, "optimizations": recipes, "matrix": [entry(optimizations=["mine"])]}
+
 
 MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
     # what a schema can say
@@ -272,13 +314,13 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
     "amount of 1.3": (
         recipe(prune={**PRUNE, "amount": 1.3}),
         "my.yaml: optimizations.mine.prune.amount is 1.3; allowed: a number at least 0 and below 1 (share of the "
-        "scope's elements that become zero)",
+        "scope's elements that become zero, or of each layer's channels that go)",
     ),
     "amount of 1": (recipe(prune={**PRUNE, "amount": 1}), "my.yaml: optimizations.mine.prune.amount is 1; allowed: "),
     "number in quotes": (
         recipe(prune={**PRUNE, "amount": "0.3"}),
         "my.yaml: optimizations.mine.prune.amount is '0.3'; allowed: a number at least 0 and below 1 (share of the "
-        "scope's elements that become zero); write it without quotes",
+        "scope's elements that become zero, or of each layer's channels that go); write it without quotes",
     ),
     "number that YAML reads as text": (
         {"models": {"ncsn": {"training": {"learning_rate": "1e-3"}}}},
@@ -291,7 +333,7 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
     ),
     "unknown method": (
         recipe(prune={**PRUNE, "method": "l2"}),
-        "my.yaml: optimizations.mine.prune.method is 'l2'; allowed: random, l1 (how elements are chosen)",
+        "my.yaml: optimizations.mine.prune.method is 'l2'; allowed: random, l1, channels (how elements are chosen;",
     ),
     "unknown scope": (
         recipe(prune={**PRUNE, "scope": "top"}),
@@ -402,6 +444,91 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
         },
         "my.yaml: optimizations.mine.prune cannot follow training linear-8bit-frozen, whose linear layers are 8bit and "
         "frozen; allowed there: a training with linear: float",
+    ),
+    "channels with a scope": (
+        recipe(prune={**CHANNELS, "scope": "global"}),
+        "my.yaml: optimizations.mine.prune.scope does not go with method channels; leave it out",
+    ),
+    "channels without an importance": (
+        recipe(prune={"method": "channels", "amount": 0.5}),
+        "my.yaml: optimizations.mine.prune.importance is missing; method channels needs it",
+    ),
+    "zeros without a scope": (
+        recipe(prune={"method": "l1", "amount": 0.5}),
+        "my.yaml: optimizations.mine.prune.scope is missing; method l1 needs it",
+    ),
+    "zeros by an importance": (
+        recipe(prune={**PRUNE, "importance": "l1"}),
+        "my.yaml: optimizations.mine.prune.importance does not go with method l1; leave it out",
+    ),
+    "unknown importance": (
+        recipe(prune={**CHANNELS, "importance": "l2"}),
+        "my.yaml: optimizations.mine.prune.importance is 'l2'; allowed: l1, taylor, diff-pruning, random (how channels",
+    ),
+    "an importance that needs images in a recipe": (
+        recipe(prune={**CHANNELS, "importance": "taylor"}),
+        "my.yaml: optimizations.mine.prune.importance is 'taylor', which needs images; allowed in a recipe: l1, "
+        "random; or prune in a training that starts from another (trainings.*.start with prune)",
+    ),
+    "channels of grouped convolutions": (
+        {
+            "optimizations": {"mine": {"training": "groups-2", "prune": CHANNELS}},
+            "matrix": [entry(optimizations=["mine"])],
+        },
+        "my.yaml: optimizations.mine.prune removes channels after training groups-2, whose groups is 2; allowed there: "
+        "1",
+    ),
+    "channels of grouped convolutions, trained on": (
+        started(start="groups-2", prune=CHANNELS),
+        "my.yaml: trainings.mine.prune removes channels after training groups-2, whose groups is 2; allowed there: 1",
+    ),
+    "channels of quantized layers, trained on": (
+        started(start="linear-8bit-frozen", prune=CHANNELS),
+        "my.yaml: trainings.mine.prune removes channels after training linear-8bit-frozen, whose linear is 8bit; ",
+    ),
+    "unknown start": (
+        started(start="plan"),
+        "my.yaml: trainings.mine.start is 'plan'; allowed: plain, ",
+    ),
+    "a start that is the training itself": (
+        started(start="mine"),
+        "my.yaml: trainings.mine.start is 'mine', a circle (mine → mine); allowed: a chain that ends",
+    ),
+    "starts in a circle": (
+        {"trainings": {"one": {"start": "two"}, "two": {"start": "one"}}},
+        "my.yaml: trainings.one.start is 'two', a circle (one → two → one); allowed: a chain that ends",
+    ),
+    "a training option beside a start": (
+        started(start="plain", epochs=3),
+        "my.yaml: trainings.mine.epochs must stand under finetune in a training with a start; allowed there: start, ",
+    ),
+    "pruning before a training that starts from nothing": (
+        {"trainings": {"mine": {"prune": CHANNELS}}},
+        "my.yaml: trainings.mine.prune is for a training that starts from another one; add the key start",
+    ),
+    "a start of a model's own training": (
+        {"models": {"ncsn": {"training": {"start": "plain"}}}},
+        "my.yaml: models.ncsn.training.start is for entries of trainings, not for a model's own training",
+    ),
+    "another network after a start": (
+        started(start="plain", finetune={"groups": 2}),
+        "my.yaml: trainings.mine.finetune.groups cannot differ from the start's",
+    ),
+    "zeros before a training": (
+        started(start="plain", prune={**CHANNELS, "method": "l1"}),
+        "my.yaml: trainings.mine.prune.method is 'l1'; allowed: channels (what is removed)",
+    ),
+    "diff-pruning without a threshold": (
+        started(start="plain", prune={**CHANNELS, "importance": "diff-pruning"}),
+        "my.yaml: trainings.mine.prune.threshold is missing; importance diff-pruning needs it",
+    ),
+    "a threshold of another importance": (
+        started(start="plain", prune={**CHANNELS, "threshold": 0.1}),
+        "my.yaml: trainings.mine.prune.threshold is for importance diff-pruning, and this is l1; leave it out",
+    ),
+    "another family's option after a start": (
+        started(start="plain", finetune={"label_dropout": 0.2}),
+        "my.yaml: trainings.mine.finetune.label_dropout is for family ddpm, and model ncsn is of family ncsn",
     ),
     "quantizing what is quantized": (
         {

@@ -7,6 +7,12 @@ def get_training(wildcards, path):
     return path.format(training=settings.training_of(config, names.pop("optimization")), **names)
 
 
+def get_start(wildcards, path):
+    """Input: `path` of the training that another one starts from."""
+    names = dict(wildcards.items())
+    return path.format(training=config["trainings"][names.pop("training")]["start"], **names)
+
+
 def get_extractors(wildcards):
     """Input: the extractors that come with slimdiff or that the user names, else those that a job trains."""
     shipped = config["datasets"][wildcards.dataset].get("extractors")

@@ -1,4 +1,7 @@
-"""One training per data set × model × training × seed: raw and EMA weights for all cells that start from it."""
+"""One training per data set × model × training × seed: raw and EMA weights for all cells that start from it.
+
+Those that start from their seed alone; rules/finetune.smk has those that start from another training.
+"""
 
 
 rule train:
@@ -11,6 +14,8 @@ rule train:
         f"results/logs/train/{TRAINING}.log",
     benchmark:
         f"results/benchmarks/train/{TRAINING}.jsonl"
+    wildcard_constraints:
+        training=any_of(settings.first_trainings(config)),
     priority: 10  # most cells wait for one of them
     retries: 2  # a killed training goes on from its state
     conda:

@@ -15,6 +15,8 @@ Config = Mapping[str, Any]
 
 # Keys of a data set that are for scoring alone.
 NETWORK_KEYS = ("extractors", "extractors_sha256", "classifier", "classifier_sha256")
+TRAINING_STEPS = ("prune",)  # keys of a training that starts from another: what is done to its weights before
+START_KEYS = ("start", "weights", *TRAINING_STEPS, "finetune")  # of a training that starts from another, and no more
 COMPRESSION_STEPS = ("prune", "quantize")  # keys of an optimization, in the order in which they are applied
 
 
@@ -61,9 +63,31 @@ def training_of(config: Config, optimization: str) -> str:
     return str(config["optimizations"][optimization]["training"])
 
 
+def chain_of(config: Config, training: str) -> list[str]:
+    """The trainings that `training` starts from, the first one first, and itself at the end."""
+    chain = [training]
+    while "start" in config["trainings"][chain[0]]:
+        chain.insert(0, config["trainings"][chain[0]]["start"])
+    return chain
+
+
+def first_trainings(config: Config) -> list[str]:
+    """The trainings that start from nothing but their seed: those of the stage `train`."""
+    return [name for name, options in config["trainings"].items() if "start" not in options]
+
+
+def later_trainings(config: Config) -> list[str]:
+    """The trainings that start from the weights of another one: those of the stage `finetune`."""
+    return [name for name, options in config["trainings"].items() if "start" in options]
+
+
 def training_options(config: Config, model: str, training: str) -> dict[str, Any]:
-    """How `training` trains `model`: its own options over the model's."""
-    return {**config["models"][model]["training"], **config["trainings"][training]}
+    """How `training` trains `model`: its own options over those of the training that it starts from, or the model's."""
+    first, *later = chain_of(config, training)
+    options = {**config["models"][model]["training"], **config["trainings"][first]}
+    for name in later:
+        options |= config["trainings"][name].get("finetune", {})
+    return options
 
 
 def sampler_options(config: Config, model: str, optimization: str) -> dict[str, Any]:
@@ -123,6 +147,16 @@ def train_settings(config: Config, dataset: str, model: str, training: str, seed
     }
 
 
+def finetune_settings(config: Config, dataset: str, model: str, training: str, seed: int | str) -> dict[str, Any]:
+    """Settings of the stage `finetune`: those of a training, where it starts, and what is done before it begins."""
+    options = config["trainings"][training]
+    return {
+        **train_settings(config, dataset, model, training, seed),
+        "start": {"training": options["start"], "weights": options.get("weights", "raw")},
+        "steps": [{step: options[step]} for step in TRAINING_STEPS if step in options],
+    }
+
+
 def compress_settings(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> dict[str, Any]:
     """Settings of the stage `compress`; sampler and engine go into the model's file, which says how it is to be run."""
     recipe = config["optimizations"][optimization]
@@ -169,6 +203,10 @@ def row_settings(config: Config, dataset: str, model: str, optimization: str, se
     """What the stage `row` writes about a cell beside its measurements."""
     cell = (dataset, model, optimization, seed)
     training = training_of(config, optimization)
+    *starts, train = (
+        (finetune_settings if name in later_trainings(config) else train_settings)(config, dataset, model, name, seed)
+        for name in chain_of(config, training)
+    )
     compress = compress_settings(config, *cell)
     return {
         "dataset": dataset,
@@ -178,7 +216,8 @@ def row_settings(config: Config, dataset: str, model: str, optimization: str, se
         "seed": int(seed),
         "engine": compress["engine"],
         "settings": {
-            "train": train_settings(config, dataset, model, training, seed),
+            **({"starts": starts} if starts else {}),
+            "train": train,
             "compress": compress,
             "sample": sample_settings(config, *cell),
             "score": score_settings(config, *cell),
@@ -220,6 +259,7 @@ def provenance(config: Config) -> dict[str, Any]:
         used["datasets"].add(entry["dataset"])
         used["models"].add(entry["model"])
         used["optimizations"].update(entry["optimizations"])
-    used["trainings"] = {training_of(config, optimization) for optimization in used["optimizations"]}
+    last = {training_of(config, optimization) for optimization in used["optimizations"]}
+    used["trainings"] = {name for training in last for name in chain_of(config, training)}
     chosen = {kind: {name: config[kind][name] for name in sorted(names)} for kind, names in used.items()}
     return {**chosen, "sampling": config["sampling"], "profile": config["profile"]}

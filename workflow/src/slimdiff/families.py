@@ -21,6 +21,10 @@ SCHEDULED = ("ddpm", "ddim", "dpm-solver++", "unipc")  # samplers that step thro
 TIMESTEPS = 1000  # of that schedule
 
 
+# Training options that say what a network is or computes: one that starts from another's weights has them from there.
+FIXED_BY_START = ("preconditioning", "sigma_data", "black", "noise_schedule", "groups", "linear")
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """What a family of networks can be told."""

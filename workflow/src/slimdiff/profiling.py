@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from slimdiff import checkpoint
 from slimdiff.checkpoint import Loaded
 from slimdiff.compression.linears import dense_weight
+from slimdiff.compression.structure import restore_shapes
 from slimdiff.models.registry import build_network
 from slimdiff.quietbnb import is_quantized
 from slimdiff.racing import race
@@ -90,10 +91,12 @@ def count_parameters(network: nn.Module) -> tuple[int, int]:
 
 def count_macs(loaded: Loaded) -> int:
     """Multiply-accumulates of one network evaluation of one image, counted by torch's FlopCounterMode on the float
-    network without weights (zeros are multiplied like any number, and quantizing does not change the arithmetic)."""
+    network without weights, as narrow as pruning its channels left it. Zeros are multiplied like any number, and
+    quantizing does not change the arithmetic."""
     model = loaded.settings["model"]
     with torch.device("meta"):
         network = build_network(model, loaded.settings["training"]["groups"])
+        restore_shapes(network, loaded.settings["structure"])
         x = torch.empty(1, model["channels"], model["image_size"], model["image_size"])
         with FlopCounterMode(display=False) as counter:
             network(x, torch.empty(1))

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 from slimdiff import files
 from slimdiff.config import (
+    START_KEYS,
     Cell,
     Config,
     brought,
+    chain_of,
     expand,
     family_of,
     inception_kinds,
@@ -21,13 +23,14 @@ from slimdiff.config import (
     training_of,
     training_options,
 )
-from slimdiff.families import FAMILIES, SAMPLER_CONSTANTS, Family, divisors, steps_problem
+from slimdiff.families import FAMILIES, FIXED_BY_START, SAMPLER_CONSTANTS, Family, divisors, steps_problem
 
 NCSN_SMALLEST_IMAGE = 17  # pixels that four unpadded 3×3 convolutions of strides 1, 2, 2, 2 leave one of
 DDPM_IMAGE_STEP = 8  # three halvings
 CLASSES = {"mnist": 10, "fashion_mnist": 10, "cifar10": 10, "digits": 10}  # of the sources; a folder's are counted
 SHIPPED_NETWORKS = {"extractors": "extractors", "classifier": "a classifier"}  # keys of a data set, and what they name
 INCEPTION_FEATURES = 2048
+IMPORTANCES_OF_IMAGES = ("taylor", "diff-pruning")  # of channels, by a loss
 FOLDER_KEYS = ("path", "image_size", "channels", "test_fraction")  # what a folder of images must be told
 
 
@@ -73,6 +76,8 @@ def _name_problems(config: Config) -> Iterator[Problem]:
     """Names that must exist, and cells that must be listed once."""
     for name, recipe in config["optimizations"].items():
         yield from _unknown(recipe["training"], config, "trainings", ("optimizations", name, "training"))
+        yield from _prune_problems(recipe.get("prune", {}), ("optimizations", name, "prune"))
+    yield from _start_problems(config)
     for index, entry in enumerate(config["matrix"]):
         path = ("matrix", index)
         yield from _unknown(entry["dataset"], config, "datasets", (*path, "dataset"))
@@ -91,6 +96,62 @@ def _name_problems(config: Config) -> Iterator[Problem]:
             seen.add(cell)
 
 
+def _start_problems(config: Config) -> Iterator[Problem]:
+    """Trainings that start from another one: names that exist, chains that end, keys in their place."""
+    for name, options in config["models"].items():
+        for key in START_KEYS:
+            if key in options["training"]:
+                text = "is for entries of trainings, not for a model's own training; add an entry with it there"
+                yield Problem(("models", name, "training", key), text)
+    for name, options in config["trainings"].items():
+        path = ("trainings", name)
+        if "start" not in options:
+            for key in START_KEYS:
+                if key in options:
+                    yield Problem((*path, key), "is for a training that starts from another one; add the key start")
+            continue
+        yield from _unknown(options["start"], config, "trainings", (*path, "start"))
+        for key in options:
+            if key not in START_KEYS:
+                text = f"must stand under finetune in a training with a start; allowed there: {', '.join(START_KEYS)}"
+                yield Problem((*path, key), text)
+        for key in options.get("finetune", {}):
+            if key in (*FIXED_BY_START, *START_KEYS):
+                text = "cannot differ from the start's: leave it out, or make a training of its own"
+                yield Problem((*path, "finetune", key), text)
+        yield from _prune_problems(options.get("prune", {}), (*path, "prune"), images=True)
+    for name, options in config["trainings"].items():
+        seen = [name]
+        while "start" in config["trainings"][seen[-1]]:
+            seen.append(config["trainings"][seen[-1]]["start"])
+            if seen[-1] in seen[:-1]:
+                text = f"is {options['start']!r}, a circle ({' → '.join(seen)}); allowed: a chain that ends"
+                yield Problem(("trainings", name, "start"), text)
+                break
+
+
+def _prune_problems(prune: Mapping[str, Any], path: tuple[str, ...], images: bool = False) -> Iterator[Problem]:
+    """Keys of a `prune` that do not go with its method; importances that need images are for trainings alone."""
+    if not prune:
+        return
+    channels, importance = prune["method"] == "channels", prune.get("importance")
+    for key, of_channels in (("scope", False), ("importance", True)):
+        if key in prune and of_channels != channels:
+            yield Problem((*path, key), f"does not go with method {prune['method']}; leave it out")
+        if key not in prune and of_channels == channels:
+            yield Problem((*path, key), f"is missing; method {prune['method']} needs it")
+    if importance in IMPORTANCES_OF_IMAGES and not images:
+        text = (
+            f"is {importance!r}, which needs images; allowed in a recipe: l1, random; or prune in a training that "
+            "starts from another (trainings.*.start with prune), and name that"
+        )
+        yield Problem((*path, "importance"), text)
+    if images and importance == "diff-pruning" and "threshold" not in prune:
+        yield Problem((*path, "threshold"), "is missing; importance diff-pruning needs it")
+    if importance != "diff-pruning" and "threshold" in prune:
+        yield Problem((*path, "threshold"), f"is for importance diff-pruning, and this is {importance}; leave it out")
+
+
 def _unknown(name: str, config: Config, kind: str, path: tuple[str | int, ...]) -> Iterator[Problem]:
     if name not in config[kind]:
         yield Problem(path, f"is {name!r}; allowed: {offer(name, config[kind])}; correct it, or add it under {kind}")
@@ -103,7 +164,7 @@ def _cell_problems(config: Config) -> Iterator[Problem]:
             dict.fromkeys(o for entry in config["matrix"] if entry["model"] == model for o in entry["optimizations"])
         )
         yield from _model_problems(config, model)
-        for training in dict.fromkeys(training_of(config, optimization) for optimization in used):
+        for training in dict.fromkeys(name for o in used for name in chain_of(config, training_of(config, o))):
             yield from _training_problems(config, model, training)
         for optimization in used:
             yield from _recipe_problems(config, model, optimization)
@@ -127,9 +188,17 @@ def _training_problems(config: Config, model: str, training: str) -> Iterator[Pr
     options, family = training_options(config, model, training), config["models"][model]["family"]
 
     def problem(key: str, text: str) -> Problem:
-        own = key in config["trainings"][training]
-        return Problem((*(("trainings", training) if own else ("models", model, "training")), key), text)
+        """At the last place in the chain that says it."""
+        for name in reversed(chain_of(config, training)):
+            own = config["trainings"][name]
+            if key in own.get("finetune", {}):
+                return Problem(("trainings", name, "finetune", key), text)
+            if key in own:
+                return Problem(("trainings", name, key), text)
+        return Problem(("models", model, "training", key), text)
 
+    if "prune" in config["trainings"][training]:
+        yield from _channel_problems(options, ("trainings", training, "prune"), config["trainings"][training]["start"])
     for key, text in _foreign(config, model, "training", options):
         yield problem(key, text)
     preconditionings = family_of(config, model).preconditionings
@@ -149,6 +218,14 @@ def _training_problems(config: Config, model: str, training: str) -> Iterator[Pr
         yield problem("groups", f"is {options['groups']}; {allowed}")
 
 
+def _channel_problems(options: Mapping[str, Any], path: tuple[str, ...], training: str) -> Iterator[Problem]:
+    """Channels go from float layers without groups alone; `options` are those of the training `training`."""
+    for key, wanted in (("groups", 1), ("linear", "float")):
+        if options[key] != wanted:
+            text = f"removes channels after training {training}, whose {key} is {options[key]}; allowed there: {wanted}"
+            yield Problem(path, text)
+
+
 def _recipe_problems(config: Config, model: str, optimization: str) -> Iterator[Problem]:
     """A recipe for `model`: compression that its training allows, and its sampler."""
     recipe, options = config["optimizations"][optimization], config["models"][model]
@@ -160,6 +237,9 @@ def _recipe_problems(config: Config, model: str, optimization: str) -> Iterator[
                 "frozen; allowed there: a training with linear: float"
             )
             yield Problem(("optimizations", optimization, step), text)
+
+    if recipe.get("prune", {}).get("method") == "channels":
+        yield from _channel_problems(training, ("optimizations", optimization, "prune"), recipe["training"])
 
     own, family = recipe.get("sampler", {}), options["family"]
     if "prune" in recipe and family not in FAMILIES:

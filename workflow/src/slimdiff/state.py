@@ -91,7 +91,7 @@ class StateStore:
 
 def clear_state(state_dir: Path) -> None:
     """Remove the state of a training whose outputs are written."""
-    for name in ("state.safetensors", "status.json", "lock"):
+    for name in ("state.safetensors", "start.safetensors", "status.json", "lock"):
         (state_dir / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         state_dir.rmdir()

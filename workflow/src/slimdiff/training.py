@@ -1,5 +1,8 @@
 """The training loop, one page, told in order.
 
+It trains whatever network it is handed: one that the seed made (`train`), or one that comes from the weights of another
+training (slimdiff.finetuning, which this module knows nothing of, so that an edit there retrains nothing).
+
 Every random draw of step k comes from (seed, k) and every epoch's order from (seed, epoch), so the state holds no
 generator (slimdiff.state): weights, averages, optimizer and the step are all that a run is, and an interrupted run goes
 on bit for bit.
@@ -19,6 +22,7 @@ import torch
 from torch import nn
 
 from slimdiff.compression.linears import quantize_linears
+from slimdiff.compression.structure import Structure
 from slimdiff.data.fit import to_model
 from slimdiff.data.store import ImageSet, saturated_share
 from slimdiff.devices import autocast, resolve_precision
@@ -62,6 +66,16 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """A network that is ready to be trained."""
+
+    network: nn.Module  # on the CPU
+    structure: list[Structure]  # what a load needs to build it, beside its settings
+    generation: int = 0  # trainings before this one in its chain; each has random draws of its own
+    start: dict[str, Any] | None = None  # which weights it comes from, for header and record; None: the seed's own
+
+
+@dataclass(frozen=True)
 class Trained:
     """A finished training."""
 
@@ -78,11 +92,29 @@ def train(
     code: str,
     seconds_between_saves: float = 30.0,
 ) -> Trained:
-    """Train one network.
+    """Train one network from the start that its seed makes; arguments and errors are those of `fit`."""
+    options = build(TrainingSettings, settings["training"], "training")
+    network = build_network(settings["model"], options.groups, derive_seed(settings["seed"], "network"))
+    structure = []
+    if options.linear != "float":
+        structure.append({"linear": options.linear, "layers": quantize_linears(network, options.linear)})
+    return fit(Prepared(network, structure), images, settings, state_dir, device, code, seconds_between_saves)
+
+
+def fit(
+    prepared: Prepared,
+    images: ImageSet,
+    settings: Mapping[str, Any],
+    state_dir: Path,
+    device: torch.device,
+    code: str,
+    seconds_between_saves: float = 30.0,
+) -> Trained:
+    """Train a network that is prepared.
 
     Args:
         settings: `dataset`, `model` (an entry of `models:`), `training`, `seed`.
-        state_dir: where the resumable state lives; a state of other settings, code or data is not used.
+        state_dir: where the resumable state lives; a state of other settings, code, data or start is not used.
         code: fingerprint of the code.
         seconds_between_saves: what a kill -9 can cost, at most.
 
@@ -100,12 +132,8 @@ def train(
         )
 
     # network, its average, optimizer
-    network = build_network(model, options.groups, derive_seed(seed, "network")).train()
+    network = prepared.network.train().to(device)
     precision = resolve_precision(device, options.precision)
-    structure = []
-    if options.linear != "float":
-        structure.append({"linear": options.linear, "layers": quantize_linears(network, options.linear)})
-    network.to(device)
     average = {key: value.clone() for key, value in network.state_dict().items()}
     averaged = [key for key, parameter in network.named_parameters() if parameter.requires_grad]
     denoiser = build_denoiser(network, model, settings["training"])
@@ -119,15 +147,18 @@ def train(
     n = pixels.shape[0]
     steps_per_epoch = max(1, n // options.batch_size)
     steps = options.epochs * steps_per_epoch
+    draws: tuple[int | str, ...] = (seed, "finetune", prepared.generation) if prepared.generation else (seed,)
+    origin = {} if prepared.start is None else {"start": prepared.start}
     header = {
         "model": dict(model),
         "training": dict(settings["training"]),
-        "structure": structure,
-        "dataset": _describe(images, images_sha256),
+        "structure": prepared.structure,
+        "dataset": describe(images, images_sha256),
         "seed": seed,
         "code": code,
+        **origin,
     }
-    key = hashlib.sha256(canonical([settings, code, images_sha256]).encode()).hexdigest()
+    key = hashlib.sha256(canonical([settings, code, images_sha256, prepared.start]).encode()).hexdigest()
 
     reason = ""
     with locked(state_dir), terminable() as terminated:
@@ -137,7 +168,7 @@ def train(
             print(f"resuming at step {progress.step}/{steps}", flush=True)
         progress.started_at = progress.started_at or datetime.now(UTC).isoformat(timespec="seconds")
         loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
-        order = _order(n, seed, progress.step // steps_per_epoch, device)
+        order = _order(n, draws, progress.step // steps_per_epoch, device)
         saved_at = line_at = epoch_at = time.monotonic()
         line_step, resumed_epoch_s = progress.step, progress.epoch_s
 
@@ -145,7 +176,7 @@ def train(
             epoch, position = divmod(progress.step, steps_per_epoch)
 
             # one step
-            generator = torch.Generator().manual_seed(derive_seed(seed, "step", progress.step))
+            generator = torch.Generator().manual_seed(derive_seed(*draws, "step", progress.step))
             chosen = order[position * options.batch_size : (position + 1) * options.batch_size]
             x_0 = denoiser.from_images(to_model(pixels[chosen], model["image_size"], model["channels"], model["fit"]))
             sigma = denoiser.training_sigmas(len(chosen), generator).to(device)
@@ -173,7 +204,7 @@ def train(
                 _end_epoch(progress, epoch, mean, steps_per_epoch * options.batch_size)
                 loss_sum.zero_()
                 epoch_at, resumed_epoch_s = now, 0.0
-                order = _order(n, seed, epoch + 1, device)
+                order = _order(n, draws, epoch + 1, device)
                 if not math.isfinite(mean):
                     reason = f"loss became {mean} in epoch {epoch + 1}"
                     break
@@ -205,12 +236,14 @@ def train(
         "precision": precision,
         "settings": dict(settings),
         "code": code,
+        **origin,
         "started_at": progress.started_at,
     }
     return Trained({"raw": raw, "ema": average}, header, record)
 
 
-def _describe(images: ImageSet, images_sha256: str) -> dict[str, Any]:
+def describe(images: ImageSet, images_sha256: str) -> dict[str, Any]:
+    """The data set as a checkpoint's header says it."""
     channels, height, width = images.image_shape
     return {
         "name": images.dataset,
@@ -223,9 +256,9 @@ def _describe(images: ImageSet, images_sha256: str) -> dict[str, Any]:
     }
 
 
-def _order(n: int, seed: int, epoch: int, device: torch.device) -> torch.Tensor:
+def _order(n: int, draws: tuple[int | str, ...], epoch: int, device: torch.device) -> torch.Tensor:
     """The order of the images in `epoch`; the last ones, short of a batch, are left out."""
-    generator = torch.Generator().manual_seed(derive_seed(seed, "epoch", epoch))
+    generator = torch.Generator().manual_seed(derive_seed(*draws, "epoch", epoch))
     return torch.randperm(n, generator=generator).to(device)
 
 

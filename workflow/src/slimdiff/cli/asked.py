@@ -121,13 +121,13 @@ def trainings_of(config: dict[str, Any], paths: Sequence[Path]) -> list[str]:
     for name in cells_of(config, paths):
         dataset, model, optimization, seed = name.split("/")
         try:
-            training = configuration.training_of(config, optimization)
+            chain = configuration.chain_of(config, configuration.training_of(config, optimization))
         except (KeyError, TypeError):
             raise UserError(
                 f"{', '.join(map(str, paths))}: optimizations.{optimization} must name its training; "
                 "`slimdiff run --dry-run` checks a configuration"
             ) from None
-        found[f"{dataset}/{model}/{training}/{seed}"] = None
+        found |= dict.fromkeys(f"{dataset}/{model}/{training}/{seed}" for training in chain)
     return list(found)
 
 

@@ -116,7 +116,7 @@ def delete(results: Path, orphan: Orphan) -> None:
 
 def _orphan(results: Path, kind: str, roots: Sequence[str], name: str, now: float) -> Orphan:
     orphan = Orphan(kind, name)
-    stages = CELL_STAGES if kind == "cell" else ("train",)
+    stages = CELL_STAGES if kind == "cell" else ("train", "finetune")
     paths = [results / root / name for root in roots]
     paths += [results / "logs" / stage / f"{name}.log" for stage in stages]
     paths += [results / "benchmarks" / stage / f"{name}.jsonl" for stage in stages]

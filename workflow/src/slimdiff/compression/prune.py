@@ -30,7 +30,7 @@ class PruneSettings:
 def prune_unstructured(network: nn.Module, settings: PruneSettings, seed: int) -> None:
     """Zero a share of the scope's elements, in place; the same seed zeroes the same elements."""
     if settings.method not in METHODS:
-        raise UserError(f"prune.method is {settings.method!r}; allowed: {', '.join(METHODS)}")
+        raise UserError(f"prune.method is {settings.method!r}; allowed: {', '.join(METHODS)}, channels")
     if not 0.0 <= settings.amount < 1.0:
         raise UserError(f"prune.amount is {settings.amount}; allowed: 0 up to, but not including, 1")
     pool = prunable(network, settings.scope)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from slimdiff.compression.channels import ChannelSettings, prune_channels
 from slimdiff.compression.linears import BITS, quantize_linears
 from slimdiff.compression.prune import PruneSettings, prune_unstructured
 from slimdiff.compression.storage import STORED, store_weights
@@ -18,6 +19,8 @@ from slimdiff.settings import build
 
 
 def _prune(network: nn.Module, settings: Mapping[str, Any], seed: int) -> Structure | None:
+    if settings.get("method") == "channels":
+        return prune_channels(network, build(ChannelSettings, settings, "prune"), seed)
     prune_unstructured(network, build(PruneSettings, settings, "prune"), seed)
     return None
 

@@ -6,6 +6,7 @@ divide it by the marginal standard deviation is the business of the precondition
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +61,7 @@ class ScoreNetwork(nn.Module):
         c1, c2, c3, c4 = settings.channels
         n1, n2, n3, n4 = settings.norm_groups
         _check_norms(((n1, c1), (n2, c2), (n3, c3), (n4, c4), (n2, c1)))
-        embed_dim = settings.embed_dim
+        embed_dim, self.image_size = settings.embed_dim, image_size
         sizes = _level_sizes(image_size)
 
         def conv(name: str, c_in: int, c_out: int, level: int) -> nn.Conv2d:
@@ -123,6 +124,12 @@ class ScoreNetwork(nn.Module):
         middle = ("conv3", "dense3", "conv4", "dense4", "tconv4", "dense5", "tconv3")
         extremes = ("conv1", "dense1", "conv2", "dense2", "dense6", "tconv2", "dense7", "tconv1")
         return {"global": middle + extremes, "middle": middle, "extremes": extremes}
+
+    def channel_plan(self) -> dict[str, Any]:
+        """What a tool that removes channels must know: `inputs` to trace the network with, the layers that `keep` all
+        their outputs, and the `heads` of every attention by the name of its module."""
+        x = torch.zeros(1, self.conv1.in_channels, self.image_size, self.image_size)
+        return {"inputs": (x, torch.zeros(1)), "keep": ("tconv1",), "heads": {}}
 
 
 def _level_sizes(image_size: int) -> list[int]:

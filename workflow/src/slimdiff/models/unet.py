@@ -7,6 +7,7 @@ tool that removes channels can follow them.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -123,7 +124,7 @@ class UNet(nn.Module):
         super().__init__()
         _check(settings, image_size)
         c, dim = settings.base, settings.embed_dim
-        self.embed_dim, self.classes = dim, settings.classes
+        self.embed_dim, self.classes, self.image_size = dim, settings.classes, image_size
         outer = groups if settings.grouped == "all" else 1
 
         def attention(level: int, channels: int) -> nn.Module:
@@ -175,6 +176,16 @@ class UNet(nn.Module):
                 inner = name.startswith(("down2.", "attend2.", "down3.", "attend3.", "bottom", "up1.", "attend4."))
                 (middle if inner else extremes).append(name)
         return {"global": (*middle, *extremes), "middle": tuple(middle), "extremes": tuple(extremes)}
+
+    def channel_plan(self) -> dict[str, Any]:
+        """What a tool that removes channels must know: `inputs` to trace the network with, the layers that `keep` all
+        their outputs, and the `heads` of every attention by the name of its module.
+
+        The embedding keeps its width, which is the sines' and cosines'; so the labels need not be traced.
+        """
+        x = torch.zeros(1, self.outc.out_channels, self.image_size, self.image_size)
+        heads = {name: module.heads for name, module in self.named_modules() if isinstance(module, SelfAttention)}
+        return {"inputs": (x, torch.zeros(1)), "keep": ("outc",), "heads": heads}
 
     def _embed(self, noise_level: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """(N, embed_dim): sines and cosines of the noise level, and the class's vector where there is a class."""

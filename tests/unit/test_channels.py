@@ -1,0 +1,351 @@
+"""Channels that go: how many, which, together with what; and the network that is left, in memory and in a file."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from builders import MODELS, SOURCE, TRAININGS, model_header, small_model, small_unet_model
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from slimdiff import checkpoint, exporting, profiling, weightfile
+from slimdiff.compression.channels import ChannelSettings, kept_width, prune_channels
+from slimdiff.compression.importance import IMPORTANCES, OF_LOSSES, accumulate_gradients
+from slimdiff.compression.linears import quantize_linears
+from slimdiff.compression.prune import prunable
+from slimdiff.compression.shapes import resize, sizes
+from slimdiff.compression.steps import apply_steps
+from slimdiff.errors import UserError
+from slimdiff.models.registry import build_network
+from slimdiff.tensorfile import tensors_digest
+
+CONFIG = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text(encoding="utf-8"))
+FAMILIES = ("ncsn", "ddpm")
+RESIDUAL = "up3.conv1.conv2"  # of the U-Net: its channels are those of a skip and of the level below, side by side
+
+
+def pruned(network, importance="l1", amount=0.5, seed=0, losses=None):
+    threshold = 0.3 if importance == "diff-pruning" else None
+    return prune_channels(network, ChannelSettings("channels", importance, amount, threshold), seed, losses)
+
+
+def losses_of(network, levels=6):
+    """Losses that differ in size and in gradient from level to level."""
+    x, noise_level = network.channel_plan()["inputs"]
+    generator = torch.Generator().manual_seed(3)
+    inputs = [torch.randn(2, *x.shape[1:], generator=generator) for _ in range(levels)]
+
+    def loss_at(level):
+        return lambda: (level + 1) * network(inputs[level], noise_level.expand(2) + level).square().mean()
+
+    return [loss_at(level) for level in range(levels)]
+
+
+def macs(network):
+    """Counted where every product is seen: a CPU's attention is one that the counter does not know."""
+    network = copy.deepcopy(network).to("meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(*(tensor.to("meta") for tensor in network.channel_plan()["inputs"]))
+    return counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_of_the_channels_is_half_of_every_width_and_a_quarter_of_the_network(family):
+    network = build_network(CONFIG["models"][family])
+    before, params, arithmetic = sizes(network), sum(p.numel() for p in network.parameters()), macs(network)
+    pruned(network)
+    free = {"ncsn": {"embed.in_features"}, "ddpm": {f"{n}.embed.in_features" for n in UNET_BLOCKS}}[family]
+    free |= {"conv1.in_channels", "tconv1.out_channels", "inc.conv1.in_channels", "outc.out_channels"}
+    for name, layer in sizes(network).items():
+        for size, width in layer.items():
+            whole = f"{name}.{size}" in free or name == "label" or before[name][size] == 1
+            assert width == (before[name][size] if whole else before[name][size] // 2), (name, size)
+    assert sum(p.numel() for p in network.parameters()) / params == pytest.approx(0.25, abs=0.02)
+    assert macs(network) / arithmetic == pytest.approx(0.25, abs=0.01)
+
+
+UNET_BLOCKS = ("down1", "down2", "down3", "up1", "up2", "up3")
+
+
+@pytest.mark.parametrize("width", [1, 2, 6, 8, 12, 16, 20, 24, 32, 48, 64, 128, 250, 256])
+@pytest.mark.parametrize("amount", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
+def test_a_width_is_near_what_was_asked_and_made_of_whole_blocks(width, amount):
+    for block in (block for block in range(1, width + 1) if width % block == 0):
+        kept = kept_width(width, amount, block)
+        assert kept % block == 0
+        assert block <= kept <= width
+        unit = max(block, min(8, width // 4))
+        assert abs(kept - (1 - amount) * width) <= unit / 2 + 1e-9 or kept <= unit  # one must stay
+    assert kept_width(width, 0.0) == width
+
+
+def test_widths_are_multiples_of_eight_where_that_is_near():
+    assert [kept_width(width, 0.3) for width in (256, 128, 64, 32, 16)] == [176, 88, 48, 24, 12]
+    assert kept_width(24, 0.5) == 12
+
+
+@pytest.mark.parametrize("importance", ["l1", "random"])
+@pytest.mark.parametrize("amount", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_left_computes_what_the_whole_network_does_without_the_rest(family, amount, importance):
+    """Every weight is numbered, so that those that stay say which went. With the weights that went at zero the whole
+    network must give the same images: it does not if a filter goes and another channel's readers with it.
+
+    The U-Net is tried without its norms, which see all channels at once; the score network's see whole groups.
+    """
+    network = build_network(MODELS[family](), seed=4)
+    if family == "ddpm":
+        for name, module in list(network.named_modules()):
+            if isinstance(module, nn.GroupNorm | nn.LayerNorm):
+                network.set_submodule(name, nn.Identity())
+    values = {name: torch.randn_like(parameter) * 0.2 for name, parameter in network.named_parameters()}
+    numbered, count = copy.deepcopy(network), 1
+    for parameter in numbered.parameters():
+        parameter.data = torch.arange(count, count + parameter.numel(), dtype=torch.float64).view(parameter.shape)
+        count += parameter.numel()
+    numbered.double()
+    if family == "ncsn":
+        numbered.fourier.double()
+    whole = dict(numbered.named_parameters())
+    whole = {name: parameter.detach().clone() for name, parameter in whole.items()}
+
+    narrow = copy.deepcopy(numbered)
+    plan = narrow.channel_plan()
+    narrow.channel_plan = lambda: {**plan, "inputs": tuple(tensor.double() for tensor in plan["inputs"])}
+    pruned(narrow, importance, amount)
+    state, kept_values = narrow.state_dict(), {}
+    for name, original in whole.items():
+        numbers = state[name].flatten()
+        numbers = torch.where(numbers < 1, numbers, numbers.round())
+        if name.endswith(("qkv.weight", "qkv.bias")):  # queries were scaled: number them again by their keys
+            third = len(state[name]) // 3
+            step = original.numel() // 3
+            state[name][:third] = state[name][third : 2 * third].round() - step
+            numbers = state[name].flatten().round()
+        positions = (numbers - original.flatten()[0]).long()
+        assert torch.equal(original.flatten()[positions], numbers), name
+        mask = torch.zeros(original.numel(), dtype=torch.bool)
+        mask[positions] = True
+        kept_values[name] = values[name].flatten()[positions].view(state[name].shape)
+        values[name] = torch.where(mask.view(original.shape), values[name], 0.0)
+        if ".qkv." in name:
+            third, left = len(values[name]) // 3, len(kept_values[name]) // 3
+            kept_values[name][:left] *= (left / third) ** 0.5
+
+    fresh = copy.deepcopy(network)
+    fresh.load_state_dict({**network.state_dict(), **values})
+    small = copy.deepcopy(network)
+    resize(small, {name: layer for name, layer in sizes(narrow).items() if name in sizes(network)})
+    small.load_state_dict({**network.state_dict(), **kept_values})
+    x = torch.randn(2, 1, MODELS[family]()["image_size"], MODELS[family]()["image_size"])
+    with torch.no_grad():
+        expected, found = fresh(x, torch.tensor([0.3, 0.9])), small(x, torch.tensor([0.3, 0.9]))
+    assert float(expected.abs().max()) > 0
+    assert torch.allclose(expected, found, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    assert sum(p.numel() for p in small.parameters()) < 0.75 * sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("importance", ["l1", "taylor"])
+def test_the_channels_that_go_are_those_of_the_smallest_scores(importance):
+    """By hand for the deepest level of the score network: four norm groups of four channels."""
+    network = build_network(small_model(), seed=5)
+    losses = losses_of(network)
+    if importance == "taylor":
+        sum(loss() for loss in losses).backward()
+    before = copy.deepcopy(network)
+
+    def score(layer, axis):
+        weight = network.get_submodule(layer).weight
+        value = weight.abs() if importance == "l1" else (weight * weight.grad).abs()
+        return value.detach().transpose(0, axis).flatten(1).sum(1)
+
+    expected = score("conv4", 0) + score("dense4", 0) + score("tconv4", 0)  # that reads its input along axis 0
+    groups = expected.view(4, 4).sum(1).argsort()[2:].sort().values
+    pruned(network, importance, losses=losses)
+    assert network.norm4.num_groups == 2
+    stay = [4 * int(group) + channel for group in groups for channel in range(4)]
+    assert torch.equal(network.norm4.weight, before.norm4.weight[stay])
+    assert torch.equal(network.dense4.bias, before.dense4.bias[stay])
+
+
+def test_a_residual_that_joins_two_layers_loses_channels_of_each():
+    network = build_network(small_unet_model(), seed=1)
+    nn.init.zeros_(network.inc.conv2.weight)  # one ranking over both would take all channels from here
+    pruned(network)
+    assert network.inc.conv2.out_channels == 4
+    assert network.up2.conv2.conv2.out_channels == 4
+    assert network.get_submodule(RESIDUAL).out_channels == 8
+
+
+@pytest.mark.parametrize("amount", [0.3, 0.5, 0.8])
+def test_every_head_loses_as_many_channels(amount):
+    network = build_network(small_unet_model(), seed=1)
+    pruned(network, amount=amount)
+    for name, heads in network.channel_plan()["heads"].items():
+        attention = network.get_submodule(name)
+        assert attention.qkv.out_features == 3 * attention.proj.in_features
+        assert attention.proj.in_features % heads == 0
+        assert attention.heads == heads
+    assert network(*network.channel_plan()["inputs"]).shape == (1, 1, 16, 16)
+
+
+def test_gradients_are_the_sum_over_the_levels_whose_loss_is_large_enough():
+    """Against a plain loop; the losses grow from level to level, so a threshold leaves out the first ones."""
+    network = build_network(small_model(), seed=6)
+    losses = losses_of(network)
+    with torch.no_grad():
+        values = torch.stack([loss() for loss in losses])
+    for threshold in (0.0, 0.3, 0.9):
+        relative = accumulate_gradients(network, losses, threshold)
+        assert relative == pytest.approx((values / values.max()).tolist())
+        found = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+        kept = [loss for loss, value in zip(losses, values, strict=True) if value > threshold * values.max()]
+        assert len(kept) == {0.0: 6, 0.3: int((values > 0.3 * values.max()).sum()), 0.9: 1}[threshold]
+        network.zero_grad()
+        total = sum(loss() for loss in kept)
+        total.backward()
+        for name, parameter in network.named_parameters():
+            if name in found:
+                assert torch.allclose(found[name], parameter.grad, rtol=1e-4, atol=1e-6), name
+    assert len({len(kept), 6}) == 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_seed_one_result_and_each_importance_another(family):
+    results = {}
+    for importance in IMPORTANCES:
+        digests = set()
+        for _ in range(2):
+            network = build_network(MODELS[family](), seed=1)
+            torch.manual_seed(8)
+            expected = torch.rand(3)
+            torch.manual_seed(8)
+            pruned(network, importance, losses=losses_of(network) if importance in OF_LOSSES else None)
+            assert torch.equal(torch.rand(3), expected), "the global generator was used"
+            assert all(parameter.grad is None for parameter in network.parameters())
+            digests.add(tensors_digest(network.state_dict()))
+        (results[importance],) = digests
+    assert len(set(results.values())) == len(IMPORTANCES)
+    other = build_network(MODELS[family](), seed=1)
+    pruned(other, "random", seed=1)
+    assert tensors_digest(other.state_dict()) != results["random"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pruned_cell_samples_the_same_images_in_another_process(family, tmp_path):
+    path, model = tmp_path / "model.safetensors", MODELS[family]()
+    network = build_network(model, seed=1)
+    structure = apply_steps(network, [{"prune": {"method": "channels", "importance": "l1", "amount": 0.5}}], 0)
+    weightfile.write_model(path, network, model_header(model, TRAININGS[family](), structure=structure))
+    loaded = checkpoint.load(path)
+    assert tensors_digest(loaded.network.state_dict()) == tensors_digest(network.state_dict())
+    images = tensors_digest({"images": loaded.sample(3, seed=2).images})
+    code = (
+        "import sys, slimdiff\nfrom slimdiff.tensorfile import tensors_digest\n"
+        f"print(tensors_digest({{'images': slimdiff.load({str(path)!r}).sample(3, seed=2).images}}))\n"
+        "assert 'torch_pruning' not in sys.modules"
+    )
+    environment = {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": str(torch.get_num_threads()), "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [images]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pruned_cell_is_counted_as_it_is_and_can_be_exported(family, tmp_path):
+    path, model = tmp_path / "model.safetensors", MODELS[family]()
+    network = build_network(model, seed=1)
+    whole = macs(network)
+    structure = apply_steps(network, [{"prune": {"method": "channels", "importance": "l1", "amount": 0.5}}], 0)
+    weightfile.write_model(path, network, model_header(model, TRAININGS[family](), structure=structure))
+    loaded = checkpoint.load(path)
+    assert profiling.count_macs(loaded) == macs(network) < 0.4 * whole
+    assert profiling.count_parameters(loaded.network)[0] == sum(p.numel() for p in network.parameters())
+    pytest.importorskip("onnxscript")
+    description = exporting.write_onnx(tmp_path / "model.onnx", loaded)
+    assert description["max_difference"] is None or description["max_difference"] < exporting.TOLERANCE
+
+
+def test_other_steps_come_after():
+    network = build_network(small_model(), seed=1)
+    steps = [
+        {"prune": {"method": "channels", "importance": "l1", "amount": 0.5}},
+        {"prune": {"method": "l1", "amount": 0.5, "scope": "middle"}},
+        {"quantize": {"linear": "8bit"}},
+    ]
+    structure = apply_steps(network, steps[:2], 0)
+    pool = [getattr(module, name) for module, name in prunable(network, "middle")]
+    elements = sum(parameter.numel() for parameter in pool)
+    assert sum(int((parameter == 0).sum()) for parameter in pool) == round(0.5 * elements)
+    structure += apply_steps(network, steps[2:], 0)
+    header = model_header(small_model(), TRAININGS["ncsn"](), structure=structure)
+    again = weightfile.rebuild(header, network.state_dict())
+    assert tensors_digest(again.state_dict()) == tensors_digest(network.state_dict())
+    assert again.dense1.in_features == 16
+
+
+def test_pruning_twice_is_recorded_by_the_widths_that_are_left(tmp_path):
+    network = build_network(small_model(), seed=1)
+    step = {"prune": {"method": "channels", "importance": "l1", "amount": 0.5}}
+    structure = apply_steps(network, [step, step], 0)
+    assert len(structure) == 2
+    again = weightfile.rebuild(
+        model_header(small_model(), TRAININGS["ncsn"](), structure=structure), network.state_dict()
+    )
+    assert sizes(again) == sizes(network)
+    assert network.conv4.out_channels == 4
+
+
+def test_nothing_goes_at_an_amount_of_zero():
+    network = build_network(small_model(), seed=1)
+    before = tensors_digest(network.state_dict())
+    assert pruned(network, amount=0.0) == {"channels": {}}
+    assert tensors_digest(network.state_dict()) == before
+
+
+def test_networks_that_cannot_lose_channels_are_refused():
+    with pytest.raises(UserError, match="conv2 is a convolution of 2 groups; allowed: a network whose training has"):
+        pruned(build_network(small_model(), groups=2))
+    quantized = build_network(small_model())
+    quantize_linears(quantized, "8bit")
+    with pytest.raises(UserError, match="prune cannot reach embed: it is quantized"):
+        pruned(quantized)
+    with pytest.raises(UserError, match=r"Linear has no channel_plan\(\); allowed for it: random, l1"):
+        pruned(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (ChannelSettings("channels", "l1", 1.0), "prune.amount is 1.0; allowed: 0 up to"),
+        (ChannelSettings("channels", "l2", 0.5), "prune.importance is 'l2'; allowed: l1, taylor, diff-pruning, random"),
+        (ChannelSettings("filters", "l1", 0.5), "prune.method is 'filters'; allowed here: channels"),
+        (ChannelSettings("channels", "taylor", 0.5), "'taylor', which needs images; allowed in a recipe: l1, random"),
+        (ChannelSettings("channels", "diff-pruning", 0.5), "prune.threshold is None with importance diff-pruning"),
+        (ChannelSettings("channels", "l1", 0.5, 0.1), "prune.threshold is 0.1 with importance l1; allowed: none"),
+        (ChannelSettings("channels", "diff-pruning", 0.5, 1.0), "prune.threshold is 1.0; allowed: 0 up to"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    network = build_network(small_model())
+    before = sizes(network)
+    with pytest.raises(UserError, match=message):
+        prune_channels(network, settings, 0)
+    assert sizes(network) == before
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"conv9": {"in_channels": 1, "out_channels": 1}}, "names the layer 'conv9', which the network lacks"),
+        ({"conv1": {"in_features": 1, "out_features": 1}}, r"gives 'conv1', a Conv2d, the sizes \['in_features'"),
+        ({"fourier": {"out_channels": 1}}, "gives 'fourier', a GaussianFourierEmbedding, the sizes"),
+    ],
+)
+def test_a_structure_of_another_network_is_refused(record, message):
+    with pytest.raises(UserError, match=message):
+        resize(build_network(small_model()), record)

@@ -1,0 +1,35 @@
+"""Trainings that start from another one's weights: the same files as those of rule train, for the other trainings."""
+
+
+rule finetune:
+    input:
+        images=rules.data.output.images,
+        start=lambda wildcards: get_start(wildcards, rules.train.output.weights),
+        start_record=lambda wildcards: get_start(wildcards, rules.train.output.record),
+    output:
+        weights=f"results/train/{TRAINING}/weights.safetensors",
+        record=f"results/train/{TRAINING}/train.json",
+    log:
+        f"results/logs/finetune/{TRAINING}.log",
+    benchmark:
+        f"results/benchmarks/finetune/{TRAINING}.jsonl"
+    wildcard_constraints:
+        training=any_of(settings.later_trainings(config)),
+    priority: 10  # most cells wait for one of them
+    retries: 2  # a killed training goes on from its state
+    conda:
+        ENVIRONMENT
+    threads: 1  # two trainings of one thread beat one of two
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        settings=get_settings(settings.finetune_settings),
+        code=get_code("finetune"),
+        state=f"results/state/train/{TRAINING}",  # no output: Snakemake deletes those of a job that failed
+    shell:
+        "python -u -m slimdiff.stages.finetune --settings {params.settings:q} --code {params.code}"
+        " --images {input.images:q} --start {input.start:q} --start-record {input.start_record:q}"
+        " --state {params.state:q} --gpu {resources.gpu} --threads {threads}"
+        " --out-weights {output.weights:q} --out-record {output.record:q} >{log:q} 2>&1"

@@ -1,0 +1,174 @@
+"""A training that starts from another one's weights: take them, do something to them, go on training.
+
+The loop is slimdiff.training's. What is done to the weights before it (today: channels are removed) is done once, kept
+beside the resumable state, and read back from there at once: a run that was interrupted goes on from the very same
+network, whatever device it was pruned on.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from slimdiff import files, tensorfile, weightfile
+from slimdiff.compression.channels import ChannelSettings, prune_channels
+from slimdiff.compression.importance import LevelLoss
+from slimdiff.compression.structure import Structure
+from slimdiff.data.fit import to_model
+from slimdiff.data.store import ImageSet
+from slimdiff.devices import autocast, resolve_precision
+from slimdiff.diffusion.denoiser import NO_LABEL, build_denoiser
+from slimdiff.diffusion.noise import derive_seed
+from slimdiff.errors import UserError
+from slimdiff.families import FIXED_BY_START
+from slimdiff.settings import build, canonical
+from slimdiff.training import Prepared, Trained, TrainingSettings, fit
+
+LEVELS = 50  # noise levels whose losses say how much a channel matters
+IMAGES_PER_LEVEL = 64
+DRAWS_PER_LEVEL = 200  # of the training's own noise levels, to find so many equally likely ones
+PREPARED_KIND = "prepared"
+PREPARED = "start.safetensors"  # in the folder of the state; slimdiff.state.clear_state removes it
+
+
+def _prune(network: nn.Module, settings: Mapping[str, Any], seed: int, losses: Sequence[LevelLoss]) -> Structure | None:
+    return prune_channels(network, build(ChannelSettings, settings, "prune"), seed, losses)
+
+
+# What can be done to the weights before a training goes on, by the key of its entry in `trainings:`.
+STEPS: dict[str, Callable[[nn.Module, Mapping[str, Any], int, Sequence[LevelLoss]], Structure | None]] = {
+    "prune": _prune,
+}
+
+
+def finetune(
+    start: Path,
+    start_record: Mapping[str, Any],
+    images: ImageSet,
+    settings: Mapping[str, Any],
+    state_dir: Path,
+    device: torch.device,
+    code: str,
+    seconds_between_saves: float = 30.0,
+) -> Trained:
+    """Train on from the weights in `start`.
+
+    Args:
+        start: weights.safetensors of a training.
+        start_record: its train.json.
+        settings: those of a training (slimdiff.training.fit), `start` (`training`: its name, `weights`: raw or ema) and
+            `steps`, a list of {name in STEPS: settings}.
+        state_dir: as in `fit`; holds the prepared network as well.
+
+    Returns:
+        The training. Its record has the seconds of the whole chain (`train_s`), of all but its first training
+        (`finetune_s`), of this one (`own_s`), and of what this one did before its first step (`prepare_s`). Where the
+        start has failed: its own weights and its reason.
+
+    Raises:
+        UserError: settings that do not go with the start, and what `fit` raises.
+        SystemExit: 143 after SIGTERM, with the state saved.
+    """
+    network, header = weightfile.read_training(start, settings["start"]["weights"])
+    _check_start(header, settings)
+    generation = header.get("start", {}).get("generation", 0) + 1
+    origin = {**settings["start"], "sha256": files.digest(start), "generation": generation}
+    before_s = {key: start_record.get(key) or 0.0 for key in ("train_s", "finetune_s")}
+    if header["status"] != "ok":
+        states = {kind: weightfile.read_training(start, kind)[0].state_dict() for kind in weightfile.WEIGHTS}
+        passed_on = {"settings": dict(settings), "code": code, "start": origin}
+        record = {**start_record, **passed_on, **before_s, "own_s": 0.0, "prepare_s": 0.0}
+        return Trained(states, {**header, "code": code, "start": origin}, record)
+
+    key = hashlib.sha256(canonical([settings, code, origin]).encode()).hexdigest()
+    if not _is_prepared(state_dir / PREPARED, key):
+        started = time.monotonic()
+        structure = header["structure"] + _apply_steps(network, images, settings, device)
+        described = {"model": header["model"], "training": header["training"], "structure": structure, "key": key}
+        prepare_s = time.monotonic() - started
+        tensorfile.write(
+            state_dir / PREPARED, PREPARED_KIND, network.state_dict(), {**described, "prepare_s": prepare_s}
+        )
+    tensors, described = tensorfile.read(state_dir / PREPARED, PREPARED_KIND)
+    network = weightfile.rebuild(described, tensors)
+    prepared = Prepared(network, described["structure"], generation, origin)
+    trained = fit(prepared, images, settings, state_dir, device, code, seconds_between_saves)
+    own_s = trained.record["train_s"] + described["prepare_s"]
+    times = {key: seconds + own_s for key, seconds in before_s.items()}
+    return Trained(
+        trained.weights,
+        trained.header,
+        {**trained.record, **times, "own_s": own_s, "prepare_s": described["prepare_s"]},
+    )
+
+
+def level_losses(
+    network: nn.Module, images: ImageSet, settings: Mapping[str, Any], device: torch.device
+) -> list[LevelLoss]:
+    """The training loss at LEVELS noise levels that are equally likely in training, each of its own images.
+
+    For a discrete schedule these are steps at equal distances, for continuous noise levels the middles of equal shares
+    of their distribution. A function gives the same loss at every call, with labels withheld as in training.
+    """
+    model, seed = settings["model"], settings["seed"]
+    options = build(TrainingSettings, settings["training"], "training")
+    denoiser = build_denoiser(network, model, settings["training"])
+    generator = torch.Generator().manual_seed(derive_seed(seed, "levels"))
+    drawn = denoiser.training_sigmas(LEVELS * DRAWS_PER_LEVEL, generator).sort().values
+    sigmas = drawn[DRAWS_PER_LEVEL // 2 :: DRAWS_PER_LEVEL]
+    precision = resolve_precision(device, options.precision)
+
+    def loss_at(level: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(derive_seed(seed, "level", level))
+        chosen = torch.randint(len(images.train_images), (IMAGES_PER_LEVEL,), generator=generator)
+        pixels = images.train_images[chosen].to(device)
+        x_0 = denoiser.from_images(to_model(pixels, model["image_size"], model["channels"], model["fit"]))
+        noise = torch.randn(x_0.shape, generator=generator).to(device)
+        told = None
+        if model["network"].get("classes", 0):
+            dropped = torch.rand(IMAGES_PER_LEVEL, generator=generator) < options.label_dropout
+            told = images.train_labels[chosen].masked_fill(dropped, NO_LABEL).to(device)
+        with autocast(device, precision):
+            return denoiser.loss(x_0, sigmas[level].expand(IMAGES_PER_LEVEL).to(device), noise, told).mean()
+
+    return [lambda level=level: loss_at(level) for level in range(LEVELS)]  # type: ignore[misc]
+
+
+def _apply_steps(
+    network: nn.Module, images: ImageSet, settings: Mapping[str, Any], device: torch.device
+) -> list[Structure]:
+    """Do the training's steps in order, in place; the network ends on the CPU."""
+    records: list[Structure] = []
+    for step in settings["steps"]:
+        if len(step) != 1 or next(iter(step)) not in STEPS:
+            raise UserError(f"trainings.*: step {dict(step)} is not one of: {', '.join(STEPS)}")
+        ((name, options),) = step.items()
+        losses = level_losses(network.to(device), images, settings, device)
+        record = STEPS[name](network, options, derive_seed(settings["seed"], "compress"), losses)
+        records += [] if record is None else [record]
+    network.cpu()
+    return records
+
+
+def _check_start(header: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """The start is of the same model, and its network computes the same."""
+    if header["model"] != settings["model"]:
+        raise UserError(
+            "the start's weights are of another model than settings.model: start from one of the same model"
+        )
+    for key in FIXED_BY_START:
+        theirs, asked = header["training"].get(key), settings["training"].get(key)
+        if theirs != asked:
+            raise UserError(f"trainings.*.finetune.{key} is {asked!r}; allowed: {theirs!r}, as in the start's training")
+
+
+def _is_prepared(path: Path, key: str) -> bool:
+    """Whether `path` holds, whole, the network that these settings, this code and this start make."""
+    try:
+        return bool(tensorfile.read(path, PREPARED_KIND)[1]["key"] == key)
+    except UserError:
+        return False
