@@ -112,7 +112,7 @@ def test_low_rank_is_the_nearest_of_its_rank(example: Any) -> None:
     weight, bias, untouched = network[0].weight.data.clone(), network[0].bias.data.clone(), network[2]
     assert example.low_rank(network, {"share": 0.25}, 0) == {"0": 4}
     product = network[0][1].weight @ network[0][0].weight
-    error = (product - weight).square().sum()
+    error = float((product - weight).square().sum())
     assert error == pytest.approx(float(torch.linalg.svdvals(weight)[4:].square().sum()), rel=1e-4)
     assert torch.equal(network[0][1].bias.data, bias)
     assert network[2] is untouched, "a pair would hold more than 16 × 1"
@@ -197,9 +197,8 @@ def test_from_training_to_images() -> None:
     assert torch.equal(loaded.network.conv1.weight, network.conv1.weight / 4)
     assert isinstance(loaded.network.embed, nn.Sequential)
     images = loaded.sample(2).images
-    script = (
-        "import slimdiff; m = slimdiff.load('model.safetensors', plugins=['mine.py']); print(m.sample(2).images.sum())"
-    )
+    load = "slimdiff.load('model.safetensors', plugins=['mine.py'])"
+    script = f"import slimdiff; print({load}.sample(2).images.sum())"
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=120
@@ -233,8 +232,8 @@ def test_a_model_that_needs_a_plugin_says_so_and_one_that_does_not_loads() -> No
     weightfile.write_model("residual.safetensors", nn.Linear(1, 1), header)
     for name, what in (("wrapped", "step 'wrap'"), ("residual", "family 'residual'")):
         assert refused(lambda name=name: slimdiff.load(f"{name}.safetensors")) == (
-            f"{name}.safetensors: {what} of the plugin mine.py is needed: name that file under `plugins`, with --plugin "
-            "or in load(…, plugins=[…])"
+            f"{name}.safetensors: {what} of the plugin mine.py is needed: name that file under `plugins`, with "
+            "--plugin or in load(…, plugins=[…])"
         )
     assert "has changed: it was 0 and " in refused(lambda: slimdiff.load("residual.safetensors", plugins=[EXAMPLE]))
 
@@ -323,9 +322,8 @@ def test_a_step_draws_by_its_seed_and_leaves_the_global_state_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    drawn = []
+    drawn, layer = [], nn.Linear(1, 1, bias=False)
     for seed in (0, 0, 1):
-        layer = nn.Linear(1, 1, bias=False) if not drawn else layer
         steps.apply_steps(layer, [{"a": {}}], seed)
         drawn.append(float(layer.weight))
     assert drawn[0] == drawn[1] != drawn[2]

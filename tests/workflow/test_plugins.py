@@ -1,7 +1,10 @@
 """Plugins in a run: what an edit of one reruns, and the whole example for real."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,7 +93,7 @@ def test_a_dry_run_does_not_run_the_plugin(finished_example: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_the_example_runs(tmp_path: Path) -> None:
-    """A cell with a plugin's images, network and both steps, from data to row; its file names the plugin and needs it."""
+    """A cell with a plugin's images, network and both steps, from data to row; its file needs the plugin again."""
     tree = clone_with_example(tmp_path / "slimdiff")
     folder = tree / "results" / "cells" / LOOKED_AT / "seed0"
     target = str((folder / "row.json").relative_to(tree))
@@ -121,10 +124,6 @@ def test_the_example_runs(tmp_path: Path) -> None:
 
 def python(tree: Path, *arguments: str, fails: bool = False) -> str:
     """What a Python prints that was started in `tree`."""
-    import os
-    import subprocess
-    import sys
-
     environment = {**os.environ, "PYTHONPATH": str(tree / "workflow" / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=tree, env=environment, capture_output=True, text=True, timeout=300
