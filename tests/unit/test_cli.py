@@ -15,6 +15,7 @@ from clifolders import BASELINE, EXTRA, FAILED, MISSING, PRUNED, row, write
 from PIL import Image
 
 from slimdiff import checkpoint
+from slimdiff.cli.console import progress_bar
 from slimdiff.sampling import Sampled
 
 Command = Callable[..., tuple[int, str, str]]
@@ -236,6 +237,19 @@ def test_another_sampler_needs_its_own_steps(results: Path, command: Command, mo
     assert code == 1
     assert "--sampler euler-maruyama needs --steps" in err
     assert command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", "--sampler", "ode")[0] == 0
+
+
+def test_a_terminal_sees_how_far_the_drawing_is(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """On the standard error, so that the output can be piped; nothing where nobody watches."""
+    with progress_bar("drawing") as tell:
+        assert tell is None
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes any stream for a terminal
+    with progress_bar("drawing 8 images") as tell:
+        assert tell is not None
+        tell(2.0, 8)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "drawing 8 images" in printed.err and "25%" in printed.err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")

@@ -1,5 +1,7 @@
 """Images depend on seed and index alone; degenerate ones are noticed; sizes go there and back."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -212,6 +214,53 @@ def test_another_sampler_and_guidance_can_be_asked_for(tmp_path):
         plain.sample(2, guidance=3.0)
     with pytest.raises(UserError, match=r"sampler is 'ddim'; allowed for this model: heun, euler-maruyama"):
         plain.sample(2, sampler="ddim")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps", "said"),
+    [
+        ("ddim", 3, "steps is 3; allowed for ddim: 1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 125, 200, 250, 500, 1000"),
+        ("unipc", 2000, "steps is 2000; allowed for unipc: up to 1000"),
+        ("heun", 1, "steps is 1; allowed: 2 or more"),
+        (None, 0, "steps is 0; allowed: 2 or more"),
+    ],
+)
+def test_steps_that_a_sampler_cannot_take_are_refused(tmp_path, sampler, steps, said):
+    write_small_model(tmp_path / "m.safetensors", "ddpm")
+    with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
+        slimdiff.load(tmp_path / "m.safetensors").sample(2, sampler=sampler, steps=steps)
+
+
+def test_a_sampler_without_steps_takes_none(tmp_path):
+    write_small_model(tmp_path / "m.safetensors")
+    loaded = slimdiff.load(tmp_path / "m.safetensors")
+    assert loaded.sample(1, sampler="ode").network_evaluations > 6  # one step of Dormand and Prince takes seven
+    with pytest.raises(UserError, match=r"steps is 10, but the sampler 'ode' chooses its own: leave it out"):
+        loaded.sample(1, sampler="ode", steps=10)
+
+
+@pytest.mark.parametrize(
+    ("family", "method"), [(name, method) for name, family in FAMILIES.items() for method in family.samplers]
+)
+def test_progress_is_told_in_equal_parts(tmp_path, family, method):
+    """Five images in batches of three: as many parts to a batch as the sampler says that it took evaluations."""
+    write_small_model(tmp_path / "m.safetensors", family)
+    told_of = []
+    steps = None if method == "ode" else 5
+    loaded = slimdiff.load(tmp_path / "m.safetensors")
+    plain = loaded.sample(5, sampler=method, steps=steps, batch_size=3)
+    watched = loaded.sample(
+        5, sampler=method, steps=steps, batch_size=3, progress=lambda done, n: told_of.append((done, n))
+    )
+    assert torch.equal(plain.images, watched.images)
+    if method == "ode":
+        assert told_of == [(3, 5), (5, 5)], "how many evaluations it takes shows only at the end"
+        return
+    calls = round(watched.network_evaluations / (2 if family == "ddpm" else 1))  # guidance asks twice in one call
+    parts = [3 * part / calls for part in range(1, calls + 1)] + [3.0]
+    parts += [3 + 2 * part / calls for part in range(1, calls + 1)] + [5.0]
+    assert [done for done, _ in told_of] == pytest.approx(parts)
+    assert {n for _, n in told_of} == {5}
 
 
 def test_clip_and_precision_reach_the_samples(tmp_path):

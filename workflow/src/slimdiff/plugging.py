@@ -51,7 +51,8 @@ def load(paths: Iterable[str | os.PathLike[str]]) -> None:
     Raises:
         UserError: a file is missing, cannot be imported, or registers something that is there already.
     """
-    for path in map(os.fspath, paths):
+    for given in paths:
+        path = os.fspath(given)
         file = Path(path).resolve()
         if file in LOADED:
             continue
@@ -88,7 +89,9 @@ def _import(path: str, file: Path) -> ModuleType:
 def _install(one: Registered) -> None:
     """Put one registration into its tables."""
     declared, where = one.declared, f"{one.path}, {one.declared.kind} {one.declared.name!r}"
-    taken = {"step": steps.STEPS, "family": registry.FAMILIES, "source": sources.SOURCES}[declared.kind]
+    tables: dict[str, Mapping[str, Any]]
+    tables = {"step": steps.STEPS, "family": registry.FAMILIES, "source": sources.SOURCES}
+    taken = tables[declared.kind]
     if declared.name in taken:
         raise UserError(f"{where} would stand in the place of another; give it another name")
     if isinstance(declared, Step):
@@ -136,9 +139,10 @@ def _family(
         network = called(one.path, where, lambda: one.function(*arguments))
         if not isinstance(network, nn.Module):
             raise UserError(f"{where} must return a torch.nn.Module, not {type(network).__name__}")
-        if not callable(getattr(network, "prune_scopes", None)):
+        prune_scopes: Any = getattr(network, "prune_scopes", None)
+        if not callable(prune_scopes):
             raise UserError(f"{where}: its network needs the method prune_scopes(): names of modules by scope")
-        scopes = called(one.path, f"{where}, prune_scopes", network.prune_scopes)
+        scopes = called(one.path, f"{where}, prune_scopes", prune_scopes)
         if set(scopes) != set(declared.scopes):
             raise UserError(f"{where}: prune_scopes() has {', '.join(scopes)}, declared {', '.join(declared.scopes)}")
         return network
@@ -181,7 +185,8 @@ def _images(where: str, images: torch.Tensor, labels: torch.Tensor, classes: int
         raise UserError(f"{where}_labels must be whole numbers ({len(images)},), not {found}")
     if int(labels.min()) < 0 or int(labels.max()) >= classes:
         raise UserError(f"{where}_labels must be 0 to {classes - 1}, an index of its class each")
-    return images.contiguous(), labels.long().contiguous()
+    # Copies: the four may be views of one array, and a file holds each tensor for itself.
+    return images.contiguous().clone(), labels.long().contiguous().clone()
 
 
 def _check(where: str, options: Options, given: Mapping[str, Any]) -> None:

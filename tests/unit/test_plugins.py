@@ -1,0 +1,379 @@
+"""Plugins: what is read from their source, what the configuration may then say, and what an edit of one touches."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from builders import SOURCE
+from presets import CONFIG, ROOT, merge
+
+from slimdiff import config as settings
+from slimdiff import declarations, slicing
+from slimdiff.errors import UserError
+from slimdiff.families import FAMILIES
+from slimdiff.fingerprint import fingerprint
+from slimdiff.settings import canonical
+from slimdiff.validation import check
+
+SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
+EXAMPLE = yaml.safe_load((ROOT / "examples/config.yaml").read_text(encoding="utf-8"))
+FILE = "examples/my_recipes.py"
+HEAD = "from slimdiff.plugins import family, source, step\n"
+OPTION = "{'k': {'type': 'integer'}}"
+STEP = f"{HEAD}\n@step('mine', settings={OPTION})\ndef mine(network, settings, seed):\n    pass\n"
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    forget()
+
+
+def forget() -> None:
+    declarations.read.cache_clear()
+    declarations._catalogue.cache_clear()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(folder: Path, text: str, name: str = "mine.py") -> str:
+    (folder / name).write_text(text, encoding="utf-8")
+    forget()
+    return name
+
+
+def codes(path: str = "mine.py") -> dict[str, str]:
+    """Name → digest of what `path` declares."""
+    forget()
+    return {found.declared.name: found.code for found in declarations.read(path)}
+
+
+def verdict(overlay: dict[str, Any]) -> str:
+    """What is said about the example's configuration with `overlay` on it."""
+    merged = merge(merge(CONFIG, EXAMPLE), overlay)
+    with pytest.raises(UserError) as caught:
+        check(merged, SCHEMA, {"config.yaml": CONFIG, "examples/config.yaml": EXAMPLE, "my.yaml": overlay})
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- what is read
+
+
+def test_the_example_is_read_as_it_is_written() -> None:
+    found = declarations.catalogue([FILE])
+    assert list(found.steps) == ["low-rank", "round-mantissa"]
+    assert [found.step(name).restores for name in found.steps] == [True, False]
+    assert found.source("shapes").classes == ["disk", "square", "cross"]
+    told = found.family("residual").told
+    assert told.samplers == ("heun", "euler-maruyama")
+    assert (told.training, told.sampler) == (("label_dropout",), ("guidance",))
+
+
+def test_reading_imports_neither_torch_nor_the_plugin(folder: Path) -> None:
+    path = write(folder, f"import torch\nraise SystemExit('it ran')\n{STEP}")
+    script = f"import sys; from slimdiff.declarations import read; print(len(read({path!r})), 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={"PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["1", "False"], done.stderr
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "from slimdiff.plugins import step as mark\nfrom slimdiff.plugins import family\n@mark",
+        "from slimdiff import plugins\n@plugins.step",
+        "import slimdiff.plugins\n@slimdiff.plugins.step",
+        "import slimdiff.plugins as p\n@p.step",
+    ],
+)
+def test_every_way_to_write_a_decorator_is_read(folder: Path, head: str) -> None:
+    (found,) = declarations.read(
+        write(folder, f"{head}('mine', settings=KEYS)\ndef f(n, s, r): ...\nKEYS = {OPTION}\n")
+    )
+    assert (found.declared.name, found.entry["path"]) == ("mine", "mine.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def f(:\n", r"^mine\.py, line 1: "),
+        ("x = 1\n", r"^mine\.py registers nothing: "),
+        (STEP + STEP.removeprefix(HEAD), r"^mine\.py, line 7: @step: 'mine' is declared a second time$"),
+        (
+            f"{HEAD}@step('Mine', settings={{}})\ndef f(n, s, r): ...\n",
+            r"line 2: @step: the name is 'Mine'; allowed: sm",
+        ),
+        (
+            f"{HEAD}@step('a', settings=dict(k=1))\ndef f(n, s, r): ...\n",
+            r"settings is dict\(k=1\); allowed: a literal",
+        ),
+        (f"{HEAD}@step('a', settings={{'k': 3}})\ndef f(n, s, r): ...\n", r"settings\.k is 3; allowed: a JSON schema"),
+        (
+            f"{HEAD}@step('a', settings={{'k': {{'type': 'int'}}}})\ndef f(n, s, r): ...\n",
+            r"settings\.k is no JSON sch",
+        ),
+        (f"{HEAD}@step('a')\ndef f(n, s, r): ...\n", r"missing 1 required positional argument: 'settings'"),
+        (f"{HEAD}@step('a', setings={{}})\ndef f(n, s, r): ...\n", r"unexpected keyword argument 'setings'"),
+        (f"{HEAD}@step\ndef f(n, s, r): ...\n", r"line 2: write @step\(…\) with its arguments, on a plain function"),
+        (f"{HEAD}@source('a', classes=['x'])\ndef f(o, d): ...\n", r"classes is \['x'\]; allowed: the names of two"),
+        (
+            f"{HEAD}@family('a', network={{}}, preconditionings=['edm'], samplers=['hein'])\ndef f(n, c, s, g): ...\n",
+            r"samplers is \['hein'\]; allowed: some of heun, ",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_its_place(folder: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        declarations.read(write(folder, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_two_files_cannot_declare_the_same(folder: Path) -> None:
+    write(folder, STEP, "one.py")
+    write(folder, STEP, "two.py")
+    with pytest.raises(UserError, match=r"^two\.py: step 'mine' is declared in one\.py as well$"):
+        declarations.catalogue(["one.py", "two.py"])
+
+
+# --- what an edit touches
+
+THREE = f'''"""Three of a kind."""
+import helpers
+from helpers2 import deep
+import torch
+{HEAD}
+SIZE = 3
+OTHER = {{}}
+
+def shared(x):
+    return x * SIZE
+
+@torch.no_grad()
+def only_a(x):
+    return shared(x)
+
+@step("a", settings={{}})
+def a(network, settings, seed):
+    """Do a."""
+    return only_a(helpers.one)
+
+@step("b", settings={{}})
+def b(network, settings, seed):
+    return shared(2)
+
+@step("c", settings={{}})
+def c(network, settings, seed):
+    return deep(OTHER)
+'''
+
+
+@pytest.fixture
+def three(folder: Path) -> Path:
+    write(folder, "one = 1\n", "helpers.py")
+    write(folder, "from helpers3 import x\ndef deep(y): return y\n", "helpers2.py")
+    write(folder, "x = 1\n", "helpers3.py")
+    write(folder, THREE)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "touched"),
+    [
+        ("mine.py", "return only_a(helpers.one)", "return only_a(helpers.one) + 1", "a"),
+        ("mine.py", "    return shared(x)\n", "    return shared(x) + 1\n", "a"),
+        ("mine.py", '"a", settings={}', '"a", settings={"k": {"type": "integer"}}', "a"),
+        ("mine.py", "SIZE = 3", "SIZE = 4", "ab"),
+        ("mine.py", "OTHER = {}", "OTHER = {}\nOTHER['x'] = 1", "abc"),  # acts on loading, so it counts for all
+        ("mine.py", "OTHER = {}", "OTHER = {}\nprint(OTHER)", "abc"),
+        ("mine.py", "OTHER = {}", "OTHER = {}\nUNUSED = 3", ""),
+        ("mine.py", "OTHER = {}", "OTHER = {}\n\n@shared\ndef hidden(): ...", "abc"),  # shared may note it somewhere
+        ("mine.py", "OTHER = {}", "OTHER = {}\nMADE = shared(2)", "abc"),
+        ("mine.py", "OTHER = {}", "OTHER = {}\nMADE = torch.zeros(2)", ""),
+        ("mine.py", "return deep(OTHER)", "return eval('deep')(OTHER)", "abc"),
+        ("mine.py", '"""Do a."""', '"""Do what a does."""  # said at length', ""),
+        ("mine.py", '"""Three of a kind."""', "", ""),
+        ("helpers.py", "one = 1", "one = 2", "a"),
+        ("helpers.py", "one = 1", "one = 1  # a remark", ""),
+        ("helpers2.py", "return y", "return -y", "c"),
+        ("helpers3.py", "x = 1", "x = 2", "c"),
+    ],
+)
+def test_an_edit_touches_what_uses_it(three: Path, name: str, old: str, new: str, touched: str) -> None:
+    before, text = codes(), (three / name).read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    write(three, text.replace(old, new), name)
+    after = codes()
+    assert "".join(key for key in before if before[key] != after[key]) == touched
+
+
+def test_a_package_beside_the_plugin_counts_whole(folder: Path) -> None:
+    (folder / "parts").mkdir()
+    for name in ("__init__", "one", "two"):
+        write(folder, "x = 1\n", f"parts/{name}.py")
+    write(folder, STEP.replace("    pass", "    from parts.one import x\n    return x"))
+    before = codes()
+    write(folder, "x = 2\n", "parts/two.py")
+    assert codes() != before
+
+
+def test_what_a_plugin_uses_of_slimdiff_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(folder, f"from slimdiff.models.grouping import split\n{STEP.replace('pass', 'split(1, 1, 1)')}")
+    before = codes()
+    taken: list[str] = []
+    monkeypatch.setattr(slicing.fingerprint, "fingerprint", lambda name: taken.append(name) or "edited")
+    assert codes() != before
+    assert taken == ["slimdiff.models.grouping"]
+    assert len(before["mine"]) == len(fingerprint("slimdiff.models.grouping"))
+
+
+# --- the configuration
+
+
+def test_the_example_is_sound() -> None:
+    check(merge(CONFIG, EXAMPLE), SCHEMA, {"examples/config.yaml": EXAMPLE})
+
+
+def test_a_plugin_that_nothing_uses_changes_no_settings() -> None:
+    """So nothing is rerun when one is named."""
+    named = merge(CONFIG, {"plugins": [FILE]})
+    for entry in CONFIG["matrix"]:
+        for optimization in entry["optimizations"]:
+            cell = (entry["dataset"], entry["model"], optimization, 0)
+            training = (entry["dataset"], entry["model"], settings.training_of(CONFIG, optimization), 0)
+            for plain, other in (
+                (settings.row_settings(CONFIG, *cell), settings.row_settings(named, *cell)),
+                (settings.train_settings(CONFIG, *training), settings.train_settings(named, *training)),
+                (settings.data_settings(CONFIG, cell[0]), settings.data_settings(named, cell[0])),
+            ):
+                assert canonical(plain) == canonical(other)
+                assert '"plugins"' not in canonical(plain)
+
+
+def test_settings_name_what_a_stage_uses_of_a_plugin() -> None:
+    config = merge(CONFIG, EXAMPLE)
+    code = codes(FILE)
+
+    def used(found: dict[str, Any]) -> list[str]:
+        for entry in found.get("plugins", ()):
+            assert entry == {**entry, "path": FILE, "code": code[entry["name"]]}
+        return [entry["name"] for entry in found.get("plugins", ())]
+
+    both = ("shapes", "residual", "low-rank-25+mantissa-4", 0)
+    plain = ("shapes", "residual", "mantissa-4", 0)
+    assert used(settings.data_settings(config, "shapes")) == ["shapes"]
+    assert used(settings.train_settings(config, "shapes", "residual", "plain", 0)) == ["residual"]
+    assert used(settings.compress_settings(config, *both)) == ["residual", "low-rank", "round-mantissa"]
+    assert used(settings.compress_settings(config, *plain)) == ["residual", "round-mantissa"]
+    assert used(settings.sample_settings(config, *both)) == ["residual", "low-rank"]
+    assert used(settings.profile_settings(config, *plain)) == ["residual"], "a dense file needs no step to be read"
+    assert used(settings.score_settings(config, *both)) == []
+    assert used(settings.compress_settings(config, "shapes", "ncsn", "l1-30", 0)) == []
+    assert used(settings.compress_settings(config, "shapes", "ncsn", "mantissa-4", 0)) == ["round-mantissa"]
+
+
+def test_steps_go_between_prune_and_quantize_in_the_order_of_the_file() -> None:
+    recipe = {"quantize": {"linear": "8bit"}, "round-mantissa": {"bits": 3}, "low-rank": {"share": 0.5}}
+    config = merge(
+        merge(CONFIG, EXAMPLE),
+        {"optimizations": {"mine": {"training": "plain", **recipe, "prune": {"method": "l1", "amount": 0.1}}}},
+    )
+    found = settings.compress_settings(config, "shapes", "residual", "mine", 0)["steps"]
+    assert [next(iter(step)) for step in found] == ["prune", "low-rank", "round-mantissa", "quantize"]
+
+
+@pytest.mark.parametrize(
+    ("overlay", "said"),
+    [
+        ({"plugins": ["nowhere.py"]}, "my.yaml: plugins[0] is 'nowhere.py', which does not exist"),
+        ({"plugins": ["/tmp/x.py"]}, "my.yaml: plugins[0] is '/tmp/x.py'; allowed: a file that ends in .py"),
+        ({"plugins": ["../x.py"]}, "my.yaml: plugins[0] is '../x.py'; allowed: a file that ends in .py"),
+        ({"plugins": ["README.md"]}, "my.yaml: plugins[0] is 'README.md'; allowed: a file that ends in .py"),
+        ({"plugins": ["my-recipes.py"]}, "plugins[0] is 'my-recipes.py'; allowed: a name that Python can import"),
+        ({"plugins": FILE}, "my.yaml: plugins is 'examples/my_recipes.py'; allowed: a list"),
+        (
+            {"optimizations": {"mantissa-4": {"round-mantissa": {"bits": 23}}}},
+            "my.yaml: optimizations.mantissa-4.round-mantissa.bits is 23; allowed: a whole number at least 0 and",
+        ),
+        (
+            {"optimizations": {"mantissa-4": {"round-mantissa": {"bits": 3, "bit": 3}}}},
+            "my.yaml: optimizations.mantissa-4.round-mantissa.bit is an unknown key; allowed in ",
+        ),
+        (
+            {"optimizations": {"mantissa-4": {"round-mantisa": {"bits": 3}}}},
+            "(did you mean round-mantissa?); a step of your own comes with a file named in plugins",
+        ),
+        (
+            {"optimizations": {"baseline": {"prune": {"method": "l1", "amount": 0.1, "scope": "extremes"}}}},
+            "optimizations.baseline.prune.scope is extremes; allowed for family residual, as model residual is: "
+            "global, middle",
+        ),
+        (
+            {"models": {"residual": {"network": {"width": 5}}}},
+            "my.yaml: models.residual.network.width is 5; allowed: a wh",
+        ),
+        (
+            {"models": {"residual": {"network": {"depth": 5}}}},
+            "my.yaml: models.residual.network.depth is an unknown key",
+        ),
+        (
+            {"models": {"residual": {"network": {"classes": 4}}}},
+            "classes is 4; allowed with data set shapes: 3, as many",
+        ),
+        (
+            {"models": {"residual": {"sampler": {"method": "ode"}}}},
+            "is ode; allowed for family residual, as model resid",
+        ),
+        (
+            {"models": {"residual": {"training": {"preconditioning": "v"}}}},
+            "is v; allowed for family residual: edm, score",
+        ),
+        ({"models": {"residual": {"training": {"groups": 2}}}}, "training.groups is 2; allowed for family residual: 1"),
+        ({"models": {"residual": {"sampler": {"snr": 0.1}}}}, "sampler.snr is for family ncsn, and model residual is"),
+        ({"models": {"residual": {"family": "resdual"}}}, "others come with files named in plugins)"),
+        (
+            {"datasets": {"shapes": {"options": {"n": 3}}}},
+            "my.yaml: datasets.shapes.options.n is an unknown key; allowed",
+        ),
+        ({"datasets": {"digits": {"options": {}}}}, "my.yaml: datasets.digits.options is only for sources of plugins"),
+    ],
+)
+def test_mistakes_are_one_line_before_any_job(overlay: dict[str, Any], said: str) -> None:
+    assert said in verdict(overlay)
+
+
+def test_without_the_plugin_its_names_are_unknown() -> None:
+    """What is left of a configuration when `plugins` is forgotten: the message says where such names come from."""
+    sound = {"plugins": [], "datasets": EXAMPLE["datasets"], "models": EXAMPLE["models"], "optimizations": {}}
+    merged = merge(CONFIG, sound)
+    with pytest.raises(UserError, match=r"datasets\.shapes\.options is an unknown key"):
+        check(merged, SCHEMA, {"my.yaml": merged})
+    merged["datasets"]["shapes"].pop("options")
+    with pytest.raises(
+        UserError, match=r"source is 'shapes'; allowed: mnist, .*others come with files named in plugins"
+    ):
+        check(merged, SCHEMA, {"my.yaml": merged})
+    merged["datasets"].pop("shapes")
+    with pytest.raises(
+        UserError, match=r"family is 'residual'; allowed: ncsn, ddpm .*come with files named in plugins"
+    ):
+        check(merged, SCHEMA, {"my.yaml": merged})
+
+
+def test_a_name_of_slimdiffs_own_is_refused(folder: Path) -> None:
+    path = write(folder, STEP.replace("'mine'", "'prune'"))
+    merged = merge(CONFIG, {"plugins": [path], "matrix": []})
+    with pytest.raises(UserError, match=r"^mine\.py: step 'prune' would stand in the place of slimdiff's own"):
+        check(merged, SCHEMA, {"config.yaml": merged})
+
+
+def test_no_plugin_is_loaded_by_all_this() -> None:
+    assert set(FAMILIES) == {"ncsn", "ddpm"}
