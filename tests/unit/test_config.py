@@ -451,15 +451,15 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
     ),
     "an importance that needs images in a recipe": (
         recipe(prune={**CHANNELS, "importance": "taylor"}),
-        "my.yaml: optimizations.mine.prune.importance is 'taylor', which needs images; allowed in a recipe: l1, random; "
-        "or prune in a training that starts from another (trainings.*.start with prune)",
+        "my.yaml: optimizations.mine.prune.importance is 'taylor', which needs images; allowed in a recipe: l1, "
+        "random; or prune in a training that starts from another (trainings.*.start with prune)",
     ),
     "channels of grouped convolutions": (
         {
             "optimizations": {"mine": {"training": "groups-2", "prune": CHANNELS}},
             "matrix": [entry(optimizations=["mine"])],
         },
-        "my.yaml: optimizations.mine.prune removes channels after training groups-2, whose groups is 2; allowed there: 1",
+        "my.yaml: optimizations.mine.prune removes channels after training groups-2, whose groups is 2; allowed there",
     ),
     "channels of grouped convolutions, trained on": (
         started(start="groups-2", prune=CHANNELS),

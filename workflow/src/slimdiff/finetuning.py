@@ -34,9 +34,7 @@ DRAWS_PER_LEVEL = 200  # of the training's own noise levels, to find so many equ
 PREPARED = "start.safetensors"  # in the folder of the state; slimdiff.state.clear_state removes it
 
 
-def _prune(
-    network: nn.Module, settings: Mapping[str, Any], seed: int, losses: Sequence[LevelLoss]
-) -> Structure | None:
+def _prune(network: nn.Module, settings: Mapping[str, Any], seed: int, losses: Sequence[LevelLoss]) -> Structure | None:
     return prune_channels(network, build(ChannelSettings, settings, "prune"), seed, losses)
 
 
@@ -110,7 +108,7 @@ def level_losses(
     """The training loss at LEVELS noise levels that are equally likely in training, each of its own images.
 
     For a discrete schedule these are steps at equal distances, for continuous noise levels the middles of equal shares
-    of their distribution. A function gives the same loss at every call, with the images' labels withheld as in training.
+    of their distribution. A function gives the same loss at every call; labels are withheld as in training.
     """
     model, seed = settings["model"], settings["seed"]
     options = build(TrainingSettings, settings["training"], "training")
@@ -155,7 +153,9 @@ def _apply_steps(
 def _check_start(header: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """The start is of the same model, and its network computes the same."""
     if header["model"] != settings["model"]:
-        raise UserError("the start's weights are of another model than settings.model: start from a training of this one")
+        raise UserError(
+            "the start's weights are of another model than settings.model: start from a training of this one"
+        )
     for key in FIXED_BY_START:
         theirs, asked = header["training"].get(key), settings["training"].get(key)
         if theirs != asked:
