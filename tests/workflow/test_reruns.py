@@ -20,11 +20,12 @@ NCSN_CELLS = {
         "l1-70+weights-8bit",
         "groups-2",
         "sampler-ode",
+        "channels-50",
     )
 }
 DDPM_CELLS = {
     f"{OTHER}/{optimization}/0"
-    for optimization in ("baseline", "ema+linear-8bit-frozen", "groups-2+l1-10", "noise-prediction")
+    for optimization in ("baseline", "ema+linear-8bit-frozen", "groups-2+l1-10", "noise-prediction", "channels-50-diff")
 }
 CELLS = NCSN_CELLS | DDPM_CELLS
 NCSN_TRAININGS = {f"{BASE}/{training}/0" for training in ("plain", "linear-4bit-frozen", "groups-2")}
@@ -32,6 +33,8 @@ DDPM_TRAININGS = {
     f"{OTHER}/{training}/0" for training in ("plain", "linear-8bit-frozen", "groups-2", "noise-prediction")
 }
 TRAININGS = NCSN_TRAININGS | DDPM_TRAININGS
+NCSN_LATER, DDPM_LATER = {f"{BASE}/channels-50/0"}, {f"{OTHER}/channels-50-diff/0"}  # that start from another training
+LATER = NCSN_LATER | DDPM_LATER
 CELL_RULES = ("compress", "sample", "score", "profile", "row")
 FRECHET = "workflow/src/slimdiff/metrics/frechet.py"
 
@@ -57,6 +60,7 @@ def test_a_first_run_has_each_job_once(finished: Path) -> None:
         classifier={"digits"},
         reference={"digits"},
         train=TRAININGS,
+        finetune=LATER,
         **of_cells(CELLS),
     )
 
@@ -100,10 +104,22 @@ def test_removing_a_recipe(tree: Path, edit: Edit) -> None:
 
 
 def test_adding_a_seed(tree: Path, edit: Edit) -> None:
-    edit("config/smoke.yaml", "sampler-ode]\n    seeds: [0]", "sampler-ode]\n    seeds: [0, 1]")
+    edit("config/smoke.yaml", "channels-50]\n    seeds: [0]", "channels-50]\n    seeds: [0, 1]")
     new = {cell.removesuffix("0") + "1" for cell in NCSN_CELLS}
     trainings = {training.removesuffix("0") + "1" for training in NCSN_TRAININGS}
-    assert planned(tree, *SMOKE) == gathered(train=trainings, **of_cells(new))
+    assert planned(tree, *SMOKE) == gathered(train=trainings, finetune={f"{BASE}/channels-50/1"}, **of_cells(new))
+
+
+def test_editing_what_goes_before_a_training(tree: Path, edit: Edit) -> None:
+    edit("config.yaml", "importance: diff-pruning, amount: 0.5", "importance: diff-pruning, amount: 0.4")
+    assert planned(tree, *SMOKE) == gathered(finetune=DDPM_LATER, **of_cells({f"{OTHER}/channels-50-diff/0"}))
+
+
+def test_a_real_edit_of_channel_pruning_trains_nothing_from_its_beginning(tree: Path) -> None:
+    append(tree / "workflow/src/slimdiff/compression/channels.py", "\n\nEXTRA = 1\n")
+    jobs = planned(tree, *SMOKE)
+    assert jobs["finetune"] == LATER
+    assert "train" not in jobs
 
 
 def test_editing_a_training(tree: Path, edit: Edit) -> None:
@@ -118,7 +134,7 @@ def test_editing_a_training(tree: Path, edit: Edit) -> None:
 def test_editing_a_network(tree: Path, edit: Edit) -> None:
     """The data set's cells of the other family stay."""
     edit("config.yaml", "attention_levels: [2, 3]", "attention_levels: [1, 2, 3]")
-    assert planned(tree, *SMOKE) == gathered(train=DDPM_TRAININGS, **of_cells(DDPM_CELLS))
+    assert planned(tree, *SMOKE) == gathered(train=DDPM_TRAININGS, finetune=DDPM_LATER, **of_cells(DDPM_CELLS))
 
 
 def test_editing_the_guidance(tree: Path, edit: Edit) -> None:

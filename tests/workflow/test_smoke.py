@@ -85,10 +85,14 @@ def test_a_conditional_model_is_asked_for_classes(run: Path, matrix: pd.DataFram
 
 def test_cells_share_trainings(run: Path) -> None:
     trainings = {path.name for path in (run / "results" / "train" / "digits" / "ncsn").iterdir()}
-    assert trainings == {"plain", "groups-2", "linear-4bit-frozen"}
+    assert trainings == {"plain", "groups-2", "linear-4bit-frozen", "channels-50"}
     others = {path.name for path in (run / "results" / "train" / "digits" / "ddpm").iterdir()}
-    assert others == {"plain", "groups-2", "linear-8bit-frozen", "noise-prediction"}
-    assert not list((run / "results" / "state").rglob("state.safetensors")), "a finished training keeps no state"
+    assert others == {"plain", "groups-2", "linear-8bit-frozen", "noise-prediction", "channels-50-diff"}
+    record = json.loads((run / "results/train/digits/ncsn/channels-50/seed0/train.json").read_text())
+    first = json.loads((run / "results/train/digits/ncsn/plain/seed0/train.json").read_text())
+    assert record["start"]["training"] == "plain"
+    assert record["train_s"] == pytest.approx(first["train_s"] + record["finetune_s"])
+    assert not list((run / "results" / "state").rglob("s*.safetensors")), "a finished training keeps no state"
 
 
 def test_samples_are_images(run: Path) -> None:

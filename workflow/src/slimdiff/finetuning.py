@@ -112,7 +112,7 @@ def level_losses(
     """The training loss at LEVELS noise levels that are equally likely in training, each of its own images.
 
     For a discrete schedule these are steps at equal distances, for continuous noise levels the middles of equal shares
-    of their distribution. A function gives the same loss at every call, with labels withheld as in training.
+    of their distribution. A function gives the same loss at every call; labels are withheld as in training.
     """
     model, seed = settings["model"], settings["seed"]
     options = build(TrainingSettings, settings["training"], "training")
@@ -158,7 +158,7 @@ def _check_start(header: Mapping[str, Any], settings: Mapping[str, Any]) -> None
     """The start is of the same model, and its network computes the same."""
     if header["model"] != settings["model"]:
         raise UserError(
-            "the start's weights are of another model than settings.model: start from one of the same model"
+            "the start's weights are of another model than settings.model: start from a training of this one"
         )
     for key in FIXED_BY_START:
         theirs, asked = header["training"].get(key), settings["training"].get(key)

@@ -90,9 +90,11 @@ def count_parameters(network: nn.Module) -> tuple[int, int]:
 
 
 def count_macs(loaded: Loaded) -> int:
-    """Multiply-accumulates of one network evaluation of one image, counted by torch's FlopCounterMode on the float
-    network without weights, as narrow as pruning its channels left it. Zeros are multiplied like any number, and
-    quantizing does not change the arithmetic."""
+    """Multiply-accumulates of one network evaluation of one image, counted by torch's FlopCounterMode.
+
+    On the float network without weights: as narrow as the pruning of channels left it, but with its zeros, which are
+    multiplied like any number, and before quantizing, which does not change the arithmetic.
+    """
     model = loaded.settings["model"]
     with torch.device("meta"):
         network = build_network(model, loaded.settings["training"]["groups"])

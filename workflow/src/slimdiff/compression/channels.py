@@ -121,7 +121,8 @@ def kept_width(width: int, amount: float, block: int = 1) -> int:
 def _check_prunable(network: nn.Module) -> None:
     if not hasattr(network, "channel_plan"):
         raise UserError(
-            f"prune.method is 'channels', and {type(network).__name__} has no channel_plan(); allowed: random, l1"
+            f"prune.method is 'channels', and {type(network).__name__} has no channel_plan(); allowed for it: "
+            "random, l1"
         )
     for name, module in network.named_modules():
         if is_quantized(module):

@@ -53,7 +53,7 @@ def accumulate_gradients(network: nn.Module, losses: Sequence[LevelLoss], thresh
     relative = [value / largest for value in values]
     for loss, share in zip(losses, relative, strict=True):
         if share > threshold:
-            loss().backward()  # type: ignore[no-untyped-call]
+            loss().backward()
     return relative
 
 

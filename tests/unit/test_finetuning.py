@@ -1,0 +1,250 @@
+"""Trainings that start from another one's weights: what they start from, that they resume, what their records say."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from builders import MODELS, SOURCE, TRAININGS, small_model, striped_images
+
+from slimdiff import finetuning, tensorfile, weightfile
+from slimdiff.compression.importance import OF_LOSSES
+from slimdiff.compression.shapes import sizes
+from slimdiff.data import store
+from slimdiff.errors import UserError
+from slimdiff.families import FIXED_BY_START
+from slimdiff.files import digest, write_json
+from slimdiff.finetuning import LEVELS, PREPARED, finetune, level_losses
+from slimdiff.models.registry import build_network
+from slimdiff.state import StateStore, clear_state
+from slimdiff.training import train
+
+CPU = torch.device("cpu")
+CHANNELS = {"prune": {"method": "channels", "importance": "l1", "amount": 0.5}}
+FAMILIES = ("ncsn", "ddpm")
+
+
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory):
+    """By family: weights and record of a short training, and its settings."""
+    found = {}
+    for family in FAMILIES:
+        folder = tmp_path_factory.mktemp(family)
+        settings = {"dataset": "stripes", "model": MODELS[family](), "training": TRAININGS[family](epochs=1), "seed": 0}
+        trained = train(striped_images(), settings, folder / "state", CPU, "code")
+        weightfile.write_training(folder / "weights.safetensors", trained.weights, trained.header)
+        write_json(folder / "train.json", trained.record)
+        found[family] = (folder / "weights.safetensors", trained.record, settings)
+    return found
+
+
+def settings_of(start, steps=(CHANNELS,), weights="raw", **changes):
+    """Settings of a training that starts from `start`."""
+    settings = start[2]
+    options = {**settings["training"], **changes}
+    return {**settings, "training": options, "start": {"training": "plain", "weights": weights}, "steps": list(steps)}
+
+
+def run(start, folder, *arguments, settings=None, **changes):
+    settings = settings or settings_of(start, **changes)
+    return finetune(start[0], start[1], striped_images(), settings, folder, CPU, "code", *arguments)
+
+
+def equal(one, other):
+    return all(
+        torch.equal(one.weights[kind][key], other.weights[kind][key])
+        for kind in one.weights
+        for key in one.weights[kind]
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pruned_network_trains_on_and_says_where_it_comes_from(tmp_path, starts, family):
+    start = starts[family]
+    trained = run(start, tmp_path / "a", epochs=8)
+    weightfile.write_training(tmp_path / "w.safetensors", trained.weights, trained.header)
+    whole, narrow = (
+        weightfile.read_training(start[0], "raw")[0],
+        weightfile.read_training(tmp_path / "w.safetensors", "ema"),
+    )
+    name = {"ncsn": "conv3", "ddpm": "down2.conv1.conv1"}[family]
+    assert narrow[0].get_submodule(name).out_channels == whole.get_submodule(name).out_channels // 2
+    (record,) = narrow[1]["structure"]
+    assert {layer: size for layer, size in sizes(narrow[0]).items() if layer in record["channels"]} == record[
+        "channels"
+    ]
+    expected = {"training": "plain", "weights": "raw", "sha256": digest(start[0]), "generation": 1}
+    assert narrow[1]["start"] == trained.record["start"] == expected
+    losses = [epoch["loss"] for epoch in trained.record["epochs"]]
+    assert len(losses) == 8
+    assert losses[-1] < losses[0]
+    assert trained.record["loss_curve"][-1]["step"] == trained.record["steps"]
+    own_s = trained.record["prepare_s"] + sum(epoch["ms"] for epoch in trained.record["epochs"]) / 1000
+    assert trained.record["own_s"] == trained.record["finetune_s"] == pytest.approx(own_s)
+    assert trained.record["train_s"] == pytest.approx(start[1]["train_s"] + own_s)
+
+
+def test_a_chain_counts_the_time_of_all_and_draws_anew(tmp_path, starts):
+    """The second fine-tuning draws other noise than the first: from equal weights they end elsewhere."""
+    start = starts["ncsn"]
+    first = run(start, tmp_path / "a", steps=(), learning_rate=1e-9)
+    weightfile.write_training(tmp_path / "w.safetensors", first.weights, first.header)
+    again = (tmp_path / "w.safetensors", first.record, start[2])
+    second = run(again, tmp_path / "b", steps=(), learning_rate=1e-9)
+    assert second.header["start"]["generation"] == 2
+    assert second.record["finetune_s"] == pytest.approx(first.record["own_s"] + second.record["own_s"])
+    assert second.record["train_s"] == pytest.approx(start[1]["train_s"] + second.record["finetune_s"])
+    losses = [record["epochs"][0]["loss"] for record in (start[1], first.record, second.record)]
+    assert len(set(losses)) == 3
+    assert losses[1] == pytest.approx(losses[2], rel=0.3)  # of the same weights, on other noise
+
+
+def test_raw_and_averaged_weights_are_different_starts(tmp_path, starts):
+    raw, ema = (run(starts["ncsn"], tmp_path / kind, weights=kind) for kind in ("raw", "ema"))
+    assert not equal(raw, ema)
+    unknown = settings_of(starts["ncsn"], weights="mean")
+    with pytest.raises(UserError, match="weights is 'mean'; allowed: raw, ema"):
+        run(starts["ncsn"], tmp_path / "c", settings=unknown)
+
+
+@pytest.mark.parametrize("importance", OF_LOSSES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_importances_of_a_loss_get_one(tmp_path, starts, monkeypatch, family, importance):
+    monkeypatch.setattr(finetuning, "LEVELS", 4)
+    threshold = {"threshold": 0.3} if importance == "diff-pruning" else {}
+    step = {"prune": {"method": "channels", "importance": importance, "amount": 0.5, **threshold}}
+    first, again = (run(starts[family], tmp_path / name, steps=(step,), epochs=1) for name in "ab")
+    assert equal(first, again)
+    assert not equal(first, run(starts[family], tmp_path / "c", epochs=1))
+
+
+def test_levels_are_equally_likely_and_their_losses_repeat(starts, monkeypatch):
+    """Of a discrete schedule: steps at equal distances, as the training draws them."""
+    settings = {**starts["ddpm"][2], "training": TRAININGS["ddpm"](preconditioning="epsilon", label_dropout=0.5)}
+    network = build_network(settings["model"], seed=1)
+    seen = []
+    original = finetuning.build_denoiser(network, settings["model"], settings["training"]).__class__.loss
+
+    def spy(self, x_0, sigma, noise, labels=None):
+        seen.append((sigma, labels, self.vp.time(sigma[:1])))
+        return original(self, x_0, sigma, noise, labels)
+
+    monkeypatch.setattr("slimdiff.diffusion.denoiser.Denoiser.loss", spy)
+    losses = level_losses(network, striped_images(), settings, CPU)
+    with torch.no_grad():
+        values = [float(loss()) for loss in losses]
+        assert [float(loss()) for loss in losses] == values
+    assert len(losses) == LEVELS
+    times = torch.tensor([float(time) for _, _, time in seen[:LEVELS]])
+    assert times.tolist() == pytest.approx([1000 / LEVELS * (level + 0.5) for level in range(LEVELS)], abs=12)
+    told = torch.cat([labels for _, labels, _ in seen[:LEVELS]])
+    assert float((told == -1).float().mean()) == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_resumed_fine_tuning_is_the_undisturbed_one(tmp_path, starts, family, monkeypatch):
+    """Stopped by SIGTERM after some steps; the second call prunes nothing, it reads what the first one made."""
+    undisturbed = run(starts[family], tmp_path / "a", epochs=2, weight_decay=0.01)
+    saves = 0
+    original = StateStore.save
+
+    def save_then_terminate(self, *arguments):
+        nonlocal saves
+        original(self, *arguments)
+        saves += 1
+        if saves == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StateStore, "save", save_then_terminate)
+        with pytest.raises(SystemExit) as stopped:
+            run(starts[family], tmp_path / "b", 0.0, epochs=2, weight_decay=0.01)
+    assert stopped.value.code == 143
+    monkeypatch.setattr(finetuning, "prune_channels", None)
+    resumed = run(starts[family], tmp_path / "b", epochs=2, weight_decay=0.01)
+    assert resumed.record["interruptions"] == 1
+    assert equal(undisturbed, resumed)
+    clear_state(tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("damage", [b"half a fi", None])
+def test_a_prepared_network_of_something_else_is_not_used(tmp_path, starts, damage):
+    expected = run(starts["ncsn"], tmp_path / "a")
+    run(starts["ncsn"], tmp_path / "b", steps=({"prune": {**CHANNELS["prune"], "amount": 0.25}},))
+    if damage:
+        (tmp_path / "b" / PREPARED).write_bytes(damage)
+    assert equal(expected, run(starts["ncsn"], tmp_path / "b"))
+
+
+def test_killed_with_kill_9_half_way_and_resumed(tmp_path, starts):
+    """The stage as a process of its own, killed without warning: the files are those of the run that was not killed."""
+    store.write(tmp_path / "images.safetensors", striped_images(400))
+    text = json.dumps(settings_of(starts["ncsn"], epochs=12, batch_size=8))
+    start = starts["ncsn"][0]
+
+    def command(name):
+        folder = tmp_path / name
+        return [
+            *(sys.executable, "-u", "-m", "slimdiff.stages.finetune", "--settings", text, "--gpu", "0"),
+            *("--images", str(tmp_path / "images.safetensors"), "--state", str(folder / "state")),
+            *("--start", str(start), "--start-record", str(start.with_name("train.json"))),
+            *("--out-weights", str(folder / "w.safetensors"), "--out-record", str(folder / "train.json")),
+            *("--seconds-between-saves", "0.2"),
+        ]
+
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command("calm"), check=True, capture_output=True, env=environment)
+    process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    state = tmp_path / "killed" / "state" / "state.safetensors"
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
+    step = tensorfile.read_header(state, "state")["progress"]["step"]
+    assert 0 < step < 12 * (300 // 8)
+
+    resumed = subprocess.run(command("killed"), check=True, capture_output=True, text=True, env=environment)
+    assert f"resuming at step {step}/" in resumed.stdout
+    assert json.loads((tmp_path / "killed" / "train.json").read_text())["interruptions"] == 1
+    assert (tmp_path / "calm" / "w.safetensors").read_bytes() == (tmp_path / "killed" / "w.safetensors").read_bytes()
+    assert not (tmp_path / "killed" / "state").exists()
+
+
+def test_a_start_that_failed_is_passed_on_with_its_reason(tmp_path, starts):
+    network, header = weightfile.read_training(starts["ncsn"][0], "raw")
+    failed = {**header, "status": "failed", "reason": "loss became nan in epoch 1"}
+    weightfile.write_training(tmp_path / "w.safetensors", dict.fromkeys(("raw", "ema"), network.state_dict()), failed)
+    record = {**starts["ncsn"][1], "status": "failed", "reason": failed["reason"]}
+    trained = run((tmp_path / "w.safetensors", record, starts["ncsn"][2]), tmp_path / "a")
+    assert (trained.header["status"], trained.record["reason"]) == ("failed", "loss became nan in epoch 1")
+    assert trained.record["train_s"] == record["train_s"]
+    assert trained.record["finetune_s"] == 0.0
+    assert all(torch.equal(trained.weights["ema"][key], value) for key, value in network.state_dict().items())
+
+
+def test_settings_that_do_not_go_with_the_start_are_refused(tmp_path, starts):
+    start = starts["ddpm"]
+    others = {
+        "preconditioning": "v",
+        "sigma_data": 0.1,
+        "black": 0.5,
+        "noise_schedule": "cosine",
+        "groups": 2,
+        "linear": "8bit",
+    }
+    assert set(others) == set(FIXED_BY_START)
+    for key, value in others.items():
+        with pytest.raises(UserError, match=rf"trainings\.\*\.finetune\.{key} is {value!r}; allowed: "):
+            run(start, tmp_path / "a", **{key: value})
+    with pytest.raises(UserError, match="the start's weights are of another model"):
+        run(start, tmp_path / "a", settings={**settings_of(start), "model": small_model()})
+    with pytest.raises(UserError, match=r"step \{'distil': \{\}\} is not one of: prune"):
+        run(start, tmp_path / "a", steps=({"distil": {}},))
+    assert not (tmp_path / "a").exists()
