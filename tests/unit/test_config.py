@@ -167,6 +167,7 @@ def test_steps_are_applied_in_order_and_samplers_keep_what_they_use() -> None:
         ],
         "sampler": {"method": "predictor-corrector", "steps": 30, "snr": 0.16, "precision": "float32"},
         "engine": "torch",
+        "precision": "fp32",
         "seed": 0,
     }
 
@@ -250,7 +251,7 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
     "misspelt key": (
         recipe(prnue=PRUNE),
         "my.yaml: optimizations.mine.prnue is an unknown key; allowed in optimizations.mine: training, weights, prune, "
-        "quantize, sampler, engine (did you mean prune?)",
+        "quantize, sampler, engine, precision (did you mean prune?)",
     ),
     "misspelt key at the top": ({"matriks": []}, "my.yaml: matriks is an unknown key; allowed in the file: data_dir, "),
     "missing key": (

@@ -7,6 +7,7 @@ import gzip
 import resource
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from slimdiff import checkpoint
 from slimdiff.checkpoint import Loaded
 from slimdiff.compression.linears import dense_weight
 from slimdiff.devices import synchronize
+from slimdiff.engines.network import EngineNetwork
 from slimdiff.models.registry import build_network
 from slimdiff.quietbnb import is_quantized
 
@@ -35,13 +37,19 @@ def profile(path: Path, settings: Mapping[str, Any], device: torch.device) -> di
     Returns:
         The profile's columns of the matrix (units in the names).
     """
-    loaded = checkpoint.load(path, device)
-    params, nonzero = count_parameters(loaded.network)
     batch_size = settings["batch_size"]
-    reset_peak_memory(device)
-    whole = latency_ms_per_image(loaded, batch_size, settings, device)
-    memory = peak_memory_bytes(device)
-    single = latency_ms_per_image(loaded, 1, settings, device)
+    with tempfile.TemporaryDirectory() as empty:  # so that compiling is timed as on a new machine
+        start = time.perf_counter()
+        loaded = checkpoint.load(path, device, empty)
+        synchronize(device)
+        load_s = time.perf_counter() - start
+        compile_s = loaded.prepare(batch_size)
+        reset_peak_memory(device)
+        whole = latency_ms_per_image(loaded, batch_size, settings, device)
+        memory = peak_memory_bytes(device)
+        loaded.prepare(1)
+        single = latency_ms_per_image(loaded, 1, settings, device)
+    params, nonzero = count_parameters(loaded.network)
     return {
         "status": loaded.settings["status"],
         "reason": loaded.settings["reason"],
@@ -57,13 +65,17 @@ def profile(path: Path, settings: Mapping[str, Any], device: torch.device) -> di
         "inference_ms_per_image_batch_1_iqr": single[1],
         "batch_size": batch_size,
         "peak_memory_bytes": memory,
-        "compile_s": None,
+        "compile_s": compile_s,
+        "load_s": load_s,
+        "output_error": loaded.settings.get("output_error"),
     }
 
 
 def count_parameters(network: nn.Module) -> tuple[int, int]:
     """Parameters and non-zero ones of the network that the layers stand for: quantized weights count as the floats
     that they encode, and scales, code books and fixed frequencies are no parameters."""
+    if isinstance(network, EngineNetwork):  # it holds a graph, and knows what that was made of
+        return network.stands_for
     params = nonzero = 0
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):

@@ -1,5 +1,6 @@
 """From a denoiser to images: batches, noise per image, the data set's own size, and whether they can be scored."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,7 @@ def sample_images(
         labels: int64 (n,), the classes to ask for; None for a network that knows none.
     """
     sampler = find_sampler(settings.method)
-    device = next(denoiser.network.parameters()).device
+    device = next(itertools.chain(denoiser.network.parameters(), denoiser.network.buffers())).device
     shape = (model["channels"], model["image_size"], model["image_size"])
     images, evaluations, finite = [], 0.0, True
     for start in range(0, n, batch_size):
