@@ -69,17 +69,14 @@ class EngineNetwork(nn.Module):
     def forward(self, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """As the network that this stands for."""
         with torch.autocast(x.device.type, enabled=False):
-            x, embedding = x.float(), self.embedder(noise_level.float(), labels)
-            n = len(x)
-            if not self.runner.fixed_batch:
-                return self.runner(x, embedding)
-            if not self.sizes or n > self.sizes[-1]:
-                self.prepare(n)
-            room = next(size for size in self.sizes if size >= n) - n
-            if room:
-                x = torch.cat([x, x[-1:].expand(room, *x.shape[1:])])
-                embedding = torch.cat([embedding, embedding[-1:].expand(room, -1)])
-            return self.runner(x, embedding)[:n]
+            n, room = len(x), 0
+            if self.runner.fixed_batch:
+                if not self.sizes or n > self.sizes[-1]:
+                    self.prepare(n)
+                room = next(size for size in self.sizes if size >= n) - n
+            told = None if labels is None else _filled(labels, room)
+            embedding = self.embedder(_filled(noise_level.float(), room), told)
+            return self.runner(_filled(x.float(), room), embedding)[:n]
 
     def prepare(self, batch_size: int) -> float:
         """Compile for batches of `batch_size` images, and run once; seconds that it took, 0 where it was ready."""
@@ -95,3 +92,8 @@ class EngineNetwork(nn.Module):
             torch.cuda.synchronize(device)
         self.sizes = sorted([*self.sizes, batch_size])
         return time.perf_counter() - start
+
+
+def _filled(tensor: torch.Tensor, room: int) -> torch.Tensor:
+    """With `room` copies of its last row after it."""
+    return torch.cat([tensor, tensor[-1:].expand(room, *tensor.shape[1:])]) if room else tensor

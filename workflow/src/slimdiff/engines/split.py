@@ -20,18 +20,17 @@ from slimdiff.quietbnb import is_quantized
 
 
 class ScoreEmbedder(nn.Module):
-    """Noise level (N,) → the score network's embedding (N, embed_dim), before its last nonlinearity."""
+    """Noise level (N,) → sines and cosines of it (N, embed_dim); the linear layer after them belongs to the body."""
 
     def __init__(self, network: ScoreNetwork) -> None:
         super().__init__()
         self.fourier = network.fourier
-        self.embed = network.embed
 
     def forward(self, noise_level: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """The score network is told no class: `labels` must be None."""
         if labels is not None:
             raise ValueError("a score network is told no class")
-        embedding: torch.Tensor = self.embed(self.fourier(noise_level))
+        embedding: torch.Tensor = self.fourier(noise_level)
         return embedding
 
 
@@ -76,7 +75,7 @@ def split_network(network: nn.Module) -> tuple[nn.Module, nn.Module]:
         embedder, body = own()
     elif isinstance(whole, ScoreNetwork):
         embedder, body = ScoreEmbedder(whole), whole
-        whole.fourier, whole.embed = nn.Identity(), nn.Identity()  # type: ignore[assignment]
+        whole.fourier = nn.Identity()  # type: ignore[assignment]
     elif isinstance(whole, UNet):
         embedder, body = UNetEmbedder(whole), whole
         whole.__class__ = UNetBody
