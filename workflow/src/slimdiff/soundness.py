@@ -176,14 +176,14 @@ def _engine_problems(
     """An engine and its precision: what it can do, and what it can do it to."""
     way = way_of(recipe)
     if way.precision not in RUNTIMES[way.engine].precisions:
-        text = f"is {way.precision}, which engine {way.engine} cannot do; allowed: {allowed()}"
+        text = f"is {way.precision}, which engine {way.engine} cannot do; allowed: {allowed()}; or take the key out"
         yield Problem((*path, "precision"), text)
     if way.plain:
         return
     key = "engine" if "engine" in recipe else "precision"
     named = f"engine {way.engine} in {way.precision}"
     if "precision" in recipe.get("sampler", {}):
-        text = f"cannot stand beside {named}, where {path[-1]}.precision alone decides; leave it out"
+        text = f"cannot stand beside {named}, where optimizations.{path[-1]}.precision alone decides; leave it out"
         yield Problem((*path, "sampler", "precision"), text)
     if "quantize" in recipe:
         text = f"cannot stand beside {named}, which takes a float network; leave out quantize, or the engine"
