@@ -34,9 +34,13 @@ def record(name: str, measured: dict[str, Any], threads: int) -> None:
     """Print `measured`, and put it under `name` into the file that --out names, beside what is there."""
     arguments = argparse.ArgumentParser(description="A side-by-side speed measurement.")
     arguments.add_argument("--out", type=Path, required=True, help="JSON file that collects the benchmarks")
-    out = arguments.parse_args().out
+    keep(arguments.parse_args().out, name, measured, threads)
+    print(json.dumps({name: measured}, indent=1))
+
+
+def keep(out: Path, name: str, measured: dict[str, Any], threads: int) -> None:
+    """Put `measured` under `name` into the file `out`, beside what is there."""
     everything = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     entry = {**measured, **describe_device(torch.device("cpu"), threads)}
     everything[name] = {**entry, "measured_at": datetime.now(UTC).isoformat(timespec="seconds")}
     write_json(out, everything)
-    print(json.dumps({name: measured}, indent=1))

@@ -21,6 +21,7 @@ CELL = {
     "training": "plain",
     "seed": 1,
     "engine": "torch",
+    "engine_precision": "fp32",
     "settings": {"train": {"epochs": 3}},
 }
 

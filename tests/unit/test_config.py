@@ -167,8 +167,23 @@ def test_steps_are_applied_in_order_and_samplers_keep_what_they_use() -> None:
         ],
         "sampler": {"method": "predictor-corrector", "steps": 30, "snr": 0.16, "precision": "float32"},
         "engine": "torch",
+        "precision": "fp32",
         "seed": 0,
     }
+
+
+def test_an_engines_precision_is_the_only_one() -> None:
+    """A sampler's `precision` is autocast around float32 weights, which engine torch in fp32 alone has."""
+    overlay = recipe(engine="openvino", precision="int8")
+    config = merge(CONFIG, overlay)
+    model: dict[str, Any] = {"dataset": "mnist", "model": "ddpm", "seed": 0}
+    plain = settings.compress_settings(config, optimization="baseline", **model)
+    other = settings.compress_settings(config, optimization="mine", **model)
+    assert (plain["sampler"]["precision"], plain["engine"], plain["precision"]) == ("auto", "torch", "fp32")
+    assert (other["sampler"]["precision"], other["engine"], other["precision"]) == ("float32", "openvino", "int8")
+    assert settings.row_settings(config, optimization="mine", **model)["engine_precision"] == "int8"
+    assert [settings.needs_images(config, name) for name in ("baseline", "bf16", "mine")] == [False, True, True]
+    assert [settings.uses_gpu(config, name) for name in ("baseline", "compile-bf16", "mine")] == [True, True, False]
 
 
 def test_each_sampler_has_its_constants() -> None:
@@ -299,12 +314,44 @@ def started(**keys: Any) -> dict[str, Any]:
     return {"trainings": {"mine": keys}, "optimizations": recipes, "matrix": [entry(optimizations=["mine"])]}
 
 
+POSSIBLE = (
+    "torch in fp32, bf16; torch-compile in fp32, bf16; openvino in fp32, bf16, int8; onnxruntime in fp32, int8; "
+    "or take the key out"
+)
 MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
+    # engines
+    "engine nobody knows": (
+        recipe(engine="tensorrt"),
+        "my.yaml: optimizations.mine.engine is 'tensorrt'; allowed: torch, torch-compile, openvino, onnxruntime",
+    ),
+    "precision that the engine has not": (
+        recipe(engine="onnxruntime", precision="bf16"),
+        f"my.yaml: optimizations.mine.precision is bf16, which engine onnxruntime cannot do; allowed: {POSSIBLE}",
+    ),
+    "precision that torch has not": (
+        recipe(precision="int8"),
+        f"my.yaml: optimizations.mine.precision is int8, which engine torch cannot do; allowed: {POSSIBLE}",
+    ),
+    "two precisions": (
+        recipe(precision="bf16", sampler={"precision": "float32"}),
+        "my.yaml: optimizations.mine.sampler.precision cannot stand beside engine torch in bf16, where "
+        "optimizations.mine.precision alone decides; leave it out",
+    ),
+    "quantized twice": (
+        recipe(engine="openvino", precision="int8", quantize={"linear": "8bit"}),
+        "my.yaml: optimizations.mine.quantize cannot stand beside engine openvino in int8, which takes a float "
+        "network; leave out quantize, or the engine",
+    ),
+    "frozen linears in another engine": (
+        recipe(training="linear-8bit-frozen", engine="onnxruntime"),
+        "my.yaml: optimizations.mine.engine is onnxruntime, and training linear-8bit-frozen has linear layers in 8bit, "
+        "which only engine torch in fp32 runs; allowed: a training with linear: float",
+    ),
     # what a schema can say
     "misspelt key": (
         recipe(prnue=PRUNE),
         "my.yaml: optimizations.mine.prnue is an unknown key; allowed in optimizations.mine: training, weights, prune, "
-        "quantize, sampler, engine (did you mean prune?)",
+        "quantize, sampler, engine, precision (did you mean prune?)",
     ),
     "misspelt key at the top": ({"matriks": []}, "my.yaml: matriks is an unknown key; allowed in the file: data_dir, "),
     "missing key": (

@@ -73,7 +73,8 @@ def test_conda_flavours_differ_in_torch_alone() -> None:
 
 @pytest.mark.parametrize("folder", ["workflow/src", "tests", "benchmarks"])
 def test_every_import_is_declared(folder: str) -> None:
-    allowed = {**RUN, **EXTRAS["export" if folder == "workflow/src" else "test"]}
+    extras = ("export", "engines") if folder == "workflow/src" else ("test",)
+    allowed = {**RUN, **{name: requirement for extra in extras for name, requirement in EXTRAS[extra].items()}}
     local = {path.stem for path in (ROOT / folder).rglob("*.py")} | {"slimdiff", "tests", "benchmarks"}
     for path in (ROOT / folder).rglob("*.py"):
         for name in imported(path) - sys.stdlib_module_names - local:

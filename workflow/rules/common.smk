@@ -83,6 +83,7 @@ check_config()
 ENVIRONMENT = f"../../envs/{config['environment']}.yaml"
 TRAINING = "{dataset}/{model}/{training}/seed{seed}"
 CELL = "{dataset}/{model}/{optimization}/seed{seed}"
+ENGINE_CACHE = "results/state/engines"  # no output: what compilers keep for each other's jobs
 
 
 wildcard_constraints:

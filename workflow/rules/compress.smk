@@ -4,6 +4,7 @@
 rule compress:
     input:
         weights=lambda wildcards: get_training(wildcards, rules.train.output.weights),
+        images=get_calibration_images,
     output:
         model=f"results/cells/{CELL}/model.safetensors",
         packed=f"results/cells/{CELL}/model.packed",
@@ -13,11 +14,13 @@ rule compress:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=4000,
+        runtime=30,  # an engine's compiler takes minutes
     params:
         settings=get_settings(settings.compress_settings),
         code=get_code("compress"),
+        cache=ENGINE_CACHE,
     shell:
         "python -u -m slimdiff.stages.compress --settings {params.settings:q} --code {params.code}"
-        " --weights {input.weights:q} --out {output.model:q} --out-packed {output.packed:q} >{log:q} 2>&1"
+        " --weights {input.weights:q} --images {input.images:q} --cache {params.cache:q}"
+        " --out {output.model:q} --out-packed {output.packed:q} >{log:q} 2>&1"

@@ -13,6 +13,17 @@ def get_start(wildcards, path):
     return path.format(training=config["trainings"][names.pop("training")]["start"], **names)
 
 
+def get_calibration_images(wildcards):
+    """Input: the images that an engine's network is calibrated on and held against; none for engine torch in fp32."""
+    needed = settings.needs_images(config, wildcards.optimization)
+    return rules.data.output.images.format(dataset=wildcards.dataset) if needed else []
+
+
+def get_gpu(wildcards):
+    """Resource: one GPU where a cell's engine can use it."""
+    return int(settings.uses_gpu(config, wildcards.optimization))
+
+
 def get_extractors(wildcards):
     """Input: the extractors that come with slimdiff or that the user names, else those that a job trains."""
     shipped = config["datasets"][wildcards.dataset].get("extractors")

@@ -14,7 +14,7 @@ rule profile:
         ENVIRONMENT
     threads: get_all_cores
     resources:
-        gpu=1,
+        gpu=get_gpu,
         mem_mb=4000,
         runtime=60,
     params:

@@ -21,13 +21,14 @@ rule sample:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=1,
+        gpu=get_gpu,
         mem_mb=4000,
         runtime=120,
     params:
         settings=get_settings(settings.sample_settings),
         code=get_code("sample"),
+        cache=ENGINE_CACHE,
     shell:
         "python -u -m slimdiff.stages.sample --settings {params.settings:q} --code {params.code}"
-        " --model {input.model:q} --gpu {resources.gpu} --threads {threads}"
+        " --model {input.model:q} --gpu {resources.gpu} --threads {threads} --cache {params.cache:q}"
         " --out {output.samples:q} --out-grid {output.grid:q} >{log:q} 2>&1"

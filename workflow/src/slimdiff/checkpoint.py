@@ -3,18 +3,22 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
-from slimdiff.diffusion.guidance import labels_in_turn
+from slimdiff.diffusion.guidance import Guided, labels_in_turn
 from slimdiff.diffusion.samplers import SamplerSettings
+from slimdiff.engines.lowering import start_graph, start_network
+from slimdiff.engines.network import EngineNetwork, Site
 from slimdiff.errors import UserError
 from slimdiff.families import FAMILIES, SAMPLER_CONSTANTS, steps_problem
-from slimdiff.modelfile import read_header, read_model
+from slimdiff.modelfile import build_model, read_header, read_tensors
 from slimdiff.plugins import missing
+from slimdiff.runtimes import way_of
 from slimdiff.sampling import Progress, Sampled, sample_images
 from slimdiff.settings import build
 
@@ -23,8 +27,8 @@ from slimdiff.settings import build
 class Loaded:
     """A model from a file, ready to sample."""
 
-    network: nn.Module
-    denoiser: Denoiser
+    network: nn.Module  # with the weights of the file, or what runs the graph in a file that holds one
+    denoiser: Denoiser  # of the network as its engine runs it
     settings: dict[str, Any]  # the header: model, training, dataset, steps, sampler, seed, status, …
 
     def sample(
@@ -80,6 +84,17 @@ class Loaded:
         """How many classes the network can be asked for; 0: none."""
         return int(self.settings["model"]["network"].get("classes", 0))
 
+    def prepare(self, batch_size: int) -> float | None:
+        """Have the engine compile for sampling `batch_size` images at once; seconds, None for engine torch in fp32.
+
+        Sampling does so by itself where it has to. What is prepared for keeps smaller batches from being filled up.
+        """
+        if not isinstance(self.denoiser.network, EngineNetwork):
+            return None
+        settings = build(SamplerSettings, self.settings["sampler"], "sampler")
+        guided = Guided(self.denoiser, self._labels(batch_size, None), settings.guidance, settings.clip)
+        return self.denoiser.network.prepare(batch_size * guided.passes)
+
     def _labels(self, n: int, asked: Sequence[int] | None) -> torch.Tensor | None:
         if not self.classes:
             if asked is not None:
@@ -91,21 +106,32 @@ class Loaded:
         return labels_in_turn(n, asked or self.classes)
 
 
-def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Loaded:
-    """The model in a cell's model.safetensors or model.packed, in evaluation mode on `device`.
+def load(
+    path: str | os.PathLike[str], device: torch.device | str = "cpu", cache: str | os.PathLike[str] | None = None
+) -> Loaded:
+    """The model in a cell's model.safetensors or model.packed, in evaluation mode on `device`, run by its own engine.
+
+    Args:
+        cache: folder where compilers keep what they made for other processes; None: where they do so by themselves.
 
     Raises:
-        UserError: the file is missing, damaged, or no model; or it needs a plugin that is not loaded, or another state
-            of it. `slimdiff.load` loads plugins.
+        UserError: the file is missing, damaged, or no model; it needs a plugin that is not loaded, or another state of
+            it (`slimdiff.load` loads plugins); its engine is not installed or not for this device.
     """
     header = read_header(path)
     restored = {record.get("step") for record in header["structure"]}
     brought = [entry for entry in header.get("plugins", ()) if entry["kind"] == "family" or entry["name"] in restored]
     for problem in missing(brought):
         raise UserError(f"{path}: {problem}")
-    network, header = read_model(path)
-    network = network.eval().requires_grad_(False).to(device)
-    return Loaded(network, build_denoiser(network, header["model"], header["training"]), header)
+    tensors, header = read_tensors(path)
+    site = Site(torch.device(device), None if cache is None else Path(cache))
+    if "graph" in header:
+        network: nn.Module = start_graph(header, tensors, site)
+        running = network
+    else:
+        network = build_model(header, tensors).eval().requires_grad_(False).to(device)
+        running = network if way_of(header).plain else start_network(header, network, site)
+    return Loaded(network, build_denoiser(running, header["model"], header["training"]), header)
 
 
 def _check_steps(method: str, steps: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from slimdiff.declarations import Catalogue, catalogue
 from slimdiff.families import FAMILIES, SAMPLER_ALWAYS, SAMPLER_CONSTANTS, Family
+from slimdiff.runtimes import RUNTIMES, way_of
 
 Config = Mapping[str, Any]
 
@@ -95,7 +96,19 @@ def sampler_options(config: Config, model: str, optimization: str) -> dict[str, 
     options = {**config["models"][model]["sampler"], **config["optimizations"][optimization].get("sampler", {})}
     family = family_of(config, model)
     used = ("method", *SAMPLER_CONSTANTS[options["method"]], *SAMPLER_ALWAYS, *family.sampler)
+    if not way_of(config["optimizations"][optimization]).plain:
+        options["precision"] = "float32"  # no autocast: the recipe's own precision decides
     return {key: options[key] for key in used}
+
+
+def needs_images(config: Config, optimization: str) -> bool:
+    """Whether the stage `compress` reads images: to calibrate an engine's network, and to measure its error."""
+    return way_of(config["optimizations"][optimization]).needs_images
+
+
+def uses_gpu(config: Config, optimization: str) -> bool:
+    """Whether the engine of `optimization` can run on a GPU."""
+    return "cuda" in RUNTIMES[way_of(config["optimizations"][optimization]).engine].devices
 
 
 def data_settings(config: Config, dataset: str) -> dict[str, Any]:
@@ -164,7 +177,8 @@ def compress_settings(config: Config, dataset: str, model: str, optimization: st
         "weights": recipe.get("weights", "raw"),
         "steps": [{step: recipe[step]} for step in steps_of(config, optimization)],
         "sampler": sampler_options(config, model, optimization),
-        "engine": recipe.get("engine", "torch"),
+        "engine": way_of(recipe).engine,
+        "precision": way_of(recipe).precision,
         "seed": int(seed),
         **_plugins(config, [config["models"][model]["family"]], steps_of(config, optimization)),
     }
@@ -215,6 +229,7 @@ def row_settings(config: Config, dataset: str, model: str, optimization: str, se
         "training": training,
         "seed": int(seed),
         "engine": compress["engine"],
+        "engine_precision": compress["precision"],
         "settings": {
             **({"starts": starts} if starts else {}),
             "train": train,

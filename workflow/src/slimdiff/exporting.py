@@ -22,6 +22,7 @@ from slimdiff.checkpoint import Loaded
 from slimdiff.compression.linears import dense_weight
 from slimdiff.diffusion.denoiser import WHITE
 from slimdiff.diffusion.vp import TIMESTEPS
+from slimdiff.engines.network import EngineNetwork
 from slimdiff.errors import UserError
 from slimdiff.files import atomic, write_json
 from slimdiff.quietbnb import is_quantized
@@ -134,7 +135,17 @@ def describe(loaded: Loaded, dequantized: list[str]) -> dict[str, Any]:
 
 
 def in_float(network: nn.Module) -> tuple[nn.Module, list[str]]:
-    """A copy with a float linear layer in the place of each quantized one, and the names of those."""
+    """A copy with a float linear layer in the place of each quantized one, and the names of those.
+
+    Raises:
+        UserError: the file held an engine's quantized graph, which has no float weights.
+    """
+    if isinstance(network, EngineNetwork):
+        way = network.way
+        raise UserError(
+            f"the model is a graph of engine {way.engine} in {way.precision}, which has no float weights to export: "
+            "export a cell of the same recipe without its precision"
+        )
     names = [name for name, module in network.named_modules() if is_quantized(module) and isinstance(module, nn.Linear)]
     made = copy.deepcopy(network)
     for name in names:

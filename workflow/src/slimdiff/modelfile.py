@@ -24,7 +24,11 @@ LENGTH_BYTES = 8  # before the header of a safetensors file: how long it is
 
 def write_model(path: str | os.PathLike[str], network: nn.Module, header: Mapping[str, Any]) -> None:
     """Write one cell's network as safetensors, its weights as `header["structure"]` says."""
-    tensors: Mapping[str, torch.Tensor] = network.state_dict()
+    write_tensors(path, network.state_dict(), header)
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
+    """Write what an engine made of one cell's network likewise."""
     for record in _stored(header):
         tensors = storage.encode(tensors, record)
     tensorfile.write(path, KIND, tensors, header)
@@ -36,12 +40,23 @@ def read_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]
     Raises:
         UserError: the file is missing, damaged, or no model.
     """
+    tensors, header = read_tensors(path)
+    return build_model(header, tensors), header
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """What the file holds, weights in fewer bits turned back into floats, and the header."""
     tensors, header = _read_packed(path) if packing.is_packed(path) else tensorfile.read(path, KIND)
-    stored = _stored(header)
-    for record in reversed(stored):
+    for record in reversed(_stored(header)):
         tensors = storage.decode(tensors, record)
+    return tensors, header
+
+
+def build_model(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+    """The network that `header` describes with exactly these `tensors`, as `read_tensors` gives them."""
+    stored = _stored(header)
     others = [record for record in header["structure"] if record not in stored]
-    return rebuild({**header, "structure": others}, tensors), header
+    return rebuild({**header, "structure": others}, tensors)
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:

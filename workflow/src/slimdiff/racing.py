@@ -56,6 +56,9 @@ def race(
     """
     own: list[float] = []
     other: list[float] = []
+    for entrant in (model, reference):
+        if entrant is not None:
+            entrant.prepare(batch_size)
     for turn in range(warmup + repeats):
         runners = [(model, own)] if reference is None else [(model, own), (reference, other)]
         for loaded, times in runners if turn % 2 else reversed(runners):

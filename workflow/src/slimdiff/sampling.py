@@ -1,5 +1,6 @@
 """From a denoiser to images: batches, noise per image, the data set's own size, and whether they can be scored."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,7 @@ def sample_images(
         progress: called with the images done and n after each call of the denoiser and each batch.
     """
     sampler = find_sampler(settings.method)
-    device = next(denoiser.network.parameters()).device
+    device = next(itertools.chain(denoiser.network.parameters(), denoiser.network.buffers())).device
     shape = (model["channels"], model["image_size"], model["image_size"])
     images, evaluations, finite = [], 0.0, True
     for start in range(0, n, batch_size):

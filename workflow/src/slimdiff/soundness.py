@@ -24,6 +24,7 @@ from slimdiff.config import (
     training_options,
 )
 from slimdiff.families import FAMILIES, FIXED_BY_START, SAMPLER_CONSTANTS, Family, divisors, steps_problem
+from slimdiff.runtimes import RUNTIMES, allowed, way_of
 
 NCSN_SMALLEST_IMAGE = 17  # pixels that four unpadded 3×3 convolutions of strides 1, 2, 2, 2 leave one of
 DDPM_IMAGE_STEP = 8  # three halvings
@@ -240,6 +241,7 @@ def _recipe_problems(config: Config, model: str, optimization: str) -> Iterator[
 
     if recipe.get("prune", {}).get("method") == "channels":
         yield from _channel_problems(training, ("optimizations", optimization, "prune"), recipe["training"])
+    yield from _engine_problems(recipe, training, ("optimizations", optimization))
 
     own, family = recipe.get("sampler", {}), options["family"]
     if "prune" in recipe and family not in FAMILIES:
@@ -271,6 +273,36 @@ def _recipe_problems(config: Config, model: str, optimization: str) -> Iterator[
         yield problem("guidance", f"is {guidance}; allowed for a network that is told no class (network.classes 0): 1")
     elif guidance != 1 and not training["label_dropout"]:
         yield problem("guidance", f"is {guidance}; allowed for a training with label_dropout 0: 1")
+
+
+def _engine_problems(
+    recipe: Mapping[str, Any], training: Mapping[str, Any], path: tuple[str, ...]
+) -> Iterator[Problem]:
+    """An engine and its precision: what it can do, and what it can do it to."""
+    way = way_of(recipe)
+    if way.precision not in RUNTIMES[way.engine].precisions:
+        text = f"is {way.precision}, which engine {way.engine} cannot do; allowed: {allowed()}; or take the key out"
+        yield Problem((*path, "precision"), text)
+    if way.plain:
+        return
+    key = "engine" if "engine" in recipe else "precision"
+    named = f"engine {way.engine} in {way.precision}"
+    if "precision" in recipe.get("sampler", {}):
+        text = f"cannot stand beside {named}, where optimizations.{path[-1]}.precision alone decides; leave it out"
+        yield Problem((*path, "sampler", "precision"), text)
+    quantize = recipe.get("quantize", {})
+    if "linear" in quantize or (quantize and way.precision != "fp32"):
+        text = (
+            f"cannot stand beside {named}; allowed: quantize.weights beside an engine in fp32; leave out one of "
+            "them"
+        )
+        yield Problem((*path, "quantize"), text)
+    if training["linear"] != "float":
+        text = (
+            f"is {recipe[key]}, and training {recipe['training']} has linear layers in {training['linear']}, which "
+            "only engine torch in fp32 runs; allowed: a training with linear: float"
+        )
+        yield Problem((*path, key), text)
 
 
 def _foreign(config: Config, model: str, kind: str, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

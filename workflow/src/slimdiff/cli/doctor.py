@@ -33,7 +33,8 @@ STYLES = {OK: "green", NOTE: "yellow", PROBLEM: "bold red"}
 TEXT_WIDTH = 100  # characters of a line that says what was found
 SCHEMA = Path("workflow/schemas/config.schema.yaml")  # in a clone
 DISK_BYTES = 1 << 30  # the default run leaves less than half of it
-EXTRAS = {"export": "slimdiff export --to onnx"}  # optional parts that a user, not a developer, may want
+# Optional parts that a user, not a developer, may want, and what wants them.
+EXTRAS = {"export": "slimdiff export --to onnx", "engines": "engine: openvino, engine: onnxruntime"}
 REQUIREMENT = re.compile(r"([\w.-]+)\s*>=\s*([\d.]+)")
 
 
@@ -141,6 +142,12 @@ def devices() -> Iterator[Finding]:
         yield Finding("gpu", OK, "none: jobs run on the CPU")
     auto = resolve_precision(device, "auto")
     support = "supported" if auto == "bfloat16" else "not supported"
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("g++") or shutil.which("clang++")
+    if compiler:
+        yield Finding("compiler", OK, f"`engine: torch-compile` works with {compiler}")
+    elif device.type == "cpu":
+        text = "neither g++ nor clang++, which `engine: torch-compile` needs"
+        yield Finding("compiler", NOTE, text, "install one, as in apt install g++")
     yield Finding("bf16", OK, f"{support} by the {device.type}'s instructions: precision auto is {auto}")
 
 

@@ -17,7 +17,7 @@ from slimdiff.cli.console import console, figure, size, table
 
 INDENT = (0, 0, 0, 2)
 PARSED = ("settings", "code")  # columns that hold JSON
-UNMEASURED = (*KEY, "training", "sampler", "engine", "status", "reason", "started_at", *PARSED)
+UNMEASURED = (*KEY, "training", "sampler", "engine", "engine_precision", "status", "reason", "started_at", *PARSED)
 
 
 def show(

@@ -5,13 +5,22 @@ from pathlib import Path
 
 from slimdiff import modelfile, packing, weightfile
 from slimdiff.compression.steps import apply_steps
+from slimdiff.data import store
+from slimdiff.devices import pick_device
 from slimdiff.diffusion.noise import derive_seed
+from slimdiff.engines.lowering import lower_network
+from slimdiff.engines.network import Site
+from slimdiff.runtimes import way_of
 from slimdiff.stages import command
+
+RECIPE = ("weights", "steps", "sampler", "engine", "precision", "plugins")  # settings that the file's header repeats
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     stage = command.parser("Take raw or EMA weights of a training and apply a recipe's compression steps in order.")
     stage.add_argument("--weights", type=Path, required=True, help="weights.safetensors of the training")
+    stage.add_argument("--images", type=Path, nargs="?", help="images.safetensors, unless engine torch in fp32")
+    stage.add_argument("--cache", type=Path, help="folder where compilers keep what other jobs can use")
     stage.add_argument("--out", type=Path, required=True, help="model.safetensors")
     stage.add_argument("--out-packed", type=Path, required=True, help="the same packed without loss")
     arguments = stage.parse_args(argv)
@@ -19,8 +28,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = arguments.settings
     network, header = weightfile.read_training(arguments.weights, settings["weights"])
     structure = apply_steps(network, settings["steps"], derive_seed(settings["seed"], "compress"))
-    recipe = {key: settings[key] for key in ("weights", "steps", "sampler", "engine", "plugins") if key in settings}
-    modelfile.write_model(arguments.out, network, {**header, **recipe, "structure": header["structure"] + structure})
+    recipe = {key: settings[key] for key in RECIPE if key in settings}
+    header |= {**recipe, "structure": header["structure"] + structure}
+    if header["status"] != "ok":  # weights of a failed training: nobody will run them, and no engine could
+        header |= {"engine": "torch", "precision": "fp32"}
+    if way_of(header).plain:
+        modelfile.write_model(arguments.out, network, header)
+    else:
+        site = Site(pick_device(0, 1), arguments.cache)
+        lowered = lower_network(network, header, store.read(arguments.images), site)
+        modelfile.write_tensors(arguments.out, lowered.tensors, {**header, **lowered.header})
+        print(f"output error against float32: {lowered.header['output_error']:.2g}", flush=True)
     packing.pack(arguments.out, arguments.out_packed)
 
 

@@ -18,10 +18,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     stage.add_argument("--model", type=Path, required=True, help="model.safetensors of the cell")
     stage.add_argument("--out", type=Path, required=True, help="samples.npz")
     stage.add_argument("--out-grid", type=Path, required=True, help="PNG of the first hundred images")
+    stage.add_argument("--cache", type=Path, help="folder where compilers keep what other jobs can use")
     arguments = stage.parse_args(argv)
 
     settings = arguments.settings
-    loaded = checkpoint.load(arguments.model, pick_device(arguments.gpu, arguments.threads))
+    loaded = checkpoint.load(arguments.model, pick_device(arguments.gpu, arguments.threads), arguments.cache)
     sampled = loaded.sample(settings["n_samples"], settings["seed"], batch_size=settings["batch_size"])
     reason = loaded.settings["reason"] or sampled.reason
     write_samples(arguments.out, sampled, loaded.settings["sampler"], reason, loaded.settings["dataset"]["classes"])

@@ -1,0 +1,140 @@
+"""Every engine and precision against torch in float32, layer by layer: one evaluation of the two default networks.
+
+The sides take turns in one run. With one thread the time is CPU time, since threads that spin for a busy core make
+wall time a matter of luck; with all cores it is wall time. Weights and images are random unless --ncsn and --ddpm
+name trained cells' model.safetensors and --images their data: speed does not depend on them, errors do. Figures are
+milliseconds per image; `output_error` is ‖y − y32‖ / ‖y32‖, the file's share is of the tensors in bytes.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from _record import interleaved, keep
+from torch import nn
+
+from slimdiff import weightfile
+from slimdiff.config import sampler_options, train_settings
+from slimdiff.data import store
+from slimdiff.data.store import ImageSet
+from slimdiff.devices import pick_device
+from slimdiff.engines.lowering import lower_network, start_graph, start_network
+from slimdiff.engines.network import Site
+from slimdiff.models.registry import build_network
+from slimdiff.runtimes import RUNTIMES, Way, missing_modules
+
+ROOT = Path(__file__).parents[1]
+BATCHES, ROUNDS = (1, 32), 7
+CPU = torch.device("cpu")
+
+
+def header_of(family: str) -> dict[str, Any]:
+    """What an untrained checkpoint of the default network would say."""
+    config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    settings = train_settings(config, "mnist", family, "plain", 0)
+    sampler = {**sampler_options(config, family, "baseline"), "precision": "float32"}
+    return {
+        "model": settings["model"],
+        "training": settings["training"],
+        "sampler": sampler,
+        "structure": [],
+        "seed": 0,
+    }
+
+
+def made_up_images() -> ImageSet:
+    """Noise in the place of images."""
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (64, 1, 28, 28), dtype=torch.uint8, generator=draw)
+    labels = torch.arange(64) % 10
+    return ImageSet(images, labels, images, labels, "noise", tuple("0123456789"), "made up")
+
+
+def call(network: nn.Module, header: dict[str, Any], batch: int, clock: Callable[[], float]) -> Callable[[], float]:
+    """A function that evaluates the network once and returns milliseconds per image."""
+    model, draw = header["model"], torch.Generator().manual_seed(1)
+    x = torch.randn(batch, model["channels"], model["image_size"], model["image_size"], generator=draw)
+    told = (torch.arange(batch) % 10,) if model["network"].get("classes") else ()
+    inputs = (x, torch.linspace(-1.0, 1.0, batch), *told)
+
+    def once() -> float:
+        with torch.inference_mode():
+            start = clock()
+            network(*inputs)
+            return (clock() - start) * 1000.0 / batch
+
+    once()  # kernels are chosen at the first call
+    return once
+
+
+def measure(family: str, given: Path | None, images: ImageSet, cache: Path, ways: list[Way]) -> dict[str, Any]:
+    """All of `ways` for one network."""
+    if given is None:
+        header, network = header_of(family), build_network(header_of(family)["model"]).eval().requires_grad_(False)
+    else:
+        network, header = weightfile.read_model(given)
+        header["sampler"] = {**header["sampler"], "precision": "float32"}
+        network = network.eval().requires_grad_(False)
+    floats = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    cores = len(os.sched_getaffinity(0))
+    found: dict[str, Any] = {}
+    for way in ways:
+        named = {**header, "engine": way.engine, "precision": way.precision}
+        lowered = lower_network(network, named, images, Site(CPU, cache))
+        full = {**named, **lowered.header}
+        entry: dict[str, Any] = {"output_error": lowered.header["output_error"]}
+        entry["file_share"] = sum(t.numel() * t.element_size() for t in lowered.tensors.values()) / floats
+        for threads, clock in {1: time.process_time, cores: time.perf_counter}.items():
+            pick_device(0, threads)
+            start = time.perf_counter()
+            if "graph" in full:
+                running = start_graph(full, lowered.tensors, Site(CPU, cache))
+            else:
+                running = start_network(full, weightfile.rebuild(full, lowered.tensors), Site(CPU, cache))
+            entry[f"load_s, {threads} threads"] = time.perf_counter() - start
+            for batch in BATCHES:
+                entry[f"compile_s, batch {batch}, {threads} threads"] = running.prepare(batch)
+                sides = call(running, header, batch, clock), call(network, header, batch, clock)
+                entry[f"speed, batch {batch}, {threads} threads"] = interleaved(*sides, ROUNDS)
+        found[f"{way.engine} {way.precision}"] = entry
+        print(f"{family} {way.engine} {way.precision}: {_line(entry)}", flush=True)
+    return found
+
+
+def _line(entry: dict[str, Any]) -> str:
+    ratios = (f"{name[7:]}: ×{value['ratio']:.2f}" for name, value in entry.items() if name.startswith("speed"))
+    return f"error {entry['output_error']:.2g}, file {entry['file_share']:.2f}, " + "; ".join(ratios)
+
+
+def main() -> None:
+    """Measure what is installed; the rest is left out, by name."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--out", type=Path, required=True, help="JSON file that collects the benchmarks")
+    arguments.add_argument("--ncsn", type=Path, help="model.safetensors of a trained score network")
+    arguments.add_argument("--ddpm", type=Path, help="model.safetensors of a trained U-Net")
+    arguments.add_argument("--images", type=Path, help="images.safetensors of the data set they were trained on")
+    arguments.add_argument("--cache", type=Path, default=Path("results/state/engines"), help="of compilers")
+    arguments.add_argument("--only", nargs="*", help="engines to measure; all by default")
+    given = arguments.parse_args()
+    ways = []
+    for engine, runtime in RUNTIMES.items():
+        missing = missing_modules(engine)
+        if missing:
+            print(f"without {engine}, which needs {', '.join(missing)}")
+        elif not given.only or engine in given.only:
+            ways += [Way(engine, precision) for precision in runtime.precisions]
+    images = made_up_images() if given.images is None else store.read(given.images)
+    for family in ("ncsn", "ddpm"):
+        measured = measure(family, getattr(given, family), images, given.cache, [way for way in ways if not way.plain])
+        keep(
+            given.out, f"engines, {family}: torch fp32 / engine (ms per image)", measured, len(os.sched_getaffinity(0))
+        )
+
+
+if __name__ == "__main__":
+    main()

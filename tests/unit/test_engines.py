@@ -1,0 +1,316 @@
+"""Every engine in every precision that it has: the same function as the network's own, the same file twice, no more."""
+
+import copy
+import itertools
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from builders import MODELS, SOURCE, TRAININGS, model_header, striped_images
+
+import slimdiff
+from slimdiff import exporting, profiling, runtimes, tensorfile, weightfile
+from slimdiff.data.store import ImageSet
+from slimdiff.engines import lowering
+from slimdiff.engines.calibration import noised, sampler_sigmas
+from slimdiff.engines.network import EngineNetwork, Runner, Site
+from slimdiff.engines.split import split_network
+from slimdiff.errors import UserError
+from slimdiff.models.registry import build_network
+from slimdiff.runtimes import RUNTIMES, Way
+
+CPU = torch.device("cpu")
+WAYS = [Way(engine, precision) for engine, runtime in RUNTIMES.items() for precision in runtime.precisions]
+LOWERED = [way for way in WAYS if not way.plain]
+# How far an engine may be from the network in float32: rounding of sums, of 8 bits of mantissa, of 256 steps.
+TOLERANCE = {"fp32": 1e-5, "bf16": 0.03, "int8": 0.2}
+FILE_SHARE = {"fp32": 1.0, "bf16": 0.5, "int8": 0.25}
+FAMILIES = list(MODELS)
+
+
+def case(way: Way, family: str):
+    slow = (pytest.mark.slow,) if way.engine != "torch" else ()
+    return pytest.param(way, family, marks=slow, id=f"{way.engine}-{way.precision}-{family}")
+
+
+CASES = [case(way, family) for way, family in itertools.product(LOWERED, FAMILIES)]
+
+
+def skip_unless_possible(way: Way) -> None:
+    missing = runtimes.missing_modules(way.engine)
+    if missing:
+        pytest.skip(f"engine {way.engine} needs {', '.join(missing)}")
+    if way == Way("openvino", "bf16"):
+        import openvino
+
+        if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            pytest.skip("this processor has no bf16 instructions")
+
+
+def network_of(family: str) -> torch.nn.Module:
+    """A small network whose attention does something: its output projections start at random, not at zero."""
+    network = build_network(MODELS[family](), seed=1)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        if not parameter.detach().any():
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return network.eval().requires_grad_(False)
+
+
+def inputs_of(family: str, n: int = 5) -> tuple[torch.Tensor, ...]:
+    model, generator = MODELS[family](), torch.Generator().manual_seed(3)
+    x = torch.randn(n, model["channels"], model["image_size"], model["image_size"], generator=generator)
+    told = (torch.arange(n) % 3 - 1,) if family == "ddpm" else ()
+    return (x, torch.linspace(-1.0, 1.0, n), *told)
+
+
+def header_of(family: str, way: Way) -> dict:
+    header = model_header(MODELS[family](), TRAININGS[family](), engine=way.engine, precision=way.precision)
+    header["sampler"] = {**header["sampler"], "steps": 3}
+    return header
+
+
+def images_of(family: str) -> ImageSet:
+    return striped_images(size=20)
+
+
+def write(path: Path, family: str, way: Way, cache: Path | None = None) -> dict:
+    """A cell's file as the stage writes it; returns its header."""
+    header = header_of(family, way)
+    lowered = lowering.lower_network(network_of(family), header, images_of(family), Site(CPU, cache))
+    tensorfile.write(path, "model", lowered.tensors, {**header, **lowered.header})
+    return {**header, **lowered.header}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_parts_are_the_network_exactly(family):
+    network, inputs = network_of(family), inputs_of(family)
+    before = copy.deepcopy(network.state_dict())
+    embedder, body = split_network(network)
+    x, *rest = inputs
+    assert torch.equal(body(x, embedder(*rest)), network(*inputs))
+    inner, outer = set(body.state_dict()), set(embedder.state_dict())
+    assert inner | {name for name in before if name not in inner} == set(before)
+    assert not inner & outer or family == "none"
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_network_told_no_class_splits():
+    network = build_network(MODELS["ddpm"](network={"classes": 0})).eval()
+    embedder, body = split_network(network)
+    x, level, _ = inputs_of("ddpm")
+    assert torch.equal(body(x, embedder(level)), network(x, level))
+
+
+def test_an_unknown_network_is_refused():
+    with pytest.raises(UserError, match=r"Linear has no method split\(\)"):
+        split_network(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(("way", "family"), CASES)
+def test_an_engine_computes_what_the_network_does(way, family, tmp_path):
+    """Output within tolerance, at batch sizes that were prepared and that were not; the file as large as it claims."""
+    skip_unless_possible(way)
+    path = tmp_path / "model.safetensors"
+    header = write(path, family, way)
+    assert 0 <= header["output_error"] <= TOLERANCE[way.precision]
+    if way.precision != "fp32":
+        assert header["output_error"] > 1e-4  # else nothing was rounded
+
+    loaded = slimdiff.load(path)
+    running = loaded.denoiser.network
+    assert isinstance(running, EngineNetwork)
+    network, inputs = network_of(family), inputs_of(family)
+    expected = network(*inputs)
+    found = running(*inputs)
+    assert found.dtype == torch.float32
+    assert float((found - expected).norm() / expected.norm()) <= TOLERANCE[way.precision]
+    # filled up to the size of the batch before, or run as they are: the same images
+    fewer = running(*(part[:2] for part in inputs))
+    assert float((fewer - found[:2]).norm() / found[:2].norm()) <= max(1e-5, TOLERANCE[way.precision] / 3)
+
+    assert profiling.count_parameters(loaded.network) == profiling.count_parameters(network)
+    stored = sum(t.numel() * t.element_size() for n, t in tensorfile.read(path, "model")[0].items() if n != "graph.xml")
+    floats = sum(4 * value.numel() for value in network.state_dict().values())
+    if way.precision != "int8":  # of networks as small as these a graph's description is the larger part
+        assert stored / floats == pytest.approx(FILE_SHARE[way.precision], abs=0.1)
+
+
+SCRIPT = """
+import sys, torch, slimdiff
+torch.set_num_threads(1)
+loaded = slimdiff.load(sys.argv[1], cache=sys.argv[2])
+torch.save(loaded.sample(3, seed=5, batch_size=2).images, sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize(("way", "family"), CASES)
+def test_a_fresh_process_samples_the_same_images(way, family, tmp_path):
+    skip_unless_possible(way)
+    path, cache, threads = tmp_path / "model.safetensors", tmp_path / "cache", torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        write(path, family, way, cache)
+        first = slimdiff.load(path, cache=cache)
+        here = first.sample(3, seed=5, batch_size=2).images
+        assert torch.equal(first.sample(3, seed=5, batch_size=2).images, here)
+    finally:
+        torch.set_num_threads(threads)
+    out = tmp_path / "images.pt"
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(path), str(cache), str(out)],
+        env={"PYTHONPATH": str(SOURCE), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        check=True,
+        timeout=300,
+    )
+    assert torch.equal(torch.load(out, weights_only=True), here)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_calibration_writes_the_same_bytes_twice(engine, tmp_path):
+    way = Way(engine, "int8")
+    skip_unless_possible(way)
+    for name in "ab":
+        write(tmp_path / name, "ncsn", way)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    text = (tmp_path / "a").read_bytes()
+    assert str(SOURCE).encode() not in text  # no traces of the machine
+
+
+def test_only_the_body_is_rounded(tmp_path):
+    """Sines of the noise level and the classes' vectors stay in float32, in the file and in the arithmetic."""
+    for family, kept in {
+        "ncsn": {"fourier.frequencies"},
+        "ddpm": {"label.weight"},
+    }.items():
+        write(tmp_path / family, family, Way("torch", "bf16"))
+        tensors, _ = tensorfile.read(tmp_path / family, "model")
+        assert {name for name, tensor in tensors.items() if tensor.dtype == torch.float32} == kept
+        assert all(tensor.dtype == torch.bfloat16 for name, tensor in tensors.items() if name not in kept)
+
+
+class Echo(Runner):
+    """A runner that records what it is called with."""
+
+    fixed_batch = True
+
+    def __init__(self) -> None:
+        self.prepared, self.sizes = [], []
+
+    def prepare(self, x, embedding):
+        self.prepared.append(len(x))
+
+    def __call__(self, x, embedding):
+        self.sizes.append(len(x))
+        return x + embedding.mean(dim=1)[:, None, None, None]
+
+
+def test_batches_are_filled_up_to_a_prepared_size():
+    embedder, _ = split_network(network_of("ncsn"))
+    runner = Echo()
+    network = EngineNetwork(embedder, runner, Way("openvino", "fp32"), Site(CPU), (1, 20, 20), (1, 1))
+    x, level = inputs_of("ncsn", 7)
+    whole = network(x, level)
+    assert runner.prepared == [7]
+    assert torch.equal(network(x[:3], level[:3]), whole[:3])
+    assert (runner.prepared, runner.sizes[-1]) == ([7], 7)
+    assert network.prepare(3) > 0
+    assert network.prepare(3) == 0
+    assert torch.equal(network(x[:2], level[:2]), whole[:2])
+    assert (runner.prepared, runner.sizes[-1]) == ([7, 3], 3)
+    assert torch.equal(network(x.repeat(2, 1, 1, 1), level.repeat(2))[:7], whole)
+    assert runner.prepared == [7, 3, 14]
+
+
+def test_calibration_sees_training_and_sampling_levels():
+    header = header_of("ddpm", Way("torch", "bf16"))
+    denoiser = slimdiff.checkpoint.build_denoiser(network_of("ddpm"), header["model"], header["training"])
+    sigmas = sampler_sigmas(denoiser, header["model"], header["sampler"])
+    assert len(sigmas.unique()) == 3  # Heun's three steps evaluate at three levels
+    low, high = denoiser.sigma_range()
+    assert float(sigmas.min()) == pytest.approx(low)
+    assert float(sigmas.max()) == pytest.approx(high)
+    images = striped_images(size=20)
+    given = noised(denoiser, header["model"], images.train_images, images.train_labels, sigmas, 60, seed=0)
+    asked = denoiser.coefficients(sigmas)[3].float()
+    own = torch.isclose(given.noise_level[:, None], asked[None]).any(1)
+    assert own[1::2].all()
+    assert not own[::2].any()
+    assert given.noise_level[::2].unique().numel() == 30
+    assert set(given.labels.tolist()) == {-1, 0, 1}
+    again = noised(denoiser, header["model"], images.train_images, images.train_labels, sigmas, 60, seed=0)
+    assert torch.equal(given.x, again.x)
+
+
+@pytest.mark.parametrize(
+    ("way", "device", "message"),
+    [
+        (Way("torch", "int8"), CPU, "engine torch with precision int8; allowed: torch in fp32, bf16; "),
+        (Way("onnxruntime", "bf16"), CPU, "engine onnxruntime with precision bf16; allowed: "),
+        (Way("tensorrt", "fp32"), CPU, "engine tensorrt with precision fp32; allowed: "),
+        (Way("openvino", "fp32"), torch.device("cuda"), "engine openvino runs on cpu, not on cuda"),
+    ],
+)
+def test_what_no_engine_can_do_is_refused(way, device, message):
+    with pytest.raises(UserError) as caught:
+        lowering.check_way(way, device)
+    assert str(caught.value).startswith(message)
+
+
+def test_an_engine_that_is_not_installed_is_refused(monkeypatch):
+    changed = {**RUNTIMES, "openvino": replace(RUNTIMES["openvino"], modules=("no_such_module_here",))}
+    monkeypatch.setattr(runtimes, "RUNTIMES", changed)
+    with pytest.raises(UserError, match=r"needs no_such_module_here: .*\[engines\]"):
+        lowering.check_way(Way("openvino", "fp32"), CPU)
+
+
+def test_compiling_needs_a_compiler(monkeypatch, tmp_path):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
+        write(tmp_path / "model", "ncsn", Way("torch-compile", "fp32"))
+
+
+def test_quantized_linears_are_refused():
+    from slimdiff.compression.linears import quantize_linears
+
+    network = network_of("ncsn")
+    quantize_linears(network, "8bit")
+    with pytest.raises(UserError, match="is quantized by bitsandbytes"):
+        split_network(network)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_a_graph_cannot_be_exported_and_a_damaged_one_not_read(engine, tmp_path):
+    way = Way(engine, "int8")
+    skip_unless_possible(way)
+    path = tmp_path / "model.safetensors"
+    header = write(path, "ncsn", way)
+    with pytest.raises(UserError, match="no float weights to export"):
+        exporting.in_float(slimdiff.load(path).network)
+    tensors, _ = tensorfile.read(path, "model")
+    name = "graph.xml" if engine == "openvino" else "graph.onnx"
+    tensorfile.write(path, "model", {**tensors, name: tensors[name][:100].clone()}, header)
+    with pytest.raises(UserError, match="is not one that this"):
+        slimdiff.load(path)
+
+
+def test_a_profile_tells_loading_compiling_and_error(tmp_path):
+    settings = {"batch_size": 4, "repeats": 2, "warmup": 1, "seed": 0}
+    write(tmp_path / "lowered", "ncsn", Way("torch", "bf16"))
+    weightfile.write_model(tmp_path / "plain", network_of("ncsn"), header_of("ncsn", Way("torch", "fp32")))
+    lowered = profiling.profile(tmp_path / "lowered", settings, CPU)
+    plain = profiling.profile(tmp_path / "plain", settings, CPU)
+    for column in ("params", "params_nonzero", "macs"):
+        assert lowered[column] == plain[column] > 0
+    assert lowered["size_bytes"] < 0.7 * plain["size_bytes"]
+    assert plain["compile_s"] is plain["output_error"] is None
+    assert lowered["compile_s"] > 0
+    assert min(plain["load_s"], lowered["load_s"]) > 0
+    assert 0 < lowered["output_error"] < TOLERANCE["bf16"]
+    json.dumps(lowered, allow_nan=False)

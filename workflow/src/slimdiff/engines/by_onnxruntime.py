@@ -1,0 +1,149 @@
+"""Bodies run by ONNX Runtime: lowered from torch, quantized by its own tools, and kept as a graph in a uint8 tensor."""
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from slimdiff.engines.network import Runner, Site
+from slimdiff.errors import UserError
+
+INPUTS, OUTPUT = ("x", "embedding"), "F"
+# Where the arithmetic is. Quantizing every operation gave an error of 0.4, and invalid graphs (docs/decisions.md).
+QUANTIZED_OPERATIONS = ["Conv", "ConvTranspose", "MatMul", "Gemm"]
+PERCENTILE = 99.99  # of the activations that their range must hold: a few outliers would coarsen all the others
+
+
+class OnnxRuntime(Runner):
+    """One session for every batch size."""
+
+    fixed_batch = False
+
+    def __init__(self, graph: bytes, site: Site) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = site.threads, 1
+        options.log_severity_level = 3  # errors
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")  # as torch in every stage
+        try:
+            self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions share no class of their own
+            first = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"the model's graph is not one that this ONNX Runtime can read ({first}): delete the file and run again"
+            ) from None
+
+    def prepare(self, x: torch.Tensor, embedding: torch.Tensor) -> None:
+        """Nothing to be done."""
+
+    def __call__(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        inputs = dict(zip(INPUTS, (x.contiguous().numpy(), embedding.contiguous().numpy()), strict=True))
+        return torch.from_numpy(np.ascontiguousarray(self.session.run([OUTPUT], inputs)[0]))
+
+
+def lower(body: nn.Module, x: torch.Tensor, embedding: torch.Tensor) -> bytes:
+    """The body as an ONNX graph in float32 for any batch size; `x` and `embedding` are an example of two."""
+    batch = torch.export.Dim("batch", min=1)
+    with _quiet():
+        program = torch.onnx.export(
+            body,
+            (x, embedding),
+            input_names=list(INPUTS),
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: batch}, {0: batch}),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    return _without_origin(program.model_proto)
+
+
+def quantize(graph: bytes, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> bytes:
+    """Weights (int8, per output channel) and activations (uint8) in 8 bits, static.
+
+    Ranges of activations are those that `batches` of (x, embedding) give. The first and the last convolution stay
+    float, as is usual: they hold a thousandth of the weights and touch the image itself.
+    """
+    import onnx
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = iter(batches)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {n: part.numpy() for n, part in zip(INPUTS, batch, strict=True)}
+
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        given, ready, made = (Path(folder, f"{name}.onnx") for name in ("given", "ready", "made"))
+        given.write_bytes(graph)
+        quant_pre_process(given, ready, skip_symbolic_shape=True)
+        convolutions = [node.name for node in onnx.load(ready).graph.node if node.op_type.startswith("Conv")]
+        quantize_static(
+            ready,
+            made,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=QUANTIZED_OPERATIONS,
+            nodes_to_exclude=[convolutions[0], convolutions[-1]],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.Percentile,
+            extra_options={"CalibPercentile": PERCENTILE},
+        )
+        return _without_origin(onnx.load(made))
+
+
+def to_tensors(graph: bytes) -> dict[str, torch.Tensor]:
+    """The graph as uint8 (bytes,)."""
+    return {"graph.onnx": torch.frombuffer(bytearray(graph), dtype=torch.uint8)}
+
+
+def from_tensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
+    """The graph that `to_tensors` wrote."""
+    return tensors["graph.onnx"].numpy().tobytes()
+
+
+def _without_origin(program: Any) -> bytes:
+    """A graph as bytes without the traces of where it was made: paths of source files, on every node."""
+    for node in program.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*program.graph.value_info, *program.graph.input, *program.graph.output, *program.graph.initializer):
+        del value.metadata_props[:]
+    del program.metadata_props[:], program.graph.metadata_props[:]
+    text: bytes = program.SerializeToString(deterministic=True)
+    return text
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress and the advice of exporter and quantizer, which are for their developers."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.setLevel(level)

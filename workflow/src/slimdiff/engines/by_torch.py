@@ -1,0 +1,72 @@
+"""Bodies run by torch: layer by layer in bf16, or compiled by TorchInductor in fp32 or bf16."""
+
+import os
+import shutil
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from slimdiff.engines.network import Runner, Site
+from slimdiff.errors import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Eager(Runner):
+    """torch's own kernels, one layer after the other, weights and arithmetic in the precision."""
+
+    fixed_batch = False
+
+    def __init__(self, body: nn.Module, precision: str, site: Site) -> None:
+        self.dtype = DTYPES[precision]
+        self.body = body.to(site.device, self.dtype)
+
+    def prepare(self, x: torch.Tensor, embedding: torch.Tensor) -> None:
+        """Nothing to be done."""
+
+    def __call__(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.body(x.to(self.dtype), embedding.to(self.dtype))
+        return result.float()
+
+
+class Compiled(Runner):
+    """torch.compile of the graph that torch.export makes of the body, one for each batch size (dynamic=False).
+
+    Exported first, because the graph then holds no Python that the compiler would have to break it at. Its cache lies
+    in the site's folder, where a later process finds what this one compiled.
+    """
+
+    fixed_batch = True
+
+    def __init__(self, body: nn.Module, precision: str, site: Site) -> None:
+        compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
+        if site.device.type == "cpu" and not any(map(shutil.which, compilers)):
+            raise UserError(
+                "engine torch-compile needs a C++ compiler on the CPU, and there is neither g++ nor clang++: install "
+                "one, or choose another engine"
+            )
+        self.dtype = DTYPES[precision]
+        self.body = body.to(site.device, self.dtype)
+        self.site = site
+        self.compiled: dict[int, Callable[..., torch.Tensor]] = {}
+
+    def prepare(self, x: torch.Tensor, embedding: torch.Tensor) -> None:
+        """Export and compile for this batch size; the first call does the work."""
+        if self.site.cache is not None:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self.site.cache.absolute() / "inductor")
+        with torch.inference_mode(False), torch.no_grad():
+            inputs = (self._cast(x), self._cast(embedding))
+            exported = torch.export.export(self.body, inputs).module()
+            compiled = torch.compile(exported, dynamic=False, fullgraph=True)
+            compiled(*inputs)
+        self.compiled[len(x)] = compiled
+
+    def __call__(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(False), torch.no_grad():
+            result: torch.Tensor = self.compiled[len(x)](self._cast(x), self._cast(embedding))
+            return result.float()
+
+    def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy in the precision that was not made in inference mode, for which other code would be compiled."""
+        return torch.empty(tensor.shape, dtype=self.dtype, device=tensor.device).copy_(tensor)

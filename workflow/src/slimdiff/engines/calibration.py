@@ -1,0 +1,82 @@
+"""Real images with noise on them, as a network gets them: what int8 is calibrated on, and what errors are measured on.
+
+Half of the noise levels are drawn as the training draws them, the other half are those that the recipe's sampler goes
+through: a network is asked at both ends of their range, and activations differ between them by orders of magnitude.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from slimdiff.data.fit import to_model
+from slimdiff.diffusion.denoiser import NO_LABEL, Denoiser
+from slimdiff.diffusion.guidance import Guided
+from slimdiff.diffusion.noise import ImageNoise, derive_seed
+from slimdiff.diffusion.samplers import SamplerSettings, find_sampler
+from slimdiff.settings import build
+
+PROBES = 2  # images that the sampler is run on to see its noise levels
+UNLABELLED = 3  # every so many images are told no class
+
+
+@dataclass(frozen=True)
+class NetworkInputs:
+    """What a network is called with."""
+
+    x: torch.Tensor  # (N, C, S, S), scaled by c_in
+    noise_level: torch.Tensor  # (N,), c_noise
+    labels: torch.Tensor | None  # int64 (N,), -1 for none
+
+
+class _Recorder(Denoiser):
+    """A denoiser that remembers the noise levels it is called with."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__(denoiser.network, denoiser.settings)
+        self.seen: list[torch.Tensor] = []
+
+    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        self.seen.append(sigma.float().cpu())
+        return super().__call__(x, sigma, labels)
+
+
+@torch.no_grad()
+def sampler_sigmas(denoiser: Denoiser, model: Mapping[str, Any], sampler: Mapping[str, Any]) -> torch.Tensor:
+    """Noise levels that a sampler evaluates the network at (K,), by running it on two images."""
+    recorder = _Recorder(denoiser)
+    settings = build(SamplerSettings, sampler, "sampler")
+    labels = torch.zeros(PROBES, dtype=torch.int64) if model["network"].get("classes") else None
+    guided = Guided(recorder, labels, settings.guidance, settings.clip)
+    shape = (model["channels"], model["image_size"], model["image_size"])
+    find_sampler(settings.method)(guided, ImageNoise(0, range(PROBES)), shape, settings)
+    return torch.cat(recorder.seen)
+
+
+def noised(
+    denoiser: Denoiser,
+    model: Mapping[str, Any],
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    sigmas: torch.Tensor,
+    n: int,
+    seed: int,
+) -> NetworkInputs:
+    """What a network gets of `n` images at training's noise levels and at `sigmas`, half and half.
+
+    Args:
+        images, labels: uint8 (M, C, H, W) and int64 (M,), of which n are drawn.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed, "noised"))
+    chosen = torch.randint(len(images), (n,), generator=generator)
+    x_0 = denoiser.from_images(to_model(images[chosen], model["image_size"], model["channels"], model["fit"]))
+    asked = sigmas[torch.randint(len(sigmas), (n,), generator=generator)]
+    drawn = denoiser.training_sigmas(n, generator)
+    sigma = torch.where(torch.arange(n) % 2 == 0, drawn, asked)
+    _, _, c_in, c_noise = denoiser.coefficients(sigma)
+    x = x_0 + sigma[:, None, None, None] * torch.randn(x_0.shape, generator=generator)
+    told = None
+    if model["network"].get("classes"):
+        told = labels[chosen].masked_fill(torch.arange(n) % UNLABELLED == 0, NO_LABEL)
+    return NetworkInputs((c_in[:, None, None, None] * x).float(), c_noise.float(), told)
