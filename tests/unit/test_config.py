@@ -339,8 +339,8 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
     ),
     "quantized twice": (
         recipe(engine="openvino", precision="int8", quantize={"linear": "8bit"}),
-        "my.yaml: optimizations.mine.quantize cannot stand beside engine openvino in int8, which takes a float "
-        "network; leave out quantize, or the engine",
+        "my.yaml: optimizations.mine.quantize cannot stand beside engine openvino in int8; allowed: quantize.weights "
+        "beside an engine in fp32; leave out one of them",
     ),
     "frozen linears in another engine": (
         recipe(training="linear-8bit-frozen", engine="onnxruntime"),
