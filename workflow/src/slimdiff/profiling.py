@@ -8,7 +8,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from slimdiff.checkpoint import Loaded
 from slimdiff.compression.linears import dense_weight
 from slimdiff.devices import synchronize
 from slimdiff.models.registry import build_network
+from slimdiff.models.unet import UNet
 from slimdiff.quietbnb import is_quantized
+from slimdiff.reuse import outermost
 
 GZIP_LEVEL = 6  # gzip's own default, as the command line tool has it
 
@@ -48,6 +50,7 @@ def profile(path: Path, settings: Mapping[str, Any], device: torch.device) -> di
         "params": params,
         "params_nonzero": nonzero,
         "macs": count_macs(loaded),
+        "macs_per_image": count_macs_per_image(loaded, settings["seed"]),
         "size_bytes": path.stat().st_size,
         "size_gzip_bytes": gzip_bytes(path),
         "inference_ms_per_image": whole[0],
@@ -76,12 +79,35 @@ def count_parameters(network: nn.Module) -> tuple[int, int]:
 def count_macs(loaded: Loaded) -> int:
     """Multiply-accumulates of one network evaluation of one image, counted by torch's FlopCounterMode on the float
     network without weights (zeros are multiplied like any number, and quantizing does not change the arithmetic)."""
+    return _count_macs(loaded, lambda network, x: network(x, torch.empty(1)))
+
+
+def count_macs_per_image(loaded: Loaded, seed: int) -> int | None:
+    """Multiply-accumulates of drawing one image, the first of a run with this seed: those of all its evaluations,
+    guidance's second passes included. Evaluations that use features again count what they compute. None: it failed."""
+    drawn = loaded.sample(1, seed=seed, batch_size=1)
+    if not drawn.network_evaluations:
+        return None
+    whole = round((drawn.network_evaluations - drawn.reused_evaluations) * count_macs(loaded))
+    if not drawn.reused_evaluations:
+        return whole
+
+    def shallow(network: nn.Module, x: torch.Tensor) -> None:
+        assert isinstance(network, UNet)
+        width = network.up3.conv1.conv1.in_channels - network.inc.conv2.out_channels
+        features = torch.empty(1, width, x.shape[2] // 2, x.shape[3] // 2)
+        outermost(network, x, torch.empty(1), None, features)
+
+    return whole + round(drawn.reused_evaluations * _count_macs(loaded, shallow))
+
+
+def _count_macs(loaded: Loaded, evaluate: Callable[[nn.Module, torch.Tensor], Any]) -> int:
     model = loaded.settings["model"]
     with torch.device("meta"):
         network = build_network(model, loaded.settings["training"]["groups"])
         x = torch.empty(1, model["channels"], model["image_size"], model["image_size"])
         with FlopCounterMode(display=False) as counter:
-            network(x, torch.empty(1))
+            evaluate(network, x)
     return counter.get_total_flops() // 2
 
 

@@ -13,6 +13,7 @@ from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, find_sampler
+from slimdiff.reuse import reusing
 
 DEGENERATE_STD = 1.0 / 255.0  # of pixels in [-1, 1]: about half a gray level
 SATURATED_SHARE = 0.999  # of pixels that are fully black or white, where the data set has clearly fewer
@@ -23,9 +24,10 @@ class Sampled:
     """Images and what they cost."""
 
     images: torch.Tensor  # uint8 (N, C, H, W)
-    network_evaluations: float  # mean per image
+    network_evaluations: float  # mean per image, those that use features again included
     reason: str  # why they are no result; empty when they are one
     labels: torch.Tensor | None = None  # int64 (N,): the class that each was asked for
+    reused_evaluations: float = 0.0  # of the evaluations, those that computed the outermost level alone
 
 
 @torch.inference_mode()
@@ -50,12 +52,13 @@ def sample_images(
     sampler = find_sampler(settings.method)
     device = next(denoiser.network.parameters()).device
     shape = (model["channels"], model["image_size"], model["image_size"])
-    images, evaluations, finite = [], 0.0, True
+    images, evaluations, reused, finite = [], 0.0, 0.0, True
     for start in range(0, n, batch_size):
         indices = range(start, min(start + batch_size, n))
         try:
             told = None if labels is None else labels[start : start + batch_size].to(device)
-            guided = Guided(denoiser, told, settings.guidance, settings.clip)
+            runner, reuser = reusing(denoiser, settings.reuse, settings.method)
+            guided = Guided(runner, told, settings.guidance, settings.clip)
             with autocast(device, settings.precision):
                 end = sampler(guided, ImageNoise(seed, indices, device), shape, settings)
         except FloatingPointError as error:
@@ -65,9 +68,10 @@ def sample_images(
         batch = to_dataset(torch.nan_to_num(x), dataset["height"], dataset["width"], dataset["channels"], model["fit"])
         images.append(batch.cpu())
         evaluations += float(end.evaluations.sum()) * guided.passes
+        reused += len(indices) * guided.passes * (reuser.reused if reuser else 0)
     everything = torch.cat(images)
     reason = _degenerate(everything, finite, dataset["saturated"])
-    return Sampled(everything, evaluations / n, reason, labels)
+    return Sampled(everything, evaluations / n, reason, labels, reused / n)
 
 
 def _degenerate(images: torch.Tensor, finite: bool, saturated: float) -> str:

@@ -160,6 +160,8 @@ def _recipe_problems(config: Config, model: str, optimization: str) -> Iterator[
         owner = ("optimizations", optimization) if own.keys() & {"sigma_min", "sigma_max"} else ("models", model)
         text = f"has sigma_min {low} and sigma_max {high}; allowed: sigma_min below sigma_max"
         yield Problem((*owner, "sampler"), text)
+    if sampler.get("reuse", 1) != 1 and recipe.get("engine", "torch") != "torch":
+        yield problem("reuse", f"is {sampler['reuse']}; allowed with engine {recipe['engine']}: 1")
     guidance = sampler.get("guidance", 1)
     if guidance != 1 and not options["network"].get("classes"):
         yield problem("guidance", f"is {guidance}; allowed for a network that is told no class (network.classes 0): 1")
