@@ -22,7 +22,7 @@ from slimdiff.devices import pick_device
 from slimdiff.models.registry import build_network
 from slimdiff.profiling import GZIP_LEVEL
 
-ROUNDS, AMOUNTS = 3, (0.0, 0.3, 0.5, 0.7)
+AMOUNTS = (0.0, 0.3, 0.5, 0.7)
 
 
 def untrained(folder: Path) -> dict[str, Path]:
@@ -45,7 +45,7 @@ def seconds(do: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def compare(source: Path, folder: Path) -> dict[str, Any]:
+def compare(source: Path, folder: Path, rounds: int) -> dict[str, Any]:
     """Sizes, and the ratios gzip / packed of the times to write and to read."""
     packed, zipped, raw = folder / "model.packed", folder / "model.gz", source.read_bytes()
 
@@ -55,12 +55,12 @@ def compare(source: Path, folder: Path) -> dict[str, Any]:
     write = interleaved(
         lambda: seconds(lambda: packing.pack(source, packed)),
         lambda: seconds(zip_it),
-        ROUNDS,
+        rounds,
     )
     read = interleaved(
         lambda: seconds(lambda: b"".join(packing.read(packed))),
         lambda: seconds(lambda: gzip.decompress(zipped.read_bytes())),
-        ROUNDS,
+        rounds,
     )
     if b"".join(packing.read(packed)) != raw:
         raise RuntimeError(f"{source} came back as another file")
@@ -76,6 +76,7 @@ def compare(source: Path, folder: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, add_help=False)
     parser.add_argument("--cells", type=Path, help="folder of trained cells")
+    parser.add_argument("--rounds", type=int, default=3, help="of each measurement")
     arguments, sys.argv[1:] = parser.parse_known_args()
     pick_device(0, 1)
     with tempfile.TemporaryDirectory() as name:
@@ -85,5 +86,5 @@ if __name__ == "__main__":
             paths = {path.parent.relative_to(arguments.cells).as_posix(): path for path in found}
         else:
             paths = untrained(folder)
-        measured = {cell: compare(path, folder) for cell, path in paths.items()}
+        measured = {cell: compare(path, folder, arguments.rounds) for cell, path in paths.items()}
     record("packed checkpoints beside gzip (fractions of the file, seconds)", measured, 1)

@@ -453,7 +453,7 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
     ),
     "weights in three bits": (
         recipe(quantize={"weights": "3bit"}),
-        "my.yaml: optimizations.mine.quantize.weights is 3bit; allowed: 4bit, 8bit, bf16",
+        "my.yaml: optimizations.mine.quantize.weights is '3bit'; allowed: 4bit, 8bit, bf16",
     ),
     "steps that ddim cannot take": (
         ddpm({"sampler": {"method": "ddim", "steps": 15}}),

@@ -7,8 +7,8 @@ the last level up got from below in the evaluation before (the paper's branch 1 
 With classifier-free guidance both passes of an image are rows of one batch, so each pass has features of its own.
 
 `reuse: N` computes the first evaluation whole and every N-th after that, as the paper does, where a sampler evaluates
-once in a step. Heun's evaluates each noise level but the first twice, first for the image that Euler's step leads to and
-then for the corrected one. There the first and the second evaluation are whole, and every N-th after that: with N = 2
+once in a step. Heun's evaluates each noise level but the first twice, for the image that Euler's step leads to and then
+for the corrected one. There the first and the second evaluation are whole, and every N-th after that: with N = 2
 each noise level is computed whole once, and its second evaluation uses the features of the very same level. Counted
 from the first, features would cross from level to level, and FID rises fourfold (docs/decisions.md).
 """
