@@ -18,7 +18,7 @@ import yaml
 from _record import interleaved, keep
 from torch import nn
 
-from slimdiff import weightfile
+from slimdiff import modelfile, weightfile
 from slimdiff.config import sampler_options, train_settings
 from slimdiff.data import store
 from slimdiff.data.store import ImageSet
@@ -77,7 +77,7 @@ def measure(family: str, given: Path | None, images: ImageSet, cache: Path, ways
     if given is None:
         header, network = header_of(family), build_network(header_of(family)["model"]).eval().requires_grad_(False)
     else:
-        network, header = weightfile.read_model(given)
+        network, header = modelfile.read_model(given)
         header["sampler"] = {**header["sampler"], "precision": "float32"}
         network = network.eval().requires_grad_(False)
     floats = sum(value.numel() * value.element_size() for value in network.state_dict().values())

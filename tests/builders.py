@@ -50,8 +50,10 @@ UNET_SAMPLER = {
     "rho": 7.0,
     "guidance": 1.5,
     "clip": False,
+    "reuse": 1,
     "precision": "float32",
 }
+DATASET = {"channels": 1, "height": 20, "width": 20, "saturated": 0.0}
 SAMPLERS = {"ncsn": SAMPLER, "ddpm": UNET_SAMPLER}  # by family, as the next two
 
 
@@ -124,14 +126,7 @@ def model_header(model: dict[str, Any], options: dict[str, Any], **changes: Any)
         "model": model,
         "training": options,
         "structure": [],
-        "dataset": {
-            "name": "stripes",
-            "channels": 1,
-            "height": 20,
-            "width": 20,
-            "classes": ["rows", "columns"],
-            "saturated": 0.0,
-        },
+        "dataset": {"name": "stripes", "classes": ["rows", "columns"], **DATASET},
         "seed": 0,
         "code": "test",
         "status": "ok",

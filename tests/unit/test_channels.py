@@ -12,7 +12,7 @@ from builders import MODELS, SOURCE, TRAININGS, model_header, small_model, small
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from slimdiff import checkpoint, exporting, profiling, weightfile
+from slimdiff import checkpoint, exporting, modelfile, profiling, weightfile
 from slimdiff.compression.channels import ChannelSettings, kept_width, prune_channels
 from slimdiff.compression.importance import IMPORTANCES, OF_LOSSES, accumulate_gradients
 from slimdiff.compression.linears import quantize_linears
@@ -240,7 +240,7 @@ def test_a_pruned_cell_samples_the_same_images_in_another_process(family, tmp_pa
     path, model = tmp_path / "model.safetensors", MODELS[family]()
     network = build_network(model, seed=1)
     structure = apply_steps(network, [{"prune": {"method": "channels", "importance": "l1", "amount": 0.5}}], 0)
-    weightfile.write_model(path, network, model_header(model, TRAININGS[family](), structure=structure))
+    modelfile.write_model(path, network, model_header(model, TRAININGS[family](), structure=structure))
     loaded = checkpoint.load(path)
     assert tensors_digest(loaded.network.state_dict()) == tensors_digest(network.state_dict())
     images = tensors_digest({"images": loaded.sample(3, seed=2).images})
@@ -261,7 +261,7 @@ def test_a_pruned_cell_is_counted_as_it_is_and_can_be_exported(family, tmp_path)
     network = build_network(model, seed=1)
     whole = macs(network)
     structure = apply_steps(network, [{"prune": {"method": "channels", "importance": "l1", "amount": 0.5}}], 0)
-    weightfile.write_model(path, network, model_header(model, TRAININGS[family](), structure=structure))
+    modelfile.write_model(path, network, model_header(model, TRAININGS[family](), structure=structure))
     loaded = checkpoint.load(path)
     assert profiling.count_macs(loaded) == macs(network) < 0.4 * whole
     assert profiling.count_parameters(loaded.network)[0] == sum(p.numel() for p in network.parameters())

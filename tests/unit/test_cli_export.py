@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import slimdiff
-from slimdiff import exporting, modelfile
+from slimdiff import exporting, modelfile, packing
 from slimdiff.checkpoint import Loaded
 from slimdiff.compression.linears import quantize_linears
 from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
@@ -267,6 +267,22 @@ def test_errors_are_one_line(
         assert part in err
     assert not Path("x.onnx").exists()
     assert slimdiff.load(f"results/cells/{REAL[0]}/model.safetensors").settings["kind"] == "model"
+
+
+def test_a_packed_file_is_written_loaded_and_exported_like_the_cell(clone: Path, command: Command) -> None:
+    model = Path(f"results/cells/{REAL[0]}/model.safetensors")
+    code, out, _ = command("export", REAL[0], "--to", "packed", "--out", "x.packed")
+    assert (code, out.split(":")[0]) == (0, "x.packed")
+    assert b"".join(packing.read("x.packed")) == model.read_bytes()
+    for name, source in (("one", REAL[0]), ("two", "x.packed")):
+        assert command("export", source, "--to", "safetensors", "--out", f"{name}.safetensors")[0] == 0
+    assert Path("one.safetensors").read_bytes() == Path("two.safetensors").read_bytes()
+    code, out, err = command("export", "x.packed", "--to", "packed", "--out", "y.packed")
+    assert (code, out) == (1, "")
+    assert "x.packed is packed already: copy it" in err
+    assert not Path("y.packed").exists()
+    for name in ("x.packed", "one.safetensors", "two.safetensors"):
+        Path(name).unlink()
 
 
 def test_without_the_extra_it_says_what_to_install(

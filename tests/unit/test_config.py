@@ -201,7 +201,7 @@ def test_a_ddpms_sampler_has_its_guidance_whatever_the_method() -> None:
     config = merge(CONFIG, {"optimizations": {"mine": {"training": "plain", "sampler": {"method": "ddim"}}}})
     assert settings.sampler_options(config, "ddpm", "mine") == {
         "method": "ddim",
-        **{key: sampler[key] for key in ("steps", "guidance", "clip", "precision")},
+        **{key: sampler[key] for key in ("steps", "guidance", "clip", "reuse", "precision")},
     }
     assert settings.sampler_options(config, "ddpm", "baseline") == sampler
 
@@ -627,6 +627,22 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
     "guidance of a recipe of an ncsn": (
         recipe(sampler={"clip": True}),
         "my.yaml: optimizations.mine.sampler.clip is for family ddpm, and model ncsn is of family ncsn; leave it out",
+    ),
+    "reuse of an ncsn": (
+        recipe(sampler={"reuse": 2}),
+        "my.yaml: optimizations.mine.sampler.reuse is for family ddpm, and model ncsn is of family ncsn; leave it out",
+    ),
+    "no reuse at all": (
+        ddpm({"sampler": {"reuse": 0}}),
+        "my.yaml: models.ddpm.sampler.reuse is 0; allowed: ",
+    ),
+    "quantized in two ways": (
+        recipe(quantize={"linear": "8bit", "weights": "8bit"}),
+        "my.yaml: optimizations.mine.quantize ",
+    ),
+    "weights in three bits": (
+        recipe(quantize={"weights": "3bit"}),
+        "my.yaml: optimizations.mine.quantize.weights is '3bit'; allowed: 4bit, 8bit, bf16",
     ),
     "steps that ddim cannot take": (
         ddpm({"sampler": {"method": "ddim", "steps": 15}}),

@@ -13,7 +13,7 @@ import torch
 from builders import MODELS, SOURCE, TRAININGS, model_header, striped_images
 
 import slimdiff
-from slimdiff import exporting, profiling, runtimes, tensorfile, weightfile
+from slimdiff import exporting, modelfile, profiling, runtimes, tensorfile
 from slimdiff.data.store import ImageSet
 from slimdiff.engines import lowering
 from slimdiff.engines.calibration import noised, sampler_sigmas
@@ -303,7 +303,7 @@ def test_a_graph_cannot_be_exported_and_a_damaged_one_not_read(engine, tmp_path)
 def test_a_profile_tells_loading_compiling_and_error(tmp_path):
     settings = {"batch_size": 4, "repeats": 2, "warmup": 1, "seed": 0}
     write(tmp_path / "lowered", "ncsn", Way("torch", "bf16"))
-    weightfile.write_model(tmp_path / "plain", network_of("ncsn"), header_of("ncsn", Way("torch", "fp32")))
+    modelfile.write_model(tmp_path / "plain", network_of("ncsn"), header_of("ncsn", Way("torch", "fp32")))
     lowered = profiling.profile(tmp_path / "lowered", settings, CPU)
     plain = profiling.profile(tmp_path / "plain", settings, CPU)
     for column in ("params", "params_nonzero", "macs"):

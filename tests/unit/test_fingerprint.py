@@ -165,6 +165,7 @@ def _dotted(path: Path) -> str:
     ("stage", "foreign"),
     [
         ("train", ("sampling", "diffusion.samplers", "compression.prune", "metrics", "analysis")),
+        ("train", ("reuse", "compression.storage", "modelfile", "packing")),
         ("compress", ("training", "metrics", "analysis")),
         ("sample", ("training", "metrics", "analysis")),
         ("score", ("training", "models", "diffusion", "compression", "analysis")),

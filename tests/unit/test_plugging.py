@@ -14,7 +14,7 @@ from presets import ROOT
 from torch import nn
 
 import slimdiff
-from slimdiff import declarations, plugging, weightfile
+from slimdiff import declarations, modelfile, plugging, weightfile
 from slimdiff.checkpoint import Loaded
 from slimdiff.compression import steps, structure
 from slimdiff.data import sources
@@ -229,7 +229,7 @@ def test_a_model_that_needs_a_plugin_says_so_and_one_that_does_not_loads() -> No
     write_small_model(Path("wrapped.safetensors"), plugins=[wrap], structure=[{"step": "wrap", "record": {}}])
     residual = {**halve, "kind": "family", "name": "residual"}
     header = {**model_header(small_model(), training(), plugins=[residual]), "model": RESIDUAL}
-    weightfile.write_model("residual.safetensors", nn.Linear(1, 1), header)
+    modelfile.write_model("residual.safetensors", nn.Linear(1, 1), header)
     for name, what in (("wrapped", "step 'wrap'"), ("residual", "family 'residual'")):
         assert refused(lambda name=name: slimdiff.load(f"{name}.safetensors")) == (
             f"{name}.safetensors: {what} of the plugin mine.py is needed: name that file under `plugins`, with "

@@ -25,7 +25,14 @@ NCSN_CELLS = {
 }
 DDPM_CELLS = {
     f"{OTHER}/{optimization}/0"
-    for optimization in ("baseline", "ema+linear-8bit-frozen", "groups-2+l1-10", "noise-prediction", "channels-50-diff")
+    for optimization in (
+        "baseline",
+        "ema+linear-8bit-frozen",
+        "groups-2+l1-10",
+        "noise-prediction",
+        "channels-50-diff",
+        "steps-6-reuse-2",
+    )
 }
 CELLS = NCSN_CELLS | DDPM_CELLS
 NCSN_TRAININGS = {f"{BASE}/{training}/0" for training in ("plain", "linear-4bit-frozen", "groups-2")}

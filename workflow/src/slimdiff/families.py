@@ -41,7 +41,7 @@ FAMILIES = {
         ("epsilon", "v", "edm"),
         ("heun", *SCHEDULED),
         ("noise_schedule", "min_snr_gamma", "label_dropout"),
-        ("guidance", "clip"),
+        ("guidance", "clip", "reuse"),
     ),
 }
 

@@ -36,7 +36,8 @@ from slimdiff.files import CHUNK_BYTES, atomic
 
 MAGIC = b"SLIMPACK"
 VERSION = 1
-LEVEL = 16  # of zstd: 2 % smaller files than at 3, for a tenth of the speed; 19 gains 0.1 % more (docs/decisions.md)
+LEVEL = 16  # of zstd: files 2 % smaller than at 3, for ten times the time; 19 gains 0.1 % more (docs/decisions.md)
+TRIAL_LEVEL = 1  # at which a tensor's encoding is chosen
 MAX_HEADER_BYTES = 100 << 20  # what safetensors itself allows
 MAX_BYTES = 8 << 30  # of all tensors of a file, before packing and after unpacking
 PLANES, MASKED = 0, 1
@@ -145,15 +146,20 @@ def read(path: str | os.PathLike[str]) -> Iterator[bytes]:
 
 
 def _pack_tensor(content: bytes, tensor: Layout) -> bytes:
-    """The record of a tensor: the shorter one of its encodings."""
+    """The record of a tensor, in the encoding that is shorter at a fast level."""
     elements = np.frombuffer(content, dtype=f"<u{tensor.width}")
-    packed = bytes([PLANES]) + _digest(content) + _planes(elements, tensor)
+    encoding = PLANES
+    if not elements.all():
+        encoding = min((PLANES, MASKED), key=lambda which: len(_encoded(elements, tensor, which, TRIAL_LEVEL)))
+    return bytes([encoding]) + _digest(content) + _encoded(elements, tensor, encoding, LEVEL)
+
+
+def _encoded(elements: np.ndarray, tensor: Layout, encoding: int, level: int) -> bytes:
+    """The chunks of a tensor in `encoding`, compressed at `level` of zstd."""
+    if encoding == PLANES:
+        return _planes(elements, tensor, level)
     kept = elements != 0
-    if not kept.all():
-        masked = bytes([MASKED]) + _digest(content) + _chunk(np.packbits(kept).tobytes())
-        masked += _planes(elements[kept], tensor)
-        packed = min(packed, masked, key=len)
-    return packed
+    return _chunk(np.packbits(kept).tobytes(), level) + _planes(elements[kept], tensor, level)
 
 
 def _unpack_tensor(file: BinaryIO, tensor: Layout, end: int) -> bytes:
@@ -174,12 +180,12 @@ def _unpack_tensor(file: BinaryIO, tensor: Layout, end: int) -> bytes:
     return content
 
 
-def _planes(elements: np.ndarray, tensor: Layout) -> bytes:
+def _planes(elements: np.ndarray, tensor: Layout, level: int) -> bytes:
     """Chunks of the elements' bytes, one for each place in an element."""
     if tensor.dtype in FLOATS:
         elements = _rotated(elements, 1)
     rows = elements.view(np.uint8).reshape(-1, tensor.width)
-    return b"".join(_chunk(rows[:, place].tobytes()) for place in range(tensor.width))
+    return b"".join(_chunk(rows[:, place].tobytes(), level) for place in range(tensor.width))
 
 
 def _read_planes(file: BinaryIO, count: int, tensor: Layout, end: int) -> np.ndarray:
@@ -198,9 +204,9 @@ def _rotated(elements: np.ndarray, bits: int) -> np.ndarray:
     return rotated
 
 
-def _chunk(content: bytes) -> bytes:
+def _chunk(content: bytes, level: int = LEVEL) -> bytes:
     """`content` with its length, compressed where that makes it shorter."""
-    compressed = zstandard.ZstdCompressor(level=LEVEL).compress(content)
+    compressed = zstandard.ZstdCompressor(level=level).compress(content)
     if len(compressed) < len(content):
         return struct.pack("<Q", len(compressed) | COMPRESSED) + compressed
     return struct.pack("<Q", len(content)) + content

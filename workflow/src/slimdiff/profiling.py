@@ -10,7 +10,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ from slimdiff.compression.structure import restore_shapes
 from slimdiff.devices import synchronize
 from slimdiff.engines.network import EngineNetwork
 from slimdiff.models.registry import build_network
+from slimdiff.models.unet import UNet
 from slimdiff.quietbnb import is_quantized
 from slimdiff.racing import race
+from slimdiff.reuse import outermost
 
 GZIP_LEVEL = 6  # gzip's own default, as the command line tool has it
 
@@ -64,6 +66,7 @@ def profile(
         "params": params,
         "params_nonzero": nonzero,
         "macs": count_macs(loaded),
+        "macs_per_image": count_macs_per_image(loaded, settings["seed"]),
         "size_bytes": path.stat().st_size,
         "size_gzip_bytes": gzip_bytes(path),
         "inference_ms_per_image": whole.median(),
@@ -108,13 +111,36 @@ def count_macs(loaded: Loaded) -> int:
     On the float network without weights: as narrow as the pruning of channels left it, but with its zeros, which are
     multiplied like any number, and before quantizing, which does not change the arithmetic.
     """
+    return _count_macs(loaded, lambda network, x: network(x, torch.empty(1)))
+
+
+def count_macs_per_image(loaded: Loaded, seed: int) -> int | None:
+    """Multiply-accumulates of drawing one image, the first of a run with this seed: those of all its evaluations,
+    guidance's second passes included. Evaluations that use features again count what they compute. None: it failed."""
+    drawn = loaded.sample(1, seed=seed, batch_size=1)
+    if not drawn.network_evaluations:
+        return None
+    whole = round((drawn.network_evaluations - drawn.reused_evaluations) * count_macs(loaded))
+    if not drawn.reused_evaluations:
+        return whole
+
+    def shallow(network: nn.Module, x: torch.Tensor) -> None:
+        assert isinstance(network, UNet)
+        width = network.up3.conv1.conv1.in_channels - network.inc.conv2.out_channels
+        features = torch.empty(1, width, x.shape[2] // 2, x.shape[3] // 2)
+        outermost(network, x, torch.empty(1), None, features)
+
+    return whole + round(drawn.reused_evaluations * _count_macs(loaded, shallow))
+
+
+def _count_macs(loaded: Loaded, evaluate: Callable[[nn.Module, torch.Tensor], Any]) -> int:
     model = loaded.settings["model"]
     with torch.device("meta"):
         network = build_network(model, loaded.settings["training"]["groups"])
         restore_shapes(network, loaded.settings["structure"])
         x = torch.empty(1, model["channels"], model["image_size"], model["image_size"])
         with FlopCounterMode(display=False) as counter:
-            network(x, torch.empty(1))
+            evaluate(network, x)
     return counter.get_total_flops() // 2
 
 

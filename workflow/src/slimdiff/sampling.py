@@ -14,6 +14,7 @@ from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, expected_calls, find_sampler
+from slimdiff.reuse import reusing
 
 DEGENERATE_STD = 1.0 / 255.0  # of pixels in [-1, 1]: about half a gray level
 Progress = Callable[[float, int], None]  # images done so far, of how many
@@ -25,9 +26,10 @@ class Sampled:
     """Images and what they cost."""
 
     images: torch.Tensor  # uint8 (N, C, H, W)
-    network_evaluations: float  # mean per image
+    network_evaluations: float  # mean per image, those that use features again included
     reason: str  # why they are no result; empty when they are one
     labels: torch.Tensor | None = None  # int64 (N,): the class that each was asked for
+    reused_evaluations: float = 0.0  # of the evaluations, those that computed the outermost level alone
 
 
 @torch.inference_mode()
@@ -54,13 +56,14 @@ def sample_images(
     sampler = find_sampler(settings.method)
     device = next(itertools.chain(denoiser.network.parameters(), denoiser.network.buffers())).device
     shape = (model["channels"], model["image_size"], model["image_size"])
-    images, evaluations, finite = [], 0.0, True
+    images, evaluations, reused, finite = [], 0.0, 0.0, True
     for start in range(0, n, batch_size):
         indices = range(start, min(start + batch_size, n))
         try:
             told = None if labels is None else labels[start : start + batch_size].to(device)
             watch = _watch(progress, settings, start, len(indices), n)
-            guided = Guided(denoiser, told, settings.guidance, settings.clip, watch)
+            runner, reuser = reusing(denoiser, settings.reuse, settings.method)
+            guided = Guided(runner, told, settings.guidance, settings.clip, watch)
             with autocast(device, settings.precision):
                 end = sampler(guided, ImageNoise(seed, indices, device), shape, settings)
         except FloatingPointError as error:
@@ -70,11 +73,12 @@ def sample_images(
         batch = to_dataset(torch.nan_to_num(x), dataset["height"], dataset["width"], dataset["channels"], model["fit"])
         images.append(batch.cpu())
         evaluations += float(end.evaluations.sum()) * guided.passes
+        reused += len(indices) * guided.passes * (reuser.reused if reuser else 0)
         if progress is not None:
             progress(float(indices.stop), n)
     everything = torch.cat(images)
     reason = _degenerate(everything, finite, dataset["saturated"])
-    return Sampled(everything, evaluations / n, reason, labels)
+    return Sampled(everything, evaluations / n, reason, labels, reused / n)
 
 
 def _watch(

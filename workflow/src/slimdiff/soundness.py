@@ -268,6 +268,9 @@ def _recipe_problems(config: Config, model: str, optimization: str) -> Iterator[
         owner = ("optimizations", optimization) if own.keys() & {"sigma_min", "sigma_max"} else ("models", model)
         text = f"has sigma_min {low} and sigma_max {high}; allowed: sigma_min below sigma_max"
         yield Problem((*owner, "sampler"), text)
+    way = way_of(recipe)
+    if sampler.get("reuse", 1) != 1 and not way.plain:
+        yield problem("reuse", f"is {sampler['reuse']}; allowed with engine {way.engine} in {way.precision}: 1")
     guidance = sampler.get("guidance", 1)
     if guidance != 1 and not options["network"].get("classes"):
         yield problem("guidance", f"is {guidance}; allowed for a network that is told no class (network.classes 0): 1")
@@ -292,10 +295,7 @@ def _engine_problems(
         yield Problem((*path, "sampler", "precision"), text)
     quantize = recipe.get("quantize", {})
     if "linear" in quantize or (quantize and way.precision != "fp32"):
-        text = (
-            f"cannot stand beside {named}; allowed: quantize.weights beside an engine in fp32; leave out one of "
-            "them"
-        )
+        text = f"cannot stand beside {named}; allowed: quantize.weights beside an engine in fp32; leave out one of them"
         yield Problem((*path, "quantize"), text)
     if training["linear"] != "float":
         text = (

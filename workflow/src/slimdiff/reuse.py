@@ -1,0 +1,93 @@
+"""Features of the U-Net used again in the next evaluations: DeepCache (Ma, Fang and Wang 2024, section 3).
+
+From one noise level to the next what the deep part of a U-Net says changes little. So the network is computed whole in
+one evaluation, and in those that follow only its outermost level is: from the new image, the new noise level and what
+the last level up got from below in the evaluation before (the paper's branch 1 of the skips).
+
+With classifier-free guidance both passes of an image are rows of one batch, so each pass has features of its own.
+
+`reuse: N` computes the first evaluation whole and every N-th after that, as the paper does, where a sampler evaluates
+once in a step. Heun's evaluates each noise level but the first twice, for the image that Euler's step leads to and then
+for the corrected one. There the first and the second evaluation are whole, and every N-th after that: with N = 2
+each noise level is computed whole once, and its second evaluation uses the features of the very same level. Counted
+from the first, features would cross from level to level, and FID rises fourfold (docs/decisions.md).
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from slimdiff.diffusion.denoiser import Denoiser
+from slimdiff.errors import UserError
+from slimdiff.models.unet import UNet
+
+TWICE = ("heun",)  # samplers that evaluate at a step's end and, with another image, again at the next one's beginning
+
+
+class Reusing(nn.Module):
+    """A U-Net for one batch of one sampling run: called like the network, it keeps what it may use again.
+
+    Args:
+        every: how many evaluations share the features of one; 1 computes all of them whole.
+        method: the sampler's name, which says what evaluations there are.
+    """
+
+    def __init__(self, network: UNet, every: int, method: str) -> None:
+        super().__init__()
+        self.network = network
+        self.every = every
+        self.first = 1 if method in TWICE else 0  # the evaluation from which is counted
+        self.calls = self.reused = 0
+        self._features: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """As slimdiff.models.unet.UNet: (N, C, S, S) → (N, C, S, S)."""
+        whole = self.calls == 0 or (self.calls - self.first) % self.every == 0
+        self.calls += 1
+        if whole or self._features is None:
+            return self._whole(x, noise_level, labels)
+        self.reused += 1
+        return outermost(self.network, x, noise_level, labels, self._features)
+
+    def _whole(self, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        def keep(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            self._features = arguments[0]
+
+        handle = self.network.up3.register_forward_pre_hook(keep)
+        try:
+            out: torch.Tensor = self.network(x, noise_level, labels)
+        finally:
+            handle.remove()
+        return out
+
+
+def outermost(
+    network: UNet, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None, features: torch.Tensor
+) -> torch.Tensor:
+    """The U-Net's outermost level alone: the convolutions before the first skip and after the last.
+
+    Args:
+        features: (N, c, S / 2, S / 2), what the last level up got from below in a whole evaluation.
+    """
+    embedding = network._embed(noise_level, labels)
+    h: torch.Tensor = network.up3(features, network.inc(x), embedding)
+    out: torch.Tensor = network.outc(network.attend6(h))
+    return out
+
+
+def reusing(denoiser: Denoiser, every: int, method: str) -> tuple[Denoiser, Reusing | None]:
+    """A denoiser for one batch whose network uses features again, and that network; `denoiser` itself where every is 1.
+
+    Raises:
+        UserError: the network is no U-Net that torch runs.
+    """
+    if every == 1:
+        return denoiser, None
+    if not isinstance(denoiser.network, UNet):
+        raise UserError(
+            f"sampler.reuse is {every}; allowed for {type(denoiser.network).__name__}: 1, since only a U-Net that "
+            "torch itself runs has features to use again"
+        )
+    network = Reusing(denoiser.network, every, method)
+    return Denoiser(network, denoiser.settings), network
