@@ -46,7 +46,9 @@ class Browser:
         """Send a command and wait for its result; what the page does meanwhile is noted."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": params}
-        os.write(self._to, json.dumps(message | ({"sessionId": self._session} if self._session else {})).encode() + b"\0")
+        os.write(
+            self._to, json.dumps(message | ({"sessionId": self._session} if self._session else {})).encode() + b"\0"
+        )
         deadline = time.monotonic() + WAIT_S
         while True:
             answer = self._read(deadline)

@@ -8,6 +8,8 @@ rule compress:
         model=f"results/cells/{CELL}/model.safetensors",
     log:
         f"results/logs/compress/{CELL}.log",
+    benchmark:
+        f"results/benchmarks/compress/{CELL}.jsonl"
     conda:
         ENVIRONMENT
     threads: 1

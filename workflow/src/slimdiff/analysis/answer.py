@@ -86,7 +86,7 @@ def answer(matrix: pd.DataFrame) -> Answer:
     if not any(pair.standings for pair in found):
         why = "there is no recipe beside the baseline" if found else "the matrix has no baseline that ended well"
         nothing = "Nothing can be said of what {}, since " + why + "."
-        state = _list([f"{pair.name} has a baseline of FID {significant(pair.base_fid)}" for pair in found])
+        state = _list([f"the {pair.name} has a baseline of FID {significant(pair.base_fid)}" for pair in found])
         told = [part for part in (state, _evidence(matrix), _failures(matrix)) if part]
         return Answer(nothing.format("shrinks"), nothing.format("speeds up"), _capital(f"{'; '.join(told)}."))
     return Answer(
@@ -126,9 +126,9 @@ def pairs(matrix: pd.DataFrame) -> list[Pair]:
 def time_slack(matrix: pd.DataFrame, dataset: str, model: str) -> float:
     """The ratio that times of equal work reach on this machine, LEAST_SLACK at least.
 
-    Equal work is that of recipes which only choose or zero weights of the baseline's own training: the same network, the
-    same multiply-accumulates, the same evaluations, engine and sampler. Of several seeds it is the geometric mean of the
-    ratios. The baseline's own interquartile range counts too.
+    Equal work is that of recipes which only choose or zero weights of the baseline's own training: the same network,
+    the same multiply-accumulates, the same evaluations, engine and sampler. Of several seeds it is the geometric mean
+    of the ratios. The baseline's own interquartile range counts too.
     """
     rows = matrix[(matrix["dataset"] == dataset) & (matrix["model"] == model) & (matrix["status"] == "ok")]
     base = {row["seed"]: row for row in rows[rows["optimization"] == REFERENCE].to_dict("records")}
@@ -139,11 +139,15 @@ def time_slack(matrix: pd.DataFrame, dataset: str, model: str) -> float:
         if not set(recipes.get(name, {"unknown": None})) <= EQUAL_WORK or not pairs:
             continue
         if all(_equal(one[column], other[column]) for one, other in pairs for column in WORK):
-            times = ({int(row["seed"]): row[TIME] for row in side if not pd.isna(row[TIME])} for side in zip(*pairs))
-            ratio = statistics.paired(*times).mean
+            times = [_times(side) for side in zip(*pairs, strict=True)]
+            ratio = statistics.paired(times[0], times[1]).mean
             slack = max(slack, ratio, 1 / ratio) if ratio > 0 else slack
     spreads = [row[f"{TIME}_iqr"] / row[TIME] for row in base.values() if not pd.isna(row[f"{TIME}_iqr"])]
     return float(max([slack, *(1 + spread for spread in spreads)]))
+
+
+def _times(rows: Sequence[Mapping[Any, Any]]) -> dict[int, float]:
+    return {int(row["seed"]): float(row[TIME]) for row in rows if not pd.isna(row[TIME])}
 
 
 def _smaller(pair: Pair) -> str:
@@ -151,7 +155,7 @@ def _smaller(pair: Pair) -> str:
     if best is None:
         return f"of the {pair.name} no recipe shrinks the file"
     own, base = (size(number) for number in best.means[SIZE])
-    told = f"{best.name} makes the file {significant(1 / best.size.mean, 2)} times smaller ({own} instead of {base})"
+    told = f"{best.name} makes the file {significant(1 / best.size.mean)} times smaller ({own} instead of {base})"
     if best.free:
         return f"of the {pair.name}, {told} {_unharmed(best)}"
     return f"of the {pair.name} no recipe shrinks the file for free: {told} at {_multiple(best)}"
@@ -168,7 +172,7 @@ def _faster(pair: Pair) -> str:
             "that times of equal work differ by"
         )
     own, base = (significant(number) for number in best.means[TIME])
-    told = f"{best.name} samples {significant(1 / best.time.mean, 2)} times as fast ({own} ms an image instead of {base})"
+    told = f"{best.name} samples {significant(1 / best.time.mean)} times as fast ({own} ms an image instead of {base})"
     if best.free:
         return f"of the {pair.name}, {told} {_unharmed(best)}"
     return f"of the {pair.name} nothing speeds up for free: {told} at {_multiple(best)}"
@@ -257,8 +261,9 @@ def significant(value: float, digits: int = 3) -> str:
         return "–"
     if value == 0:
         return "0"
-    decimals = digits - 1 - math.floor(math.log10(abs(value)))
-    return f"{round(value, decimals):,.{max(decimals, 0)}f}"
+    rounded = float(f"{value:.{digits - 1}e}")
+    decimals = digits - 1 - math.floor(math.log10(abs(rounded)))
+    return f"{rounded:,.{max(decimals, 0)}f}"
 
 
 def size(number: float) -> str:

@@ -1,8 +1,7 @@
-"""The page that a reviewer is sent: one HTML file that needs no network, with the answer, the charts, the images and the
-tables of a matrix.
+"""The page that a reviewer is sent: one HTML file that needs no network, with all that a matrix has to say.
 
-What is written by people (names, reasons, settings) reaches the page through a template that escapes it, and reaches its
-script as JSON; a content security policy lets no other script run and nothing be fetched.
+What is written by people (names, reasons, settings) reaches the page through a template that escapes it, and reaches
+its script as JSON; a content security policy lets no other script run and nothing be fetched.
 """
 
 import base64
@@ -18,7 +17,6 @@ import jinja2
 import pandas as pd
 import vl_convert
 from markdown_it import MarkdownIt
-from markupsafe import Markup
 
 from slimdiff.analysis import (
     answer,
@@ -94,7 +92,7 @@ def build(
     source = matrix.attrs.get("provenance", {})
     return _template().render(
         policy=_policy(scripts),
-        style=Markup((ASSETS / "page.css").read_text(encoding="utf-8")),
+        style=(ASSETS / "page.css").read_text(encoding="utf-8"),
         scripts=scripts,
         data=data,
         answer=asdict(answer.answer(matrix)),
@@ -112,7 +110,7 @@ def build(
         totals=timeline.totals(jobs).to_dict("records"),
         dated=bool(jobs.attrs["began"]),
         machines=_machines(matrix),
-        source=source,
+        source=_source(source),
         config=json.dumps(source.get("config", {}), indent=2, ensure_ascii=False),
         failed=matrix[matrix["status"] == "failed"].head(MOST_ROWS).to_dict("records"),
         n_failed=int((matrix["status"] == "failed").sum()),
@@ -135,12 +133,12 @@ def _template() -> jinja2.Template:
 def _library() -> str:
     """Vega, Vega-Lite and Vega-Embed in one script, the version that altair writes specifications for."""
     version = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
-    return str(vl_convert.javascript_bundle(vl_version=version))
+    return str(vl_convert.javascript_bundle(None, version))  # type: ignore[arg-type]  # None: all three as globals
 
 
-def _script(text: str) -> Markup:
+def _script(text: str) -> str:
     """`text` as it may stand within a script element."""
-    return Markup(text.replace("</script", r"<\/script").replace("<!--", r"<\!--"))
+    return text.replace("</script", r"<\/script").replace("<!--", r"<\!--")
 
 
 def _policy(scripts: Sequence[str]) -> str:
@@ -175,6 +173,21 @@ def _overview(matrix: pd.DataFrame, source: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
+def _source(source: Mapping[str, Any]) -> dict[str, str]:
+    """Where the matrix comes from: what its provenance knows of code, machine and versions."""
+    machine = source.get("machine", {})
+    known = {
+        "slimdiff": source.get("slimdiff"),
+        "commit": source.get("git_commit"),
+        "code of the matrix": source.get("code"),
+        "written at": source.get("written_at"),
+        "platform": machine.get("platform"),
+        "CPUs": machine.get("cpu_count"),
+        **source.get("versions", {}),
+    }
+    return {name: str(value) for name, value in known.items() if value}
+
+
 def _undrawn(matrix: pd.DataFrame, points: pd.DataFrame) -> list[str]:
     """The recipes without a FID, hence without a point."""
     drawn = set(zip(points["dataset"], points["model"], points["optimization"], strict=True))
@@ -203,7 +216,7 @@ def _table(path: Path) -> dict[str, Any]:
     title, _, rest = text.removeprefix("# ").partition("\n")
     body = parser.render(rest).replace("<table>", '<div class="scroll" tabindex="0"><table>')
     body = body.replace("</table>", "</table></div>").replace("<h2>", "<h3>").replace("</h2>", "</h3>")
-    return {"name": path.stem, "title": title, "body": Markup(body)}
+    return {"name": path.stem, "title": title, "body": body}
 
 
 def _machines(matrix: pd.DataFrame) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """The charts of the page as Vega-Lite specifications without data of their own where several share it.
 
-Each chart comes in the widths of WIDTHS; the page draws the widest that fits. Colours are those of charts.py on white; the
-page's script swaps them in the dark.
+Each chart comes in the widths of WIDTHS; the page draws the widest that fits. Colours are those of charts.py on white;
+the page's script swaps them in the dark.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from slimdiff.analysis.specs import CostSpec
 
 Spec = dict[str, Any]
 
-WIDTHS = ((250, 330), (480, 400), (780, 460))  # of the panel, and its height, in pixels
+WIDTHS = ((260, 330), (480, 400), (780, 460))  # of the panel, and its height, in pixels
 POINTS = "points"  # name of the data that the specifications of one data set share
 LEGEND_PX = 110  # width of an entry of a legend
 MOST_NAMED = 40  # points with their names written beside them
@@ -29,8 +29,8 @@ CURVE_COLUMNS = ("dataset", "model", "training", "seed", "step", "loss")
 def recipes(matrix: pd.DataFrame) -> pd.DataFrame:
     """`plots.recipes` of those with a FID, with the columns that the charts draw.
 
-    These are front_{cost} (whether no other recipe of the data set beats it in FID and that cost) and start and end, the
-    ends of the interval as far as the chart reaches.
+    These are front_{cost} (whether no other recipe of the data set beats it in FID and that cost) and start and end,
+    the ends of the interval as far as the chart reaches.
     """
     frame = plots.recipes(matrix)
     frame = frame[frame["fid"] > 0].reset_index(drop=True)
@@ -48,7 +48,7 @@ def recipes(matrix: pd.DataFrame) -> pd.DataFrame:
 
 
 def pareto(frame: pd.DataFrame) -> list[Spec]:
-    """For each cost that was measured and each width: {cost, label, width, spec} of `frame`, recipes of one data set."""
+    """{cost, label, width, spec} for each cost that was measured and each width; `frame` is of one data set."""
     found = []
     for cost in specs.COSTS:
         known = frame[frame[cost.column] > 0]
@@ -81,7 +81,9 @@ def losses(frame: pd.DataFrame) -> list[Spec]:
         alt.Chart(frame[["training", "seed", "step", "loss"]])
         .mark_line(strokeWidth=2, clip=True)
         .encode(
-            x=alt.X("step:Q", title="training step", axis=alt.Axis(format="~s", tickCount=6), scale=alt.Scale(nice=False)),
+            x=alt.X(
+                "step:Q", title="training step", axis=alt.Axis(format="~s", tickCount=6), scale=alt.Scale(nice=False)
+            ),
             y=axis.y("loss", "loss"),
             color=alt.Color("training:N", scale=alt.Scale(domain=order, range=palette), legend=legend),
             strokeDash=alt.StrokeDash("training:N", scale=alt.Scale(domain=order, range=dashes), legend=legend),
@@ -175,8 +177,7 @@ def _pareto(frame: pd.DataFrame, cost: CostSpec, size: tuple[int, int]) -> alt.L
     if len(named):
         texts = alt.Chart(named[["name", "front", "label_x", "label_y"]])
         names = texts.encode(x=x("label_x"), y=y("label_y"), text="name:N")
-        style = {"align": "left", "baseline": "middle", "fontSize": FONT_PX - 1}
-        layers.append(names.mark_text(**style, stroke="white", strokeWidth=3))
-        layers.append(names.transform_filter("datum.front").mark_text(**style, color="#000000", fontWeight="bold"))
-        layers.append(names.transform_filter("!datum.front").mark_text(**style, color="#000000"))
+        layers.append(names.mark_text(**plots.NAME, stroke="white", strokeWidth=3))
+        layers.append(names.transform_filter("datum.front").mark_text(**plots.NAME, color="#000000", fontWeight="bold"))
+        layers.append(names.transform_filter("!datum.front").mark_text(**plots.NAME, color="#000000"))
     return alt.LayerChart(layer=layers, width=size[0], height=size[1])

@@ -165,7 +165,7 @@ def _left_out(panels: Sequence[str]) -> list[str]:
 def recipes(matrix: pd.DataFrame) -> pd.DataFrame:
     """One row per recipe: size in MB, FID with its interval, kind, family, and a name unique in the data set.
 
-    `gmacs` are the billions of multiply-accumulates that one image takes: those of one network evaluation × evaluations.
+    `gmacs` are the billions of multiply-accumulates that one image takes: those of one evaluation × evaluations.
     """
     families = comparison.families(matrix)
     matrix = matrix.assign(gmacs=matrix["macs"] * matrix["network_evaluations"] / 1e9)
@@ -221,9 +221,7 @@ def _pareto_panel(frame: pd.DataFrame, dataset: str) -> alt.LayerChart:
     return alt.LayerChart(layer=layers, width=width, height=height, title=title)
 
 
-def place_names(
-    frame: pd.DataFrame, column: str, axes: tuple[LogAxis, LogAxis], area: tuple[int, int]
-) -> pd.DataFrame:
+def place_names(frame: pd.DataFrame, column: str, axes: tuple[LogAxis, LogAxis], area: tuple[int, int]) -> pd.DataFrame:
     """The rows whose name finds a place: label_x, label_y and near_x, near_y, the end of a leader, in data units.
 
     `leader` says whether it is needed. Those of the front (column `front`) choose first.

@@ -79,7 +79,7 @@ def blocks(matrix: pd.DataFrame, paper: pd.DataFrame) -> tuple[list[Block], Scal
     for (dataset, model), block in frame.groupby(["dataset", "model"], sort=False):
         whole = everything[(everything["dataset"] == dataset) & (everything["model"] == model)]
         strips = tuple(_strip(row, axis) for row in block.to_dict("records"))
-        found.append(Block(dataset, model, bool(block["ran"].any()), strips, len(whole) - len(block)))
+        found.append(Block(str(dataset), str(model), bool(block["ran"].any()), strips, len(whole) - len(block)))
     found.sort(key=lambda block: not block.ran)
     ticks = tuple((f"{tick:g}", _place(tick, axis)) for tick in axis.ticks())
     resolution = statistics.RESOLUTION

@@ -1,7 +1,7 @@
 """What ran when and for how long: the jobs of a run from their benchmark records, and the figure of them.
 
-A record says how long its job took, and its file's date when it ended. A copy may have lost the dates; then the trainings'
-own `started_at` disagrees with them, and the figure shows lengths alone.
+A record says how long its job took, and its file's date when it ended. A copy may have lost the dates; then the
+trainings' own `started_at` disagrees with them, and the figure shows lengths alone.
 """
 
 import datetime
@@ -14,12 +14,23 @@ import altair as alt
 import pandas as pd
 
 from slimdiff import files
-from slimdiff.analysis import charts
+from slimdiff.analysis import charts, specs
 from slimdiff.analysis.charts import FONT_PX
 from slimdiff.errors import UserError
 
 # The order of the stages in the figure: that of the data's way. Others come last, by name.
-STAGES = ("data", "extractors", "classifier", "inception", "reference", "train", "compress", "sample", "score", "profile")
+STAGES = (
+    "data",
+    "extractors",
+    "classifier",
+    "inception",
+    "reference",
+    "train",
+    "compress",
+    "sample",
+    "score",
+    "profile",
+)
 SHARED = "shared"  # the model of a job that serves a whole data set
 TRUST_S = 120.0  # dates are believed where most trainings began within this of what their record says
 IDLE_S = 600.0  # so long without a job ends a sitting: what follows is a figure of its own
@@ -27,6 +38,7 @@ WIDTH_PX = 680
 LANE_PX = 16
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#997700", "#56B4E9")  # of models, in their order
 COLUMNS = ("stage", "job", "model", "seconds", "cpu_seconds", "memory_mb", "start", "end", "sitting", "lane")
+NUMBERS = ("seconds", "cpu_seconds", "memory_mb", "start", "end")
 EMPTY = "There are no benchmark records of this run."
 
 
@@ -36,11 +48,11 @@ def read_jobs(benchmarks: Path, trainings: Path, matrix: pd.DataFrame) -> pd.Dat
     Columns: stage, job ("mnist/ncsn/plain/seed0"), model (SHARED for a job of a whole data set), seconds, cpu_seconds,
     memory_mb (peak), start and end (seconds from the first start of its sitting), sitting (number from 0), lane (within
     its stage and sitting: jobs that ran side by side have lanes of their own). `attrs["began"]` holds the ISO 8601
-    beginning of each sitting (UTC); it is empty where the dates cannot be trusted, and then there is one sitting in which
-    the jobs of each stage stand behind each other.
+    beginning of each sitting (UTC); it is empty where the dates cannot be trusted, and then there is one sitting in
+    which the jobs of each stage stand behind each other.
 
     Args:
-        benchmarks: folder with {stage}/{job}.jsonl, as the workflow writes them; records of other matrices are left out.
+        benchmarks: folder with {stage}/{job}.jsonl, as the workflow writes them; those of other matrices are left out.
         trainings: folder with {job}/train.json.
 
     Raises:
@@ -62,7 +74,7 @@ def read_jobs(benchmarks: Path, trainings: Path, matrix: pd.DataFrame) -> pd.Dat
             {"stage": stage, "job": name, "model": model, "seconds": seconds, "start": end - seconds, "end": end}
             | {"cpu_seconds": _number(record.get("cpu_time")), "memory_mb": _number(memory)}
         )
-    frame = pd.DataFrame(rows, columns=[*COLUMNS[:-2]])
+    frame = pd.DataFrame(rows, columns=[*COLUMNS[:-2]]).astype(dict.fromkeys(NUMBERS, "float64"))
     frame["stage"] = pd.Categorical(frame["stage"], _ordered(frame["stage"]), ordered=True)
     return _dated(frame) if _trusted(frame, trainings) else _undated(frame)
 
@@ -79,6 +91,13 @@ def totals(jobs: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
 
 
+def write(jobs: pd.DataFrame, folder: Path) -> None:
+    """Write the figure into `folder`, in every format of the specs."""
+    chart = figure(jobs, specs.TIMELINE_TITLE)
+    for suffix in specs.FIGURE_FORMATS:
+        charts.save(chart, folder / f"{specs.TIMELINE}.{suffix}")
+
+
 def figure(jobs: pd.DataFrame, title: str) -> alt.VConcatChart:
     """The figure for files: the last sittings below each other."""
     last = sorted(jobs["sitting"].unique())[-charts.MOST_PANELS :]
@@ -90,11 +109,12 @@ def told(jobs: pd.DataFrame) -> list[str]:
     """Lines that say how to read the figure."""
     if not jobs.attrs["began"]:
         return charts.lines(
-            "The dates of the records are not those of the run, so when jobs ran is not known: bars stand behind each other."
+            "The dates of the records are not those of the run, so when jobs ran is not known: bars stand behind each "
+            "other."
         )
     return charts.lines(
-        "Each bar is one job; jobs of a stage that ran side by side are below each other. Where no job ran for ten minutes a "
-        "new sitting begins. Times include starting Python."
+        "Each bar is one job; jobs of a stage that ran side by side are below each other. Where no job ran for ten "
+        "minutes a new sitting begins. Times include starting Python."
     )
 
 
@@ -149,7 +169,9 @@ def _last(path: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
         float(record["s"])
     except (IndexError, KeyError, TypeError, ValueError):
-        raise UserError(f"{path} is no benchmark record with its seconds `s`: delete it, the page goes without it") from None
+        raise UserError(
+            f"{path} is no benchmark record with its seconds `s`: delete it, the page goes without it"
+        ) from None
     return record
 
 

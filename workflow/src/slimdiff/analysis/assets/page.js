@@ -6,6 +6,7 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const DARK = {
   "#000000": "#f2f3f5", "white": "#14171a", "#666666": "#a3abb4", "#333333": "#e0e3e6", "#999999": "#7d858d",
   "#cccccc": "#3a4047", "#e6e6e6": "#2a2f34", "#0072B2": "#4aa5df", "#D55E00": "#ef7a2a", "#009E73": "#1fb98c",
+  "#997700": "#cfa62a",
 };
 const NEAR_PX = 22; // a point reacts from so far away
 const scheme = matchMedia("(prefers-color-scheme: dark)");
