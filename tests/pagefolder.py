@@ -29,7 +29,7 @@ def write(
     config: Mapping[str, Any] = synthetic.CONFIG,
     classes: tuple[str, ...] = ("zero", "one", "two"),
 ) -> pd.DataFrame:
-    """Write what the page reads below `folder`; jobs end one after the other from BEGAN on, failed cells lack images."""
+    """Write what the page reads below `folder`. Jobs run one by one from BEGAN on, and failed cells have no images."""
     source = {"config": config, "slimdiff": "0.1.0", "written_at": BEGAN.isoformat(), "versions": {"python": "3.11"}}
     results.write_matrix(folder / "matrix.parquet", results.to_frame(list(rows)), source)
     matrix = results.read_matrix(folder / "matrix.parquet")

@@ -71,7 +71,8 @@ class Browser:
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression in the page, awaited if it is a promise."""
-        found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        options = {"returnByValue": True, "awaitPromise": True, "allowUnsafeEvalBlockedByCSP": False}
+        found = self.call("Runtime.evaluate", expression=script, **options)
         if "exceptionDetails" in found:
             raise RuntimeError(f"{script}: {found['exceptionDetails'].get('exception', {}).get('description')}")
         return found["result"].get("value")

@@ -27,19 +27,19 @@ def test_one_seed_of_two_families() -> None:
         )
     )
     assert found.smaller == (
-        "Of the ncsn, l1-50 makes the file 2.00 times smaller (2.00 MB instead of 4.00 MB) at a FID that the metric cannot "
-        "tell from the baseline's; of the ddpm no recipe shrinks the file for free: random-50 makes the file 1.60 times "
-        "smaller (2.50 MB instead of 4.00 MB) at 10.0 times the FID."
+        "Of the ncsn, l1-50 makes the file 2.00 times smaller (2.00 MB instead of 4.00 MB) at a FID that the metric "
+        "cannot tell from the baseline's; of the ddpm no recipe shrinks the file for free: random-50 makes the file "
+        "1.60 times smaller (2.50 MB instead of 4.00 MB) at 10.0 times the FID."
     )
     assert found.faster == (
-        "Of the ncsn nothing speeds up for free: groups-2 samples 1.25 times as fast (8.00 ms an image instead of 10.0) at "
-        "2.00 times the FID; of the ddpm nothing samples faster than the baseline, beyond the 5 % that times of equal "
-        "work differ by."
+        "Of the ncsn nothing speeds up for free: groups-2 samples 1.25 times as fast (8.00 ms an image instead of "
+        "10.0) at 2.00 times the FID; of the ddpm nothing samples faster than the baseline, beyond the 5 % that "
+        "times of equal work differ by."
     )
     assert found.price == (
-        "The ncsn's FID of 40.0 becomes ×1.10 for l1-50 and ×2.00 for groups-2; the ddpm's FID of 20.0 becomes ×10.0 for "
-        "random-50; ratios up to 1.25 are within what the metric resolves; each number is of one seed, so it has no "
-        "interval."
+        "The ncsn's FID of 40.0 becomes ×1.10 for l1-50 and ×2.00 for groups-2; the ddpm's FID of 20.0 becomes ×10.0 "
+        "for random-50; ratios up to 1.25 are within what the metric resolves; each number is of one seed, so it "
+        "has no interval."
     )
 
 

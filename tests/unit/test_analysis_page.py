@@ -1,4 +1,4 @@
-"""The page: what it holds, that nothing in it can run or fetch what it should not, and that it stays of a size to send."""
+"""The page: what it holds, that nothing in it runs or fetches what it should not, and that it stays small."""
 
 import base64
 import datetime

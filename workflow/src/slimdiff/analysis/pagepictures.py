@@ -25,6 +25,13 @@ class Pictures:
     first: int  # index of the cell that is shown at first
     second: int  # and of the one beside it
 
+    def groups(self) -> dict[str, list[tuple[int, dict[str, Any]]]]:
+        """The cells with their indices, by data set and model, in the order of the matrix."""
+        found: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        for index, cell in enumerate(self.cells):
+            found.setdefault(f"{cell['dataset']}, {cell['model']}", []).append((index, cell))
+        return found
+
 
 def read(matrix: pd.DataFrame, cells: Path) -> Pictures:
     """The first images of `picks.pictured` below the folder `cells`, as many cells as fit into the page.
