@@ -100,7 +100,7 @@ def test_a_point_shows_its_cell(browser: Browser, page: Path, width: int) -> Non
     browser.point_at(x, y)
     browser.until(f"!{TIP}.hidden")
     assert "ddpm: groups-2 (grouped)" in browser.run(f"{TIP}.textContent")
-    assert "2 MB" in browser.run(f"{TIP}.textContent")
+    assert "2.00 MB" in browser.run(f"{TIP}.textContent")
     browser.until(f"{TIP}.querySelector('img').naturalWidth > 0")
     assert browser.run(f"{TIP}.querySelector('img').naturalWidth") == 10 * pagefolder.PIXELS
     assert browser.run(f"{TIP}.querySelector('img').alt").endswith("images of mnist/ddpm/groups-2/seed0")

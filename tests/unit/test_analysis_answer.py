@@ -128,7 +128,8 @@ def test_many_models_do_not_crowd_a_sentence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(90.88, "90.9"), (802.98, "803"), (0.0928, "0.0928"), (12345.6, "12,300"), (9.999, "10.0")]
+    ("value", "text"),
+    [(90.88, "90.9"), (802.98, "803"), (0.0928, "0.0928"), (12345.6, "12,300"), (9.999, "10.0"), (-364.3, "−364")],
 )
 def test_three_digits(value: float, text: str) -> None:
     assert answer.significant(value) == text

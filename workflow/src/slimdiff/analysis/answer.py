@@ -263,7 +263,7 @@ def significant(value: float, digits: int = 3) -> str:
         return "0"
     rounded = float(f"{value:.{digits - 1}e}")
     decimals = digits - 1 - math.floor(math.log10(abs(rounded)))
-    return f"{rounded:,.{max(decimals, 0)}f}"
+    return f"{rounded:,.{max(decimals, 0)}f}".replace("-", "−")
 
 
 def size(number: float) -> str:

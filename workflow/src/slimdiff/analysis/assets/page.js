@@ -95,7 +95,7 @@ function reach(chart) {
 }
 
 function facts(point) {
-  const number = (value, digits) => value.toLocaleString("en", { maximumSignificantDigits: digits });
+  const number = (value, digits) => value.toLocaleString("en", { minimumSignificantDigits: digits, maximumSignificantDigits: digits });
   const found = [];
   if (point.fid !== null) {
     const interval = point.low === null ? "" : ` [${number(point.low, 3)}, ${number(point.high, 3)}]`;
