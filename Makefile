@@ -15,7 +15,7 @@ IN_VENV := PATH="$(abspath $(VENV))/bin:$$PATH"
 PIP_INSTALL := $(VENV)/bin/python -m pip install $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable
 SNAKEMAKE := $(IN_VENV) snakemake --cores $(CORES) --resources gpu=$(GPUS)
 
-.PHONY: all smoke test bench lint format venv venv-dev clean help
+.PHONY: all smoke test bench figures lint format venv venv-dev clean help
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 
@@ -33,6 +33,9 @@ bench: $(VENV)/.dev ## side-by-side speed ratios into results/benchmarks.json
 	@for script in benchmarks/[a-z]*.py; do \
 		echo "$$script"; $(IN_VENV) python "$$script" --out results/benchmarks.json || exit 1; \
 	done
+
+figures: $(VENV)/.run ## draw docs/dag.svg anew, the rules as Snakemake has them
+	$(IN_VENV) snakemake --rulegraph --forceall 2>/dev/null | $(VENV)/bin/python docs/draw_dag.py docs/dag.svg
 
 lint: $(VENV)/.dev ## every check that pre-commit and CI make
 	$(IN_VENV) ruff check

@@ -4,7 +4,7 @@
 #   snakemake --cores 1 --resources gpu=1     run it: config.yaml says what
 #
 # The way of the data: data → train (→ finetune) → compress → sample → score ┐
-#                                                        └──→ profile ───────┴→ row → aggregate → claims → report
+#                                                        └──→ profile ───────┴→ row → aggregate → claims → report → page
 from snakemake.utils import min_version
 
 min_version("9.10")

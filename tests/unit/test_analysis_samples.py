@@ -311,6 +311,7 @@ def test_the_stage_writes_everything_and_html_fetches_nothing(tmp_path: Path) ->
     claims.main(["--matrix", str(matrix), "--paper", str(paper), "--claims", str(CLAIMS), "--out", str(record)])
     inputs = ["--matrix", str(matrix), "--paper", str(paper), "--claims", str(record)]
     inputs += ["--cells", str(tmp_path / "cells"), "--code", "abc"]
+    inputs += ["--trainings", str(tmp_path / "train"), "--benchmarks", str(tmp_path / "benchmarks")]
     report.main([*inputs, "--out-tables", str(tables), "--out-figures", str(figures)])
     expected = {f"{name}.{suffix}" for name in specs.TABLE_NAMES for suffix in specs.TABLE_FORMATS}
     assert {path.name for path in tables.iterdir()} == expected

@@ -22,7 +22,13 @@ CONDA_NAMES = {"pytorch-cpu": "torch", "pytorch-gpu": "torch"}
 # Snakemake runs outside of its rules' environments.
 NOT_IN_CONDA = {"snakemake"}
 # What is imported under another name than it is installed under.
-DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "vl_convert": "vl-convert-python", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "markdown_it": "markdown-it-py",
+    "sklearn": "scikit-learn",
+    "vl_convert": "vl-convert-python",
+    "yaml": "pyyaml",
+}
 # Libraries that come with a declared one and that tests alone use.
 COMES_ALONG = {"packaging": "pytest"}
 

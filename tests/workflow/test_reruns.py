@@ -47,8 +47,8 @@ FRECHET = "workflow/src/slimdiff/metrics/frechet.py"
 
 
 def gathered(**jobs: set[str]) -> Jobs:
-    """`jobs` and the three that follow any change of a row."""
-    return {**jobs, "aggregate": {""}, "claims": {""}, "report": {""}}
+    """`jobs` and the four that follow any change of a row."""
+    return {**jobs, "aggregate": {""}, "claims": {""}, "report": {""}, "page": {""}}
 
 
 def of_cells(cells: set[str], *rules: str) -> Jobs:
@@ -174,6 +174,7 @@ def test_editing_a_measurement(tree: Path, edit: Edit, old: str, new: str, rules
         "results/cells/digits/ncsn/l1-30/seed0/model.safetensors",
         "workflow/resources/paper_reference.csv",
         "workflow/resources/claims.yaml",
+        "workflow/src/slimdiff/analysis/assets/page.html",
         "workflow/src/slimdiff/stages/train.py",
         "workflow/rules/train.smk",
         "config.yaml",
@@ -232,18 +233,24 @@ def test_a_real_edit_of_a_sampler_retrains_nothing(tree: Path) -> None:
 
 def test_a_real_edit_of_a_figure(tree: Path) -> None:
     append(tree / "workflow/src/slimdiff/analysis/plots.py", "\n\nEXTRA = 1\n")
-    assert planned(tree, *SMOKE) == {"report": {""}}
+    assert planned(tree, *SMOKE) == {"report": {""}, "page": {""}}
+
+
+def test_a_real_edit_of_the_page(tree: Path) -> None:
+    """The fingerprint knows Python alone, so what the page is made from besides is an input of its rule."""
+    append(tree / "workflow/src/slimdiff/analysis/assets/page.css", "\np { color: red; }\n")
+    assert planned(tree, *SMOKE) == {"page": {""}}
 
 
 def test_a_real_edit_of_a_verdict(tree: Path) -> None:
     append(tree / "workflow/src/slimdiff/analysis/verdicts.py", "\n\nEXTRA = 1\n")
-    assert planned(tree, *SMOKE) == {"claims": {""}, "report": {""}}
+    assert planned(tree, *SMOKE) == {"claims": {""}, "report": {""}, "page": {""}}
 
 
 def test_adding_a_claim(tree: Path) -> None:
     claim = "- {id: mine, claim: It holds., source: me, comparisons: [fid(ncsn/ema) < fid(ncsn/baseline)]}\n"
     append(tree / "workflow/resources/claims.yaml", claim)
-    assert planned(tree, *SMOKE) == {"claims": {""}, "report": {""}}
+    assert planned(tree, *SMOKE) == {"claims": {""}, "report": {""}, "page": {""}}
 
 
 def test_a_moved_tree_is_still_finished(tree: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_dry_run_lists_the_matrix(fresh: Path, preset: str | None, without_tor
     jobs = planned(fresh, *overlay, **without_torch)
     for rule in ("compress", "sample", "score", "profile", "row"):
         assert jobs[rule] == cells
-    assert jobs["aggregate"] == jobs["claims"] == jobs["report"] == {""}
+    assert jobs["aggregate"] == jobs["claims"] == jobs["report"] == jobs["page"] == {""}
 
 
 def test_a_thousand_cells_are_planned_quickly_and_without_torch(

@@ -109,7 +109,7 @@ def test_tables_and_figures_are_written(run: Path) -> None:
     for name in TABLE_NAMES:
         assert len(pd.read_csv(run / "results" / "tables" / f"{name}.csv")) > 0
         assert "|" in (run / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8")
-    assert {"figure-1", "figure-2", "figure-5", "figure-6", "beside-report", "pareto"} == set(FIGURE_NAMES)
+    assert {"figure-1", "figure-2", "figure-5", "figure-6", "beside-report", "pareto", "timeline"} == set(FIGURE_NAMES)
     for name in FIGURE_NAMES:
         assert "<svg" in (run / "results" / "figures" / f"{name}.svg").read_text(encoding="utf-8")
         assert "<html" in (run / "results" / "figures" / f"{name}.html").read_text(encoding="utf-8").lower()
@@ -126,10 +126,20 @@ def test_every_claim_has_a_verdict(run: Path) -> None:
     assert found["ncsn-middle"]["verdict"] == found["cifar-generalizes"]["verdict"] == "not run"
 
 
-def test_the_report_needs_no_network(run: Path) -> None:
-    """It holds what it shows: a script or a style from elsewhere would be a `src` or `href` of its own tags."""
+def test_the_page_shows_every_cell(run: Path) -> None:
     html = (run / "results" / "report.html").read_text(encoding="utf-8")
-    for name in (*FIGURE_NAMES, *TABLE_NAMES, "grid.png"):
+    for cell in CELLS:
+        assert f'"{cell.dataset}/{cell.model}/{cell.optimization}/seed{cell.seed}"' in html
+    for stage in ("train", "compress", "sample", "score", "profile"):
+        assert f'<th scope="row">{stage}</th>' in html, "the timeline's sums"
+    assert "The dates of the records are not those of the run" not in html
+
+
+@pytest.mark.parametrize("page", ["report.html", "workflow.html"])
+def test_the_pages_need_no_network(run: Path, page: str) -> None:
+    """They hold what they show: a script or a style from elsewhere would be a `src` or `href` of their own tags."""
+    html = (run / "results" / page).read_text(encoding="utf-8")
+    for name in (*FIGURE_NAMES, *TABLE_NAMES, "grid.png") if page == "workflow.html" else TABLE_NAMES:
         assert name in html
     assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=[\"']https?://", html)
 

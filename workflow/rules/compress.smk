@@ -10,6 +10,8 @@ rule compress:
         packed=f"results/cells/{CELL}/model.packed",
     log:
         f"results/logs/compress/{CELL}.log",
+    benchmark:
+        f"results/benchmarks/compress/{CELL}.jsonl"
     conda:
         ENVIRONMENT
     threads: 1

@@ -65,10 +65,17 @@ def get_cell_files(pattern):
     return [pattern.format(**asdict(cell)) for cell in settings.expand(config["matrix"])]
 
 
+def get_training_records():
+    """The record of each training that a cell of the matrix starts from."""
+    cells = [asdict(cell) for cell in settings.expand(config["matrix"])]
+    trainings = [cell | {"training": settings.training_of(config, cell["optimization"])} for cell in cells]
+    return list(dict.fromkeys(rules.train.output.record.format(**training) for training in trainings))
+
+
 def get_final_output():
     """What `snakemake` makes when it is told nothing else: results, and the models and pictures that people go on with."""
     cells = [rules.compress.output.model, rules.compress.output.packed, rules.sample.output.grid]
-    shared = [*rules.aggregate.output, *rules.claims.output, *rules.report.output]
+    shared = [*rules.aggregate.output, *rules.claims.output, *rules.report.output, *rules.page.output]
     return [*shared, *(path for cell in cells for path in get_cell_files(cell))]
 
 

@@ -10,6 +10,8 @@ rule profile:
         profile=f"results/cells/{CELL}/profile.json",
     log:
         f"results/logs/profile/{CELL}.log",
+    benchmark:
+        f"results/benchmarks/profile/{CELL}.jsonl"
     conda:
         ENVIRONMENT
     threads: get_all_cores

@@ -1,7 +1,7 @@
-"""Tables and figures of the matrix, and Snakemake's report that holds them with the samples."""
+"""Tables and figures of the matrix, the page that shows all of it, and Snakemake's own report for the workflow's side."""
 
-from slimdiff.analysis.picks import sample_cells
-from slimdiff.analysis.specs import FIGURE_NAMES, TABLE_NAMES
+from slimdiff.analysis.picks import pictured_cells, sample_cells
+from slimdiff.analysis.specs import FIGURE_NAMES, PAGE_ASSETS, TABLE_NAMES
 
 
 rule report:
@@ -10,6 +10,7 @@ rule report:
         claims=rules.claims.output.claims,
         paper="workflow/resources/paper_reference.csv",
         samples=[rules.sample.output.samples.format(**asdict(cell)) for cell in sample_cells(config)],
+        records=get_training_records(),
     output:
         [in_report(f"results/tables/{name}.csv", "Tables", "table") for name in TABLE_NAMES],
         [f"results/tables/{name}.md" for name in TABLE_NAMES],
@@ -25,8 +26,33 @@ rule report:
         code=get_code("report"),
     shell:
         "python -u -m slimdiff.stages.report --code {params.code} --matrix {input.matrix:q} --paper {input.paper:q}"
-        " --claims {input.claims:q} --cells results/cells --out-tables results/tables --out-figures results/figures >{log:q} 2>&1"
+        " --claims {input.claims:q} --cells results/cells --trainings results/train --benchmarks results/benchmarks"
+        " --out-tables results/tables --out-figures results/figures >{log:q} 2>&1"
+
+
+rule page:
+    input:
+        matrix=rules.aggregate.output.matrix,
+        claims=rules.claims.output.claims,
+        paper="workflow/resources/paper_reference.csv",
+        tables=[f"results/tables/{name}.md" for name in TABLE_NAMES],
+        samples=[rules.sample.output.samples.format(**asdict(cell)) for cell in pictured_cells(config)],
+        records=get_training_records(),
+        assets=[f"workflow/src/slimdiff/analysis/assets/{name}" for name in PAGE_ASSETS],
+    output:
+        page="results/report.html",
+    log:
+        "results/logs/page.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        code=get_code("page"),
+    shell:
+        "python -u -m slimdiff.stages.page --code {params.code} --matrix {input.matrix:q} --paper {input.paper:q}"
+        " --claims {input.claims:q} --tables results/tables --cells results/cells --trainings results/train"
+        " --benchmarks results/benchmarks --out {output.page:q} >{log:q} 2>&1"
 
 
 onsuccess:
-    write_html("results/report.html")
+    write_html("results/workflow.html")

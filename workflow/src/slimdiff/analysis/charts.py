@@ -104,7 +104,7 @@ def kind_shape(kinds: Iterable[str]) -> alt.Shape:
 def family_fill(families: Iterable[str]) -> alt.FillOpacity:
     """Filled or hollow by the column `family`; Vega draws no legend of it, so `families_told` says what it means."""
     present = _unique(families)
-    return alt.FillOpacity("family:N", scale=_scale(present, [_fill(family)[1] for family in present]))
+    return alt.FillOpacity("family:O", scale=_scale(present, [_fill(family)[1] for family in present]))
 
 
 def families_told(families: Iterable[str]) -> list[str]:

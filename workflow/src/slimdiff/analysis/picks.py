@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from slimdiff.analysis.specs import GALLERIES, GallerySpec
+from slimdiff.analysis.specs import GALLERIES, MOST_PICTURED, GallerySpec
 from slimdiff.config import Cell, Config, expand
 
 
@@ -50,3 +50,18 @@ def sample_cells(config: Config) -> list[Cell]:
     cells = expand(config["matrix"])
     families = {name: model["family"] for name, model in config["models"].items()}
     return list(dict.fromkeys(slot.cell for spec in GALLERIES for slot in slots(spec, cells, families) if slot.cell))
+
+
+def pictured(cells: Sequence[Cell]) -> list[Cell]:
+    """Those of `cells` whose samples the page may hold: every recipe's first seed before any second, in their order."""
+    rank: dict[Cell, int] = {}
+    seen: dict[tuple[str, str, str], int] = {}
+    for cell in cells:
+        recipe = (cell.dataset, cell.model, cell.optimization)
+        rank[cell] = seen[recipe] = seen.get(recipe, -1) + 1
+    return sorted(cells, key=rank.__getitem__)[:MOST_PICTURED]
+
+
+def pictured_cells(config: Config) -> list[Cell]:
+    """`pictured` of the matrix that `config` asks for."""
+    return pictured(expand(config["matrix"]))

@@ -75,6 +75,18 @@ def sheet(columns: Sequence[Images], tile: int, pitch: int | None = None) -> Ima
     return canvas
 
 
+def contact(images: Images, columns: int, longest: int) -> Images:
+    """`images` in reading order as one picture without gaps; sides above `longest` pixels are shrunk to it."""
+    tile = min(longest, max(images.shape[2:]))
+    scaled = [_fitted(image, tile) for image in images]
+    height, width, channels = scaled[0].shape
+    canvas = np.full((-(-len(scaled) // columns) * height, columns * width, channels), WHITE, np.uint8)
+    for place, image in enumerate(scaled):
+        top, left = place // columns * height, place % columns * width
+        canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
 def data_url(picture: Images) -> str:
     """`picture` (height, width, 1 or 3) as a PNG within a URL."""
     file = io.BytesIO()

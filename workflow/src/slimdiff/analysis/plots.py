@@ -105,7 +105,7 @@ def _half(frame: pd.DataFrame, axis: LogAxis, base: float | None, heading: str) 
 
     layers = [] if base is None else [charts.dashed(base).encode(x=x("value"))]
     if ours:
-        bars = alt.Chart(_clipped(drawn, "fid_low", "fid_high", axis)).mark_rule(strokeWidth=2.5, opacity=0.6)
+        bars = alt.Chart(clipped(drawn, "fid_low", "fid_high", axis)).mark_rule(strokeWidth=2.5, opacity=0.6)
         layers.append(bars.encode(x=x("start"), x2="end:Q", y=y, color=color))
     points = alt.Chart(drawn).mark_point(filled=ours, size=110, opacity=1, strokeWidth=2)
     shape = charts.kind_shape(frame["kind"])
@@ -142,7 +142,7 @@ def _beside(row: Mapping[Any, Any], side: str, reference: str) -> str:
 
 def pareto(matrix: pd.DataFrame, spec: FigureSpec) -> alt.VConcatChart:
     """Compressed size against FID, one panel per data set, one point per recipe, the front joined by a line."""
-    frame = _recipes(matrix)
+    frame = recipes(matrix)
     drawn = frame[(frame["fid"] > 0) & (frame["size_mb"] > 0)]
     subtitle = [
         "Lower and further left is better; both axes are logarithmic. The line joins the recipes that no other",
@@ -162,10 +162,14 @@ def _left_out(panels: Sequence[str]) -> list[str]:
     return charts.listed(f"No room here, but in {ELSEWHERE}", panels[charts.MOST_PANELS :])
 
 
-def _recipes(matrix: pd.DataFrame) -> pd.DataFrame:
-    """One row per recipe: size in MB, FID with its interval, kind, family, and a name unique in the data set."""
+def recipes(matrix: pd.DataFrame) -> pd.DataFrame:
+    """One row per recipe: size in MB, FID with its interval, kind, family, and a name unique in the data set.
+
+    `gmacs` are the billions of multiply-accumulates that one image takes: those of one evaluation × evaluations.
+    """
     families = comparison.families(matrix)
-    columns = ("fid", "size_gzip_bytes", "rfid", "inference_ms_per_image", "params_nonzero")
+    matrix = matrix.assign(gmacs=matrix["macs"] * matrix["network_evaluations"] / 1e9)
+    columns = ("fid", "size_gzip_bytes", "rfid", "inference_ms_per_image", "params_nonzero", "gmacs")
     summaries = {column: statistics.by_recipe(matrix, column) for column in columns}
     rows = []
     for recipe, fid in summaries["fid"].items():
@@ -186,7 +190,7 @@ def _pareto_panel(frame: pd.DataFrame, dataset: str) -> alt.LayerChart:
     middle = base if len(base) else frame
     axes = [charts.log_axis(frame[name], float(middle[name].iloc[0])) for name in ("size_mb", "fid")]
     frame = frame.assign(front=statistics.pareto_front(list(zip(frame["size_mb"], frame["fid"], strict=True))))
-    named = _named(frame, axes[0], axes[1])
+    named = place_names(frame, "size_mb", (axes[0], axes[1]), PARETO_PX)
     color = charts.kind_color(frame["kind"])
 
     def x(field: str) -> alt.X:
@@ -199,7 +203,7 @@ def _pareto_panel(frame: pd.DataFrame, dataset: str) -> alt.LayerChart:
     layers += [charts.dashed(value).encode(y=y("value")) for value in base["fid"]]
     front = alt.Chart(frame[frame["front"]]).mark_line(interpolate="step-after", color="#333333", strokeWidth=1.5)
     layers.append(front.encode(x=x("size_mb"), y=y("fid"), order="size_mb:Q"))
-    bars = alt.Chart(_clipped(frame, "low", "high", axes[1])).mark_rule(strokeWidth=2, opacity=0.5)
+    bars = alt.Chart(clipped(frame, "low", "high", axes[1])).mark_rule(strokeWidth=2, opacity=0.5)
     layers.append(bars.encode(x=x("size_mb"), y=y("start"), y2="end:Q", color=color))
     leaders = alt.Chart(named[named["leader"]]).mark_rule(color="#999999", strokeWidth=0.8)
     layers.append(leaders.encode(x=x("size_mb"), y=y("fid"), x2="near_x:Q", y2="near_y:Q"))
@@ -217,16 +221,21 @@ def _pareto_panel(frame: pd.DataFrame, dataset: str) -> alt.LayerChart:
     return alt.LayerChart(layer=layers, width=width, height=height, title=title)
 
 
-def _named(frame: pd.DataFrame, x_axis: LogAxis, y_axis: LogAxis) -> pd.DataFrame:
+def place_names(frame: pd.DataFrame, column: str, axes: tuple[LogAxis, LogAxis], area: tuple[int, int]) -> pd.DataFrame:
     """The rows whose name finds a place: label_x, label_y and near_x, near_y, the end of a leader, in data units.
 
-    `leader` says whether it is needed.
+    `leader` says whether it is needed. Those of the front (column `front`) choose first.
+
+    Args:
+        column: what the horizontal axis shows; the vertical one shows `fid`.
+        area: width and height of the panel in pixels.
     """
-    width, height = PARETO_PX
-    frame = frame.sort_values(["front", "size_mb"], ascending=[False, True])
+    x_axis, y_axis = axes
+    width, height = area
+    frame = frame.sort_values(["front", column], ascending=[False, True])
     points = [
         (x_axis.pixel(x, width), height - y_axis.pixel(y, height))
-        for x, y in zip(frame["size_mb"], frame["fid"], strict=True)
+        for x, y in zip(frame[column], frame["fid"], strict=True)
     ]
     lines: list[labels.Box] = []
     for (x, y), baseline in zip(points, frame["optimization"] == "baseline", strict=True):
@@ -236,14 +245,14 @@ def _named(frame: pd.DataFrame, x_axis: LogAxis, y_axis: LogAxis) -> pd.DataFram
     for (x, y), (next_x, next_y) in itertools.pairwise(front):
         lines += [(x, y, next_x, y), (next_x, y, next_x, next_y)]
     widths = [CHARACTER_PX * len(name) for name in frame["name"]]
-    places = labels.place(points, widths, FONT_PX, PARETO_PX, lines)
+    places = labels.place(points, widths, FONT_PX, area, lines)
     rows = []
     for (_, row), place in zip(frame.iterrows(), places, strict=True):
         if place is not None:
             level = y_axis.value(height - place.middle, height)
             rows.append(
                 {
-                    **row[["size_mb", "fid", "name", "front"]],
+                    **row[[column, "fid", "name", "front"]],
                     "label_x": x_axis.value(place.left, width),
                     "label_y": level,
                     "near_x": x_axis.value(place.near, width),
@@ -254,7 +263,7 @@ def _named(frame: pd.DataFrame, x_axis: LogAxis, y_axis: LogAxis) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def _clipped(frame: pd.DataFrame, low: str, high: str, axis: LogAxis) -> pd.DataFrame:
+def clipped(frame: pd.DataFrame, low: str, high: str, axis: LogAxis) -> pd.DataFrame:
     """The rows with an interval, its ends kept on the axis in the columns `start` and `end`."""
     spread = frame.dropna(subset=[low])
     return spread.assign(start=spread[low].clip(lower=axis.low), end=spread[high].clip(upper=axis.high))

@@ -90,6 +90,15 @@ class GallerySpec:
     by_class: bool = False  # a column for each class instead of the first images
 
 
+@dataclass(frozen=True)
+class CostSpec:
+    """A cost that the page's chart of FID can be drawn against."""
+
+    column: str  # of `plots.recipes`
+    label: str  # of its button
+    axis: str
+
+
 _NO_NUMBER = "among the settings in the report's text, which prints no number"
 _AFTER = "not in the report: trained in float, quantized after"
 _OPTIMIZER = "not in the report: only the optimizer has 8 bits"
@@ -220,9 +229,25 @@ GALLERIES: tuple[GallerySpec, ...] = (
     GallerySpec("figure-6", "Labelled samples", (Panel("ddpm", (_BEST_DDPM, "baseline")),), by_class=True),
 )
 
+TIMELINE = "timeline"  # the figure of jobs: it is drawn from benchmark records, not from the matrix
+TIMELINE_TITLE = "What ran when, and for how long"
+
+COSTS: tuple[CostSpec, ...] = (
+    CostSpec("size_mb", "file size", "compressed checkpoint (MB, gzip)"),
+    CostSpec("inference_ms_per_image", "latency", "time per image (ms)"),
+    CostSpec("gmacs", "arithmetic", "multiply-accumulates per image (billions)"),
+)
+# The page holds pictures of so many cells (every recipe's first seed before any second), within so many bytes as text.
+MOST_PICTURED = 120
+MOST_PICTURE_BYTES = 6_000_000
+PICTURE_IMAGES = 40  # of each cell
+PICTURE_PX = 64  # longer side of an image; larger ones are shrunk
+MOST_CURVES = 60  # loss curves that the page draws
+PAGE_ASSETS = ("page.html", "page.css", "page.js")  # in analysis/assets; a change of one writes the page anew
+
 CELLS = "cells"  # the table of everything, one line per cell
 SUMMARIES = ("claims", "differences", "beside-report")  # tables of all recipes and all claims
 TABLE_NAMES = (*SUMMARIES, *(table.name for table in TABLES), CELLS)
-FIGURE_NAMES = (*(figure.name for figure in FIGURES), *(gallery.name for gallery in GALLERIES))
+FIGURE_NAMES = (*(figure.name for figure in FIGURES), *(gallery.name for gallery in GALLERIES), TIMELINE)
 TABLE_FORMATS = ("csv", "md")
 FIGURE_FORMATS = ("svg", "png", "html")

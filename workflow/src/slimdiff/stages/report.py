@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slimdiff import files
-from slimdiff.analysis import galleries, plots, results, tables
+from slimdiff.analysis import galleries, plots, results, tables, timeline
 from slimdiff.stages import command
 
 
@@ -15,6 +15,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     stage.add_argument("--paper", required=True, type=Path, help="the report's numbers: paper_reference.csv")
     stage.add_argument("--claims", required=True, type=Path, help="claims.json")
     stage.add_argument("--cells", required=True, type=Path, help="folder of the cells, with the samples of each")
+    stage.add_argument("--trainings", required=True, type=Path, help="folder of the trainings, with the record of each")
+    stage.add_argument("--benchmarks", required=True, type=Path, help="folder of what the jobs took; it may be missing")
     stage.add_argument("--out-tables", required=True, type=Path, help="folder of the tables, CSV and Markdown")
     stage.add_argument("--out-figures", required=True, type=Path, help="folder of the figures, SVG, PNG and HTML")
     stage.add_argument("--code", help="fingerprint of the code; not recorded")
@@ -25,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tables.write_all(matrix, paper, files.read_json(arguments.claims), arguments.out_tables)
     plots.write_all(matrix, paper, arguments.out_figures)
     galleries.write_all(matrix, arguments.cells, arguments.out_figures)
+    timeline.write(timeline.read_jobs(arguments.benchmarks, arguments.trainings, matrix), arguments.out_figures)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,96 @@
+"""A made-up folder of results that the page can be built from: a matrix, claims, tables, samples, records."""
+
+import datetime
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import synthetic
+
+from slimdiff.analysis import claimfile, picks, results, tables, verdicts
+from slimdiff.config import Cell
+from slimdiff.stages import page
+
+ROOT = Path(__file__).parents[1]
+PAPER = ROOT / "workflow" / "resources" / "paper_reference.csv"
+CLAIMS = ROOT / "workflow" / "resources" / "claims.yaml"
+BEGAN = datetime.datetime(2026, 11, 23, 10, 0, tzinfo=datetime.UTC)
+SECONDS = {"train": 300.0, "sample": 40.0, "score": 20.0}
+IMAGES, PIXELS = 12, 10
+
+
+def write(
+    folder: Path,
+    rows: Iterable[Mapping[str, Any]],
+    config: Mapping[str, Any] = synthetic.CONFIG,
+    classes: tuple[str, ...] = ("zero", "one", "two"),
+) -> pd.DataFrame:
+    """Write what the page reads below `folder`. Jobs run one by one from BEGAN on, and failed cells have no images."""
+    source = {"config": config, "slimdiff": "0.1.0", "written_at": BEGAN.isoformat(), "versions": {"python": "3.11"}}
+    results.write_matrix(folder / "matrix.parquet", results.to_frame(list(rows)), source)
+    matrix = results.read_matrix(folder / "matrix.parquet")
+    paper = results.read_paper(PAPER)
+    record = verdicts.to_json(matrix, verdicts.judge(matrix, paper, claimfile.read([str(CLAIMS)])))
+    (folder / "claims.json").write_text(json.dumps(record), encoding="utf-8")
+    tables.write_all(matrix, paper, record, folder / "tables")
+    clock = BEGAN.timestamp()
+    for row in matrix.to_dict("records"):
+        cell = Cell(row["dataset"], row["model"], row["optimization"], int(row["seed"]))
+        training = f"{cell.dataset}/{cell.model}/{row['training']}/seed{cell.seed}"
+        place = folder / "train" / training / "train.json"
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            began = datetime.datetime.fromtimestamp(clock, datetime.UTC).isoformat()
+            curve = [{"step": step, "loss": 100 / step} for step in (10, 20, 30)]
+            place.write_text(json.dumps({"started_at": began, "loss_curve": curve}), encoding="utf-8")
+            clock = _timed(folder, "train", training, clock)
+        images = 0 if row["status"] == "failed" else IMAGES
+        write_samples(folder / "cells", cell, images, classes)
+        for stage in ("sample", "score"):
+            clock = _timed(folder, stage, "/".join((*place_of(cell), f"seed{cell.seed}")), clock)
+    return matrix
+
+
+def place_of(cell: Cell) -> tuple[str, str, str]:
+    return (cell.dataset, cell.model, cell.optimization)
+
+
+def write_samples(cells: Path, cell: Cell, images: int, classes: tuple[str, ...]) -> None:
+    """Image i is grey i × 10, one level lighter for each letter of the recipe's name; DDPMs are asked for classes."""
+    place = results.folder(cells, cell) / "samples.npz"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    levels = np.arange(images) * 10 + len(cell.optimization)
+    pixels = np.broadcast_to(levels[:, None, None, None], (images, 1, PIXELS, PIXELS)).astype(np.uint8)
+    labels = np.arange(images) % len(classes) if cell.model == "ddpm" else np.zeros(0, np.int64)
+    np.savez(place, images=pixels, labels=labels, classes=np.array(classes))
+
+
+def build(folder: Path) -> Path:
+    """Run the stage on `folder`; the page that it wrote."""
+    out = folder / "report.html"
+    arguments = {"matrix": folder / "matrix.parquet", "paper": PAPER, "claims": folder / "claims.json", "out": out}
+    arguments |= {name: folder / name for name in ("tables", "cells", "benchmarks")}
+    arguments["trainings"] = folder / "train"
+    page.main([word for name, value in arguments.items() for word in (f"--{name}", str(value))])
+    return out
+
+
+def pictured(matrix: pd.DataFrame) -> list[Cell]:
+    """The cells of `matrix` that the page may show."""
+    keys = matrix[["dataset", "model", "optimization", "seed"]].itertuples(index=False, name=None)
+    return picks.pictured([Cell(*key[:3], int(key[3])) for key in keys])
+
+
+def _timed(folder: Path, stage: str, job: str, clock: float) -> float:
+    """Write the benchmark record of a job that began at `clock`; when it ended."""
+    path = folder / "benchmarks" / stage / f"{job}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"s": SECONDS[stage], "cpu_time": SECONDS[stage] / 2, "max_rss": 500.0}
+    path.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    end = clock + SECONDS[stage]
+    os.utime(path, (end, end))
+    return end
