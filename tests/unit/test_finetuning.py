@@ -219,8 +219,9 @@ def test_killed_with_kill_9_half_way_and_resumed(tmp_path, starts):
 
 def test_a_start_that_failed_is_passed_on_with_its_reason(tmp_path, starts):
     network, header = weightfile.read_training(starts["ncsn"][0], "raw")
+    states = {kind: {key: value.clone() for key, value in network.state_dict().items()} for kind in ("raw", "ema")}
     failed = {**header, "status": "failed", "reason": "loss became nan in epoch 1"}
-    weightfile.write_training(tmp_path / "w.safetensors", dict.fromkeys(("raw", "ema"), network.state_dict()), failed)
+    weightfile.write_training(tmp_path / "w.safetensors", states, failed)
     record = {**starts["ncsn"][1], "status": "failed", "reason": failed["reason"]}
     trained = run((tmp_path / "w.safetensors", record, starts["ncsn"][2]), tmp_path / "a")
     assert (trained.header["status"], trained.record["reason"]) == ("failed", "loss became nan in epoch 1")
