@@ -12,8 +12,8 @@ rule compress:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 10 * attempt,
     params:
         settings=get_settings(settings.compress_settings),
         code=get_code("compress"),
