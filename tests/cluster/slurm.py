@@ -75,7 +75,7 @@ def missing() -> str | None:
     absent = [program for program in PROGRAMS if shutil.which(program) is None]
     if absent:
         return f"no {', '.join(absent)}: apt-get install slurmctld slurmd slurm-client munge"
-    if os.path.lexists(SYSTEM_CONFIG):
+    if os.path.lexists(SYSTEM_CONFIG) and not _is_abandoned():
         return f"{SYSTEM_CONFIG} exists: this machine belongs to a cluster, or to a test that still runs"
     return None
 
@@ -216,6 +216,8 @@ def _system_config(folder: Path) -> Iterator[None]:
     links = [SYSTEM_CONFIG.with_name(name) for name in ("slurm.conf", "gres.conf")]
     try:
         for link in links:
+            if link.is_symlink():  # of a test that was killed
+                link.unlink()
             link.symlink_to(folder / link.name)
         yield
     finally:
@@ -224,6 +226,17 @@ def _system_config(folder: Path) -> Iterator[None]:
                 link.unlink()
         if made:
             SYSTEM_CONFIG.parent.rmdir()
+
+
+def _is_abandoned() -> bool:
+    """Whether the configuration is that of a test that was killed: its controller has died with it."""
+    if not SYSTEM_CONFIG.is_symlink():
+        return False
+    record = SYSTEM_CONFIG.readlink().with_name("slurmctld.pid")
+    try:
+        return Path(f"/proc/{record.read_text().strip()}/comm").read_text() != "slurmctld\n"
+    except OSError:
+        return True
 
 
 def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
