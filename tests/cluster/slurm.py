@@ -56,7 +56,7 @@ SlurmdTimeout=10
 InactiveLimit=0
 KillWait=5
 # Snakemake asks squeue how jobs ended, which remembers them so long (s)
-MinJobAge=600
+MinJobAge=7200
 CompleteWait=0
 JobRequeue=1
 {nodes}
