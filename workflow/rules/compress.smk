@@ -16,8 +16,8 @@ rule compress:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,  # an engine's compiler takes minutes
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,  # an engine's compiler takes minutes
     params:
         settings=get_settings(settings.compress_settings),
         code=get_code("compress"),

@@ -17,8 +17,8 @@ rule profile:
     threads: get_all_cores
     resources:
         gpu=get_gpu,
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         settings=get_settings(settings.profile_settings),
         code=get_code("profile"),

@@ -15,8 +15,8 @@ rule extractors:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         settings=get_settings(settings.extractors_settings),
         code=get_code("extractors"),
@@ -39,8 +39,8 @@ rule classifier:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         settings=get_settings(settings.classifier_settings),
         code=get_code("classifier"),
@@ -64,8 +64,8 @@ rule reference:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 20 * attempt,
     params:
         settings=get_settings(settings.reference_settings),
         code=get_code("reference"),
@@ -108,8 +108,8 @@ rule inception:
     threads: get_all_cores  # 60,000 images take an hour and a half on two
     resources:
         gpu=1,
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         settings=get_settings(settings.inception_settings),
         code=get_code("inception"),

@@ -22,8 +22,8 @@ rule sample:
     threads: 1
     resources:
         gpu=get_gpu,
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         settings=get_settings(settings.sample_settings),
         code=get_code("sample"),

@@ -20,8 +20,8 @@ rule score:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         settings=get_settings(settings.score_settings),
         code=get_code("score"),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from slimdiff.errors import UserError
+from slimdiff.gpus import claim
 
 PRECISIONS = ("float32", "bfloat16", "auto")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -18,12 +19,15 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 def pick_device(gpu: int, threads: int) -> torch.device:
     """CUDA where there is one and `gpu` is not 0, else the CPU with `threads` threads.
 
+    Of several GPUs that this process can see it takes one that no other job has, and keeps it until it ends.
     Denormals are flushed to zero: they cost the small networks a quarter of their speed (docs/decisions.md).
     """
     torch.set_num_threads(max(1, threads))
     torch.set_flush_denormal(True)
     _keep_freed_memory()
     if gpu and torch.cuda.is_available():
+        seen = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        torch.cuda.set_device(claim(tuple(str(each.uuid) for each in seen)))
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         return torch.device("cuda")

@@ -1,0 +1,120 @@
+"""profiles/slurm on a real Slurm: the same matrix as anywhere, and what a cluster does to jobs loses nothing.
+
+The disturbances go on side by side with each other and with the undisturbed runs: they wait for Slurm most of the time.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import slurm
+from clones import STAND_IN, clone, snakemake
+from disturbances import DISTURBANCES
+from runs import LOG, PRESETS, PROFILE, STATE, TRAINING, on_node, prepared, text_of
+
+from slimdiff.analysis import columns, results
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+# What differs when the same run is repeated: what is measured in time or memory, and what the machine chooses.
+OF_A_RUN = {column.name for column in columns.COLUMNS if column.unit in ("s", "ms")}
+OF_A_RUN |= {"peak_memory_bytes", "threads", "started_at"}
+OF_A_RUN |= {column.name for column in columns.COLUMNS if column.name.startswith("speedup")}
+
+Disturbed = dict[str, tuple[Path, "Future[None]"]]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.Cluster]:
+    """Three nodes; skips where none can be started."""
+    if reason := slurm.missing():
+        pytest.skip(reason)
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason="comes with the extra `cluster`")
+    with slurm.cluster(tmp_path_factory.mktemp("slurm"), n_nodes=3) as started:
+        yield started
+    assert not [name for name, daemon in started.daemons.items() if daemon.poll() is None], "daemons are left behind"
+    assert slurm.missing() is None, "the next test could not start one"
+
+
+@pytest.fixture(scope="module")
+def disturbed(cluster: slurm.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disturbed]:
+    """For each disturbance its clone, and what comes of it; all of them are under way."""
+    images = "results/data/digits/images.safetensors"
+    first = prepared(tmp_path_factory.mktemp("data") / "slimdiff")
+    done = snakemake(first, images, "--cores", "1", *PRESETS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with ThreadPoolExecutor(len(DISTURBANCES)) as pool:
+        under_way = {}
+        for name, disturb in DISTURBANCES.items():
+            folder = prepared(tmp_path_factory.mktemp("disturbed") / "slimdiff")
+            shutil.copytree((first / images).parent, (folder / images).parent)
+            under_way[name] = (folder, pool.submit(disturb, cluster, folder))
+        yield under_way
+
+
+@pytest.fixture(scope="module")
+def local(disturbed: Disturbed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which the cells were computed without any cluster, and nothing disturbed them."""
+    folder = prepared(tmp_path_factory.mktemp("local") / "slimdiff")
+    done = snakemake(folder, "--cores", "2", "--resources", "gpu=0", *PRESETS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def submitted(cluster: slurm.Cluster, disturbed: Disturbed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which the cells were computed by jobs of Slurm, on the node that stays."""
+    folder = prepared(tmp_path_factory.mktemp("submitted") / "slimdiff")
+    place = {"SLURM_CONF": str(cluster.folder / "slurm.conf")}
+    done = snakemake(folder, *PROFILE, *PRESETS, *on_node("--nodelist=n1"), **place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_the_matrix_is_that_of_a_local_run_but_for_times(submitted: Path, local: Path) -> None:
+    ours, theirs = (results.read_matrix(run / "results" / "matrix.parquet") for run in (submitted, local))
+    assert list(ours["status"]) == ["ok"] * 2
+    kept = [name for name in ours.columns if name not in OF_A_RUN]
+    pd.testing.assert_frame_equal(ours[kept], theirs[kept], check_exact=True)
+    assert (submitted / "results" / "report.html").is_file()
+
+
+def test_a_cell_is_two_jobs_and_what_takes_a_second_is_none(submitted: Path, cluster: slurm.Cluster) -> None:
+    numbers = cluster.jobs(submitted, "--states=all")
+    asked = {
+        number: cluster.run("squeue", "--noheader", f"--jobs={number}", "--states=all", "--format=%k %b")
+        for number in numbers
+    }
+    names = [line.split()[0].removeprefix("rule_").partition("_wildcards")[0] for line in asked.values()]
+    once, of_cells = ["extractors", "classifier", "reference"], ["cell_compress_sample_score", "profile"]
+    assert sorted(names) == sorted([*once, *["train"] * 2, *of_cells * 2])
+    assert {line.split()[1] for line in asked.values()} == {"gres:gpu:1"}
+
+
+@pytest.mark.parametrize("name", DISTURBANCES)
+def test_a_disturbed_training_loses_nothing(name: str, disturbed: Disturbed, local: Path) -> None:
+    folder, outcome = disturbed[name]
+    outcome.result()
+    record = json.loads((folder / TRAINING / "train.json").read_text(encoding="utf-8"))
+    assert record["interruptions"] == 1
+    assert "resuming at step" in text_of(folder / LOG)
+    weights = TRAINING / "weights.safetensors"
+    assert (folder / weights).read_bytes() == (local / weights).read_bytes(), "as if nothing had happened, bit for bit"
+    assert not (folder / STATE).exists()
+
+
+def test_a_cluster_without_gpus_is_asked_for_none(cluster: slurm.Cluster, tmp_path: Path) -> None:
+    folder = clone(tmp_path / "slimdiff")
+    shutil.copy(STAND_IN, folder / "workflow" / "src" / "sitecustomize.py")
+    place = {"SLURM_CONF": str(cluster.folder / "slurm.conf")}
+    target = "results/train/digits/ncsn/plain/seed0/weights.safetensors"
+    arguments = ("--resources", "gpu=0", "--configfile", "config/smoke.yaml")
+    done = snakemake(folder, target, *PROFILE, *arguments, *on_node("--nodelist=n1"), **place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (job,) = cluster.jobs(folder, "--states=all")
+    assert cluster.run("squeue", "--noheader", f"--jobs={job}", "--states=all", "--format=%b").strip() == "N/A"
+    assert "--gpu 0 " in (folder / LOG).read_text(encoding="utf-8")

@@ -1,0 +1,95 @@
+"""Jobs of one machine share its GPUs out among themselves. No GPU is needed: devices are names here."""
+
+import subprocess
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from slimdiff.gpus import claim
+
+SOURCE = Path(__file__).parents[2] / "workflow" / "src"
+CLAIM = "import sys; from slimdiff.gpus import claim; print(claim(tuple(sys.argv[1:])), flush=True); sys.stdin.read()"
+# What a stage does, on a machine with two GPUs: torch is asked as ever, and answers as it would there.
+PICK = """
+import sys, types, torch
+torch.cuda.is_available = lambda: True
+torch.cuda.device_count = lambda: 2
+torch.cuda.get_device_properties = lambda index: types.SimpleNamespace(uuid=sys.argv[1 + index])
+torch.cuda.set_device = lambda index: print(index, flush=True)
+from slimdiff.devices import pick_device
+assert pick_device(1, 1).type == "cuda"
+sys.stdin.read()
+"""
+
+Job = subprocess.Popen[str]
+Start = Callable[..., list[Job]]
+
+
+@pytest.fixture
+def names() -> list[str]:
+    """Three devices that no other test and no real job knows."""
+    return [str(uuid.uuid4()) for _ in range(3)]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start so many jobs at once that hold what they claimed until they are ended."""
+    started: list[Job] = []
+
+    def begin(n: int, names: list[str], code: str = CLAIM) -> list[Job]:
+        command, environment = [sys.executable, "-c", code, *names], {"PYTHONPATH": str(SOURCE)}
+        pipe = subprocess.PIPE
+        new = [subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) for _ in range(n)]
+        started.extend(new)
+        return new
+
+    yield begin
+    for job in started:
+        job.kill()
+        job.communicate()
+
+
+def device_of(job: Job) -> int:
+    assert job.stdout is not None
+    return int(job.stdout.readline())
+
+
+def test_as_many_jobs_as_devices_have_one_each(start: Start, names: list[str]) -> None:
+    assert sorted(device_of(job) for job in start(3, names)) == [0, 1, 2]
+
+
+def test_more_jobs_than_devices_share_evenly(start: Start, names: list[str]) -> None:
+    assert Counter(device_of(job) for job in start(6, names)) == {0: 2, 1: 2, 2: 2}
+
+
+def test_a_killed_job_leaves_its_device_to_the_next(start: Start, names: list[str]) -> None:
+    jobs = {device_of(job): job for job in start(3, names)}
+    jobs[1].kill()
+    jobs[1].wait()
+    (successor,) = start(1, names)
+    assert device_of(successor) == 1
+
+
+def test_jobs_that_see_different_devices_agree_on_what_is_taken(start: Start, names: list[str]) -> None:
+    """As under CUDA_VISIBLE_DEVICES, where the same GPU has another index in each job."""
+    (first,) = start(1, names[2:])
+    assert device_of(first) == 0
+    (second,) = start(1, [names[2], names[0]])
+    assert device_of(second) == 1
+
+
+def test_a_process_keeps_its_device(names: list[str]) -> None:
+    assert claim(tuple(names)) == claim(tuple(names)) == 0
+
+
+def test_no_device_is_no_claim() -> None:
+    with pytest.raises(ValueError, match="no device"):
+        claim(())
+
+
+def test_stages_on_two_gpus_take_different_ones(start: Start, names: list[str]) -> None:
+    assert {device_of(job) for job in start(2, names[:2], PICK)} == {0, 1}
