@@ -1,5 +1,6 @@
 """Channels that go: how many, which, together with what; and the network that is left, in memory and in a file."""
 
+import math
 import copy
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def test_a_width_is_near_what_was_asked_and_made_of_whole_blocks(width, amount):
         kept = kept_width(width, amount, block)
         assert kept % block == 0
         assert block <= kept <= width
-        unit = max(block, min(8, width // 4))
+        unit = math.lcm(block, 8)  # or a divisor of it
         assert abs(kept - (1 - amount) * width) <= unit / 2 + 1e-9 or kept <= unit  # one must stay
     assert kept_width(width, 0.0) == width
 

@@ -16,6 +16,7 @@ import torch
 from slimdiff.cli import doctor, reach
 from slimdiff.data import mnist
 from slimdiff.devices import resolve_precision
+from slimdiff.runtimes import RUNTIMES
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -133,9 +134,12 @@ def test_packages_that_are_missing_or_too_old(clone: Path, command: Command, mon
     assert found["torch"]["text"].startswith("1.9.0+cpu is older than 2.")
     assert found["altair"]["text"] == "not installed"
     assert "pip install 'altair>=" in found["altair"]["way_out"]
-    assert "torch" not in found["packages"]["text"].replace("torch-fidelity", "").replace("torchvision", "")
+    listed = found["packages"]["text"].split(", ")
+    assert not [each for each in listed if each.startswith("torch ")]
     assert found["extra export"]["state"] == "note"  # a run does without
     assert "onnx" in found["extra export"]["text"]
+    assert found["extra engines"]["state"] == "note"
+    assert "engine: openvino" in found["extra engines"]["text"]
 
 
 def test_a_full_disk(clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +163,8 @@ def test_requirements_come_from_the_project() -> None:
     project = (Path(doctor.__file__).parents[4] / "pyproject.toml").read_text(encoding="utf-8")
     assert doctor.requirements()["torch"] == project.partition('"torch>=')[2].partition('"')[0]
     assert set(doctor.requirements("export")) == {"onnx", "onnxruntime", "onnxscript"}
+    modules = {name for runtime in RUNTIMES.values() for name in runtime.modules}
+    assert modules == set(doctor.requirements("engines"))
 
 
 @pytest.mark.parametrize(("version", "numbers"), [("2.14.1+cpu", (2, 14, 1)), ("1.9.0.post1", (1, 9, 0))])

@@ -164,7 +164,10 @@ def _dotted(path: Path) -> str:
 @pytest.mark.parametrize(
     ("stage", "foreign"),
     [
-        ("train", ("sampling", "diffusion.samplers", "compression.prune", "metrics", "analysis")),
+        (
+            "train",
+            ("sampling", "diffusion.samplers", "compression.prune", "engines", "runtimes", "metrics", "analysis"),
+        ),
         ("train", ("reuse", "compression.storage", "modelfile", "packing")),
         ("compress", ("training", "metrics", "analysis")),
         ("sample", ("training", "metrics", "analysis")),

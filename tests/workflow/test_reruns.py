@@ -19,6 +19,7 @@ NCSN_CELLS = {
         "l1-30",
         "l1-70+weights-8bit",
         "groups-2",
+        "bf16",
         "sampler-ode",
         "channels-50",
     )
@@ -228,6 +229,11 @@ def test_a_real_edit_of_pruning_retrains_nothing(tree: Path) -> None:
 
 def test_a_real_edit_of_a_sampler_retrains_nothing(tree: Path) -> None:
     append(tree / "workflow/src/slimdiff/diffusion/samplers.py", "\n\nEXTRA = 1\n")
+    assert "train" not in planned(tree, *SMOKE)
+
+
+def test_a_real_edit_of_an_engine_retrains_nothing(tree: Path) -> None:
+    append(tree / "workflow/src/slimdiff/engines/by_openvino.py", "\n\nEXTRA = 1\n")
     assert "train" not in planned(tree, *SMOKE)
 
 

@@ -63,6 +63,10 @@ def test_recipes_do_what_they_say(matrix: pd.DataFrame) -> None:
     for optimization in ("linear-8bit", "linear-4bit-frozen"):
         assert row.loc[optimization, "params"] == row.loc["baseline", "params"]
     assert row.loc["ema", "fid"] != row.loc["baseline", "fid"]
+    assert row.loc["bf16", "size_bytes"] < 0.7 * row.loc["baseline", "size_bytes"]
+    assert row.loc["bf16", "engine_precision"] == "bf16"
+    assert 0 < row.loc["bf16", "output_error"] < 0.1
+    assert row.drop("bf16")["output_error"].isna().all()
     assert set(row["sampler"]) == {"heun", "ode"}
     assert row.loc["sampler-ode", "training"] == row.loc["baseline", "training"] == "plain"
 
