@@ -1,7 +1,7 @@
 """Channels that go: how many, which, together with what; and the network that is left, in memory and in a file."""
 
-import math
 import copy
+import math
 import subprocess
 import sys
 from pathlib import Path

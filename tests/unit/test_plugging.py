@@ -186,9 +186,9 @@ def test_from_training_to_images() -> None:
     used = [entry("step", "wrap"), entry("step", "halve")]
     settings = {"weights": "raw", "steps": [{"wrap": {}}, {"halve": {"times": 2}}], "engine": "torch", "seed": 3}
     settings |= {"sampler": {"method": "heun", "steps": 3, "precision": "float32"}, "plugins": used}
-    arguments = ["--settings", canonical(settings), "--weights", "weights.safetensors", "--out"]
-    compress.main([*arguments, "model.safetensors"])
-    compress.main([*arguments, "again.safetensors"])
+    arguments = ["--settings", canonical(settings), "--weights", "weights.safetensors"]
+    for name in ("model", "again"):
+        compress.main([*arguments, "--out", f"{name}.safetensors", "--out-packed", f"{name}.packed"])
     assert Path("model.safetensors").read_bytes() == Path("again.safetensors").read_bytes(), "the seed decides"
     loaded = slimdiff.load("model.safetensors")
     assert isinstance(loaded, Loaded)

@@ -70,7 +70,8 @@ def _read(module: nn.Module) -> Sizes:
 def _empty(old: nn.Parameter, shape: Sequence[int]) -> nn.Parameter:
     """As `old`, of another shape: its device, dtype, memory format and whether it takes a gradient."""
     new = old.new_empty(tuple(shape))
-    if old.dim() == 4 and old.is_contiguous(memory_format=torch.channels_last):
+    # by its strides, as kernels choose: with one channel a tensor is contiguous in either format
+    if old.dim() == 4 and old.stride() == old.detach().to(memory_format=torch.channels_last).stride():
         new = new.to(memory_format=torch.channels_last)
     return nn.Parameter(new, requires_grad=old.requires_grad)
 
