@@ -110,6 +110,21 @@ def test_a_point_shows_its_cell(browser: Browser, page: Path, width: int) -> Non
     assert browser.run(f"{TIP}.hidden")
 
 
+def test_a_tap_shows_a_cell_until_another_tap(browser: Browser, page: Path) -> None:
+    browser.open(page, NARROW, touch=True)
+    browser.until(DRAWN)
+    browser.until(TILED)
+    browser.tap(*browser.run(MIDDLE % "ncsn: l1-30"))
+    browser.until(f"!{TIP}.hidden")
+    browser.run("new Promise((done) => setTimeout(done, 300))")
+    assert "ncsn: l1-30 (pruned)" in browser.run(f"{TIP}.textContent")
+    assert not browser.run(f"{TIP}.hidden"), "the finger has left, and it is still there"
+    browser.run("document.querySelector('#pareto h2').scrollIntoView({behavior: 'instant'})")
+    browser.tap(20, 200)
+    browser.until(f"{TIP}.hidden")
+    assert browser.console == []
+
+
 def test_the_keyboard_reaches_every_point(browser: Browser, page: Path) -> None:
     opened(browser, page)
     browser.run("document.querySelector('input[name=cost]').focus()")
