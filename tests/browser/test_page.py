@@ -172,6 +172,14 @@ def test_images_stand_beside_each_other(browser: Browser, page: Path) -> None:
     assert "Other noise" in browser.run(told)
 
 
+@pytest.mark.parametrize("width", [740, 1000, WIDE])
+def test_no_column_of_a_table_is_squeezed(browser: Browser, page: Path, width: int) -> None:
+    """Between the phone and the desk as well, and on paper: every cell of techniques is wide enough for its words."""
+    opened(browser, page, width)
+    cells = "[...document.querySelectorAll('.strips td, .strips th')]"
+    assert browser.run(f"Math.min(...{cells}.map((cell) => cell.clientWidth).filter(Boolean))") >= 70
+
+
 def test_print_opens_what_is_closed(browser: Browser, page: Path, tmp_path: Path) -> None:
     opened(browser, page)
     assert browser.run("document.querySelectorAll('details:not([open])').length") > 10
