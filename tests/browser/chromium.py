@@ -63,6 +63,7 @@ class Browser:
         """Load a file into a window of that size and wait until its load event, and until it stands still."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=touch)
         scheme = "dark" if dark else "light"
+        self.call("Emulation.setTouchEmulationEnabled", enabled=touch)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.console.clear()
         self.requests.clear()
@@ -88,6 +89,11 @@ class Browser:
     def point_at(self, x: float, y: float) -> None:
         """Move the mouse there, in pixels of the window."""
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def tap(self, x: float, y: float) -> None:
+        """Touch the screen there and let go, in pixels of the window."""
+        self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
     def press(self, key: str) -> None:
         """Press a key, for example Tab or Escape."""

@@ -110,6 +110,21 @@ def test_a_point_shows_its_cell(browser: Browser, page: Path, width: int) -> Non
     assert browser.run(f"{TIP}.hidden")
 
 
+def test_a_tap_shows_a_cell_until_another_tap(browser: Browser, page: Path) -> None:
+    browser.open(page, NARROW, touch=True)
+    browser.until(DRAWN)
+    browser.until(TILED)
+    browser.tap(*browser.run(MIDDLE % "ncsn: l1-30"))
+    browser.until(f"!{TIP}.hidden")
+    browser.run("new Promise((done) => setTimeout(done, 300))")
+    assert "ncsn: l1-30 (pruned)" in browser.run(f"{TIP}.textContent")
+    assert not browser.run(f"{TIP}.hidden"), "the finger has left, and it is still there"
+    browser.run("document.querySelector('#pareto h2').scrollIntoView({behavior: 'instant'})")
+    browser.tap(20, 200)
+    browser.until(f"{TIP}.hidden")
+    assert browser.console == []
+
+
 def test_the_keyboard_reaches_every_point(browser: Browser, page: Path) -> None:
     opened(browser, page)
     browser.run("document.querySelector('input[name=cost]').focus()")
@@ -155,6 +170,14 @@ def test_images_stand_beside_each_other(browser: Browser, page: Path) -> None:
     )
     browser.until(f"{told}.includes('ddpm/groups-2')")
     assert "Other noise" in browser.run(told)
+
+
+@pytest.mark.parametrize("width", [740, 1000, WIDE])
+def test_no_column_of_a_table_is_squeezed(browser: Browser, page: Path, width: int) -> None:
+    """Between the phone and the desk as well, and on paper: every cell of techniques is wide enough for its words."""
+    opened(browser, page, width)
+    cells = "[...document.querySelectorAll('.strips td, .strips th')]"
+    assert browser.run(f"Math.min(...{cells}.map((cell) => cell.clientWidth).filter(Boolean))") >= 70
 
 
 def test_print_opens_what_is_closed(browser: Browser, page: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import json
 import re
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -297,6 +298,10 @@ def test_every_asset_is_an_input_of_the_rule() -> None:
     assert {path.name for path in page.ASSETS.iterdir()} == set(specs.PAGE_ASSETS)
     rule = (pagefolder.ROOT / "workflow" / "rules" / "report.smk").read_text(encoding="utf-8")
     assert "for name in PAGE_ASSETS" in rule
+    project = tomllib.loads((pagefolder.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "analysis/assets/*" in project["tool"]["setuptools"]["package-data"]["slimdiff"], (
+        "installed copies have them"
+    )
     template = (page.ASSETS / "page.html").read_text(encoding="utf-8")
     assert set(re.findall(r"\{\{ (\S+) \| safe \}\}", template)) == {"style", "table.body", "script"}
 

@@ -22,7 +22,7 @@ WIDTHS = ((260, 330), (480, 400), (780, 460))  # of the panel, and its height, i
 POINTS = "points"  # name of the data that the specifications of one data set share
 LEGEND_PX = 110  # width of an entry of a legend
 MOST_NAMED = 40  # points with their names written beside them
-DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4], [4, 4, 1, 4])
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4])  # one fewer than colours: thirty pairs of both
 CURVE_COLUMNS = ("dataset", "model", "training", "seed", "step", "loss")
 
 

@@ -91,7 +91,8 @@ function reach(chart) {
     if (mark) show(mark);
     else if (!chart.contains(document.activeElement)) hide();
   };
-  chart.onpointerleave = () => chart.contains(document.activeElement) || hide();
+  // A finger leaves at once; what it tapped stays until it taps elsewhere.
+  chart.onpointerleave = (event) => event.pointerType !== "mouse" || chart.contains(document.activeElement) || hide();
 }
 
 function facts(point) {
@@ -223,6 +224,7 @@ for (const button of document.querySelectorAll("input[name=cost]")) {
 }
 addEventListener("resize", () => charts.filter((chart) => chart.drawn && fitting(chart) !== chart.drawn).forEach(draw));
 scheme.addEventListener("change", () => charts.forEach(draw));
+addEventListener("pointerdown", (event) => event.target.closest("[data-chart]") || hide());
 addEventListener("keydown", (event) => event.key === "Escape" && hide());
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((item) => { item.open = true; }));
 if (document.getElementById("tiles")) {
