@@ -122,7 +122,7 @@ def test_every_way_to_write_a_decorator_is_read(folder: Path, head: str) -> None
             r"settings\.k is no JSON sch",
         ),
         (f"{HEAD}@step('a')\ndef f(n, s, r): ...\n", r"missing 1 required positional argument: 'settings'"),
-        (f"{HEAD}@step('a', setings={{}})\ndef f(n, s, r): ...\n", r"unexpected keyword argument 'setings'"),
+        (f"{HEAD}@step('a', keys={{}})\ndef f(n, s, r): ...\n", r"unexpected keyword argument 'keys'"),
         (f"{HEAD}@step\ndef f(n, s, r): ...\n", r"line 2: write @step\(…\) with its arguments, on a plain function"),
         (f"{HEAD}@source('a', classes=['x'])\ndef f(o, d): ...\n", r"classes is \['x'\]; allowed: the names of two"),
         (
