@@ -113,7 +113,7 @@ def test_low_rank_is_the_nearest_of_its_rank(example: Any) -> None:
     weight, bias, untouched = network[0].weight.data.clone(), network[0].bias.data.clone(), network[2]
     assert example.low_rank(network, {"share": 0.25}, 0) == {"0": 4}
     product = network[0][1].weight @ network[0][0].weight
-    error = float((product - weight).square().sum())
+    error = float((product.detach() - weight).square().sum())
     assert error == pytest.approx(float(torch.linalg.svdvals(weight)[4:].square().sum()), rel=1e-4)
     assert torch.equal(network[0][1].bias.data, bias)
     assert network[2] is untouched, "a pair would hold more than 16 × 1"
@@ -326,7 +326,7 @@ def test_a_step_draws_by_its_seed_and_leaves_the_global_state_alone() -> None:
     drawn, layer = [], nn.Linear(1, 1, bias=False)
     for seed in (0, 0, 1):
         steps.apply_steps(layer, [{"a": {}}], seed)
-        drawn.append(float(layer.weight))
+        drawn.append(layer.weight.item())
     assert drawn[0] == drawn[1] != drawn[2]
     torch.manual_seed(5)
     steps.apply_steps(layer, [{"a": {}}], 7)
