@@ -15,6 +15,8 @@ import pytest
 from clones import REPOSITORY, clone
 from PIL import Image
 
+from slimdiff.data import mnist
+
 PAGES = ("docs/tour.md", *sorted(f"docs/how-to/{path.name}" for path in (REPOSITORY / "docs/how-to").glob("*.md")))
 PAGES = (*PAGES, "examples/README.md")
 TEXTS = {page: (REPOSITORY / page).read_text(encoding="utf-8") for page in PAGES}
@@ -35,9 +37,10 @@ def named(text: str) -> str | None:
 
 
 def commands() -> list[tuple[str, str]]:
-    """Page and command of every line of a shell block, each once, as it is run here."""
-    found = [(page, line) for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
-    return list(dict.fromkeys((page, cheap(line)) for page, line in found if line not in SETTING_UP))
+    """Page and command of every line of a shell block, as it is run here; one of those that then differ in cores."""
+    found = [(page, cheap(line)) for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
+    lines = {(page, re.sub(r" -n| --cores \d+", "", line)): line for page, line in found if line not in SETTING_UP}
+    return [(page, line) for (page, _), line in lines.items()]
 
 
 def cheap(line: str) -> str:
@@ -69,6 +72,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path)
+    (folder / "data").mkdir()
+    for name in mnist.FILES:  # so that no server is asked whether it has them
+        (folder / "data" / f"{name}.gz").touch()
     return folder
 
 
