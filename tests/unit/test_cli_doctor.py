@@ -88,6 +88,19 @@ def test_another_preset_needs_other_data(clone: Path, command: Command, offline:
     assert offline == []
 
 
+def test_data_that_a_plugin_brings(clone: Path, command: Command, offline: list[str]) -> None:
+    plugin = (
+        "from slimdiff.plugins import source\n@source('mine', classes=['a', 'b'])\ndef mine(options, data_dir): ...\n"
+    )
+    (clone / "mine.py").write_text(plugin, encoding="utf-8")
+    cells = "[{dataset: x, model: ncsn, optimizations: [baseline], seeds: [0]}]"
+    overlay = f"{{plugins: [mine.py], datasets: {{x: {{source: mine}}}}, matrix: {cells}}}"
+    (clone / "mine.yaml").write_text(overlay, encoding="utf-8")
+    code, out, _ = command("doctor", "mine.yaml", "--json")
+    assert findings(out)["data x"]["text"] == "comes with the plugin mine.py"
+    assert (code, offline) == (0, [])
+
+
 def test_data_that_was_read_before(clone: Path, command: Command, offline: list[str]) -> None:
     path = clone / "results/data/mnist/images.safetensors"
     path.parent.mkdir(parents=True)

@@ -1,6 +1,7 @@
 """Plugins at work: what their functions are handed and give back, what files say of them, and their mistakes."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -112,7 +113,7 @@ def test_low_rank_is_the_nearest_of_its_rank(example: Any) -> None:
     weight, bias, untouched = network[0].weight.data.clone(), network[0].bias.data.clone(), network[2]
     assert example.low_rank(network, {"share": 0.25}, 0) == {"0": 4}
     product = network[0][1].weight @ network[0][0].weight
-    error = float((product - weight).square().sum())
+    error = float((product.detach() - weight).square().sum())
     assert error == pytest.approx(float(torch.linalg.svdvals(weight)[4:].square().sum()), rel=1e-4)
     assert torch.equal(network[0][1].bias.data, bias)
     assert network[2] is untouched, "a pair would hold more than 16 × 1"
@@ -325,7 +326,7 @@ def test_a_step_draws_by_its_seed_and_leaves_the_global_state_alone() -> None:
     drawn, layer = [], nn.Linear(1, 1, bias=False)
     for seed in (0, 0, 1):
         steps.apply_steps(layer, [{"a": {}}], seed)
-        drawn.append(float(layer.weight))
+        drawn.append(layer.weight.item())
     assert drawn[0] == drawn[1] != drawn[2]
     torch.manual_seed(5)
     steps.apply_steps(layer, [{"a": {}}], 7)
@@ -380,3 +381,38 @@ def test_options_are_for_sources_of_plugins_alone() -> None:
     assert "datasets.x.options: only sources of plugins have it, not 'digits'" in refused(
         lambda: sources.load(found, Path())
     )
+
+
+# --- the plugins that docs/how-to shows
+
+
+def block(page: str, name: str) -> str:
+    text = (ROOT / "docs" / "how-to" / page).read_text(encoding="utf-8")
+    (found,) = re.findall(rf"^```python\n# {name}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return str(found)
+
+
+def test_the_pages_step_adds_noise_of_its_level() -> None:
+    plug(block("add-a-recipe.md", "noisy.py"), "noisy.py")
+    layer = nn.Linear(100, 100)
+    before = layer.weight.data.clone()
+    steps.apply_steps(layer, [{"add-noise": {"level": 0.1}}], 0)
+    assert float((layer.weight.data - before).std() / before.std()) == pytest.approx(0.1, rel=0.05)
+
+
+def test_the_pages_network_runs() -> None:
+    plug(block("add-a-model.md", "tiny.py"), "tiny.py")
+    model = {"family": "tiny", "image_size": 8, "channels": 3, "fit": "resize", "network": {"width": 4}}
+    network = registry.build_network(model)
+    x = torch.randn(2, 3, 8, 8)
+    assert network(x, torch.zeros(2)).shape == x.shape
+    assert not torch.equal(network(x, torch.zeros(2)), network(x, torch.ones(2)))
+
+
+def test_the_pages_images_are_gradients() -> None:
+    plug(block("add-a-data-set.md", "gradients.py"), "gradients.py")
+    found = sources.load(sources.DataSettings("x", "gradients", options={"n": 8}, plugins=({},)), Path())
+    assert (len(found.train_images), len(found.test_images)) == (8, 2)
+    across, down = found.train_images[:2, 0].int()
+    assert (across.diff(dim=1) > 0).all() and (across.diff(dim=0) == 0).all()
+    assert torch.equal(down.diff(dim=1), across.diff(dim=0).T)

@@ -122,7 +122,7 @@ def test_every_way_to_write_a_decorator_is_read(folder: Path, head: str) -> None
             r"settings\.k is no JSON sch",
         ),
         (f"{HEAD}@step('a')\ndef f(n, s, r): ...\n", r"missing 1 required positional argument: 'settings'"),
-        (f"{HEAD}@step('a', setings={{}})\ndef f(n, s, r): ...\n", r"unexpected keyword argument 'setings'"),
+        (f"{HEAD}@step('a', keys={{}})\ndef f(n, s, r): ...\n", r"unexpected keyword argument 'keys'"),
         (f"{HEAD}@step\ndef f(n, s, r): ...\n", r"line 2: write @step\(…\) with its arguments, on a plain function"),
         (f"{HEAD}@source('a', classes=['x'])\ndef f(o, d): ...\n", r"classes is \['x'\]; allowed: the names of two"),
         (
@@ -147,8 +147,8 @@ def test_two_files_cannot_declare_the_same(folder: Path) -> None:
 # --- what an edit touches
 
 THREE = f'''"""Three of a kind."""
-import helpers
-from helpers2 import deep
+import tools
+from tools2 import deep
 import torch
 {HEAD}
 SIZE = 3
@@ -164,7 +164,7 @@ def only_a(x):
 @step("a", settings={{}})
 def a(network, settings, seed):
     """Do a."""
-    return only_a(helpers.one)
+    return only_a(tools.one)
 
 @step("b", settings={{}})
 def b(network, settings, seed):
@@ -178,9 +178,9 @@ def c(network, settings, seed):
 
 @pytest.fixture
 def three(folder: Path) -> Path:
-    write(folder, "one = 1\n", "helpers.py")
-    write(folder, "from helpers3 import x\ndef deep(y): return y\n", "helpers2.py")
-    write(folder, "x = 1\n", "helpers3.py")
+    write(folder, "one = 1\n", "tools.py")
+    write(folder, "from tools3 import x\ndef deep(y): return y\n", "tools2.py")
+    write(folder, "x = 1\n", "tools3.py")
     write(folder, THREE)
     return folder
 
@@ -188,7 +188,7 @@ def three(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "old", "new", "touched"),
     [
-        ("mine.py", "return only_a(helpers.one)", "return only_a(helpers.one) + 1", "a"),
+        ("mine.py", "return only_a(tools.one)", "return only_a(tools.one) + 1", "a"),
         ("mine.py", "    return shared(x)\n", "    return shared(x) + 1\n", "a"),
         ("mine.py", '"a", settings={}', '"a", settings={"k": {"type": "integer"}}', "a"),
         ("mine.py", "SIZE = 3", "SIZE = 4", "ab"),
@@ -201,10 +201,10 @@ def three(folder: Path) -> Path:
         ("mine.py", "return deep(OTHER)", "return eval('deep')(OTHER)", "abc"),
         ("mine.py", '"""Do a."""', '"""Do what a does."""  # said at length', ""),
         ("mine.py", '"""Three of a kind."""', "", ""),
-        ("helpers.py", "one = 1", "one = 2", "a"),
-        ("helpers.py", "one = 1", "one = 1  # a remark", ""),
-        ("helpers2.py", "return y", "return -y", "c"),
-        ("helpers3.py", "x = 1", "x = 2", "c"),
+        ("tools.py", "one = 1", "one = 2", "a"),
+        ("tools.py", "one = 1", "one = 1  # a remark", ""),
+        ("tools2.py", "return y", "return -y", "c"),
+        ("tools3.py", "x = 1", "x = 2", "c"),
     ],
 )
 def test_an_edit_touches_what_uses_it(three: Path, name: str, old: str, new: str, touched: str) -> None:

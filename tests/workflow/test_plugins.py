@@ -68,7 +68,6 @@ def test_an_edit_reruns_what_uses_it(
     finished_example: Path, tmp_path: Path, old: str, new: str, jobs: dict[str, set[str]] | str | None
 ) -> None:
     tree = Path(shutil.copytree(finished_example, tmp_path / "slimdiff"))
-    assert planned(tree, *EXAMPLE) == {}
     text = (tree / FILE).read_text(encoding="utf-8")
     assert text.count(old) == 1
     (tree / FILE).write_text(text.replace(old, new), encoding="utf-8")

@@ -113,7 +113,7 @@ def fit(
     """Train a network that is prepared.
 
     Args:
-        settings: `dataset`, `model` (an entry of `models:`), `training`, `seed`.
+        settings: `dataset`, `model` (an entry of `models:`), `training`, `seed`, and `plugins` where some are used.
         state_dir: where the resumable state lives; a state of other settings, code, data or start is not used.
         code: fingerprint of the code.
         seconds_between_saves: what a kill -9 can cost, at most.
@@ -149,6 +149,7 @@ def fit(
     steps = options.epochs * steps_per_epoch
     draws: tuple[int | str, ...] = (seed, "finetune", prepared.generation) if prepared.generation else (seed,)
     origin = {} if prepared.start is None else {"start": prepared.start}
+    brought = {"plugins": settings["plugins"]} if "plugins" in settings else {}
     header = {
         "model": dict(model),
         "training": dict(settings["training"]),
@@ -157,6 +158,7 @@ def fit(
         "seed": seed,
         "code": code,
         **origin,
+        **brought,
     }
     key = hashlib.sha256(canonical([settings, code, images_sha256, prepared.start]).encode()).hexdigest()
 

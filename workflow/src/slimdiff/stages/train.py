@@ -27,8 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     trained = train(
         images, arguments.settings, arguments.state, device, arguments.code, arguments.seconds_between_saves
     )
-    brought = {key: arguments.settings[key] for key in ("plugins",) if key in arguments.settings}
-    weightfile.write_training(arguments.out_weights, trained.weights, {**trained.header, **brought})
+    weightfile.write_training(arguments.out_weights, trained.weights, trained.header)
     write_json(arguments.out_record, {**trained.record, **describe_device(device, arguments.threads)})
     clear_state(arguments.state)
 

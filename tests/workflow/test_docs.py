@@ -1,0 +1,135 @@
+"""The tour, the how-to pages and examples/README.md: every command in them runs, costly ones as dry runs."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import clifolders
+import numpy as np
+import pytest
+from clones import REPOSITORY, clone
+from PIL import Image
+
+from slimdiff.data import mnist
+
+PAGES = ("docs/tour.md", *sorted(f"docs/how-to/{path.name}" for path in (REPOSITORY / "docs/how-to").glob("*.md")))
+PAGES = (*PAGES, "examples/README.md")
+TEXTS = {page: (REPOSITORY / page).read_text(encoding="utf-8") for page in PAGES}
+SETTING_UP = {"git clone <this repository> slimdiff && cd slimdiff", "make venv", ". .venv/bin/activate"}
+CELLS = ("digits/ddpm/baseline", "digits/ddpm/groups-2+l1-10", "shapes/residual/low-rank-25")  # beside clifolders.REAL
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced blocks of a language, those within a list without their indentation."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", TEXTS[page], re.DOTALL | re.MULTILINE)
+    return [re.sub(rf"^{indent}", "", text, flags=re.MULTILINE) for indent, text in found]
+
+
+def named(text: str) -> str | None:
+    """The file that a block says it is, in its first line."""
+    match = re.match(r"# (\w+\.(?:yaml|py))\n", text)
+    return match[1] if match else None
+
+
+def commands() -> list[tuple[str, str]]:
+    """Page and command of every line of a shell block, as it is run here; one of those that then differ in cores."""
+    found = [(page, cheap(line)) for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
+    lines = {(page, re.sub(r" -n| --cores \d+", "", line)): line for page, line in found if line not in SETTING_UP}
+    return [(page, line) for (page, _), line in lines.items()]
+
+
+def cheap(line: str) -> str:
+    """What starts jobs only lists them here."""
+    if line.startswith("snakemake ") and " -n" not in line:
+        return f"{line} -n" if "--cores" in line or "--jobs" in line else line
+    if line.startswith("slimdiff run") and "--dry-run" not in line:
+        return f"{line} --dry-run"
+    return line
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone with some cells, and with the files that the pages have their readers write."""
+    folder = clone(tmp_path_factory.mktemp("docs") / "slimdiff")
+    shutil.copytree(REPOSITORY / "examples", folder / "examples")
+    written = clifolders.write_clone(tmp_path_factory.mktemp("cells") / "clone")
+    shutil.copytree(written / "results", folder / "results")
+    for cell in CELLS:
+        shutil.copytree(folder / "results/cells" / clifolders.REAL[0], folder / "results/cells" / cell / "seed0")
+    for page in PAGES:
+        for text in (*blocks(page, "yaml"), *blocks(page, "python")):
+            name = named(text)
+            if name:
+                where = folder if name not in ("my.yaml",) else folder / Path(page).stem
+                where.mkdir(exist_ok=True)
+                (where / name).write_text(text, encoding="utf-8")
+    for name in ("cats/1.png", "cats/2.png", "dogs/1.png", "dogs/2.png"):
+        path = folder / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path)
+    (folder / "data").mkdir()
+    for name in mnist.FILES:  # so that no server is asked whether it has them
+        (folder / "data" / f"{name}.gz").touch()
+    return folder
+
+
+def start(folder: Path, program: list[str]) -> str:
+    """Run a program with this Python's packages and the clone's own slimdiff."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {
+        "PATH": path,
+        "HOME": str(folder),
+        "PYTHONPATH": str(folder / "workflow/src"),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_every_command_runs(here: Path, page: str, line: str) -> None:
+    if "--executor slurm" in line and find_spec("snakemake_executor_plugin_slurm") is None:
+        pytest.skip("Snakemake's plugin for Slurm is not installed; the page says how")
+    program, *arguments = shlex.split(line)
+    # Two pages have a file of this name, each its own.
+    arguments = [f"{Path(page).stem}/{word}" if word == "my.yaml" else word for word in arguments]
+    assert program in ("slimdiff", "snakemake")
+    module = {"slimdiff": "slimdiff.cli", "snakemake": "snakemake"}[program]
+    said = start(here, [sys.executable, "-m", module, *arguments])
+    if program == "snakemake" or arguments[0] == "run":
+        assert "This was a dry-run" in said
+    if "--out" in arguments:
+        Image.open(here / arguments[arguments.index("--out") + 1]).verify()
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(named(text) is None for text in blocks(page, "python"))]
+)
+def test_python_runs_as_the_page_shows_it(here: Path, page: str) -> None:
+    for text in blocks(page, "python"):
+        if named(text) is None:
+            start(here, [sys.executable, "-c", text])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    folder = (REPOSITORY / page).parent
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", TEXTS[page]):
+        assert target.startswith("https://") or (folder / target).exists(), f"{page} links to {target}"
+
+
+def test_setting_up_is_what_the_makefile_has() -> None:
+    assert "\nvenv: " in (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    assert sum(line in SETTING_UP for block in blocks("docs/tour.md", "sh") for line in block.splitlines()) == 3
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    for page in PAGES:
+        assert f"]({page})" in readme, f"README.md does not name {page}"
