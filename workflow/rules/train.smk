@@ -12,7 +12,7 @@ rule train:
     benchmark:
         f"results/benchmarks/train/{TRAINING}.jsonl"
     priority: 10  # most cells wait for one of them
-    retries: 2  # a killed training goes on from its state
+    retries: RETRIES  # a killed training goes on from its state
     conda:
         ENVIRONMENT
     threads: 1  # two trainings of one thread beat one of two
