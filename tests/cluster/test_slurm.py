@@ -84,15 +84,22 @@ def test_the_matrix_is_that_of_a_local_run_but_for_times(submitted: Path, local:
 
 
 def test_a_cell_is_two_jobs_and_what_takes_a_second_is_none(submitted: Path, cluster: slurm.Cluster) -> None:
-    numbers = cluster.jobs(submitted, "--states=all")
-    asked = {
-        number: cluster.run("squeue", "--noheader", f"--jobs={number}", "--states=all", "--format=%k %b")
-        for number in numbers
-    }
-    names = [line.split()[0].removeprefix("rule_").partition("_wildcards")[0] for line in asked.values()]
+    names = [
+        asked_for(cluster, job, "comment").removeprefix("rule_") for job in cluster.jobs(submitted, "--states=all")
+    ]
     once, of_cells = ["extractors", "classifier", "reference"], ["cell_compress_sample_score", "profile"]
-    assert sorted(names) == sorted([*once, *["train"] * 2, *of_cells * 2])
-    assert {line.split()[1] for line in asked.values()} == {"gres:gpu:1"}
+    assert sorted(name.partition("_wildcards")[0] for name in names) == sorted([*once, *["train"] * 2, *of_cells * 2])
+
+
+def test_jobs_ask_for_a_gpu(submitted: Path, cluster: slurm.Cluster) -> None:
+    jobs = cluster.jobs(submitted, "--states=all")
+    assert {asked_for(cluster, job, "tres-per-job") for job in jobs} == {"gres:gpu:1"}
+
+
+def asked_for(cluster: slurm.Cluster, job: str, column: str) -> str:
+    """What sbatch was told about a job."""
+    listed = cluster.run("squeue", "--noheader", f"--jobs={job}", "--states=all", f"--Format={column}:200")
+    return listed.strip()
 
 
 @pytest.mark.parametrize("name", DISTURBANCES)
@@ -107,14 +114,22 @@ def test_a_disturbed_training_loses_nothing(name: str, disturbed: Disturbed, loc
     assert not (folder / STATE).exists()
 
 
-def test_a_cluster_without_gpus_is_asked_for_none(cluster: slurm.Cluster, tmp_path: Path) -> None:
+def test_a_crash_is_three_jobs_and_a_cluster_without_gpus_is_asked_for_none(
+    cluster: slurm.Cluster, tmp_path: Path
+) -> None:
+    """Each job runs the training once: the Snakemakes on its node leave retries to the one that submitted it."""
     folder = clone(tmp_path / "slimdiff")
     shutil.copy(STAND_IN, folder / "workflow" / "src" / "sitecustomize.py")
-    place = {"SLURM_CONF": str(cluster.folder / "slurm.conf")}
-    target = "results/train/digits/ncsn/plain/seed0/weights.safetensors"
-    arguments = ("--resources", "gpu=0", "--configfile", "config/smoke.yaml")
-    done = snakemake(folder, target, *PROFILE, *arguments, *on_node("--nodelist=n1"), **place)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (job,) = cluster.jobs(folder, "--states=all")
-    assert cluster.run("squeue", "--noheader", f"--jobs={job}", "--states=all", "--format=%b").strip() == "N/A"
-    assert "--gpu 0 " in (folder / LOG).read_text(encoding="utf-8")
+    place = {"SLURM_CONF": str(cluster.folder / "slurm.conf"), "STAND_IN_FAILS": "slimdiff.stages.train"}
+    target = str(TRAINING / "weights.safetensors")
+    arguments = ("--set-resources", "train:gpu=0", "--configfile", "config/smoke.yaml", *on_node("--nodelist=n1"))
+    done = snakemake(folder, target, *PROFILE, *arguments, **place)
+    assert done.returncode == 1
+    assert "told to fail" in done.stdout + done.stderr
+    assert "--gpu 0 " in text_of(folder / LOG)
+    jobs = cluster.jobs(folder, "--states=all")
+    assert list(jobs.values()) == ["FAILED"] * 3
+    assert {asked_for(cluster, job, "tres-per-job") for job in jobs} == {"N/A"}
+    printed = [path.read_text() for path in (folder / ".snakemake" / "slurm_logs").rglob("*.log")]
+    assert len(printed) == 3
+    assert not [text for text in printed if "Trying to restart" in text]

@@ -88,6 +88,12 @@ def test_the_table_in_the_docs_is_what_rules_ask_for() -> None:
     assert listed == expected
 
 
+def test_the_lines_for_a_cluster_without_gpus_name_every_rule_that_asks_for_one() -> None:
+    text = (PROFILES / "slurm" / "profile.yaml").read_text(encoding="utf-8")
+    named = re.findall(r"^#   (\w+): {gpu: 0}$", text, re.MULTILINE)
+    assert sorted(named) == sorted(name for name, block in rules().items() if "gpu=1" in block)
+
+
 def rules() -> dict[str, str]:
     """Text of every rule, by its name."""
     files = sorted((REPOSITORY / "workflow" / "rules").glob("*.smk"))

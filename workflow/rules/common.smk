@@ -84,6 +84,8 @@ ENVIRONMENT = f"../../envs/{config['environment']}.yaml"
 TRAINING = "{dataset}/{model}/{training}/seed{seed}"
 CELL = "{dataset}/{model}/{optimization}/seed{seed}"
 ENGINE_CACHE = "results/state/engines"  # no output: what compilers keep for each other's jobs
+# Of trainings. On a cluster's node a Snakemake would try again by itself, and so would the one that it starts.
+RETRIES = 2 if workflow.is_main_process else 0
 
 
 wildcard_constraints:

@@ -17,7 +17,7 @@ rule train:
     wildcard_constraints:
         training=any_of(settings.first_trainings(config)),
     priority: 10  # most cells wait for one of them
-    retries: 2  # a killed training goes on from its state
+    retries: RETRIES  # a killed training goes on from its state
     conda:
         ENVIRONMENT
     threads: 1  # two trainings of one thread beat one of two
