@@ -78,6 +78,25 @@ def test_quantized_recipes_do_other_work_even_with_as_many_operations() -> None:
     assert "linear-8bit samples 2.00 times as fast" in answer.answer(matrix).faster
 
 
+def test_times_in_turns_with_the_baseline_are_believed_over_times_of_another_hour() -> None:
+    """By the clock channels-50 is slower: the machine was busy. In turns with the baseline it is twice as fast."""
+    rows = [row(speedup=1.02), row("channels-50", inference_ms_per_image=12.0, macs=1, speedup=2.0)]
+    rows += [row("groups-2", inference_ms_per_image=5.0, macs=1, speedup=1.01)]
+    matrix = synthetic.matrix(rows)
+    assert answer.answer(matrix).faster == (
+        "Of the ncsn, channels-50 samples 2.00 times as fast (5.00 ms an image instead of 10.0) at a FID that the "
+        "metric cannot tell from the baseline's."
+    )
+    (pair,) = answer.pairs(matrix)
+    assert [standing.name for standing in pair.standings if standing.faster] == ["channels-50"]
+
+
+def test_the_baseline_against_itself_shows_what_equal_work_differs_by() -> None:
+    matrix = synthetic.matrix([row(speedup=0.8, inference_ms_per_image_iqr=9.0), row("groups-2", macs=1, speedup=1.2)])
+    assert answer.time_slack(matrix, "mnist", "ncsn") == pytest.approx(1.25)
+    assert "nothing samples faster than the baseline, beyond the 25 %" in answer.answer(matrix).faster
+
+
 def test_the_baselines_own_spread_counts() -> None:
     matrix = synthetic.matrix(
         [row(inference_ms_per_image_iqr=3.0), row("groups-2", inference_ms_per_image=8.0, macs=1)]

@@ -211,6 +211,14 @@ def test_without_the_family_the_report_stands_alone(paper: pd.DataFrame) -> None
         ("sampler-euler-maruyama", "sampler"),
         ("both", "several"),
         ("longer", "other"),
+        ("channels-50", "channel-pruned"),
+        ("channels-50-only", "channel-pruned"),
+        ("channels-50+l1-30", "several"),
+        ("compile-bf16", "engine"),
+        ("bf16", "engine"),
+        ("channels-50+compile-bf16", "several"),
+        ("weights-8bit", "quantized"),
+        ("trained-on", "other"),
         ("unheard-of", "unknown"),
     ],
 )
@@ -221,10 +229,22 @@ def test_the_kind_of_a_recipe_follows_from_the_config(optimization: str, kind: s
         "adam-8bit": {"training": "adam-8bit"},
         "adam-float": {"training": "adam-float"},
         "ema+groups-2": {"training": "groups-2", "weights": "ema"},
+        "channels-50": {"training": "channels-50"},
+        "channels-50-only": {"training": "plain", "prune": {"method": "channels"}},
+        "channels-50+l1-30": {"training": "channels-50", "prune": {"method": "l1"}},
+        "compile-bf16": {"training": "plain", "engine": "torch-compile", "precision": "bf16"},
+        "bf16": {"training": "plain", "precision": "bf16"},
+        "channels-50+compile-bf16": {"training": "channels-50", "engine": "torch-compile"},
+        "weights-8bit": {"training": "plain", "quantize": {"weights": "8bit"}},
+        "trained-on": {"training": "trained-on"},
+    }
+    starts = {
+        "channels-50": {"start": "plain", "prune": {"method": "channels"}, "finetune": {"epochs": 1}},
+        "trained-on": {"start": "plain", "finetune": {"epochs": 1}},
     }
     states = {f"adam-{state}": {"optimizer": "adamw", "optimizer_state": state} for state in ("8bit", "float")}
     config = {
-        "trainings": {**synthetic.TRAININGS, **states},
+        "trainings": {**synthetic.TRAININGS, **states, **starts},
         "optimizations": {**synthetic.OPTIMIZATIONS, **more},
     }
     assert comparison.kind(optimization, config, "unknown") == kind

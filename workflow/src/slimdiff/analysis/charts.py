@@ -12,14 +12,16 @@ import pandas as pd
 
 from slimdiff import files
 
-# Kinds of recipe, each with a colour (Okabe and Ito's, told apart without colour vision) and a shape of its own.
+# Kinds of recipe, each with a colour (Okabe and Ito's, and two of Tol's: told apart without colour vision) and a shape.
 KINDS = {
     "baseline": ("#000000", "circle"),
     "quantized": ("#0072B2", "square"),
     "pruned": ("#D55E00", "triangle-up"),
+    "channel-pruned": ("#882255", "wedge"),
     "grouped": ("#009E73", "diamond"),
     "EMA": ("#CC79A7", "cross"),
     "sampler": ("#997700", "triangle-down"),
+    "engine": ("#332288", "arrow"),
     "several": ("#56B4E9", "triangle-right"),
     "other": ("#666666", "triangle-left"),
 }

@@ -139,7 +139,7 @@ def families(matrix: pd.DataFrame) -> dict[str, str]:
 
 
 def kind(optimization: str, settings: Mapping[str, Any], unknown: str = "other") -> str:
-    """What `optimization` does to a model: pruned, quantized, grouped, EMA, sampler, several of them, or other.
+    """What `optimization` does to a model: one of the kinds of figures, several of them, or other.
 
     "baseline" is the recipe of that name; `unknown` is said of one that `settings`, the config, does not hold.
     """
@@ -148,20 +148,33 @@ def kind(optimization: str, settings: Mapping[str, Any], unknown: str = "other")
     recipe = settings.get("optimizations", {}).get(optimization)
     if recipe is None:
         return unknown
-    training = settings.get("trainings", {}).get(recipe.get("training"), {})
+    trainings = _chain(settings.get("trainings", {}), recipe.get("training"))
+    training = {key: value for options in trainings for key, value in options.items()}
+    prunings = [step["prune"] for step in (*trainings, recipe) if "prune" in step]
     kinds = {
-        "pruned": bool(recipe.get("prune")),
+        "pruned": any(step.get("method") != "channels" for step in prunings),
+        "channel-pruned": any(step.get("method") == "channels" for step in prunings),
         "quantized": bool(recipe.get("quantize"))
         or training.get("linear", "float") != "float"
         or training.get("optimizer_state", "float") != "float",
         "grouped": training.get("groups", 1) != 1,
         "EMA": recipe.get("weights", "raw") == "ema",
         "sampler": bool(recipe.get("sampler")),
+        "engine": recipe.get("engine", "torch") != "torch" or recipe.get("precision", "fp32") != "fp32",
     }
     found = [name for name, holds in kinds.items() if holds]
     if len(found) > 1:
         return "several"
     return found[0] if found else "other"
+
+
+def _chain(trainings: Mapping[str, Any], name: str | None) -> list[Mapping[str, Any]]:
+    """The options of a training and of those that it starts from, the first one first."""
+    chain: list[Mapping[str, Any]] = []
+    while name is not None and name in trainings and len(chain) < len(trainings):
+        chain.insert(0, trainings[name])
+        name = trainings[name].get("start")
+    return chain
 
 
 def percent_text(percent: float, decimals: int = 0) -> str:

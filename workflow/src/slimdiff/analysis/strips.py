@@ -25,6 +25,8 @@ GLYPHS = {
     "triangle-down": "▼",
     "triangle-right": "▶",
     "triangle-left": "◀",
+    "wedge": "◭",
+    "arrow": "⬆",
 }
 
 
