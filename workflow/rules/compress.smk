@@ -17,7 +17,7 @@ rule compress:
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 30 * attempt,  # an engine's compiler takes minutes
+        runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         settings=get_settings(settings.compress_settings),
         code=get_code("compress"),
