@@ -12,16 +12,19 @@ import pandas as pd
 
 from slimdiff import files
 
+# Shapes that Vega has no name for, as paths in a square from -1 to 1.
+HEXAGON = "M0,-1L0.87,-0.5L0.87,0.5L0,1L-0.87,0.5L-0.87,-0.5Z"
+STAR = "M0,-1L0.22,-0.31L0.95,-0.31L0.36,0.12L0.59,0.81L0,0.38L-0.59,0.81L-0.36,0.12L-0.95,-0.31L-0.22,-0.31Z"
 # Kinds of recipe, each with a colour (Okabe and Ito's, and two of Tol's: told apart without colour vision) and a shape.
 KINDS = {
     "baseline": ("#000000", "circle"),
     "quantized": ("#0072B2", "square"),
     "pruned": ("#D55E00", "triangle-up"),
-    "channel-pruned": ("#882255", "wedge"),
+    "channel-pruned": ("#882255", HEXAGON),
     "grouped": ("#009E73", "diamond"),
     "EMA": ("#CC79A7", "cross"),
     "sampler": ("#997700", "triangle-down"),
-    "engine": ("#332288", "arrow"),
+    "engine": ("#332288", STAR),
     "several": ("#56B4E9", "triangle-right"),
     "other": ("#666666", "triangle-left"),
 }

@@ -25,8 +25,8 @@ GLYPHS = {
     "triangle-down": "▼",
     "triangle-right": "▶",
     "triangle-left": "◀",
-    "wedge": "◭",
-    "arrow": "⬆",
+    charts.HEXAGON: "⬢",
+    charts.STAR: "★",
 }
 
 

@@ -23,7 +23,10 @@ CAPTION = (
     "A tilde marks a number that the report prints as approximate or only elsewhere."
 )
 CELLS_TITLE = "All cells"
-CELLS_CAPTION = "One line per cell. cells.csv has every column of the matrix, without the settings."
+CELLS_CAPTION = (
+    "One line per cell; speedup is the baseline's time over the cell's, measured in turns. cells.csv has every column of "
+    "the matrix, without the settings."
+)
 CELLS_COLUMNS = {  # column of the matrix → heading and decimals of the Markdown table
     "dataset": ("data set", 0),
     "model": ("model", 0),
@@ -41,7 +44,9 @@ CELLS_COLUMNS = {  # column of the matrix → heading and decimals of the Markdo
     "params": ("parameters", 0),
     "params_nonzero": ("non-zero", 0),
     "size_gzip_bytes": ("gzip size (bytes)", 0),
+    "size_packed_bytes": ("packed (bytes)", 0),
     "inference_ms_per_image": ("ms per image", 2),
+    "speedup": ("speedup in turns", 2),
     "network_evaluations": ("network evaluations", 1),
     "train_s": ("training (s)", 0),
     "device": ("device", 0),

@@ -26,6 +26,7 @@ STAGES = (
     "inception",
     "reference",
     "train",
+    "finetune",
     "compress",
     "sample",
     "score",
