@@ -24,7 +24,7 @@ CAPTION = (
 )
 CELLS_TITLE = "All cells"
 CELLS_CAPTION = (
-    "One line per cell; speedup is the baseline's time over the cell's, measured in turns. cells.csv has every column of "
+    "One line per cell; speedup is the baseline's time over the cell's, in turns. cells.csv has every column of "
     "the matrix, without the settings."
 )
 CELLS_COLUMNS = {  # column of the matrix → heading and decimals of the Markdown table
