@@ -258,6 +258,13 @@ def test_a_star_is_every_technique_that_keeps_the_sampler() -> None:
     assert [p.left for p in own.parts] == ["digits/ncsn/ema", "digits/ncsn/my-own"]
 
 
+def test_a_star_in_a_matrix_of_baselines_alone_is_not_run() -> None:
+    """On a data set of which the report says nothing there is no technique at all."""
+    rows = [synthetic.row("baseline", dataset="digits", model=model) for model in ("ncsn", "ddpm")]
+    found = judged(rows, "inference_ms_per_image(*) = inference_ms_per_image(baseline) within 10 %")
+    assert (found.verdict, found.parts) == (NOT_RUN, ())
+
+
 def test_the_reports_own_numbers_are_held_against_its_claims(paper: pd.DataFrame) -> None:
     found = part(BASE, "fid(groups-2) < fid(baseline)")
     assert (found.report_left, found.report_right) == (154.34, 182.1), "Table 3's number, not Table 9's"

@@ -91,9 +91,9 @@ def judge(matrix: pd.DataFrame, paper: pd.DataFrame, claims: Iterable[Claim]) ->
 
 
 def overall(verdicts: Iterable[str]) -> str:
-    """The verdict on a claim whose parts have these."""
+    """The verdict on a claim whose parts have these; one about every technique has none in a matrix without any."""
     found = set(verdicts)
-    return next(verdict for verdict in GRAVEST if verdict in found)
+    return next((verdict for verdict in GRAVEST if verdict in found), NOT_RUN)
 
 
 def to_json(matrix: pd.DataFrame, verdicts: Sequence[Verdict]) -> dict[str, Any]:
