@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import time
@@ -111,6 +112,7 @@ def on_a_terminal(folder: Path, *arguments: str, until: str = "") -> tuple[int, 
         stdout=slave,
         stderr=slave,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores Ctrl-C
     )
     os.close(slave)
     printed = b""
