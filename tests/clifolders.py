@@ -28,6 +28,7 @@ MATRIX = [
     {"dataset": "mnist", "model": "ncsn", "optimizations": ["l1-30"], "seeds": [0, 1]},
 ]
 OPTIMIZATIONS = {name: {"training": "plain"} for name in ("baseline", "l1-30", "random-70", "ema")}
+TRAININGS: dict[str, Any] = {"plain": {}, "groups-2": {}, "groups-4": {}}
 REAL = ("mnist/ddpm/baseline/seed0", "mnist/ddpm/l1-30/seed0")  # cells of `write_clone`
 DIGITS = [str(digit) for digit in range(10)]
 
@@ -69,7 +70,7 @@ def write_results(folder: Path) -> Path:
     for training, age in (("groups-2", timedelta(seconds=5)), ("groups-4", timedelta(hours=3))):
         stamp = (now - age).isoformat(timespec="seconds")
         write(folder / f"state/train/mnist/ncsn/{training}/seed0/status.json", {**report, "updated_at": stamp})
-    config = {"data_dir": "data", "matrix": MATRIX, "optimizations": OPTIMIZATIONS}
+    config = {"data_dir": "data", "matrix": MATRIX, "optimizations": OPTIMIZATIONS, "trainings": TRAININGS}
     (folder.parent / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     return folder
 

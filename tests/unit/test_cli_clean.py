@@ -135,7 +135,8 @@ def test_results_may_themselves_be_a_link(used: Path, command: Command, tmp_path
 def test_nothing_to_do(results: Path, command: Command) -> None:
     matrix = [{"dataset": "mnist", "model": "ncsn", "optimizations": list("ab"), "seeds": [0]}]
     optimizations = {"a": {"training": "x"}, "b": {"training": "y"}}
-    Path("c.yaml").write_text(yaml.safe_dump({"matrix": matrix, "optimizations": optimizations}), encoding="utf-8")
+    config = {"matrix": matrix, "optimizations": optimizations, "trainings": {"x": {}, "y": {}}}
+    Path("c.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     Path("new").mkdir()
     assert command("clean", "--orphans", "--config", "c.yaml", "--results", "new") == (
         0,

@@ -93,7 +93,7 @@ def test_adding_a_recipe(tree: Path, edit: Edit) -> None:
         "  l1-50:",
         "  l1-40: {training: plain, prune: {method: l1, amount: 0.4, scope: global}}\n  l1-50:",
     )
-    edit("config/smoke.yaml", "l1-30,", "l1-30, l1-40,")
+    edit("config/smoke.yaml", "      - l1-30\n", "      - l1-30\n      - l1-40\n")
     assert planned(tree, *SMOKE) == gathered(**of_cells({f"{BASE}/l1-40/0"}))
 
 
@@ -107,12 +107,12 @@ def test_adding_a_recipe_that_the_matrix_leaves_out(tree: Path, edit: Edit) -> N
 
 
 def test_removing_a_recipe(tree: Path, edit: Edit) -> None:
-    edit("config/smoke.yaml", "l1-30, ", "")
+    edit("config/smoke.yaml", "      - l1-30\n", "")
     assert planned(tree, *SMOKE) == gathered()
 
 
 def test_adding_a_seed(tree: Path, edit: Edit) -> None:
-    edit("config/smoke.yaml", "channels-50]\n    seeds: [0]", "channels-50]\n    seeds: [0, 1]")
+    edit("config/smoke.yaml", "channels-50\n    seeds: [0]", "channels-50\n    seeds: [0, 1]")
     new = {cell.removesuffix("0") + "1" for cell in NCSN_CELLS}
     trainings = {training.removesuffix("0") + "1" for training in NCSN_TRAININGS}
     assert planned(tree, *SMOKE) == gathered(train=trainings, finetune={f"{BASE}/channels-50/1"}, **of_cells(new))
