@@ -46,7 +46,7 @@ def commands() -> list[tuple[str, str]]:
 def cheap(line: str) -> str:
     """What starts jobs only lists them here."""
     if line.startswith("snakemake ") and " -n" not in line:
-        return f"{line} -n" if "--cores" in line or "--jobs" in line else line
+        return f"{line} -n" if any(word in line for word in ("--cores", "--jobs", "--workflow-profile")) else line
     if line.startswith("slimdiff run") and "--dry-run" not in line:
         return f"{line} --dry-run"
     return line
