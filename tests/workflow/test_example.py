@@ -47,7 +47,7 @@ def cells(*optimizations: str) -> set[str]:
 
 
 EVERY = cells("baseline", "mantissa-4", "low-rank-25", "low-rank-25+mantissa-4")
-GATHERED = {"aggregate": {""}, "claims": {""}, "report": {""}}
+GATHERED = {"aggregate": {""}, "claims": {""}, "report": {""}, "page": {""}}
 
 
 @pytest.mark.parametrize(
