@@ -22,7 +22,7 @@ SNAKEMAKE := $(IN_VENV) snakemake --cores $(CORES) --resources gpu=$(GPUS)
 all: $(VENV)/.run ## set up .venv and run config.yaml; the report is results/report.html (the default)
 	$(SNAKEMAKE) $(SNAKEMAKE_ARGS)
 
-smoke: $(VENV)/.run ## the whole way on tiny data and models, in about three minutes
+smoke: $(VENV)/.run ## the whole way on tiny data and models, in about five minutes
 	$(SNAKEMAKE) --configfile config/smoke.yaml $(SNAKEMAKE_ARGS)
 
 test: $(VENV)/.dev ## set up .venv and run all tests
