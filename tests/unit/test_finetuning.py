@@ -3,15 +3,14 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 
 import pytest
 import torch
-from builders import MODELS, SOURCE, TRAININGS, small_model, striped_images
+from builders import MODELS, TRAININGS, small_model, striped_images
+from killing import killed_half_way_and_resumed
 
-from slimdiff import finetuning, tensorfile, weightfile
+from slimdiff import finetuning, weightfile
 from slimdiff.compression.importance import OF_LOSSES
 from slimdiff.compression.shapes import sizes
 from slimdiff.data import store
@@ -187,8 +186,7 @@ def test_killed_with_kill_9_half_way_and_resumed(tmp_path, starts):
     text = json.dumps(settings_of(starts["ncsn"], epochs=12, batch_size=8))
     start = starts["ncsn"][0]
 
-    def command(name):
-        folder = tmp_path / name
+    def command(folder):
         return [
             *(sys.executable, "-u", "-m", "slimdiff.stages.finetune", "--settings", text, "--gpu", "0"),
             *("--images", str(tmp_path / "images.safetensors"), "--state", str(folder / "state")),
@@ -197,24 +195,7 @@ def test_killed_with_kill_9_half_way_and_resumed(tmp_path, starts):
             *("--seconds-between-saves", "0.2"),
         ]
 
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command("calm"), check=True, capture_output=True, env=environment)
-    process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    state = tmp_path / "killed" / "state" / "state.safetensors"
-    deadline = time.monotonic() + 120
-    while not state.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.3)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
-    step = tensorfile.read_header(state, "state")["progress"]["step"]
-    assert 0 < step < 12 * (300 // 8)
-
-    resumed = subprocess.run(command("killed"), check=True, capture_output=True, text=True, env=environment)
-    assert f"resuming at step {step}/" in resumed.stdout
-    assert json.loads((tmp_path / "killed" / "train.json").read_text())["interruptions"] == 1
-    assert (tmp_path / "calm" / "w.safetensors").read_bytes() == (tmp_path / "killed" / "w.safetensors").read_bytes()
-    assert not (tmp_path / "killed" / "state").exists()
+    killed_half_way_and_resumed(tmp_path, command, 12 * (300 // 8))
 
 
 def test_a_start_that_failed_is_passed_on_with_its_reason(tmp_path, starts):

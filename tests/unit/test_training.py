@@ -3,23 +3,21 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 
 import pytest
 import torch
 from builders import (
     MODELS,
     SMALL_NETWORK,
-    SOURCE,
     TRAININGS,
     small_model,
     small_unet_model,
     striped_images,
 )
+from killing import killed_half_way_and_resumed
 
-from slimdiff import tensorfile, weightfile
+from slimdiff import weightfile
 from slimdiff.compression.linears import is_frozen_part
 from slimdiff.config import FAMILIES
 from slimdiff.data import store
@@ -200,38 +198,15 @@ def test_killed_with_kill_9_half_way_and_resumed(tmp_path):
     store.write(tmp_path / "images.safetensors", striped_images(400))
     text = json.dumps(settings(epochs=12, batch_size=8))
 
-    def command(name):
+    def command(folder):
         return [
             *(sys.executable, "-u", "-m", "slimdiff.stages.train", "--settings", text, "--gpu", "0"),
-            *("--images", str(tmp_path / "images.safetensors"), "--state", str(tmp_path / name / "state")),
-            *(
-                "--out-weights",
-                str(tmp_path / name / "w.safetensors"),
-                "--out-record",
-                str(tmp_path / name / "train.json"),
-            ),
+            *("--images", str(tmp_path / "images.safetensors"), "--state", str(folder / "state")),
+            *("--out-weights", str(folder / "w.safetensors"), "--out-record", str(folder / "train.json")),
             *("--seconds-between-saves", "0.2"),
         ]
 
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command("calm"), check=True, capture_output=True, env=environment)
-    process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    state = tmp_path / "killed" / "state" / "state.safetensors"
-    deadline = time.monotonic() + 60
-    while not state.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.3)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
-    step = tensorfile.read_header(state, "state")["progress"]["step"]
-    assert 0 < step < 12 * (300 // 8)
-
-    resumed = subprocess.run(command("killed"), check=True, capture_output=True, text=True, env=environment)
-    assert f"resuming at step {step}/" in resumed.stdout
-    record = json.loads((tmp_path / "killed" / "train.json").read_text())
-    assert record["interruptions"] == 1
-    assert (tmp_path / "calm" / "w.safetensors").read_bytes() == (tmp_path / "killed" / "w.safetensors").read_bytes()
-    assert not (tmp_path / "killed" / "state").exists()
+    killed_half_way_and_resumed(tmp_path, command, 12 * (300 // 8))
 
 
 def test_withheld_labels_teach_the_classes_nothing(tmp_path):

@@ -5,17 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from clones import SMOKE, STAND_IN, clone, snakemake
+from clones import SMOKE, clone, finish, with_stand_ins
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone with a finished run of config/smoke.yaml, its stages stood in for."""
-    folder = clone(tmp_path_factory.mktemp("finished") / "slimdiff")
-    shutil.copy(STAND_IN, folder / "workflow" / "src" / "sitecustomize.py")
-    done = snakemake(folder, "--cores", "2", *SMOKE)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+    return finish(with_stand_ins(clone(tmp_path_factory.mktemp("finished") / "slimdiff")), *SMOKE)
+
+
+@pytest.fixture
+def stood_in(tmp_path: Path) -> Path:
+    """A fresh clone with stages that take no time."""
+    return with_stand_ins(clone(tmp_path / "slimdiff"))
 
 
 @pytest.fixture

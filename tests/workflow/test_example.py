@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from clones import REPOSITORY, STAND_IN, clone, planned, snakemake
+from clones import REPOSITORY, clone, finish, planned, snakemake, with_stand_ins
 
 EXAMPLE = ("--configfile", "examples/config.yaml")
 FILE = "examples/my_recipes.py"
@@ -35,11 +35,7 @@ def clone_with_example(target: Path) -> Path:
 @pytest.fixture(scope="module")
 def finished_example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone with a finished run of the example, its stages stood in for."""
-    folder = clone_with_example(tmp_path_factory.mktemp("example") / "slimdiff")
-    shutil.copy(STAND_IN, folder / "workflow" / "src" / "sitecustomize.py")
-    done = snakemake(folder, "--cores", "2", *EXAMPLE)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+    return finish(with_stand_ins(clone_with_example(tmp_path_factory.mktemp("example") / "slimdiff")), *EXAMPLE)
 
 
 def cells(*optimizations: str) -> set[str]:

@@ -3,14 +3,13 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from clones import REPOSITORY, SMOKE, STAND_IN, clone, snakemake
+from clones import REPOSITORY, SMOKE, clone, snakemake
 
 PROFILES = REPOSITORY / "profiles"
 CLUSTERS = sorted(path.name for path in PROFILES.iterdir() if path.name != "default")
@@ -35,14 +34,6 @@ def batch(tmp_path: Path) -> dict[str, str]:
         target.write_text(f"#!{sys.executable}\n{BATCH.read_text(encoding='utf-8')}", encoding="utf-8")
         target.chmod(0o755)
     return {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "BATCH": str(tmp_path / "jobs"), "SECONDS_FOR_FILES": "1"}
-
-
-@pytest.fixture
-def stood_in(tmp_path: Path) -> Path:
-    """A clone with stages that take no time."""
-    folder = clone(tmp_path / "slimdiff")
-    shutil.copy(STAND_IN, folder / "workflow" / "src" / "sitecustomize.py")
-    return folder
 
 
 def test_a_cluster_gets_what_any_machine_gets() -> None:

@@ -3,14 +3,13 @@
 import json
 import os
 import resource
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from clones import REPOSITORY, SMOKE, STAND_IN, Jobs, clone, planned, snakemake
+from clones import REPOSITORY, SMOKE, Jobs, clone, planned, snakemake
 
 Edit = Callable[[str, str, str], None]
 
@@ -22,14 +21,6 @@ DRY_RUN_RATIO = 9.0  # the same in dry runs of seven cells, for machines that ar
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which nothing has run and nothing is edited."""
     return clone(tmp_path_factory.mktemp("fresh") / "slimdiff")
-
-
-@pytest.fixture
-def stood_in(tmp_path: Path) -> Path:
-    """A fresh clone with stages that take no time."""
-    folder = clone(tmp_path / "slimdiff")
-    shutil.copy(STAND_IN, folder / "workflow" / "src" / "sitecustomize.py")
-    return folder
 
 
 @pytest.fixture

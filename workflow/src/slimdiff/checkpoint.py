@@ -16,7 +16,7 @@ from slimdiff.engines.lowering import start_graph, start_network
 from slimdiff.engines.network import EngineNetwork, Site
 from slimdiff.errors import UserError
 from slimdiff.families import FAMILIES, SAMPLER_CONSTANTS, steps_problem
-from slimdiff.modelfile import build_model, read_header, read_tensors
+from slimdiff.modelfile import build_model, read_tensors
 from slimdiff.plugins import missing
 from slimdiff.runtimes import way_of
 from slimdiff.sampling import Progress, Sampled, sample_images
@@ -118,12 +118,11 @@ def load(
         UserError: the file is missing, damaged, or no model; it needs a plugin that is not loaded, or another state of
             it (`slimdiff.load` loads plugins); its engine is not installed or not for this device.
     """
-    header = read_header(path)
+    tensors, header = read_tensors(path)
     restored = {record.get("step") for record in header["structure"]}
     brought = [entry for entry in header.get("plugins", ()) if entry["kind"] == "family" or entry["name"] in restored]
     for problem in missing(brought):
         raise UserError(f"{path}: {problem}")
-    tensors, header = read_tensors(path)
     site = Site(torch.device(device), None if cache is None else Path(cache))
     if "graph" in header:
         network: nn.Module = start_graph(header, tensors, site)

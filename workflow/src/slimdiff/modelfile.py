@@ -59,17 +59,6 @@ def build_model(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) 
     return rebuild({**header, "structure": others}, tensors)
 
 
-def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The header alone; the tensors are not verified.
-
-    Raises:
-        UserError: the file is missing, damaged, or no model.
-    """
-    if not packing.is_packed(path):
-        return tensorfile.read_header(path, KIND)
-    return _header(path, next(packing.read(path)))
-
-
 def _stored(header: Mapping[str, Any]) -> list[storage.Record]:
     """The records of weights in fewer bits among those of the structure."""
     return [record for record in header["structure"] if "weights" in record]
@@ -78,21 +67,15 @@ def _stored(header: Mapping[str, Any]) -> list[storage.Record]:
 def _read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and header of a packed model, every digest checked."""
     prefix, *contents = packing.read(path)
-    header = _header(path, prefix)
-    tensors = safetensors.torch.load(b"".join([prefix, *contents]))
-    if tensorfile.tensors_digest(tensors) != header.get("sha256"):
-        raise UserError(
-            f"{path} is damaged (its tensors do not have the digest in its header): run again to rebuild it"
-        )
-    return tensors, header
-
-
-def _header(path: str | os.PathLike[str], prefix: bytes) -> dict[str, Any]:
-    """Our own part of a safetensors header, `prefix` with its length."""
     metadata = settings.parse(prefix[LENGTH_BYTES:].decode(), str(path)).get("__metadata__", {})
     if tensorfile.KEY not in metadata:
         raise UserError(f"{path} holds nothing that slimdiff wrote: its metadata has no key {tensorfile.KEY!r}")
     header = settings.parse(metadata[tensorfile.KEY], str(path))
     if header.get("kind") != KIND:
         raise UserError(f"{path} holds {header.get('kind')!r}, expected {KIND!r}")
-    return header
+    tensors = safetensors.torch.load(b"".join([prefix, *contents]))
+    if tensorfile.tensors_digest(tensors) != header.get("sha256"):
+        raise UserError(
+            f"{path} is damaged (its tensors do not have the digest in its header): run again to rebuild it"
+        )
+    return tensors, header

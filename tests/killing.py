@@ -1,0 +1,41 @@
+"""A stage as a process of its own that is killed without warning, and started again."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from builders import SOURCE
+
+from slimdiff import tensorfile
+
+
+def killed_half_way_and_resumed(tmp_path: Path, command: Callable[[Path], list[str]], steps: int) -> None:
+    """Train twice, once calmly and once with a kill -9 on the way: the files are those of the run that was not killed.
+
+    Args:
+        command: the stage's command line by folder: state in `state`, weights in w.safetensors, record in train.json.
+        steps: of the whole training.
+    """
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command(calm), check=True, capture_output=True, env=environment)
+    process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    state = killed / "state" / "state.safetensors"
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
+    step = tensorfile.read_header(state, "state")["progress"]["step"]
+    assert 0 < step < steps
+
+    resumed = subprocess.run(command(killed), check=True, capture_output=True, text=True, env=environment)
+    assert f"resuming at step {step}/" in resumed.stdout
+    assert json.loads((killed / "train.json").read_text())["interruptions"] == 1
+    assert (calm / "w.safetensors").read_bytes() == (killed / "w.safetensors").read_bytes()
+    assert not (killed / "state").exists()
