@@ -25,8 +25,8 @@ all: $(VENV)/.run ## set up .venv and run config.yaml; the report is results/rep
 smoke: $(VENV)/.run ## the whole way on tiny data and models, in about five minutes
 	$(SNAKEMAKE) --configfile config/smoke.yaml $(SNAKEMAKE_ARGS)
 
-test: $(VENV)/.dev ## set up .venv and run all tests
-	$(IN_VENV) python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.dev ## set up .venv and run all tests, files side by side
+	$(IN_VENV) OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
 
 bench: $(VENV)/.dev ## side-by-side speed ratios into results/benchmarks.json
 	@mkdir -p results

@@ -36,6 +36,7 @@ def load(
     path: "str | os.PathLike[str]",
     device: "torch.device | str" = "cpu",
     plugins: "Sequence[str | os.PathLike[str]]" = (),
+    cache: "str | os.PathLike[str] | None" = None,
 ) -> "Loaded":
     """The model in a cell's model.safetensors, in evaluation mode on `device`.
 
@@ -44,6 +45,7 @@ def load(
 
     Args:
         plugins: files whose families and steps the model was made with; they are run, so name only those you trust.
+        cache: folder where compilers keep what they made for other processes; None: where they do so by themselves.
 
     Raises:
         UserError: the file is missing, damaged, or no model; or it needs a plugin that is not among them.
@@ -54,4 +56,4 @@ def load(
         plugging.load(plugins)
     from slimdiff import checkpoint
 
-    return checkpoint.load(path, device)
+    return checkpoint.load(path, device, cache)

@@ -95,6 +95,8 @@ def to_tensors(graph: Any) -> dict[str, torch.Tensor]:
     """The graph as uint8 (bytes,): its description (XML, deflated) and its constants."""
     import openvino
 
+    graph = graph.clone()
+    _number(graph)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder, "graph.xml")
         openvino.save_model(graph, path, compress_to_fp16=False)
@@ -120,6 +122,13 @@ def from_tensors(tensors: Mapping[str, torch.Tensor]) -> Any:
         raise UserError(
             f"the model's graph is not one that this OpenVINO can read ({first}): delete the file and run again"
         ) from None
+
+
+def _number(graph: Any) -> None:
+    """Name nodes by their place in the graph: names of OpenVINO's own count what the process has made before."""
+    graph.set_friendly_name("body")
+    for place, node in enumerate(graph.get_ordered_ops()):
+        node.set_friendly_name(f"{_type(node)}_{place}")
 
 
 def _type(node: Any) -> str:

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -58,9 +60,7 @@ class Compiled(Runner):
         with torch.inference_mode(False), torch.no_grad():
             inputs = (self._cast(x), self._cast(embedding))
             exported = torch.export.export(self.body, inputs).module()
-            compiled = torch.compile(exported, dynamic=False, fullgraph=True)
-            compiled(*inputs)
-        self.compiled[len(x)] = compiled
+            self.compiled[len(x)] = _compile(exported, inputs)
 
     def __call__(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(False), torch.no_grad():
@@ -70,3 +70,33 @@ class Compiled(Runner):
     def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
         """A copy in the precision that was not made in inference mode, for which other code would be compiled."""
         return torch.empty(tensor.shape, dtype=self.dtype, device=tensor.device).copy_(tensor)
+
+
+def _compile(exported: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Callable[..., torch.Tensor]:
+    """The module compiled and called once; libraries in the cache that cannot be read any more are made anew.
+
+    The C++ compiler writes them in place, so that a process killed while it ran leaves a part of one behind.
+    """
+    while True:
+        compiled: Callable[..., torch.Tensor] = torch.compile(exported, dynamic=False, fullgraph=True)
+        try:
+            compiled(*inputs)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            damaged = _unreadable_library(error)
+            if damaged is None:
+                raise
+            print(f"{damaged} cannot be read (was its compiler interrupted?): compiling it again", file=sys.stderr)
+            damaged.unlink()
+            torch.compiler.reset()
+        else:
+            return compiled
+
+
+def _unreadable_library(error: BaseException) -> Path | None:
+    """The file in the compiler's cache that could not be imported, where that is what `error` came from."""
+    cause = error.__cause__ or error.__context__
+    if not isinstance(cause, ImportError) or cause.path is None:
+        return None
+    path = Path(cause.path)
+    ours = path.is_file() and path.is_relative_to(torch._inductor.runtime.cache_dir_utils.cache_dir())
+    return path if ours else None
