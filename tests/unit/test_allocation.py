@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from slimdiff.compression.allocation import MOST, by_sensitivity, lower_hull, rising, total_zeros
 from slimdiff.compression.prune import PruneSettings, layers, prunable, prune_unstructured, sensitivity
 from slimdiff.errors import UserError
+from slimdiff.layers import layers_of, modules
 from slimdiff.models.registry import build_network
 
 SIZES = st.lists(st.integers(50, 5000), min_size=1, max_size=9).map(lambda s: {f"l{i}": n for i, n in enumerate(s)})
@@ -84,7 +85,7 @@ def test_schedules_leave_the_networks_as_many_weights_as_the_pool_does(family, m
         return sum(int((getattr(m, n) == 0).sum()) for m, n in prunable(network, "global"))
 
     def loss(network):  # of weights gone, with the middle layers mattering less
-        return float(sum(p.abs().sum() * (1 + place % 3) for place, p in enumerate(network.parameters()))) * -1
+        return -float(sum(p.detach().abs().sum() * (1 + place % 3) for place, p in enumerate(network.parameters())))
 
     made = []
     for named in ("pool", allocation):
@@ -100,10 +101,29 @@ def test_schedules_leave_the_networks_as_many_weights_as_the_pool_does(family, m
 def test_a_layer_alone_can_be_pruned():
     network = build_network(MODELS["ncsn"](), seed=1)
     before = {name: p.clone() for name, p in network.named_parameters()}
-    prune_unstructured(network, PruneSettings("l1", 0.5, "layer:conv3"), 0)
+    prune_unstructured(network, PruneSettings("l1", 0.5, "module:conv3"), 0)
     changed = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {"conv3.weight"}
     assert int((network.conv3.weight == 0).sum()) == round(0.5 * network.conv3.weight.numel())
+
+
+def test_a_block_alone_can_be_pruned():
+    network = build_network(MODELS["ddpm"](), seed=1)
+    names = layers(network, "module:down1")
+    assert names == [
+        f"down1.{inner}" for inner in ("conv1.conv1", "conv1.conv2", "conv2.conv1", "conv2.conv2", "embed")
+    ]
+
+
+@pytest.mark.parametrize("levels", [[2, 3], [], [0, 1, 2, 3]])
+@pytest.mark.parametrize("family", MODELS)
+def test_the_rules_know_the_layers(family, levels):
+    """Without torch, the names that the networks have."""
+    model = MODELS[family](**({"network": {"attention_levels": levels}} if family == "ddpm" else {}))
+    network = build_network(model, seed=0)
+    assert layers_of(family, model["network"]) == layers(network, "global")
+    tops = modules(layers(network, "global"))
+    assert [name for top in tops for name in layers(network, f"module:{top}")] == layers(network, "global")
 
 
 def test_layers_come_in_the_order_of_the_network():
@@ -132,7 +152,7 @@ def test_sensitivity_prunes_a_copy_one_layer_at_a_time():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (PruneSettings("l1", 0.5, "layer:conv9"), r"prune.scope is 'layer:conv9'; allowed after 'layer:'.*conv1"),
+        (PruneSettings("l1", 0.5, "module:conv9"), r"prune.scope is 'module:conv9'; allowed after 'module:'.*conv1"),
         (PruneSettings("l1", 0.5, "outer"), r"prune.scope is 'outer'; allowed.*middle"),
         (PruneSettings("l1", 0.5, "global", "falling"), r"prune.allocation is 'falling'; allowed: pool, rising, sens"),
         (PruneSettings("l1", 0.5, "global", "sensitivity"), r"needs images; allowed without: pool, rising"),

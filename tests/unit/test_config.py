@@ -384,7 +384,8 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
     ),
     "unknown scope": (
         recipe(prune={**PRUNE, "scope": "top"}),
-        "my.yaml: optimizations.mine.prune.scope is 'top'; allowed: global, middle, extremes (part of the network)",
+        "my.yaml: optimizations.mine.prune.scope is 'top'; allowed: global, middle, extremes or text of the form "
+        "^module:[A-Za-z0-9_.]+$ (part of the network, or module and the name of a layer or a block)",
     ),
     "groups of half": (
         {"trainings": {"groups-2": {"groups": 0.5}}},

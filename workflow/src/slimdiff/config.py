@@ -17,7 +17,14 @@ Config = Mapping[str, Any]
 # Keys of a data set that are for scoring alone.
 NETWORK_KEYS = ("extractors", "extractors_sha256", "classifier", "classifier_sha256")
 TRAINING_STEPS = ("prune",)  # keys of a training that starts from another: what is done to its weights before
-START_KEYS = ("start", "weights", *TRAINING_STEPS, "finetune")  # of a training that starts from another, and no more
+TRAINING_REGIMES = ("sparsify", "quantize")  # others of its keys: what is done to its weights meanwhile, one of them
+START_KEYS = (
+    "start",
+    "weights",
+    *TRAINING_STEPS,
+    *TRAINING_REGIMES,
+    "finetune",
+)  # of a training that starts from another, and no more
 COMPRESSION_STEPS = ("prune", "quantize")  # keys of an optimization, in the order in which they are applied
 
 
@@ -161,12 +168,14 @@ def train_settings(config: Config, dataset: str, model: str, training: str, seed
 
 
 def finetune_settings(config: Config, dataset: str, model: str, training: str, seed: int | str) -> dict[str, Any]:
-    """Settings of the stage `finetune`: those of a training, where it starts, and what is done before it begins."""
+    """Settings of the stage `finetune`: those of a training, its start, what is done before it begins and meanwhile."""
     options = config["trainings"][training]
+    meanwhile = {name: options[name] for name in TRAINING_REGIMES if name in options}
     return {
         **train_settings(config, dataset, model, training, seed),
         "start": {"training": options["start"], "weights": options.get("weights", "raw")},
         "steps": [{step: options[step]} for step in TRAINING_STEPS if step in options],
+        **({"while": meanwhile} if meanwhile else {}),
     }
 
 

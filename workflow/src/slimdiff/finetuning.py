@@ -25,6 +25,7 @@ from slimdiff.diffusion.denoiser import NO_LABEL, build_denoiser
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.errors import UserError
 from slimdiff.families import FIXED_BY_START
+from slimdiff.regimes import build_regime
 from slimdiff.settings import build, canonical
 from slimdiff.training import Prepared, Trained, TrainingSettings, fit
 
@@ -60,8 +61,9 @@ def finetune(
     Args:
         start: weights.safetensors of a training.
         start_record: its train.json.
-        settings: those of a training (slimdiff.training.fit), `start` (`training`: its name, `weights`: raw or ema) and
-            `steps`, a list of {name in STEPS: settings}.
+        settings: those of a training (slimdiff.training.fit), `start` (`training`: its name, `weights`: raw or ema),
+            `steps`, a list of {name in STEPS: settings}, and `while` where there is one: {name in
+            slimdiff.regimes.REGIMES: settings}.
         state_dir: as in `fit`; holds the prepared network as well.
 
     Returns:
@@ -95,7 +97,8 @@ def finetune(
         )
     tensors, described = tensorfile.read(state_dir / PREPARED, PREPARED_KIND)
     network = weightfile.rebuild(described, tensors)
-    prepared = Prepared(network, described["structure"], generation, origin)
+    regime = build_regime(settings.get("while", {}))
+    prepared = Prepared(network, described["structure"], generation, origin, regime)
     trained = fit(prepared, images, settings, state_dir, device, code, seconds_between_saves)
     own_s = trained.record["train_s"] + described["prepare_s"]
     times = {key: seconds + own_s for key, seconds in before_s.items()}

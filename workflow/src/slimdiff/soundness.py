@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from slimdiff import files
 from slimdiff.config import (
     START_KEYS,
+    TRAINING_REGIMES,
     Cell,
     Config,
     brought,
@@ -24,6 +25,7 @@ from slimdiff.config import (
     training_options,
 )
 from slimdiff.families import FAMILIES, FIXED_BY_START, SAMPLER_CONSTANTS, Family, divisors, steps_problem
+from slimdiff.layers import MODULE, layers_of, modules, within
 from slimdiff.runtimes import RUNTIMES, allowed, way_of
 
 NCSN_SMALLEST_IMAGE = 17  # pixels that four unpadded 3×3 convolutions of strides 1, 2, 2, 2 leave one of
@@ -121,6 +123,7 @@ def _start_problems(config: Config) -> Iterator[Problem]:
                 text = "cannot differ from the start's: leave it out, or make a training of its own"
                 yield Problem((*path, "finetune", key), text)
         yield from _prune_problems(options.get("prune", {}), (*path, "prune"), images=True)
+        yield from _regime_problems(options, path)
     for name, options in config["trainings"].items():
         seen = [name]
         while "start" in config["trainings"][seen[-1]]:
@@ -131,15 +134,29 @@ def _start_problems(config: Config) -> Iterator[Problem]:
                 break
 
 
+def _regime_problems(options: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Problem]:
+    """What is done to the weights while a training goes on: one thing at a time, with what its schedule needs."""
+    asked = [name for name in TRAINING_REGIMES if name in options]
+    if len(asked) > 1:
+        yield Problem((*path, asked[1]), f"stands beside {asked[0]}; allowed: one of {', '.join(TRAINING_REGIMES)}")
+    sparsify = options.get("sparsify", {})
+    if sparsify.get("amount") == 0:
+        yield Problem((*path, "sparsify", "amount"), "is 0; allowed: above 0, or leave sparsify out")
+    if sparsify.get("schedule") == "cubic" and "until" not in sparsify:
+        yield Problem((*path, "sparsify", "until"), "is missing; schedule cubic needs it")
+    if sparsify.get("schedule") == "one-shot" and "until" in sparsify:
+        yield Problem((*path, "sparsify", "until"), "is for schedule cubic, and this is one-shot; leave it out")
+
+
 def _prune_problems(prune: Mapping[str, Any], path: tuple[str, ...], images: bool = False) -> Iterator[Problem]:
     """Keys of a `prune` that do not go with its method; importances that need images are for trainings alone."""
     if not prune:
         return
     channels, importance = prune["method"] == "channels", prune.get("importance")
-    for key, of_channels in (("scope", False), ("importance", True)):
+    for key, of_channels in (("scope", False), ("allocation", False), ("importance", True)):
         if key in prune and of_channels != channels:
             yield Problem((*path, key), f"does not go with method {prune['method']}; leave it out")
-        if key not in prune and of_channels == channels:
+        if key not in prune and of_channels == channels and key != "allocation":
             yield Problem((*path, key), f"is missing; method {prune['method']} needs it")
     if importance in IMPORTANCES_OF_IMAGES and not images:
         text = (
@@ -227,6 +244,21 @@ def _channel_problems(options: Mapping[str, Any], path: tuple[str, ...], trainin
             yield Problem(path, text)
 
 
+def _scope_problems(config: Config, model: str, options: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Problem]:
+    """A scope that the family of `model` has, or a module of its network."""
+    scope, family = options.get("scope"), config["models"][model]["family"]
+    if scope is None:
+        return
+    layers = layers_of(family, config["models"][model]["network"])
+    if scope.startswith(MODULE):
+        if layers is not None and not within(layers, scope.removeprefix(MODULE)):
+            allowed = ", ".join(modules(layers))
+            yield Problem((*path, "scope"), f"is {scope!r}; allowed after {MODULE!r} for model {model}: {allowed}")
+    elif family not in FAMILIES and scope not in (scopes := brought(config).family(family).scopes):
+        text = f"is {scope}; allowed for family {family}, as model {model} is: {', '.join(scopes)}"
+        yield Problem((*path, "scope"), text)
+
+
 def _recipe_problems(config: Config, model: str, optimization: str) -> Iterator[Problem]:
     """A recipe for `model`: compression that its training allows, and its sampler."""
     recipe, options = config["optimizations"][optimization], config["models"][model]
@@ -244,11 +276,9 @@ def _recipe_problems(config: Config, model: str, optimization: str) -> Iterator[
     yield from _engine_problems(recipe, training, ("optimizations", optimization))
 
     own, family = recipe.get("sampler", {}), options["family"]
-    if "prune" in recipe and family not in FAMILIES:
-        scope, scopes = recipe["prune"].get("scope"), brought(config).family(family).scopes
-        if scope is not None and scope not in scopes:
-            text = f"is {scope}; allowed for family {family}, as model {model} is: {', '.join(scopes)}"
-            yield Problem(("optimizations", optimization, "prune", "scope"), text)
+    yield from _scope_problems(config, model, recipe.get("prune", {}), ("optimizations", optimization, "prune"))
+    meanwhile = config["trainings"][recipe["training"]].get("sparsify", {})
+    yield from _scope_problems(config, model, meanwhile, ("trainings", recipe["training"], "sparsify"))
     sampler = {**options["sampler"], **own}
 
     def problem(key: str, text: str) -> Problem:

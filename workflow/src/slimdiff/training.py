@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from slimdiff.errors import UserError
 from slimdiff.files import write_json
 from slimdiff.models.registry import build_network
 from slimdiff.optimizers import build_optimizer, learning_rate_factor
+from slimdiff.regimes import Regime
 from slimdiff.settings import build, canonical
 from slimdiff.state import Progress, StateStore, locked, terminable
 from slimdiff.tensorfile import tensors_digest
@@ -73,6 +74,7 @@ class Prepared:
     structure: list[Structure]  # what a load needs to build it, beside its settings
     generation: int = 0  # trainings before this one in its chain; each has random draws of its own
     start: dict[str, Any] | None = None  # which weights it comes from, for header and record; None: the seed's own
+    regime: Regime = field(default_factory=Regime)  # what is done to the weights meanwhile
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def fit(
         )
 
     # network, its average, optimizer
-    network = prepared.network.train().to(device)
+    network, regime = prepared.network.train().to(device), prepared.regime
     precision = resolve_precision(device, options.precision)
     average = {key: value.clone() for key, value in network.state_dict().items()}
     averaged = [key for key, parameter in network.named_parameters() if parameter.requires_grad]
@@ -187,14 +189,16 @@ def fit(
             if classes:
                 dropped = torch.rand(len(chosen), generator=generator).to(device) < options.label_dropout
                 told = labels[chosen].masked_fill(dropped, NO_LABEL)
-            with autocast(device, precision):
-                loss = denoiser.loss(x_0, sigma, noise, told).mean()
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * learning_rate_factor(options.lr_schedule, progress.step, steps)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            _average(network, average, averaged, _decay(options, progress.step))
+            with regime.computing(network):
+                with autocast(device, precision):
+                    loss = denoiser.loss(x_0, sigma, noise, told).mean()
+                loss.backward()
+            with regime.stepping(network, average, progress.step, steps):
+                optimizer.step()
+                _average(network, average, averaged, _decay(options, progress.step))
             loss_sum += loss.detach()
             progress.step += 1
 

@@ -5,6 +5,7 @@ layer's loss, measured with that layer alone pruned, says where zeros cost least
 together are as many as a pool of them all would have, to the element.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from slimdiff.errors import UserError
@@ -23,8 +24,8 @@ def total_zeros(sizes: Mapping[str, int], amount: float) -> int:
 def rising(sizes: Mapping[str, int], amount: float) -> dict[str, int]:
     """Zeros per layer, at shares that rise linearly towards the layer in the middle.
 
-    The share of layer i of n is c · w_i, at most MOST; w_i goes from LEAST_WEIGHT at both ends to 1 in the middle, and c
-    is what makes the total right.
+    The share of layer i of n is c · w_i, at most MOST; w_i goes from LEAST_WEIGHT at both ends to 1 in the middle, and
+    c is what makes the total right.
 
     Args:
         sizes: elements per layer, in the order in which the network applies them.
@@ -49,9 +50,9 @@ def rising(sizes: Mapping[str, int], amount: float) -> dict[str, int]:
 def by_sensitivity(sizes: Mapping[str, int], amount: float, curves: Mapping[str, Curve]) -> dict[str, int]:
     """Zeros per layer such that the sum of the layers' own losses is least, by their measured curves.
 
-    Each curve is replaced by its lower convex hull, and zeros go where the hull rises least per element: the solution of
-    the allocation problem by Lagrange multipliers (Everett 1963; Shoham and Gersho 1988 for bits), that losses of layers
-    add up being the assumption. A loss that falls when a layer is pruned counts as one that stays.
+    Each curve is replaced by its lower convex hull, and zeros go where the hull rises least per element: the solution
+    of the allocation problem by Lagrange multipliers (Everett 1963; Shoham and Gersho 1988 for bits), that losses of
+    layers add up being the assumption. A loss that falls when a layer is pruned counts as one that stays.
 
     Args:
         curves: of each layer, from a share of 0 to one of at most MOST.
@@ -63,7 +64,7 @@ def by_sensitivity(sizes: Mapping[str, int], amount: float, curves: Mapping[str,
     segments = []
     for name, size in sizes.items():
         hull = lower_hull(curves[name])
-        for (before, low), (after, high) in zip(hull, hull[1:], strict=False):
+        for (before, low), (after, high) in itertools.pairwise(hull):
             elements = (after - before) * size
             segments.append(((high - low) / elements, before, name, elements))
     room = sum(elements for *_, elements in segments)
@@ -109,4 +110,6 @@ def _check_room(sizes: Mapping[str, int], wanted: int, amount: float) -> None:
 
 
 def _refuse(amount: float, room: float) -> None:
-    raise UserError(f"prune.amount is {amount}; allowed with this allocation: up to {room:.3f}, since no layer loses all")
+    raise UserError(
+        f"prune.amount is {amount}; allowed with this allocation: up to {room:.3f}, since no layer loses all"
+    )

@@ -15,12 +15,12 @@ from torch.nn.utils import prune
 
 from slimdiff.compression.allocation import ALLOCATIONS, MOST, by_sensitivity, rising
 from slimdiff.errors import UserError
+from slimdiff.layers import MODULE, modules, within
 
 Pool = list[tuple[nn.Module, str]]  # modules, each with the name of one of its parameters
 Loss = Callable[[nn.Module], float]  # of a network of the same structure, on images and noise that stay the same
 PROBED = (0.2, 0.4, 0.6, 0.8, MOST)  # shares of a layer at which its sensitivity is measured
 
-LAYER = "layer:"  # before a layer's name in a scope
 METHODS: dict[str, type[prune.BasePruningMethod]] = {
     "random": prune.RandomUnstructured,
     "l1": prune.L1Unstructured,
@@ -33,7 +33,7 @@ class PruneSettings:
 
     method: str  # random | l1
     amount: float  # share of the scope's elements, 0 to below 1
-    scope: str = "global"  # one of the network's prune_scopes(), or `layer:` and the name of one of its layers
+    scope: str = "global"  # one of the network's prune_scopes(), or `module:` and the name of a layer or a block
     allocation: str = "pool"  # one of ALLOCATIONS
 
 
@@ -82,16 +82,17 @@ def layers(network: nn.Module, scope: str) -> list[str]:
     """Names of the scope's layers in the order in which the network defines, and so applies, them.
 
     Raises:
-        UserError: no scope and no layer of the network is called so.
+        UserError: no scope, no layer and no block of the network is called so.
     """
     scopes: dict[str, tuple[str, ...]] = network.prune_scopes()  # type: ignore[operator]
     every = [name for name, _ in network.named_modules() if name in scopes["global"]]
-    if scope.startswith(LAYER):
-        if scope.removeprefix(LAYER) not in every:
-            raise UserError(f"prune.scope is {scope!r}; allowed after {LAYER!r} for this network: {', '.join(every)}")
-        return [scope.removeprefix(LAYER)]
+    if scope.startswith(MODULE):
+        found = within(every, scope.removeprefix(MODULE))
+        if not found:
+            raise UserError(f"prune.scope is {scope!r}; allowed after {MODULE!r}: {', '.join(modules(every))}")
+        return found
     if scope not in scopes:
-        allowed = f"{', '.join(scopes)}, or {LAYER!r} and the name of a layer"
+        allowed = f"{', '.join(scopes)}, or {MODULE!r} and the name of a layer or a block"
         raise UserError(f"prune.scope is {scope!r}; allowed for this network: {allowed}")
     return [name for name in every if name in scopes[scope]]
 

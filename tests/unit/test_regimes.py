@@ -1,0 +1,162 @@
+"""What a training does to the weights while it goes on: zeros that stay, as many as asked, and quantized losses."""
+
+import pytest
+import torch
+from builders import MODELS, TRAININGS, striped_images
+from test_finetuning import equal, run, settings_of
+
+from slimdiff import training, weightfile
+from slimdiff.compression.prune import prunable
+from slimdiff.compression.storage import store_weights
+from slimdiff.errors import UserError
+from slimdiff.files import write_json
+from slimdiff.models.registry import build_network
+from slimdiff.regimes import Quantized, Sparsify, SparsifySettings, build_regime, zero_smallest
+
+CPU = torch.device("cpu")
+CUBIC = {"sparsify": {"amount": 0.7, "schedule": "cubic", "until": 0.5}}
+ONE_SHOT = {"sparsify": {"amount": 0.7, "schedule": "one-shot"}}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Weights, record and settings of a short training."""
+    folder = tmp_path_factory.mktemp("ncsn")
+    settings = {"dataset": "stripes", "model": MODELS["ncsn"](), "training": TRAININGS["ncsn"](epochs=1), "seed": 0}
+    trained = training.train(striped_images(), settings, folder / "state", CPU, "code")
+    weightfile.write_training(folder / "weights.safetensors", trained.weights, trained.header)
+    write_json(folder / "train.json", trained.record)
+    return folder / "weights.safetensors", trained.record, settings
+
+
+def asked(start, meanwhile, **changes):
+    return {**settings_of(start, steps=(), **changes), "while": meanwhile}
+
+
+def zeros_of(state):
+    network = build_network(MODELS["ncsn"](), seed=0)
+    pool = {id(getattr(module, name)) for module, name in prunable(network, "global")}
+    names = [name for name, parameter in network.named_parameters() if id(parameter) in pool]
+    return {name: state[name] == 0 for name in names}
+
+
+def share_of(zeros):
+    return sum(int(mask.sum()) for mask in zeros.values()), sum(mask.numel() for mask in zeros.values())
+
+
+@pytest.mark.parametrize("meanwhile", [CUBIC, ONE_SHOT], ids=["cubic", "one-shot"])
+@pytest.mark.parametrize("kind", ["raw", "ema"])
+def test_as_many_weights_are_zero_as_asked(tmp_path, start, meanwhile, kind):
+    trained = run(start, tmp_path, settings=asked(start, meanwhile, epochs=2))
+    zeros, elements = share_of(zeros_of(trained.weights[kind]))
+    assert zeros == round(0.7 * elements)
+    assert equal(trained, run(start, tmp_path / "again", settings=asked(start, meanwhile, epochs=2)))
+
+
+def test_a_pruned_weight_never_comes_back(tmp_path, start, monkeypatch):
+    """Watched after every step of a training whose optimizer has momentum."""
+    seen = []
+
+    class Watched(Sparsify):
+        def stepping(self, network, average, step, steps):
+            if seen and step:
+                now = zeros_of(network.state_dict())
+                assert all((seen[-1][name] & ~now[name]).sum() == 0 for name in now)
+            seen.append(zeros_of(network.state_dict()))
+            return super().stepping(network, average, step, steps)
+
+    monkeypatch.setattr("slimdiff.finetuning.build_regime", lambda _: Watched(SparsifySettings(0.7, "cubic", 0.5)))
+    run(start, tmp_path, settings=asked(start, CUBIC, epochs=2))
+    counts = [share_of(zeros)[0] for zeros in seen]
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 3
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, start, monkeypatch):
+    settings = asked(start, CUBIC, epochs=2)
+    whole = run(start, tmp_path / "whole", settings=settings)
+    steps = whole.record["steps"]
+
+    class Stop(Exception):
+        pass
+
+    real = training._average
+
+    def stops(*arguments):
+        calls.append(1)
+        if len(calls) == steps // 2:
+            raise Stop
+        real(*arguments)
+
+    calls = []
+    monkeypatch.setattr(training, "_average", stops)
+    with pytest.raises(Stop):
+        run(start, tmp_path / "broken", 0.0, settings=settings)
+    monkeypatch.setattr(training, "_average", real)
+    resumed = run(start, tmp_path / "broken", 0.0, settings=settings)
+    assert resumed.record["interruptions"] == 1
+    assert equal(whole, resumed)
+
+
+def test_the_share_is_zhu_and_guptas():
+    regime = Sparsify(SparsifySettings(0.8, "cubic", 0.5))
+    shares = [regime.share(step, 1000) for step in range(1001)]
+    assert shares[0] == 0.0
+    assert shares[500] == shares[1000] == 0.8
+    for step in range(0, 500, 10):  # where a stair begins
+        assert shares[step] == pytest.approx(0.8 * (1 - (1 - step / 500) ** 3))
+    assert len(set(shares)) == Sparsify.EVENTS + 1
+
+
+def test_zero_smallest_counts_zeros_that_are_there():
+    weights = {"a": torch.tensor([0.0, 3.0, -1.0, 0.0]), "b": torch.tensor([[0.5, -4.0]])}
+    zero_smallest(weights, 0.5)
+    assert weights["a"].tolist() == [0.0, 3.0, -1.0, 0.0]
+    assert weights["b"].tolist() == [[0.0, -4.0]]
+
+
+@pytest.mark.parametrize("kind", ["8bit", "4bit"])
+def test_the_loss_is_the_quantized_weights_and_the_floats_come_back(kind):
+    network = build_network(MODELS["ncsn"](), seed=1)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    stored = build_network(MODELS["ncsn"](), seed=1)
+    store_weights(stored, kind)
+    with Quantized(kind).computing(network):
+        inside = {name: value.clone() for name, value in network.state_dict().items()}
+    assert all(torch.equal(inside[name], value) for name, value in stored.state_dict().items())
+    assert not torch.equal(inside["conv3.weight"], before["conv3.weight"])
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_training_in_four_bits_costs_less_once_quantized(tmp_path, start):
+    """On the same data and noise: the loss in 4 bits after training for it is below the one after plain training."""
+
+    def loss(trained):
+        network = build_network(MODELS["ncsn"](), seed=0)
+        network.load_state_dict(trained.weights["raw"])
+        store_weights(network, "4bit")
+        from slimdiff.finetuning import level_losses
+
+        with torch.no_grad():
+            losses = level_losses(network, striped_images(), asked(start, {}), CPU)
+            return sum(float(each()) for each in losses) / len(losses)
+
+    plain = run(start, tmp_path / "plain", settings=asked(start, {}, epochs=6))
+    aware = run(start, tmp_path / "aware", settings=asked(start, {"quantize": {"weights": "4bit"}}, epochs=6))
+    assert loss(aware) < loss(plain)
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "message"),
+    [
+        ({"sparsify": {"amount": 1.0, "schedule": "cubic"}}, "sparsify.amount is 1.0; allowed: above 0 and below 1"),
+        ({"sparsify": {"amount": 0.5, "schedule": "linear"}}, "schedule is 'linear'; allowed: one-shot, cubic"),
+        ({"sparsify": {"amount": 0.5, "schedule": "cubic", "until": 0.0}}, "until is 0.0; allowed: above 0"),
+        ({"quantize": {"weights": "bf16"}}, "weights is 'bf16'; allowed: 8bit, 4bit"),
+        ({"dream": {}}, "dream while training; allowed: one of sparsify, quantize"),
+        ({**CUBIC, "quantize": {"weights": "8bit"}}, "allowed: one of sparsify, quantize"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(meanwhile, message):
+    with pytest.raises(UserError, match=message):
+        build_regime(meanwhile)

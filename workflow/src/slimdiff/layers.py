@@ -1,0 +1,60 @@
+"""The names of the layers that can be pruned, without building a network: what a recipe's scope may name.
+
+A test holds them to the networks' own.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+MODULE = "module:"  # before a name in a scope: a layer, or a block and so all of its layers
+_NCSN = "conv1 dense1 conv2 dense2 conv3 dense3 conv4 dense4 tconv4 dense5 tconv3 dense6 tconv2 dense7 tconv1"
+_DOUBLE = ("conv1", "conv2")
+_SCALED = ("conv1.conv1", "conv1.conv2", "conv2.conv1", "conv2.conv2", "embed")
+_ATTENTION = ("qkv", "proj", "ff1", "ff2")
+_UNET = {  # by block: its layers, and the level of its attention
+    "inc": (_DOUBLE, None),
+    "down1": (_SCALED, None),
+    "attend1": (_ATTENTION, 1),
+    "down2": (_SCALED, None),
+    "attend2": (_ATTENTION, 2),
+    "down3": (_SCALED, None),
+    "attend3": (_ATTENTION, 3),
+    "bottom1": (_DOUBLE, None),
+    "bottom2": (_DOUBLE, None),
+    "bottom3": (_DOUBLE, None),
+    "up1": (_SCALED, None),
+    "attend4": (_ATTENTION, 2),
+    "up2": (_SCALED, None),
+    "attend5": (_ATTENTION, 1),
+    "up3": (_SCALED, None),
+    "attend6": (_ATTENTION, 0),
+    "outc": (("",), None),
+}
+
+
+def layers_of(family: str, network: Mapping[str, Any]) -> list[str] | None:
+    """Names of the layers of a family's network, in its order; None for a family of a plugin.
+
+    Args:
+        network: an entry's `network` of `models:`.
+    """
+    if family == "ncsn":
+        return _NCSN.split()
+    if family != "ddpm":
+        return None
+    return [
+        f"{block}.{layer}".rstrip(".")
+        for block, (inner, level) in _UNET.items()
+        for layer in inner
+        if level is None or level in network["attention_levels"]
+    ]
+
+
+def within(layers: list[str], module: str) -> list[str]:
+    """The layers that `module` names: itself, or all inside of it."""
+    return [name for name in layers if name == module or name.startswith(f"{module}.")]
+
+
+def modules(layers: list[str]) -> list[str]:
+    """The blocks and single layers at the top of a network: what a study of modules goes through."""
+    return list(dict.fromkeys(name.partition(".")[0] for name in layers))
