@@ -15,6 +15,7 @@ NETWORK = {
     "fourier_scale": 30.0,
     "norm_groups": [4, 32, 32, 32],
     "sigma": 25.0,
+    "classes": 0,
 }
 SMALL_NETWORK = {
     "channels": [8, 16, 16, 16],
@@ -22,6 +23,7 @@ SMALL_NETWORK = {
     "fourier_scale": 16.0,
     "norm_groups": [4, 4, 4, 4],
     "sigma": 25.0,
+    "classes": 0,
 }
 SAMPLER = {
     "method": "heun",
@@ -31,6 +33,7 @@ SAMPLER = {
     "rho": 7.0,
     "snr": 0.16,
     "tolerance": 1e-3,
+    "guidance": 1.0,
     "precision": "float32",
 }
 UNET = {
@@ -83,6 +86,7 @@ def training(**changes: Any) -> dict[str, Any]:
         "preconditioning": "edm",
         "sigma_data": 0.33,
         "black": 0.0,
+        "label_dropout": 0.1,
         "groups": 1,
         "linear": "float",
         **changes,

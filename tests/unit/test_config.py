@@ -165,7 +165,7 @@ def test_steps_are_applied_in_order_and_samplers_keep_what_they_use() -> None:
             {"prune": {"method": "l1", "amount": 0.2, "scope": "middle"}},
             {"quantize": {"linear": "8bit"}},
         ],
-        "sampler": {"method": "predictor-corrector", "steps": 30, "snr": 0.16, "precision": "float32"},
+        "sampler": {"method": "predictor-corrector", "steps": 30, "snr": 0.16, "precision": "float32", "guidance": 1.0},
         "engine": "torch",
         "precision": "fp32",
         "seed": 0,
@@ -574,8 +574,8 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
         "my.yaml: trainings.mine.prune.threshold is for importance diff-pruning, and this is l1; leave it out",
     ),
     "another family's option after a start": (
-        started(start="plain", finetune={"label_dropout": 0.2}),
-        "my.yaml: trainings.mine.finetune.label_dropout is for family ddpm, and model ncsn is of family ncsn",
+        started(start="plain", finetune={"min_snr_gamma": 5.0}),
+        "my.yaml: trainings.mine.finetune.min_snr_gamma is for family ddpm, and model ncsn is of family ncsn",
     ),
     "quantizing what is quantized": (
         {
@@ -623,7 +623,7 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
     ),
     "guidance of an ncsn": (
         {"models": {"ncsn": {"sampler": {"guidance": 1.5}}}},
-        "my.yaml: models.ncsn.sampler.guidance is for family ddpm, and model ncsn is of family ncsn; leave it out",
+        "my.yaml: models.ncsn.sampler.guidance is 1.5; allowed for a network that is told no class",
     ),
     "guidance of a recipe of an ncsn": (
         recipe(sampler={"clip": True}),

@@ -36,7 +36,12 @@ class Family:
 
 
 FAMILIES = {
-    "ncsn": Family(("score", "edm"), ("heun", "euler-maruyama", "predictor-corrector", "ode")),
+    "ncsn": Family(
+        ("score", "edm"),
+        ("heun", "euler-maruyama", "predictor-corrector", "ode"),
+        ("label_dropout",),
+        ("guidance",),
+    ),
     "ddpm": Family(
         ("epsilon", "v", "edm"),
         ("heun", *SCHEDULED),

@@ -20,18 +20,17 @@ from slimdiff.quietbnb import is_quantized
 
 
 class ScoreEmbedder(nn.Module):
-    """Noise level (N,) → sines and cosines of it (N, embed_dim); the linear layer after them belongs to the body."""
+    """Noise level (N,) and labels (N,) or None → features (N, embed_dim); the linear layer after belongs to the body."""
 
     def __init__(self, network: ScoreNetwork) -> None:
         super().__init__()
-        self.fourier = network.fourier
+        self.fourier, self.classes = network.fourier, network.classes
+        if network.classes:
+            self.label = network.label
 
     def forward(self, noise_level: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """The score network is told no class: `labels` must be None."""
-        if labels is not None:
-            raise ValueError("a score network is told no class")
-        embedding: torch.Tensor = self.fourier(noise_level)
-        return embedding
+        """As the score network does it: -1 in `labels` is no class."""
+        return ScoreNetwork._features(cast(ScoreNetwork, self), noise_level, labels)
 
 
 class UNetEmbedder(nn.Module):
@@ -76,6 +75,9 @@ def split_network(network: nn.Module) -> tuple[nn.Module, nn.Module]:
     elif isinstance(whole, ScoreNetwork):
         embedder, body = ScoreEmbedder(whole), whole
         whole.fourier = nn.Identity()  # type: ignore[assignment]
+        if whole.classes:
+            del whole.label
+            whole.classes = 0
     elif isinstance(whole, UNet):
         embedder, body = UNetEmbedder(whole), whole
         whole.__class__ = UNetBody

@@ -2,6 +2,7 @@
 
 Y. Song, "A tutorial on score-based generative modelling" (2021); the report's NCSN. The raw output is returned: to
 divide it by the marginal standard deviation is the business of the preconditioning (slimdiff.diffusion.denoiser).
+Told classes, which the report's is not, it adds a vector for each to the noise level's features, as the U-Net does.
 """
 
 import math
@@ -32,6 +33,7 @@ class NCSNSettings:
         32,
     )  # groups of each level's GroupNorm; the second is also the last norm's
     sigma: float = 25.0  # base of the VE SDE
+    classes: int = 0  # that it can be told; 0: it is told none
 
 
 class GaussianFourierEmbedding(nn.Module):
@@ -61,7 +63,7 @@ class ScoreNetwork(nn.Module):
         c1, c2, c3, c4 = settings.channels
         n1, n2, n3, n4 = settings.norm_groups
         _check_norms(((n1, c1), (n2, c2), (n3, c3), (n4, c4), (n2, c1)))
-        embed_dim, self.image_size = settings.embed_dim, image_size
+        embed_dim, self.image_size, self.classes = settings.embed_dim, image_size, settings.classes
         sizes = _level_sizes(image_size)
 
         def conv(name: str, c_in: int, c_out: int, level: int) -> nn.Conv2d:
@@ -99,10 +101,12 @@ class ScoreNetwork(nn.Module):
         self.dense7 = nn.Linear(embed_dim, c1)
         self.tnorm2 = nn.GroupNorm(n2, c1)  # 32 groups of one channel in the tutorial
         self.tconv1 = tconv("tconv1", 2 * c1, image_channels, 0, bias=True)
+        if settings.classes:
+            self.label = nn.Embedding(settings.classes, embed_dim)
 
-    def forward(self, x: torch.Tensor, noise_level: torch.Tensor) -> torch.Tensor:
-        """x (N, C, S, S), noise_level (N,) → (N, C, S, S)."""
-        embedding = F.silu(self.embed(self.fourier(noise_level)))
+    def forward(self, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """x (N, C, S, S), noise_level (N,), labels int64 (N,) with -1 for no class → (N, C, S, S)."""
+        embedding = F.silu(self.embed(self._features(noise_level, labels)))
 
         def level(h: torch.Tensor, dense: nn.Module, norm: nn.Module) -> torch.Tensor:
             return F.silu(norm(h + dense(embedding)[:, :, None, None]))
@@ -116,10 +120,17 @@ class ScoreNetwork(nn.Module):
         h = level(self.tconv2(torch.cat([h, h2], dim=1)), self.dense7, self.tnorm2)
         return self.tconv1(torch.cat([h, h1], dim=1))
 
+    def _features(self, noise_level: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        """(N, embed_dim): sines and cosines of the noise level, and the class's vector where there is a class."""
+        features: torch.Tensor = self.fourier(noise_level)
+        if labels is None or not self.classes:
+            return features
+        return features + self.label(labels.clamp_min(0)) * (labels >= 0)[:, None]
+
     def prune_scopes(self) -> dict[str, tuple[str, ...]]:
         """Module names that each pruning scope covers: the report's split (its list in §4.2.2).
 
-        All their weights and biases count; the embedding's linear layer and the norms are in none.
+        All their weights and biases count; the embedding's layers and the norms are in none.
         """
         middle = ("conv3", "dense3", "conv4", "dense4", "tconv4", "dense5", "tconv3")
         extremes = ("conv1", "dense1", "conv2", "dense2", "dense6", "tconv2", "dense7", "tconv1")
