@@ -8,7 +8,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-PATIENCE_S = 120.0  # for what takes seconds where nothing else runs
+import pandas as pd
+
+from slimdiff.analysis import columns, results
+
+PATIENCE_S = 240.0  # for what takes seconds where nothing else runs
+# What differs when the same run is repeated: what is measured in time or memory, and what the machine chooses.
+OF_A_RUN = {column.name for column in columns.COLUMNS if column.unit in ("s", "ms")}
+OF_A_RUN |= {"peak_memory_bytes", "threads", "started_at"}
+OF_A_RUN |= {column.name for column in columns.COLUMNS if column.name.startswith("speedup")}
 
 
 def launch(folder: Path, *arguments: str, program: str = "snakemake", **environment: str) -> "subprocess.Popen[bytes]":
@@ -57,3 +65,10 @@ def press_ctrl_c(process: "subprocess.Popen[bytes]") -> int:
     """As a terminal sends it: to every process of the group. The exit code."""
     os.killpg(process.pid, signal.SIGINT)
     return process.wait(PATIENCE_S)
+
+
+def same_but_for_times(run: Path, other: Path) -> None:
+    """Their matrices are equal in all that is not a time, a memory or the machine's choice."""
+    ours, theirs = (results.read_matrix(folder / "results" / "matrix.parquet") for folder in (run, other))
+    kept = [name for name in ours.columns if name not in OF_A_RUN]
+    pd.testing.assert_frame_equal(ours[kept], theirs[kept], check_exact=True)

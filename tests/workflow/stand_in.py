@@ -1,8 +1,8 @@
 """Stands in for the stages, so that the rules can be tried in seconds and without torch.
 
 Copied into a clone's package folder as sitecustomize.py, which every Python imports at its start. One that was started
-with `-m slimdiff.stages.…` writes the outputs it was told to write and ends; any other goes on as if nothing was. $STAND_IN_FAILS names a stage that fails,
-$STAND_IN_WAITS one that takes as long as there is a file `wait`.
+with `-m slimdiff.stages.…` writes the outputs it was told to write and ends; any other goes on as if nothing was.
+$STAND_IN_FAILS names a stage that fails, $STAND_IN_WAITS one that takes as long as there is a file `wait`.
 """
 
 import os

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from clones import STAND_IN, clone, snakemake, with_stand_ins
+from clones import clone, snakemake, with_stand_ins
 from faults import PATIENCE_S, end, launch, press_ctrl_c, stages_in, wait_for
 
 if sys.platform != "linux":
