@@ -19,9 +19,12 @@ from snakemake.utils import update_config
 SOURCE = Path(workflow.basedir, "workflow", "src")
 sys.path.insert(0, str(SOURCE))
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]))
-shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(SOURCE))}; ")
+# A job ends with the Snakemake that started it, also where that one is killed.
+LEASH = f"exec python -I -S {shlex.quote(str(SOURCE / 'slimdiff' / 'leash.py'))} $PPID .snakemake/slimdiff.jobs"
+shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(SOURCE))}; {LEASH} ")
 
 from slimdiff import config as settings
+from slimdiff import runlock
 from slimdiff.analysis.claimfile import read as read_claims
 from slimdiff.errors import UserError
 from slimdiff.fingerprint import fingerprint
@@ -80,6 +83,8 @@ def any_of(names):
 
 check_config()
 
+# For as long as this run lives; what a run that was killed had locked is free again.
+RUN = runlock.enter(Path(".snakemake")) if workflow.is_main_process else None
 ENVIRONMENT = f"../../envs/{config['environment']}.yaml"
 TRAINING = "{dataset}/{model}/{training}/seed{seed}"
 CELL = "{dataset}/{model}/{optimization}/seed{seed}"
@@ -95,3 +100,7 @@ wildcard_constraints:
     optimization=any_of(config["optimizations"]),
     seed=r"\d+",
     kind=any_of(config["inception"]),
+
+
+onstart:
+    runlock.sign(RUN)

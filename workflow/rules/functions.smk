@@ -55,6 +55,22 @@ def get_reference(wildcards):
     return rules.compress.output.model.format(**asdict(reference)) if reference else []
 
 
+def get_origin(wildcards):
+    """Param: what the weights that a cell is made from must say of themselves."""
+    cell = dict(wildcards.items())
+    expected = settings.origin_settings(config, **cell)
+    return canonical({**expected, "code": get_code("finetune" if expected["start"] else "train")})
+
+
+def get_identity(wildcards):
+    """Param: digest of all settings and code that a cell's model comes from; its files carry it."""
+    cell = dict(wildcards.items())
+    trainings = settings.trainings_settings(config, **cell)
+    stages = ["train", *(["finetune"] if len(trainings) > 1 else []), "compress"]
+    known = [trainings, settings.compress_settings(config, **cell), [get_code(stage) for stage in stages]]
+    return hashlib.sha256(canonical(known).encode()).hexdigest()[:16]
+
+
 def get_all_cores(wildcards):
     """Threads: every core that a run on this machine was given; on a cluster one, or what set-threads says."""
     return workflow.cores if workflow.local_exec and workflow.is_main_process else 1

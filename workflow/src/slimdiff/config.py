@@ -213,14 +213,29 @@ def reference_of(config: Config, dataset: str, model: str, optimization: str, se
     return None
 
 
+def trainings_settings(
+    config: Config, dataset: str, model: str, optimization: str, seed: int | str
+) -> list[dict[str, Any]]:
+    """Settings of the trainings that a cell's model comes from, the first one first."""
+    later = later_trainings(config)
+    return [
+        (finetune_settings if name in later else train_settings)(config, dataset, model, name, seed)
+        for name in chain_of(config, training_of(config, optimization))
+    ]
+
+
+def origin_settings(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> dict[str, Any]:
+    """What the header of the weights that a cell is made from must say (slimdiff.identity.check_training)."""
+    last = trainings_settings(config, dataset, model, optimization, seed)[-1]
+    start = last.get("start", {}).get("training")
+    return {"start": start, **{key: last[key] for key in ("dataset", "model", "training", "seed")}}
+
+
 def row_settings(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> dict[str, Any]:
     """What the stage `row` writes about a cell beside its measurements."""
     cell = (dataset, model, optimization, seed)
     training = training_of(config, optimization)
-    *starts, train = (
-        (finetune_settings if name in later_trainings(config) else train_settings)(config, dataset, model, name, seed)
-        for name in chain_of(config, training)
-    )
+    *starts, train = trainings_settings(config, *cell)
     compress = compress_settings(config, *cell)
     return {
         "dataset": dataset,

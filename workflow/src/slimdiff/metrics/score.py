@@ -63,6 +63,7 @@ class Samples:
     reason: str  # why failed, else empty
     sampler: dict[str, Any]
     network_evaluations: float  # mean per image
+    identity: str | None = None  # of the model that they come from (slimdiff.identity)
 
 
 def read_samples(path: str | os.PathLike[str]) -> Samples:
@@ -79,6 +80,7 @@ def read_samples(path: str | os.PathLike[str]) -> Samples:
             reason=str(file["reason"]),
             sampler=json.loads(str(file["sampler"])),
             network_evaluations=float(np.mean(file["network_evaluations"])),
+            identity=str(file["identity"]) if "identity" in file else None,
         )
 
 
