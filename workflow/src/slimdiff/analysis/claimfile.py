@@ -6,11 +6,9 @@ Neither torch nor pandas: the rules read the files at every dry run, so that a m
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from slimdiff import yamlfile
 from slimdiff.analysis import expressions
 from slimdiff.analysis.expressions import Expression
 from slimdiff.errors import UserError
@@ -59,12 +57,11 @@ def read(paths: Iterable[str | os.PathLike[str]]) -> list[Claim]:
 
 def _read(path: str | os.PathLike[str]) -> list[Claim]:
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yamlfile.read(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); correct `claims:` in the config") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not YAML ({reason}); put texts with : or # in them in quotes") from None
+    except UserError as error:
+        raise UserError(f"{error}; put texts with : or # in them in quotes") from None
     if not isinstance(content, list):
         raise UserError(f"{path} holds {_kind(content)}; allowed: a list of claims, each beginning with “- id: …”")
     found: list[Claim] = []

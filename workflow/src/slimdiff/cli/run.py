@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from slimdiff.cli.asked import PRESETS, Presets, find_preset
+from slimdiff import yamlfile
+from slimdiff.cli.asked import BASE, PRESETS, Presets, find_preset
 from slimdiff.errors import UserError
 
 PASSED_ON = "slimdiff.cli.run"  # under which the arguments after -- stand in the context
@@ -54,6 +55,9 @@ def run(
         if not path.is_file():
             raise UserError(f"--configfile {path} does not exist")
         overlays.append(path)
+    for path in [root / BASE, *overlays]:  # Snakemake would run the expressions of a template, and end in a traceback
+        if path.is_file():
+            yamlfile.read_config(path)
     arguments = snakemake_arguments(
         [Path(os.path.relpath(path, root)) for path in overlays],
         cores,
