@@ -63,7 +63,7 @@ def offer(name: str, known: Mapping[str, Any]) -> str:
 
 
 def _path_problems(config: Config) -> Iterator[Problem]:
-    """Paths that a command line would take for an option, or Snakemake for a pattern."""
+    """Paths that a command line would take for an option, or a rule for a pattern."""
     places: list[tuple[tuple[str | int, ...], str]] = [(("data_dir",), config["data_dir"])]
     places += [(("claims", index), file) for index, file in enumerate(config["claims"])]
     places += [(("inception", kind), config["inception"][kind]) for kind in inception_kinds(config)]

@@ -19,7 +19,7 @@ from slimdiff.wording import one_line
 MAX_BYTES = 4 << 20  # PyYAML reads some 100 kB in a second
 MAX_DEPTH = 40  # of mappings and lists in each other; config.yaml has 5
 MAX_VALUES = 1_000_000  # as if every alias were written out
-TEMPLATE_KEY = "__use_yte__"  # Snakemake evaluates the expressions of a file that has it, as Python
+TEMPLATE_KEY = "__use_yte__"  # the workflow engine runs expressions in a file that has it, as Python
 MERGE = "tag:yaml.org,2002:merge"
 
 # What PyYAML raises besides its own errors: for dates and numbers that are none, for tags on what does not fit them.
@@ -64,7 +64,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The mapping in a file of a configuration.
 
     Raises:
-        UserError: as `read`, or it holds no mapping, or it is a template whose expressions Snakemake would run.
+        UserError: as `read`, or it holds no mapping, or it is a template, whose expressions are run as code.
         OSError: it cannot be opened.
     """
     content = read(path)
@@ -73,8 +73,8 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise UserError(f"{one_line(path)} must hold a mapping, not {kind}; begin with a key, as data_dir: data")
     if TEMPLATE_KEY in content:
         raise UserError(
-            f"{one_line(path)}: {TEMPLATE_KEY} makes Snakemake run expressions in this file as code; allowed: plain "
-            "values; take the key out and write the values"
+            f"{one_line(path)}: {TEMPLATE_KEY} has the workflow engine run expressions in this file as code; allowed: "
+            "plain values; take the key out and write the values"
         )
     return content
 

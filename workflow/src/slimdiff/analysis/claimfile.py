@@ -24,6 +24,7 @@ KEYS = {  # of a claim, with what each holds
 }
 REQUIRED = ("id", "claim", "source", "comparisons")
 LISTS = ("comparisons", "contradictions")
+FORMULA = ("=", "+", "-", "@")  # with which a spreadsheet takes a text of a CSV table for a formula
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,9 @@ def _claim(entry: Any, where: str, position: int, file: str) -> Claim:
         except UserError as error:
             raise UserError(f"{where}: comparison {error}") from None
     texts = {key: " ".join(entry[key].split()) for key in ("id", "claim", "source")}
+    for key, text in texts.items():
+        if text.startswith(FORMULA):
+            raise UserError(f"{where}: {key} begins with {text[0]}, as a spreadsheet's formula does; put a word before it")
     remarks = tuple(" ".join(text.split()) for text in entry.get("contradictions", ()))
     return Claim(**texts, comparisons=tuple(parts), contradictions=remarks, file=file)
 
