@@ -6,6 +6,7 @@ the top of the file), `restore` excepted.
 
 import ast
 import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -90,7 +91,7 @@ def path_problem(path: str) -> str | None:
         return f"is {path!r}; allowed: {form}"
     if not parts.stem.isidentifier():
         return f"is {path!r}; allowed: a name that Python can import, of letters, digits and _"
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         return f"is {path!r}, which does not exist; correct it, or take it out"
     return None
 

@@ -12,6 +12,7 @@ import typer
 from slimdiff import __version__
 from slimdiff.cli import clean, compare, doctor, export, run, sample, show, status
 from slimdiff.errors import UserError
+from slimdiff.wording import one_line
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -78,7 +79,7 @@ def main() -> None:
 
 
 def _complain(text: str, code: int) -> int:
-    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    print(f"error: {one_line(' '.join(text.split()))}", file=sys.stderr)
     return code
 
 
