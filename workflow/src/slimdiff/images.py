@@ -32,6 +32,7 @@ def write_samples(
             sampler=np.str_(canonical(sampler)),
             status=np.str_("failed" if reason else "ok"),
             reason=np.str_(reason),
+            **({} if sampled.batch_size is None else {"batch_size": np.int64(sampled.batch_size)}),
         )
 
 
