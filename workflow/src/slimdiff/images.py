@@ -22,6 +22,7 @@ def write_samples(
     `labels` are the classes that they were asked for, as indices of `classes`; nothing where the model is told none.
     """
     labels = torch.zeros(0, dtype=torch.int64) if sampled.labels is None else sampled.labels
+    facts: dict[str, Any] = {} if sampled.batch_size is None else {"batch_size": np.int64(sampled.batch_size)}
     with atomic(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
@@ -32,7 +33,7 @@ def write_samples(
             sampler=np.str_(canonical(sampler)),
             status=np.str_("failed" if reason else "ok"),
             reason=np.str_(reason),
-            **({} if sampled.batch_size is None else {"batch_size": np.int64(sampled.batch_size)}),
+            **facts,
         )
 
 

@@ -37,7 +37,7 @@ class HalvedOnce:
     """
 
     def __init__(self, size: int) -> None:
-        self.tried = (size,)
+        self.tried: tuple[int, ...] = (size,)
 
     @property
     def size(self) -> int:
