@@ -97,9 +97,9 @@ def write_html(path):
             logger.info(f"Report: {path}")
 
 
-def write_so_far(folder, log):
+def write_so_far(folder, logs):
     """After jobs that failed, not after Ctrl-C: the matrix of the cells that are done, and where the others stopped."""
-    said = Path(log).read_text(errors="replace") if workflow.is_main_process and Path(log).exists() else ""
+    said = "".join(Path(log).read_text(errors="replace") for log in logs) if workflow.is_main_process else ""
     if "Error in rule" not in said or "on user request" in said or "Will exit after finishing" in said:
         return
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:

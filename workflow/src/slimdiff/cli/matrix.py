@@ -52,7 +52,9 @@ def matrix(
     """
     paths = sources(presets, config)
     if not paths:
-        raise UserError(f"there is no {BASE} here: go to your clone, or name the files that a run was given as --config")
+        raise UserError(
+            f"there is no {BASE} here: go to your clone, or name the files that a run was given as --config"
+        )
     if not results.is_dir():
         raise UserError(
             f"--results {results} is no folder: begin with `slimdiff run`, or name the folder that a run wrote into"
@@ -131,7 +133,9 @@ def write(found: SoFar, results: Path, config: Mapping[str, Any], out: Path) -> 
     from slimdiff.analysis import results as analysis
 
     if out.resolve() == results.resolve():
-        raise UserError(f"--out {out} is the run's own folder, which the run writes: name another, such as {out}/so-far")
+        raise UserError(
+            f"--out {out} is the run's own folder, which the run writes: name another, such as {out}/so-far"
+        )
     if not found.rows:
         raise UserError(f"no cell under {results / 'cells'} has a row yet: ask again later, or see `slimdiff status`")
     root = find_root(Path.cwd())
@@ -157,7 +161,9 @@ def _print(found: SoFar, out: Path | None) -> None:
         terminal.print(shown)
     total = len(found.rows) + len(found.missing)
     failed = sum(row["status"] == "failed" for row in found.rows)
-    summary = f"\n{len(found.rows)} of {total} cells are there, {failed} of them failed; {len(found.missing)} are missing"
+    summary = (
+        f"\n{len(found.rows)} of {total} cells are there, {failed} of them failed; {len(found.missing)} are missing"
+    )
     terminal.print(Text(summary + (f"\nwritten into {out}" if out else "")))
     for name, state in list(found.missing.items())[:LISTED]:
         terminal.print(Text(f"{name}  {state}"))
