@@ -1,7 +1,7 @@
 """Stands in for the stages up to `profile` with records that make real rows, and has some jobs killed by the kernel.
 
 Copied into a clone's package folder as sitecustomize.py, as stand_in.py is; `row` and `aggregate` run as they are.
-KILLED names jobs, each STAGE:PART with a part of its paths: they end as the kernel's out-of-memory killer ends a process.
+KILLED names jobs, each STAGE:PART with a part of its paths: they end as the kernel ends what takes too much memory.
 HELD names jobs likewise that wait for the file GO, so that a test can look at the run while it goes.
 """
 
@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 REAL = ("row", "aggregate")
@@ -29,7 +30,7 @@ def main(stage: str, words: list[str]) -> None:
     if stage in REAL:
         return
     record = {"status": "ok", "reason": "", "fid": 12.5, "rfid": 2.5, "started_at": "2026-11-23T10:00:00+00:00"}
-    outputs = [Path(value) for key, value in zip(words, words[1:], strict=False) if key.startswith("--out")]
+    outputs = [Path(value) for key, value in pairwise(words) if key.startswith("--out")]
     for path in outputs:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.name == "samples.npz":

@@ -35,7 +35,7 @@ def test_the_matrix_so_far_after_jobs_were_killed_and_beside_a_run(tmp_path: Pat
     (folder / "four.yaml").write_text(yaml.safe_dump({"matrix": MATRIX}), encoding="utf-8")
     until = ("--cores", "2", *OVERLAY, "--until", "aggregate")
 
-    # the kernel kills one sampling and one training: what hangs on them is missing, nothing else, and the exit code tells
+    # the kernel kills a sampling and a training: what hangs on them is missing, nothing else, and the exit code tells
     done = snakemake(folder, *until, KILLED=f"{SAMPLING} {TRAINING}")
     said = done.stdout + done.stderr
     assert done.returncode == 1, said
