@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from slimdiff import __version__
-from slimdiff.cli import clean, compare, doctor, export, run, sample, show, status
+from slimdiff.cli import clean, compare, doctor, export, matrix, run, sample, show, status
 from slimdiff.errors import UserError
 from slimdiff.wording import one_line
 
@@ -47,7 +47,7 @@ def slimdiff(
 
 for panel, modules in {
     "Run": (run, status, doctor),
-    "Look": (show, compare, sample),
+    "Look": (matrix, show, compare, sample),
     "Take and tidy": (export, clean),
 }.items():
     for module in modules:
