@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from slimdiff import files, tensorfile
+from slimdiff import files, sealing, tensorfile
 from slimdiff.analysis import rows
 from slimdiff.analysis.columns import COLUMNS
 from slimdiff.data import store
@@ -30,6 +30,8 @@ from slimdiff.stages import reference as reference_stage
 from slimdiff.stages import score as score_stage
 
 KEYS = {
+    "identity",
+    sealing.KEY,
     "status",
     "reason",
     "n_samples",

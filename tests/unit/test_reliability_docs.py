@@ -13,7 +13,7 @@ NAMED = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 FAULTS = ("tests/workflow/test_faults.py", "tests/workflow/test_disturbed.py", "tests/unit/test_disk_full.py")
 
 
-def tests_in(path: str) -> set[str]:
+def names_in(path: str) -> set[str]:
     """Names of the test functions in a file."""
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
@@ -27,10 +27,10 @@ def test_a_row_says_everything_and_names_its_tests(row: list[str]) -> None:
     assert named, "a row without a test"
     assert row[-1].count("`") == 2 * len(named), "something is named that is no test"
     for path, name in named:
-        assert name in tests_in(path), f"{path} has no {name}"
+        assert name in names_in(path), f"{path} has no {name}"
 
 
 @pytest.mark.parametrize("path", FAULTS)
 def test_every_test_of_a_fault_has_a_row(path: str) -> None:
     named = {name for row in ROWS for found, name in NAMED.findall(row[-1]) if found == path}
-    assert tests_in(path) == named
+    assert names_in(path) == named

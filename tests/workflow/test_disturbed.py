@@ -27,7 +27,12 @@ from slimdiff.stages import compress, profile, row, sample
 
 pytestmark = pytest.mark.slow
 
-OVERLAY = "matrix:\n  - {dataset: digits, model: ncsn, optimizations: [baseline, l1-30], seeds: [0]}\n"
+OVERLAY = """\
+classifier_training: {epochs: 1}
+profile: {repeats: 1}
+matrix:
+  - {dataset: digits, model: ncsn, optimizations: [baseline, l1-30], seeds: [0]}
+"""
 RUN = ("results/matrix.parquet", "--cores", "1", "--configfile", "config/smoke.yaml", "two.yaml")
 TRAINING = Path("train/digits/ncsn/plain/seed0")
 CELLS = Path("cells/digits/ncsn")
@@ -159,15 +164,15 @@ FILES: dict[str, tuple[Path, Callable[[Path, Path], Any], bool]] = {
     "row": (OWN / "row.json", lambda path, root: sealing.read_json(path), True),
     "matrix": (Path("matrix.parquet"), lambda path, root: results.read_matrix(path).to_dict("list"), True),
 }
-FLIPS = 160  # positions: half of them among the first bytes, where headers are, and some at the end
+FLIPS = 100  # positions: half of them among the first bytes, where headers are, and some at the end
 
 
 def alike(found: Any, meant: Any) -> bool:
-    """Whether two things that were read are the same."""
+    """Whether all that was meant is in what was read; the name of a digest may have become another name beside it."""
     if isinstance(meant, torch.Tensor):
         return torch.equal(found, meant)
     if isinstance(meant, dict):
-        return found.keys() == meant.keys() and all(alike(found[key], meant[key]) for key in meant)
+        return found.keys() >= meant.keys() and all(alike(found[key], meant[key]) for key in meant)
     if isinstance(meant, list | tuple):
         return len(found) == len(meant) and all(map(alike, found, meant))
     return bool(found is meant or found == meant)

@@ -5,6 +5,7 @@ A module of its own, since training writes through slimdiff.tensorfile: an edit 
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -44,8 +45,12 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, torch.Tenso
 
 
 def parsed(path: str | os.PathLike[str], read: Callable[[], T]) -> T:
-    """What `read` finds in `path`; a header that is no JSON any more is an error that names the file."""
+    """What `read` finds in `path`; whatever is wrong with it is an error that names the file and the way out."""
     try:
         return read()
+    except UserError as error:
+        if not Path(path).exists() or "run again" in str(error):
+            raise
+        raise UserError(f"{error}; if it is a result, delete it and run again to rebuild it") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): delete it and run again to rebuild it") from None

@@ -27,6 +27,7 @@ from slimdiff.metrics.scaling import on_grid
 from slimdiff.metrics.yardstick import Yardstick
 
 ORDER_SEED = 0  # of the order that samples are brought into
+SAMPLE_ARRAYS = {"images", "labels", "classes", "network_evaluations", "sampler", "status", "reason", "identity"}
 FEW = 10  # fewer images than so many for each feature are flagged
 # The keys of a record that only samples can have a value for.
 MEASURES = (
@@ -76,6 +77,8 @@ def read_samples(path: str | os.PathLike[str]) -> Samples:
         UserError: the file is missing, damaged, or not one of samples.
     """
     with samplefile.opened(path) as file:
+        if strange := set(file.files) - SAMPLE_ARRAYS:
+            raise ValueError(f"it holds {min(strange)!r}")
         return Samples(
             images=torch.from_numpy(np.asarray(file["images"], np.uint8)),
             labels=torch.from_numpy(np.asarray(file["labels"], np.int64)),
