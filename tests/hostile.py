@@ -27,14 +27,53 @@ MINIMAL = {
         {"dataset": "digits", "model": "ddpm", "optimizations": ["noise-prediction", "openvino-int8"], "seeds": [0]},
     ]
 }
-NAMES = ["a;touch x", "$(id)", "`id`", "../x", "..", ".", "/etc/passwd", "a\nb", "-rf", "a/b", "a b", "é", "💾", "a" * 300]
+NAMES = [
+    "a;touch x",
+    "$(id)",
+    "`id`",
+    "../x",
+    "..",
+    ".",
+    "/etc/passwd",
+    "a\nb",
+    "-rf",
+    "a/b",
+    "a b",
+    "é",
+    "💾",
+    "a" * 300,
+]
 NAMES += ["", "\x00", "a\x1b[2J", "\u202eabc", "\ud800", "~", "{seed}", "{config[x]}", "%s", "'", '"', "|", "<script>"]
-NAMES += ["__use_yte__", "?open('x')", "NaN", "no", "null", "0", "1e400", "C:\\x", "file:///etc/passwd", "con", "s3://x/y"]
+NAMES += [
+    "__use_yte__",
+    "?open('x')",
+    "NaN",
+    "no",
+    "null",
+    "0",
+    "1e400",
+    "C:\\x",
+    "file:///etc/passwd",
+    "con",
+    "s3://x/y",
+]
 EXTREMES = [0, -1, 1, 2, 3, 10, 1000, 2**31, 2**53, 2**53 + 1, 2**63, 10**400, -(10**400), 0.0, -0.0, 0.5, 1.0, 2.0]
 EXTREMES += [1e-320, 1e308, -1e308, float("inf"), float("-inf"), float("nan")]
 ODD: list[Any] = [None, True, False, [], {}, [[]], [{}], {"": None}, {1: 2}, {None: None}, [None], b"x", {"a"}, (1,)]
 ODD += [yaml.safe_load("2026-11-23"), yaml.safe_load("2026-11-23T12:00:00Z"), {"x": {"y": {"z": [1]}}}, ["a"] * 50]
-PATHS = [".", "config.yaml", "workflow", "/dev/null", "/proc/self/mem", "/root", PLUGIN, "tests", "-", "x" * 5000, "docs/x.py"]
+PATHS = [
+    ".",
+    "config.yaml",
+    "workflow",
+    "/dev/null",
+    "/proc/self/mem",
+    "/root",
+    PLUGIN,
+    "tests",
+    "-",
+    "x" * 5000,
+    "docs/x.py",
+]
 CHANGES = ["replace", "replace", "delete", "add", "rename", "double", "empty", "move", "wrap"]
 KEYS = st.sampled_from([*NAMES, "start", "finetune", "prune", "plugins", "options", "classes", "pathvars", "<<"])
 VALUES = st.one_of(
@@ -47,7 +86,9 @@ VALUES = st.one_of(
     st.floats(),
 )
 # Values of the right kind: most of them are refused for what they stand beside, if at all.
-SMALL = st.one_of(st.integers(0, 12), st.sampled_from([16, 17, 28, 32, 64, 2048, 0.0, 0.1, 0.3, 0.5, 0.9, 1.0, 1.5, 25.0]))
+SMALL = st.one_of(
+    st.integers(0, 12), st.sampled_from([16, 17, 28, 32, 64, 2048, 0.0, 0.1, 0.3, 0.5, 0.9, 1.0, 1.5, 25.0])
+)
 Place = tuple[Any, Any]  # a mapping or a list, and a key or an index of it
 
 
@@ -58,7 +99,10 @@ def words(schema: Any) -> list[str]:
     if not isinstance(schema, dict):
         return []
     own = [*schema.get("enum", ()), *([schema["const"]] if "const" in schema else [])]
-    return [*(word for word in own if isinstance(word, str)), *(word for item in schema.values() for word in words(item))]
+    return [
+        *(word for word in own if isinstance(word, str)),
+        *(word for item in schema.values() for word in words(item)),
+    ]
 
 
 WORDS = sorted(set(words(SCHEMA)) | set(CONFIG["trainings"]) | set(CONFIG["optimizations"]) | set(CONFIG["datasets"]))
@@ -180,7 +224,7 @@ def plan(config: dict[str, Any]) -> None:
 
 
 def names_the_key(message: str, config: dict[str, Any]) -> bool:
-    """Whether a refusal says where: a file, then a key from the top; or the file of claims or the plugin it is about."""
+    """Whether a refusal says where: a file, then a key from the top; or the file of claims or the plugin."""
     file, _, rest = message.partition(": ")
     if file in (FILE, "config.yaml"):
         known = {*SCHEMA["properties"], *map(str, config)}

@@ -1,4 +1,4 @@
-"""Mutated configurations: each is sound and can be planned, or is refused before any job with a line that names the key.
+"""Mutated configurations: each is sound and can be planned, or one line that names the key refuses it before any job.
 
 SLIMDIFF_FUZZ_EXAMPLES asks for more of them than the few thousand of every run.
 """
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from presets import ROOT, merge
 
 from slimdiff import yamlfile
+from slimdiff.cli import asked
 from slimdiff.errors import UserError
 
 EXAMPLES = int(os.environ.get("SLIMDIFF_FUZZ_EXAMPLES", "2000"))
@@ -165,9 +166,7 @@ def test_yaml_is_read_strictly(tmp_path: Path, text: str, expected: str) -> None
 
 
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ("{x: ", "}")])
-def test_a_file_that_stands_for_a_billion_values_is_refused_at_once(
-    tmp_path: Path, opening: str, closing: str
-) -> None:
+def test_a_file_that_stands_for_a_billion_values_is_refused_at_once(tmp_path: Path, opening: str, closing: str) -> None:
     lines = ["a0: &a0 x"]
     for level in range(1, 30):
         inside = ", ".join([f"*a{level - 1}"] * 10) if opening == "[" else f"*a{level - 1}, y: *a{level - 1}"
@@ -192,3 +191,33 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"a: " + b"x" * yamlfile.MAX_BYTES)
     with pytest.raises(UserError, match="longer than 4 MiB"):
         yamlfile.read_config(path)
+
+
+def test_what_status_and_clean_read_without_checks_ends() -> None:
+    """They expand a configuration that nobody has checked."""
+    entry = {"dataset": "d", "model": "m", "optimizations": ["a"], "seeds": [0]}
+    circle = {"x": {"start": "y"}, "y": {"start": "x"}}
+    config = {"matrix": [entry], "optimizations": {"a": {"training": "x"}}, "trainings": circle}
+    with pytest.raises(UserError, match="a circle"):
+        asked.trainings_of(config, [Path(FILE)])
+    for wrong in ({"optimizations": ["a/b"]}, {"optimizations": 3}, {"seeds": None}):
+        with pytest.raises(UserError, match=FILE):
+            asked.trainings_of({**config, "matrix": [entry | wrong]}, [Path(FILE)])
+
+
+def test_a_link_out_of_a_folder_of_images_is_refused_before_any_job(tmp_path: Path) -> None:
+    for name in ("cats", "dogs"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+    (tmp_path / "photos" / "dogs" / "1.png").symlink_to("/etc/passwd")
+    source = {
+        "source": "folder",
+        "path": str(tmp_path / "photos"),
+        "image_size": 8,
+        "channels": 1,
+        "test_fraction": 0.5,
+    }
+    overlay = {"datasets": {"mnist": source}}
+    message = outcome({**BASES[0], "datasets": {**BASES[0]["datasets"], "mnist": source}}, overlay)
+    assert message is not None
+    assert "datasets.mnist.path" in message
+    assert "a link that leads out of the folder" in message

@@ -82,7 +82,11 @@ def test_nothing_in_the_package_runs_text_or_objects_as_code() -> None:
 
 
 def test_what_could_unpack_a_pickle_is_told_not_to_and_no_shell_is_started() -> None:
-    wanted = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False), "numpy.load": ("allow_pickle", False)}
+    wanted = {
+        "torch.load": ("weights_only", True),
+        "np.load": ("allow_pickle", False),
+        "numpy.load": ("allow_pickle", False),
+    }
     seen = set()
     for name, tree in sources():
         for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
@@ -315,7 +319,7 @@ def test_a_folder_of_images_is_not_left(tmp_path: Path) -> None:
         ("optimization", ATTACK),
         ("model", "a/b"),
         ("training", "x\n"),
-        ("cpu_model", "=HYPERLINK(\"http://x\")"),
+        ("cpu_model", '=HYPERLINK("http://x")'),
         ("reason", "@SUM(A1)"),
         ("gpu_model", "\t=1"),
     ],
@@ -389,3 +393,9 @@ def test_a_claim_is_no_formula(tmp_path: Path, key: str, text: str) -> None:
     path.write_text(json.dumps([CLAIM]), encoding="utf-8")
     assert [claim.id for claim in claimfile.read([path])] == ["mine"]
 
+
+def test_every_test_that_the_page_names_is_there() -> None:
+    page = (REPOSITORY / "docs" / "security.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(tests/[a-z_/]+\.py)`", page))
+    assert {"tests/unit/test_untrusted.py", "tests/workflow/test_hostile.py"} <= named
+    assert [name for name in sorted(named) if not (REPOSITORY / name).is_file()] == []

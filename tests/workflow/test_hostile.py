@@ -9,13 +9,16 @@ import yaml
 from clones import clone, snakemake, with_stand_ins
 
 # As a shell, Snakemake's formatting and Python would read it.
-SHELL = "it's $(touch pwned) `touch pwned`; touch pwned & \"x\" %s"
+SHELL = 'it\'s $(touch pwned) `touch pwned`; touch pwned & "x" %s'
 ENTRY = "matrix: [{{dataset: mnist, model: ncsn, optimizations: [{}], seeds: [{}]}}]"
 
 # What plain Snakemake reads without a complaint of its own, and what is then said.
 REFUSED = {
-    "a shell's text as a name": ('optimizations: {"a;touch pwned": {training: plain}}', "a;touch is not a usable name"),
-    "a command as a name": ('models: {"$(touch pwned)": {}}', "models.$(touch"),
+    "a shell's text as a name": (
+        'optimizations: {"a;touch pwned": {training: plain}}',
+        "optimizations.'a;touch pwned' is not a usable name",
+    ),
+    "a command as a name": ('models: {"$(touch pwned)": {}}', "models.'$(touch pwned)' is not a usable name"),
     "a path as a name": ("datasets: {../../x: {source: digits}}", "datasets.../../x is not a usable name"),
     "a line break in a name": ('optimizations: {"x\\n": {training: plain}}', "has the character '\\n'"),
     "an escape of a terminal": ('data_dir: "\\e[2J"', "data_dir has the character '\\x1b'"),

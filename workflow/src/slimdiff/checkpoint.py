@@ -130,7 +130,9 @@ def load(
         raise
     except MISLED as error:
         reason = f"{type(error).__name__}: {one_line(error)[:200]}"
-        raise UserError(f"{path} is no model that can be loaded ({reason}): delete it and run or fetch it again") from error
+        raise UserError(
+            f"{path} is no model that can be loaded ({reason}): delete it and run or fetch it again"
+        ) from error
 
 
 def _load(path: str | os.PathLike[str], site: Site) -> Loaded:

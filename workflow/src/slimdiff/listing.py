@@ -24,6 +24,22 @@ def listing(folder: str | os.PathLike[str]) -> list[tuple[str, int]]:
     return [(str(path), size) for path, size in found]
 
 
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file that one may look at; False, too, for what no path can be."""
+    try:
+        return Path(path).is_file()
+    except OSError:
+        return False
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """As `is_file`, for folders."""
+    try:
+        return Path(path).is_dir()
+    except OSError:
+        return False
+
+
 def _below(folder: Path, inside: Path) -> Iterator[tuple[Path, int]]:
     """Everything below `folder`; folders behind links are named, and not entered."""
     try:

@@ -4,7 +4,6 @@ a family of networks knows nothing of, files that must be there.
 
 import difflib
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple
 from pathlib import Path
@@ -26,7 +25,7 @@ from slimdiff.config import (
 )
 from slimdiff.errors import UserError
 from slimdiff.families import FAMILIES, FIXED_BY_START, SAMPLER_CONSTANTS, Family, divisors, steps_problem
-from slimdiff.listing import listing
+from slimdiff.listing import is_file, is_folder, listing
 from slimdiff.runtimes import RUNTIMES, allowed, way_of
 
 NCSN_SMALLEST_IMAGE = 17  # pixels that four unpadded 3×3 convolutions of strides 1, 2, 2, 2 leave one of
@@ -347,7 +346,7 @@ def _classes(config: Config, dataset: Mapping[str, Any]) -> int | None:
         return len(brought(config).source(dataset["source"]).classes)
     if dataset["source"] != "folder":
         return CLASSES.get(dataset["source"])
-    return len(_class_folders(Path(dataset["path"]))) if os.path.isdir(dataset["path"]) else None
+    return len(_class_folders(Path(dataset["path"]))) if is_folder(dataset["path"]) else None
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -405,7 +404,7 @@ def _inception_problems(config: Config) -> Iterator[Problem]:
     n_samples = config["sampling"]["n_samples"]
     for kind in inception_kinds(config):
         weights = config["inception"][kind]
-        if weights != "download" and not os.path.isfile(weights):
+        if weights != "download" and not is_file(weights):
             text = f"is {weights!r}, which does not exist; allowed: null, download, or the path of the weights"
             yield Problem(("inception", kind), text)
         if n_samples < INCEPTION_FEATURES:
@@ -419,13 +418,13 @@ def _inception_problems(config: Config) -> Iterator[Problem]:
 def _file_problems(config: Config) -> Iterator[Problem]:
     """Files of claims, and those of the data sets that the matrix uses."""
     for index, file in enumerate(config["claims"]):
-        if not os.path.isfile(file):
+        if not is_file(file):
             yield Problem(("claims", index), f"is {file!r}, which does not exist; correct it, or take it out")
     for name in dict.fromkeys(entry["dataset"] for entry in config["matrix"]):
         options, path = config["datasets"][name], ("datasets", name)
         for network, noun in SHIPPED_NETWORKS.items():
             file = options.get(network)
-            if file is not None and not os.path.isfile(file):
+            if file is not None and not is_file(file):
                 text = f"is {file!r}, which does not exist; correct it, or leave the key out to have {noun} trained"
                 yield Problem((*path, network), text)
                 continue
@@ -443,7 +442,7 @@ def _file_problems(config: Config) -> Iterator[Problem]:
         if options["source"] != "folder":
             continue
         folder = Path(options["path"])
-        if not os.path.isdir(folder):
+        if not is_folder(folder):
             yield Problem((*path, "path"), f"is {options['path']!r}; allowed: a folder that exists")
             continue
         try:

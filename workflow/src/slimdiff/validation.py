@@ -82,7 +82,9 @@ def _plain_problems(value: Any, path: tuple[str | int, ...]) -> Iterator[Problem
     if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
-                yield Problem((*path, _cut(str(key))), f"is a key that YAML reads as {_cut(repr(key))}; write it in quotes")
+                yield Problem(
+                    (*path, _cut(str(key))), f"is a key that YAML reads as {_cut(repr(key))}; write it in quotes"
+                )
             elif problem := _text_problem(key):
                 yield Problem((*path, _cut(key)), f"is a key that {problem}")
             else:
@@ -132,7 +134,9 @@ def _schema_problem(error: jsonschema.ValidationError) -> Problem:
     value: Any = error.instance
     if error.validator == "additionalProperties" and "patternProperties" in schema:
         name = next(name for name in value if not re.search(next(iter(schema["patternProperties"])), name))
-        return Problem((*path, name), "is not a usable name; allowed: letters, digits, and . _ + - after the first, 100 at most")
+        return Problem(
+            (*path, name), "is not a usable name; allowed: letters, digits, and . _ + - after the first, 100 at most"
+        )
     if error.validator == "additionalProperties":
         known = schema["properties"]
         name = next(name for name in value if name not in known)

@@ -146,7 +146,7 @@ def _yaml(text: str) -> Any:
 
 
 def _check(root: yaml.Node) -> None:
-    """Refuse what is endless, too deep, too much, or said twice. Each node is looked at once, whatever stands for it."""
+    """Refuse what is endless, too deep, too much, or said twice. Each node is looked at once."""
     sizes: dict[int, tuple[int, int]] = {}  # values and depth of a node, aliases written out
     open_nodes: set[int] = set()
     waiting = [(root, False)]
@@ -161,7 +161,9 @@ def _check(root: yaml.Node) -> None:
             depth = 1 + max((sizes[id(child)][1] for child in inside), default=0)
             place = f"line {node.start_mark.line + 1}"
             if depth > MAX_DEPTH + 1:  # the innermost is a value
-                raise _Wrong(f"{place} is nested too deeply, in more than {MAX_DEPTH} mappings and lists by its aliases")
+                raise _Wrong(
+                    f"{place} is nested too deeply, in more than {MAX_DEPTH} mappings and lists by its aliases"
+                )
             if values > MAX_VALUES:
                 raise _Wrong(f"{place} stands for more than {MAX_VALUES:,} values; make it shorter, without aliases")
             sizes[id(node)] = (values, depth)

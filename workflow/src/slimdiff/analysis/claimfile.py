@@ -103,7 +103,9 @@ def _claim(entry: Any, where: str, position: int, file: str) -> Claim:
     texts = {key: " ".join(entry[key].split()) for key in ("id", "claim", "source")}
     for key, text in texts.items():
         if text.startswith(FORMULA):
-            raise UserError(f"{where}: {key} begins with {text[0]}, as a spreadsheet's formula does; put a word before it")
+            raise UserError(
+                f"{where}: {key} begins with {text[0]}, as a spreadsheet's formula does; put a word before it"
+            )
     remarks = tuple(" ".join(text.split()) for text in entry.get("contradictions", ()))
     return Claim(**texts, comparisons=tuple(parts), contradictions=remarks, file=file)
 

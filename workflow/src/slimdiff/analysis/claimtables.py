@@ -52,7 +52,9 @@ def to_markdown(record: Mapping[str, Any]) -> str:
         parts += [plain(f"{claim['claim']} ({claim['source']})")]
         parts.append(_comparisons(claim))
         if claim["contradictions"]:
-            parts.append("The report on these cells:\n\n" + "\n".join(f"- {plain(note)}" for note in claim["contradictions"]))
+            parts.append(
+                "The report on these cells:\n\n" + "\n".join(f"- {plain(note)}" for note in claim["contradictions"])
+            )
     return "\n\n".join(parts) + "\n"
 
 

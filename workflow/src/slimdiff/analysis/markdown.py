@@ -45,6 +45,4 @@ def plain(words: str) -> str:
 def grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table; bars, line breaks and tags inside cells are made harmless."""
     rows = [header, ["---"] * len(header), *lines]
-    return "\n".join(
-        "| " + " | ".join(plain(cell.replace("|", "\\|")) for cell in row) + " |" for row in rows
-    )
+    return "\n".join("| " + " | ".join(plain(cell.replace("|", "\\|")) for cell in row) + " |" for row in rows)

@@ -86,7 +86,7 @@ def _refuse_forged(frame: pd.DataFrame) -> None:
         wrong = texts[~texts.str.fullmatch(allowed, flags=re.DOTALL)]
         if len(wrong):
             raise UserError(
-                f"column {column.name} has {one_line(wrong.iloc[0])[:60]!r}, which no run of slimdiff writes; the matrix "
+                f"column {column.name} has {one_line(wrong.iloc[0])[:60]!r}, which no run writes; the matrix "
                 "is forged or damaged: delete it and run again"
             )
 

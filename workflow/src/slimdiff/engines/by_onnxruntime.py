@@ -124,12 +124,11 @@ def from_tensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
         UserError: it is no graph, or one that has weights in files beside it, which ours never have.
     """
     import onnx
-    from google.protobuf.message import DecodeError
 
     try:
         graph = tensors["graph.onnx"].numpy().tobytes()
         program = onnx.load_model_from_string(graph)
-    except (KeyError, DecodeError, ValueError) as error:
+    except Exception as error:  # protobuf's errors share no class of their own
         raise UserError(f"the model's graph is no ONNX ({error}): delete the file and run again") from None
     outside = next((tensor.name for tensor in _tensors(program) if tensor.external_data or tensor.data_location), None)
     if outside is not None:
