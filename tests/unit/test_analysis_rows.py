@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 import synthetic
 
+from slimdiff import sealing
 from slimdiff.analysis import columns, rows
 from slimdiff.errors import UserError
 from slimdiff.stages import row as stage
@@ -110,7 +111,7 @@ def test_the_stage_writes_the_row(tmp_path: Path) -> None:
         (tmp_path / f"{name}.json").write_text(json.dumps(record))
         arguments += [f"--{name}", str(tmp_path / f"{name}.json")]
     stage.main(arguments)
-    assert json.loads((tmp_path / "row.json").read_text()) == rows.merge(CELL, records())
+    assert sealing.read_json(tmp_path / "row.json") == rows.merge(CELL, records())
 
 
 def test_column_names_are_unique() -> None:

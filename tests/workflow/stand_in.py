@@ -2,10 +2,12 @@
 
 Copied into a clone's package folder as sitecustomize.py, which every Python imports at its start. One that was started
 with `-m slimdiff.stages.…` writes the outputs it was told to write and ends; any other goes on as if nothing was.
+$STAND_IN_FAILS names a stage that fails, $STAND_IN_WAITS one that takes as long as there is a file `wait`.
 """
 
 import os
 import sys
+import time
 from pathlib import Path
 
 WEIGHTS_BYTES = 2_000_000  # above Snakemake's own limit for comparing contents instead of dates
@@ -25,6 +27,11 @@ def outputs(options: dict[str, str]) -> list[Path]:
 stage = next((word for word in sys.orig_argv if word.startswith("slimdiff.stages.")), None)
 if stage is not None:
     print(stage, "OMP_NUM_THREADS", os.environ["OMP_NUM_THREADS"], *sys.orig_argv, flush=True)
+    deadline = time.monotonic() + 120
+    while os.environ.get("STAND_IN_WAITS") == stage and Path("wait").exists() and time.monotonic() < deadline:
+        with Path("alive").open("a") as file:  # grows for as long as this process lives
+            file.write(f"{os.getpid()}\n")
+        time.sleep(0.05)
     if os.environ.get("STAND_IN_FAILS") == stage:
         sys.exit("error: told to fail")
     for path in outputs(dict(zip(sys.orig_argv, sys.orig_argv[1:], strict=False))):

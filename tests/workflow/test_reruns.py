@@ -195,6 +195,14 @@ def test_a_deleted_model_or_picture_is_made_again(tree: Path, name: str, rules: 
     assert planned(tree, *SMOKE) == gathered(**of_cells({f"{BASE}/l1-30/0"}, *rules))
 
 
+def test_another_deleted_file_is_made_again_when_it_is_named(tree: Path) -> None:
+    """What the matrix was made from may be deleted to save room, and can be had again: docs/reliability.md."""
+    name = f"results/cells/{BASE}/l1-30/seed0/samples.npz"
+    (tree / name).unlink()
+    assert planned(tree, *SMOKE) == {}
+    assert planned(tree, name, *SMOKE) == {"sample": {f"{BASE}/l1-30/0"}}
+
+
 def test_what_changes_no_result(tree: Path, edit: Edit) -> None:
     """Comments, docstrings and layout; the order of keys and how a number is written; places and machines."""
     append(tree / FRECHET, "\n\n# a remark\n")

@@ -16,9 +16,11 @@ rule row:
     params:
         cell=get_settings(settings.row_settings),
         code=get_code("row"),
+        identity=get_identity,
     shell:
         "python -u -m slimdiff.stages.row --cell {params.cell:q} --code {params.code}"
-        " --train {input.train:q} --score {input.score:q} --profile {input.profile:q} --out {output.row:q} >{log:q} 2>&1"
+        " --train {input.train:q} --score {input.score:q} --profile {input.profile:q} --identity {params.identity}"
+        " --out {output.row:q} >{log:q} 2>&1"
 
 
 rule aggregate:

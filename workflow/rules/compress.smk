@@ -21,8 +21,10 @@ rule compress:
     params:
         settings=get_settings(settings.compress_settings),
         code=get_code("compress"),
+        origin=get_origin,
+        identity=get_identity,
         cache=ENGINE_CACHE,
     shell:
         "python -u -m slimdiff.stages.compress --settings {params.settings:q} --code {params.code}"
         " --weights {input.weights:q} --images {input.images:q} --cache {params.cache:q}"
-        " --out {output.model:q} --out-packed {output.packed:q} >{log:q} 2>&1"
+        " --origin {params.origin:q} --identity {params.identity} --out {output.model:q} --out-packed {output.packed:q} >{log:q} 2>&1"

@@ -55,6 +55,22 @@ def get_reference(wildcards):
     return rules.compress.output.model.format(**asdict(reference)) if reference else []
 
 
+def get_origin(wildcards):
+    """Param: what the weights that a cell is made from must say of themselves."""
+    cell = dict(wildcards.items())
+    expected = settings.origin_settings(config, **cell)
+    return canonical({**expected, "code": get_code("finetune" if expected["start"] else "train")})
+
+
+def get_identity(wildcards):
+    """Param: digest of all settings and code that a cell's model comes from; its files carry it."""
+    cell = dict(wildcards.items())
+    trainings = settings.trainings_settings(config, **cell)
+    stages = ["train", *(["finetune"] if len(trainings) > 1 else []), "compress"]
+    known = [trainings, settings.compress_settings(config, **cell), [get_code(stage) for stage in stages]]
+    return hashlib.sha256(canonical(known).encode()).hexdigest()[:16]
+
+
 def get_all_cores(wildcards):
     """Threads: every core that a run on this machine was given; on a cluster one, or what set-threads says."""
     return workflow.cores if workflow.local_exec and workflow.is_main_process else 1
@@ -95,3 +111,16 @@ def write_html(path):
         arguments = ["--report", path, "--nolock", "--replace-workflow-config", "--configfile", file.name]
         if subprocess.run([sys.executable, "-m", "snakemake", "--quiet", "all", *arguments]).returncode == 0:
             logger.info(f"Report: {path}")
+
+
+def write_so_far(folder, logs):
+    """After jobs that failed, not after Ctrl-C: the matrix of the cells that are done, and where the others stopped."""
+    said = "".join(Path(log).read_text(errors="replace") for log in logs) if workflow.is_main_process else ""
+    if "Error in rule" not in said or "on user request" in said or "Will exit after finishing" in said:
+        return
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        json.dump(config, file)
+        file.flush()
+        command = [sys.executable, "-m", "slimdiff.cli", "matrix", "--config", file.name, "--out", folder]
+        environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+        subprocess.run(command, env=environment, stdout=sys.stderr)

@@ -22,8 +22,9 @@ rule profile:
     params:
         settings=get_settings(settings.profile_settings),
         code=get_code("profile"),
+        identity=get_identity,
         reference=lambda wildcards, input: ["--reference", input.reference] if input.get("reference") else [],
     shell:
         "python -u -m slimdiff.stages.profile --settings {params.settings:q} --code {params.code}"
         " --model {input.model:q} --packed {input.packed:q} {params.reference:q}"
-        " --gpu {resources.gpu} --threads {threads} --out {output.profile:q} >{log:q} 2>&1"
+        " --identity {params.identity} --gpu {resources.gpu} --threads {threads} --out {output.profile:q} >{log:q} 2>&1"

@@ -27,8 +27,9 @@ rule sample:
     params:
         settings=get_settings(settings.sample_settings),
         code=get_code("sample"),
+        identity=get_identity,
         cache=ENGINE_CACHE,
     shell:
         "python -u -m slimdiff.stages.sample --settings {params.settings:q} --code {params.code}"
         " --model {input.model:q} --gpu {resources.gpu} --threads {threads} --cache {params.cache:q}"
-        " --out {output.samples:q} --out-grid {output.grid:q} >{log:q} 2>&1"
+        " --identity {params.identity} --out {output.samples:q} --out-grid {output.grid:q} >{log:q} 2>&1"

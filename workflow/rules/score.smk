@@ -25,8 +25,9 @@ rule score:
     params:
         settings=get_settings(settings.score_settings),
         code=get_code("score"),
+        identity=get_identity,
     shell:
         "python -u -m slimdiff.stages.score --settings {params.settings:q} --code {params.code}"
         " --samples {input.samples:q} --images {input.images:q} --reference {input.reference:q}"
         " --extractors {input.extractors:q} --classifier {input.classifier:q} --inception {input.inception:q}"
-        " --gpu {resources.gpu} --threads {threads} --out {output.score:q} >{log:q} 2>&1"
+        " --identity {params.identity} --gpu {resources.gpu} --threads {threads} --out {output.score:q} >{log:q} 2>&1"

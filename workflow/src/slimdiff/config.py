@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slimdiff.declarations import Catalogue, catalogue
+from slimdiff.errors import UserError
 from slimdiff.families import FAMILIES, SAMPLER_ALWAYS, SAMPLER_CONSTANTS, Family
 from slimdiff.runtimes import RUNTIMES, way_of
 
@@ -72,10 +73,17 @@ def training_of(config: Config, optimization: str) -> str:
 
 
 def chain_of(config: Config, training: str) -> list[str]:
-    """The trainings that `training` starts from, the first one first, and itself at the end."""
+    """The trainings that `training` starts from, the first one first, and itself at the end.
+
+    Raises:
+        UserError: they start from each other in a circle.
+    """
     chain = [training]
     while "start" in config["trainings"][chain[0]]:
-        chain.insert(0, config["trainings"][chain[0]]["start"])
+        start = config["trainings"][chain[0]]["start"]
+        if start in chain:
+            raise UserError(f"trainings.{chain[0]}.start is {start!r}, a circle; allowed: a chain that ends")
+        chain.insert(0, start)
     return chain
 
 
@@ -222,14 +230,29 @@ def reference_of(config: Config, dataset: str, model: str, optimization: str, se
     return None
 
 
+def trainings_settings(
+    config: Config, dataset: str, model: str, optimization: str, seed: int | str
+) -> list[dict[str, Any]]:
+    """Settings of the trainings that a cell's model comes from, the first one first."""
+    later = later_trainings(config)
+    return [
+        (finetune_settings if name in later else train_settings)(config, dataset, model, name, seed)
+        for name in chain_of(config, training_of(config, optimization))
+    ]
+
+
+def origin_settings(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> dict[str, Any]:
+    """What the header of the weights that a cell is made from must say (slimdiff.identity.check_training)."""
+    last = trainings_settings(config, dataset, model, optimization, seed)[-1]
+    start = last.get("start", {}).get("training")
+    return {"start": start, **{key: last[key] for key in ("dataset", "model", "training", "seed")}}
+
+
 def row_settings(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> dict[str, Any]:
     """What the stage `row` writes about a cell beside its measurements."""
     cell = (dataset, model, optimization, seed)
     training = training_of(config, optimization)
-    *starts, train = (
-        (finetune_settings if name in later_trainings(config) else train_settings)(config, dataset, model, name, seed)
-        for name in chain_of(config, training)
-    )
+    *starts, train = trainings_settings(config, *cell)
     compress = compress_settings(config, *cell)
     return {
         "dataset": dataset,

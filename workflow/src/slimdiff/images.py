@@ -15,13 +15,20 @@ from slimdiff.settings import canonical
 
 
 def write_samples(
-    path: str | os.PathLike[str], sampled: Sampled, sampler: Mapping[str, Any], reason: str, classes: Sequence[str] = ()
+    path: str | os.PathLike[str],
+    sampled: Sampled,
+    sampler: Mapping[str, Any],
+    reason: str,
+    classes: Sequence[str] = (),
+    identity: str = "",
 ) -> None:
     """Write images (uint8, N C H W) with how they were made, or why they cannot be scored, as a compressed npz.
 
     `labels` are the classes that they were asked for, as indices of `classes`; nothing where the model is told none.
+    `identity` is their model's (slimdiff.identity).
     """
     labels = torch.zeros(0, dtype=torch.int64) if sampled.labels is None else sampled.labels
+    facts: dict[str, Any] = {} if sampled.batch_size is None else {"batch_size": np.int64(sampled.batch_size)}
     with atomic(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
@@ -32,6 +39,8 @@ def write_samples(
             sampler=np.str_(canonical(sampler)),
             status=np.str_("failed" if reason else "ok"),
             reason=np.str_(reason),
+            identity=np.str_(identity),
+            **facts,
         )
 
 

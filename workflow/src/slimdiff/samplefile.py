@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -10,6 +11,12 @@ from typing import Any
 import numpy as np
 
 from slimdiff.errors import UserError
+
+# What NumPy and zipfile raise where bits of an archive, of a member or of an array's header are not what was written.
+DAMAGED = (
+    *(OSError, EOFError, KeyError, ValueError, RuntimeError, SyntaxError, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @contextlib.contextmanager
@@ -24,5 +31,5 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
             yield file
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED as error:
         raise UserError(f"{path} is not a whole file of samples ({error}): delete it and run again") from None

@@ -19,7 +19,7 @@ def parse(text: str, where: str = "--settings") -> dict[str, Any]:
     """The mapping that `text` (JSON) holds."""
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON ({error}): {text[:80]!r}") from None
     if not isinstance(value, dict):
         raise UserError(f"{where} must be a JSON object, not {type(value).__name__}: {text[:80]!r}")

@@ -57,9 +57,13 @@ def read_header(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
         raise UserError(_broken(path, str(error))) from None
     if KEY not in metadata:
         raise UserError(f"{path} was not written by slimdiff: its metadata has no key {KEY!r}")
-    header: dict[str, Any] = json.loads(metadata[KEY])
-    if header.get("kind") != kind:
-        raise UserError(f"{path} holds {header.get('kind')!r}, expected {kind!r}")
+    try:
+        header: Any = json.loads(metadata[KEY])
+    except (ValueError, RecursionError) as error:
+        raise UserError(_broken(path, f"its header is no JSON: {error}")) from None
+    found = header.get("kind") if isinstance(header, dict) else type(header).__name__
+    if not isinstance(header, dict) or found != kind:
+        raise UserError(f"{path} holds {found!r}, expected {kind!r}")
     return header
 
 

@@ -1,10 +1,12 @@
 """The matrix: rows of cells, as a DataFrame with constant dtypes and as a Parquet file with its provenance."""
 
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,13 +17,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import slimdiff
-from slimdiff import files, settings
+from slimdiff import files, sealing, settings
 from slimdiff.analysis.columns import COLUMNS, KEY, PAPER_COLUMNS, check_row
 from slimdiff.config import Cell
 from slimdiff.errors import UserError
+from slimdiff.wording import one_line
 
 FOOTER_KEY = b"slimdiff"
+ROWS_KEY = "rows_sha256"  # in the footer
 LIBRARIES = ("altair", "numpy", "pandas", "pyarrow", "scipy")
+NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"  # as in the schema of the configuration
+NO_FORMULA = r"(?![=+\-@\t\r]).*"
 _ARROW = {"string": pa.string(), "Int64": pa.int64(), "Float64": pa.float64()}
 
 
@@ -44,8 +50,8 @@ def read_rows(root: Path, cells: Iterable[Cell], trainings: Mapping[str, str]) -
     rows = []
     for cell in cells:
         path = row_path(root, cell)
-        row = files.read_json(path)
-        problem = check_row(row) if isinstance(row, dict) else "it is no JSON object"
+        row = sealing.read_json(path)
+        problem = check_row(row)
         if problem is None:
             expected = {key: getattr(cell, key) for key in KEY} | {"training": trainings.get(cell.optimization)}
             wrong = [key for key, value in expected.items() if row[key] != value]
@@ -65,8 +71,24 @@ def to_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     if twice.any():
         cell = "/".join(str(value) for value in frame.loc[twice, list(KEY)].iloc[0])
         raise UserError(f"cell {cell} is listed twice in `matrix:` of the config; list each once")
+    _refuse_forged(frame)
     frame.attrs["units"] = {column.name: column.unit for column in COLUMNS if column.unit}
     return frame
+
+
+def _refuse_forged(frame: pd.DataFrame) -> None:
+    """Refuse names that would be other paths, and texts that a spreadsheet takes for formulas: no run writes them."""
+    for column in COLUMNS:
+        if column.dtype != "string":
+            continue
+        texts = frame[column.name].dropna()
+        allowed = NAME if column.name in (*KEY, "training") else NO_FORMULA
+        wrong = texts[~texts.str.fullmatch(allowed, flags=re.DOTALL)]
+        if len(wrong):
+            raise UserError(
+                f"column {column.name} has {one_line(wrong.iloc[0])[:60]!r}, which no run writes; the matrix "
+                "is forged or damaged: delete it and run again"
+            )
 
 
 def provenance(config: Mapping[str, Any], code: str) -> dict[str, Any]:
@@ -89,7 +111,8 @@ def write_matrix(path: Path, frame: pd.DataFrame, source: Mapping[str, Any]) -> 
         for column in COLUMNS
     ]
     table = pa.Table.from_pandas(frame, schema=pa.schema(fields), preserve_index=False)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), FOOTER_KEY: settings.canonical(source)})
+    footer = settings.canonical(sealing.seal({**source, ROWS_KEY: rows_digest(table)}))
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), FOOTER_KEY: footer})
     with files.atomic(path) as temporary:
         pq.write_table(table, temporary)
 
@@ -106,8 +129,10 @@ def read_matrix(path: str | os.PathLike[str]) -> pd.DataFrame:
         table = pq.read_table(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run the workflow to make it") from None
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is not readable Parquet ({error}); delete it and run again") from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is not readable Parquet ({' '.join(str(error).split())}); delete it and run again"
+        ) from None
     found = {field.name: field.type for field in table.schema}
     known = {column.name: _ARROW[column.dtype] for column in COLUMNS}
     needed = {column.name for column in COLUMNS if column.required}
@@ -115,10 +140,29 @@ def read_matrix(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise UserError(
             f"{path} has other columns than slimdiff {slimdiff.__version__} writes; delete it and run again"
         )
+    source = _read_footer(path, table)
     missing = dict.fromkeys(known.keys() - found.keys())
     frame = to_frame([row | missing for row in table.to_pylist()])
-    frame.attrs["provenance"] = json.loads((table.schema.metadata or {}).get(FOOTER_KEY, b"{}"))
+    frame.attrs["provenance"] = source
     return frame
+
+
+def rows_digest(table: pa.Table) -> str:
+    """SHA-256 of the values of a matrix."""
+    return hashlib.sha256(json.dumps(table.to_pydict(), sort_keys=True).encode()).hexdigest()
+
+
+def _read_footer(path: str | os.PathLike[str], table: pa.Table) -> dict[str, Any]:
+    """The provenance in a matrix's footer, after the digest of its rows was checked; {} where it has none."""
+    try:
+        footer = json.loads((table.schema.metadata or {}).get(FOOTER_KEY, b"{}"))
+        rows = rows_digest(table)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
+    source = sealing.unseal(path, footer)
+    if source.pop(ROWS_KEY, rows) != rows:
+        raise UserError(f"{path} is damaged (its rows do not have the digest in its footer); delete it and run again")
+    return source
 
 
 def read_paper(path: str | os.PathLike[str]) -> pd.DataFrame:

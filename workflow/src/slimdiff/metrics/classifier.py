@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from slimdiff import tensorfile
+from slimdiff import sealedfile
 from slimdiff.errors import UserError
 from slimdiff.metrics.batches import BATCH_SIZE, check_shape, in_batches
 
@@ -72,7 +72,7 @@ def write(path: str | os.PathLike[str], classifier: Classifier, header: dict[str
         header: `dataset`, `classes`, and how it was trained; image size and architecture are added.
     """
     facts = {"image_shape": list(classifier.image_shape), "architecture": ARCHITECTURE}
-    tensorfile.write(path, KIND, classifier.state_dict(), {**header, **facts})
+    sealedfile.write(path, KIND, classifier.state_dict(), {**header, **facts})
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, damaged or of another kind.
     """
-    return tensorfile.read_header(path, KIND)
+    return sealedfile.read_header(path, KIND)
 
 
 def read(path: str | os.PathLike[str]) -> Classifier:
@@ -90,7 +90,7 @@ def read(path: str | os.PathLike[str]) -> Classifier:
     Raises:
         UserError: the file is missing, damaged, or holds another architecture.
     """
-    tensors, header = tensorfile.read(path, KIND)
+    tensors, header = sealedfile.read(path, KIND)
     if header["architecture"] != ARCHITECTURE:
         raise UserError(
             f"{path} holds a classifier of another architecture ({header['architecture']}): train it anew "
@@ -132,6 +132,7 @@ def judge(
     labels: torch.Tensor,
     class_shares: torch.Tensor,
     device: torch.device | str = "cpu",
+    batch_size: int = BATCH_SIZE,
 ) -> dict[str, float | None]:
     """What the classifier says of `images`, each figure in [0, 1] and independent of batches and order.
 
@@ -163,7 +164,7 @@ def judge(
             f"samples were asked for class {int(labels.min())} to {int(labels.max())}; the classifier knows 0 to "
             f"{n_classes - 1}: set models.<name>.network.classes to {n_classes}"
         )
-    confidence, taken_for = probabilities(classifier, images, device=device).max(dim=1)
+    confidence, taken_for = probabilities(classifier, images, batch_size, device).max(dim=1)
     asked = shares(labels, n_classes) if len(labels) else class_shares.double()
     seen = shares(taken_for, n_classes)
     return {

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff import modelfile, packing, weightfile
+from slimdiff import modelfile, originfile, packing
 from slimdiff.compression.steps import apply_steps
 from slimdiff.data import store
 from slimdiff.devices import pick_device
@@ -11,6 +11,7 @@ from slimdiff.diffusion.noise import derive_seed
 from slimdiff.engines.lowering import lower_network
 from slimdiff.engines.network import Site
 from slimdiff.runtimes import way_of
+from slimdiff.settings import parse
 from slimdiff.stages import command
 
 RECIPE = ("weights", "steps", "sampler", "engine", "precision", "plugins")  # settings that the file's header repeats
@@ -21,15 +22,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     stage.add_argument("--weights", type=Path, required=True, help="weights.safetensors of the training")
     stage.add_argument("--images", type=Path, nargs="?", help="images.safetensors, unless engine torch in fp32")
     stage.add_argument("--cache", type=Path, help="folder where compilers keep what other jobs can use")
+    stage.add_argument("--origin", type=parse, help="JSON: what the header of --weights must say; not checked without")
+    stage.add_argument("--identity", help="of the cell: goes into the header, for later stages to check")
     stage.add_argument("--out", type=Path, required=True, help="model.safetensors")
     stage.add_argument("--out-packed", type=Path, required=True, help="the same packed without loss")
     arguments = stage.parse_args(argv)
 
     settings = arguments.settings
-    network, header = weightfile.read_training(arguments.weights, settings["weights"])
+    network, header = originfile.read(arguments.weights, settings["weights"], arguments.origin)
     structure = apply_steps(network, settings["steps"], derive_seed(settings["seed"], "compress"))
     recipe = {key: settings[key] for key in RECIPE if key in settings}
-    header |= {**recipe, "structure": header["structure"] + structure}
+    header |= {**recipe, "structure": header["structure"] + structure, "identity": arguments.identity}
     if header["status"] != "ok":  # weights of a failed training: nobody will run them, and no engine could
         header |= {"engine": "torch", "precision": "fp32"}
     if way_of(header).plain:

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from slimdiff import identity, sealedfile
 from slimdiff.devices import describe_device, pick_device
-from slimdiff.files import write_json
+from slimdiff.modelfile import KIND
 from slimdiff.profiling import profile
+from slimdiff.sealing import write_json
 from slimdiff.stages import command
 
 
@@ -17,14 +19,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     stage.add_argument("--model", type=Path, required=True, help="model.safetensors of the cell")
     stage.add_argument("--reference", type=Path, help="model.safetensors that its speed is held against")
     stage.add_argument("--packed", type=Path, required=True, help="model.packed of the cell")
+    stage.add_argument("--identity", help="what the cell's files must carry; not checked without")
     stage.add_argument("--out", type=Path, required=True)
     arguments = stage.parse_args(argv)
 
+    own = sealedfile.read_header(arguments.model, KIND).get("identity")
+    identity.check(arguments.model, own, arguments.identity)
     device = pick_device(arguments.gpu, arguments.threads)
     measured = profile(arguments.model, arguments.settings, device, arguments.reference)
     machine = describe_device(device, arguments.threads)
     packed = {"size_packed_bytes": arguments.packed.stat().st_size}
-    write_json(arguments.out, {**measured, **packed, **machine, "code": arguments.code})
+    write_json(arguments.out, {**measured, **packed, **machine, "code": arguments.code, "identity": own})
+    if measured.get("batch_size") != arguments.settings["batch_size"]:
+        kept = measured.get("batch_size") or "half of them was too much as well"
+        print(f"note: memory ran out at {arguments.settings['batch_size']} images at once: {kept}", flush=True)
 
 
 if __name__ == "__main__":

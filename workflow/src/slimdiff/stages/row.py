@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff import files, settings
+from slimdiff import identity, sealing, settings
 from slimdiff.analysis import rows
 from slimdiff.stages import command
 
@@ -16,13 +16,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     for record in rows.RECORDS:
         stage.add_argument(f"--{record}", required=True, type=Path, help=f"{record}.json of the cell")
+    stage.add_argument("--identity", help="what the cell's files must carry; not checked without")
     stage.add_argument("--out", required=True, type=Path, help="row.json")
     stage.add_argument("--code", help="fingerprint of the code; not recorded, since the row measures nothing itself")
     arguments = stage.parse_args(argv)
 
     cell = settings.parse(arguments.cell, "--cell")
-    records = {record: files.read_json(getattr(arguments, record)) for record in rows.RECORDS}
-    files.write_json(arguments.out, rows.merge(cell, records))
+    records = {record: sealing.read_json(getattr(arguments, record)) for record in rows.RECORDS}
+    for record in ("score", "profile"):
+        identity.check(getattr(arguments, record), records[record].get("identity"), arguments.identity)
+    if arguments.identity is not None:
+        identity.check_record(arguments.train, records["train"], cell["settings"]["train"])
+    sealing.write_json(arguments.out, rows.merge(cell, records))
 
 
 if __name__ == "__main__":

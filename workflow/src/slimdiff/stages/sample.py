@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff import checkpoint
+from slimdiff import checkpoint, identity
 from slimdiff.devices import pick_device
 from slimdiff.images import write_png, write_samples
 from slimdiff.sampling import grid
@@ -16,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     stage = command.parser("Sample images from a cell's model with the sampler that its recipe names.")
     command.add_device(stage)
     stage.add_argument("--model", type=Path, required=True, help="model.safetensors of the cell")
+    stage.add_argument("--identity", help="what the cell's files must carry; not checked without")
     stage.add_argument("--out", type=Path, required=True, help="samples.npz")
     stage.add_argument("--out-grid", type=Path, required=True, help="PNG of the first hundred images")
     stage.add_argument("--cache", type=Path, help="folder where compilers keep what other jobs can use")
@@ -23,11 +24,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     settings = arguments.settings
     loaded = checkpoint.load(arguments.model, pick_device(arguments.gpu, arguments.threads), arguments.cache)
+    own = loaded.settings.get("identity")
+    identity.check(arguments.model, own, arguments.identity)
     sampled = loaded.sample(settings["n_samples"], settings["seed"], batch_size=settings["batch_size"])
     reason = loaded.settings["reason"] or sampled.reason
-    write_samples(arguments.out, sampled, loaded.settings["sampler"], reason, loaded.settings["dataset"]["classes"])
+    facts = (loaded.settings["sampler"], reason, loaded.settings["dataset"]["classes"], own or "")
+    write_samples(arguments.out, sampled, *facts)
     write_png(arguments.out_grid, grid(sampled.images[:GRID_IMAGES], columns=loaded.classes or GRID_COLUMNS))
     print(f"{len(sampled.images)} images, {sampled.network_evaluations:.1f} evaluations each. {reason}", flush=True)
+    if sampled.batch_size not in (settings["batch_size"], settings["n_samples"]):
+        print(f"note: memory ran out; {sampled.batch_size} images at once in the end, the same images", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slimdiff import files, tensorfile
+from slimdiff import identity, sealedfile, sealing, tensorfile
 from slimdiff.data import store
 from slimdiff.devices import pick_device
 from slimdiff.metrics import yardstick
+from slimdiff.metrics.batches import BATCH_SIZE
 from slimdiff.metrics.score import read_samples, score
 from slimdiff.settings import build
 from slimdiff.stages import command
@@ -29,18 +30,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     stage.add_argument("--extractors", required=True, type=Path, help="the extractors that the reference was made with")
     stage.add_argument("--classifier", required=True, type=Path, help="the classifier that judges its samples")
     stage.add_argument("--inception", nargs="*", default=[], type=Path, help="Inception references of the data set")
+    stage.add_argument("--identity", help="what the cell's files must carry; not checked without")
     stage.add_argument("--out", required=True, type=Path, help="score.json")
     arguments = stage.parse_args(argv)
 
     settings = build(ScoreSettings, arguments.settings, "--settings of stage score")
-    data, digest = store.read(arguments.images), tensorfile.read_header(arguments.images, store.KIND)["sha256"]
+    data = sealedfile.parsed(arguments.images, lambda: store.read(arguments.images))
+    digest = tensorfile.read_header(arguments.images, store.KIND)["sha256"]
     networks = (arguments.extractors, arguments.classifier, arguments.inception)
     known = yardstick.read(arguments.reference, *networks, (data.train_images, data.train_labels), digest)
     samples = read_samples(arguments.samples)
+    identity.check(arguments.samples, samples.identity, arguments.identity)
     device = pick_device(arguments.gpu, arguments.threads)
     record = score(samples, settings.n_samples, known, device)
-    files.write_json(arguments.out, {**record, "code": arguments.code})
+    sealing.write_json(arguments.out, {**record, "code": arguments.code, "identity": samples.identity})
     print(f"{record['status']}: fid {record['fid']}, rfid {record['rfid']} %. {record['reason']}", flush=True)
+    if record["score_batch_size"] not in (None, BATCH_SIZE):
+        print(f"note: memory ran out; {record['score_batch_size']} images at once, same scores", flush=True)
     if record["few_samples"]:
         print(f"note: {settings.n_samples} samples are few: the distances are bias for the most part", flush=True)
 

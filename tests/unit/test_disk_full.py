@@ -1,0 +1,61 @@
+"""A disk that is full, for real: a small file system of its own, which grows when somebody has made room."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from builders import small_model, striped_images, training
+
+from slimdiff import tensorfile
+from slimdiff.data import store
+from slimdiff.stages import train
+
+SETTINGS = {
+    "dataset": "stripes",
+    "model": small_model(),
+    "training": training(epochs=2, batch_size=16),
+    "seed": 0,
+}
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder with room for one state of a training, not for a second beside it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=500k", "none", folder]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        pytest.skip(f"no file system can be mounted here: {error}")
+    if done.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_training_on_a_full_disk_keeps_its_last_state_and_goes_on(
+    disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.write(tmp_path / "images.safetensors", striped_images())
+
+    def run(folder: Path) -> None:
+        """A training that saves its state after every step."""
+        arguments = ["--settings", json.dumps(SETTINGS), "--images", str(tmp_path / "images.safetensors"), "--gpu", "0"]
+        arguments += ["--state", str(folder / "state"), "--seconds-between-saves", "0"]
+        train.main([*arguments, "--out-weights", str(folder / "w.safetensors"), "--out-record", str(folder / "t.json")])
+
+    with pytest.raises(Exception, match="No space left on device"):
+        run(disk)
+    step = tensorfile.read(disk / "state" / "state.safetensors", "state")[1]["progress"]["step"]
+    assert step > 0, "the state from before is whole"
+    assert not [path.name for path in (disk / "state").iterdir() if path.name.startswith(".")], "and no rest beside it"
+    assert not (disk / "w.safetensors").exists()
+
+    subprocess.run(["mount", "-o", "remount,size=10m", disk], check=True)
+    run(disk)
+    assert f"resuming at step {step}/" in capsys.readouterr().out
+    run(tmp_path)
+    assert (disk / "w.safetensors").read_bytes() == (tmp_path / "w.safetensors").read_bytes()
