@@ -20,7 +20,7 @@ from slimdiff.quietbnb import is_quantized
 
 
 class ScoreEmbedder(nn.Module):
-    """Noise level (N,) and labels (N,) or None → features (N, embed_dim); the linear layer after belongs to the body."""
+    """Noise level (N,), labels (N,) or None → features (N, embed_dim); the linear layer after belongs to the body."""
 
     def __init__(self, network: ScoreNetwork) -> None:
         super().__init__()
