@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from builders import ncsn_model
+from builders import MODELS, ncsn_model
 
 from slimdiff.compression.prune import prunable
+from slimdiff.engines.split import split_network
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
 
@@ -130,3 +131,30 @@ def test_output_equals_an_independent_float64_implementation():
     weights = {name: tensor.double() for name, tensor in network.state_dict().items()}
     expected = reference_forward(weights, x.double(), t.double())
     assert torch.allclose(network(x, t).double(), expected, atol=1e-4)
+
+
+def test_a_class_is_a_vector_beside_the_noise_level():
+    """Without classes the network and its start are the report's; with them, -1 is what is told no class."""
+    plain = build_network(MODELS["ncsn"](), seed=1)
+    settings = MODELS["ncsn"]()
+    told = build_network({**settings, "network": {**settings["network"], "classes": 3}}, seed=1)
+    extra = set(told.state_dict()) - set(plain.state_dict())
+    assert extra == {"label.weight"}
+    assert all(torch.equal(told.state_dict()[name], value) for name, value in plain.state_dict().items())
+    x, level = torch.randn(4, 1, 20, 20), torch.rand(4)
+    none = torch.full((4,), -1)
+    assert torch.equal(told(x, level, none), plain(x, level))
+    assert torch.equal(told(x, level), plain(x, level))
+    one = told(x, level, torch.tensor([0, 1, 2, -1]))
+    assert all(not torch.equal(one[i], plain(x, level)[i]) for i in range(3))
+    assert torch.equal(one[3], plain(x, level)[3])
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+def test_its_parts_are_the_network_with_classes(classes):
+    settings = MODELS["ncsn"]()
+    network = build_network({**settings, "network": {**settings["network"], "classes": classes}}, seed=1).eval()
+    embedder, body = split_network(network)
+    x, level, labels = torch.randn(3, 1, 20, 20), torch.rand(3), torch.tensor([0, 1, -1])
+    assert torch.equal(body(x, embedder(level, labels)), network(x, level, labels))
+    assert not [name for name in body.state_dict() if name.startswith(("label", "fourier"))]
