@@ -10,15 +10,16 @@ import torch
 from builders import MODELS, TRAININGS, small_model, striped_images
 from killing import killed_half_way_and_resumed
 
-from slimdiff import finetuning, weightfile
+from slimdiff import finetuning, noiselevels, weightfile
 from slimdiff.compression.importance import OF_LOSSES
 from slimdiff.compression.shapes import sizes
 from slimdiff.data import store
 from slimdiff.errors import UserError
 from slimdiff.families import FIXED_BY_START
 from slimdiff.files import digest, write_json
-from slimdiff.finetuning import LEVELS, PREPARED, finetune, level_losses
+from slimdiff.finetuning import LEVELS, PREPARED, finetune
 from slimdiff.models.registry import build_network
+from slimdiff.noiselevels import level_losses
 from slimdiff.state import StateStore, clear_state
 from slimdiff.training import train
 
@@ -126,14 +127,15 @@ def test_levels_are_equally_likely_and_their_losses_repeat(starts, monkeypatch):
     settings = {**starts["ddpm"][2], "training": TRAININGS["ddpm"](preconditioning="epsilon", label_dropout=0.5)}
     network = build_network(settings["model"], seed=1)
     seen = []
-    original = finetuning.build_denoiser(network, settings["model"], settings["training"]).__class__.loss
+    original = noiselevels.build_denoiser(network, settings["model"], settings["training"]).__class__.loss
 
     def spy(self, x_0, sigma, noise, labels=None):
         seen.append((sigma, labels, self.vp.time(sigma[:1])))
         return original(self, x_0, sigma, noise, labels)
 
     monkeypatch.setattr("slimdiff.diffusion.denoiser.Denoiser.loss", spy)
-    losses = level_losses(network, striped_images(), settings, CPU)
+    images = striped_images()
+    losses = level_losses(network, images.train_images, images.train_labels, settings, CPU)
     with torch.no_grad():
         values = [float(loss()) for loss in losses]
         assert [float(loss()) for loss in losses] == values

@@ -11,6 +11,7 @@ from slimdiff.compression.storage import store_weights
 from slimdiff.errors import UserError
 from slimdiff.files import write_json
 from slimdiff.models.registry import build_network
+from slimdiff.noiselevels import mean_loss
 from slimdiff.regimes import Quantized, Sparsify, SparsifySettings, build_regime, zero_smallest
 
 CPU = torch.device("cpu")
@@ -135,11 +136,8 @@ def test_training_in_four_bits_costs_less_once_quantized(tmp_path, start):
         network = build_network(MODELS["ncsn"](), seed=0)
         network.load_state_dict(trained.weights["raw"])
         store_weights(network, "4bit")
-        from slimdiff.finetuning import level_losses
-
-        with torch.no_grad():
-            losses = level_losses(network, striped_images(), asked(start, {}), CPU)
-            return sum(float(each()) for each in losses) / len(losses)
+        images = striped_images()
+        return mean_loss(images.train_images, images.train_labels, asked(start, {}), 10, 32)(network)
 
     plain = run(start, tmp_path / "plain", settings=asked(start, {}, epochs=6))
     aware = run(start, tmp_path / "aware", settings=asked(start, {"quantize": {"weights": "4bit"}}, epochs=6))

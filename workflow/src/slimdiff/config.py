@@ -117,8 +117,9 @@ def sampler_options(config: Config, model: str, optimization: str) -> dict[str, 
 
 
 def needs_images(config: Config, optimization: str) -> bool:
-    """Whether the stage `compress` reads images: to calibrate an engine's network, and to measure its error."""
-    return way_of(config["optimizations"][optimization]).needs_images
+    """Whether the stage `compress` reads images: for an engine's network, or to find out which layers matter."""
+    recipe = config["optimizations"][optimization]
+    return way_of(recipe).needs_images or recipe.get("prune", {}).get("allocation") == "sensitivity"
 
 
 def uses_gpu(config: Config, optimization: str) -> bool:

@@ -18,20 +18,15 @@ from slimdiff import files, tensorfile, weightfile
 from slimdiff.compression.channels import ChannelSettings, prune_channels
 from slimdiff.compression.importance import LevelLoss
 from slimdiff.compression.structure import Structure
-from slimdiff.data.fit import to_model
 from slimdiff.data.store import ImageSet
-from slimdiff.devices import autocast, resolve_precision
-from slimdiff.diffusion.denoiser import NO_LABEL, build_denoiser
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.errors import UserError
 from slimdiff.families import FIXED_BY_START
+from slimdiff.noiselevels import LEVELS, level_losses
 from slimdiff.regimes import build_regime
 from slimdiff.settings import build, canonical
-from slimdiff.training import Prepared, Trained, TrainingSettings, fit
+from slimdiff.training import Prepared, Trained, fit
 
-LEVELS = 50  # noise levels whose losses say how much a channel matters
-IMAGES_PER_LEVEL = 64
-DRAWS_PER_LEVEL = 200  # of the training's own noise levels, to find so many equally likely ones
 PREPARED_KIND = "prepared"
 PREPARED = "start.safetensors"  # in the folder of the state; slimdiff.state.clear_state removes it
 
@@ -109,38 +104,6 @@ def finetune(
     )
 
 
-def level_losses(
-    network: nn.Module, images: ImageSet, settings: Mapping[str, Any], device: torch.device
-) -> list[LevelLoss]:
-    """The training loss at LEVELS noise levels that are equally likely in training, each of its own images.
-
-    For a discrete schedule these are steps at equal distances, for continuous noise levels the middles of equal shares
-    of their distribution. A function gives the same loss at every call; labels are withheld as in training.
-    """
-    model, seed = settings["model"], settings["seed"]
-    options = build(TrainingSettings, settings["training"], "training")
-    denoiser = build_denoiser(network, model, settings["training"])
-    generator = torch.Generator().manual_seed(derive_seed(seed, "levels"))
-    drawn = denoiser.training_sigmas(LEVELS * DRAWS_PER_LEVEL, generator).sort().values
-    sigmas = drawn[DRAWS_PER_LEVEL // 2 :: DRAWS_PER_LEVEL]
-    precision = resolve_precision(device, options.precision)
-
-    def loss_at(level: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(derive_seed(seed, "level", level))
-        chosen = torch.randint(len(images.train_images), (IMAGES_PER_LEVEL,), generator=generator)
-        pixels = images.train_images[chosen].to(device)
-        x_0 = denoiser.from_images(to_model(pixels, model["image_size"], model["channels"], model["fit"]))
-        noise = torch.randn(x_0.shape, generator=generator).to(device)
-        told = None
-        if model["network"].get("classes", 0):
-            dropped = torch.rand(IMAGES_PER_LEVEL, generator=generator) < options.label_dropout
-            told = images.train_labels[chosen].masked_fill(dropped, NO_LABEL).to(device)
-        with autocast(device, precision):
-            return denoiser.loss(x_0, sigmas[level].expand(IMAGES_PER_LEVEL).to(device), noise, told).mean()
-
-    return [lambda level=level: loss_at(level) for level in range(LEVELS)]  # type: ignore[misc]
-
-
 def _apply_steps(
     network: nn.Module, images: ImageSet, settings: Mapping[str, Any], device: torch.device
 ) -> list[Structure]:
@@ -150,7 +113,7 @@ def _apply_steps(
         if len(step) != 1 or next(iter(step)) not in STEPS:
             raise UserError(f"trainings.*: step {dict(step)} is not one of: {', '.join(STEPS)}")
         ((name, options),) = step.items()
-        losses = level_losses(network.to(device), images, settings, device)
+        losses = level_losses(network.to(device), images.train_images, images.train_labels, settings, device, LEVELS)
         record = STEPS[name](network, options, derive_seed(settings["seed"], "compress"), losses)
         records += [] if record is None else [record]
     network.cpu()

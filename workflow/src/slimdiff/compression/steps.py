@@ -11,17 +11,17 @@ from torch import nn
 
 from slimdiff.compression.channels import ChannelSettings, prune_channels
 from slimdiff.compression.linears import BITS, quantize_linears
-from slimdiff.compression.prune import PruneSettings, prune_unstructured
+from slimdiff.compression.prune import Loss, PruneSettings, prune_unstructured
 from slimdiff.compression.storage import STORED, store_weights
 from slimdiff.compression.structure import Structure
 from slimdiff.errors import UserError
 from slimdiff.settings import build
 
 
-def _prune(network: nn.Module, settings: Mapping[str, Any], seed: int) -> Structure | None:
+def _prune(network: nn.Module, settings: Mapping[str, Any], seed: int, loss: Loss | None = None) -> Structure | None:
     if settings.get("method") == "channels":
         return prune_channels(network, build(ChannelSettings, settings, "prune"), seed)
-    prune_unstructured(network, build(PruneSettings, settings, "prune"), seed)
+    prune_unstructured(network, build(PruneSettings, settings, "prune"), seed, loss)
     return None
 
 
@@ -41,14 +41,21 @@ STEPS: dict[str, Callable[[nn.Module, Mapping[str, Any], int], Structure | None]
 }
 
 
-def apply_steps(network: nn.Module, steps: Sequence[Mapping[str, Any]], seed: int) -> list[Structure]:
-    """Apply the recipe's steps in order, in place; returns the structure records for the checkpoint's header."""
+def apply_steps(
+    network: nn.Module, steps: Sequence[Mapping[str, Any]], seed: int, loss: Loss | None = None
+) -> list[Structure]:
+    """Apply the recipe's steps in order, in place; returns the structure records for the checkpoint's header.
+
+    Args:
+        loss: of a network, for the steps that ask for one (`prune` with allocation `sensitivity`).
+    """
     structure = []
     for step in steps:
         if len(step) != 1 or next(iter(step)) not in STEPS:
             raise UserError(f"compression step {dict(step)} is not one of: {', '.join(STEPS)}")
         ((name, settings),) = step.items()
-        record = STEPS[name](network, settings, seed)
+        asked = {"loss": loss} if settings.get("allocation") == "sensitivity" else {}
+        record = STEPS[name](network, settings, seed, **asked)
         if record is not None:
             structure.append(record)
     return structure

@@ -10,17 +10,19 @@ from slimdiff.devices import pick_device
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.engines.lowering import lower_network
 from slimdiff.engines.network import Site
+from slimdiff.noiselevels import mean_loss
 from slimdiff.runtimes import way_of
 from slimdiff.settings import parse
 from slimdiff.stages import command
 
+SENSITIVITY = (10, 64)  # noise levels, and images at each, that layers are judged by
 RECIPE = ("weights", "steps", "sampler", "engine", "precision", "plugins")  # settings that the file's header repeats
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     stage = command.parser("Take raw or EMA weights of a training and apply a recipe's compression steps in order.")
     stage.add_argument("--weights", type=Path, required=True, help="weights.safetensors of the training")
-    stage.add_argument("--images", type=Path, nargs="?", help="images.safetensors, unless engine torch in fp32")
+    stage.add_argument("--images", type=Path, nargs="?", help="images.safetensors, where something is measured on it")
     stage.add_argument("--cache", type=Path, help="folder where compilers keep what other jobs can use")
     stage.add_argument("--origin", type=parse, help="JSON: what the header of --weights must say; not checked without")
     stage.add_argument("--identity", help="of the cell: goes into the header, for later stages to check")
@@ -30,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     settings = arguments.settings
     network, header = originfile.read(arguments.weights, settings["weights"], arguments.origin)
-    structure = apply_steps(network, settings["steps"], derive_seed(settings["seed"], "compress"))
+    images = store.read(arguments.images) if arguments.images else None
+    loss = None if images is None else mean_loss(images.train_images, images.train_labels, header, *SENSITIVITY)
+    structure = apply_steps(network, settings["steps"], derive_seed(settings["seed"], "compress"), loss)
     recipe = {key: settings[key] for key in RECIPE if key in settings}
     header |= {**recipe, "structure": header["structure"] + structure, "identity": arguments.identity}
     if header["status"] != "ok":  # weights of a failed training: nobody will run them, and no engine could
@@ -38,8 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if way_of(header).plain:
         modelfile.write_model(arguments.out, network, header)
     else:
+        if images is None:
+            stage.error("--images is missing: this engine's network is measured on them")
         site = Site(pick_device(0, 1), arguments.cache)
-        lowered = lower_network(network, header, store.read(arguments.images), site)
+        lowered = lower_network(network, header, images, site)
         modelfile.write_tensors(arguments.out, lowered.tensors, {**header, **lowered.header})
         print(f"output error against float32: {lowered.header['output_error']:.2g}", flush=True)
     packing.pack(arguments.out, arguments.out_packed)
