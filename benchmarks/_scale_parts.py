@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import synthetic  # noqa: E402  # the made-up rows that the tests share
 
 SEEDS, MODELS = 10, ("ncsn", "ddpm")
-LARGEST_SET = 2000  # cells of one data set and model, so that 10,000 are of more than one data set
+LARGEST_SET = 2500  # cells of one data set and model, so that 10,000 are of more than one data set
 PAPER = ROOT / "workflow" / "resources" / "paper_reference.csv"
 LINKED = ("Snakefile", "config.yaml", "workflow", "profiles", "envs")
 STAGES = ("compress", "sample", "score", "profile")
