@@ -30,6 +30,8 @@ def main(stage: str, words: list[str]) -> None:
     if stage in REAL:
         return
     record = {"status": "ok", "reason": "", "fid": 12.5, "rfid": 2.5, "started_at": "2026-11-23T10:00:00+00:00"}
+    if "--identity" in words:
+        record["identity"] = words[words.index("--identity") + 1]
     outputs = [Path(value) for key, value in pairwise(words) if key.startswith("--out")]
     for path in outputs:
         path.parent.mkdir(parents=True, exist_ok=True)
