@@ -65,11 +65,11 @@ def make(folder: Path, cells: int) -> None:
         (results.folder(folder / "results/cells", cell) / "samples.npz").touch()
         name = f"{cell.dataset}/{cell.model}/{cell.optimization}/seed{cell.seed}.jsonl"
         for stage in STAGES:
-            record = {"s": 40.5, "cpu_time": 15.0, "max_rss": 601.0}
-            write_plain(folder / "results/benchmarks" / stage / name, json.dumps(record))
-        record = {"started_at": "2026-01-01T00:00:00+00:00", "loss_curve": curve}
+            spent = {"s": 40.5, "cpu_time": 15.0, "max_rss": 601.0}
+            write_plain(folder / "results/benchmarks" / stage / name, json.dumps(spent))
+        history = {"started_at": "2026-01-01T00:00:00+00:00", "loss_curve": curve}
         training = f"{cell.dataset}/{cell.model}/plain/seed{cell.seed}"
-        write_plain(folder / "results/train" / training / "train.json", json.dumps(record))
+        write_plain(folder / "results/train" / training / "train.json", json.dumps(history))
     y, x = np.mgrid[:28, :28]
     images = np.stack(
         [127.5 + 127.5 * np.sin(x / (2 + index % 7)) * np.cos(y / (3 + index % 5)) for index in range(100)]
