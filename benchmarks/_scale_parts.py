@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import synthetic  # noqa: E402  # the made-up rows that the tests share
 
 SEEDS, MODELS = 10, ("ncsn", "ddpm")
-LARGEST_SET = 2000  # cells of one data set and model, so that 10,000 are of more than one data set
+LARGEST_SET = 2500  # cells of one data set and model, so that 10,000 are of more than one data set
 PAPER = ROOT / "workflow" / "resources" / "paper_reference.csv"
 LINKED = ("Snakefile", "config.yaml", "workflow", "profiles", "envs")
 STAGES = ("compress", "sample", "score", "profile")
@@ -65,11 +65,11 @@ def make(folder: Path, cells: int) -> None:
         (results.folder(folder / "results/cells", cell) / "samples.npz").touch()
         name = f"{cell.dataset}/{cell.model}/{cell.optimization}/seed{cell.seed}.jsonl"
         for stage in STAGES:
-            record = {"s": 40.5, "cpu_time": 15.0, "max_rss": 601.0}
-            write_plain(folder / "results/benchmarks" / stage / name, json.dumps(record))
-        record = {"started_at": "2026-01-01T00:00:00+00:00", "loss_curve": curve}
+            spent = {"s": 40.5, "cpu_time": 15.0, "max_rss": 601.0}
+            write_plain(folder / "results/benchmarks" / stage / name, json.dumps(spent))
+        history = {"started_at": "2026-01-01T00:00:00+00:00", "loss_curve": curve}
         training = f"{cell.dataset}/{cell.model}/plain/seed{cell.seed}"
-        write_plain(folder / "results/train" / training / "train.json", json.dumps(record))
+        write_plain(folder / "results/train" / training / "train.json", json.dumps(history))
     y, x = np.mgrid[:28, :28]
     images = np.stack(
         [127.5 + 127.5 * np.sin(x / (2 + index % 7)) * np.cos(y / (3 + index % 5)) for index in range(100)]

@@ -57,8 +57,8 @@ def sets(data: store.ImageSet, n: int) -> Iterator[tuple[str, torch.Tensor, torc
     for sigma in (4, 8, 16, 32, 64):
         spoilt = (images + sigma * noise).round().clamp(0, 255).to(torch.uint8)
         yield f"noise, {sigma} of 255", spoilt, labels
-    for sigma in (0.4, 0.7, 1.0, 1.5):
-        yield f"blur, {sigma} pixels", blurred(images, sigma), labels
+    for width in (0.4, 0.7, 1.0, 1.5):
+        yield f"blur, {width} pixels", blurred(images, width), labels
     for lost in (1, 2, 3, 5):
         kept = labels >= lost
         yield f"{lost} of 10 classes missing, none asked for", images[kept], labels[:0]
@@ -89,14 +89,14 @@ def main() -> None:
     arguments = parser.parse_args()
     device = pick_device(0, torch.get_num_threads())
     folder = arguments.results / "data/mnist"
-    shipped = [RESOURCES / kind / "mnist.safetensors" for kind in ("extractors", "classifiers")]
+    extractors, judge = (RESOURCES / kind / "mnist.safetensors" for kind in ("extractors", "classifiers"))
     images_path = folder / "images.safetensors"
     data, digest = store.read(images_path), tensorfile.read_header(images_path, store.KIND)["sha256"]
     training = (data.train_images, data.train_labels)
-    known = yardstick.read(folder / "reference.safetensors", *shipped, [], training, digest)
+    known = yardstick.read(folder / "reference.safetensors", extractors, judge, [], training, digest)
     rows = []
     for name, images, labels in sets(data, arguments.n):
-        found = score(Samples(images, labels, "ok", "", {}, 0.0), len(images), known, device)
+        found = score(Samples(images, labels, "ok", "", {}, 0.0, None), len(images), known, device)
         rows.append({"set": name, "n": len(images), **{column: found[column] for column in COLUMNS}})
         print(rows[-1], flush=True)
     frame = pd.DataFrame(rows)

@@ -3,7 +3,6 @@
 The small version of docs/results/blind-spots, on scikit-learn's 8×8 digits.
 """
 
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from slimdiff.metrics import classifier, classifier_training, extractor_training
 from slimdiff.metrics import score as score_module
 from slimdiff.metrics.classifier_training import ClassifierSettings, train_classifier
 from slimdiff.metrics.extractor_training import ExtractorSettings, train_extractor
-from slimdiff.metrics.extractors import features
 from slimdiff.metrics.score import Samples, score
 from slimdiff.metrics.yardstick import Yardstick
 
@@ -58,7 +56,7 @@ def yardstick(digits: ImageSet) -> Iterator[Yardstick]:
 
 def scored(yardstick: Yardstick, images: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, Any]:
     asked = torch.zeros(0, dtype=torch.int64) if labels is None else labels
-    return score(Samples(images, asked, "ok", "", {}, 1.0), len(images), yardstick, CPU)
+    return score(Samples(images, asked, "ok", "", {}, 1.0, None), len(images), yardstick, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +186,8 @@ def test_neither_order_nor_batches_change_any_score(
     order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
     assert scored(yardstick, images[order], labels[order]) == first
 
-    monkeypatch.setattr(score_module, "features", functools.partial(features, batch_size=7))
-    monkeypatch.setattr(classifier, "probabilities", functools.partial(classifier.probabilities, batch_size=11))
+    monkeypatch.setattr(score_module, "BATCH_SIZE", 7)
     second = scored(yardstick, images[order], labels[order])
+    assert second.pop("score_batch_size") == 7
+    assert first.pop("score_batch_size") != 7
     assert second == first

@@ -31,7 +31,6 @@ from slimdiff.stages import score as score_stage
 
 KEYS = {
     "identity",
-    sealing.KEY,
     "status",
     "reason",
     "n_samples",
@@ -125,8 +124,7 @@ class Workspace:
             paths += [f"--{name}", str(self.path(f"{name}.safetensors"))]
         paths += ["--inception", *(str(self.path(name)) for name in inception)]
         score_stage.main(["--settings", json.dumps({"n_samples": n_samples}), "--code", "c0de", *paths])
-        record: dict[str, Any] = json.loads(self.path("score.json").read_text())
-        return record
+        return sealing.read_json(self.path("score.json"))
 
 
 @pytest.fixture

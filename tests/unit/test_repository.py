@@ -81,7 +81,11 @@ def test_conda_flavours_differ_in_torch_alone() -> None:
 def test_every_import_is_declared(folder: str) -> None:
     extras = ("export", "engines") if folder == "workflow/src" else ("test",)
     allowed = {**RUN, **{name: requirement for extra in extras for name, requirement in EXTRAS[extra].items()}}
-    local = {path.stem for path in (ROOT / folder).rglob("*.py")} | {"slimdiff", "tests", "benchmarks"}
+    local = {path.stem for name in (folder, "tests") for path in (ROOT / name).rglob("*.py")} | {
+        "slimdiff",
+        "tests",
+        "benchmarks",
+    }
     for path in (ROOT / folder).rglob("*.py"):
         for name in imported(path) - sys.stdlib_module_names - local:
             distribution = canonicalize_name(DISTRIBUTIONS.get(name, COMES_ALONG.get(name, name)))

@@ -18,7 +18,7 @@ import torch
 from builders import write_small_model
 
 import slimdiff
-from slimdiff import modelfile, modelheader, packing
+from slimdiff import modelfile, modelheader, packing, sealing
 from slimdiff.analysis import charts, claimfile, claimtables, markdown, results
 from slimdiff.errors import UserError
 from slimdiff.listing import listing
@@ -101,7 +101,7 @@ def test_what_could_unpack_a_pickle_is_told_not_to_and_no_shell_is_started() -> 
 
 
 def test_every_argument_of_a_rules_command_is_quoted_or_no_text() -> None:
-    plain = re.compile(r"\{(params\.code|resources\.gpu|threads|[a-z_.\[\]]+:q)\}")
+    plain = re.compile(r"\{(params\.(?:code|identity)|resources\.gpu|threads|[a-z_.\[\]]+:q)\}")
     for path in sorted((REPOSITORY / "workflow" / "rules").glob("*.smk")):
         for block in re.findall(r"    shell:\n((?:        .*\n|\n)+)", path.read_text(encoding="utf-8")):
             for field in re.findall(r"\{[^}]*\}", block):
@@ -115,11 +115,12 @@ Header = dict[str, Any]
 
 
 def of_model(change: Callable[[Header], Any]) -> Callable[[Header], None]:
-    """A change of our header within that of the file."""
+    """A change of our header within that of the file, without the digest that a forger would make anew."""
 
     def apply(outer: Header) -> None:
         inner = json.loads(outer["__metadata__"]["slimdiff"])
         change(inner)
+        inner.pop(sealing.KEY)
         outer["__metadata__"]["slimdiff"] = json.dumps(inner)
 
     return apply

@@ -30,6 +30,10 @@ def main(stage: str, words: list[str]) -> None:
     if stage in REAL:
         return
     record = {"status": "ok", "reason": "", "fid": 12.5, "rfid": 2.5, "started_at": "2026-11-23T10:00:00+00:00"}
+    given = dict(pairwise(words))
+    record |= {key: given[f"--{key}"] for key in ("identity", "code") if f"--{key}" in given}
+    if "--settings" in given:
+        record["settings"] = json.loads(given["--settings"])
     outputs = [Path(value) for key, value in pairwise(words) if key.startswith("--out")]
     for path in outputs:
         path.parent.mkdir(parents=True, exist_ok=True)

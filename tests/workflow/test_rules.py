@@ -145,7 +145,7 @@ def test_inception_is_left_out_until_it_is_asked_for(fresh: Path) -> None:
             ["--config", "sampling={n_samples: 32}"],
             "--config: sampling.n_samples is 32; allowed: a whole number at least 64",
         ),
-        (["--config", "trainings={plain: {learning_rate: 1e-3}}"], "--config: trainings.plain.learning_rate is '1e-3'"),
+        (["--config", "trainings={plain: {learning_rate: fast}}"], "--config: trainings.plain.learning_rate is 'fast'"),
         (["--config", "claims=[mine.yaml]"], "--config: claims[0] is 'mine.yaml', which does not exist"),
         (
             ["--config", "claims=[bad-claims.yaml]"],

@@ -1,5 +1,6 @@
 """What the rules share: the package, the checked configuration, and functions that look things up in it."""
 
+import functools
 import hashlib
 import json
 import os

@@ -64,7 +64,11 @@ def get_origin(wildcards):
 
 def get_identity(wildcards):
     """Param: digest of all settings and code that a cell's model comes from; its files carry it."""
-    cell = dict(wildcards.items())
+    return identity_of(**dict(wildcards.items()))
+
+
+@functools.cache  # five rules ask for each cell's
+def identity_of(**cell):
     trainings = settings.trainings_settings(config, **cell)
     stages = ["train", *(["finetune"] if len(trainings) > 1 else []), "compress"]
     known = [trainings, settings.compress_settings(config, **cell), [get_code(stage) for stage in stages]]

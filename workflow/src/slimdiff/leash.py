@@ -6,7 +6,7 @@ rules' shell starts every stage through this file, as one would through `nice` o
     python -I -S leash.py PARENT FILE COMMAND …
 
 PARENT is the process id that the shell has as its parent, FILE is held (a shared flock) until the command has ended,
-however it ends: the next run waits for that. Nothing but the standard library is imported; it costs 20 ms for each job.
+however it ends: the next run waits for that. Nothing but the standard library is imported; it costs 25 ms for each job.
 
 The kernel sends the signal, so there is nothing to poll. Linux alone can do so; elsewhere a job of a run that was
 killed goes on to its end, and the next run waits for it.

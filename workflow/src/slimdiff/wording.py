@@ -9,6 +9,5 @@ def one_line(text: object) -> str:
     """
     spaced = "".join(" " if character in "\t\n\r" else character for character in str(text))
     return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in " ".join(spaced.split(" "))
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in spaced
     )

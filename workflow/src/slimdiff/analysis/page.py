@@ -44,7 +44,7 @@ MARKS = {
     "worse": "↑",
     "failed": "✗",
 }
-MOST_ROWS = 500  # lines of a table of cells on the page; the files have all
+MOST_ROWS = 500  # lines of a table on the page; the files have all
 
 
 def build(
@@ -215,9 +215,22 @@ def _table(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run the stage `report` to make it") from None
     title, _, rest = text.removeprefix("# ").partition("\n")
+    rest = _shortened(rest, path.stem)
     body = parser.render(rest).replace("<table>", '<div class="scroll" tabindex="0"><table>')
     body = body.replace("</table>", "</table></div>").replace("<h2>", "<h3>").replace("</h2>", "</h3>")
     return {"name": path.stem, "title": title, "body": body}
+
+
+def _shortened(text: str, name: str) -> str:
+    """The first MOST_ROWS lines of a page's tables, and how many are left out; a browser draws no ten thousand."""
+    kept, rows, lines = [], 0, text.split("\n")
+    for line in lines:
+        rows += line.startswith("|")
+        if rows <= MOST_ROWS or not line.startswith("|"):
+            kept.append(line)
+    left_out = len(lines) - len(kept)
+    note = f"{left_out:,} more lines are in tables/{name}.md, and in tables/{name}.csv."
+    return "\n".join(kept + (["", note] if left_out else []))
 
 
 def _machines(matrix: pd.DataFrame) -> list[dict[str, Any]]:

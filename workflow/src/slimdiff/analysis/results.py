@@ -31,6 +31,17 @@ NO_FORMULA = r"(?![=+\-@\t\r]).*"
 _ARROW = {"string": pa.string(), "Int64": pa.int64(), "Float64": pa.float64()}
 
 
+class Facts(dict[str, Any]):
+    """What goes along with a frame in its `attrs`, for reading.
+
+    pandas copies `attrs` deeply whenever it makes a frame or a column of another: with the settings of a thousand
+    recipes, that took longer than all else (docs/scale.md).
+    """
+
+    def __deepcopy__(self, memo: Mapping[int, Any]) -> "Facts":
+        return self
+
+
 def folder(root: Path, cell: Cell) -> Path:
     """Where the files of `cell` lie under `root`, the folder of cells."""
     return root / cell.dataset / cell.model / cell.optimization / f"seed{cell.seed}"
@@ -72,7 +83,7 @@ def to_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         cell = "/".join(str(value) for value in frame.loc[twice, list(KEY)].iloc[0])
         raise UserError(f"cell {cell} is listed twice in `matrix:` of the config; list each once")
     _refuse_forged(frame)
-    frame.attrs["units"] = {column.name: column.unit for column in COLUMNS if column.unit}
+    frame.attrs["units"] = Facts({column.name: column.unit for column in COLUMNS if column.unit})
     return frame
 
 
@@ -143,7 +154,7 @@ def read_matrix(path: str | os.PathLike[str]) -> pd.DataFrame:
     source = _read_footer(path, table)
     missing = dict.fromkeys(known.keys() - found.keys())
     frame = to_frame([row | missing for row in table.to_pylist()])
-    frame.attrs["provenance"] = source
+    frame.attrs["provenance"] = Facts(source)
     return frame
 
 

@@ -37,6 +37,7 @@ TRUST_S = 120.0  # dates are believed where most trainings began within this of 
 IDLE_S = 600.0  # so long without a job ends a sitting: what follows is a figure of its own
 WIDTH_PX = 680
 LANE_PX = 16
+MOST_BARS, MOST_BINS = 1000, 400  # jobs that are drawn one by one; parts of the width where there are more
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#997700", "#56B4E9")  # of models, in their order
 COLUMNS = ("stage", "job", "model", "seconds", "cpu_seconds", "memory_mb", "start", "end", "sitting", "lane")
 NUMBERS = ("seconds", "cpu_seconds", "memory_mb", "start", "end")
@@ -124,7 +125,9 @@ def panel(jobs: pd.DataFrame, sitting: int) -> alt.Chart:
     models = list(dict.fromkeys(jobs["model"]))
     own = jobs[jobs["sitting"] == sitting].sort_values(["stage", "lane"])
     rows = own["stage"].astype(str) + "·" + own["lane"].astype(str)
-    minutes = own.assign(row=rows, stage=own["stage"].astype(str), start=own["start"] / 60, end=own["end"] / 60)
+    own = own.assign(row=rows)
+    rows, own = own["row"], _joined(own)
+    minutes = own.assign(stage=own["stage"].astype(str), start=own["start"] / 60, end=own["end"] / 60)
     order = list(dict.fromkeys(rows))
     began = jobs.attrs["began"]
     heading = f"from {began[sitting][:16].replace('T', ' ')} UTC" if began else "lengths of the jobs"
@@ -133,7 +136,7 @@ def panel(jobs: pd.DataFrame, sitting: int) -> alt.Chart:
     legend = alt.Legend(title=None, orient="bottom", symbolType="square")
     palette = [charts.GREY if name == SHARED else COLORS[i % len(COLORS)] for i, name in enumerate(models)]
     return (
-        alt.Chart(minutes.drop(columns=["sitting", "lane"]))
+        alt.Chart(minutes.drop(columns=["sitting", "lane"], errors="ignore"))
         .mark_bar(cornerRadius=2, stroke="white", strokeWidth=1)
         .encode(
             x=alt.X("start:Q", title="minutes", scale=alt.Scale(nice=False, zero=True)),
@@ -153,6 +156,24 @@ def panel(jobs: pd.DataFrame, sitting: int) -> alt.Chart:
             title=alt.TitleParams(heading, anchor="start", fontSize=FONT_PX + 1),
         )
     )
+
+
+def _joined(jobs: pd.DataFrame) -> pd.DataFrame:
+    """The jobs of one sitting, those that a screen could not tell apart as one.
+
+    Where there are more than MOST_BARS these are the jobs of a model that begin in the same of MOST_BINS parts of the
+    sitting, in the same lane (column `row`).
+    """
+    if len(jobs) <= MOST_BARS:
+        return jobs
+    part = (jobs["end"].max() or 1.0) / MOST_BINS
+    keys = [jobs["row"], jobs["model"], (jobs["start"] // part).astype(int)]
+    whole = {"stage": "first", "job": "first", "model": "first", "row": "first", "start": "min", "end": "max"}
+    grouped = jobs.astype({"stage": str}).groupby(keys, sort=False)
+    found = grouped.agg({**whole, "seconds": "sum", "cpu_seconds": "sum", "memory_mb": "max"})
+    more = grouped.size() - 1
+    names = [f"{job} and {n:,} more" if n else job for job, n in zip(found["job"], more, strict=True)]
+    return found.assign(job=names).reset_index(drop=True)
 
 
 def _names(matrix: pd.DataFrame) -> set[str]:

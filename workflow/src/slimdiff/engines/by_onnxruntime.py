@@ -37,10 +37,7 @@ class OnnxRuntime(Runner):
         try:
             self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no class of their own
-            first = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"the model's graph is not one that this ONNX Runtime can read ({first}): delete the file and run again"
-            ) from None
+            raise _unreadable(error) from None
 
     def prepare(self, x: torch.Tensor, embedding: torch.Tensor) -> None:
         """Nothing to be done."""
@@ -129,7 +126,7 @@ def from_tensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
         graph = tensors["graph.onnx"].numpy().tobytes()
         program = onnx.load_model_from_string(graph)
     except Exception as error:  # protobuf's errors share no class of their own
-        raise UserError(f"the model's graph is no ONNX ({error}): delete the file and run again") from None
+        raise _unreadable(error) from None
     outside = next((tensor.name for tensor in _tensors(program) if tensor.external_data or tensor.data_location), None)
     if outside is not None:
         raise UserError(
@@ -137,6 +134,15 @@ def from_tensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
             "not use it, or fetch it again"
         )
     return graph
+
+
+def _unreadable(error: Exception) -> UserError:
+    """What is said of a graph that onnx or ONNX Runtime does not take."""
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(
+        f"the model's graph is no ONNX, or is not one that this ONNX Runtime can read ({first}): delete the file and "
+        "run again"
+    )
 
 
 def _tensors(message: Any) -> Iterator[Any]:

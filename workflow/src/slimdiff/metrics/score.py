@@ -27,7 +27,8 @@ from slimdiff.metrics.scaling import on_grid
 from slimdiff.metrics.yardstick import Yardstick
 
 ORDER_SEED = 0  # of the order that samples are brought into
-SAMPLE_ARRAYS = {"images", "labels", "classes", "network_evaluations", "sampler", "status", "reason", "identity"}
+SAMPLE_ARRAYS = {"images", "labels", "classes", "network_evaluations", "sampler", "status", "reason"}
+SAMPLE_ARRAYS |= {"identity", "batch_size"}  # which older files lack
 FEW = 10  # fewer images than so many for each feature are flagged
 # The keys of a record that only samples can have a value for.
 MEASURES = (

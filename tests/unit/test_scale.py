@@ -1,0 +1,100 @@
+"""What looks at all cells does so in steps that grow as their number does; counted in calls, since times are noisy."""
+
+import cProfile
+import json
+import os
+import pstats
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import synthetic
+from pagefolder import CLAIMS, PAPER
+
+from slimdiff.analysis import answer, claimfile, page, results, tables, timeline, verdicts
+
+SEEDS = 4
+
+
+def matrix(recipes: int, path: Path) -> pd.DataFrame:
+    """A matrix of so many prunings, SEEDS seeds of each, read from its file as the stages read it."""
+    names = ["baseline", *(f"l1-{index:04}" for index in range(1, recipes))]
+    known = {name: {"training": "plain", "prune": {"method": "l1", "amount": 0.1}} for name in names[1:]}
+    config = synthetic.CONFIG | {"optimizations": synthetic.OPTIMIZATIONS | known}
+    rows = [synthetic.row(name, seed, training="plain") for name in names for seed in range(SEEDS)]
+    results.write_matrix(path, results.to_frame(rows), {"config": config})
+    return results.read_matrix(path)
+
+
+def calls(work: Callable[[], Any]) -> int:
+    profile = cProfile.Profile()
+    profile.runcall(work)
+    return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
+
+
+def claims_of(frame: pd.DataFrame) -> dict[str, Any]:
+    return verdicts.to_json(frame, verdicts.judge(frame, results.read_paper(PAPER), claimfile.read([str(CLAIMS)])))
+
+
+@pytest.mark.parametrize("part", ["read", "claims", "tables", "answer"])
+def test_four_times_the_cells_take_no_more_than_four_times_the_calls(tmp_path: Path, part: str) -> None:
+    found = []
+    for recipes in (60, 60, 240):  # the first fills caches
+        path = tmp_path / f"{recipes}.parquet"
+        frame = matrix(recipes, path)
+        record = claims_of(frame) if part == "tables" else {}
+
+        def write(frame: pd.DataFrame = frame, record: dict[str, Any] = record) -> None:
+            tables.write_all(frame, results.read_paper(PAPER), record, tmp_path / "tables")
+
+        work: dict[str, Callable[[], Any]] = {
+            "read": lambda path=path: results.read_matrix(path),  # type: ignore[misc]
+            "claims": lambda frame=frame: claims_of(frame),  # type: ignore[misc]
+            "tables": write,
+            "answer": lambda frame=frame: answer.answer(frame),  # type: ignore[misc]
+        }
+        found.append(calls(work[part]))
+    assert found[2] < 4.4 * found[1]
+
+
+def test_a_columns_provenance_is_the_matrix_s_own(tmp_path: Path) -> None:
+    """pandas copies what goes along with a frame for each column and each selection of it."""
+    frame = matrix(3, tmp_path / "matrix.parquet")
+    for made in (frame["fid"], frame[frame["seed"] == 0], frame.assign(one=1), frame.copy()):
+        assert made.attrs["provenance"] is frame.attrs["provenance"]
+    assert json.loads(json.dumps(frame.attrs["provenance"])) == frame.attrs["provenance"]
+
+
+def test_a_timeline_of_many_jobs_has_a_bar_for_what_a_screen_can_show(tmp_path: Path) -> None:
+    frame = matrix(150, tmp_path / "matrix.parquet")
+    for name in ("sample", "score"):
+        for index, row in enumerate(frame.to_dict("records")):
+            path = tmp_path / "benchmarks" / name / "mnist/ncsn" / row["optimization"] / f"seed{row['seed']}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"s": 9.0, "cpu_time": 5.0, "max_rss": 100.0 + index}))
+            os.utime(path, (1e9 + 10 * index, 1e9 + 10 * index))
+    jobs = timeline.read_jobs(tmp_path / "benchmarks", tmp_path / "train", frame)
+    assert len(jobs) == 2 * 150 * SEEDS > timeline.MOST_BARS
+    drawn = timeline.panel(jobs, 0).data
+    assert len(drawn) <= 2 * (timeline.MOST_BINS + 1)
+    assert drawn["seconds"].sum() == pytest.approx(jobs["seconds"].sum())
+    assert drawn["memory_mb"].max() == jobs["memory_mb"].max()
+    assert drawn["job"].str.contains(" and 1 more| and 2 more").any()
+    few = jobs.head(30)
+    few.attrs = jobs.attrs
+    assert len(timeline.panel(few, 0).data) == 30
+
+
+def test_a_long_table_on_the_page_says_how_much_it_leaves_out(tmp_path: Path) -> None:
+    lines = [f"| recipe-{index} | 1 |" for index in range(page.MOST_ROWS + 100)]
+    text = "\n".join(["# All cells", "", "Caption.", "", "| recipe | FID |", "|---|---|", *lines, ""])
+    (tmp_path / "cells.md").write_text(text, encoding="utf-8")
+    body = page._table(tmp_path / "cells.md")["body"]
+    assert body.count("<tr>") == page.MOST_ROWS - 1, "with its heading, but for the rule below that"
+    assert "102 more lines are in tables/cells.md" in body
+    assert "recipe-0<" in body
+    short = "\n".join(text.split("\n")[:20])
+    (tmp_path / "cells.md").write_text(short, encoding="utf-8")
+    assert "more lines" not in page._table(tmp_path / "cells.md")["body"]
