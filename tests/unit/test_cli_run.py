@@ -33,7 +33,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (clone / "workflow" / "rules").mkdir(parents=True)
     (clone / "config").mkdir()
     for name in ("Snakefile", "config/smoke.yaml", "config/paper.yaml", "mine.yaml"):
-        (clone / name).touch()
+        (clone / name).write_text("{}\n", encoding="utf-8")
     monkeypatch.chdir(clone)
     return clone
 
@@ -72,7 +72,7 @@ def test_a_run_starts_in_the_root_of_the_clone(
 ) -> None:
     """From a folder inside, and an overlay that is named from there."""
     (root / "docs").mkdir()
-    (root / "docs" / "own.yaml").touch()
+    (root / "docs" / "own.yaml").write_text("{}\n", encoding="utf-8")
     monkeypatch.chdir(root / "docs")
     assert command("run", "paper", "--configfile", "own.yaml")[0] == 0
     folder, *_, last = started[0]

@@ -405,7 +405,8 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
     "seed in quotes": ({"matrix": [entry(seeds=["0"])]}, "my.yaml: matrix[0].seeds[0] is '0'; allowed: a whole number"),
     "name with a slash": (
         {"optimizations": {"l1/30": {"training": "plain"}}},
-        "my.yaml: optimizations.l1/30 is not a usable name; allowed: letters, digits, and . _ + - after the first",
+        "my.yaml: optimizations.l1/30 is not a usable name; allowed: letters, digits, and . _ + - after the first, "
+        "100 at most",
     ),
     "name that starts with a dot": ({"trainings": {".hidden": {}}}, "my.yaml: trainings..hidden is not a usable name"),
     # what YAML can say and JSON cannot

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from slimdiff import files, tensorfile
+from slimdiff import files, sealing, tensorfile
+from slimdiff.analysis import rows
 from slimdiff.analysis.columns import COLUMNS
 from slimdiff.data import store
 from slimdiff.data.store import ImageSet
@@ -29,6 +30,7 @@ from slimdiff.stages import reference as reference_stage
 from slimdiff.stages import score as score_stage
 
 KEYS = {
+    "identity",
     "status",
     "reason",
     "n_samples",
@@ -61,6 +63,8 @@ KEYS = {
     "reference_n",
     "network_evaluations",
     "sampler",
+    "sampling_batch_size",
+    "score_batch_size",
     "code",
 }
 SAMPLER = {"method": "heun", "steps": 4}
@@ -120,8 +124,7 @@ class Workspace:
             paths += [f"--{name}", str(self.path(f"{name}.safetensors"))]
         paths += ["--inception", *(str(self.path(name)) for name in inception)]
         score_stage.main(["--settings", json.dumps({"n_samples": n_samples}), "--code", "c0de", *paths])
-        record: dict[str, Any] = json.loads(self.path("score.json").read_text())
-        return record
+        return sealing.read_json(self.path("score.json"))
 
 
 @pytest.fixture
@@ -194,6 +197,35 @@ def test_the_neighbourhoods_are_those_of_kept_training_images(workspace: Workspa
     for name in ("precision", "recall", "density", "coverage"):
         assert record[name] == pytest.approx(np.mean([getattr(one, name) for one in manifolds]), rel=1e-12)
     assert record["manifold_n"] == 100
+
+
+@pytest.mark.parametrize(("place", "name"), [(Extractor, "features"), (Classifier, "forward")])
+def test_where_memory_runs_out_half_the_batch_gives_the_same_score(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, place: type, name: str
+) -> None:
+    """And where that is too much as well, the cell has failed at this stage, with a reason; nothing crashes."""
+    workspace.write_samples(pictures(100, 3, shift=10))
+    whole = workspace.score(100)
+    run = getattr(place, name)
+
+    def starve(bears: int) -> None:
+        def limited(self: Any, images: torch.Tensor) -> Any:
+            if len(images) > bears:
+                torch.empty(2**50, dtype=torch.uint8)  # more than any machine has
+            return run(self, images)
+
+        monkeypatch.setattr(place, name, limited)
+
+    starve(32)
+    halved = workspace.score(100)
+    assert (whole.pop("score_batch_size"), halved.pop("score_batch_size")) == (64, 32)
+    assert halved == whole
+    starve(31)
+    failed = workspace.score(100)
+    assert (failed["status"], failed["fid"], failed["score_batch_size"]) == ("failed", None, None)
+    found = rows.first_failure({"train": {"status": "ok"}, "score": failed, "profile": {"status": "ok"}})
+    assert found is not None
+    assert found.startswith("score: out of memory with 64 images at once (tried 64 and 32): ")
 
 
 def test_few_samples_are_flagged(workspace: Workspace) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from slimdiff import racing
 from slimdiff.racing import race
+from slimdiff.sampling import Sampled
 
 CPU = torch.device("cpu")
 
@@ -36,12 +37,13 @@ class Model:
         """Compiling is not timed."""
         self.clock.now += 1000.0
 
-    def sample(self, n: int, seed: int, batch_size: int) -> None:
+    def sample(self, n: int, seed: int, batch_size: int) -> Sampled:
         assert n == batch_size
         slowed = self.clock.load[self.clock.runs] if self.clock.load else 1.0
         self.clock.now += self.s * n * slowed
         self.clock.runs += 1
         self.turns.append(self.name)
+        return Sampled(torch.zeros(n, 1, 1, 1, dtype=torch.uint8), 1.0, "", batch_size=batch_size)
 
 
 @pytest.fixture

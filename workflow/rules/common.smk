@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,12 +25,14 @@ LEASH = f"exec python -I -S {shlex.quote(str(SOURCE / 'slimdiff' / 'leash.py'))}
 shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(SOURCE))}; {LEASH} ")
 
 from slimdiff import config as settings
-from slimdiff import runlock
+from slimdiff import runlock, yamlfile
 from slimdiff.analysis.claimfile import read as read_claims
 from slimdiff.errors import UserError
 from slimdiff.fingerprint import fingerprint
+from slimdiff.listing import listing
 from slimdiff.settings import canonical
 from slimdiff.validation import check
+from slimdiff.wording import one_line
 
 
 def read_texts(value):
@@ -38,21 +41,21 @@ def read_texts(value):
         return {key: read_texts(item) for key, item in value.items()}
     if isinstance(value, list):
         return [read_texts(item) for item in value]
-    return yaml.safe_load(value) if isinstance(value, str) else value
+    return yamlfile.parse(value, "--config") if isinstance(value, str) else value
 
 
 def check_config():
     """End with one line about the first mistake in the configuration."""
-    given = read_texts(workflow.config_settings.config)
-    update_config(config, given)
     names = ["config.yaml", *(os.path.relpath(path) for path in workflow.config_settings.configfiles)]
-    files = {name: yaml.safe_load(Path(name).read_text(encoding="utf-8")) for name in names if Path(name).exists()}
     schema = Path(workflow.basedir, "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8")
     try:
+        given = read_texts(workflow.config_settings.config)
+        files = {name: yamlfile.read_config(name) for name in names if Path(name).exists()}
+        update_config(config, given)
         check(config, yaml.safe_load(schema), {**files, "--config": given})
         read_claims(config["claims"])
     except UserError as error:
-        sys.exit(f"error: {error}")  # not WorkflowError, which adds four lines on where it was raised
+        sys.exit(f"error: {one_line(error)}")  # not WorkflowError, which adds four lines on where it was raised
 
 
 def get_settings(pick):
@@ -71,9 +74,7 @@ def get_code(stage):
 def get_folder_listing(wildcards):
     """Param: digest of the names and sizes in a data set's folder, so that a changed folder is read again."""
     path = config["datasets"][wildcards.dataset].get("path")
-    files = sorted(Path(path).rglob("*")) if path else []
-    listing = [[str(file.relative_to(path)), file.stat().st_size] for file in files]
-    return hashlib.sha256(canonical(listing).encode()).hexdigest()
+    return hashlib.sha256(canonical(listing(path) if path else []).encode()).hexdigest()
 
 
 def any_of(names):

@@ -111,3 +111,16 @@ def write_html(path):
         arguments = ["--report", path, "--nolock", "--replace-workflow-config", "--configfile", file.name]
         if subprocess.run([sys.executable, "-m", "snakemake", "--quiet", "all", *arguments]).returncode == 0:
             logger.info(f"Report: {path}")
+
+
+def write_so_far(folder, logs):
+    """After jobs that failed, not after Ctrl-C: the matrix of the cells that are done, and where the others stopped."""
+    said = "".join(Path(log).read_text(errors="replace") for log in logs) if workflow.is_main_process else ""
+    if "Error in rule" not in said or "on user request" in said or "Will exit after finishing" in said:
+        return
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        json.dump(config, file)
+        file.flush()
+        command = [sys.executable, "-m", "slimdiff.cli", "matrix", "--config", file.name, "--out", folder]
+        environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+        subprocess.run(command, env=environment, stdout=sys.stderr)

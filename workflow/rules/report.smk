@@ -55,4 +55,9 @@ rule page:
 
 
 onsuccess:
+    shutil.rmtree("results/so-far", ignore_errors=True)
     write_html("results/workflow.html")
+
+
+onerror:
+    write_so_far("results/so-far", log)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
+from slimdiff import modelheader
 from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
 from slimdiff.diffusion.guidance import Guided, labels_in_turn
 from slimdiff.diffusion.samplers import SamplerSettings
@@ -21,6 +23,10 @@ from slimdiff.plugins import missing
 from slimdiff.runtimes import way_of
 from slimdiff.sampling import Progress, Sampled, sample_images
 from slimdiff.settings import build
+from slimdiff.wording import one_line
+
+# What is raised where a file's header says one thing and its tensors another.
+MISLED = (ArithmeticError, AttributeError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -118,17 +124,29 @@ def load(
         UserError: the file is missing, damaged, or no model; it needs a plugin that is not loaded, or another state of
             it (`slimdiff.load` loads plugins); its engine is not installed or not for this device.
     """
+    try:
+        return _load(path, Site(torch.device(device), None if cache is None else Path(cache)))
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except MISLED as error:
+        reason = f"{type(error).__name__}: {one_line(error)[:200]}"
+        raise UserError(
+            f"{path} is no model that can be loaded ({reason}): delete it and run or fetch it again"
+        ) from error
+
+
+def _load(path: str | os.PathLike[str], site: Site) -> Loaded:
     tensors, header = read_tensors(path)
+    modelheader.check(path, header)
     restored = {record.get("step") for record in header["structure"]}
     brought = [entry for entry in header.get("plugins", ()) if entry["kind"] == "family" or entry["name"] in restored]
     for problem in missing(brought):
         raise UserError(f"{path}: {problem}")
-    site = Site(torch.device(device), None if cache is None else Path(cache))
     if "graph" in header:
         network: nn.Module = start_graph(header, tensors, site)
         running = network
     else:
-        network = build_model(header, tensors).eval().requires_grad_(False).to(device)
+        network = build_model(header, tensors).eval().requires_grad_(False).to(site.device)
         running = network if way_of(header).plain else start_network(header, network, site)
     return Loaded(network, build_denoiser(running, header["model"], header["training"]), header)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slimdiff.declarations import Catalogue, catalogue
+from slimdiff.errors import UserError
 from slimdiff.families import FAMILIES, SAMPLER_ALWAYS, SAMPLER_CONSTANTS, Family
 from slimdiff.runtimes import RUNTIMES, way_of
 
@@ -65,10 +66,17 @@ def training_of(config: Config, optimization: str) -> str:
 
 
 def chain_of(config: Config, training: str) -> list[str]:
-    """The trainings that `training` starts from, the first one first, and itself at the end."""
+    """The trainings that `training` starts from, the first one first, and itself at the end.
+
+    Raises:
+        UserError: they start from each other in a circle.
+    """
     chain = [training]
     while "start" in config["trainings"][chain[0]]:
-        chain.insert(0, config["trainings"][chain[0]]["start"])
+        start = config["trainings"][chain[0]]["start"]
+        if start in chain:
+            raise UserError(f"trainings.{chain[0]}.start is {start!r}, a circle; allowed: a chain that ends")
+        chain.insert(0, start)
     return chain
 
 

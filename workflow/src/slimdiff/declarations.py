@@ -13,6 +13,7 @@ from typing import Any
 
 from slimdiff import slicing
 from slimdiff.errors import UserError
+from slimdiff.listing import is_file
 from slimdiff.plugins import KINDS, Declared, NetworkFamily, Source, Step
 
 API = "slimdiff.plugins"
@@ -90,7 +91,7 @@ def path_problem(path: str) -> str | None:
         return f"is {path!r}; allowed: {form}"
     if not parts.stem.isidentifier():
         return f"is {path!r}; allowed: a name that Python can import, of letters, digits and _"
-    if not Path(path).is_file():
+    if not is_file(path):
         return f"is {path!r}, which does not exist; correct it, or take it out"
     return None
 

@@ -28,6 +28,7 @@ def write_samples(
     `identity` is their model's (slimdiff.identity).
     """
     labels = torch.zeros(0, dtype=torch.int64) if sampled.labels is None else sampled.labels
+    facts: dict[str, Any] = {} if sampled.batch_size is None else {"batch_size": np.int64(sampled.batch_size)}
     with atomic(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
@@ -39,6 +40,7 @@ def write_samples(
             status=np.str_("failed" if reason else "ok"),
             reason=np.str_(reason),
             identity=np.str_(identity),
+            **facts,
         )
 
 

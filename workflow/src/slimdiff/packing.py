@@ -247,7 +247,7 @@ def _parse(text: bytes) -> Header:
                 raise _Damaged(f"tensor {name!r} is not where its header says")
             position = stop
             tensors.append(Layout(name, dtype, elements))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _Damaged(f"its header is none of a safetensors file: {error or type(error).__name__}") from None
     if position > MAX_BYTES:
         raise _Damaged(f"its tensors would take {position} bytes, and at most {MAX_BYTES} are packed")

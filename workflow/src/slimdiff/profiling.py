@@ -24,10 +24,12 @@ from slimdiff.compression.linears import dense_weight
 from slimdiff.compression.structure import restore_shapes
 from slimdiff.devices import synchronize
 from slimdiff.engines.network import EngineNetwork
+from slimdiff.memory import HalvedOnce, OutOfMemory
+from slimdiff.memory import reason as memory_reason
 from slimdiff.models.registry import build_network
 from slimdiff.models.unet import UNet
 from slimdiff.quietbnb import is_quantized
-from slimdiff.racing import race
+from slimdiff.racing import race, sample_at_once
 from slimdiff.reuse import outermost
 
 GZIP_LEVEL = 6  # gzip's own default, as the command line tool has it
@@ -38,6 +40,9 @@ def profile(
 ) -> dict[str, Any]:
     """Measure the model in `path` on `device`.
 
+    Where memory runs out everything is measured again with half the batch, once, and `batch_size` says so. Where it
+    runs out again the profile has failed, and the size of the file is all that it holds.
+
     Args:
         settings: `batch_size` of the sampling run, `repeats` and `warmup` runs of each measurement, `seed`.
         reference: model that this one's speed is held against, in turns; the model itself shows what is noise.
@@ -45,7 +50,22 @@ def profile(
     Returns:
         The profile's columns of the matrix (units in the names).
     """
-    batch_size = settings["batch_size"]
+    sizes = {"size_bytes": path.stat().st_size, "size_gzip_bytes": gzip_bytes(path)}
+    batches = HalvedOnce(settings["batch_size"])
+    try:
+        return batches.run(lambda size: _measure(path, size, settings, device, reference)) | sizes
+    except OutOfMemory as error:
+        return {
+            "status": "failed",
+            "reason": memory_reason("sampling.batch_size", settings["batch_size"], error),
+            **sizes,
+        }
+
+
+def _measure(
+    path: Path, batch_size: int, settings: Mapping[str, Any], device: torch.device, reference: Path | None
+) -> dict[str, Any]:
+    """A profile without the sizes of the file; raises OutOfMemory where `batch_size` images are too many at once."""
     with tempfile.TemporaryDirectory() as empty:  # so that compiling is timed as on a new machine
         start = time.perf_counter()
         loaded = checkpoint.load(path, device, empty)
@@ -53,7 +73,7 @@ def profile(
         load_s = time.perf_counter() - start
         compile_s = loaded.prepare(batch_size)
         reset_peak_memory(device)
-        loaded.sample(batch_size, seed=settings["seed"], batch_size=batch_size)
+        sample_at_once(loaded, batch_size, settings["seed"])
         memory = peak_memory_bytes(device)  # before there is a second model
         other = checkpoint.load(reference, device, empty) if reference else None
         rounds = (settings["repeats"], settings["warmup"], settings["seed"], device)
@@ -67,8 +87,6 @@ def profile(
         "params_nonzero": nonzero,
         "macs": count_macs(loaded),
         "macs_per_image": count_macs_per_image(loaded, settings["seed"]),
-        "size_bytes": path.stat().st_size,
-        "size_gzip_bytes": gzip_bytes(path),
         "inference_ms_per_image": whole.median(),
         "inference_ms_per_image_iqr": whole.spread(),
         "inference_ms_per_image_batch_1": single.median(),

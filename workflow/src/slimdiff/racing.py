@@ -12,6 +12,7 @@ import torch
 
 from slimdiff.checkpoint import Loaded
 from slimdiff.devices import synchronize
+from slimdiff.memory import OutOfMemory
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,9 @@ def race(
         batch_size: images per run.
         repeats: rounds that count.
         warmup: rounds before them that do not.
+
+    Raises:
+        OutOfMemory: there is no room for so many images at once; sampling fewer would be another measurement.
     """
     own: list[float] = []
     other: list[float] = []
@@ -71,6 +75,13 @@ def race(
 def _run_ms(loaded: Loaded, batch_size: int, seed: int, device: torch.device) -> float:
     synchronize(device)
     start = time.perf_counter()
-    loaded.sample(batch_size, seed=seed, batch_size=batch_size)
+    sample_at_once(loaded, batch_size, seed)
     synchronize(device)
     return (time.perf_counter() - start) * 1000.0
+
+
+def sample_at_once(loaded: Loaded, batch_size: int, seed: int) -> None:
+    """Sample one batch of `batch_size` images, or raise OutOfMemory where it had to be halved."""
+    drawn = loaded.sample(batch_size, seed=seed, batch_size=batch_size)
+    if drawn.batch_size != batch_size:
+        raise OutOfMemory((batch_size,))

@@ -14,6 +14,8 @@ from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, expected_calls, find_sampler
+from slimdiff.memory import HalvedOnce, OutOfMemory
+from slimdiff.memory import reason as memory_reason
 from slimdiff.reuse import reusing
 
 DEGENERATE_STD = 1.0 / 255.0  # of pixels in [-1, 1]: about half a gray level
@@ -30,6 +32,8 @@ class Sampled:
     reason: str  # why they are no result; empty when they are one
     labels: torch.Tensor | None = None  # int64 (N,): the class that each was asked for
     reused_evaluations: float = 0.0  # of the evaluations, those that computed the outermost level alone
+    batch_size: int | None = None  # images at once, in the end: half of what was asked for where memory ran out; 0: no
+    # room for those either
 
 
 @torch.inference_mode()
@@ -46,6 +50,9 @@ def sample_images(
 ) -> Sampled:
     """n images in the data set's size and channels.
 
+    Where memory runs out the batch is halved, once; the images are the same. Where it runs out again there are none,
+    and the reason says so.
+
     Args:
         model: `channels`, `image_size`, `fit` of the model.
         dataset: `height`, `width`, `channels` of the data set, and the share of its pixels that are `saturated`.
@@ -57,28 +64,39 @@ def sample_images(
     device = next(itertools.chain(denoiser.network.parameters(), denoiser.network.buffers())).device
     shape = (model["channels"], model["image_size"], model["image_size"])
     images, evaluations, reused, finite = [], 0.0, 0.0, True
-    for start in range(0, n, batch_size):
-        indices = range(start, min(start + batch_size, n))
-        try:
-            told = None if labels is None else labels[start : start + batch_size].to(device)
-            watch = _watch(progress, settings, start, len(indices), n)
-            runner, reuser = reusing(denoiser, settings.reuse, settings.method)
-            guided = Guided(runner, told, settings.guidance, settings.clip, watch)
-            with autocast(device, settings.precision):
-                end = sampler(guided, ImageNoise(seed, indices, device), shape, settings)
-        except FloatingPointError as error:
-            return Sampled(torch.zeros(0, *_size(dataset), dtype=torch.uint8), 0.0, str(error), labels)
+    batches, start = HalvedOnce(min(batch_size, n)), 0
+
+    def draw(size: int) -> tuple[torch.Tensor, bool, float, int]:
+        indices = range(start, min(start + size, n))
+        told = None if labels is None else labels[indices.start : indices.stop].to(device)
+        watch = _watch(progress, settings, start, len(indices), n)
+        runner, reuser = reusing(denoiser, settings.reuse, settings.method)
+        guided = Guided(runner, told, settings.guidance, settings.clip, watch)
+        with autocast(device, settings.precision):
+            end = sampler(guided, ImageNoise(seed, indices, device), shape, settings)
         x = denoiser.to_images(end.x)
-        finite = finite and bool(torch.isfinite(x).all())
         batch = to_dataset(torch.nan_to_num(x), dataset["height"], dataset["width"], dataset["channels"], model["fit"])
-        images.append(batch.cpu())
-        evaluations += float(end.evaluations.sum()) * guided.passes
-        reused += len(indices) * guided.passes * (reuser.reused if reuser else 0)
+        again = len(indices) * guided.passes * (reuser.reused if reuser else 0)
+        return batch.cpu(), bool(torch.isfinite(x).all()), float(end.evaluations.sum()) * guided.passes, again
+
+    while start < n:
+        try:
+            batch, whole, evaluated, again = batches.run(draw)
+        except FloatingPointError as error:
+            return Sampled(_no_images(dataset), 0.0, str(error), labels, batch_size=batches.size)
+        except OutOfMemory as error:
+            why = memory_reason("sampling.batch_size", batch_size, error)
+            return Sampled(_no_images(dataset), 0.0, why, labels, batch_size=0)
+        images.append(batch)
+        finite = finite and whole
+        evaluations += evaluated
+        reused += again
+        start += len(batch)
         if progress is not None:
-            progress(float(indices.stop), n)
+            progress(float(start), n)
     everything = torch.cat(images)
     reason = _degenerate(everything, finite, dataset["saturated"])
-    return Sampled(everything, evaluations / n, reason, labels, reused / n)
+    return Sampled(everything, evaluations / n, reason, labels, reused / n, batches.size)
 
 
 def _watch(
@@ -116,8 +134,8 @@ def _degenerate(images: torch.Tensor, finite: bool, saturated: float) -> str:
     return ""
 
 
-def _size(dataset: Mapping[str, Any]) -> tuple[int, int, int]:
-    return dataset["channels"], dataset["height"], dataset["width"]
+def _no_images(dataset: Mapping[str, Any]) -> torch.Tensor:
+    return torch.zeros(0, dataset["channels"], dataset["height"], dataset["width"], dtype=torch.uint8)
 
 
 def grid(images: torch.Tensor, columns: int = 10, border: int = 2) -> torch.Tensor:

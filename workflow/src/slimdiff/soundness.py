@@ -23,7 +23,9 @@ from slimdiff.config import (
     training_of,
     training_options,
 )
+from slimdiff.errors import UserError
 from slimdiff.families import FAMILIES, FIXED_BY_START, SAMPLER_CONSTANTS, Family, divisors, steps_problem
+from slimdiff.listing import is_file, is_folder, listing
 from slimdiff.runtimes import RUNTIMES, allowed, way_of
 
 NCSN_SMALLEST_IMAGE = 17  # pixels that four unpadded 3×3 convolutions of strides 1, 2, 2, 2 leave one of
@@ -32,6 +34,7 @@ CLASSES = {"mnist": 10, "fashion_mnist": 10, "cifar10": 10, "digits": 10}  # of 
 SHIPPED_NETWORKS = {"extractors": "extractors", "classifier": "a classifier"}  # keys of a data set, and what they name
 INCEPTION_FEATURES = 2048
 IMPORTANCES_OF_IMAGES = ("taylor", "diff-pruning")  # of channels, by a loss
+PATH_KEYS = ("path", "extractors", "classifier")  # of a data set: what names a file or a folder
 FOLDER_KEYS = ("path", "image_size", "channels", "test_fraction")  # what a folder of images must be told
 
 
@@ -44,6 +47,7 @@ class Problem(NamedTuple):
 
 def problems(config: Config) -> Iterator[Problem]:
     """What is wrong with `config`, whose keys and types are sound; each step relies on what those before it refuse."""
+    yield from _path_problems(config)
     yield from _dataset_problems(config)
     yield from _name_problems(config)
     yield from _cell_problems(config)
@@ -55,6 +59,20 @@ def offer(name: str, known: Mapping[str, Any]) -> str:
     """The known names, and which of them `name` may have been meant to be."""
     close = difflib.get_close_matches(name, known, n=1)
     return ", ".join(known) + (f" (did you mean {close[0]}?)" if close else "")
+
+
+def _path_problems(config: Config) -> Iterator[Problem]:
+    """Paths that a command line would take for an option, or a rule for a pattern."""
+    places: list[tuple[tuple[str | int, ...], str]] = [(("data_dir",), config["data_dir"])]
+    places += [(("claims", index), file) for index, file in enumerate(config["claims"])]
+    places += [(("inception", kind), config["inception"][kind]) for kind in inception_kinds(config)]
+    for name, options in config["datasets"].items():
+        places += [(("datasets", name, key), options[key]) for key in PATH_KEYS if key in options]
+    for path, text in places:
+        if text.startswith("-"):
+            yield Problem(path, f"is {text!r}, which begins as an option does; write ./{text}")
+        elif "{" in text or "}" in text:
+            yield Problem(path, f"is {text!r}; allowed: a path without {{ and }}, which stand for patterns; rename it")
 
 
 def _dataset_problems(config: Config) -> Iterator[Problem]:
@@ -328,11 +346,14 @@ def _classes(config: Config, dataset: Mapping[str, Any]) -> int | None:
         return len(brought(config).source(dataset["source"]).classes)
     if dataset["source"] != "folder":
         return CLASSES.get(dataset["source"])
-    return len(_class_folders(Path(dataset["path"]))) if Path(dataset["path"]).is_dir() else None
+    return len(_class_folders(Path(dataset["path"]))) if is_folder(dataset["path"]) else None
 
 
 def _class_folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}); correct its rights, or the key path") from None
 
 
 def _ncsn_problems(options: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Problem]:
@@ -383,7 +404,7 @@ def _inception_problems(config: Config) -> Iterator[Problem]:
     n_samples = config["sampling"]["n_samples"]
     for kind in inception_kinds(config):
         weights = config["inception"][kind]
-        if weights != "download" and not Path(weights).is_file():
+        if weights != "download" and not is_file(weights):
             text = f"is {weights!r}, which does not exist; allowed: null, download, or the path of the weights"
             yield Problem(("inception", kind), text)
         if n_samples < INCEPTION_FEATURES:
@@ -397,17 +418,21 @@ def _inception_problems(config: Config) -> Iterator[Problem]:
 def _file_problems(config: Config) -> Iterator[Problem]:
     """Files of claims, and those of the data sets that the matrix uses."""
     for index, file in enumerate(config["claims"]):
-        if not Path(file).is_file():
+        if not is_file(file):
             yield Problem(("claims", index), f"is {file!r}, which does not exist; correct it, or take it out")
     for name in dict.fromkeys(entry["dataset"] for entry in config["matrix"]):
         options, path = config["datasets"][name], ("datasets", name)
         for network, noun in SHIPPED_NETWORKS.items():
             file = options.get(network)
-            if file is not None and not Path(file).is_file():
+            if file is not None and not is_file(file):
                 text = f"is {file!r}, which does not exist; correct it, or leave the key out to have {noun} trained"
                 yield Problem((*path, network), text)
                 continue
-            pinned, found = options.get(f"{network}_sha256"), files.digest(file) if file is not None else None
+            try:
+                pinned, found = options.get(f"{network}_sha256"), files.digest(file) if file is not None else None
+            except OSError as error:
+                yield Problem((*path, network), f"is {file!r}, which cannot be read ({error.strerror}); correct it")
+                continue
             if pinned not in (None, found):
                 text = (
                     f"is {pinned}, and {file} has {found}; restore the file, or leave both keys out to have {noun} "
@@ -417,8 +442,13 @@ def _file_problems(config: Config) -> Iterator[Problem]:
         if options["source"] != "folder":
             continue
         folder = Path(options["path"])
-        if not folder.is_dir():
+        if not is_folder(folder):
             yield Problem((*path, "path"), f"is {options['path']!r}; allowed: a folder that exists")
+            continue
+        try:
+            listing(folder)
+        except UserError as error:
+            yield Problem((*path, "path"), f"is {options['path']!r}: {error}")
             continue
         classes = _class_folders(folder)
         if len(classes) < 2:

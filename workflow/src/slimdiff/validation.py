@@ -16,8 +16,20 @@ from slimdiff.declarations import path_problem
 from slimdiff.errors import UserError
 from slimdiff.openschema import extended
 from slimdiff.soundness import Problem, offer, problems
+from slimdiff.wording import one_line
 
 SHOWN_CHARACTERS = 60  # of a value in a message
+LONGEST = 1000  # characters of a text: a path is the longest that a configuration holds
+LARGEST = 2**53  # of whole numbers: up to there JSON and its readers have them exactly
+UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # in names and paths: controls, half characters
+
+# JSON Schema takes 2.0 for a whole number; a seed of 2.0 would make other paths than one of 2.
+STRICT = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda checker, value: isinstance(value, int) and not isinstance(value, bool)
+    ),
+)
 
 
 def check(config: Config, schema: Mapping[str, Any], files: Mapping[str, Any]) -> None:
@@ -38,12 +50,13 @@ def check(config: Config, schema: Mapping[str, Any], files: Mapping[str, Any]) -
     )
     problem = next((problem for step in steps for problem in step()), None)
     if problem:
-        raise UserError(f"{_origin(problem.path, files)}: {dotted(problem.path)} {problem.text}")
+        raise UserError(one_line(f"{_origin(problem.path, files)}: {dotted(problem.path)} {problem.text}"))
 
 
 def dotted(path: Sequence[str | int]) -> str:
-    """("matrix", 0, "seeds") → "matrix[0].seeds"."""
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")
+    """("matrix", 0, "seeds") → "matrix[0].seeds"; keys that are nothing or hold spaces are in quotes."""
+    shown = (key if isinstance(key, int) or key.split() == [key] else repr(key) for key in path)
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in shown).removeprefix(".")
 
 
 def _origin(path: Sequence[str | int], files: Mapping[str, Any]) -> str:
@@ -69,7 +82,11 @@ def _plain_problems(value: Any, path: tuple[str | int, ...]) -> Iterator[Problem
     if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
-                yield Problem((*path, str(key)), f"is a key that YAML reads as {key!r}; write it in quotes")
+                yield Problem(
+                    (*path, _cut(str(key))), f"is a key that YAML reads as {_cut(repr(key))}; write it in quotes"
+                )
+            elif problem := _text_problem(key):
+                yield Problem((*path, _cut(key)), f"is a key that {problem}")
             else:
                 yield from _plain_problems(item, (*path, key))
     elif isinstance(value, list):
@@ -77,8 +94,21 @@ def _plain_problems(value: Any, path: tuple[str | int, ...]) -> Iterator[Problem
             yield from _plain_problems(item, (*path, index))
     elif isinstance(value, float) and not math.isfinite(value):
         yield Problem(path, f"is {value}; allowed: finite numbers")
+    elif isinstance(value, int) and abs(value) > LARGEST:
+        yield Problem(path, f"is a number of {len(f'{abs(value):x}')} hexadecimal digits; allowed: at most {LARGEST}")
+    elif isinstance(value, str) and (problem := _text_problem(value)):
+        yield Problem(path, problem)
     elif not isinstance(value, str | int | float | None):
-        yield Problem(path, f"is {value}, which YAML reads as a {type(value).__name__}; write it in quotes")
+        yield Problem(path, f"is {_cut(str(value))}, which YAML reads as a {type(value).__name__}; write it in quotes")
+
+
+def _text_problem(text: str) -> str | None:
+    """What is wrong with a key or a text, or None: no name or path of ours holds what a terminal or a file refuses."""
+    if len(text) > LONGEST:
+        return f"has {len(text)} characters; allowed: {LONGEST} at most"
+    if found := UNUSABLE.search(text):
+        return f"has the character {found[0]!r}; allowed: characters that can be seen, on one line"
+    return None
 
 
 def _part(schema: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -87,7 +117,7 @@ def _part(schema: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def _schema_problems(config: Config, schema: Mapping[str, Any]) -> Iterator[Problem]:
-    return map(_schema_problem, jsonschema.Draft202012Validator(schema).iter_errors(config))
+    return map(_schema_problem, STRICT(schema).iter_errors(config))
 
 
 def _plugin_problems(config: Config) -> Iterator[Problem]:
@@ -104,7 +134,9 @@ def _schema_problem(error: jsonschema.ValidationError) -> Problem:
     value: Any = error.instance
     if error.validator == "additionalProperties" and "patternProperties" in schema:
         name = next(name for name in value if not re.search(next(iter(schema["patternProperties"])), name))
-        return Problem((*path, name), "is not a usable name; allowed: letters, digits, and . _ + - after the first")
+        return Problem(
+            (*path, name), "is not a usable name; allowed: letters, digits, and . _ + - after the first, 100 at most"
+        )
     if error.validator == "additionalProperties":
         known = schema["properties"]
         name = next(name for name in value if name not in known)
@@ -145,7 +177,8 @@ def _allowed(schema: Mapping[str, Any]) -> str:
         "pattern": "of the form {}",
     }
     limits = [text.format(schema[key]) for key, text in bounds.items() if key in schema]
-    return " ".join([words[schema["type"]], " and ".join(limits)]).strip()
+    types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    return " ".join([" or ".join(words[name] for name in types), " and ".join(limits)]).strip()
 
 
 def _remark(schema: Mapping[str, Any]) -> str:
@@ -168,5 +201,8 @@ def _number_hint(value: Any) -> str:
 
 def _show(value: Any) -> str:
     """`value` as it would stand in YAML, cut short."""
-    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else repr(value)
+    return _cut(json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else repr(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"

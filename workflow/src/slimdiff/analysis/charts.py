@@ -1,10 +1,12 @@
 """What all figures share: their look, logarithmic axes, and writing them without a network."""
 
+import json
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -172,9 +174,17 @@ def save(chart: alt.VConcatChart, path: Path) -> None:
         if suffix == "png":
             chart.save(str(temporary), format="png", ppi=PNG_PPI)
         elif suffix == "html":
-            chart.save(str(temporary), format="html", inline=True)
+            chart.save(str(temporary), format="html", inline=True, json_kwds={"cls": _InScript})
         else:
             chart.save(str(temporary), format="svg")
+
+
+class _InScript(json.JSONEncoder):
+    """JSON that may stand within a script element: no text in it can end the element."""
+
+    def encode(self, o: Any) -> str:
+        """JSON without `<`, which stands in its strings alone."""
+        return super().encode(o).replace("<", r"\u003c")
 
 
 def _present(kinds: Iterable[str]) -> list[str]:

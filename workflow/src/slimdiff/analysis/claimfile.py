@@ -6,11 +6,9 @@ Neither torch nor pandas: the rules read the files at every dry run, so that a m
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from slimdiff import yamlfile
 from slimdiff.analysis import expressions
 from slimdiff.analysis.expressions import Expression
 from slimdiff.errors import UserError
@@ -26,6 +24,7 @@ KEYS = {  # of a claim, with what each holds
 }
 REQUIRED = ("id", "claim", "source", "comparisons")
 LISTS = ("comparisons", "contradictions")
+FORMULA = ("=", "+", "-", "@")  # with which a spreadsheet takes a text of a CSV table for a formula
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,11 @@ def read(paths: Iterable[str | os.PathLike[str]]) -> list[Claim]:
 
 def _read(path: str | os.PathLike[str]) -> list[Claim]:
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yamlfile.read(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); correct `claims:` in the config") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not YAML ({reason}); put texts with : or # in them in quotes") from None
+    except UserError as error:
+        raise UserError(f"{error}; put texts with : or # in them in quotes") from None
     if not isinstance(content, list):
         raise UserError(f"{path} holds {_kind(content)}; allowed: a list of claims, each beginning with “- id: …”")
     found: list[Claim] = []
@@ -103,6 +101,11 @@ def _claim(entry: Any, where: str, position: int, file: str) -> Claim:
         except UserError as error:
             raise UserError(f"{where}: comparison {error}") from None
     texts = {key: " ".join(entry[key].split()) for key in ("id", "claim", "source")}
+    for key, text in texts.items():
+        if text.startswith(FORMULA):
+            raise UserError(
+                f"{where}: {key} begins with {text[0]}, as a spreadsheet's formula does; put a word before it"
+            )
     remarks = tuple(" ".join(text.split()) for text in entry.get("contradictions", ()))
     return Claim(**texts, comparisons=tuple(parts), contradictions=remarks, file=file)
 

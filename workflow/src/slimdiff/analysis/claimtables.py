@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slimdiff import files
-from slimdiff.analysis.markdown import NOTHING, grid, interval, text
+from slimdiff.analysis.markdown import NOTHING, grid, interval, plain, text
 
 CAPTION = (
     "Each claim is a list of comparisons between cells, and is replicated where all of them are. A comparison is "
@@ -48,10 +48,13 @@ def to_markdown(record: Mapping[str, Any]) -> str:
     caption = CAPTION.format(confidence=100 * record["confidence"], resolution=record["resolution"])
     parts = ["# The report's claims", caption, f"{counts or 'There are no claims'}.", grid(header, lines)]
     for claim in record["claims"]:
-        parts += [f"## {claim['id']}: {claim['verdict']} ({claim['dataset']})", f"{claim['claim']} ({claim['source']})"]
+        parts += [plain(f"## {claim['id']}: {claim['verdict']} ({claim['dataset']})")]
+        parts += [plain(f"{claim['claim']} ({claim['source']})")]
         parts.append(_comparisons(claim))
         if claim["contradictions"]:
-            parts.append("The report on these cells:\n\n" + "\n".join(f"- {note}" for note in claim["contradictions"]))
+            parts.append(
+                "The report on these cells:\n\n" + "\n".join(f"- {plain(note)}" for note in claim["contradictions"])
+            )
     return "\n\n".join(parts) + "\n"
 
 

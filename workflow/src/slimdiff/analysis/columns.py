@@ -73,6 +73,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("speedup_batch_1_low", "Float64", "", "least of the rounds", "profile"),
     Column("speedup_batch_1_high", "Float64", "", "greatest of the rounds", "profile"),
     Column("batch_size", "Int64", "", "images per batch in inference_ms_per_image", "profile"),
+    Column("sampling_batch_size", "Int64", "", "images drawn at once; fewer than asked where memory ran out", "score"),
     Column("network_evaluations", "Float64", "", "network evaluations per image", "score"),
     Column("peak_memory_bytes", "Int64", "bytes", "peak memory of the profiled sampling run", "profile"),
     Column("compile_s", "Float64", "s", "time the engine took to compile, nothing cached, and to run once", "profile"),

@@ -1,11 +1,13 @@
 """Numbers and tables as Markdown pages show them."""
 
 import math
+import re
 from collections.abc import Sequence
 
 import pandas as pd
 
 NOTHING = "–"  # where there is no number
+TAG = re.compile("<(?=[A-Za-z/!?])")  # where HTML begins
 
 
 def missing(value: object) -> bool:
@@ -35,9 +37,12 @@ def p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
+def plain(words: str) -> str:
+    """`words` of others on one line, in which no browser finds a tag: whoever shows the page may let HTML through."""
+    return TAG.sub("&lt;", " ".join(words.split()))
+
+
 def grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; bars and line breaks inside cells are made harmless."""
+    """A Markdown table; bars, line breaks and tags inside cells are made harmless."""
     rows = [header, ["---"] * len(header), *lines]
-    return "\n".join(
-        "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in row) + " |" for row in rows
-    )
+    return "\n".join("| " + " | ".join(plain(cell.replace("|", "\\|")) for cell in row) + " |" for row in rows)

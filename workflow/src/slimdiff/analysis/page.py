@@ -164,6 +164,7 @@ def _overview(matrix: pd.DataFrame, source: Mapping[str, Any]) -> dict[str, Any]
     seeds = matrix["seed"].nunique()
     return {
         "cells": len(matrix),
+        "missing": len(source.get("missing", {})),  # of a matrix so far
         "seeds": seeds,
         "datasets": list(dict.fromkeys(matrix["dataset"])),
         "models": list(dict.fromkeys(matrix["model"])),

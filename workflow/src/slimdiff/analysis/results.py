@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,10 +21,13 @@ from slimdiff import files, sealing, settings
 from slimdiff.analysis.columns import COLUMNS, KEY, PAPER_COLUMNS, check_row
 from slimdiff.config import Cell
 from slimdiff.errors import UserError
+from slimdiff.wording import one_line
 
 FOOTER_KEY = b"slimdiff"
 ROWS_KEY = "rows_sha256"  # in the footer
 LIBRARIES = ("altair", "numpy", "pandas", "pyarrow", "scipy")
+NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"  # as in the schema of the configuration
+NO_FORMULA = r"(?![=+\-@\t\r]).*"
 _ARROW = {"string": pa.string(), "Int64": pa.int64(), "Float64": pa.float64()}
 
 
@@ -67,8 +71,24 @@ def to_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     if twice.any():
         cell = "/".join(str(value) for value in frame.loc[twice, list(KEY)].iloc[0])
         raise UserError(f"cell {cell} is listed twice in `matrix:` of the config; list each once")
+    _refuse_forged(frame)
     frame.attrs["units"] = {column.name: column.unit for column in COLUMNS if column.unit}
     return frame
+
+
+def _refuse_forged(frame: pd.DataFrame) -> None:
+    """Refuse names that would be other paths, and texts that a spreadsheet takes for formulas: no run writes them."""
+    for column in COLUMNS:
+        if column.dtype != "string":
+            continue
+        texts = frame[column.name].dropna()
+        allowed = NAME if column.name in (*KEY, "training") else NO_FORMULA
+        wrong = texts[~texts.str.fullmatch(allowed, flags=re.DOTALL)]
+        if len(wrong):
+            raise UserError(
+                f"column {column.name} has {one_line(wrong.iloc[0])[:60]!r}, which no run writes; the matrix "
+                "is forged or damaged: delete it and run again"
+            )
 
 
 def provenance(config: Mapping[str, Any], code: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from slimdiff.analysis.columns import COLUMNS, check_row
 from slimdiff.errors import UserError
 
 # The records of a cell in the order in which they come to be, and the stage that a failure in each is laid to:
-# scoring passes on what sampling said of its images.
+# scoring passes on what sampling said of its images, and names itself where it is the one that failed.
 RECORDS = {"train": "train", "score": "sample", "profile": "profile"}
 
 
@@ -43,5 +43,5 @@ def first_failure(records: Mapping[str, Mapping[str, Any]]) -> str | None:
     """Stage and reason of the first record whose status is not ok, or None."""
     for name, stage in RECORDS.items():
         if records[name].get("status") != "ok":
-            return f"{stage}: {records[name].get('reason') or 'no reason was given'}"
+            return f"{records[name].get('stage', stage)}: {records[name].get('reason') or 'no reason was given'}"
     return None

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from slimdiff import __version__
-from slimdiff.cli import clean, compare, doctor, export, run, sample, show, status
+from slimdiff.cli import clean, compare, doctor, export, matrix, run, sample, show, status
 from slimdiff.errors import UserError
+from slimdiff.wording import one_line
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -46,7 +47,7 @@ def slimdiff(
 
 for panel, modules in {
     "Run": (run, status, doctor),
-    "Look": (show, compare, sample),
+    "Look": (matrix, show, compare, sample),
     "Take and tidy": (export, clean),
 }.items():
     for module in modules:
@@ -78,7 +79,7 @@ def main() -> None:
 
 
 def _complain(text: str, code: int) -> int:
-    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    print(f"error: {one_line(' '.join(text.split()))}", file=sys.stderr)
     return code
 
 

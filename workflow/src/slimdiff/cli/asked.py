@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from slimdiff import config as configuration
+from slimdiff import yamlfile
 from slimdiff.errors import UserError
 
 PRESETS = Path("config")  # their folder in a clone
@@ -79,13 +79,13 @@ def read_config(paths: Sequence[Path]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for path in paths:
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = yamlfile.read_config(path)
         except FileNotFoundError:
             raise UserError(f"--config {path} does not exist") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(content, dict):
-            raise UserError(f"--config {path} must hold a mapping, not {type(content).__name__}")
+        except OSError as error:
+            raise UserError(f"--config {path} cannot be read: {error.strerror}") from None
+        except UserError as error:
+            raise UserError(f"--config {error}") from None
         _merge(merged, content)
     return merged
 
@@ -107,7 +107,7 @@ def cells_of(config: dict[str, Any], paths: Sequence[Path]) -> list[str]:
     """The names of the cells that `config`, read from `paths`, asks for."""
     try:
         cells = configuration.expand(config["matrix"])
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         raise UserError(
             f"{', '.join(map(str, paths))}: key 'matrix' must be a list of dataset, model, optimizations and seeds; "
             "a preset without one goes on top of --config config.yaml"
@@ -119,10 +119,13 @@ def trainings_of(config: dict[str, Any], paths: Sequence[Path]) -> list[str]:
     """The names of the trainings that those cells start from, each once."""
     found: dict[str, None] = {}
     for name in cells_of(config, paths):
-        dataset, model, optimization, seed = name.split("/")
+        try:
+            dataset, model, optimization, seed = name.split("/")
+        except ValueError:
+            raise UserError(f"{', '.join(map(str, paths))}: matrix names {name}, and no name may hold a /") from None
         try:
             chain = configuration.chain_of(config, configuration.training_of(config, optimization))
-        except (KeyError, TypeError):
+        except (AttributeError, KeyError, TypeError):
             raise UserError(
                 f"{', '.join(map(str, paths))}: optimizations.{optimization} must name its training; "
                 "`slimdiff run --dry-run` checks a configuration"

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from slimdiff import runlock
-from slimdiff.cli.asked import PRESETS, Presets, find_preset
+from slimdiff import runlock, yamlfile
+from slimdiff.cli.asked import BASE, PRESETS, Presets, find_preset
 from slimdiff.errors import UserError
 
 PASSED_ON = "slimdiff.cli.run"  # under which the arguments after -- stand in the context
@@ -59,6 +59,9 @@ def run(
     worker = None if dry_run or rest else runlock.find_worker(root / ".snakemake")  # other targets may be free
     if worker:
         raise UserError(f"another run works in {root} ({worker}): wait for it, or end it, then run again")
+    for path in [root / BASE, *overlays]:  # Snakemake would run the expressions of a template, and end in a traceback
+        if path.is_file():
+            yamlfile.read_config(path)
     arguments = snakemake_arguments(
         [Path(os.path.relpath(path, root)) for path in overlays],
         cores,

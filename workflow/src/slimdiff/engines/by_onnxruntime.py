@@ -118,8 +118,36 @@ def to_tensors(graph: bytes) -> dict[str, torch.Tensor]:
 
 
 def from_tensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
-    """The graph that `to_tensors` wrote."""
-    return tensors["graph.onnx"].numpy().tobytes()
+    """The graph that `to_tensors` wrote.
+
+    Raises:
+        UserError: it is no graph, or one that has weights in files beside it, which ours never have.
+    """
+    import onnx
+
+    try:
+        graph = tensors["graph.onnx"].numpy().tobytes()
+        program = onnx.load_model_from_string(graph)
+    except Exception as error:  # protobuf's errors share no class of their own
+        raise UserError(f"the model's graph is no ONNX ({error}): delete the file and run again") from None
+    outside = next((tensor.name for tensor in _tensors(program) if tensor.external_data or tensor.data_location), None)
+    if outside is not None:
+        raise UserError(
+            f"the model's graph takes the weights {outside!r} from another file; allowed: weights within the graph; do "
+            "not use it, or fetch it again"
+        )
+    return graph
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """Every tensor in a graph, at any depth: initializers, constants in nodes, branches, functions."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                yield from _tensors(part)
 
 
 def _without_origin(program: Any) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from slimdiff.memory import ran_out
 from slimdiff.runtimes import Way
 
 
@@ -76,7 +77,12 @@ class EngineNetwork(nn.Module):
                 room = next(size for size in self.sizes if size >= n) - n
             told = None if labels is None else _filled(labels, room)
             embedding = self.embedder(_filled(noise_level.float(), room), told)
-            return self.runner(_filled(x.float(), room), embedding)[:n]
+            try:
+                return self.runner(_filled(x.float(), room), embedding)[:n]
+            except Exception as error:
+                if ran_out(error):  # smaller batches must not be filled up to this size again
+                    self.sizes = [size for size in self.sizes if size < n + room]
+                raise
 
     def prepare(self, batch_size: int) -> float:
         """Compile for batches of `batch_size` images, and run once; seconds that it took, 0 where it was ready."""

@@ -132,6 +132,7 @@ def judge(
     labels: torch.Tensor,
     class_shares: torch.Tensor,
     device: torch.device | str = "cpu",
+    batch_size: int = BATCH_SIZE,
 ) -> dict[str, float | None]:
     """What the classifier says of `images`, each figure in [0, 1] and independent of batches and order.
 
@@ -163,7 +164,7 @@ def judge(
             f"samples were asked for class {int(labels.min())} to {int(labels.max())}; the classifier knows 0 to "
             f"{n_classes - 1}: set models.<name>.network.classes to {n_classes}"
         )
-    confidence, taken_for = probabilities(classifier, images, device=device).max(dim=1)
+    confidence, taken_for = probabilities(classifier, images, batch_size, device).max(dim=1)
     asked = shares(labels, n_classes) if len(labels) else class_shares.double()
     seen = shares(taken_for, n_classes)
     return {

@@ -12,6 +12,8 @@ import torch
 
 from slimdiff import samplefile
 from slimdiff.errors import UserError
+from slimdiff.memory import HalvedOnce, OutOfMemory
+from slimdiff.metrics.batches import BATCH_SIZE
 from slimdiff.metrics.bootstrap import fid_sampling_sd
 from slimdiff.metrics.classifier import judge
 from slimdiff.metrics.extractors import features
@@ -25,7 +27,8 @@ from slimdiff.metrics.scaling import on_grid
 from slimdiff.metrics.yardstick import Yardstick
 
 ORDER_SEED = 0  # of the order that samples are brought into
-SAMPLE_ARRAYS = {"images", "labels", "classes", "network_evaluations", "sampler", "status", "reason", "identity"}
+SAMPLE_ARRAYS = {"images", "labels", "classes", "network_evaluations", "sampler", "status", "reason"}
+SAMPLE_ARRAYS |= {"identity", "batch_size"}  # which older files lack
 FEW = 10  # fewer images than so many for each feature are flagged
 # The keys of a record that only samples can have a value for.
 MEASURES = (
@@ -64,6 +67,7 @@ class Samples:
     reason: str  # why failed, else empty
     sampler: dict[str, Any]
     network_evaluations: float  # mean per image
+    batch_size: int | None  # images drawn at once, 0 where memory had no room; None: the file is older than that
     identity: str | None = None  # of the model that they come from (slimdiff.identity)
 
 
@@ -83,6 +87,7 @@ def read_samples(path: str | os.PathLike[str]) -> Samples:
             reason=str(file["reason"]),
             sampler=json.loads(str(file["sampler"])),
             network_evaluations=float(np.mean(file["network_evaluations"])),
+            batch_size=int(file["batch_size"]) if "batch_size" in file else None,
             identity=str(file["identity"]) if "identity" in file else None,
         )
 
@@ -93,10 +98,12 @@ def score(samples: Samples, n_samples: int, yardstick: Yardstick, device: torch.
     Beside the columns: `fid_extractors`, the distance under each extractor; `fid_floor_n`, how many real test images
     the floors are of (as many as there are samples, or all where there are fewer); `few_samples`, whether there are
     fewer than ten samples for each feature, so that the distances are bias for the most part; `manifold_n`, how many
-    real images and samples kid and the manifold metrics compared; and the digests of all networks.
+    real images and samples kid and the manifold metrics compared; `score_batch_size`, how many images the networks took
+    at once; and the digests of all networks.
 
     The samples are first brought into an order that follows from their pixels alone, so no score depends on the order
-    in which they come. Those that failed are passed along with null metrics.
+    in which they come. Those that failed are passed along with null metrics. Where memory runs out everything is done
+    again with half the batch, once, to the same scores; where it runs out again the cell has failed at this stage.
 
     Raises:
         UserError: not `n_samples` images, fewer than there are features, or of another size than the data set's.
@@ -110,23 +117,38 @@ def score(samples: Samples, n_samples: int, yardstick: Yardstick, device: torch.
         "reference_n": yardstick.reference.n,
         "network_evaluations": samples.network_evaluations,
         "sampler": samples.sampler,
+        "sampling_batch_size": samples.batch_size,
+        "score_batch_size": None,
     }
     if samples.status != "ok":
         return record
     if len(samples.images) != n_samples:
         raise UserError(f"there are {len(samples.images)} samples, sampling.n_samples is {n_samples}: sample again")
+    batches = HalvedOnce(BATCH_SIZE)
+    try:
+        measures = batches.run(lambda size: _measure(samples, n_samples, yardstick, device, size))
+    except OutOfMemory as error:
+        why = f"out of memory with {error.tried[0]} images at once ({error}): score on a device with more memory"
+        return record | {"status": "failed", "stage": "score", "reason": why}
+    return record | measures | {"score_batch_size": batches.size}
+
+
+def _measure(
+    samples: Samples, n_samples: int, yardstick: Yardstick, device: torch.device, batch_size: int
+) -> dict[str, Any]:
+    """Every metric; the extractors and the judge take `batch_size` images at once."""
     order = canonical_order(samples.images)
     images = samples.images[order]
     labels = samples.labels[order] if len(samples.labels) == n_samples else samples.labels  # the judge refuses others
     scales = [yardstick.reference.scale(index) for index in range(len(yardstick.extractors))]
     # Rounded, so that the noise of batches is gone to the last bit: round-off has roots in the Fréchet distance.
     points = [
-        on_grid(features(extractor, images, device=device), factor)
+        on_grid(features(extractor, images, batch_size, device), factor)
         for extractor, factor in zip(yardstick.extractors, scales, strict=True)
     ]
-    record |= _frechet(yardstick.reference, [one / factor for one, factor in zip(points, scales, strict=True)])
+    record = _frechet(yardstick.reference, [one / factor for one, factor in zip(points, scales, strict=True)])
     record |= _neighbourhoods(yardstick.reference, points, scales)
-    record |= judge(yardstick.judge, images, labels, yardstick.class_shares, device)
+    record |= judge(yardstick.judge, images, labels, yardstick.class_shares, device, batch_size)
     nearest = nearest_distances(images, yardstick.train_images, device)
     found = memorization(nearest, yardstick.reference.test_nearest)
     if found:

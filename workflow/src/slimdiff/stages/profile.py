@@ -30,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     machine = describe_device(device, arguments.threads)
     packed = {"size_packed_bytes": arguments.packed.stat().st_size}
     write_json(arguments.out, {**measured, **packed, **machine, "code": arguments.code, "identity": own})
+    if measured.get("batch_size") != arguments.settings["batch_size"]:
+        kept = measured.get("batch_size") or "half of them was too much as well"
+        print(f"note: memory ran out at {arguments.settings['batch_size']} images at once: {kept}", flush=True)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_samples(arguments.out, sampled, *facts)
     write_png(arguments.out_grid, grid(sampled.images[:GRID_IMAGES], columns=loaded.classes or GRID_COLUMNS))
     print(f"{len(sampled.images)} images, {sampled.network_evaluations:.1f} evaluations each. {reason}", flush=True)
+    if sampled.batch_size not in (settings["batch_size"], settings["n_samples"]):
+        print(f"note: memory ran out; {sampled.batch_size} images at once in the end, the same images", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from slimdiff import identity, sealing, tensorfile
 from slimdiff.data import store
 from slimdiff.devices import pick_device
 from slimdiff.metrics import yardstick
+from slimdiff.metrics.batches import BATCH_SIZE
 from slimdiff.metrics.score import read_samples, score
 from slimdiff.settings import build
 from slimdiff.stages import command
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     record = score(samples, settings.n_samples, known, device)
     sealing.write_json(arguments.out, {**record, "code": arguments.code, "identity": samples.identity})
     print(f"{record['status']}: fid {record['fid']}, rfid {record['rfid']} %. {record['reason']}", flush=True)
+    if record["score_batch_size"] not in (None, BATCH_SIZE):
+        print(f"note: memory ran out; {record['score_batch_size']} images at once, same scores", flush=True)
     if record["few_samples"]:
         print(f"note: {settings.n_samples} samples are few: the distances are bias for the most part", flush=True)
 

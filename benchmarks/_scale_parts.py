@@ -1,0 +1,145 @@
+"""Made-up results of many cells, and the parts of the workflow that look at all of them: one part in each process.
+
+Without torch, as the stages that it stands for. Rows follow from formulas (tests/synthetic.py), with the settings that
+real rows have; samples are there for the cells that pages and figures show, and the benchmark records of every job.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from slimdiff import config as configuration
+from slimdiff import settings
+from slimdiff.analysis import claimfile, galleries, page, picks, plots, results, tables, timeline, verdicts
+from slimdiff.files import read_json, write_json, write_text
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+import synthetic  # noqa: E402  # the made-up rows that the tests share
+
+SEEDS, MODELS = 10, ("ncsn", "ddpm")
+LARGEST_SET = 2000  # cells of one data set and model, so that 10,000 are of more than one data set
+PAPER = ROOT / "workflow" / "resources" / "paper_reference.csv"
+LINKED = ("Snakefile", "config.yaml", "workflow", "profiles", "envs")
+STAGES = ("compress", "sample", "score", "profile")
+
+
+def overlay(cells: int) -> dict[str, Any]:
+    """A configuration of so many cells: a baseline and prunings by ever larger shares, for ten seeds each."""
+    datasets = ["mnist", "fashion_mnist", "digits"][: max(1, math.ceil(cells / len(MODELS) / LARGEST_SET))]
+    recipes = cells // (SEEDS * len(MODELS) * len(datasets))
+    shares = {f"l1-{index:04}": round(0.9 * index / recipes, 6) for index in range(1, recipes)}
+    optimizations = {
+        name: {"training": "plain", "prune": {"method": "l1", "amount": share, "scope": "global"}}
+        for name, share in shares.items()
+    }
+    entry = {"optimizations": ["baseline", *optimizations], "seeds": list(range(SEEDS))}
+    matrix = [{"dataset": dataset, "model": model, **entry} for dataset in datasets for model in MODELS]
+    return {"optimizations": optimizations, "matrix": matrix}
+
+
+def make(folder: Path, cells: int) -> None:
+    """Write results of so many cells into `folder`, which a clone's files are linked into."""
+    for name in LINKED:
+        (folder / name).symlink_to(ROOT / name)
+    config: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    own = overlay(cells)
+    write_text(folder / "overlay.yaml", yaml.safe_dump(own, sort_keys=False))
+    config = config | {"optimizations": config["optimizations"] | own["optimizations"], "matrix": own["matrix"]}
+    found = configuration.expand(config["matrix"])
+    curve = [{"step": 10 * step, "loss": 1 / step} for step in range(1, 34)]
+    for cell in found:
+        place = (cell.dataset, cell.model, cell.optimization, cell.seed)
+        facts = configuration.row_settings(config, *place)
+        row = synthetic.row(cell.optimization, cell.seed, dataset=cell.dataset, model=cell.model)
+        row |= {"training": "plain", "settings": settings.canonical(facts["settings"]), "engine_precision": "fp32"}
+        row |= {"speedup": 1.01, "speedup_low": 0.98, "speedup_high": 1.05, "fid_sampling_sd": 0.4, "threads": 1}
+        write_plain(results.row_path(folder / "results/cells", cell), json.dumps(row))
+        (results.folder(folder / "results/cells", cell) / "samples.npz").touch()
+        name = f"{cell.dataset}/{cell.model}/{cell.optimization}/seed{cell.seed}.jsonl"
+        for stage in STAGES:
+            record = {"s": 40.5, "cpu_time": 15.0, "max_rss": 601.0}
+            write_plain(folder / "results/benchmarks" / stage / name, json.dumps(record))
+        record = {"started_at": "2026-01-01T00:00:00+00:00", "loss_curve": curve}
+        training = f"{cell.dataset}/{cell.model}/plain/seed{cell.seed}"
+        write_plain(folder / "results/train" / training / "train.json", json.dumps(record))
+    y, x = np.mgrid[:28, :28]
+    images = np.stack(
+        [127.5 + 127.5 * np.sin(x / (2 + index % 7)) * np.cos(y / (3 + index % 5)) for index in range(100)]
+    )
+    shown = dict.fromkeys([*picks.pictured(found), *picks.sample_cells(config)])
+    for cell in shown:
+        labels = np.arange(100) % 10 if cell.model == "ddpm" else np.zeros(0, np.int64)
+        path = results.folder(folder / "results/cells", cell) / "samples.npz"
+        np.savez(path, images=images[:, None].astype(np.uint8), labels=labels, classes=[str(n) for n in range(10)])
+    write_json(folder / "merged.json", config)
+
+
+def write_plain(path: Path, text: str) -> None:
+    """As slimdiff.files does, without waiting for the disk each time: there are a hundred thousand files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def aggregate(folder: Path) -> None:
+    config = read_json(folder / "merged.json")
+    asked = configuration.matrix_settings(config)
+    rows = results.read_rows(folder / "results/cells", configuration.expand(asked["matrix"]), asked["trainings"])
+    source = results.provenance(configuration.provenance(config), "made up")
+    results.write_matrix(folder / "results/matrix.parquet", results.to_frame(rows), source)
+
+
+def claims(folder: Path) -> None:
+    matrix = results.read_matrix(folder / "results/matrix.parquet")
+    stated = claimfile.read([ROOT / "workflow/resources/claims.yaml"])
+    record = verdicts.to_json(matrix, verdicts.judge(matrix, results.read_paper(PAPER), stated))
+    write_json(folder / "results/claims.json", record)
+
+
+def tables_(folder: Path) -> None:
+    matrix = results.read_matrix(folder / "results/matrix.parquet")
+    record = read_json(folder / "results/claims.json")
+    tables.write_all(matrix, results.read_paper(PAPER), record, folder / "results/tables")
+
+
+def figures(folder: Path) -> None:
+    matrix, out = results.read_matrix(folder / "results/matrix.parquet"), folder / "results/figures"
+    plots.write_all(matrix, results.read_paper(PAPER), out)
+    galleries.write_all(matrix, folder / "results/cells", out)
+    timeline.write(timeline.read_jobs(folder / "results/benchmarks", folder / "results/train", matrix), out)
+
+
+def page_(folder: Path) -> None:
+    matrix = results.read_matrix(folder / "results/matrix.parquet")
+    record = read_json(folder / "results/claims.json")
+    folders = (folder / "results" / name for name in ("tables", "cells", "train", "benchmarks"))
+    write_text(folder / "results/report.html", page.build(matrix, results.read_paper(PAPER), record, *folders))
+
+
+PARTS: dict[str, Callable[[Path], None]] = {
+    "nothing": lambda folder: None,
+    "aggregate": aggregate,
+    "claims": claims,
+    "tables": tables_,
+    "figures": figures,
+    "page": page_,
+}
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("part", choices=["make", *PARTS])
+    arguments.add_argument("folder", type=Path)
+    arguments.add_argument("--cells", type=int, help="of make: a multiple of 20 for each data set")
+    given = arguments.parse_args()
+    if given.part == "make":
+        make(given.folder, given.cells)
+    else:
+        PARTS[given.part](given.folder)

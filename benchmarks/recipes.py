@@ -1,0 +1,103 @@
+"""Every recipe of a finished run against its baseline: the time to sample a batch, in turns, on one thread and on all.
+
+    python benchmarks/recipes.py --results results --out results/benchmarks.json --table speed.md
+
+Cells of the first seed and their baselines are loaded from the run's files, so that weights and noise levels are the
+trained ones. `output_error` is ‖y − y0‖ / ‖y0‖ of one evaluation on noised test images, y0 being the baseline's network
+in float32: rounding for engines and fewer bits, another network for what was pruned or trained on, 0 for fewer steps.
+"""
+
+import argparse
+import gc
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from _record import keep
+
+import slimdiff
+from slimdiff.checkpoint import Loaded
+from slimdiff.data import store
+from slimdiff.devices import pick_device
+from slimdiff.engines.calibration import noised, sampler_sigmas
+from slimdiff.engines.lowering import ERROR_IMAGES, output_error
+from slimdiff.racing import race
+
+CPU = torch.device("cpu")
+BATCH, ROUNDS, WARMUP = 16, 5, 1
+
+
+def error_of(loaded: Loaded, baseline: Loaded, images: store.ImageSet) -> float:
+    """‖y − y0‖ / ‖y0‖ of the two networks on the same noised test images."""
+    header = baseline.settings
+    sigmas = sampler_sigmas(baseline.denoiser, header["model"], header["sampler"])
+    given = noised(
+        baseline.denoiser, header["model"], images.test_images, images.test_labels, sigmas, ERROR_IMAGES, seed=1
+    )
+    return output_error(baseline.denoiser.network, loaded.denoiser.network, given)
+
+
+def measure(model: Path, baseline: Path, images: store.ImageSet, cache: Path) -> dict[str, Any]:
+    """Speeds of one cell, for one thread and for all."""
+    found: dict[str, Any] = {}
+    for threads in sorted({1, len(os.sched_getaffinity(0))}):
+        pick_device(0, threads)
+        entrant, reference = slimdiff.load(model, cache=cache), slimdiff.load(baseline)
+        speedups = race(entrant, reference, BATCH, ROUNDS, WARMUP, 0, CPU).speedups()
+        found[f"speedup, {threads} threads"] = {
+            "ratio": speedups[len(speedups) // 2],
+            "ratio_range": [speedups[0], speedups[-1]],
+            "rounds": len(speedups),
+        }
+        if threads == 1:
+            found["output_error"] = error_of(entrant, reference, images)
+            found["file_share"] = (model.parent / "model.packed").stat().st_size / baseline.stat().st_size
+    gc.collect()
+    return found
+
+
+def table(measured: dict[str, dict[str, Any]]) -> str:
+    """Markdown: a line for each cell, those of a family by speed on one thread."""
+    columns = [name for name in next(iter(measured.values())) if name.startswith("speedup")]
+    heads = ["cell", *(name.replace("speedup, 1 threads", "speedup, 1 thread") for name in columns)]
+    lines = ["| " + " | ".join([*heads, "output error", "packed file / baseline's file"]) + " |"]
+    lines.append("|---" * (len(heads) + 2) + "|")
+    for cell, entry in sorted(
+        measured.items(), key=lambda each: (each[0].split("/")[1], -each[1][columns[0]]["ratio"])
+    ):
+        ratios = ("×{:.2f} ({:.2f} to {:.2f})".format(entry[c]["ratio"], *entry[c]["ratio_range"]) for c in columns)
+        shown = [cell, *ratios, f"{entry['output_error']:.2g}", f"{entry['file_share']:.3f}"]
+        lines.append("| " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure all cells of the results' first seed that have a baseline beside them."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--results", type=Path, default=Path("results"), help="of a finished run")
+    arguments.add_argument("--out", type=Path, required=True, help="JSON file that collects the benchmarks")
+    arguments.add_argument("--table", type=Path, help="Markdown file for the same figures")
+    given = arguments.parse_args()
+
+    models = sorted(given.results.glob("cells/*/*/*/seed0/model.safetensors"))
+    if not models:
+        print(f"nothing to measure: {given.results} holds no cell of seed 0; run the workflow first, or name --results")
+        return
+    measured: dict[str, dict[str, Any]] = {}
+    for model in models:
+        dataset, family, recipe, _ = model.parent.relative_to(given.results / "cells").parts
+        baseline = model.parents[2] / "baseline" / "seed0" / "model.safetensors"
+        if recipe == "baseline" or not baseline.exists():
+            continue
+        images = store.read(given.results / "data" / dataset / "images.safetensors")
+        cell = f"{dataset}/{family}/{recipe}"
+        measured[cell] = measure(model, baseline, images, given.results / "state" / "engines")
+        print(cell, measured[cell], flush=True)
+    keep(given.out, "recipes: baseline / recipe (time of a batch)", measured, len(os.sched_getaffinity(0)))
+    if given.table:
+        given.table.write_text(table(measured), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""Memory that runs out, caused for real: a network that asks an allocator for more than any machine has.
+
+`Hungry` asks for 2⁵⁰ bytes as soon as its batch is larger than it can bear, on whatever device it is.
+"""
+
+import json
+import re
+
+import pytest
+import torch
+from builders import (
+    DATASET,
+    SAMPLER,
+    TRAININGS,
+    small_model,
+    write_small_model,
+)
+from torch import nn
+
+import slimdiff
+from slimdiff import checkpoint
+from slimdiff.analysis import rows
+from slimdiff.diffusion.denoiser import build_denoiser
+from slimdiff.diffusion.samplers import SamplerSettings
+from slimdiff.engines.network import EngineNetwork, Runner, Site
+from slimdiff.images import write_samples
+from slimdiff.memory import HalvedOnce, OutOfMemory, ran_out
+from slimdiff.metrics.score import read_samples
+from slimdiff.models.registry import build_network
+from slimdiff.profiling import profile
+from slimdiff.racing import race
+from slimdiff.runtimes import Way
+from slimdiff.sampling import sample_images
+from slimdiff.settings import build
+from slimdiff.stages import sample as sample_stage
+
+PETABYTE = 2**50
+OUT = r"out of memory: sampling.batch_size is {} \(tried {}\); {}"
+
+
+def exhaust(device):
+    """Ask for more memory than there is."""
+    return torch.empty(PETABYTE, dtype=torch.uint8, device=device)
+
+
+class Hungry(nn.Module):
+    """A network that has room for `bears` images at once."""
+
+    def __init__(self, network, bears):
+        super().__init__()
+        self.network, self.bears, self.sizes = network, bears, []
+
+    def forward(self, x, *others):
+        self.sizes.append(len(x))
+        if len(x) > self.bears:
+            exhaust(x.device)
+        return self.network(x, *others)
+
+
+def drawn(bears, device="cpu", batch_size=6, n=10):
+    network = Hungry(build_network(small_model(), seed=1).eval().to(device), bears)
+    denoiser = build_denoiser(network, small_model(), TRAININGS["ncsn"]())
+    settings = build(SamplerSettings, SAMPLER, "sampler")
+    return sample_images(denoiser, settings, small_model(), DATASET, n, batch_size, 3), network
+
+
+@pytest.mark.parametrize("wrong", [ValueError("no"), RuntimeError("shapes differ")])
+def test_other_errors_go_through(wrong):
+    def work(size):
+        raise wrong
+
+    with pytest.raises(type(wrong)):
+        HalvedOnce(4).run(work)
+    assert not ran_out(wrong)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_the_batch_is_halved_once_and_stays_so(error):
+    seen = []
+
+    def work(size):
+        seen.append(size)
+        if size > 3:
+            raise error
+        return size
+
+    batches = HalvedOnce(7)
+    assert [batches.run(work), batches.run(work)] == [3, 3]
+    assert seen == [7, 3, 3]
+    with pytest.raises(OutOfMemory, match="tried 8 and 4"):
+        HalvedOnce(8).run(work)
+
+
+def test_images_are_the_same_after_memory_ran_out(device):
+    whole, _ = drawn(bears=6, device=device)
+    halved, network = drawn(bears=3, device=device)
+    assert (whole.batch_size, halved.batch_size, halved.reason) == (6, 3, "")
+    assert network.sizes[:2] == [6, 3]
+    assert max(network.sizes[1:]) == 3
+    assert halved.network_evaluations == whole.network_evaluations
+    assert int((whole.images.int() - halved.images.int()).abs().max()) <= 1  # kernels round by batch size
+
+
+@pytest.mark.parametrize(
+    ("bears", "batch_size", "n", "tried", "way_out"),
+    [(2, 6, 10, "6 and 3", "lower it"), (0, 1, 2, "1", "use a device with more memory"), (1, 6, 4, "4 and 2", "lower")],
+)
+def test_what_fits_in_no_half_batch_either_is_a_reason(bears, batch_size, n, tried, way_out):
+    found, _ = drawn(bears, batch_size=batch_size, n=n)
+    assert (len(found.images), found.batch_size) == (0, 0)
+    assert re.match(OUT.format(batch_size, tried, way_out), found.reason)
+
+
+def test_it_is_halved_where_memory_runs_out_midway():
+    """What was drawn before is kept."""
+    found, network = drawn(bears=6)
+    calls = len(network.sizes)
+
+    class Later(Hungry):
+        def forward(self, x, *others):
+            self.bears = 6 if len(self.sizes) < calls // 2 else 2
+            return super().forward(x, *others)
+
+    later = Later(network.network, 6)
+    denoiser = build_denoiser(later, small_model(), TRAININGS["ncsn"]())
+    settings = build(SamplerSettings, SAMPLER, "sampler")
+    again = sample_images(denoiser, settings, small_model(), DATASET, 10, 4, 3)
+    assert again.batch_size == 2
+    assert set(later.sizes) == {4, 2}
+    assert int((found.images.int() - again.images.int()).abs().max()) <= 1
+
+
+class Graph(Runner):
+    """A body of fixed batch sizes that has room for fewer once it was prepared."""
+
+    fixed_batch = True
+
+    def __init__(self):
+        self.seen = []
+
+    def prepare(self, x, embedding):
+        """It has nothing to get ready."""
+
+    def __call__(self, x, embedding):
+        self.seen.append(len(x))
+        if len(self.seen) > 1 and len(x) > 3:
+            exhaust(x.device)
+        return x
+
+
+def test_an_engine_does_not_fill_a_halved_batch_up_again():
+    graph = Graph()
+    embedder = nn.Module()
+    embedder.forward = lambda noise_level, labels: noise_level
+    network = EngineNetwork(embedder, graph, Way("openvino", "fp32"), Site(torch.device("cpu")), (1, 4, 4), (1, 1))
+    batches = HalvedOnce(6)
+    found = batches.run(lambda size: network(torch.ones(size, 1, 4, 4), torch.ones(size)))
+    assert (len(found), batches.size, graph.seen) == (3, 3, [6, 6, 3, 3])
+
+
+@pytest.fixture
+def hungry(monkeypatch):
+    """Every model that is loaded from here on bears the number that this is called with."""
+
+    def starve(bears):
+        load = checkpoint.load
+
+        def loading(*arguments):
+            loaded = load(*arguments)
+            network = loaded.denoiser.network
+            forward = network.forward
+
+            def limited(x, *others):
+                if len(x) > bears:
+                    exhaust(x.device)
+                return forward(x, *others)
+
+            network.forward = limited
+            return loaded
+
+        monkeypatch.setattr(checkpoint, "load", loading)
+
+    return starve
+
+
+@pytest.mark.parametrize(("bears", "batch_size", "status"), [(4, 2, "ok"), (2, 2, "ok"), (1, None, "failed")])
+def test_a_profile_measures_what_fits_and_says_so(tmp_path, hungry, bears, batch_size, status):
+    path = tmp_path / "model.safetensors"
+    write_small_model(path)
+    hungry(bears)
+    asked = 2 if bears == 4 else 4
+    settings = {"batch_size": asked, "repeats": 1, "warmup": 0, "seed": 0}
+    found = profile(path, settings, torch.device("cpu"), path)
+    assert (found["status"], found.get("batch_size")) == (status, batch_size)
+    assert found["size_bytes"] == path.stat().st_size
+    if status == "failed":
+        assert found["reason"] == "out of memory: sampling.batch_size is 4 (tried 4 and 2); lower it"
+        assert "inference_ms_per_image" not in found
+    else:
+        assert found["inference_ms_per_image"] > 0
+
+
+def test_a_race_never_times_a_halved_batch(tmp_path, hungry):
+    write_small_model(tmp_path / "model.safetensors")
+    hungry(2)
+    loaded = checkpoint.load(tmp_path / "model.safetensors", "cpu")
+    with pytest.raises(OutOfMemory):
+        race(loaded, None, 4, 1, 0, 0, torch.device("cpu"))
+    assert len(race(loaded, None, 2, 1, 0, 0, torch.device("cpu")).ms) == 1
+
+
+@pytest.mark.parametrize(("bears", "batch_size", "reason"), [(2, 2, None), (1, 0, "sample: out of memory: ")])
+def test_the_stage_says_so_and_the_row_as_well(tmp_path, hungry, capsys, bears, batch_size, reason):
+    write_small_model(tmp_path / "model.safetensors")
+    hungry(bears)
+    settings = json.dumps({"n_samples": 5, "batch_size": 4, "seed": 1})
+    paths = {"model": "model.safetensors", "out": "samples.npz", "out-grid": "grid.png"}
+    options = [part for name, file in paths.items() for part in (f"--{name}", str(tmp_path / file))]
+    sample_stage.main(["--settings", settings, *options])
+    assert f"memory ran out; {batch_size} images at once" in capsys.readouterr().out
+    samples = read_samples(tmp_path / "samples.npz")
+    assert samples.batch_size == batch_size
+    score = {"status": samples.status, "reason": samples.reason}
+    found = rows.first_failure({"train": {"status": "ok"}, "score": score, "profile": {"status": "ok"}})
+    assert found is None if reason is None else found.startswith(reason)
+
+
+def test_samples_of_an_older_version_can_be_read(tmp_path):
+    write_small_model(tmp_path / "model.safetensors")
+    sampled = slimdiff.load(tmp_path / "model.safetensors").sample(2)
+    object.__setattr__(sampled, "batch_size", None)
+    write_samples(tmp_path / "samples.npz", sampled, SAMPLER, "")
+    assert read_samples(tmp_path / "samples.npz").batch_size is None

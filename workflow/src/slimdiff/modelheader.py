@@ -1,0 +1,91 @@
+"""Is the header of a model's file one that a network may be built by? Asked before anything is built or allocated.
+
+A model may come from somebody else. Its header is JSON that says how large the network is and how it is sampled from;
+here it is held against what slimdiff writes, and the network is measured on torch's meta device, which allocates
+nothing. No header can name code: families, samplers and engines are looked up in tables, and plugins are loaded only
+where the user named them.
+"""
+
+import functools
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jsonschema
+import torch
+
+from slimdiff.errors import UserError
+from slimdiff.families import FAMILIES
+from slimdiff.models.registry import build_network
+from slimdiff.wording import one_line
+
+MAX_BYTES = 8 << 30  # of a network's tensors, as of a packed file's
+MAX_SIZE = 4096  # pixels in height and width
+MAX_STEPS = 1_000_000
+
+_TEXT, _OBJECT, _NUMBER = {"type": "string"}, {"type": "object"}, {"type": "number"}
+_NULLABLE = {"type": ["number", "null"], "exclusiveMinimum": 0}
+_CHANNELS = {"type": "integer", "minimum": 1, "maximum": 4}
+_PIXELS = {"type": "integer", "minimum": 1, "maximum": MAX_SIZE}
+_LABELS = {"type": "array", "items": _TEXT, "maxItems": 1_000_000}
+
+
+def _mapping(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+def _with(schema: dict[str, Any], **optional: Any) -> dict[str, Any]:
+    return {**schema, "properties": {**schema["properties"], **optional}}
+
+
+_PLUGIN = _mapping(path=_TEXT, kind=_TEXT, name=_TEXT, code=_TEXT)
+SCHEMA = _with(
+    _mapping(
+        model=_mapping(family=_TEXT, image_size=_PIXELS, channels=_CHANNELS, fit=_TEXT, network=_OBJECT),
+        training=_mapping(preconditioning=_TEXT, groups={"type": ["integer", "string"]}),
+        sampler=_with(
+            _mapping(method=_TEXT),
+            steps={"type": "integer", "minimum": 1, "maximum": MAX_STEPS},
+            sigma_min=_NULLABLE,
+            sigma_max=_NULLABLE,
+            rho={**_NUMBER, "exclusiveMinimum": 0},
+            snr=_NUMBER,
+            tolerance={**_NUMBER, "exclusiveMinimum": 0},
+            guidance=_NUMBER,
+            clip={"type": "boolean"},
+            reuse={"type": "integer", "minimum": 1},
+            precision=_TEXT,
+        ),
+        structure={"type": "array", "items": _OBJECT},
+        dataset=_mapping(height=_PIXELS, width=_PIXELS, channels=_CHANNELS, classes=_LABELS, saturated=_NUMBER),
+    ),
+    engine=_TEXT,
+    precision=_TEXT,
+    plugins={"type": "array", "items": _PLUGIN},
+    graph=_OBJECT,
+)
+
+
+def check(path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
+    """Refuse a header that no model of slimdiff has, or a network of more than 8 GiB.
+
+    Raises:
+        UserError: the message names the file, the key and the value.
+    """
+    error = next(_validator().iter_errors(dict(header)), None)
+    if error is not None:
+        key = ".".join(map(str, error.absolute_path)) or "header"
+        raise UserError(f"{path} is no model of slimdiff: {key}: {one_line(error.message)[:200]}; fetch it again")
+    if header["model"]["family"] in FAMILIES:  # another is a plugin's, which is code that the user trusts
+        with torch.device("meta"):
+            network = build_network(header["model"], header["training"]["groups"])
+        found = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+        if found > MAX_BYTES:
+            raise UserError(
+                f"{path} asks for a network of {found} bytes; allowed: {MAX_BYTES}; do not load it, or fetch it again"
+            )
+
+
+@functools.cache
+def _validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(SCHEMA)
