@@ -297,6 +297,32 @@ def test_a_loss_of_nan_is_a_result_with_a_reason(tmp_path):
     json.dumps(trained.record, allow_nan=False)
 
 
+def test_memory_that_runs_out_is_a_result_with_a_reason_and_the_way_out(tmp_path, monkeypatch):
+    loss, calls = Denoiser.loss, []
+
+    def hungry(self, x_0, *others):
+        calls.append(len(x_0))
+        return loss(self, x_0, *others) if len(calls) < 3 else torch.empty(2**50, dtype=torch.uint8, device=x_0.device)
+
+    monkeypatch.setattr(Denoiser, "loss", hungry)
+    trained = run(tmp_path, "a")
+    batch_size = calls[0]
+    assert trained.header["status"] == trained.record["status"] == "failed"
+    assert trained.record["steps"] == 2
+    assert trained.record["reason"] == (
+        f"out of memory in step 3: models.*.training.batch_size is {batch_size}; lower it there or in trainings.*"
+    )
+
+
+def test_other_errors_of_a_step_are_not_taken_for_memory(tmp_path, monkeypatch):
+    def wrong(self, *others):
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(Denoiser, "loss", wrong)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        run(tmp_path, "a")
+
+
 @pytest.mark.parametrize(("name", "state"), OPTIMIZERS)
 def test_an_optimizer_steps_by_the_learning_rate_and_keeps_its_state_as_it_is_told(name, state):
     """The first step of Adam is the rate, whatever the gradient; AdamW takes its decay off the weight before it."""

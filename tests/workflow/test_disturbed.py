@@ -16,7 +16,7 @@ import torch
 from clones import REPOSITORY, clone, snakemake
 from faults import end, launch, press_ctrl_c, same_but_for_times, stages_in, wait_for
 
-from slimdiff import identity, modelfile, originfile, sealedfile, sealing, tensorfile, weightfile
+from slimdiff import identity, modelfile, originfile, sealing, tensorfile, weightfile
 from slimdiff.analysis import results
 from slimdiff.config import Cell
 from slimdiff.data import store
@@ -133,36 +133,32 @@ def expected_origin(folder: Path) -> dict[str, Any]:
     return {**known, "dataset": header["dataset"]["name"], "start": None}
 
 
-# Files of a run, how they are read, and whether their header is verified: if not, only bits after it are flipped.
-FILES: dict[str, tuple[Path, Callable[[Path, Path], Any], bool]] = {
+# Files of a run, and how they are read.
+FILES: dict[str, tuple[Path, Callable[[Path, Path], Any]]] = {
     "images": (
         Path("data/digits/images.safetensors"),
-        lambda path, root: vars(sealedfile.parsed(path, lambda: store.read(path))),
-        False,
+        lambda path, root: vars(store.read(path)),
     ),
     "extractors": (
         Path("data/digits/extractors.safetensors"),
         lambda path, root: [network.state_dict() for network in extractors.read(path)],
-        True,
     ),
     "classifier": (
         Path("data/digits/classifier.safetensors"),
         lambda path, root: classifier.read(path).state_dict(),
-        True,
     ),
-    "reference": (Path("data/digits/reference.safetensors"), lambda path, root: vars(reference.read(path)), True),
+    "reference": (Path("data/digits/reference.safetensors"), lambda path, root: vars(reference.read(path))),
     "weights": (
         TRAINING / "weights.safetensors",
         lambda path, root: originfile.read(path, "raw", expected_origin(root))[0].state_dict(),
-        False,
     ),
-    "model": (OWN / "model.safetensors", lambda path, root: modelfile.read_tensors(path), True),
-    "packed": (OWN / "model.packed", lambda path, root: modelfile.read_tensors(path), True),
-    "samples": (OWN / "samples.npz", lambda path, root: vars(read_samples(path)), True),
-    "score": (OWN / "score.json", lambda path, root: sealing.read_json(path), True),
-    "profile": (OWN / "profile.json", lambda path, root: sealing.read_json(path), True),
-    "row": (OWN / "row.json", lambda path, root: sealing.read_json(path), True),
-    "matrix": (Path("matrix.parquet"), lambda path, root: results.read_matrix(path).to_dict("list"), True),
+    "model": (OWN / "model.safetensors", lambda path, root: modelfile.read_tensors(path)),
+    "packed": (OWN / "model.packed", lambda path, root: modelfile.read_tensors(path)),
+    "samples": (OWN / "samples.npz", lambda path, root: vars(read_samples(path))),
+    "score": (OWN / "score.json", lambda path, root: sealing.read_json(path)),
+    "profile": (OWN / "profile.json", lambda path, root: sealing.read_json(path)),
+    "row": (OWN / "row.json", lambda path, root: sealing.read_json(path)),
+    "matrix": (Path("matrix.parquet"), lambda path, root: results.read_matrix(path).to_dict("list")),
 }
 FLIPS = 100  # positions: half of them among the first bytes, where headers are, and some at the end
 
@@ -181,12 +177,11 @@ def alike(found: Any, meant: Any) -> bool:
 @pytest.mark.parametrize("name", FILES)
 def test_a_flipped_bit_changes_nothing_or_is_refused(calm: Path, tmp_path: Path, name: str) -> None:
     """Never another value, never a traceback: an error that names the file and says how to have it made again."""
-    relative, read, everywhere = FILES[name]
+    relative, read = FILES[name]
     source = calm / "results" / relative
     content = source.read_bytes()
-    begin = 0 if everywhere else 8 + int.from_bytes(content[:8], "little")
-    near = range(begin, min(len(content), begin + 2000), max(1, min(len(content) - begin, 2000) // (FLIPS // 2)))
-    far = range(begin, len(content), max(1, (len(content) - begin) // (FLIPS // 2)))
+    near = range(0, min(len(content), 2000), max(1, min(len(content), 2000) // (FLIPS // 2)))
+    far = range(0, len(content), max(1, len(content) // (FLIPS // 2)))
     meant, path, refused = read(source, calm / "results"), tmp_path / source.name, 0
     for position in {*near, *far, len(content) - 1}:
         path.write_bytes(flipped(content, position))
@@ -203,7 +198,7 @@ def test_a_flipped_bit_changes_nothing_or_is_refused(calm: Path, tmp_path: Path,
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_is_cut_short_is_refused(calm: Path, tmp_path: Path, name: str) -> None:
-    relative, read, _ = FILES[name]
+    relative, read = FILES[name]
     content = (calm / "results" / relative).read_bytes()
     path = tmp_path / relative.name
     for length in (0, 7, 100, len(content) // 2, len(content) - 3):
@@ -236,7 +231,7 @@ def test_weights_of_another_training_are_refused(calm: Path, tmp_path: Path, key
 def test_a_model_of_another_cell_is_refused(calm: Path, tmp_path: Path) -> None:
     """By what samples from it, and by what measures it."""
     own, other = (calm / "results" / cell / "model.safetensors" for cell in (OWN, OTHER))
-    expected = sealedfile.read_header(own, "model")["identity"]
+    expected = tensorfile.read_header(own, "model")["identity"]
     assert len(expected) == 16
     identity.check(own, expected, expected)
     settings = {"n_samples": 4, "batch_size": 4, "seed": 0, "repeats": 1, "warmup": 0}

@@ -126,6 +126,14 @@ def _check_start(header: Mapping[str, Any], settings: Mapping[str, Any]) -> None
         raise UserError(
             "the start's weights are of another model than settings.model: start from a training of this one"
         )
+    for key, theirs, asked in (
+        ("seed", header["seed"], settings["seed"]),
+        ("data set", header["dataset"]["name"], settings["dataset"]),
+    ):
+        if theirs != asked:
+            raise UserError(
+                f"the start's weights are of {key} {theirs!r}, expected {asked!r}; delete them and run again"
+            )
     for key in FIXED_BY_START:
         theirs, asked = header["training"].get(key), settings["training"].get(key)
         if theirs != asked:

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from slimdiff import packing, sealedfile, sealing, settings, tensorfile
+from slimdiff import packing, sealing, settings, tensorfile
 from slimdiff.compression import storage
 from slimdiff.errors import UserError
 from slimdiff.weightfile import rebuild
@@ -31,7 +31,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tens
     """Write what an engine made of one cell's network likewise."""
     for record in _stored(header):
         tensors = storage.encode(tensors, record)
-    sealedfile.write(path, KIND, tensors, header)
+    tensorfile.write(path, KIND, tensors, header)
 
 
 def read_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
@@ -46,7 +46,7 @@ def read_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """What the file holds, weights in fewer bits turned back into floats, and the header."""
-    tensors, header = _read_packed(path) if packing.is_packed(path) else sealedfile.read(path, KIND)
+    tensors, header = _read_packed(path) if packing.is_packed(path) else tensorfile.read(path, KIND)
     for record in reversed(_stored(header)):
         tensors = storage.decode(tensors, record)
     return tensors, header
@@ -78,4 +78,4 @@ def _read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
         raise UserError(
             f"{path} is damaged (its tensors do not have the digest in its header): run again to rebuild it"
         )
-    return tensors, sealing.unseal(path, header, sealedfile.BESIDE)
+    return tensors, sealing.unseal(path, header, tensorfile.BESIDE)

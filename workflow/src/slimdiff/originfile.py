@@ -8,7 +8,6 @@ from torch import nn
 
 from slimdiff import identity, tensorfile, weightfile
 from slimdiff.errors import UserError
-from slimdiff.sealedfile import parsed
 
 
 def read(
@@ -22,7 +21,7 @@ def read(
     Raises:
         UserError: the file is missing or damaged, or not the expected one.
     """
-    header = parsed(path, lambda: tensorfile.read_header(path, "training"))
+    header = tensorfile.read_header(path, "training")
     try:
         if expected is not None:
             identity.check_training(path, header, expected)

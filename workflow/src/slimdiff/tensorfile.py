@@ -1,6 +1,6 @@
 """Tensors with a header in one safetensors file, whole and verified: the only container slimdiff writes tensors into.
 
-The header is the metadata key "slimdiff": canonical JSON with the file's `kind` and the SHA-256 of its tensors.
+The header is the metadata key "slimdiff": canonical JSON with the `kind`, the SHA-256 of the tensors, and its own.
 The bytes depend on the tensors and the header alone, so equal runs write equal files.
 """
 
@@ -17,9 +17,11 @@ from safetensors.torch import save_file
 
 from slimdiff.errors import UserError
 from slimdiff.files import atomic
+from slimdiff.sealing import seal, unseal
 from slimdiff.settings import canonical
 
 KEY = "slimdiff"
+BESIDE = ("kind", "sha256")  # checked by themselves
 
 
 def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -37,16 +39,19 @@ def write(
 ) -> None:
     """Write `tensors` (any device) and `header` (JSON) atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = canonical({**header, "kind": kind, "sha256": tensors_digest(plain)})
+    text = canonical(seal({**header, "kind": kind, "sha256": tensors_digest(plain)}, BESIDE))
     with atomic(path) as temporary:
-        save_file(plain, temporary, metadata={KEY: text})
+        try:
+            save_file(plain, temporary, metadata={KEY: text})
+        except SafetensorError as error:  # what the disk said, in words that are no OSError
+            raise UserError(f"{path} cannot be written ({error}): make room, or mend the disk, and run again") from None
 
 
 def read_header(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     """The header alone, without reading a tensor.
 
     Raises:
-        UserError: no such file, not a whole safetensors file, or one of another kind.
+        UserError: no such file, not a whole safetensors file, one of another kind, or a header that was not written.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -56,14 +61,24 @@ def read_header(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     except (SafetensorError, OSError) as error:
         raise UserError(_broken(path, str(error))) from None
     if KEY not in metadata:
-        raise UserError(f"{path} was not written by slimdiff: its metadata has no key {KEY!r}")
+        raise UserError(
+            f"{path} was not written by slimdiff: its metadata has no key {KEY!r}; if it is a result, delete it and "
+            "run again"
+        )
     try:
-        header: Any = json.loads(metadata[KEY])
+        parsed: Any = json.loads(metadata[KEY])
     except (ValueError, RecursionError) as error:
         raise UserError(_broken(path, f"its header is no JSON: {error}")) from None
-    found = header.get("kind") if isinstance(header, dict) else type(header).__name__
-    if not isinstance(header, dict) or found != kind:
-        raise UserError(f"{path} holds {found!r}, expected {kind!r}")
+    if not isinstance(parsed, dict):
+        raise UserError(f"{path} holds {type(parsed).__name__!r}, expected {kind!r}: delete it and run again")
+    try:
+        header = unseal(path, parsed, BESIDE)
+    except ValueError as error:
+        raise UserError(_broken(path, str(error))) from None
+    if header.get("kind") != kind:
+        raise UserError(
+            f"{path} holds {header.get('kind')!r}, expected {kind!r}; if it is a result, delete it and run again"
+        )
     return header
 
 

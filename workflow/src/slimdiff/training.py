@@ -30,6 +30,7 @@ from slimdiff.diffusion.denoiser import NO_LABEL, build_denoiser
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.errors import UserError
 from slimdiff.files import write_json
+from slimdiff.memory import ran_out
 from slimdiff.models.registry import build_network
 from slimdiff.optimizers import build_optimizer, learning_rate_factor
 from slimdiff.regimes import Regime
@@ -192,13 +193,22 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * learning_rate_factor(options.lr_schedule, progress.step, steps)
             optimizer.zero_grad(set_to_none=True)
-            with regime.computing(network):
-                with autocast(device, precision):
-                    loss = denoiser.loss(x_0, sigma, noise, told).mean()
-                loss.backward()
-            with regime.stepping(network, average, progress.step, steps):
-                optimizer.step()
-                _average(network, average, averaged, _decay(options, progress.step))
+            try:
+                with regime.computing(network):
+                    with autocast(device, precision):
+                        loss = denoiser.loss(x_0, sigma, noise, told).mean()
+                    loss.backward()
+                with regime.stepping(network, average, progress.step, steps):
+                    optimizer.step()
+                    _average(network, average, averaged, _decay(options, progress.step))
+            except Exception as error:
+                if not ran_out(error):
+                    raise
+                reason = (
+                    f"out of memory in step {progress.step + 1}: models.*.training.batch_size is {options.batch_size}; "
+                    "lower it there or in trainings.*"
+                )
+                break
             loss_sum += loss.detach()
             progress.step += 1
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from slimdiff import sealedfile
+from slimdiff import tensorfile
 from slimdiff.errors import UserError
 from slimdiff.metrics.batches import BATCH_SIZE, check_shape, in_batches
 
@@ -72,7 +72,7 @@ def write(path: str | os.PathLike[str], classifier: Classifier, header: dict[str
         header: `dataset`, `classes`, and how it was trained; image size and architecture are added.
     """
     facts = {"image_shape": list(classifier.image_shape), "architecture": ARCHITECTURE}
-    sealedfile.write(path, KIND, classifier.state_dict(), {**header, **facts})
+    tensorfile.write(path, KIND, classifier.state_dict(), {**header, **facts})
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, damaged or of another kind.
     """
-    return sealedfile.read_header(path, KIND)
+    return tensorfile.read_header(path, KIND)
 
 
 def read(path: str | os.PathLike[str]) -> Classifier:
@@ -90,7 +90,7 @@ def read(path: str | os.PathLike[str]) -> Classifier:
     Raises:
         UserError: the file is missing, damaged, or holds another architecture.
     """
-    tensors, header = sealedfile.read(path, KIND)
+    tensors, header = tensorfile.read(path, KIND)
     if header["architecture"] != ARCHITECTURE:
         raise UserError(
             f"{path} holds a classifier of another architecture ({header['architecture']}): train it anew "

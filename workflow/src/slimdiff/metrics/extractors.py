@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from slimdiff import sealedfile
+from slimdiff import tensorfile
 from slimdiff.errors import UserError
 from slimdiff.metrics.batches import BATCH_SIZE, check_shape, in_batches
 
@@ -72,12 +72,12 @@ def write(path: str | os.PathLike[str], extractors: Sequence[Extractor], header:
         f"{index}.{name}": tensor for index, one in enumerate(extractors) for name, tensor in one.state_dict().items()
     }
     facts = {"image_shape": list(extractors[0].image_shape), "architecture": ARCHITECTURE, "count": len(extractors)}
-    sealedfile.write(path, KIND, tensors, {**header, **facts})
+    tensorfile.write(path, KIND, tensors, {**header, **facts})
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What the file says about its extractors: data set, classes, accuracies, settings."""
-    return sealedfile.read_header(path, KIND)
+    return tensorfile.read_header(path, KIND)
 
 
 def read(path: str | os.PathLike[str]) -> list[Extractor]:
@@ -86,7 +86,7 @@ def read(path: str | os.PathLike[str]) -> list[Extractor]:
     Raises:
         UserError: the file is missing, damaged, or holds another architecture.
     """
-    tensors, header = sealedfile.read(path, KIND)
+    tensors, header = tensorfile.read(path, KIND)
     if header["architecture"] != ARCHITECTURE:
         raise UserError(f"{path} holds extractors of another architecture ({header['architecture']}): train them anew")
     extractors = []

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from slimdiff import sealedfile
+from slimdiff import tensorfile
 from slimdiff.errors import UserError
 from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
 
@@ -190,7 +190,7 @@ def write(path: str | os.PathLike[str], reference: InceptionReference) -> None:
         "n": reference.n,
         "weights_sha256": reference.weights_sha256,
     }
-    sealedfile.write(path, KIND, tensors, header)
+    tensorfile.write(path, KIND, tensors, header)
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, damaged or of another kind.
     """
-    return sealedfile.read_header(path, KIND)
+    return tensorfile.read_header(path, KIND)
 
 
 def read(path: str | os.PathLike[str]) -> InceptionReference:
@@ -208,7 +208,7 @@ def read(path: str | os.PathLike[str]) -> InceptionReference:
     Raises:
         UserError: the file is missing, damaged or of another kind.
     """
-    tensors, header = sealedfile.read(path, KIND)
+    tensors, header = tensorfile.read(path, KIND)
     names = [name for name in tensors if name.startswith(NETWORK_PREFIX)]
     weights = {name.removeprefix(NETWORK_PREFIX): tensors.pop(name) for name in names}
     return InceptionReference(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from slimdiff import sealedfile
+from slimdiff import tensorfile
 from slimdiff.errors import UserError
 from slimdiff.metrics.extractors import FEATURES, Extractor, features
 from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
@@ -155,7 +155,7 @@ def write(path: str | os.PathLike[str], reference: Reference) -> None:
         "test_fid": whole.fid if whole else None,
         "test_rfid": whole.rfid if whole else None,
     }
-    sealedfile.write(path, KIND, tensors, header)
+    tensorfile.write(path, KIND, tensors, header)
 
 
 def read(path: str | os.PathLike[str]) -> Reference:
@@ -164,7 +164,7 @@ def read(path: str | os.PathLike[str]) -> Reference:
     Raises:
         UserError: the file is missing, damaged, of another kind, or of a slimdiff that kept less in it.
     """
-    tensors, header = sealedfile.read(path, KIND)
+    tensors, header = tensorfile.read(path, KIND)
     missing = [name for name in (*TENSORS, *FACTS) if name not in {*tensors, *header}]
     if missing:
         raise UserError(f"{path} was made by another slimdiff: it lacks {missing[0]}; delete it and run again")

@@ -28,10 +28,13 @@ def add_device(stage: argparse.ArgumentParser) -> None:
 
 
 def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
-    """Call `main`; a UserError is printed as one line and ends with exit code 1."""
+    """Call `main`; what the user can mend is printed as one line and ends with exit code 1."""
     try:
         main(None)
     except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    except OSError as error:  # a full disk, a folder that is read-only: the file's name is in it
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
     sys.exit(0)

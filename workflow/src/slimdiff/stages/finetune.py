@@ -6,8 +6,8 @@ from pathlib import Path
 from slimdiff import weightfile
 from slimdiff.data import store
 from slimdiff.devices import describe_device, pick_device
-from slimdiff.files import read_json, write_json
 from slimdiff.finetuning import finetune
+from slimdiff.sealing import read_json, write_json
 from slimdiff.stages import command
 from slimdiff.state import clear_state
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff import identity, sealedfile
+from slimdiff import identity, tensorfile
 from slimdiff.devices import describe_device, pick_device
 from slimdiff.modelfile import KIND
 from slimdiff.profiling import profile
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     stage.add_argument("--out", type=Path, required=True)
     arguments = stage.parse_args(argv)
 
-    own = sealedfile.read_header(arguments.model, KIND).get("identity")
+    own = tensorfile.read_header(arguments.model, KIND).get("identity")
     identity.check(arguments.model, own, arguments.identity)
     device = pick_device(arguments.gpu, arguments.threads)
     measured = profile(arguments.model, arguments.settings, device, arguments.reference)

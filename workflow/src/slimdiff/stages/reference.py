@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slimdiff import files, sealedfile, tensorfile
+from slimdiff import files, tensorfile
 from slimdiff.data import store
 from slimdiff.devices import pick_device
 from slimdiff.errors import UserError
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{arguments.extractors} is for data set {made_for!r}, not {settings.dataset!r}: correct {key}")
     networks, data = (
         extractors.read(arguments.extractors),
-        sealedfile.parsed(arguments.images, lambda: store.read(arguments.images)),
+        store.read(arguments.images),
     )
     images_digest = tensorfile.read_header(arguments.images, store.KIND)["sha256"]
     device = pick_device(arguments.gpu, arguments.threads)

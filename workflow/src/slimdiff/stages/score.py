@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slimdiff import identity, sealedfile, sealing, tensorfile
+from slimdiff import identity, sealing, tensorfile
 from slimdiff.data import store
 from slimdiff.devices import pick_device
 from slimdiff.metrics import yardstick
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = stage.parse_args(argv)
 
     settings = build(ScoreSettings, arguments.settings, "--settings of stage score")
-    data = sealedfile.parsed(arguments.images, lambda: store.read(arguments.images))
+    data = store.read(arguments.images)
     digest = tensorfile.read_header(arguments.images, store.KIND)["sha256"]
     networks = (arguments.extractors, arguments.classifier, arguments.inception)
     known = yardstick.read(arguments.reference, *networks, (data.train_images, data.train_labels), digest)
