@@ -387,9 +387,7 @@ def copied_and_pruned(network):
 
 def test_a_scope_without_channels_of_its_own_is_refused():
     network = build_network(small_model())
-    with pytest.raises(
-        UserError, match=r"prune.scope is 'module:tconv1'; allowed for channels: .*: embed, conv1, conv2, conv3"
-    ):
+    with pytest.raises(UserError, match=r"prune.scope is 'module:tconv1'; allowed for channels: .*: embed, conv1"):
         prune_channels(network, ChannelSettings("channels", "l1", 0.5, scope="module:tconv1"), 0)
 
 
