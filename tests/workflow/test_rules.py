@@ -105,6 +105,18 @@ def test_the_users_own_way(stood_in: Path) -> None:
     assert "OMP_NUM_THREADS 1" in log
 
 
+def test_waiting_jobs_cost_one_look_for_each_that_ended(stood_in: Path) -> None:
+    """Snakemake's own limit of starts looks at all of them once a second, and more often the more have ended."""
+    entry = {"dataset": "digits", "model": "ncsn", "optimizations": ["baseline"], "seeds": list(range(24))}
+    (stood_in / "many.yaml").write_text(json.dumps({"matrix": [entry]}))
+    asked = ("--cores", "1", "--verbose", "--configfile", "many.yaml", "--until", "train")
+    done = snakemake(stood_in, *asked)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert said.count("Finished jobid") == 25  # with the data set's
+    assert said.count("Resources before job selection") <= 25
+
+
 def test_without_a_gpu(stood_in: Path) -> None:
     """gpu=0 is no limit but a wish: jobs run, on the CPU."""
     done = snakemake(stood_in, "--cores", "3", "--resources", "gpu=0", *SMOKE)

@@ -106,3 +106,9 @@ wildcard_constraints:
 
 onstart:
     runlock.sign(RUN)
+    # Snakemake 9 looks through all ready jobs again a second after each time that it did, and once more for each job
+    # that ended: half a core after 300 jobs. It does so to keep to its default of 100 starts a second, which means
+    # nothing where jobs run beside it. A limit of one's own stays.
+    limiter = workflow.scheduler.job_rate_limiter
+    if workflow.local_exec and limiter is not None and (limiter.max_jobs, limiter.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
