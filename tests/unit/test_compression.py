@@ -10,7 +10,7 @@ from slimdiff.compression.prune import prunable
 from slimdiff.compression.steps import STEPS, apply_steps
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
-from slimdiff.quietbnb import is_quantized
+from slimdiff.quietbnb import bitsandbytes, is_quantized
 
 EXAMPLES = [
     {"prune": {"method": "random", "amount": 0.3, "scope": "global"}},
@@ -161,3 +161,37 @@ def test_pruning_after_quantizing_and_quantizing_twice_are_refused():
         apply_steps(network, [{"quantize": {"weights": "8bit"}}], 0)
     with pytest.raises(UserError, match="no float linear layer left"):
         apply_steps(network, [{"quantize": {"linear": "4bit"}}], 0)
+
+
+def used_then_changed(layer):
+    """Outputs of a layer in evaluation before and after its weights are others, and those weights' own outputs."""
+    torch.manual_seed(0)
+    x, other = torch.randn(8, 64), torch.randn(64, 64)
+    before = layer.eval()(x)
+    layer.weight.data = other.clone()
+    return before, layer(x), x @ other.T
+
+
+@torch.no_grad()
+def test_an_8bit_layer_that_keeps_floats_never_looks_at_them_again():
+    """Why an averaged copy that is sampled while its network trains makes noise: docs/decisions.md, 2026-11-24."""
+    layer = bitsandbytes().nn.Linear8bitLt(64, 64, bias=False)
+    before, after, wanted = used_then_changed(layer)
+    assert torch.equal(before, after)
+    layer.state.reset_grads()
+    torch.manual_seed(0)
+    again = layer(torch.randn(8, 64))
+    assert (again - wanted).norm() < 0.05 * wanted.norm() < 0.5 * (after - wanted).norm()
+
+
+def test_averaged_weights_that_are_quantized_here_are_the_averaged_ones():
+    """quantize_linears comes after averaging, and its layers hold nothing else than the weights they were made of."""
+    network = build_network(small_model(), seed=1)
+    network(torch.randn(1, 1, 20, 20), torch.ones(1))
+    other = build_network(small_model(), seed=2).state_dict()
+    network.load_state_dict(other)
+    names = quantize_linears(network, "8bit")
+    assert names
+    for name in names:
+        wanted = other[f"{name}.weight"]
+        assert (dense_weight(network.get_submodule(name)) - wanted).norm() < 0.02 * wanted.norm()

@@ -1,0 +1,92 @@
+"""Why averaged weights with 8-bit layers made black or noisy images: a copy that keeps the layers of its first use.
+
+bitsandbytes' Linear8bitLt with `has_fp16_weights=True`, its default, keeps float weights and quantizes them when it is
+called; in evaluation it does so once. An averaged copy of a network is never trained. Who samples from it once, after
+an early epoch, and goes on averaging, samples from then on with convolutions of today and linear layers of that day.
+
+The weights of a finished training are taken for today's, those that it began with for that day's:
+
+  python benchmarks/scores/stale_copies.py --weights results/train/mnist/ddpm/plain/seed0/weights.safetensors \
+    --out stale.md
+"""
+
+import argparse
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from slimdiff import files, weightfile
+from slimdiff.diffusion.denoiser import build_denoiser
+from slimdiff.diffusion.samplers import SamplerSettings
+from slimdiff.models.registry import build_network
+from slimdiff.quietbnb import bitsandbytes
+from slimdiff.sampling import sample_images
+from slimdiff.settings import build
+
+CONFIG = Path(__file__).parents[2] / "config.yaml"
+N = 16
+
+
+def in_8bit(network: nn.Module) -> nn.Module:
+    """The network with all of its linear layers as bitsandbytes makes them unless it is told otherwise."""
+    layer = bitsandbytes().nn.Linear8bitLt
+    for name, old in list(network.named_modules()):
+        if type(old) is nn.Linear:
+            new = layer(old.in_features, old.out_features, bias=old.bias is not None)
+            new.load_state_dict(old.state_dict())
+            network.set_submodule(name, new)
+    return network
+
+
+def forget(network: nn.Module) -> None:
+    """Let every 8-bit layer quantize its weights anew."""
+    for module in network.modules():
+        if isinstance(module, bitsandbytes().nn.Linear8bitLt):
+            module.state.reset_grads()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, required=True, help="weights.safetensors of a DDPM's plain training")
+    parser.add_argument("--out", type=Path, required=True, help="the table, in Markdown")
+    arguments = parser.parse_args()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    trained, header = weightfile.read_training(arguments.weights, "ema")
+    sampler = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["models"]["ddpm"]["sampler"]
+    classes = torch.arange(N) % len(header["dataset"]["classes"])
+
+    def drawn(network: nn.Module) -> torch.Tensor:
+        denoiser = build_denoiser(network.eval(), header["model"], header["training"])
+        settings = build(SamplerSettings, sampler, "sampler")
+        return sample_images(
+            denoiser, settings, header["model"], header["dataset"], N, N, header["seed"], classes
+        ).images.float()
+
+    wanted = drawn(trained)
+    average = copy.deepcopy(in_8bit(build_network(header["model"], seed=header["seed"]))).requires_grad_(False)
+    rows: list[tuple[str, torch.Tensor]] = [
+        ("float", wanted),
+        ("8-bit copy, first used before the training", drawn(average)),
+    ]
+    today: dict[str, Any] = dict(trained.named_parameters())
+    for name, parameter in average.named_parameters():
+        parameter.data = today[name].data.clone()
+    rows.append(("the same copy, its weights those of the end", drawn(average)))
+    forget(average)
+    rows.append(("the same, quantized again", drawn(average)))
+
+    lines = ["| network | mean pixel | pixels fully black | mean difference from float, of 255 |", "|---|---|---|---|"]
+    for name, images in rows:
+        apart = (images - wanted).abs().mean()
+        lines.append(f"| {name} | {images.mean():.1f} | {(images == 0).float().mean():.3f} | {apart:.1f} |")
+        print(lines[-1], flush=True)
+    files.write_text(arguments.out, "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
