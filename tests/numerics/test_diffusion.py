@@ -1,5 +1,6 @@
 """Samplers and preconditionings against closed forms and independent solvers, on data whose score is known."""
 
+import itertools
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, find_sampler, karras_sigmas
 from slimdiff.diffusion.ve import TIME_MIN, VESDE
+from slimdiff.errors import UserError
 from slimdiff.settings import build
 
 MEAN, STD = 0.3, 0.4  # of the pixels: independent Gaussians
@@ -40,6 +42,7 @@ def draw(method, n=300, **changes):
     ("method", "changes", "evaluations"),
     [
         ("heun", {"steps": 30}, 59),
+        ("euler", {"steps": 100}, 100),
         ("euler-maruyama", {"steps": 500}, 500),
         ("predictor-corrector", {"steps": 300}, 600),
         ("ode", {"tolerance": 1e-5}, None),
@@ -53,7 +56,8 @@ def test_samplers_find_the_distribution(method, changes, evaluations):
         assert end.evaluations.tolist() == [evaluations] * 300
 
 
-def test_heun_converges_at_second_order_to_the_exact_flow():
+@pytest.mark.parametrize(("method", "least", "most"), [("heun", 10, 20), ("euler", 3.4, 4.6)])
+def test_heun_converges_at_second_order_to_the_exact_flow_and_euler_at_first(method, least, most):
     """For Gaussian data the flow is known: x - mean scales with sqrt(std² + sigma²)."""
     noise = ImageNoise(0, range(4)).normal(SHAPE).double()
     errors = []
@@ -64,11 +68,32 @@ def test_heun_converges_at_second_order_to_the_exact_flow():
             def normal(self, shape):
                 return noise
 
-        end = find_sampler("heun")(Guided(GaussianDenoiser()), Fixed(0, range(4)), SHAPE, settings).x
+        end = find_sampler(method)(Guided(GaussianDenoiser()), Fixed(0, range(4)), SHAPE, settings).x
         exact = MEAN + (noise * 5.0 - MEAN) * STD / math.sqrt(STD**2 + 25.0)
         errors.append(float((end - exact).abs().max()))
     assert errors[0] > errors[1] > errors[2]
-    assert errors[0] / errors[2] > 10  # 16 at second order
+    assert least < errors[0] / errors[2] < most  # 16 at second order, 4 at first
+
+
+@pytest.mark.parametrize("grid", [None, 4, 12])
+def test_euler_is_what_a_plain_loop_makes(grid):
+    """At every level of 4 steps, or at every third of 12, whose last step begins higher."""
+    end = draw("euler", n=3, steps=4, grid=grid, sigma_min=0.01, sigma_max=5.0)
+    levels = karras_sigmas(grid or 4, 0.01, 5.0, 7.0).tolist()
+    levels = [levels[index] for index in ((0, 3, 6, 9, 12) if grid == 12 else range(5))]
+    x = ImageNoise(0, range(3)).normal(SHAPE) * 5.0
+    for now, following in itertools.pairwise(levels):
+        x_0 = GaussianDenoiser()(x, torch.full((3,), now))
+        x = x_0 + following / now * (x - x_0)
+    assert torch.allclose(end.x, x, atol=1e-5)
+    assert end.evaluations.tolist() == [4, 4, 4]
+
+
+def test_a_grid_that_steps_do_not_divide_is_refused():
+    with pytest.raises(
+        UserError, match=r"sampler\.grid is 6; allowed with sampler\.steps 4: a multiple of it, or null"
+    ):
+        draw("euler", steps=4, grid=6)
 
 
 def test_karras_sigmas_are_the_papers():

@@ -203,7 +203,7 @@ def test_a_ddpms_sampler_has_its_guidance_whatever_the_method() -> None:
         "method": "ddim",
         **{key: sampler[key] for key in ("steps", "guidance", "clip", "reuse", "precision")},
     }
-    assert settings.sampler_options(config, "ddpm", "baseline") == sampler
+    assert settings.sampler_options(config, "ddpm", "baseline") == {k: v for k, v in sampler.items() if k != "grid"}
 
 
 def test_a_speedup_is_held_against_the_same_model_and_seed_if_the_matrix_has_it() -> None:
@@ -306,6 +306,30 @@ def test_trainings_are_split_between_the_two_stages() -> None:
 
 PRUNE = {"method": "l1", "amount": 0.3, "scope": "global"}
 CHANNELS = {"method": "channels", "importance": "l1", "amount": 0.5}
+
+
+DISTILL = {"steps": 4, "teacher": "heun", "substeps": 2}
+
+
+def student(distill: dict[str, Any], sampler: dict[str, Any] | None = None, **keys: Any) -> dict[str, Any]:
+    """An overlay with a student `mine` and a matrix that samples it."""
+    recipes = {"mine": {"training": "mine", "sampler": {"method": "euler", "steps": 4, "grid": 8, **(sampler or {})}}}
+    trainings = {"mine": {"start": "plain", "distill": {**DISTILL, **distill}, **keys}}
+    return {"trainings": trainings, "optimizations": recipes, "matrix": [entry(optimizations=["mine"])]}
+
+
+def test_a_student_learns_the_levels_of_its_models_sampler() -> None:
+    overlay = student({}, prune=CHANNELS)
+    overlay["models"] = {"ncsn": {"sampler": {"sigma_max": 20.0}}}
+    config = merge(CONFIG, overlay)
+    check(config, SCHEMA, {"config.yaml": CONFIG, "my.yaml": overlay})
+    asked = settings.finetune_settings(config, "mnist", "ncsn", "mine", 0)
+    assert asked["steps"] == [{"prune": CHANNELS}]
+    levels = {"grid": 8, "sigma_min": None, "sigma_max": 20.0, "rho": 7.0}
+    assert asked["while"] == {"distill": {**DISTILL, **levels, "guidance": 1.0}}
+    second = settings.finetune_settings(config, "mnist", "ddpm", "distilled-2", 0)["while"]["distill"]
+    assert (second["grid"], second["sigma_max"], second["guidance"]) == (8, 11.0, 1.0)
+    assert settings.finetune_settings(config, "mnist", "ddpm", "distilled-4", 0)["while"]["distill"]["guidance"] == 1.5
 
 
 def started(**keys: Any) -> dict[str, Any]:
@@ -583,6 +607,72 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
         started(start="plain", finetune={"min_snr_gamma": 5.0}),
         "my.yaml: trainings.mine.finetune.min_snr_gamma is for family ddpm, and model ncsn is of family ncsn",
     ),
+    "a student without a teacher": (
+        {"trainings": {"mine": {"distill": DISTILL}}},
+        "my.yaml: trainings.mine.distill is for a training that starts from another one; add the key start",
+    ),
+    "a student that is quantized meanwhile": (
+        student({}, quantize={"weights": "8bit"}),
+        "my.yaml: trainings.mine.distill stands beside quantize; allowed: one of ",
+    ),
+    "a student of one step": (
+        student({"steps": 1}),
+        "my.yaml: trainings.mine.distill.steps is 1; allowed: a whole number at least 2",
+    ),
+    "a teacher of noise": (
+        merge(student({}, start="noise-prediction"), {"matrix": [entry(model="ddpm", optimizations=["mine"])]}),
+        "my.yaml: trainings.mine.distill starts from noise-prediction, whose preconditioning is epsilon; allowed: edm",
+    ),
+    "a guided teacher that is told no class": (
+        student({"guidance": 1.5}),
+        "my.yaml: trainings.mine.distill.guidance is 1.5; allowed for a network that is told no class",
+    ),
+    "a student's student that is guided again": (
+        merge(
+            student({"steps": 2, "teacher": "euler", "guidance": 1.5}, start="distilled-4"),
+            {"matrix": [entry(model="ddpm", optimizations=["mine"])]},
+        ),
+        "my.yaml: trainings.mine.distill.guidance is 1.5; allowed after training distilled-4, which has its teacher's",
+    ),
+    "a guided teacher that never did without labels": (
+        ddpm(
+            {"training": {"label_dropout": 0.0}, "sampler": {"guidance": 1.5}},
+            {"optimizations": student({}, {"guidance": 1.0})["optimizations"], "trainings": student({})["trainings"]},
+            optimizations=["mine"],
+        ),
+        "my.yaml: trainings.mine.distill.guidance is 1.5; allowed after training plain, whose label_dropout is 0: 1",
+    ),
+    "a student's student by Heun": (
+        student({"steps": 2}, start="distilled-4"),
+        "my.yaml: trainings.mine.distill.teacher is heun; allowed after training distilled-4, which is a student of ",
+    ),
+    "a student's student of other steps": (
+        student({"teacher": "euler", "substeps": 2}, start="distilled-4"),
+        "my.yaml: trainings.mine.distill.substeps is 2; allowed after training distilled-4, which has 4 steps",
+    ),
+    **{
+        f"a student sampled with another {key}": (
+            student({}, {key: value}),
+            f"my.yaml: optimizations.mine.sampler.{key} is {value}; allowed for training mine, which was distilled for "
+            f"that: {allowed}",
+        )
+        for key, value, allowed in (
+            ("method", "heun", "euler"),
+            ("steps", 8, 4),
+            ("grid", 4, 8),
+            ("sigma_min", 0.5, "null"),
+            ("sigma_max", 9.0, "null"),
+            ("rho", 3.0, 7.0),
+        )
+    },
+    "a student that is guided": (
+        merge(student({}), {"matrix": [entry(model="ddpm", optimizations=["mine"])]}),
+        "my.yaml: optimizations.mine.sampler.guidance is 1.5; allowed for training mine, which was distilled for that",
+    ),
+    "a grid that steps do not divide": (
+        recipe(sampler={"method": "euler", "steps": 4, "grid": 6}),
+        "my.yaml: optimizations.mine.sampler.grid is 6; allowed with steps 4: a multiple of it, or null",
+    ),
     "quantizing what is quantized": (
         {
             "optimizations": {"mine": {"training": "linear-8bit-frozen", "quantize": {"linear": "4bit"}}},
@@ -621,7 +711,7 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
     "sampler of the other family": (
         ddpm({"sampler": {"method": "predictor-corrector"}}),
         "my.yaml: models.ddpm.sampler.method is predictor-corrector; allowed for family ddpm, as model ddpm is: heun, "
-        "ddpm, ddim, dpm-solver++, unipc",
+        "euler, ddpm, ddim, dpm-solver++, unipc",
     ),
     "sampler of a recipe of the other family": (
         recipe(sampler={"method": "ddim"}),

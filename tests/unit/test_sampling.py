@@ -206,13 +206,13 @@ def test_another_sampler_and_guidance_can_be_asked_for(tmp_path):
     assert torch.equal(loaded.sample(2, 5, sampler="heun").images, told(tmp_path, 2).images)
     with pytest.raises(UserError, match=r"sampler 'ddim' needs steps: how many heun takes here says nothing about it"):
         loaded.sample(2, 5, sampler="ddim")
-    with pytest.raises(UserError, match=r"sampler is 'ode'; allowed for this model: heun, ddpm, ddim"):
+    with pytest.raises(UserError, match=r"sampler is 'ode'; allowed for this model: heun, euler, ddpm, ddim"):
         loaded.sample(2, sampler="ode")
     write_small_model(tmp_path / "plain.safetensors")
     plain = slimdiff.load(tmp_path / "plain.safetensors")
     with pytest.raises(UserError, match=r"guidance is 3\.0, but this model is told no class"):
         plain.sample(2, guidance=3.0)
-    with pytest.raises(UserError, match=r"sampler is 'ddim'; allowed for this model: heun, euler-maruyama"):
+    with pytest.raises(UserError, match=r"sampler is 'ddim'; allowed for this model: heun, euler, euler-maruyama"):
         plain.sample(2, sampler="ddim")
 
 

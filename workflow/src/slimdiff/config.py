@@ -18,7 +18,8 @@ Config = Mapping[str, Any]
 # Keys of a data set that are for scoring alone.
 NETWORK_KEYS = ("extractors", "extractors_sha256", "classifier", "classifier_sha256")
 TRAINING_STEPS = ("prune",)  # keys of a training that starts from another: what is done to its weights before
-TRAINING_REGIMES = ("sparsify", "quantize")  # others of its keys: what is done to its weights meanwhile, one of them
+# Others of its keys, one of them: what is done to its weights meanwhile, or what it learns instead of the images.
+TRAINING_REGIMES = ("sparsify", "quantize", "distill")
 START_KEYS = (
     "start",
     "weights",
@@ -106,6 +107,25 @@ def training_options(config: Config, model: str, training: str) -> dict[str, Any
     return options
 
 
+def distillation_of(config: Config, model: str, training: str) -> dict[str, Any] | None:
+    """The `distill` of a training with all that the student's steps depend on; None for any other training.
+
+    The noise levels are those of the model's own sampler. `grid` is of how many steps' levels they are some: the
+    teacher's steps; a student that is a teacher itself hands its own grid on, and has guidance in its weights.
+    """
+    own = config["trainings"][training].get("distill")
+    if own is None:
+        return None
+    before = distillation_of(config, model, config["trainings"][training]["start"])
+    sampler = config["models"][model]["sampler"]
+    return {
+        "guidance": 1.0 if before else sampler.get("guidance", 1.0),
+        **own,
+        "grid": before["grid"] if before else own["steps"] * own["substeps"],
+        **{key: sampler[key] for key in ("sigma_min", "sigma_max", "rho")},
+    }
+
+
 def sampler_options(config: Config, model: str, optimization: str) -> dict[str, Any]:
     """How `optimization` samples from `model`: the method and the constants that it uses."""
     options = {**config["models"][model]["sampler"], **config["optimizations"][optimization].get("sampler", {})}
@@ -180,6 +200,8 @@ def finetune_settings(config: Config, dataset: str, model: str, training: str, s
     """Settings of the stage `finetune`: those of a training, its start, what is done before it begins and meanwhile."""
     options = config["trainings"][training]
     meanwhile = {name: options[name] for name in TRAINING_REGIMES if name in options}
+    if (distillation := distillation_of(config, model, training)) is not None:
+        meanwhile["distill"] = distillation
     return {
         **train_settings(config, dataset, model, training, seed),
         "start": {"training": options["start"], "weights": options.get("weights", "raw")},

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 # The constants that each sampler uses: those of another one are left out, so that editing them changes nothing.
 SAMPLER_CONSTANTS = {
     "heun": ("steps", "sigma_min", "sigma_max", "rho"),
+    "euler": ("steps", "sigma_min", "sigma_max", "rho", "grid"),
     "euler-maruyama": ("steps",),
     "predictor-corrector": ("steps", "snr"),
     "ode": ("tolerance",),
@@ -38,13 +39,13 @@ class Family:
 FAMILIES = {
     "ncsn": Family(
         ("score", "edm"),
-        ("heun", "euler-maruyama", "predictor-corrector", "ode"),
+        ("heun", "euler", "euler-maruyama", "predictor-corrector", "ode"),
         ("label_dropout",),
         ("guidance",),
     ),
     "ddpm": Family(
         ("epsilon", "v", "edm"),
-        ("heun", *SCHEDULED),
+        ("heun", "euler", *SCHEDULED),
         ("noise_schedule", "min_snr_gamma", "label_dropout"),
         ("guidance", "clip", "reuse"),
     ),

@@ -20,6 +20,7 @@ from slimdiff.compression.importance import LevelLoss
 from slimdiff.compression.structure import Structure
 from slimdiff.data.store import ImageSet
 from slimdiff.diffusion.noise import derive_seed
+from slimdiff.distillation import Distill, DistillSettings
 from slimdiff.errors import UserError
 from slimdiff.families import FIXED_BY_START
 from slimdiff.noiselevels import LEVELS, level_losses
@@ -58,7 +59,7 @@ def finetune(
         start_record: its train.json.
         settings: those of a training (slimdiff.training.fit), `start` (`training`: its name, `weights`: raw or ema),
             `steps`, a list of {name in STEPS: settings}, and `while` where there is one: {name in
-            slimdiff.regimes.REGIMES: settings}.
+            slimdiff.regimes.REGIMES, or distill: settings}.
         state_dir: as in `fit`; holds the prepared network as well.
 
     Returns:
@@ -81,6 +82,8 @@ def finetune(
         record = {**start_record, **passed_on, **before_s, "own_s": 0.0, "prepare_s": 0.0}
         return Trained(states, {**header, "code": code, "start": origin}, record)
 
+    teachers = {"distill": lambda options: Distill(build(DistillSettings, options, "distill"), network)}
+    regime = build_regime(settings.get("while", {}), teachers)  # before the steps, which change the network in place
     key = hashlib.sha256(canonical([settings, code, origin]).encode()).hexdigest()
     if not _is_prepared(state_dir / PREPARED, key):
         started = time.monotonic()
@@ -92,7 +95,6 @@ def finetune(
         )
     tensors, described = tensorfile.read(state_dir / PREPARED, PREPARED_KIND)
     network = weightfile.rebuild(described, tensors)
-    regime = build_regime(settings.get("while", {}))
     prepared = Prepared(network, described["structure"], generation, origin, regime)
     trained = fit(prepared, images, settings, state_dir, device, code, seconds_between_saves)
     own_s = trained.record["train_s"] + described["prepare_s"]

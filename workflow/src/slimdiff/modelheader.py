@@ -49,6 +49,7 @@ SCHEMA = _with(
             sigma_min=_NULLABLE,
             sigma_max=_NULLABLE,
             rho={**_NUMBER, "exclusiveMinimum": 0},
+            grid={"type": ["integer", "null"], "minimum": 1, "maximum": MAX_STEPS},
             snr=_NUMBER,
             tolerance={**_NUMBER, "exclusiveMinimum": 0},
             guidance=_NUMBER,

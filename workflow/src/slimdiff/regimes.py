@@ -1,4 +1,7 @@
-"""What a training does to the weights while it goes on, beside gradient descent: nothing, pruning, or quantizing.
+"""What a training does while it goes on, beside gradient descent on its loss: nothing, pruning, or quantizing.
+
+Another regime, a loss of its own against a teacher, stands in slimdiff.distillation, which only trainings with a start
+import.
 
 A regime has no memory of its own: what it does follows from the weights and the step, so that a training that was
 interrupted goes on bit for bit.
@@ -14,6 +17,7 @@ from torch import nn
 
 from slimdiff.compression.prune import prunable
 from slimdiff.compression.storage import store_weights
+from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.errors import UserError
 from slimdiff.settings import build
 
@@ -23,6 +27,21 @@ QUANTIZED = ("8bit", "4bit")
 
 class Regime:
     """Plain training; the base of all others."""
+
+    def training_sigmas(self, denoiser: Denoiser, n: int, generator: torch.Generator) -> torch.Tensor:
+        """The noise levels (n,) of a step's images, on the CPU."""
+        return denoiser.training_sigmas(n, generator)
+
+    def loss(
+        self,
+        denoiser: Denoiser,
+        x_0: torch.Tensor,
+        sigma: torch.Tensor,
+        noise: torch.Tensor,
+        labels: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """What the step descends on, per image (N,); arguments are those of the denoiser's loss."""
+        return denoiser.loss(x_0, sigma, noise, labels)
 
     @contextlib.contextmanager
     def computing(self, network: nn.Module) -> Iterator[None]:
@@ -159,12 +178,19 @@ def _quantize(options: Mapping[str, Any]) -> Regime:
 REGIMES: dict[str, Callable[[Mapping[str, Any]], Regime]] = {"sparsify": _sparsify, "quantize": _quantize}
 
 
-def build_regime(asked: Mapping[str, Any]) -> Regime:
-    """The regime of a training's settings: {name: options}, or {} for plain training."""
+def build_regime(
+    asked: Mapping[str, Any], more: Mapping[str, Callable[[Mapping[str, Any]], Regime]] | None = None
+) -> Regime:
+    """The regime of a training's settings: {name: options}, or {} for plain training.
+
+    Args:
+        more: regimes that are known beside REGIMES, as those that need to see the training's start.
+    """
     if not asked:
         return Regime()
-    unknown = [name for name in asked if name not in REGIMES]
+    known = {**REGIMES, **(more or {})}
+    unknown = [name for name in asked if name not in known]
     if unknown or len(asked) > 1:
-        raise UserError(f"trainings.*: {', '.join(asked)} while training; allowed: one of {', '.join(REGIMES)}")
+        raise UserError(f"trainings.*: {', '.join(asked)} while training; allowed: one of {', '.join(known)}")
     ((name, options),) = asked.items()
-    return REGIMES[name](options)
+    return known[name](options)

@@ -17,6 +17,7 @@ from slimdiff.config import (
     Config,
     brought,
     chain_of,
+    distillation_of,
     expand,
     family_of,
     inception_kinds,
@@ -236,6 +237,8 @@ def _training_problems(config: Config, model: str, training: str) -> Iterator[Pr
 
     if "prune" in config["trainings"][training]:
         yield from _channel_problems(options, ("trainings", training, "prune"), config["trainings"][training]["start"])
+    if "distill" in config["trainings"][training]:
+        yield from _distill_problems(config, model, training)
     for key, text in _foreign(config, model, "training", options):
         yield problem(key, text)
     preconditionings = family_of(config, model).preconditionings
@@ -253,6 +256,54 @@ def _training_problems(config: Config, model: str, training: str) -> Iterator[Pr
     if options["groups"] != "max" and math.gcd(*channels) % options["groups"]:
         allowed = f"allowed with the channels {channels} of model {model}: {divisors(math.gcd(*channels))} or max"
         yield problem("groups", f"is {options['groups']}; {allowed}")
+
+
+def _distill_problems(config: Config, model: str, training: str) -> Iterator[Problem]:
+    """A training that makes a student of `model`: a start that can be its teacher."""
+    own, path = config["trainings"][training]["distill"], ("trainings", training, "distill")
+    start = config["trainings"][training]["start"]
+    options, before = training_options(config, model, start), distillation_of(config, model, start)
+    if options["preconditioning"] != "edm":
+        yield Problem(path, f"starts from {start}, whose preconditioning is {options['preconditioning']}; allowed: edm")
+    guidance = (distillation_of(config, model, training) or own)["guidance"]
+    if guidance != 1 and before:
+        text = f"is {guidance}; allowed after training {start}, which has its teacher's guidance in its weights: 1"
+        yield Problem((*path, "guidance"), text)
+    elif guidance != 1 and not config["models"][model]["network"].get("classes"):
+        text = f"is {guidance}; allowed for a network that is told no class (network.classes 0): 1"
+        yield Problem((*path, "guidance"), text)
+    elif guidance != 1 and not options.get("label_dropout"):
+        text = f"is {guidance}; allowed after training {start}, whose label_dropout is 0: 1"
+        yield Problem((*path, "guidance"), text)
+    if before and own["teacher"] != "euler":
+        text = f"is {own['teacher']}; allowed after training {start}, which is a student of euler's steps: euler"
+        yield Problem((*path, "teacher"), text)
+    if before and own["steps"] * own["substeps"] != before["steps"]:
+        text = (
+            f"is {own['substeps']}; allowed after training {start}, which has {before['steps']} steps: a number that "
+            f"makes as many of the {own['steps']} here"
+        )
+        yield Problem((*path, "substeps"), text)
+
+
+def _student_problems(
+    sampler: Mapping[str, Any], distillation: Mapping[str, Any] | None, training: str
+) -> Iterator[tuple[str, str]]:
+    """Keys of a sampler that are not those of the steps that its training was distilled for, and what is said of each.
+
+    `distillation` is what slimdiff.config.distillation_of says of the training, None where it is no student.
+    """
+    if distillation is None:
+        return
+    wanted = {"method": "euler", "guidance": 1.0}
+    wanted |= {key: distillation[key] for key in ("steps", "grid", "sigma_min", "sigma_max", "rho")}
+    found = {"guidance": 1.0, **sampler}
+    if found.get("grid") is None:
+        found["grid"] = found["steps"]
+    for key, value in wanted.items():
+        if found[key] != value:
+            allowed = "null" if value is None else value
+            yield key, f"is {found[key]}; allowed for training {training}, which was distilled for that: {allowed}"
 
 
 def _channel_problems(options: Mapping[str, Any], path: tuple[str, ...], training: str) -> Iterator[Problem]:
@@ -314,11 +365,17 @@ def _recipe_problems(config: Config, model: str, optimization: str) -> Iterator[
     if sampler["method"] not in samplers:
         allowed = ", ".join(samplers)
         yield problem("method", f"is {sampler['method']}; allowed for family {family}, as model {model} is: {allowed}")
+    student = distillation_of(config, model, recipe["training"])
+    for key, text in _student_problems(sampler, student, recipe["training"]):
+        yield Problem(("optimizations", optimization, "sampler", key), text)
+    grid = sampler.get("grid")
+    if sampler["method"] == "euler" and grid is not None and grid % sampler["steps"]:
+        yield problem("grid", f"is {grid}; allowed with steps {sampler['steps']}: a multiple of it, or null")
     wrong_steps = steps_problem(sampler["method"], sampler["steps"])
     if wrong_steps:
         yield problem("steps", wrong_steps)
     low, high = sampler.get("sigma_min"), sampler.get("sigma_max")
-    if sampler["method"] == "heun" and low is not None and high is not None and low >= high:
+    if sampler["method"] in ("heun", "euler") and low is not None and high is not None and low >= high:
         owner = ("optimizations", optimization) if own.keys() & {"sigma_min", "sigma_max"} else ("models", model)
         text = f"has sigma_min {low} and sigma_max {high}; allowed: sigma_min below sigma_max"
         yield Problem((*owner, "sampler"), text)

@@ -75,7 +75,7 @@ class Prepared:
     structure: list[Structure]  # what a load needs to build it, beside its settings
     generation: int = 0  # trainings before this one in its chain; each has random draws of its own
     start: dict[str, Any] | None = None  # which weights it comes from, for header and record; None: the seed's own
-    regime: Regime = field(default_factory=Regime)  # what is done to the weights meanwhile
+    regime: Regime = field(default_factory=Regime)  # what is done to the weights meanwhile, and the loss
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def fit(
             generator = torch.Generator().manual_seed(derive_seed(*draws, "step", progress.step))
             chosen = order[position * options.batch_size : (position + 1) * options.batch_size]
             x_0 = denoiser.from_images(to_model(pixels[chosen], model["image_size"], model["channels"], model["fit"]))
-            sigma = denoiser.training_sigmas(len(chosen), generator).to(device)
+            sigma = regime.training_sigmas(denoiser, len(chosen), generator).to(device)
             noise = torch.randn(x_0.shape, generator=generator).to(device)
             told = None
             if classes:
@@ -196,7 +196,7 @@ def fit(
             try:
                 with regime.computing(network):
                     with autocast(device, precision):
-                        loss = denoiser.loss(x_0, sigma, noise, told).mean()
+                        loss = regime.loss(denoiser, x_0, sigma, noise, told).mean()
                     loss.backward()
                 with regime.stepping(network, average, progress.step, steps):
                     optimizer.step()

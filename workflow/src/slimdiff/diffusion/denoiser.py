@@ -91,9 +91,17 @@ class Denoiser:
         self, x_0: torch.Tensor, sigma: torch.Tensor, noise: torch.Tensor, labels: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Weighted denoising loss per image (N,): the squared error of F, summed over pixels."""
-        x = x_0 + _column(sigma) * noise
+        return self.regression(x_0 + _column(sigma) * noise, sigma, x_0, labels)
+
+    def regression(
+        self, x: torch.Tensor, sigma: torch.Tensor, estimate: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Weighted loss per image (N,) of D(x, sigma) against the estimate (N, C, S, S) that it should make.
+
+        It is the squared error of F, summed over pixels: that of D divided by c_out², Karras et al. 2022, eq. 8.
+        """
         c_skip, c_out, c_in, c_noise = self.coefficients(sigma)
-        target = (x_0 - _column(c_skip) * x) / _column(c_out)
+        target = (estimate - _column(c_skip) * x) / _column(c_out)
         raw = self._raw(_column(c_in) * x, c_noise, labels)
         return self._weight(sigma) * (raw - target).square().flatten(1).sum(1)
 

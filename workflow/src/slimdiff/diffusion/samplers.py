@@ -27,9 +27,10 @@ class SamplerSettings:
 
     method: str
     steps: int = 10  # all but ode
-    sigma_min: float | None = None  # heun; None: what the training covered
+    sigma_min: float | None = None  # heun, euler; None: what the training covered
     sigma_max: float | None = None
-    rho: float = 7.0  # heun: how the noise levels crowd towards sigma_min
+    rho: float = 7.0  # heun, euler: how the noise levels crowd towards sigma_min
+    grid: int | None = None  # euler: a multiple of steps, of so many steps' levels it takes some; None: as many
     snr: float = 0.16  # predictor-corrector: signal-to-noise ratio of the corrector's step
     tolerance: float = 1e-5  # ode: absolute and relative
     guidance: float = 1.0  # scale of classifier-free guidance: 0 ignores the labels, 1 is plainly conditional
@@ -53,6 +54,18 @@ def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) ->
     return torch.cat([(high + ramp * (low - high)) ** rho, torch.zeros(1, dtype=torch.float64)])
 
 
+def thinned_sigmas(steps: int, grid: int | None, sigma_min: float, sigma_max: float, rho: float) -> torch.Tensor:
+    """Every (grid / steps)-th of the noise levels that `grid` steps have, and the final 0: (steps + 1,).
+
+    The levels are equidistant in sigma^(1 / rho), and so is this choice of them; but its last step begins higher than
+    sigma_min, where a step to 0 still changes something. None: as many levels as steps.
+    """
+    grid = steps if grid is None else grid
+    if grid % steps:
+        raise UserError(f"sampler.grid is {grid}; allowed with sampler.steps {steps}: a multiple of it, or null")
+    return karras_sigmas(grid, sigma_min, sigma_max, rho)[:: grid // steps]
+
+
 def heun(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> Trajectories:
     """Heun's method on the probability-flow ODE (Karras et al. 2022, algorithm 1): 2·steps - 1 evaluations."""
     low, high = denoiser.sigma_range()
@@ -69,6 +82,23 @@ def heun(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSet
             x_next = x + (sigma_next - sigma) * (slope + slope_next) / 2
         x = x_next
     return Trajectories(x, torch.full((n,), 2 * settings.steps - 1))
+
+
+def euler(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> Trajectories:
+    """Euler's method on the probability-flow ODE: `steps` evaluations.
+
+    It is Karras et al. 2022, algorithm 1, without its correction, and DDIM (Song et al. 2021, equation 13) in
+    variables of exploding variance.
+    """
+    low, high = denoiser.sigma_range()
+    low = low if settings.sigma_min is None else settings.sigma_min
+    high = high if settings.sigma_max is None else settings.sigma_max
+    sigmas = thinned_sigmas(settings.steps, settings.grid, low, high, settings.rho).tolist()
+    x = noise.normal(shape) * sigmas[0]
+    n = x.shape[0]
+    for sigma, sigma_next in itertools.pairwise(sigmas):
+        x = x + (sigma_next - sigma) * (x - denoiser(x, x.new_full((n,), sigma))) / sigma
+    return Trajectories(x, torch.full((n,), settings.steps))
 
 
 def euler_maruyama(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> Trajectories:
@@ -125,6 +155,7 @@ def scheduled(
 Sampler = Callable[[Guided, ImageNoise, Shape, SamplerSettings], Trajectories]
 SAMPLERS: dict[str, Sampler] = {
     "heun": heun,
+    "euler": euler,
     "euler-maruyama": euler_maruyama,
     "predictor-corrector": predictor_corrector,
     "ode": ode,

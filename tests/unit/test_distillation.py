@@ -1,0 +1,233 @@
+"""Students of few steps: targets against plain loops, what they learn, and that they are sampled as they learnt."""
+
+import os
+import signal
+
+import pytest
+import torch
+from builders import MODELS, TRAININGS, striped_images
+from presets import CONFIG
+from test_finetuning import CHANNELS, equal, run, settings_of
+
+from slimdiff import config, weightfile
+from slimdiff.diffusion.denoiser import NO_LABEL, build_denoiser
+from slimdiff.diffusion.guidance import Guided
+from slimdiff.diffusion.noise import ImageNoise
+from slimdiff.diffusion.samplers import SamplerSettings, find_sampler
+from slimdiff.distillation import Distill, DistillSettings
+from slimdiff.errors import UserError
+from slimdiff.models.registry import build_network
+from slimdiff.settings import build
+from slimdiff.state import StateStore
+from slimdiff.training import train
+
+CPU = torch.device("cpu")
+LOW, HIGH, RHO = 0.01, 5.0, 7.0
+GUIDANCE = {"ncsn": 1.0, "ddpm": 1.5}
+
+
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory):
+    """By family: weights and record of a training, and its settings."""
+    found = {}
+    for family in MODELS:
+        folder = tmp_path_factory.mktemp(family)
+        options = TRAININGS[family](epochs=25)
+        settings = {"dataset": "stripes", "model": MODELS[family](), "training": options, "seed": 0}
+        trained = train(striped_images(), settings, folder / "state", CPU, "code")
+        weightfile.write_training(folder / "weights.safetensors", trained.weights, trained.header)
+        found[family] = (folder / "weights.safetensors", trained.record, settings)
+    return found
+
+
+def distillation(**changes):
+    """Settings of a distillation."""
+    asked = {"steps": 2, "teacher": "heun", "substeps": 2, "sigma_min": LOW, "sigma_max": HIGH, "rho": RHO}
+    asked |= changes
+    return {"grid": asked["steps"] * asked["substeps"], **asked}
+
+
+def regime_of(network, **changes):
+    return Distill(build(DistillSettings, distillation(**changes), "distill"), network)
+
+
+def denoiser_of(family, seed=1):
+    """The denoiser of a network with noise in every weight: an untrained one's output is 0."""
+    network = build_network(MODELS[family](), seed=seed).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    return build_denoiser(network, MODELS[family](), TRAININGS[family]())
+
+
+def batch_of(regime, denoiser, family, n=12):
+    """Images, noise levels, noise and labels as a training draws them."""
+    generator = torch.Generator().manual_seed(3)
+    sigma = regime.training_sigmas(denoiser, n, generator)
+    size = MODELS[family]()["image_size"]
+    x_0, noise = (torch.randn(n, 1, size, size, generator=generator) for _ in range(2))
+    labels = torch.arange(n) % 3 - 1 if family == "ddpm" else None  # none, 0, 1
+    return x_0, sigma, noise, labels
+
+
+def karras(index, steps):
+    """One of the levels of Karras et al. 2022, equation 5, without tensors."""
+    if index == steps:
+        return 0.0
+    high, low = HIGH ** (1 / RHO), LOW ** (1 / RHO)
+    return float((high + index / (steps - 1) * (low - high)) ** RHO)
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(family):
+    """One step of Euler against one step of Euler: no loss; against Heun's, or against several, there is one."""
+    denoiser = denoiser_of(family)
+    for solver, substeps, nothing in (("euler", 1, True), ("heun", 1, False), ("euler", 2, False)):
+        regime = regime_of(denoiser.network, steps=4, teacher=solver, substeps=substeps)
+        x_0, sigma, noise, labels = batch_of(regime, denoiser, family)
+        with torch.no_grad():
+            loss = regime.loss(denoiser, x_0, sigma, noise, labels)
+            plain = denoiser.loss(x_0, sigma, noise, labels)
+        assert loss.shape == plain.shape
+        assert bool((loss < 1e-6 * plain).all()) == nothing, (solver, substeps)
+
+
+@pytest.mark.parametrize("solver", ["heun", "euler"])
+@pytest.mark.parametrize("family", MODELS)
+def test_one_step_to_the_target_ends_where_a_plain_loop_of_the_teacher_does(family, solver):
+    """In Python's own numbers, image by image; guidance as two separate evaluations."""
+    denoiser, steps, substeps, scale = denoiser_of(family), 3, 2, GUIDANCE[family]
+    regime = regime_of(denoiser.network, steps=steps, teacher=solver, substeps=substeps, guidance=scale)
+    x_0, sigma, noise, labels = batch_of(regime, denoiser, family)
+    x = x_0 + sigma[:, None, None, None] * noise
+    targets = regime.target(denoiser, x, sigma, labels)
+
+    @torch.no_grad()
+    def slope(y, level, label):
+        told = torch.full((1,), level)
+        if label is None:
+            return (y - denoiser(y, told)) / level
+        asked, free = denoiser(y, told, label), denoiser(y, told, torch.tensor([NO_LABEL]))
+        return (y - (free + scale * (asked - free))) / level
+
+    begins = set()
+    for index in range(len(x)):
+        begin = min(range(steps), key=lambda i: abs(karras(substeps * i, 6) - float(sigma[index])))
+        assert float(sigma[index]) == pytest.approx(karras(substeps * begin, 6), rel=1e-5)
+        begins.add(begin)
+        y, label = x[index : index + 1], None if labels is None else labels[index : index + 1]
+        for position in range(substeps * begin, substeps * (begin + 1)):
+            level, following = karras(position, 6), karras(position + 1, 6)
+            first = slope(y, level, label)
+            ahead = y + (following - level) * first
+            if solver == "heun" and following > 0:
+                ahead = y + (following - level) * (first + slope(ahead, following, label)) / 2
+            y = ahead
+        level, end = karras(substeps * begin, 6), karras(substeps * (begin + 1), 6)
+        reached = x[index] + (end - level) * (x[index] - targets[index]) / level
+        assert torch.allclose(reached, y[0], atol=2e-5)
+    assert begins == {0, 1, 2}
+
+
+def test_the_teacher_stays_what_it_was():
+    denoiser = denoiser_of("ncsn")
+    regime = regime_of(denoiser.network)
+    x_0, sigma, noise, _ = batch_of(regime, denoiser, "ncsn")
+    x = x_0 + sigma[:, None, None, None] * noise
+    before = regime.target(denoiser, x, sigma, None)
+    with torch.no_grad():
+        for parameter in denoiser.network.parameters():
+            parameter.mul_(0.5)
+    assert torch.equal(regime.target(denoiser, x, sigma, None), before)
+    assert not any(parameter.requires_grad for parameter in regime.teacher.parameters())
+
+
+def ends(family, network, method, steps, guidance, grid=None):
+    """Where sampling from noise that no training saw ends."""
+    denoiser = build_denoiser(network.eval(), MODELS[family](), TRAININGS[family]())
+    settings = SamplerSettings(method, steps, LOW, HIGH, RHO, grid, guidance=guidance)
+    labels = torch.arange(16) % 2 if family == "ddpm" else None
+    size = MODELS[family]()["image_size"]
+    with torch.no_grad():
+        return find_sampler(method)(
+            Guided(denoiser, labels, guidance), ImageNoise(9, range(16)), (1, size, size), settings
+        ).x
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_a_student_ends_nearer_to_its_teacher_than_the_same_steps_without_learning(tmp_path, starts, family):
+    scale = GUIDANCE[family]
+    settings = settings_of(starts[family], steps=(), epochs=20, label_dropout=0.0)
+    trained = run(starts[family], tmp_path, settings={**settings, "while": {"distill": distillation(guidance=scale)}})
+    teacher = weightfile.read_training(starts[family][0], "raw")[0]
+    student = build_network(MODELS[family](), seed=0)
+    student.load_state_dict(trained.weights["raw"])
+    wanted = ends(family, teacher, "heun", 4, scale)
+    untaught = float((ends(family, teacher, "euler", 2, scale, 4) - wanted).square().mean())
+    taught = float((ends(family, student, "euler", 2, 1.0, 4) - wanted).square().mean())
+    assert taught < 0.6 * untaught
+
+
+def test_a_resumed_distillation_is_the_undisturbed_one(tmp_path, starts):
+    """Of a student that is narrower than its teacher, which is neither pruned nor kept in the state."""
+    settings = settings_of(starts["ncsn"], steps=(CHANNELS,), epochs=2)
+    settings["while"] = {"distill": distillation()}
+    undisturbed = run(starts["ncsn"], tmp_path / "a", settings=settings)
+    saves = 0
+    original = StateStore.save
+
+    def save_then_terminate(self, *arguments):
+        nonlocal saves
+        original(self, *arguments)
+        saves += 1
+        if saves == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StateStore, "save", save_then_terminate)
+        with pytest.raises(SystemExit):
+            run(starts["ncsn"], tmp_path / "b", 0.0, settings=settings)
+    resumed = run(starts["ncsn"], tmp_path / "b", settings=settings)
+    assert resumed.record["interruptions"] == 1
+    assert equal(undisturbed, resumed)
+    plain = run(starts["ncsn"], tmp_path / "c", settings={**settings, "while": {}})
+    assert not equal(undisturbed, plain)
+
+
+@pytest.mark.parametrize("model", ["ncsn", "ddpm"])
+def test_recipes_sample_students_at_the_levels_that_they_learnt(model):
+    """And a student that is a teacher is asked at levels that it learnt itself."""
+    family = CONFIG["models"][model]["family"]
+    denoiser = denoiser_of(family)
+    learnt, folded = {}, []
+    for training in ("distilled-4", "distilled-2"):
+        asked = config.finetune_settings(CONFIG, "mnist", model, training, 0)["while"]["distill"]
+        regime = Distill(build(DistillSettings, asked, "distill"), denoiser.network)
+        learnt[training] = regime.levels(denoiser)[:: regime.settings.substeps].tolist()
+        heard = []
+
+        class Listening(Guided):
+            def __call__(self, x, sigma):
+                heard.append(float(sigma[0]))  # noqa: B023
+                return x
+
+        sampler = build(SamplerSettings, config.sampler_options(CONFIG, model, training), "sampler")
+        find_sampler(sampler.method)(Listening(denoiser), ImageNoise(0, range(2)), (1, 4, 4), sampler)
+        assert [*heard, 0.0] == learnt[training]
+        folded.append(regime.settings.guidance)
+    assert folded == [CONFIG["models"][model]["sampler"]["guidance"], 1.0]
+    assert learnt["distilled-4"][::2] == learnt["distilled-2"]
+    assert regime.levels(denoiser).tolist() == learnt["distilled-4"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher": "ode"}, "distill.teacher is 'ode'; allowed: heun, euler"),
+        ({"grid": 6}, "distill.grid is 6; allowed: multiples of steps · substeps, 4"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        regime_of(build_network(MODELS["ncsn"](), seed=0), **changes)
