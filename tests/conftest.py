@@ -13,7 +13,8 @@ from slimdiff.data.store import ImageSet
 from slimdiff.errors import UserError
 
 # The same examples in every run: what fails in CI fails on a laptop. `--hypothesis-profile=default` looks for new ones.
-hypothesis.settings.register_profile("fixed", derandomize=True)
+# No time limit for an example: a busy machine is no bug.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("fixed")
 
 

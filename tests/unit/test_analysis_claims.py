@@ -220,6 +220,17 @@ def test_every_model_of_a_family_is_held_against_itself() -> None:
     ]
 
 
+def test_a_model_that_a_recipe_was_not_run_with_does_not_count() -> None:
+    """A second model of a family, run with recipes of its own, leaves the verdicts on the first as they were."""
+    rows = BASE + cells("ema", (20.0, 21.0, 19.0)) + cells("ema", (80.0, 81.0), model="ncsn-wide")
+    (found,) = judged(rows, "fid(ema) < fid(baseline)").parts
+    assert (found.left, found.verdict) == ("mnist/ncsn/ema", REPLICATED)
+    rows += cells("baseline", (70.0, 71.0, 72.0), model="ddpm")
+    (found,) = judged(rows, "fid(baseline) < fid(ddpm/baseline)").parts
+    assert (found.left, found.right) == ("mnist/ncsn/baseline", "mnist/ddpm/baseline")
+    assert {part.verdict for part in judged(rows, "fid(l1-10) < fid(baseline)").parts} == {NOT_RUN}
+
+
 def test_two_families_are_held_against_each_other_in_all_pairs() -> None:
     rows = [row for model in ("ncsn", "ncsn-wide") for row in cells("baseline", (40.0, 41.0), model=model)]
     rows += cells("baseline", (10.0, 11.0), model="ddpm")

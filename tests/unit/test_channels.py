@@ -21,11 +21,20 @@ from slimdiff.compression.prune import prunable
 from slimdiff.compression.shapes import resize, sizes
 from slimdiff.compression.steps import apply_steps
 from slimdiff.errors import UserError
+from slimdiff.layers import channel_modules
 from slimdiff.models.registry import build_network
 from slimdiff.tensorfile import tensors_digest
 
 CONFIG = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text(encoding="utf-8"))
 FAMILIES = ("ncsn", "ddpm")
+# Of the U-Net: what blocks make together, by the residual stream that runs through them.
+SHARED = {
+    *("inc.conv2", "down1.conv1.conv2", "up2.embed", "up2.conv2.conv2", "up3.conv1.conv2"),
+    *("down1.embed", "down1.conv2.conv2", "down2.conv1.conv2", "up1.embed", "up1.conv2.conv2", "up2.conv1.conv2"),
+    *("attend4.proj", "attend4.ff2"),
+    *("down2.embed", "down2.conv2.conv2", "down3.conv1.conv2", "bottom3.conv2", "up1.conv1.conv2"),
+    *("attend2.proj", "attend2.ff2"),
+}
 RESIDUAL = "up3.conv1.conv2"  # of the U-Net: its channels are those of a skip and of the level below, side by side
 
 
@@ -337,6 +346,49 @@ def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         prune_channels(network, settings, 0)
     assert sizes(network) == before
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_scope_is_one_module_s_own_channels_and_all_scopes_are_what_no_blocks_share(family):
+    """Only layers that read or make a module's channels are narrower; what the modules have in common is left."""
+    network = build_network(CONFIG["models"][family])
+    before = sizes(network)
+    named = channel_modules(family, CONFIG["models"][family]["network"])
+    outputs = {}
+    for name in named:
+        narrower = copy.deepcopy(network)
+        structure = prune_channels(narrower, ChannelSettings("channels", "l1", 0.5, scope=f"module:{name}"), 0)
+        after = sizes(narrower)
+        assert structure == {"channels": {layer: size for layer, size in after.items() if size != before[layer]}}
+        made = [layer for layer in after if made_by(after[layer]) < made_by(before[layer])]
+        convolutions = [layer for layer in made if "num_channels" not in before[layer] and "conv" in layer]
+        assert made
+        assert all(layer == name or layer.startswith(f"{name}.") for layer in convolutions), (name, convolutions)
+        for layer in made:
+            assert layer not in outputs, f"{layer} is narrower by {outputs.get(layer)} and by {name}"
+            outputs[layer] = name
+        x, *others = network.channel_plan()["inputs"]
+        assert narrower(x, *others).shape == x.shape
+    whole = sizes(copied_and_pruned(network))
+    shared = {layer for layer in whole if made_by(whole[layer]) < made_by(before[layer])} - set(outputs)
+    assert shared == {"ncsn": {"embed"}, "ddpm": SHARED}[family]
+
+
+def made_by(layer):
+    """Width of a layer's output; every norm is as wide as what it reads and does not count."""
+    return layer.get("out_channels", layer.get("out_features", 0))
+
+
+def copied_and_pruned(network):
+    whole = copy.deepcopy(network)
+    pruned(whole)
+    return whole
+
+
+def test_a_scope_without_channels_of_its_own_is_refused():
+    network = build_network(small_model())
+    with pytest.raises(UserError, match=r"prune.scope is 'module:tconv1'; allowed for channels: .*: embed, conv1"):
+        prune_channels(network, ChannelSettings("channels", "l1", 0.5, scope="module:tconv1"), 0)
 
 
 @pytest.mark.parametrize(

@@ -498,6 +498,11 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
         recipe(prune={**CHANNELS, "scope": "global"}),
         "my.yaml: optimizations.mine.prune.scope does not go with method channels; leave it out",
     ),
+    "channels of a module that makes none": (
+        recipe(prune={**CHANNELS, "scope": "module:dense1"}),
+        "my.yaml: optimizations.mine.prune.scope is 'module:dense1'; allowed with method channels for model ncsn: "
+        "'module:' and one of conv1, conv2, conv3, conv4, tconv4, tconv3, tconv2; or leave it out to prune the whole",
+    ),
     "channels without an importance": (
         recipe(prune={"method": "channels", "amount": 0.5}),
         "my.yaml: optimizations.mine.prune.importance is missing; method channels needs it",

@@ -4,15 +4,18 @@ import csv
 from pathlib import Path
 
 import pytest
-from presets import CONFIG, ROOT, preset
+from presets import CONFIG, ROOT, merge, preset
 
 from slimdiff import config as settings
+from slimdiff.analysis import claimfile
 from slimdiff.config import expand
 from slimdiff.models.registry import build_network
+from slimdiff.settings import canonical
 
 REFERENCE = ROOT / "workflow" / "resources" / "paper_reference.csv"
 PRINTED = ROOT.parent / "shared" / "paper" / "paper_results.csv"  # the report's numbers as they were handed to us
 NEVER_PRINTED = {"ema+linear-8bit-frozen"}  # the report only says that its images were black
+SAME = {"network": {"classes": 0}, "sampler": {"guidance": 1.0}}  # where the two score networks may differ
 DDPM_CELLS = 20  # of Tables 4 to 8
 
 
@@ -112,3 +115,29 @@ def test_cifar10_is_the_reports_best_recipe_in_colour_at_its_own_size() -> None:
     recipe = config["optimizations"]["groups-2+l1-10"]
     assert config["trainings"][recipe["training"]] == {"groups": 2}
     assert recipe["prune"] == {"method": "l1", "amount": 0.1, "scope": "global"}
+
+
+def test_every_cell_that_an_open_question_is_about_is_run() -> None:
+    config = preset("open-questions.yaml")
+    ran = {
+        (cell.dataset, config["models"][cell.model]["family"], cell.optimization) for cell in expand(config["matrix"])
+    }
+    asked = claimfile.read([ROOT / "workflow/resources/open-questions.yaml"])
+    places = [place for claim in asked for expression in claim.comparisons for place in expression.places]
+    assert places
+    for place in places:
+        assert (place.dataset or "mnist", place.family, place.recipe) in ran, place
+    assert "ema+linear-8bit-frozen" in {recipe for _, family, recipe in ran if family == "ddpm"}
+
+
+def test_the_score_network_that_is_told_a_class_is_otherwise_the_same() -> None:
+    """Fields that differ: how many classes there are, and how strongly samples are led to the one asked for."""
+    config = preset("open-questions.yaml")
+    told, plain = (canonical(merge(config["models"][name], SAME)) for name in ("ncsn-told", "ncsn"))
+    assert told == plain
+    assert config["models"]["ncsn-told"]["network"]["classes"] == 10
+    assert config["models"]["ncsn-told"]["sampler"]["guidance"] == config["models"]["ddpm"]["sampler"]["guidance"]
+    assert (
+        config["models"]["ncsn-told"]["training"]["label_dropout"]
+        == (config["models"]["ddpm"]["training"]["label_dropout"])
+    )

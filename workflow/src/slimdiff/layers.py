@@ -58,3 +58,14 @@ def within(layers: list[str], module: str) -> list[str]:
 def modules(layers: list[str]) -> list[str]:
     """The blocks and single layers at the top of a network: what a study of modules goes through."""
     return list(dict.fromkeys(name.partition(".")[0] for name in layers))
+
+
+def channel_modules(family: str, network: Mapping[str, Any]) -> list[str] | None:
+    """The modules whose own channels can go, for which see slimdiff.compression.channels; None as for `layers_of`.
+
+    Not the layer that makes the image, and no linear layer of a score network, whose outputs are a convolution's.
+    """
+    layers = layers_of(family, network)
+    if layers is None:
+        return None
+    return [name for name in modules(layers)[:-1] if not name.startswith("dense")]

@@ -26,7 +26,7 @@ from slimdiff.config import (
 )
 from slimdiff.errors import UserError
 from slimdiff.families import FAMILIES, FIXED_BY_START, SAMPLER_CONSTANTS, Family, divisors, steps_problem
-from slimdiff.layers import MODULE, layers_of, modules, within
+from slimdiff.layers import MODULE, channel_modules, layers_of, modules, within
 from slimdiff.listing import is_file, is_folder, listing
 from slimdiff.runtimes import RUNTIMES, allowed, way_of
 
@@ -172,7 +172,8 @@ def _prune_problems(prune: Mapping[str, Any], path: tuple[str, ...], images: boo
         return
     channels, importance = prune["method"] == "channels", prune.get("importance")
     for key, of_channels in (("scope", False), ("allocation", False), ("importance", True)):
-        if key in prune and of_channels != channels:
+        module = key == "scope" and str(prune.get(key)).startswith(MODULE)
+        if key in prune and of_channels != channels and not module:
             yield Problem((*path, key), f"does not go with method {prune['method']}; leave it out")
         if key not in prune and of_channels == channels and key != "allocation":
             yield Problem((*path, key), f"is missing; method {prune['method']} needs it")
@@ -268,7 +269,12 @@ def _scope_problems(config: Config, model: str, options: Mapping[str, Any], path
     if scope is None:
         return
     layers = layers_of(family, config["models"][model]["network"])
-    if scope.startswith(MODULE):
+    named = channel_modules(family, config["models"][model]["network"])
+    if options.get("method") == "channels":
+        if named is not None and scope.startswith(MODULE) and scope.removeprefix(MODULE) not in named:
+            allowed = f"{MODULE!r} and one of {', '.join(named)}; or leave it out to prune the whole network"
+            yield Problem((*path, "scope"), f"is {scope!r}; allowed with method channels for model {model}: {allowed}")
+    elif scope.startswith(MODULE):
         if layers is not None and not within(layers, scope.removeprefix(MODULE)):
             allowed = ", ".join(modules(layers))
             yield Problem((*path, "scope"), f"is {scope!r}; allowed after {MODULE!r} for model {model}: {allowed}")

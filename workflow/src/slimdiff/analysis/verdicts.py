@@ -155,10 +155,13 @@ class _Evidence:
             self._values[column] = statistics.by_seed(self._matrix, column)
         return self._values[column].get(cell, {})
 
-    def models(self, dataset: str, family: str) -> list[str]:
-        """The models of `family` that were run on `dataset`, else the family's name."""
+    def models(self, dataset: str, family: str, *recipes: str) -> list[str]:
+        """The models of `family` that all of `recipes` were run with on `dataset`, else all that ran, else its name."""
         ran = dict.fromkeys(model for data, model, _ in self.outcomes if data == dataset)
-        return [model for model in ran if self.families[model] == family] or [family]
+        own = [model for model in ran if self.families[model] == family]
+        asked = [recipe for recipe in recipes if recipe != EVERY]
+        whole = [model for model in own if all((dataset, model, recipe) in self.outcomes for recipe in asked)]
+        return whole or own or [family]
 
     def techniques(self, dataset: str, model: str, family: str) -> list[str]:
         """What * stands for: the recipes of the report's tables and of the matrix that keep the model's sampler.
@@ -208,14 +211,15 @@ def _parts(expression: Expression, dataset: str, evidence: _Evidence) -> Iterato
     if isinstance(expression, Failure):
         place = expression.place
         data = place.dataset or dataset
-        for model in evidence.models(data, place.family):
+        for model in evidence.models(data, place.family, place.recipe):
             yield _failure(expression, (data, model, place.recipe), evidence)
         return
     left, right = expression.left.place, expression.right.place if expression.right else None
     own_data, other_data = left.dataset or dataset, (right or left).dataset or dataset
     together = right is None or (own_data, left.family) == (other_data, right.family)  # then of one model
-    models = evidence.models(own_data, left.family)
-    others = [None] if together else evidence.models(other_data, right.family if right else "")
+    of_left = [left.recipe, *([right.recipe] if right and together else [])]
+    models = evidence.models(own_data, left.family, *of_left)
+    others = [None] if right is None or together else evidence.models(other_data, right.family, right.recipe)
     for model, other in itertools.product(models, others):
         second: Recipe | None = (other_data, other or model, right.recipe) if right else None
         recipes = evidence.techniques(own_data, model, left.family) if left.recipe == EVERY else [left.recipe]

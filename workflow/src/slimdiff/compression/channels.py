@@ -9,6 +9,9 @@ it, the weights that read it, its place in norms, skips and residuals. What it d
 - A GroupNorm of several groups loses whole groups: those that stay keep their channels, and so their statistics.
 - Every head of an attention loses as many channels, and of queries, keys and values the same ones.
 - Widths are multiples of 8 where that moves a width by an eighth at most: bfloat16 and int8 kernels want them.
+- A scope of one module means the channels that its convolutions alone make, or its linear layers where no convolution
+  is among those that make them. What blocks make together, the residual stream that runs through them, is in no scope
+  but the whole.
 """
 
 import math
@@ -24,6 +27,7 @@ from slimdiff.compression.importance import LevelLoss, score_by
 from slimdiff.compression.shapes import sizes
 from slimdiff.compression.structure import Structure
 from slimdiff.errors import UserError
+from slimdiff.layers import MODULE, modules, within
 from slimdiff.quietbnb import is_quantized
 
 WIDTHS = (8, 4, 2, 1)  # a width is a multiple of the first that divides it and is a quarter of it at most
@@ -38,6 +42,7 @@ class ChannelSettings:
     importance: str  # l1 | taylor | diff-pruning | random
     amount: float  # share of every layer's channels, 0 to below 1
     threshold: float | None = None  # diff-pruning alone: noise levels whose loss is below this share of the largest go
+    scope: str = "global"  # or `module:` and the name of a layer or a block
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,8 @@ def prune_channels(
         The structure record for a checkpoint's header: sizes of the layers that are narrower now.
 
     Raises:
-        UserError: settings out of range, or a network with grouped convolutions or quantized layers.
+        UserError: settings out of range, a network with grouped convolutions or quantized layers, or a scope that makes
+            no channels of its own.
     """
     if settings.method != "channels":
         raise UserError(f"prune.method is {settings.method!r}; allowed here: channels")
@@ -86,7 +92,8 @@ def prune_channels(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         kept = [network.get_submodule(name) for name in plan["keep"]]
-        for group in graph.get_all_groups(ignored_layers=kept, root_module_types=list(PRODUCERS)):
+        every = list(graph.get_all_groups(ignored_layers=kept, root_module_types=list(PRODUCERS)))
+        for group in _within(every, names, settings.scope):
             name = names[group[0].dep.target.module]
             scores = score(group).cpu()
             if name in attentions:
@@ -132,6 +139,35 @@ def _check_prunable(network: nn.Module) -> None:
                 f"prune.method is 'channels', and {name} is a convolution of {module.groups} groups; allowed: a "
                 "network whose training has groups: 1"
             )
+
+
+def _within(groups: Sequence[Any], names: dict[nn.Module, str], scope: str) -> list[Any]:
+    """The groups of a scope: all, or those whose channels one module makes."""
+    if scope == "global":
+        return list(groups)
+    makers = [_makers(group, names) for group in groups]
+    wanted = scope.removeprefix(MODULE)
+    found = [group for group, own in zip(groups, makers, strict=True) if set(within(own, wanted)) == set(own)]
+    if not found or not scope.startswith(MODULE):
+        alone = dict.fromkeys(block for own in makers for block in modules(own) if len(modules(own)) == 1)
+        order = list(names.values())
+        allowed = ", ".join(sorted(alone, key=order.index))
+        raise UserError(
+            f"prune.scope is {scope!r}; allowed for channels: global, or {MODULE!r} and a module that makes channels "
+            f"alone: {allowed}"
+        )
+    return found
+
+
+def _makers(group: Any, names: dict[nn.Module, str]) -> list[str]:
+    """The layers that make a group's channels: its convolutions, or its linear layers where it has none."""
+    made = {
+        member.dep.target.module: None
+        for member in group
+        if isinstance(member.dep.target.module, PRODUCERS) and member.dep.handler.__name__ == "prune_out_channels"
+    }
+    convolutions = [names[module] for module in made if not isinstance(module, nn.Linear)]
+    return convolutions or [names[module] for module in made]
 
 
 def _parts(group: Any) -> Iterator[Part]:
