@@ -11,6 +11,7 @@ RESAMPLES = 1000
 SEED = 0  # of the bootstrap
 LEAST_MODULES = 3  # of which more than one order can be
 ALL = "all"  # ways together
+TIED = 1e-9  # correlations nearer to each other are equal but for rounding
 TABLE = ("dataset", "model", "way", "proxy", "modules", "cells", "rho", "low", "high", "best_share")
 
 Numbers = NDArray[np.float64]
@@ -22,7 +23,7 @@ def table(matrix: pd.DataFrame) -> pd.DataFrame:
     rho is Spearman's rank correlation over cells between the logarithm of FID's ratio to the same seed's baseline and
     the proxy (`studies.PROXIES`); low and high are the 95 % percentile interval of a bootstrap that draws modules, each
     with all of its cells, since the seeds and ways of one module are no independent cells; best_share says in which
-    share of these draws the proxy's correlation is the largest. NaN: the proxy is the same in all cells, is missing in
+    share of these draws no other proxy's correlation is larger. NaN: the proxy is the same in all cells, is missing in
     one, or there are fewer than LEAST_MODULES modules.
     """
     cells, rows = studies.module_cells(matrix), []
@@ -71,5 +72,5 @@ def _correlations(cells: pd.DataFrame) -> Numbers:
     if known.any() and len(whole):
         outside = (1 - statistics.CONFIDENCE) / 2
         result[1:3, known] = np.quantile(whole, [outside, 1 - outside], axis=0)
-        result[3, known] = np.bincount(whole.argmax(axis=1), minlength=int(known.sum())) / len(whole)
+        result[3, known] = (whole > whole.max(axis=1, keepdims=True) - TIED).mean(axis=0)
     return result

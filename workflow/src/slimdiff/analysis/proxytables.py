@@ -43,7 +43,7 @@ def to_markdown(frame: pd.DataFrame) -> str:
     for (dataset, model), block in frame.groupby(["dataset", "model"], sort=False):
         most = block.groupby("way")["rho"].transform("max")
         lines = []
-        for row, best in zip(block.to_dict("records"), block["rho"] == most, strict=True):
+        for row, best in zip(block.to_dict("records"), block["rho"] > most - proxies.TIED, strict=True):
             rho = interval(row["rho"], row["low"], row["high"], 2)
             share = text(row["best_share"], 0) if missing(row["best_share"]) else f"{100 * row['best_share']:.0f} %"
             proxy = HEADINGS[row["proxy"]]

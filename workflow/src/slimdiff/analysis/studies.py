@@ -139,7 +139,8 @@ def _sparse_way(pair: Beside) -> tuple[str, float] | None:
     prune, sparsify = pair.prunes(), pair.sparsifies()
     if sparsify:
         until = f" until {100 * sparsify['until']:g} %" if "until" in sparsify else ""
-        words = ["l1", f"{sparsify['schedule']}{until}", f"{sparsify['epochs']} more epochs"]
+        epochs = sparsify["epochs"]
+        words = ["l1", f"{sparsify['schedule']}{until}", f"{epochs} more epoch{'s' if epochs != 1 else ''}"]
         return _named(words, sparsify), sparsify["amount"]
     if prune.get("method", "channels") == "channels" or prune["scope"].startswith(MODULE):
         return None
