@@ -148,4 +148,4 @@ def denoising_losses(
     with autocast(device, precision):
         for batch in zip(*(part.split(batch_size) for part in parts), strict=True):
             losses.append(denoiser.loss(*(part.to(device) for part in batch)).cpu())
-    return torch.cat(losses).double().unflatten(0, (levels, images_per_level)).mean(1).tolist()  # type: ignore[no-any-return]
+    return torch.cat(losses).double().unflatten(0, (levels, images_per_level)).mean(1).tolist()

@@ -37,7 +37,7 @@ class Beside:
         if len(steps) != 1 or set(steps[0]) != {"prune"}:
             return {}
         rest = {**self.settings, "compress": {**self.settings["compress"], "steps": []}}
-        return steps[0]["prune"] if rest == self.base_settings else {}  # type: ignore[no-any-return]
+        return steps[0]["prune"] if rest == self.base_settings else {}
 
     def sparsifies(self) -> Settings:
         """The settings of a training that goes on from the baseline's and does no more than to `sparsify`; or none."""

@@ -55,13 +55,14 @@ def _stacked(frame: pd.DataFrame, title: str, subtitle: str, empty: str) -> alt.
     """A panel for each data set and model of `frame`, or a sentence where there is nothing to draw."""
     draw = _zeros_panel if "zeros" in frame else _module_panel
     blocks = {f"{dataset}, {model}": block for (dataset, model), block in frame.groupby(PAIR, sort=False)}
-    panels = [draw(block, name) for name, block in itertools.islice(blocks.items(), charts.MOST_PANELS)]
+    ways = sorted(set(frame["way"]))  # those of all panels, which share a legend
+    panels = [draw(block, name, ways) for name, block in itertools.islice(blocks.items(), charts.MOST_PANELS)]
     left_out = charts.listed(f"No room here, but in {ELSEWHERE}", list(blocks)[charts.MOST_PANELS :])
     return charts.stack(panels or [charts.sentence(empty, ZEROS_PX[0])], title, [*charts.lines(subtitle), *left_out])
 
 
-def _module_panel(block: pd.DataFrame, name: str) -> alt.LayerChart:
-    modules, ways = list(dict.fromkeys(block["module"])), sorted(set(block["way"]))
+def _module_panel(block: pd.DataFrame, name: str, ways: list[str]) -> alt.LayerChart:
+    modules = list(dict.fromkeys(block["module"]))
     axis = charts.log_axis([*block["ratio"], 1 / statistics.RESOLUTION, statistics.RESOLUTION], 1.0)
     labels = alt.Axis(title="module, from the image over the bottom to the image", labelAngle=-40, grid=True)
     x = alt.X("module:N", scale=alt.Scale(domain=modules), axis=labels)
@@ -85,8 +86,8 @@ def _module_panel(block: pd.DataFrame, name: str) -> alt.LayerChart:
     return alt.LayerChart(layer=layers, width=MODULE_PX * max(8, len(modules)), height=HEIGHT_PX, title=title)
 
 
-def _zeros_panel(block: pd.DataFrame, name: str) -> alt.LayerChart:
-    ways, base = sorted(set(block["way"])), block["base"].dropna()
+def _zeros_panel(block: pd.DataFrame, name: str, ways: list[str]) -> alt.LayerChart:
+    base = block["base"].dropna()
     axis = charts.log_axis([*block["fid"], *base], float(block["fid"].iloc[0]))
     share = alt.Axis(format=".0%", grid=False)
     x = alt.X("zeros:Q", title="share of the parameters that are zero", scale=alt.Scale(domain=[0, 1]), axis=share)
