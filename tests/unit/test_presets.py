@@ -8,7 +8,10 @@ from presets import CONFIG, ROOT, merge, preset
 
 from slimdiff import config as settings
 from slimdiff.analysis import claimfile
+from slimdiff.compression.channels import ChannelSettings, prune_channels
 from slimdiff.config import expand
+from slimdiff.errors import UserError
+from slimdiff.layers import layers_of, modules
 from slimdiff.models.registry import build_network
 from slimdiff.settings import canonical
 
@@ -141,3 +144,32 @@ def test_the_score_network_that_is_told_a_class_is_otherwise_the_same() -> None:
         config["models"]["ncsn-told"]["training"]["label_dropout"]
         == (config["models"]["ddpm"]["training"]["label_dropout"])
     )
+
+
+# Modules none of whose own channels can go: they make the image, or one vector with the convolution beside them.
+NO_CHANNELS = {"ncsn": {"tconv1", *(f"dense{number}" for number in range(1, 8))}, "ddpm": {"outc"}}
+
+
+@pytest.mark.parametrize("model", ["ncsn", "ddpm"])
+def test_the_study_has_every_module_alone_in_three_ways(model: str) -> None:
+    config = preset("sensitivity.yaml")
+    options = config["models"][model]
+    network = build_network(options)
+    top = {name.partition(".")[0] for name, _ in network.named_modules() if name}
+    named = modules(layers_of(options["family"], options["network"]) or [])
+    assert set(named) <= top
+    expected = {}
+    for module in named:
+        for method in ("random", "l1"):
+            prune = {"method": method, "amount": 0.5, "scope": f"module:{module}"}
+            expected[f"{method}-50-{module}"] = {"training": "plain", "prune": prune}
+        if module not in NO_CHANNELS[model]:
+            prune = {"method": "channels", "importance": "l1", "amount": 0.5, "scope": f"module:{module}"}
+            expected[f"channels-50-{module}"] = {"training": "plain", "prune": prune}
+    (entry,) = [entry for entry in config["matrix"] if entry["model"] == model]
+    assert entry["optimizations"] == ["baseline", *expected]
+    assert {name: config["optimizations"][name] for name in expected} == expected
+    assert entry["seeds"] == [0, 1, 2]
+    for module in NO_CHANNELS[model]:
+        with pytest.raises(UserError, match=r"^prune\.scope is"):
+            prune_channels(network, ChannelSettings("channels", "l1", 0.5, scope=f"module:{module}"), 0)

@@ -1,6 +1,8 @@
 """What a profile counts, against counts made by hand."""
 
 import gzip
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from builders import (
     model_header,
     ncsn_model,
     small_unet_model,
+    striped_images,
     training,
     unet_training,
     write_small_model,
@@ -17,6 +20,8 @@ from builders import (
 import slimdiff
 from slimdiff import modelfile
 from slimdiff.compression.steps import apply_steps
+from slimdiff.data import store
+from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
 from slimdiff.profiling import count_macs, count_parameters, profile
 
@@ -138,3 +143,58 @@ def test_zeros_shrink_the_gzipped_file_and_not_the_file(tmp_path):
     pruned = path.stat().st_size, len(gzip.compress(path.read_bytes(), 6))
     assert pruned[0] == pytest.approx(dense[0], rel=0.001)
     assert pruned[1] < 0.6 * dense[1]
+
+
+LOSSES = ["denoising_loss", "denoising_loss_low", "denoising_loss_middle", "denoising_loss_high"]
+
+
+def losses(path, images, **changes):
+    found = profile(path, {**SETTINGS, "repeats": 1, "warmup": 0, **changes}, torch.device("cpu"), images=images)
+    return [found[name] for name in LOSSES]
+
+
+@pytest.mark.parametrize("family", ["ncsn", "ddpm"])
+def test_denoising_losses_are_of_the_data_and_the_network_alone(tmp_path, family):
+    """Not of the cell's seed, nor of batches, nor of training images; other weights and other test images show."""
+    path, images = tmp_path / "model.safetensors", tmp_path / "images.safetensors"
+    striped = striped_images()
+    store.write(images, striped)
+    network = write_small_model(path, family)
+    found = losses(path, images)
+    assert found[0] == pytest.approx(sum(found[1:]) / 3)
+    write_small_model(path, family, seed=5)
+    assert losses(path, images, batch_size=7, seed=9) == pytest.approx(found, rel=1e-4)
+    other = replace(striped, train_images=255 - striped.train_images)
+    store.write(images, other)
+    assert losses(path, images) == found, "training images play no part"
+    store.write(images, replace(striped, test_images=255 - striped.test_images))
+    assert losses(path, images) != pytest.approx(found, rel=1e-3)
+    store.write(images, striped)
+    header = slimdiff.load(path).settings
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.5)
+    modelfile.write_model(path, network, header)
+    assert all(abs(new / old - 1) > 1e-3 for new, old in zip(losses(path, images), found, strict=True))
+
+
+def test_a_failed_training_and_no_number_have_no_denoising_loss(tmp_path):
+    path, images = tmp_path / "model.safetensors", tmp_path / "images.safetensors"
+    store.write(images, striped_images())
+    network = write_small_model(path)
+    header = slimdiff.load(path).settings
+    modelfile.write_model(path, network, {**header, "status": "failed", "reason": "loss is NaN at step 3"})
+    assert losses(path, images) == [None] * 4
+    with torch.no_grad():
+        network.tconv1.bias.fill_(math.nan)
+    modelfile.write_model(path, network, header)
+    assert losses(path, images) == [None] * 4
+    assert losses(path, None) == [None] * 4
+
+
+def test_images_of_another_data_set_are_refused(tmp_path):
+    path, images = tmp_path / "model.safetensors", tmp_path / "images.safetensors"
+    store.write(images, replace(striped_images(), dataset="spots"))
+    write_small_model(path)
+    with pytest.raises(UserError, match=r"images.safetensors holds images of spots, but the model is of stripes"):
+        losses(path, images)

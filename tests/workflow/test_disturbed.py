@@ -239,7 +239,7 @@ def test_a_model_of_another_cell_is_refused(calm: Path, tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "out")]
     for stage, more in (
         (sample, ["--out-grid", str(tmp_path / "grid.png")]),
-        (profile, ["--packed", str(other.with_suffix(".packed"))]),
+        (profile, ["--images", str(calm / "results" / "data" / "digits" / "images.safetensors"), "--packed", "none"]),
     ):
         with pytest.raises(UserError, match=rf"l1-30/seed0/model.safetensors is not this .*{expected}.*run again"):
             stage.main([*common, *out, *more])

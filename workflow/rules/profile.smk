@@ -4,6 +4,7 @@
 rule profile:
     input:
         model=rules.compress.output.model,
+        images=rules.data.output.images,
         reference=get_reference,
         packed=rules.compress.output.packed,
     output:
@@ -26,5 +27,5 @@ rule profile:
         reference=lambda wildcards, input: ["--reference", input.reference] if input.get("reference") else [],
     shell:
         "python -u -m slimdiff.stages.profile --settings {params.settings:q} --code {params.code}"
-        " --model {input.model:q} --packed {input.packed:q} {params.reference:q}"
+        " --model {input.model:q} --images {input.images:q} --packed {input.packed:q} {params.reference:q}"
         " --identity {params.identity} --gpu {resources.gpu} --threads {threads} --out {output.profile:q} >{log:q} 2>&1"

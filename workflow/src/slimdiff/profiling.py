@@ -5,6 +5,7 @@ A speedup is the ratio of two latencies measured in turns (slimdiff.racing).
 """
 
 import gzip
+import math
 import resource
 import statistics
 import sys
@@ -22,21 +23,29 @@ from slimdiff import checkpoint
 from slimdiff.checkpoint import Loaded
 from slimdiff.compression.linears import dense_weight
 from slimdiff.compression.structure import restore_shapes
+from slimdiff.data import store
 from slimdiff.devices import synchronize
 from slimdiff.engines.network import EngineNetwork
+from slimdiff.errors import UserError
 from slimdiff.memory import HalvedOnce, OutOfMemory
 from slimdiff.memory import reason as memory_reason
 from slimdiff.models.registry import build_network
 from slimdiff.models.unet import UNet
+from slimdiff.noiselevels import denoising_losses
 from slimdiff.quietbnb import is_quantized
 from slimdiff.racing import race, sample_at_once
 from slimdiff.reuse import outermost
 
 GZIP_LEVEL = 6  # gzip's own default, as the command line tool has it
+THIRDS = ("low", "middle", "high")  # of the noise levels that losses are measured at, as columns name them
 
 
 def profile(
-    path: Path, settings: Mapping[str, Any], device: torch.device, reference: Path | None = None
+    path: Path,
+    settings: Mapping[str, Any],
+    device: torch.device,
+    reference: Path | None = None,
+    images: Path | None = None,
 ) -> dict[str, Any]:
     """Measure the model in `path` on `device`.
 
@@ -46,6 +55,7 @@ def profile(
     Args:
         settings: `batch_size` of the sampling run, `repeats` and `warmup` runs of each measurement, `seed`.
         reference: model that this one's speed is held against, in turns; the model itself shows what is noise.
+        images: the data set's, whose test images the denoising loss is measured on; None: it is not measured.
 
     Returns:
         The profile's columns of the matrix (units in the names).
@@ -53,7 +63,7 @@ def profile(
     sizes = {"size_bytes": path.stat().st_size, "size_gzip_bytes": gzip_bytes(path)}
     batches = HalvedOnce(settings["batch_size"])
     try:
-        return batches.run(lambda size: _measure(path, size, settings, device, reference)) | sizes
+        return batches.run(lambda size: _measure(path, size, settings, device, reference, images)) | sizes
     except OutOfMemory as error:
         return {
             "status": "failed",
@@ -63,7 +73,12 @@ def profile(
 
 
 def _measure(
-    path: Path, batch_size: int, settings: Mapping[str, Any], device: torch.device, reference: Path | None
+    path: Path,
+    batch_size: int,
+    settings: Mapping[str, Any],
+    device: torch.device,
+    reference: Path | None,
+    images: Path | None,
 ) -> dict[str, Any]:
     """A profile without the sizes of the file; raises OutOfMemory where `batch_size` images are too many at once."""
     with tempfile.TemporaryDirectory() as empty:  # so that compiling is timed as on a new machine
@@ -98,7 +113,31 @@ def _measure(
         "compile_s": compile_s,
         "load_s": load_s,
         "output_error": loaded.settings.get("output_error"),
+        **_denoising(loaded, images, batch_size, device),
     }
+
+
+def _denoising(loaded: Loaded, images: Path | None, batch_size: int, device: torch.device) -> dict[str, float | None]:
+    """The mean denoising loss on test images, over all noise levels and over thirds of them, as columns.
+
+    Null where no images are given, where the training failed, and where a loss is no finite number. The images are read
+    here, when time and memory of sampling have been measured.
+    """
+    names = ["denoising_loss", *(f"denoising_loss_{third}" for third in THIRDS)]
+    if images is None or loaded.settings["status"] != "ok":
+        return dict.fromkeys(names)
+    found, own = store.read(images), loaded.settings["dataset"]
+    if (found.dataset, list(found.classes)) != (own["name"], list(own["classes"])):
+        raise UserError(f"{images} holds images of {found.dataset}, but the model is of {own['name']}: name its images")
+    network = loaded.denoiser.network
+    sizes = network.sizes if isinstance(network, EngineNetwork) else []  # smaller batches would be filled up to these
+    precision, size = loaded.settings["sampler"]["precision"], max([*sizes, batch_size])
+    given = (found.test_images, found.test_labels, loaded.settings["model"])
+    losses = denoising_losses(loaded.denoiser, *given, device, precision, size)
+    third = len(losses) // len(THIRDS)
+    parts = [losses, *(losses[start : start + third] for start in range(0, len(losses), third))]
+    means = [math.fsum(part) / len(part) if all(map(math.isfinite, part)) else None for part in parts]
+    return dict(zip(names, means, strict=True))
 
 
 def _speedups(ratios: Sequence[float], name: str) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""The figures that the specs declare: FID of each technique, and size against FID."""
+"""The figures that the specs declare: FID of each technique, size against FID; modules beside draw others."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import beside, charts, comparison, labels, specs, statistics
+from slimdiff.analysis import beside, charts, comparison, labels, specs, statistics, studyplots
 from slimdiff.analysis.charts import CHARACTER_PX, FONT_PX, LogAxis
 from slimdiff.analysis.comparison import NOT_RUN, percent_text
 from slimdiff.analysis.specs import FigureSpec
@@ -50,6 +50,10 @@ def draw(matrix: pd.DataFrame, paper: pd.DataFrame, spec: FigureSpec) -> alt.VCo
     """The figure that `spec` declares."""
     if spec.kind == "techniques":
         return techniques(matrix, paper, spec)
+    if spec.kind == "sensitivity":
+        return studyplots.sensitivity(matrix, spec.title)
+    if spec.kind == "sparsity":
+        return studyplots.sparsity(matrix, spec.title)
     return beside.chart(matrix, paper, spec.title) if spec.kind == "beside" else pareto(matrix, spec)
 
 

@@ -68,7 +68,7 @@ class FigureSpec:
 
     name: str
     title: str
-    kind: Literal["techniques", "beside", "pareto"]
+    kind: Literal["techniques", "beside", "pareto", "sensitivity", "sparsity"]
     tables: tuple[str, ...] = ()
 
 
@@ -211,6 +211,8 @@ FIGURES: tuple[FigureSpec, ...] = (
     ),
     FigureSpec("beside-report", "Change of FID against the baseline, ours beside the report's", "beside"),
     FigureSpec("pareto", "Size against FID", "pareto"),
+    FigureSpec("sensitivity", "FID over the U, one module pruned at a time", "sensitivity"),
+    FigureSpec("sparsity", "FID over the share of zeros", "sparsity"),
 )
 
 _BEST_DDPM = "groups-2+l1-10"  # in the report
@@ -246,7 +248,7 @@ MOST_CURVES = 60  # loss curves that the page draws
 PAGE_ASSETS = ("page.html", "page.css", "page.js")  # in analysis/assets; a change of one writes the page anew
 
 CELLS = "cells"  # the table of everything, one line per cell
-SUMMARIES = ("claims", "differences", "beside-report")  # tables of all recipes and all claims
+SUMMARIES = ("claims", "differences", "beside-report", "proxies")  # tables of all recipes and all claims
 TABLE_NAMES = (*SUMMARIES, *(table.name for table in TABLES), CELLS)
 FIGURE_NAMES = (*(figure.name for figure in FIGURES), *(gallery.name for gallery in GALLERIES), TIMELINE)
 TABLE_FORMATS = ("csv", "md")

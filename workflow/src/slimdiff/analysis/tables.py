@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from slimdiff import files
-from slimdiff.analysis import claimtables, comparison, differencetables, specs
+from slimdiff.analysis import claimtables, comparison, differencetables, proxytables, specs
 from slimdiff.analysis.comparison import percent_text
 from slimdiff.analysis.markdown import NOTHING, grid, missing, text
 from slimdiff.analysis.specs import Measure, TableSpec
@@ -62,6 +62,7 @@ def write_all(matrix: pd.DataFrame, paper: pd.DataFrame, verdicts: Mapping[str, 
         files.write_text(folder / f"{spec.name}.md", to_markdown(frame, spec))
     differencetables.write_all(matrix, paper, folder)
     claimtables.write_all(verdicts, folder)
+    proxytables.write_all(matrix, folder)
     files.write_text(folder / f"{specs.CELLS}.csv", matrix.drop(columns="settings").to_csv(index=False))
     files.write_text(folder / f"{specs.CELLS}.md", cells_markdown(matrix))
 

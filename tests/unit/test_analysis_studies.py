@@ -1,0 +1,235 @@
+"""Studies of single modules and of sparsity: which cells are in them, and tables and figures with a known answer."""
+
+import itertools
+import math
+import re
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+from presets import preset
+from scipy import stats
+
+from slimdiff import config as settings
+from slimdiff.analysis import charts, proxies, proxytables, studies, studyplots
+from slimdiff.layers import layers_of, modules
+from slimdiff.settings import canonical
+
+SENSITIVITY = preset("sensitivity.yaml")
+OPEN = preset("open-questions.yaml")
+ASKED = [
+    (entry["model"], name)
+    for entry in OPEN["matrix"]
+    for name in entry["optimizations"]
+    if name in OPEN["optimizations"]
+]
+MODULES = ("conv1", "conv2", "conv3", "conv4", "tconv4", "tconv3")
+
+
+def told(recipe: str, seed: int = 0, model: str = "ncsn", config: dict[str, Any] = SENSITIVITY) -> str:
+    """The settings that a run would have written."""
+    return canonical(settings.row_settings(config, "mnist", model, recipe, seed)["settings"])
+
+
+def row(recipe: str, seed: int = 0, model: str = "ncsn", config: dict[str, Any] = SENSITIVITY, **changes: Any) -> Any:
+    """A row of `config`, of FID 10 unless told otherwise, and as if nothing had been pruned."""
+    plain = {"fid": 10.0, **dict.fromkeys(studies.LOSSES, 50.0), "params_nonzero": 1_000_000, **changes}
+    return synthetic.row(recipe, seed, model=model, settings=told(recipe, seed, model, config), **plain)
+
+
+def study(seeds: int = 1, method: str = "l1") -> list[dict[str, Any]]:
+    """Modules with FIDs of 20, 40, 80, … times as much: the loss follows, low noise runs against it, high is mixed."""
+    rows = [row("baseline", seed) for seed in range(seeds)]
+    for (place, module), seed in itertools.product(enumerate(MODULES), range(seeds)):
+        losses = {"denoising_loss": 51.0 + place**2, "denoising_loss_low": 40.0 - place}
+        losses |= {"denoising_loss_high": 50.0 + (3, 1, 4, 2, 6, 5)[place]}
+        gone = {"params_nonzero": 1_000_000 - 1000 * (place + 1)}
+        rows.append(row(f"{method}-50-{module}", seed, fid=20.0 * 2**place, **losses, **gone))
+    return rows
+
+
+def correlations(rows: list[dict[str, Any]], way: str = proxies.ALL) -> pd.DataFrame:
+    frame = proxies.table(synthetic.matrix(rows))
+    return frame[frame["way"] == way].set_index("proxy")
+
+
+@pytest.mark.parametrize("model", ["ncsn", "ddpm"])
+def test_the_preset_s_cells_are_the_study_in_the_order_of_the_network(model: str) -> None:
+    entry = next(entry for entry in SENSITIVITY["matrix"] if entry["model"] == model)
+    names = entry["optimizations"][::-1]  # the order of the matrix must not matter
+    found = studies.module_cells(synthetic.matrix(row(name, model=model) for name in names))
+    assert len(found) == len(names) - 1
+    assert set(found["way"]) == {"random, 50 %", "l1, 50 %", "channels by l1, 50 %"}
+    options = SENSITIVITY["models"][model]
+    expected = modules(layers_of(options["family"], options["network"]) or [])
+    assert list(dict.fromkeys(studies.module_ratios(found)["module"])) == expected
+
+
+def test_what_differs_in_more_than_one_module_is_no_part_of_it() -> None:
+    """Another sampler, weights, engine or seed, a second step, a failure on either side, and no baseline."""
+    config = {**SENSITIVITY, "optimizations": dict(SENSITIVITY["optimizations"])}
+    pruned = config["optimizations"]["l1-50-conv2"]
+    others = {
+        "steps": {"sampler": {"steps": 4}},
+        "ema": {"weights": "ema"},
+        "bf16": {"precision": "bf16"},
+        "both": {"quantize": {"linear": "8bit"}},
+        "other": {"training": "groups-2"},
+        "whole": {"prune": {**pruned["prune"], "scope": "global"}},
+    }
+    config["optimizations"] |= {name: {**pruned, **change} for name, change in others.items()}
+    rows = [row("baseline"), row("l1-50-conv2"), *(row(name, config=config) for name in others)]
+    rows += [row("l1-50-conv3", status="failed"), row("l1-50-conv4", seed=1), row("l1-50-conv1", fid=None)]
+    rows += [row("baseline", 2, status="failed"), row("l1-50-conv1", 2)]
+    found = studies.module_cells(synthetic.matrix(rows))
+    assert found[["module", "seed"]].to_numpy().tolist() == [["conv2", 0]]
+
+
+def test_numbers_are_held_against_the_same_seed_s_baseline() -> None:
+    rows = [row("baseline", seed, fid=10.0 * (seed + 1), macs=200) for seed in (0, 1)]
+    pruned = {"denoising_loss": 75.0, "denoising_loss_high": None, "params_nonzero": 600_000, "macs": 50}
+    rows += [row("channels-50-conv2", seed, fid=40.0 * (seed + 1) ** 2, **pruned) for seed in (0, 1)]
+    cells = studies.module_cells(synthetic.matrix(rows))
+    assert cells["ratio"].tolist() == [4.0, 8.0]
+    first = cells.iloc[0]
+    assert (first["denoising_loss"], first["denoising_loss_low"]) == (1.5, 1.0)
+    assert math.isnan(first["denoising_loss_high"])
+    assert first["gone"] == pytest.approx(0.4)
+    assert first["macs_saved"] == pytest.approx(0.75)
+    (ratio,) = studies.module_ratios(cells).to_dict("records")
+    expected = stats.ttest_1samp(np.log([4.0, 8.0]), 0).confidence_interval(0.95)
+    assert ratio["ratio"] == pytest.approx(math.sqrt(32))
+    assert [ratio["low"], ratio["high"]] == pytest.approx(np.exp(list(expected)).tolist())
+
+
+def test_a_monotone_proxy_has_1_and_a_constant_one_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = correlations(study())
+    assert found.loc["denoising_loss", ["rho", "low", "high"]].tolist() == pytest.approx([1.0, 1.0, 1.0])
+    assert found.loc["gone", "rho"] == pytest.approx(1.0)
+    assert found.loc["denoising_loss_low", "rho"] == pytest.approx(-1.0)
+    for constant in ("denoising_loss_middle", "macs_saved"):
+        assert found.loc[constant, ["rho", "low", "high", "best_share"]].isna().all()
+    assert found.loc["denoising_loss_high", "rho"] == pytest.approx(
+        stats.spearmanr(range(6), (3, 1, 4, 2, 6, 5)).statistic
+    )
+    best = found["best_share"]
+    assert best[["denoising_loss", "gone"]].tolist() == [1.0, 1.0]
+    assert 0 <= best["denoising_loss_low"] < best["denoising_loss_high"] < 0.3  # the best beside others in some draws
+    assert set(found["modules"]) == {6}
+
+
+def test_a_proxy_that_one_cell_lacks_and_too_few_modules_have_no_correlation() -> None:
+    rows = study()
+    rows[2]["denoising_loss"] = None
+    found = correlations(rows)["rho"]
+    assert math.isnan(found["denoising_loss"])
+    assert found["gone"] == pytest.approx(1.0)
+    assert correlations(study()[:3])["rho"].isna().all()
+    assert proxies.table(synthetic.matrix([row("baseline")])).empty
+
+
+def test_seeds_are_no_further_modules() -> None:
+    """The same numbers three times over leave every correlation and every interval as they were."""
+    one, three = correlations(study(1)), correlations(study(3))
+    numbers = ["rho", "low", "high", "best_share"]
+    assert three[numbers].to_numpy() == pytest.approx(one[numbers].to_numpy(), nan_ok=True)
+    assert one.loc["denoising_loss_high", "low"] < one.loc["denoising_loss_high", "rho"]
+    assert set(three["cells"]) == {18}
+
+
+def test_ways_are_told_apart_and_together() -> None:
+    ways = proxies.table(synthetic.matrix(study() + study(method="random")[1:]))["way"]
+    assert list(dict.fromkeys(ways)) == ["all", "l1, 50 %", "random, 50 %"]
+    assert set(proxies.table(synthetic.matrix(study()))["way"]) == {"all"}
+
+
+def test_rank_correlations_are_scipy_s() -> None:
+    generator = np.random.default_rng(3)
+    outcome = generator.integers(0, 12, 40).astype(float)  # with ties
+    others = generator.integers(0, 9, (5, 40)).astype(float)
+    expected = [stats.spearmanr(outcome, other).statistic for other in others]
+    assert proxies.rank_correlations(outcome, others) == pytest.approx(np.array(expected))
+
+
+def test_the_table_marks_the_best_and_says_where_there_is_none() -> None:
+    lines = proxytables.to_markdown(proxies.table(synthetic.matrix(study()))).splitlines()
+    bold = [line for line in lines if "**" in line]
+    assert len(bold) == 2  # the loss and the share of zeros order the modules alike
+    assert all(re.search(r"\| 1\.00( \[1\.00, 1\.00\])? \| 100 % \|$", line) for line in bold)
+    saved = next(line for line in lines if "multiply-accumulates saved" in line)
+    assert saved.endswith("| – | – |")
+    empty = proxytables.to_markdown(proxies.table(synthetic.matrix([row("baseline")])))
+    assert proxytables.NONE in empty
+    assert "| proxy |" not in empty
+
+
+def drawn(chart: Any) -> list[dict[str, Any]]:
+    return [found for rows in chart.to_dict()["datasets"].values() for found in rows]
+
+
+def test_the_u_shows_each_module_s_ratio() -> None:
+    matrix = synthetic.matrix(study(2) + study(2, "random")[2:])
+    chart = studyplots.sensitivity(matrix, "a title")
+    ratios = {(found["module"], found["way"]): found["ratio"] for found in drawn(chart) if "module" in found}
+    expected = {module: 2.0 * 2**place for place, module in enumerate(MODULES)}
+    assert ratios == {(m, w): pytest.approx(expected[m]) for m in MODULES for w in ("l1, 50 %", "random, 50 %")}
+    (panel,) = chart.to_dict()["vconcat"]
+    assert panel["title"]["text"] == "mnist, ncsn"
+    domains = [layer["encoding"]["x"]["scale"]["domain"] for layer in panel["layer"] if "x" in layer["encoding"]]
+    assert domains == [list(MODULES)] * 3
+
+
+def test_a_picture_of_many_data_sets_stays_of_a_size_to_look_at() -> None:
+    rows = [{**row, "dataset": f"photos-{number}"} for row in study()[:3] for number in range(8)]
+    chart = studyplots.sensitivity(synthetic.matrix(rows), "a title").to_dict()
+    assert len(chart["vconcat"]) == charts.MOST_PANELS
+    assert any("photos-6, ncsn; photos-7, ncsn" in line for line in chart["title"]["subtitle"])
+
+
+@pytest.fixture(scope="module")
+def sparse() -> pd.DataFrame:
+    """The recipes of the open questions, of which those that prune have zeros of their amount and a FID that rises."""
+    rows = []
+    for (model, name), seed in itertools.product(ASKED, (0, 1)):
+        amount = int(found[0]) / 100 if (found := re.findall(r"\d\d", name)) else 0.0
+        numbers = {"fid": 10 + 100 * amount + seed, "params_nonzero": round(1_000_000 * (1 - amount))}
+        rows.append(row(name, seed, model, OPEN, **numbers))
+    return synthetic.matrix(rows)
+
+
+def test_curves_are_of_recipes_that_only_make_zeros(sparse: pd.DataFrame) -> None:
+    found = studies.sparse_recipes(sparse)
+    recipes, trainings = OPEN["optimizations"], OPEN["trainings"]
+    for name in set(sparse["optimization"]) - set(found["optimization"]):
+        recipe = recipes[name]
+        makes_zeros = "prune" in recipe or "sparsify" in trainings[recipe["training"]]
+        assert not makes_zeros or set(recipe) - {"training", "prune"}, f"{name} has no place in the figure"
+    assert len(found) >= 10
+    for each in found.to_dict("records"):
+        recipe = recipes[each["optimization"]]
+        options = recipe.get("prune") or trainings[recipe["training"]]["sparsify"]
+        assert each["amount"] == options["amount"]
+        assert each["zeros"] == pytest.approx(each["amount"])
+        assert each["fid"] == pytest.approx(10.5 + 100 * each["amount"])
+        assert each["low"] < each["fid"] < each["high"]
+        assert str(options.get("allocation", options.get("schedule", options.get("method")))) in each["way"]
+    for _, curve in found.groupby(["model", "way"]):
+        assert curve["amount"].is_unique, "a way has one recipe for each amount"
+
+
+def test_curves_are_drawn_from_two_amounts_on(sparse: pd.DataFrame) -> None:
+    points = [found for found in drawn(studyplots.sparsity(sparse, "a title")) if "zeros" in found]
+    known = studies.sparse_recipes(sparse)
+    assert {(found["optimization"], found["fid"]) for found in points} == set(
+        zip(known["optimization"], known["fid"], strict=True)
+    )
+    ncsn = sparse[(sparse["model"] == "ncsn") & (sparse["optimization"].isin(["baseline", "l1-50"]))]
+    ncsn.attrs |= sparse.attrs
+    assert studies.sparse_recipes(ncsn).empty
+    texts = [found.get("text", "") for found in drawn(studyplots.sparsity(ncsn, "a title"))]
+    assert any("No model of this matrix" in text for text in texts)

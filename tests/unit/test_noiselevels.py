@@ -1,0 +1,73 @@
+"""Noise levels and the loss at them, against the formulas of the denoisers themselves."""
+
+import math
+from statistics import NormalDist
+
+import pytest
+import torch
+from builders import MODELS, TRAININGS, striped_images
+
+from slimdiff.diffusion.denoiser import EDM_LOG_SIGMA_MEAN, EDM_LOG_SIGMA_STD, NO_LABEL, build_denoiser
+from slimdiff.models.registry import build_network
+from slimdiff.noiselevels import HELD_OUT_SEED, denoising_losses, draw, equally_likely, level_losses
+
+CPU = torch.device("cpu")
+
+
+def denoiser_of(family, **options):
+    model = MODELS[family]()
+    return model, build_denoiser(build_network(model, seed=1).eval(), model, TRAININGS[family](**options))
+
+
+def test_levels_are_quantiles_of_training_s_own_distribution():
+    """Of EDM's: ln sigma is normal, so the middle of each of n equal shares is known."""
+    _, denoiser = denoiser_of("ncsn", sigma_data=0.33)
+    found = equally_likely(denoiser, 30, 0)
+    shares = [(place + 0.5) / 30 for place in range(30)]
+    expected = [EDM_LOG_SIGMA_MEAN + EDM_LOG_SIGMA_STD * NormalDist().inv_cdf(share) for share in shares]
+    assert (found / 0.33).log().tolist() == pytest.approx(expected, abs=0.2)
+    assert found.tolist() == sorted(found.tolist())
+
+
+@pytest.mark.parametrize("family", ["ncsn", "ddpm"])
+def test_a_loss_is_the_weighted_error_of_the_estimated_image(family):
+    """Karras et al. 2022, eq. 2 and 8: the loss on F is (1 / c_out²) ‖D(x; sigma) - x_0‖²; with the labels all told."""
+    model, denoiser = denoiser_of(family)
+    images = striped_images()
+    found = denoising_losses(denoiser, images.test_images, images.test_labels, model, CPU, "float32", 5, 6, 4)
+    sigmas = equally_likely(denoiser, 6, HELD_OUT_SEED)
+    for level, sigma in enumerate(sigmas):
+        drawn = draw(denoiser, images.test_images, images.test_labels, model, HELD_OUT_SEED, level, 4)
+        assert (drawn.labels is None) == (family == "ncsn")
+        with torch.no_grad():
+            x = drawn.x_0 + sigma * drawn.noise
+            error = denoiser(x, sigma.expand(4), drawn.labels) - drawn.x_0
+        data = denoiser.settings.sigma_data
+        weight = (sigma**2 + data**2) / (sigma * data) ** 2
+        assert found[level] == pytest.approx(float(weight * error.square().sum() / 4), rel=1e-3)
+
+
+def test_withheld_labels_are_those_of_training_alone():
+    """Fine-tuning's losses withhold labels, the held-out ones tell them all; else both are one draw."""
+    model, denoiser = denoiser_of("ddpm")
+    images = striped_images()
+    given = (denoiser, images.test_images, images.test_labels, model, 3, 2, 500)
+    told, dropped = draw(*given), draw(*given, label_dropout=0.1)
+    assert told.labels.min() >= 0
+    gone = dropped.labels == NO_LABEL
+    assert 20 < gone.sum() < 90
+    assert torch.equal(told.labels[~gone], dropped.labels[~gone])
+    assert torch.equal(told.x_0, dropped.x_0)
+    assert torch.equal(told.noise, dropped.noise)
+
+
+def test_level_losses_are_the_held_out_losses_at_the_same_draws():
+    """One computes level by level for gradients, the other in batches over levels for an engine."""
+    model, denoiser = denoiser_of("ddpm")
+    images = striped_images()
+    settings = {"model": model, "training": TRAININGS["ddpm"](label_dropout=0.0), "seed": HELD_OUT_SEED}
+    given = (images.test_images, images.test_labels)
+    each = level_losses(denoiser.network, *given, settings, CPU, 5, 8)
+    batched = denoising_losses(denoiser, *given, model, CPU, "float32", 16, 5, 8)
+    assert [float(at_level().detach()) for at_level in each] == pytest.approx(batched, rel=1e-4)
+    assert all(math.isfinite(loss) for loss in batched)

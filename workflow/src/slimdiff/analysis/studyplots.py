@@ -1,0 +1,135 @@
+"""The figures of two studies: FID over the U, one module pruned at a time, and FID over the share of zeros."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from slimdiff.analysis import charts, statistics, studies
+from slimdiff.analysis.charts import FONT_PX, LogAxis
+
+MODULE_PX = 52  # width of one module
+HEIGHT_PX = 280
+ZEROS_PX = (680, 340)
+# Of ways, in their order (Okabe and Ito's, and two of Tol's), with a shape each; further ways begin again.
+COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#997700", "#882255", "#332288")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
+ELSEWHERE = "tables/cells.csv"
+RATIO = "FID / FID of the baseline"
+PAIR = ["dataset", "model"]
+SENSITIVITY_SUBTITLE = (
+    "Each point is a recipe that prunes one module alone, in the order in which the network applies them: down the U, "
+    "along its bottom, and up again. Above 1 is worse than the same seeds' baseline; the axis is logarithmic. Bars: "
+    "95 % t-interval over paired seeds, cut at the edge; one seed has none. Within the grey band, a ratio of "
+    f"{statistics.RESOLUTION}, our metric tells nothing apart."
+)
+SPARSITY_SUBTITLE = (
+    "FID of recipes that do nothing but make weights zero, a line for each way to do so. Lower is better; the axis is "
+    "logarithmic. Dashed: the baseline. Bars: 95 % t-interval over seeds, cut at the edge; one seed has none. Ways "
+    "with further epochs train longer than those without."
+)
+
+
+def sensitivity(matrix: pd.DataFrame, title: str) -> alt.VConcatChart:
+    """FID against the baseline's for each module that is pruned alone, one panel per data set and model."""
+    frame = studies.module_ratios(studies.module_cells(matrix))
+    return _stacked(frame, title, SENSITIVITY_SUBTITLE, "No recipe of this matrix prunes one module alone.")
+
+
+def sparsity(matrix: pd.DataFrame, title: str) -> alt.VConcatChart:
+    """FID over the share of zeros for each way of pruning, one panel per data set and model."""
+    frame = studies.sparse_recipes(matrix)
+    bases = {
+        recipe[:2]: each.mean
+        for recipe, each in statistics.by_recipe(matrix, "fid").items()
+        if recipe[2] == studies.REFERENCE and each.n
+    }
+    known = [bases.get(pair) for pair in zip(frame["dataset"], frame["model"], strict=True)]
+    empty = f"No model of this matrix has {studies.LEAST_AMOUNTS} amounts of one way of pruning."
+    return _stacked(frame.assign(base=pd.Series(known, dtype="float64")), title, SPARSITY_SUBTITLE, empty)
+
+
+def _stacked(frame: pd.DataFrame, title: str, subtitle: str, empty: str) -> alt.VConcatChart:
+    """A panel for each data set and model of `frame`, or a sentence where there is nothing to draw."""
+    draw = _zeros_panel if "zeros" in frame else _module_panel
+    blocks = {f"{dataset}, {model}": block for (dataset, model), block in frame.groupby(PAIR, sort=False)}
+    ways = sorted(set(frame["way"]))  # those of all panels, which share a legend
+    panels = [draw(block, name, ways) for name, block in itertools.islice(blocks.items(), charts.MOST_PANELS)]
+    left_out = charts.listed(f"No room here, but in {ELSEWHERE}", list(blocks)[charts.MOST_PANELS :])
+    return charts.stack(panels or [charts.sentence(empty, ZEROS_PX[0])], title, [*charts.lines(subtitle), *left_out])
+
+
+def _module_panel(block: pd.DataFrame, name: str, ways: list[str]) -> alt.LayerChart:
+    modules = list(dict.fromkeys(block["module"]))
+    axis = charts.log_axis([*block["ratio"], 1 / statistics.RESOLUTION, statistics.RESOLUTION], 1.0)
+    labels = alt.Axis(title="module, from the image over the bottom to the image", labelAngle=-40, grid=True)
+    x = alt.X("module:N", scale=alt.Scale(domain=modules), axis=labels)
+    beside = alt.XOffset("way:N", scale=alt.Scale(domain=ways, paddingOuter=0.5))
+
+    def y(field: str) -> alt.Y:
+        return axis.y(field, RATIO)
+
+    edges = pd.DataFrame({"start": [1 / statistics.RESOLUTION], "end": [statistics.RESOLUTION]})
+    band = alt.Chart(edges).mark_rect(color="#d9d9d9", opacity=0.55).encode(y=y("start"), y2="end:Q")
+    dashed = charts.dashed(1.0).encode(y=y("value"))
+    lines = alt.Chart(block).mark_line(strokeWidth=1, opacity=0.5)
+    lines = lines.encode(x=x, xOffset=beside, y=y("ratio"), color=_color(ways))
+    bars = alt.Chart(_clipped(block, axis)).mark_rule(strokeWidth=2, opacity=0.6)
+    bars = bars.encode(x=x, xOffset=beside, y=y("start"), y2="end:Q", color=_color(ways))
+    tooltip = [alt.Tooltip("module:N"), alt.Tooltip("way:N"), *_numbers("ratio", RATIO)]
+    points = alt.Chart(block).mark_point(filled=True, size=60, opacity=1)
+    points = points.encode(x=x, xOffset=beside, y=y("ratio"), color=_color(ways), shape=_shape(ways), tooltip=tooltip)
+    layers = [band, dashed, lines, bars, points]
+    title = alt.TitleParams(name, anchor="start", fontSize=FONT_PX + 1)
+    return alt.LayerChart(layer=layers, width=MODULE_PX * max(8, len(modules)), height=HEIGHT_PX, title=title)
+
+
+def _zeros_panel(block: pd.DataFrame, name: str, ways: list[str]) -> alt.LayerChart:
+    base = block["base"].dropna()
+    axis = charts.log_axis([*block["fid"], *base], float(block["fid"].iloc[0]))
+    share = alt.Axis(format=".0%", grid=False)
+    x = alt.X("zeros:Q", title="share of the parameters that are zero", scale=alt.Scale(domain=[0, 1]), axis=share)
+
+    def y(field: str) -> alt.Y:
+        return axis.y(field, "in-domain FID")
+
+    layers: list[alt.Chart] = [charts.dashed(value).encode(y=y("value")) for value in base.head(1)]
+    layers.append(alt.Chart(block).mark_line(strokeWidth=1.5).encode(x=x, y=y("fid"), color=_color(ways)))
+    bars = alt.Chart(_clipped(block, axis)).mark_rule(strokeWidth=2, opacity=0.5)
+    layers.append(bars.encode(x=x, y=y("start"), y2="end:Q", color=_color(ways)))
+    tooltip = [alt.Tooltip("optimization:N", title="recipe"), alt.Tooltip("way:N"), *_numbers("fid", "FID")]
+    tooltip.append(alt.Tooltip("zeros:Q", title="zeros", format=".1%"))
+    points = alt.Chart(block).mark_point(filled=True, size=70, opacity=1)
+    layers.append(points.encode(x=x, y=y("fid"), color=_color(ways), shape=_shape(ways), tooltip=tooltip))
+    width, height = ZEROS_PX
+    title = alt.TitleParams(name, anchor="start", fontSize=FONT_PX + 1)
+    return alt.LayerChart(layer=layers, width=width, height=height, title=title)
+
+
+def _clipped(block: pd.DataFrame, axis: LogAxis) -> pd.DataFrame:
+    """The rows with an interval, its ends kept on the axis in the columns `start` and `end`."""
+    spread = block.dropna(subset=["low"])
+    return spread.assign(start=spread["low"].clip(lower=axis.low), end=spread["high"].clip(upper=axis.high))
+
+
+def _numbers(column: str, title: str) -> list[alt.Tooltip]:
+    ends = [alt.Tooltip(f"{end}:Q", title=text, format=".3g") for end, text in (("low", "95 % from"), ("high", "to"))]
+    return [alt.Tooltip(f"{column}:Q", title=title, format=".3g"), *ends, alt.Tooltip("seeds:Q")]
+
+
+def _color(ways: Sequence[str]) -> alt.Color:
+    return alt.Color("way:N", scale=_scale(ways, COLORS), legend=_legend())
+
+
+def _shape(ways: Sequence[str]) -> alt.Shape:
+    return alt.Shape("way:N", scale=_scale(ways, SHAPES), legend=_legend())
+
+
+def _scale(ways: Sequence[str], values: Sequence[str]) -> alt.Scale:
+    return alt.Scale(domain=list(ways), range=[values[place % len(values)] for place in range(len(ways))])
+
+
+def _legend() -> Any:
+    return alt.Legend(title=None, orient="top", direction="horizontal", columns=3, labelLimit=400, symbolOpacity=1)
