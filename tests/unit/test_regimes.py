@@ -66,7 +66,7 @@ def test_a_pruned_weight_never_comes_back(tmp_path, start, monkeypatch):
             seen.append(zeros_of(network.state_dict()))
             return super().stepping(network, average, step, steps)
 
-    monkeypatch.setattr("slimdiff.finetuning.build_regime", lambda _: Watched(SparsifySettings(0.7, "cubic", 0.5)))
+    monkeypatch.setattr("slimdiff.finetuning.build_regime", lambda *_: Watched(SparsifySettings(0.7, "cubic", 0.5)))
     run(start, tmp_path, settings=asked(start, CUBIC, epochs=2))
     counts = [share_of(zeros)[0] for zeros in seen]
     assert counts == sorted(counts)

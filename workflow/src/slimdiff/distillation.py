@@ -27,7 +27,7 @@ from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.samplers import thinned_sigmas
 from slimdiff.errors import UserError
-from slimdiff.regimes import Regime
+from slimdiff.regime import Regime
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,6 @@
-"""What a training does while it goes on, beside gradient descent on its loss: nothing, pruning, or quantizing.
+"""Pruning and quantizing while a training goes on; a loss against a teacher stands in slimdiff.distillation.
 
-Another regime, a loss of its own against a teacher, stands in slimdiff.distillation, which only trainings with a start
-import.
-
-A regime has no memory of its own: what it does follows from the weights and the step, so that a training that was
-interrupted goes on bit for bit.
+Only trainings with a start import these.
 """
 
 import contextlib
@@ -17,49 +13,12 @@ from torch import nn
 
 from slimdiff.compression.prune import prunable
 from slimdiff.compression.storage import store_weights
-from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.errors import UserError
+from slimdiff.regime import Regime
 from slimdiff.settings import build
 
 SCHEDULES = ("one-shot", "cubic")
 QUANTIZED = ("8bit", "4bit")
-
-
-class Regime:
-    """Plain training; the base of all others."""
-
-    def training_sigmas(self, denoiser: Denoiser, n: int, generator: torch.Generator) -> torch.Tensor:
-        """The noise levels (n,) of a step's images, on the CPU."""
-        return denoiser.training_sigmas(n, generator)
-
-    def loss(
-        self,
-        denoiser: Denoiser,
-        x_0: torch.Tensor,
-        sigma: torch.Tensor,
-        noise: torch.Tensor,
-        labels: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """What the step descends on, per image (N,); arguments are those of the denoiser's loss."""
-        return denoiser.loss(x_0, sigma, noise, labels)
-
-    @contextlib.contextmanager
-    def computing(self, network: nn.Module) -> Iterator[None]:
-        """Around the loss and its gradients."""
-        yield
-
-    @contextlib.contextmanager
-    def stepping(
-        self, network: nn.Module, average: Mapping[str, torch.Tensor], step: int, steps: int
-    ) -> Iterator[None]:
-        """Around the optimizer's step and the update of the average.
-
-        Args:
-            average: the averaged state dict, updated within.
-            step: which one it is, from 0.
-            steps: of the whole training.
-        """
-        yield
 
 
 @dataclass(frozen=True)

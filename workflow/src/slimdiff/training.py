@@ -33,7 +33,7 @@ from slimdiff.files import write_json
 from slimdiff.memory import ran_out
 from slimdiff.models.registry import build_network
 from slimdiff.optimizers import build_optimizer, learning_rate_factor
-from slimdiff.regimes import Regime
+from slimdiff.regime import Regime
 from slimdiff.settings import build, canonical
 from slimdiff.state import Progress, StateStore, locked, terminable
 from slimdiff.tensorfile import tensors_digest
