@@ -1,6 +1,7 @@
 """Every recipe of a finished run against its baseline: the time to sample a batch, in turns, on one thread and on all.
 
     python benchmarks/recipes.py --results results --out results/benchmarks.json --table speed.md
+    python benchmarks/recipes.py --results results --baseline sampler-euler-maruyama --out … --table …
 
 Cells of the first seed and their baselines are loaded from the run's files, so that weights and noise levels are the
 trained ones. `output_error` is ‖y − y0‖ / ‖y0‖ of one evaluation on noised test images, y0 being the baseline's network
@@ -78,6 +79,7 @@ def main() -> None:
     arguments.add_argument("--results", type=Path, default=Path("results"), help="of a finished run")
     arguments.add_argument("--out", type=Path, required=True, help="JSON file that collects the benchmarks")
     arguments.add_argument("--table", type=Path, help="Markdown file for the same figures")
+    arguments.add_argument("--baseline", default="baseline", help="recipe that the others are held against")
     given = arguments.parse_args()
 
     models = sorted(given.results.glob("cells/*/*/*/seed0/model.safetensors"))
@@ -87,14 +89,14 @@ def main() -> None:
     measured: dict[str, dict[str, Any]] = {}
     for model in models:
         dataset, family, recipe, _ = model.parent.relative_to(given.results / "cells").parts
-        baseline = model.parents[2] / "baseline" / "seed0" / "model.safetensors"
-        if recipe == "baseline" or not baseline.exists():
+        baseline = model.parents[2] / given.baseline / "seed0" / "model.safetensors"
+        if recipe == given.baseline or not baseline.exists():
             continue
         images = store.read(given.results / "data" / dataset / "images.safetensors")
         cell = f"{dataset}/{family}/{recipe}"
         measured[cell] = measure(model, baseline, images, given.results / "state" / "engines")
         print(cell, measured[cell], flush=True)
-    keep(given.out, "recipes: baseline / recipe (time of a batch)", measured, len(os.sched_getaffinity(0)))
+    keep(given.out, f"recipes: {given.baseline} / recipe (time of a batch)", measured, len(os.sched_getaffinity(0)))
     if given.table:
         given.table.write_text(table(measured), encoding="utf-8")
 
