@@ -1,7 +1,7 @@
 """Every recipe of a finished run against its baseline: the time to sample a batch, in turns, on one thread and on all.
 
     python benchmarks/recipes.py --results results --out results/benchmarks.json --table speed.md
-    python benchmarks/recipes.py --results results --baseline sampler-euler-maruyama --out … --table …
+    python benchmarks/recipes.py --baseline sampler-euler-maruyama --recipes channels-50 --out … --table …
 
 Cells of the first seed and their baselines are loaded from the run's files, so that weights and noise levels are the
 trained ones. `output_error` is ‖y − y0‖ / ‖y0‖ of one evaluation on noised test images, y0 being the baseline's network
@@ -80,6 +80,7 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, required=True, help="JSON file that collects the benchmarks")
     arguments.add_argument("--table", type=Path, help="Markdown file for the same figures")
     arguments.add_argument("--baseline", default="baseline", help="recipe that the others are held against")
+    arguments.add_argument("--recipes", nargs="+", help="of the others only these")
     given = arguments.parse_args()
 
     models = sorted(given.results.glob("cells/*/*/*/seed0/model.safetensors"))
@@ -90,7 +91,7 @@ def main() -> None:
     for model in models:
         dataset, family, recipe, _ = model.parent.relative_to(given.results / "cells").parts
         baseline = model.parents[2] / given.baseline / "seed0" / "model.safetensors"
-        if recipe == given.baseline or not baseline.exists():
+        if recipe == given.baseline or not baseline.exists() or recipe not in (given.recipes or [recipe]):
             continue
         images = store.read(given.results / "data" / dataset / "images.safetensors")
         cell = f"{dataset}/{family}/{recipe}"

@@ -1,5 +1,6 @@
 """One seed, one result; an interrupted training goes on bit for bit; failures are results with a reason."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,7 +10,9 @@ import pytest
 import torch
 from builders import (
     MODELS,
+    SAMPLERS,
     SMALL_NETWORK,
+    SMALL_UNET,
     TRAININGS,
     small_model,
     small_unet_model,
@@ -22,11 +25,14 @@ from slimdiff.compression.linears import is_frozen_part
 from slimdiff.config import FAMILIES
 from slimdiff.data import store
 from slimdiff.devices import PRECISIONS, resolve_precision
-from slimdiff.diffusion.denoiser import Denoiser
+from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
 from slimdiff.diffusion.noise import derive_seed
+from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
 from slimdiff.optimizers import OPTIMIZERS, SCHEDULES, build_optimizer, learning_rate_factor, pack_state
+from slimdiff.sampling import sample_images
+from slimdiff.settings import build
 from slimdiff.state import StateStore, locked
 from slimdiff.training import train
 
@@ -240,6 +246,34 @@ def test_each_image_is_trained_with_its_own_label_or_none(tmp_path, monkeypatch,
 def test_a_network_without_classes_trains_on_the_same_images(tmp_path):
     weights = run_unet(tmp_path, "a", network={"classes": 0}, epochs=1).weights
     assert "label.weight" not in weights["raw"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_colours_are_learnt_with_their_classes(tmp_path, family):
+    """Rows are red and columns green; asked for either, both families paint the one asked for."""
+    gray = striped_images()
+
+    def coloured(images, labels):
+        return images * torch.tensor([[1, 0, 0], [0, 1, 0]], dtype=torch.uint8)[labels, :, None, None]
+
+    images = dataclasses.replace(
+        gray,
+        train_images=coloured(gray.train_images, gray.train_labels),
+        test_images=coloured(gray.test_images, gray.test_labels),
+    )
+    small = {"ncsn": SMALL_NETWORK, "ddpm": SMALL_UNET}[family]
+    model = MODELS[family](channels=3) | {"network": {**small, "classes": 2}}
+    asked = settings(0, model, epochs=30)
+    trained = train(images, asked, tmp_path, CPU, "code")
+    network = build_network(model, seed=0)
+    network.load_state_dict(trained.weights["raw"])
+    denoiser = build_denoiser(network.eval(), model, asked["training"])
+    sampler = build(SamplerSettings, {**SAMPLERS[family], "guidance": 1.0}, "sampler")
+    labels = torch.arange(8) % 2
+    drawn = sample_images(denoiser, sampler, model, trained.header["dataset"], 8, 8, 0, labels)
+    assert drawn.images.shape == (8, *images.image_shape)
+    red, green, _ = drawn.images.float().mean(dim=(2, 3)).T
+    assert torch.equal(green > red, labels == 1)
 
 
 @pytest.mark.parametrize("classes", [1, 3, 10])
