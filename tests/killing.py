@@ -1,16 +1,39 @@
-"""A stage as a process of its own that is killed without warning, and started again."""
+"""Trainings that are stopped on the way: with a SIGTERM, or as a process of their own without warning."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 from builders import SOURCE
 
 from slimdiff import tensorfile
+from slimdiff.state import StateStore
+
+
+@contextlib.contextmanager
+def terminated_at_save(number: int) -> Iterator[None]:
+    """The training within gets a SIGTERM once it saved its state so many times, and must end with 143."""
+    saves, original = 0, StateStore.save
+
+    def save_then_terminate(self: StateStore, *arguments: Any) -> None:
+        nonlocal saves
+        original(self, *arguments)
+        saves += 1
+        if saves == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StateStore, "save", save_then_terminate)
+        with pytest.raises(SystemExit) as stopped:
+            yield
+    assert stopped.value.code == 143
 
 
 def killed_half_way_and_resumed(tmp_path: Path, command: Callable[[Path], list[str]], steps: int) -> None:

@@ -1,11 +1,9 @@
 """Students of few steps: targets against plain loops, what they learn, and that they are sampled as they learnt."""
 
-import os
-import signal
-
 import pytest
 import torch
 from builders import MODELS, TRAININGS, striped_images
+from killing import terminated_at_save
 from presets import CONFIG
 from test_finetuning import CHANNELS, equal, run, settings_of
 
@@ -18,7 +16,6 @@ from slimdiff.distillation import Distill, DistillSettings
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
 from slimdiff.settings import build
-from slimdiff.state import StateStore
 from slimdiff.training import train
 
 CPU = torch.device("cpu")
@@ -174,20 +171,8 @@ def test_a_resumed_distillation_is_the_undisturbed_one(tmp_path, starts):
     settings = settings_of(starts["ncsn"], steps=(CHANNELS,), epochs=2)
     settings["while"] = {"distill": distillation()}
     undisturbed = run(starts["ncsn"], tmp_path / "a", settings=settings)
-    saves = 0
-    original = StateStore.save
-
-    def save_then_terminate(self, *arguments):
-        nonlocal saves
-        original(self, *arguments)
-        saves += 1
-        if saves == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StateStore, "save", save_then_terminate)
-        with pytest.raises(SystemExit):
-            run(starts["ncsn"], tmp_path / "b", 0.0, settings=settings)
+    with terminated_at_save(3):
+        run(starts["ncsn"], tmp_path / "b", 0.0, settings=settings)
     resumed = run(starts["ncsn"], tmp_path / "b", settings=settings)
     assert resumed.record["interruptions"] == 1
     assert equal(undisturbed, resumed)

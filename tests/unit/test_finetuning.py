@@ -1,14 +1,12 @@
 """Trainings that start from another one's weights: what they start from, that they resume, what their records say."""
 
 import json
-import os
-import signal
 import sys
 
 import pytest
 import torch
 from builders import MODELS, TRAININGS, small_model, striped_images
-from killing import killed_half_way_and_resumed
+from killing import killed_half_way_and_resumed, terminated_at_save
 
 from slimdiff import finetuning, noiselevels, weightfile
 from slimdiff.compression.importance import OF_LOSSES
@@ -20,7 +18,7 @@ from slimdiff.files import digest, write_json
 from slimdiff.finetuning import LEVELS, PREPARED, finetune
 from slimdiff.models.registry import build_network
 from slimdiff.noiselevels import level_losses
-from slimdiff.state import StateStore, clear_state
+from slimdiff.state import clear_state
 from slimdiff.training import train
 
 CPU = torch.device("cpu")
@@ -150,21 +148,8 @@ def test_levels_are_equally_likely_and_their_losses_repeat(starts, monkeypatch):
 def test_a_resumed_fine_tuning_is_the_undisturbed_one(tmp_path, starts, family, monkeypatch):
     """Stopped by SIGTERM after some steps; the second call prunes nothing, it reads what the first one made."""
     undisturbed = run(starts[family], tmp_path / "a", epochs=2, weight_decay=0.01)
-    saves = 0
-    original = StateStore.save
-
-    def save_then_terminate(self, *arguments):
-        nonlocal saves
-        original(self, *arguments)
-        saves += 1
-        if saves == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StateStore, "save", save_then_terminate)
-        with pytest.raises(SystemExit) as stopped:
-            run(starts[family], tmp_path / "b", 0.0, epochs=2, weight_decay=0.01)
-    assert stopped.value.code == 143
+    with terminated_at_save(5):
+        run(starts[family], tmp_path / "b", 0.0, epochs=2, weight_decay=0.01)
     monkeypatch.setattr(finetuning, "prune_channels", None)
     resumed = run(starts[family], tmp_path / "b", epochs=2, weight_decay=0.01)
     assert resumed.record["interruptions"] == 1

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import signal
 import sys
 
 import pytest
@@ -18,7 +17,7 @@ from builders import (
     small_unet_model,
     striped_images,
 )
-from killing import killed_half_way_and_resumed
+from killing import killed_half_way_and_resumed, terminated_at_save
 
 from slimdiff import weightfile
 from slimdiff.compression.linears import is_frozen_part
@@ -33,7 +32,7 @@ from slimdiff.models.registry import build_network
 from slimdiff.optimizers import OPTIMIZERS, SCHEDULES, build_optimizer, learning_rate_factor, pack_state
 from slimdiff.sampling import sample_images
 from slimdiff.settings import build
-from slimdiff.state import StateStore, locked
+from slimdiff.state import locked
 from slimdiff.training import train
 
 # with tensors of more than 4,096 elements, so that 8-bit optimizers hold 8-bit states
@@ -176,22 +175,9 @@ def test_a_resumed_training_is_the_undisturbed_one(tmp_path, family, optimizer, 
     changes |= {"epochs": 2, "weight_decay": 0.01}
     undisturbed = run(tmp_path, "a", model=model, **changes)
 
-    saves = 0
-    original = StateStore.save
-
-    def save_then_terminate(self, *arguments):
-        nonlocal saves
-        original(self, *arguments)
-        saves += 1
-        if saves == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StateStore, "save", save_then_terminate)
-        arguments = (striped_images(), settings(0, model, **changes), tmp_path / "b", CPU, "code", 0.0)
-        with pytest.raises(SystemExit) as stopped:
-            train(*arguments)
-    assert stopped.value.code == 143
+    arguments = (striped_images(), settings(0, model, **changes), tmp_path / "b", CPU, "code", 0.0)
+    with terminated_at_save(5):
+        train(*arguments)
     resumed = train(*arguments)
     assert resumed.record["interruptions"] == 1
     assert undisturbed.record["started_at"] <= resumed.record["started_at"]

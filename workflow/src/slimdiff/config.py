@@ -20,13 +20,8 @@ NETWORK_KEYS = ("extractors", "extractors_sha256", "classifier", "classifier_sha
 TRAINING_STEPS = ("prune",)  # keys of a training that starts from another: what is done to its weights before
 # Others of its keys, one of them: what is done to its weights meanwhile, or what it learns instead of the images.
 TRAINING_REGIMES = ("sparsify", "quantize", "distill")
-START_KEYS = (
-    "start",
-    "weights",
-    *TRAINING_STEPS,
-    *TRAINING_REGIMES,
-    "finetune",
-)  # of a training that starts from another, and no more
+# Of a training that starts from another, and no more.
+START_KEYS = ("start", "weights", *TRAINING_STEPS, *TRAINING_REGIMES, "finetune")
 COMPRESSION_STEPS = ("prune", "quantize")  # keys of an optimization, in the order in which they are applied
 
 

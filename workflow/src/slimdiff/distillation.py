@@ -25,7 +25,7 @@ from torch import nn
 
 from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.guidance import Guided
-from slimdiff.diffusion.samplers import thinned_sigmas
+from slimdiff.diffusion.samplers import sigma_limits, thinned_sigmas
 from slimdiff.errors import UserError
 from slimdiff.regime import Regime
 
@@ -65,9 +65,7 @@ class Distill(Regime):
     def levels(self, denoiser: Denoiser) -> torch.Tensor:
         """The teacher's noise levels and a final 0, (steps · substeps + 1,); the student has every substeps-th."""
         asked = self.settings
-        low, high = denoiser.sigma_range()
-        low = low if asked.sigma_min is None else asked.sigma_min
-        high = high if asked.sigma_max is None else asked.sigma_max
+        low, high = sigma_limits(denoiser, asked.sigma_min, asked.sigma_max)
         return thinned_sigmas(asked.steps * asked.substeps, asked.grid, low, high, asked.rho).float()
 
     def training_sigmas(self, denoiser: Denoiser, n: int, generator: torch.Generator) -> torch.Tensor:

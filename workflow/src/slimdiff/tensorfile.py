@@ -71,10 +71,7 @@ def read_header(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
         raise UserError(_broken(path, f"its header is no JSON: {error}")) from None
     if not isinstance(parsed, dict):
         raise UserError(f"{path} holds {type(parsed).__name__!r}, expected {kind!r}: delete it and run again")
-    try:
-        header = unseal(path, parsed, BESIDE)
-    except ValueError as error:
-        raise UserError(_broken(path, str(error))) from None
+    header = unseal(path, parsed, BESIDE)
     if header.get("kind") != kind:
         raise UserError(
             f"{path} holds {header.get('kind')!r}, expected {kind!r}; if it is a result, delete it and run again"

@@ -31,7 +31,7 @@ def rising(sizes: Mapping[str, int], amount: float) -> dict[str, int]:
         sizes: elements per layer, in the order in which the network applies them.
 
     Raises:
-        UserError: as for `fill`.
+        UserError: that many zeros leave no layer its least share.
     """
     last = max(1, len(sizes) - 1)
     depth = [1 - abs(2 * place / last - 1) for place in range(len(sizes))]

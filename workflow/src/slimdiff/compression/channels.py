@@ -161,13 +161,14 @@ def _within(groups: Sequence[Any], names: dict[nn.Module, str], scope: str) -> l
 
 def _makers(group: Any, names: dict[nn.Module, str]) -> list[str]:
     """The layers that make a group's channels: its convolutions, or its linear layers where it has none."""
-    made = {
-        member.dep.target.module: None
-        for member in group
-        if isinstance(member.dep.target.module, PRODUCERS) and member.dep.handler.__name__ == "prune_out_channels"
-    }
+    made = {member.dep.target.module: None for member in group if _makes(member)}
     convolutions = [names[module] for module in made if not isinstance(module, nn.Linear)]
     return convolutions or [names[module] for module in made]
+
+
+def _makes(member: Any) -> bool:
+    """Whether a member of a group is the side of a layer that makes the group's channels."""
+    return isinstance(member.dep.target.module, PRODUCERS) and member.dep.handler.__name__ == "prune_out_channels"
 
 
 def _parts(group: Any) -> Iterator[Part]:
@@ -175,9 +176,8 @@ def _parts(group: Any) -> Iterator[Part]:
     makers: dict[int, set[int]] = {}  # by channel: which members of the group produce it
     blocks: dict[int, int] = {}  # by channel: of the finest norm blocks that hold it, the least common multiple
     for position, member in enumerate(group):
-        module, handler = member.dep.target.module, member.dep.handler
+        module, makes = member.dep.target.module, _makes(member)
         width = _outputs(module)
-        makes = isinstance(module, PRODUCERS) and handler.__name__ == "prune_out_channels"
         norm = isinstance(module, nn.GroupNorm) and module.num_groups > 1
         for index, channel in zip(member.idxs, member.root_idxs, strict=True):
             if makes:

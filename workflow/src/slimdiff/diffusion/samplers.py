@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.dopri5 import solve
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
@@ -66,11 +67,15 @@ def thinned_sigmas(steps: int, grid: int | None, sigma_min: float, sigma_max: fl
     return karras_sigmas(grid, sigma_min, sigma_max, rho)[:: grid // steps]
 
 
+def sigma_limits(denoiser: Denoiser | Guided, sigma_min: float | None, sigma_max: float | None) -> tuple[float, float]:
+    """The least and the greatest noise level that were asked for; None: the one that the training covered."""
+    low, high = denoiser.sigma_range()
+    return low if sigma_min is None else sigma_min, high if sigma_max is None else sigma_max
+
+
 def heun(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> Trajectories:
     """Heun's method on the probability-flow ODE (Karras et al. 2022, algorithm 1): 2·steps - 1 evaluations."""
-    low, high = denoiser.sigma_range()
-    low = low if settings.sigma_min is None else settings.sigma_min
-    high = high if settings.sigma_max is None else settings.sigma_max
+    low, high = sigma_limits(denoiser, settings.sigma_min, settings.sigma_max)
     sigmas = karras_sigmas(settings.steps, low, high, settings.rho).tolist()
     x = noise.normal(shape) * sigmas[0]
     n = x.shape[0]
@@ -90,9 +95,7 @@ def euler(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSe
     It is Karras et al. 2022, algorithm 1, without its correction, and DDIM (Song et al. 2021, equation 13) in
     variables of exploding variance.
     """
-    low, high = denoiser.sigma_range()
-    low = low if settings.sigma_min is None else settings.sigma_min
-    high = high if settings.sigma_max is None else settings.sigma_max
+    low, high = sigma_limits(denoiser, settings.sigma_min, settings.sigma_max)
     sigmas = thinned_sigmas(settings.steps, settings.grid, low, high, settings.rho).tolist()
     x = noise.normal(shape) * sigmas[0]
     n = x.shape[0]
