@@ -98,6 +98,17 @@ def test_schedules_leave_the_networks_as_many_weights_as_the_pool_does(family, m
     assert made[0] == made[1] > 0
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_layers_of_one_size_lose_places_of_their_own(seed):
+    """Two layers of 4,096 elements, half of each zero: by chance they share 1,024 ± 32."""
+    network = torch.nn.Sequential(*[torch.nn.Linear(64, 64, bias=False) for _ in range(2)])
+    network.prune_scopes = lambda: {"global": ("0", "1")}
+    prune_unstructured(network, PruneSettings("random", 0.5, allocation="rising"), seed)
+    first, second = (layer.weight == 0 for layer in network)
+    assert first.sum() == second.sum() == 2048
+    assert 1024 - 160 < (first & second).sum() < 1024 + 160
+
+
 def test_a_layer_alone_can_be_pruned():
     network = build_network(MODELS["ncsn"](), seed=1)
     before = {name: p.clone() for name, p in network.named_parameters()}

@@ -6,7 +6,8 @@ permanent, so that what is left is a plain network with zeros.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +51,8 @@ def prune_unstructured(network: nn.Module, settings: PruneSettings, seed: int, l
     if settings.allocation not in ALLOCATIONS:
         raise UserError(f"prune.allocation is {settings.allocation!r}; allowed: {', '.join(ALLOCATIONS)}")
     if settings.allocation == "pool":
-        _zero(prunable(network, settings.scope), settings.method, settings.amount, seed)
+        with _drawn(seed):
+            _zero(prunable(network, settings.scope), settings.method, settings.amount)
         return
     sizes = {name: _size(_parameters(network, name)) for name in layers(network, settings.scope)}
     if settings.allocation == "rising":
@@ -59,8 +61,9 @@ def prune_unstructured(network: nn.Module, settings: PruneSettings, seed: int, l
         raise UserError("prune.allocation is 'sensitivity', which needs images; allowed without: pool, rising")
     else:
         zeros = by_sensitivity(sizes, settings.amount, sensitivity(network, settings, seed, loss))
-    for name, count in zeros.items():
-        _zero(_parameters(network, name), settings.method, count, seed)
+    with _drawn(seed):  # once for all layers: one seed each would zero the same places of those of one size
+        for name, count in zeros.items():
+            _zero(_parameters(network, name), settings.method, count)
 
 
 def sensitivity(
@@ -73,7 +76,8 @@ def sensitivity(
         curves[name] = [(0.0, whole)]
         for share in shares:
             pruned = copy.deepcopy(network)
-            _zero(_parameters(pruned, name), settings.method, share, seed)
+            with _drawn(seed):
+                _zero(_parameters(pruned, name), settings.method, share)
             curves[name].append((share, loss(pruned)))
     return curves
 
@@ -97,13 +101,19 @@ def layers(network: nn.Module, scope: str) -> list[str]:
     return [name for name in every if name in scopes[scope]]
 
 
-def _zero(pool: Pool, method: str, amount: float | int, seed: int) -> None:
+@contextmanager
+def _drawn(seed: int) -> Iterator[None]:
+    """Random masks within are `seed`'s; torch's generator is afterwards what it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _zero(pool: Pool, method: str, amount: float | int) -> None:
     """Zero a share (float) or a number (int) of the pool's elements."""
     for module, name in pool:  # torch flattens by a view, which channels_last refuses; files keep no memory format
         getattr(module, name).data = getattr(module, name).data.contiguous()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        prune.global_unstructured(pool, pruning_method=METHODS[method], amount=amount)
+    prune.global_unstructured(pool, pruning_method=METHODS[method], amount=amount)
     for module, name in pool:
         prune.remove(module, name)
         getattr(module, name).data.add_(0.0)  # torch's masks make negative weights -0.0: their signs take room in files
