@@ -62,7 +62,8 @@ def test_the_preset_s_cells_are_the_study_in_the_order_of_the_network(model: str
     names = entry["optimizations"][::-1]  # the order of the matrix must not matter
     found = studies.module_cells(synthetic.matrix(row(name, model=model) for name in names))
     assert len(found) == len(names) - 1
-    assert set(found["way"]) == {"random, 50 %", "l1, 50 %", "channels by l1, 50 %"}
+    ways = itertools.product(("random", "l1", "channels by l1"), (50, 90))
+    assert set(found["way"]) == {f"{way}, {amount} %" for way, amount in ways}
     options = SENSITIVITY["models"][model]
     expected = modules(layers_of(options["family"], options["network"]) or [])
     assert list(dict.fromkeys(studies.module_ratios(found)["module"])) == expected

@@ -1,6 +1,7 @@
 """The presets hold what they say: every number of the report has its cells, and the report's settings are there."""
 
 import csv
+import itertools
 from pathlib import Path
 
 import pytest
@@ -151,7 +152,7 @@ NO_CHANNELS = {"ncsn": {"tconv1", *(f"dense{number}" for number in range(1, 8))}
 
 
 @pytest.mark.parametrize("model", ["ncsn", "ddpm"])
-def test_the_study_has_every_module_alone_in_three_ways(model: str) -> None:
+def test_the_study_has_every_module_alone_in_three_ways_and_two_amounts(model: str) -> None:
     config = preset("sensitivity.yaml")
     options = config["models"][model]
     network = build_network(options)
@@ -159,13 +160,14 @@ def test_the_study_has_every_module_alone_in_three_ways(model: str) -> None:
     named = modules(layers_of(options["family"], options["network"]) or [])
     assert set(named) <= top
     expected = {}
-    for module in named:
+    for module, amount in itertools.product(named, (0.5, 0.9)):
+        where = {"amount": amount, "scope": f"module:{module}"}
         for method in ("random", "l1"):
-            prune = {"method": method, "amount": 0.5, "scope": f"module:{module}"}
-            expected[f"{method}-50-{module}"] = {"training": "plain", "prune": prune}
+            prune = {"method": method, **where}
+            expected[f"{method}-{100 * amount:g}-{module}"] = {"training": "plain", "prune": prune}
         if module not in NO_CHANNELS[model]:
-            prune = {"method": "channels", "importance": "l1", "amount": 0.5, "scope": f"module:{module}"}
-            expected[f"channels-50-{module}"] = {"training": "plain", "prune": prune}
+            prune = {"method": "channels", "importance": "l1", **where}
+            expected[f"channels-{100 * amount:g}-{module}"] = {"training": "plain", "prune": prune}
     (entry,) = [entry for entry in config["matrix"] if entry["model"] == model]
     assert entry["optimizations"] == ["baseline", *expected]
     assert {name: config["optimizations"][name] for name in expected} == expected
