@@ -185,6 +185,19 @@ def test_the_u_shows_each_module_s_ratio() -> None:
     assert domains == [list(MODULES)] * 3
 
 
+def test_the_u_has_a_colour_for_each_method_and_a_shape_for_each_amount() -> None:
+    config = {**SENSITIVITY, "optimizations": dict(SENSITIVITY["optimizations"])}
+    for amount in (5, 50, 12.5):
+        prune = {"method": "l1", "amount": amount / 100, "scope": "module:conv2"}
+        config["optimizations"][f"l1-{amount}"] = {"training": "plain", "prune": prune}
+    names = ["baseline", "random-50-conv1", "channels-90-conv1", "l1-5", "l1-50", "l1-12.5"]
+    matrix = synthetic.matrix(row(name, config=config) for name in names)
+    (panel,) = studyplots.sensitivity(matrix, "a title").to_dict()["vconcat"]
+    points = panel["layer"][-1]["encoding"]
+    assert points["color"]["scale"]["domain"] == ["channels by l1", "l1", "random"]
+    assert points["shape"]["scale"]["domain"] == ["5 %", "12.5 %", "50 %", "90 %"]
+
+
 def test_a_picture_of_many_data_sets_stays_of_a_size_to_look_at() -> None:
     rows = [{**row, "dataset": f"photos-{number}"} for row in study()[:3] for number in range(8)]
     chart = studyplots.sensitivity(synthetic.matrix(rows), "a title").to_dict()

@@ -1,6 +1,7 @@
 """The figures of two studies: FID over the U, one module pruned at a time, and FID over the share of zeros."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from slimdiff.analysis.charts import FONT_PX, LogAxis
 MODULE_PX = 52  # width of one module
 HEIGHT_PX = 280
 ZEROS_PX = (680, 340)
-# Of ways, in their order (Okabe and Ito's, and two of Tol's), with a shape each; further ways begin again.
+# Of ways, methods and amounts, in their order (Okabe and Ito's, and two of Tol's); further ones begin again.
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#997700", "#882255", "#332288")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
 ELSEWHERE = "tables/cells.csv"
@@ -33,8 +34,13 @@ SPARSITY_SUBTITLE = (
 
 
 def sensitivity(matrix: pd.DataFrame, title: str) -> alt.VConcatChart:
-    """FID against the baseline's for each module that is pruned alone, one panel per data set and model."""
+    """FID against the baseline's for each module that is pruned alone, one panel per data set and model.
+
+    A colour for each method, a shape for each amount.
+    """
     frame = studies.module_ratios(studies.module_cells(matrix))
+    split = frame["way"].str.rsplit(", ", n=1)
+    frame = frame.assign(method=split.str[0], amount=split.str[-1])
     return _stacked(frame, title, SENSITIVITY_SUBTITLE, "No recipe of this matrix prunes one module alone.")
 
 
@@ -55,13 +61,14 @@ def _stacked(frame: pd.DataFrame, title: str, subtitle: str, empty: str) -> alt.
     """A panel for each data set and model of `frame`, or a sentence where there is nothing to draw."""
     draw = _zeros_panel if "zeros" in frame else _module_panel
     blocks = {f"{dataset}, {model}": block for (dataset, model), block in frame.groupby(PAIR, sort=False)}
-    ways = sorted(set(frame["way"]))  # those of all panels, which share a legend
-    panels = [draw(block, name, ways) for name, block in itertools.islice(blocks.items(), charts.MOST_PANELS)]
+    panels = [draw(block, name, frame) for name, block in itertools.islice(blocks.items(), charts.MOST_PANELS)]
     left_out = charts.listed(f"No room here, but in {ELSEWHERE}", list(blocks)[charts.MOST_PANELS :])
     return charts.stack(panels or [charts.sentence(empty, ZEROS_PX[0])], title, [*charts.lines(subtitle), *left_out])
 
 
-def _module_panel(block: pd.DataFrame, name: str, ways: list[str]) -> alt.LayerChart:
+def _module_panel(block: pd.DataFrame, name: str, whole: pd.DataFrame) -> alt.LayerChart:
+    """A panel of `block`; colours and shapes are those of the `whole` frame, so that panels share a legend."""
+    ways, color = sorted(set(whole["way"])), _encoded(alt.Color, "method", whole, COLORS)
     modules = list(dict.fromkeys(block["module"]))
     axis = charts.log_axis([*block["ratio"], 1 / statistics.RESOLUTION, statistics.RESOLUTION], 1.0)
     labels = alt.Axis(title="module, from the image over the bottom to the image", labelAngle=-40, grid=True)
@@ -75,18 +82,21 @@ def _module_panel(block: pd.DataFrame, name: str, ways: list[str]) -> alt.LayerC
     band = alt.Chart(edges).mark_rect(color="#d9d9d9", opacity=0.55).encode(y=y("start"), y2="end:Q")
     dashed = charts.dashed(1.0).encode(y=y("value"))
     lines = alt.Chart(block).mark_line(strokeWidth=1, opacity=0.5)
-    lines = lines.encode(x=x, xOffset=beside, y=y("ratio"), color=_color(ways))
+    lines = lines.encode(x=x, xOffset=beside, y=y("ratio"), color=color, detail="way:N")
     bars = alt.Chart(_clipped(block, axis)).mark_rule(strokeWidth=2, opacity=0.6)
-    bars = bars.encode(x=x, xOffset=beside, y=y("start"), y2="end:Q", color=_color(ways))
+    bars = bars.encode(x=x, xOffset=beside, y=y("start"), y2="end:Q", color=color)
     tooltip = [alt.Tooltip("module:N"), alt.Tooltip("way:N"), *_numbers("ratio", RATIO)]
     points = alt.Chart(block).mark_point(filled=True, size=60, opacity=1)
-    points = points.encode(x=x, xOffset=beside, y=y("ratio"), color=_color(ways), shape=_shape(ways), tooltip=tooltip)
+    shape = _encoded(alt.Shape, "amount", whole, SHAPES)
+    points = points.encode(x=x, xOffset=beside, y=y("ratio"), color=color, shape=shape, tooltip=tooltip)
     layers = [band, dashed, lines, bars, points]
     title = alt.TitleParams(name, anchor="start", fontSize=FONT_PX + 1)
     return alt.LayerChart(layer=layers, width=MODULE_PX * max(8, len(modules)), height=HEIGHT_PX, title=title)
 
 
-def _zeros_panel(block: pd.DataFrame, name: str, ways: list[str]) -> alt.LayerChart:
+def _zeros_panel(block: pd.DataFrame, name: str, whole: pd.DataFrame) -> alt.LayerChart:
+    """As `_module_panel`."""
+    color, shape = _encoded(alt.Color, "way", whole, COLORS), _encoded(alt.Shape, "way", whole, SHAPES)
     base = block["base"].dropna()
     axis = charts.log_axis([*block["fid"], *base], float(block["fid"].iloc[0]))
     share = alt.Axis(format=".0%", grid=False)
@@ -96,13 +106,13 @@ def _zeros_panel(block: pd.DataFrame, name: str, ways: list[str]) -> alt.LayerCh
         return axis.y(field, "in-domain FID")
 
     layers: list[alt.Chart] = [charts.dashed(value).encode(y=y("value")) for value in base.head(1)]
-    layers.append(alt.Chart(block).mark_line(strokeWidth=1.5).encode(x=x, y=y("fid"), color=_color(ways)))
+    layers.append(alt.Chart(block).mark_line(strokeWidth=1.5).encode(x=x, y=y("fid"), color=color))
     bars = alt.Chart(_clipped(block, axis)).mark_rule(strokeWidth=2, opacity=0.5)
-    layers.append(bars.encode(x=x, y=y("start"), y2="end:Q", color=_color(ways)))
+    layers.append(bars.encode(x=x, y=y("start"), y2="end:Q", color=color))
     tooltip = [alt.Tooltip("optimization:N", title="recipe"), alt.Tooltip("way:N"), *_numbers("fid", "FID")]
     tooltip.append(alt.Tooltip("zeros:Q", title="zeros", format=".1%"))
     points = alt.Chart(block).mark_point(filled=True, size=70, opacity=1)
-    layers.append(points.encode(x=x, y=y("fid"), color=_color(ways), shape=_shape(ways), tooltip=tooltip))
+    layers.append(points.encode(x=x, y=y("fid"), color=color, shape=shape, tooltip=tooltip))
     width, height = ZEROS_PX
     title = alt.TitleParams(name, anchor="start", fontSize=FONT_PX + 1)
     return alt.LayerChart(layer=layers, width=width, height=height, title=title)
@@ -119,16 +129,17 @@ def _numbers(column: str, title: str) -> list[alt.Tooltip]:
     return [alt.Tooltip(f"{column}:Q", title=title, format=".3g"), *ends, alt.Tooltip("seeds:Q")]
 
 
-def _color(ways: Sequence[str]) -> alt.Color:
-    return alt.Color("way:N", scale=_scale(ways, COLORS), legend=_legend())
+def _encoded(channel: type[Any], field: str, whole: pd.DataFrame, values: Sequence[str]) -> Any:
+    """A colour or a shape for each value of `field`; beyond `values` they begin again."""
+    known = sorted(set(whole[field]), key=_natural)
+    scale = alt.Scale(domain=known, range=[values[place % len(values)] for place in range(len(known))])
+    return channel(f"{field}:N", scale=scale, legend=_legend())
 
 
-def _shape(ways: Sequence[str]) -> alt.Shape:
-    return alt.Shape("way:N", scale=_scale(ways, SHAPES), legend=_legend())
-
-
-def _scale(ways: Sequence[str], values: Sequence[str]) -> alt.Scale:
-    return alt.Scale(domain=list(ways), range=[values[place % len(values)] for place in range(len(ways))])
+def _natural(text: str) -> tuple[float, str]:
+    """Numbers by their size, before words."""
+    first = text.partition(" ")[0]
+    return (float(first), text) if first.replace(".", "", 1).isdigit() else (math.inf, text)
 
 
 def _legend() -> Any:
