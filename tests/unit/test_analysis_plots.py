@@ -129,7 +129,7 @@ def lines_of(name: str, paper: pd.DataFrame) -> list[comparison.Line]:
     return comparison.spec_lines(paper, table, table.families[0])
 
 
-@pytest.mark.parametrize("figure", [name for name in FIGURES if name not in ("sensitivity", "sparsity")])
+@pytest.mark.parametrize("figure", [name for name in FIGURES if name not in ("sensitivity", "sparsity", "guidance")])
 def test_a_picture_stays_of_a_size_to_look_at(paper: pd.DataFrame, figure: str) -> None:
     chart = draw(MATRICES["eight data sets and many recipes"], paper, figure).to_dict()
     assert len(chart["vconcat"]) == charts.MOST_PANELS

@@ -14,7 +14,7 @@ from presets import preset
 from scipy import stats
 
 from slimdiff import config as settings
-from slimdiff.analysis import charts, proxies, proxytables, studies, studyplots
+from slimdiff.analysis import charts, guided, guidedplots, proxies, proxytables, studies, studyplots
 from slimdiff.layers import layers_of, modules
 from slimdiff.settings import canonical
 
@@ -247,3 +247,49 @@ def test_curves_are_drawn_from_two_amounts_on(sparse: pd.DataFrame) -> None:
     assert studies.sparse_recipes(ncsn).empty
     texts = [found.get("text", "") for found in drawn(studyplots.sparsity(ncsn, "a title"))]
     assert any("No model of this matrix" in text for text in texts)
+
+
+def guided_row(recipe: str, seed: int, model: str, fid: float, **changes: Any) -> Any:
+    return row(recipe, seed, model, OPEN, fid=fid, **changes)
+
+
+def test_guidance_is_a_line_for_each_model_that_is_told_a_class() -> None:
+    """Both, and the model that is told none; a baseline, whose guidance the line has already, is not drawn twice."""
+    rows = [guided_row("baseline", seed, "ncsn", 80.0) for seed in range(3)]
+    scales = {"guidance-0": 0.0, "guidance-1": 1.0, "guidance-1.5": 1.5, "guidance-3": 3.0}
+    for (recipe, scale), model, seed in itertools.product(scales.items(), ("ncsn-told", "ddpm"), range(3)):
+        rows.append(guided_row(recipe, seed, model, 10 + scale + seed, class_accuracy=0.5 + scale / 10))
+    rows += [guided_row("baseline", seed, "ddpm", 1000.0) for seed in range(3)]
+    rows += [guided_row("l1-50", seed, "ddpm", 1000.0) for seed in range(3)]
+    matrix = synthetic.matrix(rows)
+    found = guided.guided_recipes(matrix)
+    expected = {(model, scale): 11 + scale for model in ("ncsn-told", "ddpm") for scale in scales.values()}
+    assert {(each["line"], each["guidance"]): each["fid"] for each in found.to_dict("records")} == expected
+    assert set(found["seeds"]) == {3}
+    assert found["class_accuracy"].tolist() == pytest.approx((0.5 + found["guidance"] / 10).tolist())
+    reach = stats.t.ppf(0.975, 2) / math.sqrt(3)  # of 1, the standard deviation of three numbers in a row
+    assert (found["fid_high"] - found["fid"]).tolist() == pytest.approx([reach] * 8)
+    assert guided.untold_models(matrix).to_dict("records") == [{"dataset": "mnist", "model": "ncsn", "fid": 80.0}]
+
+    chart = guidedplots.guidance(matrix, "a title")
+    texts = [str(each.get("text")) for each in drawn(chart)]
+    assert "ncsn, told no class" in texts
+    assert len(chart.to_dict()["vconcat"]) == guidedplots.EACH
+
+
+def test_a_pruned_network_at_several_scales_is_a_line_of_its_own() -> None:
+    config = {**OPEN, "optimizations": dict(OPEN["optimizations"])}
+    for scale in (0, 3):
+        config["optimizations"][f"pruned-{scale}"] = {**OPEN["optimizations"]["l1-50"], "sampler": {"guidance": scale}}
+    names = ["guidance-3", "guidance-0", "pruned-0", "pruned-3", "l1-70"]
+    matrix = synthetic.matrix(row(name, 5, "ddpm", config) for name in names)
+    found = guided.guided_recipes(matrix)
+    lines = found.groupby("line")["guidance"].apply(list).to_dict()
+    assert lines == {"ddpm, guidance-0": [0.0, 3.0], "ddpm, pruned-0": [0.0, 3.0]}
+
+
+def test_one_scale_or_no_class_is_no_line() -> None:
+    matrix = synthetic.matrix([row("guidance-3", model="ddpm"), row("baseline"), row("l1-50")])
+    assert guided.guided_recipes(matrix).empty
+    texts = [str(each.get("text")) for each in drawn(guidedplots.guidance(matrix, "a title"))]
+    assert guidedplots.EMPTY in texts

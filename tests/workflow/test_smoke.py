@@ -118,7 +118,7 @@ def test_tables_and_figures_are_written(run: Path) -> None:
         else:
             assert rows > 0
             assert "|" in text
-    studies = {"sensitivity", "sparsity"}
+    studies = {"sensitivity", "sparsity", "guidance"}
     shown = {"figure-1", "figure-2", "figure-5", "figure-6", "beside-report", "pareto", "timeline"}
     assert shown | studies == set(FIGURE_NAMES)
     for name in FIGURE_NAMES:

@@ -37,6 +37,9 @@ CHARACTER_PX = 6.6  # mean width of a character of that size
 FILLS = {"ncsn": ("filled", 1.0), "ddpm": ("hollow", 0.0)}
 UNKNOWN_FILL = ("pale", 0.4)
 GREY = "#666666"
+# Of what has none of its own, in their order (Okabe and Ito's, and two of Tol's); further ones begin again.
+COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#997700", "#882255", "#332288")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
 PNG_PPI = 144
 MOST_PANELS = 6  # in a figure, below each other
 MOST_NAMES = 6  # in a list of the subtitle
@@ -52,6 +55,11 @@ class LogAxis:
 
     low: float
     high: float
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Both ends."""
+        return self.low, self.high
 
     def ticks(self) -> list[float]:
         """Round values on the axis: of the sets in TICKS the one that puts nearest to six there."""
@@ -119,6 +127,24 @@ def families_told(families: Iterable[str]) -> list[str]:
     present = _unique(families)
     told = [f"{_fill(family)[0]} is {family}" for family in present]
     return [f"Points tell the family of the model: {', '.join(told)}."] if len(present) > 1 else []
+
+
+def color_of(field: str, whole: pd.DataFrame) -> alt.Color:
+    """A colour for each value of `field`; `whole` holds those of all panels, which so share a legend."""
+    known = _ordered(whole[field])
+    return alt.Color(f"{field}:N", scale=_again(known, COLORS), legend=_legend_above())
+
+
+def shape_of(field: str, whole: pd.DataFrame) -> alt.Shape:
+    """A shape for each value of `field`, as `color_of`."""
+    known = _ordered(whole[field])
+    return alt.Shape(f"{field}:N", scale=_again(known, SHAPES), legend=_legend_above())
+
+
+def clipped(frame: pd.DataFrame, low: str, high: str, ends: tuple[float, float]) -> pd.DataFrame:
+    """The rows with an interval, kept within `ends` of the axis in the columns `start` and `end`."""
+    spread = frame.dropna(subset=[low])
+    return spread.assign(start=spread[low].clip(*ends), end=spread[high].clip(*ends))
 
 
 def dashed(value: float) -> alt.Chart:
@@ -203,6 +229,24 @@ def _fill(family: str) -> tuple[str, float]:
 
 def _scale(domain: list[str], values: Sequence[str | float]) -> alt.Scale:
     return alt.Scale(type="ordinal", domain=domain, range=list(values))
+
+
+def _again(domain: list[str], values: Sequence[str]) -> alt.Scale:
+    return _scale(domain, [values[place % len(values)] for place in range(len(domain))])
+
+
+def _ordered(names: Iterable[str]) -> list[str]:
+    """Each once: numbers first and by their size, then words."""
+    return sorted(set(names), key=_natural)
+
+
+def _natural(name: str) -> tuple[float, str]:
+    first = name.partition(" ")[0]
+    return (float(first), name) if first.replace(".", "", 1).isdigit() else (math.inf, name)
+
+
+def _legend_above() -> alt.Legend:
+    return alt.Legend(title=None, orient="top", direction="horizontal", columns=3, labelLimit=400, symbolOpacity=1)
 
 
 def _legend() -> alt.Legend:

@@ -38,7 +38,7 @@ def recipes(matrix: pd.DataFrame) -> pd.DataFrame:
         frame[f"front_{cost.column}"] = False
     frame = frame.assign(start=frame["fid"], end=frame["fid"])
     for _, block in frame.groupby("dataset", sort=False):
-        spread = plots.clipped(block, "low", "high", _axes(block, specs.COSTS[0])[1])
+        spread = charts.clipped(block, "low", "high", _axes(block, specs.COSTS[0])[1].ends)
         frame.loc[spread.index, ["start", "end"]] = spread[["start", "end"]]
         for cost in specs.COSTS:
             known = block[block[cost.column] > 0]

@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import beside, charts, comparison, labels, specs, statistics, studyplots
+from slimdiff.analysis import beside, charts, comparison, guidedplots, labels, specs, statistics, studyplots
 from slimdiff.analysis.charts import CHARACTER_PX, FONT_PX, LogAxis
 from slimdiff.analysis.comparison import NOT_RUN, percent_text
 from slimdiff.analysis.specs import FigureSpec
@@ -54,6 +54,8 @@ def draw(matrix: pd.DataFrame, paper: pd.DataFrame, spec: FigureSpec) -> alt.VCo
         return studyplots.sensitivity(matrix, spec.title)
     if spec.kind == "sparsity":
         return studyplots.sparsity(matrix, spec.title)
+    if spec.kind == "guidance":
+        return guidedplots.guidance(matrix, spec.title)
     return beside.chart(matrix, paper, spec.title) if spec.kind == "beside" else pareto(matrix, spec)
 
 
@@ -110,7 +112,8 @@ def _half(frame: pd.DataFrame, axis: LogAxis, base: float | None, heading: str) 
 
     layers = [] if base is None else [charts.dashed(base).encode(x=x("value"))]
     if ours:
-        bars = alt.Chart(clipped(drawn, "fid_low", "fid_high", axis)).mark_rule(strokeWidth=2.5, opacity=0.6)
+        intervals = charts.clipped(drawn, "fid_low", "fid_high", axis.ends)
+        bars = alt.Chart(intervals).mark_rule(strokeWidth=2.5, opacity=0.6)
         layers.append(bars.encode(x=x("start"), x2="end:Q", y=y, color=color))
     points = alt.Chart(drawn).mark_point(filled=ours, size=110, opacity=1, strokeWidth=2)
     shape = charts.kind_shape(frame["kind"])
@@ -209,7 +212,7 @@ def _pareto_panel(frame: pd.DataFrame, dataset: str) -> alt.LayerChart:
     layers += [charts.dashed(value).encode(y=y("value")) for value in base["fid"]]
     front = alt.Chart(frame[frame["front"]]).mark_line(interpolate="step-after", color="#333333", strokeWidth=1.5)
     layers.append(front.encode(x=x("size_mb"), y=y("fid"), order="size_mb:Q"))
-    bars = alt.Chart(clipped(frame, "low", "high", axes[1])).mark_rule(strokeWidth=2, opacity=0.5)
+    bars = alt.Chart(charts.clipped(frame, "low", "high", axes[1].ends)).mark_rule(strokeWidth=2, opacity=0.5)
     layers.append(bars.encode(x=x("size_mb"), y=y("start"), y2="end:Q", color=color))
     leaders = alt.Chart(named[named["leader"]]).mark_rule(color="#999999", strokeWidth=0.8)
     layers.append(leaders.encode(x=x("size_mb"), y=y("fid"), x2="near_x:Q", y2="near_y:Q"))
@@ -267,12 +270,6 @@ def place_names(frame: pd.DataFrame, column: str, axes: tuple[LogAxis, LogAxis],
                 }
             )
     return pd.DataFrame(rows)
-
-
-def clipped(frame: pd.DataFrame, low: str, high: str, axis: LogAxis) -> pd.DataFrame:
-    """The rows with an interval, its ends kept on the axis in the columns `start` and `end`."""
-    spread = frame.dropna(subset=[low])
-    return spread.assign(start=spread[low].clip(lower=axis.low), end=spread[high].clip(upper=axis.high))
 
 
 def _single(values: "pd.Series[float]") -> float | None:

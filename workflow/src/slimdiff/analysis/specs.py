@@ -68,7 +68,7 @@ class FigureSpec:
 
     name: str
     title: str
-    kind: Literal["techniques", "beside", "pareto", "sensitivity", "sparsity"]
+    kind: Literal["techniques", "beside", "pareto", "sensitivity", "sparsity", "guidance"]
     tables: tuple[str, ...] = ()
 
 
@@ -213,6 +213,7 @@ FIGURES: tuple[FigureSpec, ...] = (
     FigureSpec("pareto", "Size against FID", "pareto"),
     FigureSpec("sensitivity", "FID over the U, one module pruned at a time", "sensitivity"),
     FigureSpec("sparsity", "FID over the share of zeros", "sparsity"),
+    FigureSpec("guidance", "FID over guidance", "guidance"),
 )
 
 _BEST_DDPM = "groups-2+l1-10"  # in the report

@@ -1,22 +1,16 @@
 """The figures of two studies: FID over the U, one module pruned at a time, and FID over the share of zeros."""
 
 import itertools
-import math
-from collections.abc import Sequence
-from typing import Any
 
 import altair as alt
 import pandas as pd
 
 from slimdiff.analysis import charts, statistics, studies
-from slimdiff.analysis.charts import FONT_PX, LogAxis
+from slimdiff.analysis.charts import FONT_PX
 
 MODULE_PX = 52  # width of one module
 HEIGHT_PX = 280
 ZEROS_PX = (680, 340)
-# Of ways, methods and amounts, in their order (Okabe and Ito's, and two of Tol's); further ones begin again.
-COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#997700", "#882255", "#332288")
-SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
 ELSEWHERE = "tables/cells.csv"
 RATIO = "FID / FID of the baseline"
 PAIR = ["dataset", "model"]
@@ -68,7 +62,7 @@ def _stacked(frame: pd.DataFrame, title: str, subtitle: str, empty: str) -> alt.
 
 def _module_panel(block: pd.DataFrame, name: str, whole: pd.DataFrame) -> alt.LayerChart:
     """A panel of `block`; colours and shapes are those of the `whole` frame, so that panels share a legend."""
-    ways, color = sorted(set(whole["way"])), _encoded(alt.Color, "method", whole, COLORS)
+    ways, color = sorted(set(whole["way"])), charts.color_of("method", whole)
     modules = list(dict.fromkeys(block["module"]))
     axis = charts.log_axis([*block["ratio"], 1 / statistics.RESOLUTION, statistics.RESOLUTION], 1.0)
     labels = alt.Axis(title="module, from the image over the bottom to the image", labelAngle=-40, grid=True)
@@ -83,11 +77,11 @@ def _module_panel(block: pd.DataFrame, name: str, whole: pd.DataFrame) -> alt.La
     dashed = charts.dashed(1.0).encode(y=y("value"))
     lines = alt.Chart(block).mark_line(strokeWidth=1, opacity=0.5)
     lines = lines.encode(x=x, xOffset=beside, y=y("ratio"), color=color, detail="way:N")
-    bars = alt.Chart(_clipped(block, axis)).mark_rule(strokeWidth=2, opacity=0.6)
+    bars = alt.Chart(charts.clipped(block, "low", "high", axis.ends)).mark_rule(strokeWidth=2, opacity=0.6)
     bars = bars.encode(x=x, xOffset=beside, y=y("start"), y2="end:Q", color=color)
     tooltip = [alt.Tooltip("module:N"), alt.Tooltip("way:N"), *_numbers("ratio", RATIO)]
     points = alt.Chart(block).mark_point(filled=True, size=60, opacity=1)
-    shape = _encoded(alt.Shape, "amount", whole, SHAPES)
+    shape = charts.shape_of("amount", whole)
     points = points.encode(x=x, xOffset=beside, y=y("ratio"), color=color, shape=shape, tooltip=tooltip)
     layers = [band, dashed, lines, bars, points]
     title = alt.TitleParams(name, anchor="start", fontSize=FONT_PX + 1)
@@ -96,7 +90,7 @@ def _module_panel(block: pd.DataFrame, name: str, whole: pd.DataFrame) -> alt.La
 
 def _zeros_panel(block: pd.DataFrame, name: str, whole: pd.DataFrame) -> alt.LayerChart:
     """As `_module_panel`."""
-    color, shape = _encoded(alt.Color, "way", whole, COLORS), _encoded(alt.Shape, "way", whole, SHAPES)
+    color, shape = charts.color_of("way", whole), charts.shape_of("way", whole)
     base = block["base"].dropna()
     axis = charts.log_axis([*block["fid"], *base], float(block["fid"].iloc[0]))
     share = alt.Axis(format=".0%", grid=False)
@@ -107,7 +101,7 @@ def _zeros_panel(block: pd.DataFrame, name: str, whole: pd.DataFrame) -> alt.Lay
 
     layers: list[alt.Chart] = [charts.dashed(value).encode(y=y("value")) for value in base.head(1)]
     layers.append(alt.Chart(block).mark_line(strokeWidth=1.5).encode(x=x, y=y("fid"), color=color))
-    bars = alt.Chart(_clipped(block, axis)).mark_rule(strokeWidth=2, opacity=0.5)
+    bars = alt.Chart(charts.clipped(block, "low", "high", axis.ends)).mark_rule(strokeWidth=2, opacity=0.5)
     layers.append(bars.encode(x=x, y=y("start"), y2="end:Q", color=color))
     tooltip = [alt.Tooltip("optimization:N", title="recipe"), alt.Tooltip("way:N"), *_numbers("fid", "FID")]
     tooltip.append(alt.Tooltip("zeros:Q", title="zeros", format=".1%"))
@@ -118,29 +112,6 @@ def _zeros_panel(block: pd.DataFrame, name: str, whole: pd.DataFrame) -> alt.Lay
     return alt.LayerChart(layer=layers, width=width, height=height, title=title)
 
 
-def _clipped(block: pd.DataFrame, axis: LogAxis) -> pd.DataFrame:
-    """The rows with an interval, its ends kept on the axis in the columns `start` and `end`."""
-    spread = block.dropna(subset=["low"])
-    return spread.assign(start=spread["low"].clip(lower=axis.low), end=spread["high"].clip(upper=axis.high))
-
-
 def _numbers(column: str, title: str) -> list[alt.Tooltip]:
     ends = [alt.Tooltip(f"{end}:Q", title=text, format=".3g") for end, text in (("low", "95 % from"), ("high", "to"))]
     return [alt.Tooltip(f"{column}:Q", title=title, format=".3g"), *ends, alt.Tooltip("seeds:Q")]
-
-
-def _encoded(channel: type[Any], field: str, whole: pd.DataFrame, values: Sequence[str]) -> Any:
-    """A colour or a shape for each value of `field`; beyond `values` they begin again."""
-    known = sorted(set(whole[field]), key=_natural)
-    scale = alt.Scale(domain=known, range=[values[place % len(values)] for place in range(len(known))])
-    return channel(f"{field}:N", scale=scale, legend=_legend())
-
-
-def _natural(text: str) -> tuple[float, str]:
-    """Numbers by their size, before words."""
-    first = text.partition(" ")[0]
-    return (float(first), text) if first.replace(".", "", 1).isdigit() else (math.inf, text)
-
-
-def _legend() -> Any:
-    return alt.Legend(title=None, orient="top", direction="horizontal", columns=3, labelLimit=400, symbolOpacity=1)

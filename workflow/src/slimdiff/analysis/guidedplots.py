@@ -1,0 +1,75 @@
+"""The figure of guidance: FID over its scale, and the share of images that show what was asked for."""
+
+import itertools
+
+import altair as alt
+import pandas as pd
+
+from slimdiff.analysis import charts, guided
+from slimdiff.analysis.charts import FONT_PX
+
+PANEL_PX = (680, 240)
+EACH = 2  # panels of a data set
+ELSEWHERE = "tables/cells.csv"
+SUBTITLE = (
+    "Models that are told a class, sampled with more and less guidance: at 0 as if they were told none, at 1 by the "
+    "class alone, above it led away from what the network draws without one. Above: FID, lower is better; the axis is "
+    "logarithmic. Dashed: the baseline of a model that is never told a class. Below: the share of images that a "
+    "classifier takes for the class asked for. Bars: 95 % t-interval over seeds, cut at the edge; one seed has none."
+)
+EMPTY = f"No model of this matrix is told a class and sampled in {guided.LEAST_SCALES} guidances."
+
+
+def guidance(matrix: pd.DataFrame, title: str) -> alt.VConcatChart:
+    """FID and class accuracy over the scale of guidance, two panels for each data set."""
+    frame, untold = guided.guided_recipes(matrix), guided.untold_models(matrix)
+    blocks = {str(dataset): block for dataset, block in frame.groupby("dataset", sort=False)}
+    most = charts.MOST_PANELS // EACH
+    panels: list[alt.LayerChart] = []
+    for name, block in itertools.islice(blocks.items(), most):
+        panels += [_fids(block, untold[untold["dataset"] == name], frame, name), _accuracies(block, frame)]
+    left_out = charts.listed(f"No room here, but in {ELSEWHERE}", list(blocks)[most:])
+    empty = charts.sentence(EMPTY, PANEL_PX[0])
+    return charts.stack(panels or [empty], title, [*charts.lines(SUBTITLE), *left_out])
+
+
+def _fids(block: pd.DataFrame, untold: pd.DataFrame, whole: pd.DataFrame, name: str) -> alt.LayerChart:
+    axis = charts.log_axis([*block["fid"], *untold["fid"]], float(block["fid"].iloc[0]))
+    column = {field: axis.y(field, "in-domain FID") for field in ("fid", "start", "value")}
+    layers: list[alt.Chart] = []
+    for model, fid in zip(untold["model"], untold["fid"], strict=True):
+        layers.append(charts.dashed(fid).encode(y=column["value"]))
+        told = alt.Chart(pd.DataFrame({"value": [fid], "text": [f"{model}, told no class"]}))
+        told = told.mark_text(align="right", dy=-7, dx=-4, fontSize=FONT_PX - 1, color=charts.GREY)
+        layers.append(told.encode(x=alt.value(PANEL_PX[0]), y=column["value"], text="text:N"))
+    layers += _marks(block, whole, "fid", axis.ends, (column["fid"], column["start"]))
+    title = alt.TitleParams(name, anchor="start", fontSize=FONT_PX + 1)
+    return alt.LayerChart(layer=layers, width=PANEL_PX[0], height=PANEL_PX[1], title=title)
+
+
+def _accuracies(block: pd.DataFrame, whole: pd.DataFrame) -> alt.LayerChart:
+    shared = {"title": "right class", "scale": alt.Scale(domain=[0, 1]), "axis": alt.Axis(format=".0%")}
+    y, start = (alt.Y(f"{field}:Q", **shared) for field in ("class_accuracy", "start"))
+    layers = _marks(block.dropna(subset=["class_accuracy"]), whole, "class_accuracy", (0.0, 1.0), (y, start))
+    return alt.LayerChart(layer=layers, width=PANEL_PX[0], height=PANEL_PX[1])
+
+
+def _marks(
+    block: pd.DataFrame, whole: pd.DataFrame, column: str, ends: tuple[float, float], ys: tuple[alt.Y, alt.Y]
+) -> list[alt.Chart]:
+    """Lines, intervals and points of a panel; `ys` encode `column` and the lower end of its interval."""
+    scales = sorted(set(whole["guidance"]))
+    number = "format(datum.value, '~g')"  # as it is: an axis rounds by the distance of its ticks
+    axis = alt.Axis(title="guidance scale", values=scales, labelExpr=number, grid=False)
+    x = alt.X("guidance:Q", scale=alt.Scale(domain=[scales[0], scales[-1]], padding=16, nice=False), axis=axis)
+    color, (y, start) = charts.color_of("line", whole), ys
+    tooltip = [alt.Tooltip("line:N"), alt.Tooltip("optimization:N", title="recipe"), alt.Tooltip("guidance:Q")]
+    tooltip += [alt.Tooltip(f"{column}{end}:Q", format=".3g") for end in ("", "_low", "_high")]
+    tooltip.append(alt.Tooltip("seeds:Q"))
+    intervals = charts.clipped(block, f"{column}_low", f"{column}_high", ends)
+    points = alt.Chart(block).mark_point(filled=True, size=80, opacity=1)
+    return [
+        alt.Chart(block).mark_line(strokeWidth=1.5).encode(x=x, y=y, color=color),
+        alt.Chart(intervals).mark_rule(strokeWidth=2, opacity=0.5).encode(x=x, y=start, y2="end:Q", color=color),
+        points.encode(x=x, y=y, color=color, shape=charts.shape_of("line", whole), tooltip=tooltip),
+    ]
