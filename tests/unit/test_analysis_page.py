@@ -163,6 +163,13 @@ def test_a_matrix_without_any_result_has_a_page(tmp_path: Path) -> None:
         assert told in html
 
 
+def test_a_matrix_that_nobody_timed_has_a_page(tmp_path: Path) -> None:
+    untimed = {"inference_ms_per_image": None, "batch_size": None}
+    pagefolder.write(tmp_path, [synthetic.row(**untimed), synthetic.row("l1-30", **untimed)])
+    html = pagefolder.build(tmp_path).read_text(encoding="utf-8")
+    assert "no time was measured" in html
+
+
 def test_a_page_of_many_cells_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every recipe's first seed is there before any second, and what is left out is counted."""
     monkeypatch.setattr(picks, "MOST_PICTURED", 5)

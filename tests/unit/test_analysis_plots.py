@@ -34,6 +34,9 @@ MATRICES = {
         ]
     ),
     "no baseline": synthetic.matrix([synthetic.row(status="failed"), synthetic.row("groups-2")]),
+    "nothing timed": synthetic.matrix(
+        synthetic.row(name, inference_ms_per_image=None, batch_size=None) for name in ("baseline", "l1-30")
+    ),
     "nothing but failures": synthetic.matrix([synthetic.row(status="failed")]),
     "two data sets and three models": synthetic.matrix(
         synthetic.row(optimization, dataset=dataset, model=model)

@@ -209,12 +209,13 @@ def test_a_ddpms_sampler_has_its_guidance_whatever_the_method() -> None:
 def test_a_speedup_is_held_against_the_same_model_and_seed_if_the_matrix_has_it() -> None:
     entry = {"dataset": "digits", "model": "ncsn", "seeds": [0, 1]}
     matrix = [{**entry, "optimizations": ["ema"]}, {**entry, "optimizations": ["baseline"], "seeds": [1]}]
-    config = {"profile": {"reference": "baseline"}, "matrix": matrix}
+    config = {"profile": {"reference": "baseline", "repeats": 1}, "matrix": matrix}
     cell = {"dataset": "digits", "model": "ncsn", "optimization": "ema"}
     assert settings.reference_of(config, **cell, seed="1") == settings.Cell("digits", "ncsn", "baseline", 1)
     assert settings.reference_of(config, **cell, seed="0") is None
     assert settings.reference_of(config, **{**cell, "model": "ddpm"}, seed=1) is None
-    assert settings.reference_of({**config, "profile": {"reference": None}}, **cell, seed=1) is None
+    for none in ({"reference": None, "repeats": 1}, {"reference": "baseline", "repeats": 0}):
+        assert settings.reference_of({**config, "profile": none}, **cell, seed=1) is None
 
 
 @pytest.mark.parametrize(
@@ -929,9 +930,9 @@ def test_what_the_matrix_leaves_out_may_be_unfinished() -> None:
 
 
 def test_the_last_file_that_holds_the_key_is_named() -> None:
-    one, two = {"profile": {"repeats": 0}}, {"profile": {"warmup": -1}}
+    one, two = {"profile": {"repeats": -2}}, {"profile": {"warmup": -1}}
     files = {"config.yaml": CONFIG, "one.yaml": one, "two.yaml": two}
-    with pytest.raises(UserError, match=r"^one\.yaml: profile\.repeats is 0"):
+    with pytest.raises(UserError, match=r"^one\.yaml: profile\.repeats is -2"):
         check(merge(CONFIG, one), SCHEMA, files)
     with pytest.raises(UserError, match=r"^two\.yaml: profile\.warmup is -1"):
         check(merge(CONFIG, two), SCHEMA, files)

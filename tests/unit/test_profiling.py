@@ -18,7 +18,7 @@ from builders import (
 )
 
 import slimdiff
-from slimdiff import modelfile
+from slimdiff import modelfile, profiling
 from slimdiff.compression.steps import apply_steps
 from slimdiff.data import store
 from slimdiff.errors import UserError
@@ -123,6 +123,20 @@ def test_a_profile_has_its_columns(tmp_path, family):
     assert found["peak_memory_bytes"] > 50e6
     assert found["batch_size"] == 4
     assert found["speedup"] is None
+
+
+@pytest.mark.parametrize("family", ["ncsn", "ddpm"])
+def test_without_repeats_nothing_is_timed(tmp_path, family, monkeypatch):
+    """Sizes, arithmetic and losses are those of a profile that times; the rest is there and empty."""
+    path, images = tmp_path / "model.safetensors", tmp_path / "images.safetensors"
+    write_small_model(path, family)
+    store.write(images, striped_images())
+    timed = profile(path, SETTINGS, torch.device("cpu"), images=images)
+    monkeypatch.setattr(profiling, "sample_at_once", None)
+    found = profile(path, {**SETTINGS, "repeats": 0}, torch.device("cpu"), images=images)
+    assert found == timed | dict.fromkeys(profiling.TIMED)
+    empty = {name for name in profiling.TIMED if timed[name] is None}  # without a reference, and without an engine
+    assert empty == {name for name in profiling.TIMED if name.startswith("speedup")} | {"compile_s"}
 
 
 def test_a_speedup_is_held_against_the_reference(tmp_path):

@@ -124,6 +124,10 @@ def test_without_a_gpu(stood_in: Path) -> None:
     assert "--gpu 0 --threads 1" in (stood_in / "results/logs/train/digits/ncsn/plain/seed0.log").read_text()
     profile = (stood_in / "results/logs/profile/digits/ncsn/baseline/seed0.log").read_text()
     assert "--gpu 0 --threads 3" in profile, "a profile has the machine to itself"
+    done = snakemake(stood_in, "--cores", "3", "--resources", "gpu=0", *SMOKE, "--config", "profile={repeats: 0}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    profile = (stood_in / "results/logs/profile/digits/ncsn/baseline/seed0.log").read_text()
+    assert "--gpu 0 --threads 1" in profile, "one that times nothing has not"
 
 
 def test_a_crash_stops_no_other_job(stood_in: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a cell's model costs. The job takes every core and the GPU, so that nothing runs beside it."""
+"""What a cell's model costs. Where it is timed the job takes every core and the GPU, so that nothing runs beside it."""
 
 
 rule profile:
@@ -15,7 +15,7 @@ rule profile:
         f"results/benchmarks/profile/{CELL}.jsonl"
     conda:
         ENVIRONMENT
-    threads: get_all_cores
+    threads: get_all_cores if config["profile"]["repeats"] else 1
     resources:
         gpu=get_gpu,
         mem_mb=lambda wildcards, attempt: 4000 * attempt,

@@ -37,6 +37,17 @@ from slimdiff.racing import race, sample_at_once
 from slimdiff.reuse import outermost
 
 GZIP_LEVEL = 6  # gzip's own default, as the command line tool has it
+TIMED = (  # columns that are null where nothing is timed
+    "inference_ms_per_image",
+    "inference_ms_per_image_iqr",
+    "inference_ms_per_image_batch_1",
+    "inference_ms_per_image_batch_1_iqr",
+    *(f"{name}{end}" for name in ("speedup", "speedup_batch_1") for end in ("", "_low", "_high")),
+    "batch_size",
+    "peak_memory_bytes",
+    "compile_s",
+    "load_s",
+)
 THIRDS = ("low", "middle", "high")  # of the noise levels that losses are measured at, as columns name them
 
 
@@ -53,7 +64,8 @@ def profile(
     runs out again the profile has failed, and the size of the file is all that it holds.
 
     Args:
-        settings: `batch_size` of the sampling run, `repeats` and `warmup` runs of each measurement, `seed`.
+        settings: `batch_size` of the sampling run, `repeats` and `warmup` runs of each measurement, `seed`. With no
+            repeats neither time nor memory is measured, and their columns are null.
         reference: model that this one's speed is held against, in turns; the model itself shows what is noise.
         images: the data set's, whose test images the denoising loss is measured on; None: it is not measured.
 
@@ -86,14 +98,9 @@ def _measure(
         loaded = checkpoint.load(path, device, empty)
         synchronize(device)
         load_s = time.perf_counter() - start
-        compile_s = loaded.prepare(batch_size)
-        reset_peak_memory(device)
-        sample_at_once(loaded, batch_size, settings["seed"])
-        memory = peak_memory_bytes(device)  # before there is a second model
-        other = checkpoint.load(reference, device, empty) if reference else None
-        rounds = (settings["repeats"], settings["warmup"], settings["seed"], device)
-        whole = race(loaded, other, batch_size, *rounds)
-        single = race(loaded, other, 1, *rounds)
+        timed = dict.fromkeys(TIMED)
+        if settings["repeats"]:
+            timed = {"load_s": load_s, **_timed(loaded, batch_size, settings, device, reference, empty)}
     params, nonzero = count_parameters(loaded.network)
     return {
         "status": loaded.settings["status"],
@@ -102,6 +109,30 @@ def _measure(
         "params_nonzero": nonzero,
         "macs": count_macs(loaded),
         "macs_per_image": count_macs_per_image(loaded, settings["seed"]),
+        **timed,
+        "output_error": loaded.settings.get("output_error"),
+        **_denoising(loaded, images, batch_size, device),
+    }
+
+
+def _timed(
+    loaded: Loaded,
+    batch_size: int,
+    settings: Mapping[str, Any],
+    device: torch.device,
+    reference: Path | None,
+    cache: str,
+) -> dict[str, Any]:
+    """What a sampling run takes, in time and memory: the columns TIMED but for `load_s`."""
+    compile_s = loaded.prepare(batch_size)
+    reset_peak_memory(device)
+    sample_at_once(loaded, batch_size, settings["seed"])
+    memory = peak_memory_bytes(device)  # before there is a second model
+    other = checkpoint.load(reference, device, cache) if reference else None
+    rounds = (settings["repeats"], settings["warmup"], settings["seed"], device)
+    whole = race(loaded, other, batch_size, *rounds)
+    single = race(loaded, other, 1, *rounds)
+    return {
         "inference_ms_per_image": whole.median(),
         "inference_ms_per_image_iqr": whole.spread(),
         "inference_ms_per_image_batch_1": single.median(),
@@ -111,9 +142,6 @@ def _measure(
         "batch_size": batch_size,
         "peak_memory_bytes": memory,
         "compile_s": compile_s,
-        "load_s": load_s,
-        "output_error": loaded.settings.get("output_error"),
-        **_denoising(loaded, images, batch_size, device),
     }
 
 

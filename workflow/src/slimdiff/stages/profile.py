@@ -14,7 +14,8 @@ from slimdiff.stages import command
 
 def main(argv: Sequence[str] | None = None) -> None:
     stage = command.parser(
-        "Measure size, arithmetic, latency, memory and denoising loss of a cell's model. Run it alone on the machine."
+        "Measure size, arithmetic, latency, memory and denoising loss of a cell's model. Run it alone on the machine, "
+        "unless `repeats` is 0, which times nothing."
     )
     command.add_device(stage)
     stage.add_argument("--model", type=Path, required=True, help="model.safetensors of the cell")
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     machine = describe_device(device, arguments.threads)
     packed = {"size_packed_bytes": arguments.packed.stat().st_size}
     write_json(arguments.out, {**measured, **packed, **machine, "code": arguments.code, "identity": own})
-    if measured.get("batch_size") != arguments.settings["batch_size"]:
+    if arguments.settings["repeats"] and measured.get("batch_size") != arguments.settings["batch_size"]:
         kept = measured.get("batch_size") or "half of them was too much as well"
         print(f"note: memory ran out at {arguments.settings['batch_size']} images at once: {kept}", flush=True)
 
