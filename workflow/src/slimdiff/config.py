@@ -240,7 +240,9 @@ def profile_settings(config: Config, dataset: str, model: str, optimization: str
 
 def reference_of(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> Cell | None:
     """The cell that the speed of another one is held against: of the same model and seed, if the matrix holds it."""
-    recipe = config["profile"]["reference"] if config["profile"]["repeats"] else None
+    recipe = config["profile"]["reference"]
+    if not config["profile"]["repeats"]:
+        return None
     for entry in config["matrix"]:
         same = (entry["dataset"], entry["model"]) == (dataset, model) and int(seed) in entry["seeds"]
         if same and recipe in entry["optimizations"]:
