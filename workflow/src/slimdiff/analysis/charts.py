@@ -38,7 +38,18 @@ FILLS = {"ncsn": ("filled", 1.0), "ddpm": ("hollow", 0.0)}
 UNKNOWN_FILL = ("pale", 0.4)
 GREY = "#666666"
 # Of what has none of its own, in their order (Okabe and Ito's, and two of Tol's); further ones begin again.
-COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#997700", "#882255", "#332288")
+COLORS = (
+    "#D55E00",
+    "#0072B2",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#997700",
+    "#882255",
+    "#332288",
+    "#000000",
+    "#888888",
+)
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
 PNG_PPI = 144
 MOST_PANELS = 6  # in a figure, below each other
