@@ -48,8 +48,9 @@ def _fids(block: pd.DataFrame, untold: pd.DataFrame, whole: pd.DataFrame, name: 
 
 
 def _accuracies(block: pd.DataFrame, whole: pd.DataFrame) -> alt.LayerChart:
-    shared = {"title": "right class", "scale": alt.Scale(domain=[0, 1]), "axis": alt.Axis(format=".0%")}
-    y, start = (alt.Y(f"{field}:Q", **shared) for field in ("class_accuracy", "start"))
+    scale, share = alt.Scale(domain=[0, 1]), alt.Axis(format=".0%")
+    y = alt.Y("class_accuracy:Q", title="right class", scale=scale, axis=share)
+    start = alt.Y("start:Q", title="right class", scale=scale, axis=share)
     layers = _marks(block.dropna(subset=["class_accuracy"]), whole, "class_accuracy", (0.0, 1.0), (y, start))
     return alt.LayerChart(layer=layers, width=PANEL_PX[0], height=PANEL_PX[1])
 
