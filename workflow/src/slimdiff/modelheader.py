@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jsonschema
-import torch
 
 from slimdiff.errors import UserError
 from slimdiff.families import FAMILIES
-from slimdiff.models.registry import build_network
+from slimdiff.models.outline import outline
 from slimdiff.wording import one_line
 
 MAX_BYTES = 8 << 30  # of a network's tensors, as of a packed file's
@@ -78,8 +77,7 @@ def check(path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
         key = ".".join(map(str, error.absolute_path)) or "header"
         raise UserError(f"{path} is no model of slimdiff: {key}: {one_line(error.message)[:200]}; fetch it again")
     if header["model"]["family"] in FAMILIES:  # another is a plugin's, which is code that the user trusts
-        with torch.device("meta"):
-            network = build_network(header["model"], header["training"]["groups"])
+        network = outline(header["model"], header["training"]["groups"])
         found = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
         if found > MAX_BYTES:
             raise UserError(

@@ -29,7 +29,7 @@ from slimdiff.engines.network import EngineNetwork
 from slimdiff.errors import UserError
 from slimdiff.memory import HalvedOnce, OutOfMemory
 from slimdiff.memory import reason as memory_reason
-from slimdiff.models.registry import build_network
+from slimdiff.models.outline import outline
 from slimdiff.models.unet import UNet
 from slimdiff.noiselevels import denoising_losses
 from slimdiff.quietbnb import is_quantized
@@ -220,8 +220,8 @@ def count_macs_per_image(loaded: Loaded, seed: int) -> int | None:
 
 def _count_macs(loaded: Loaded, evaluate: Callable[[nn.Module, torch.Tensor], Any]) -> int:
     model = loaded.settings["model"]
+    network = outline(model, loaded.settings["training"]["groups"])
     with torch.device("meta"):
-        network = build_network(model, loaded.settings["training"]["groups"])
         restore_shapes(network, loaded.settings["structure"])
         x = torch.empty(1, model["channels"], model["image_size"], model["image_size"])
         with FlopCounterMode(display=False) as counter:
