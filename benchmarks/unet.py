@@ -17,7 +17,7 @@ from slimdiff.devices import autocast, pick_device, resolve_precision
 from slimdiff.models.registry import build_network
 from slimdiff.models.unet import UNetSettings
 
-BATCH, SIZE, THREADS, ROUNDS = 8, 64, 2, 3
+BATCH, SIZE, THREADS, ROUNDS = 8, 64, 2, 5
 CPU = torch.device("cpu")
 MODEL = {"family": "ddpm", "image_size": SIZE, "channels": 3, "network": asdict(UNetSettings())}  # the report's
 

@@ -62,6 +62,22 @@ def test_all_is_well(clone: Path, command: Command) -> None:
     assert {"snakemake", "onnx", "typer"} <= set(versions)
 
 
+@pytest.mark.parametrize(
+    ("why", "state", "text"),
+    [("", "ok", "of large images by our own kernel"), ("there is no C compiler", "note", "there is no C compiler")],
+)
+def test_which_kernel_attention_would_have(
+    clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch, why: str, state: str, text: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("slimdiff.devices.has_amx", lambda: False)
+    monkeypatch.setattr("slimdiff.devices.resolve_precision", lambda *_: "bfloat16")
+    monkeypatch.setattr("slimdiff.models.avx512bf16.load", lambda: (None, why))
+    found = findings(command("doctor", "--json")[1])["attention"]
+    assert found["state"] == state
+    assert found["text"].endswith(text)
+
+
 def test_for_people(clone: Path, command: Command) -> None:
     place_mnist(clone / "data")
     code, out, _ = command("doctor")

@@ -19,13 +19,13 @@ CPU = torch.device("cpu")
     ],
 )
 def test_auto_is_bfloat16_where_the_processor_has_instructions_for_it(monkeypatch, flags, expected):
-    monkeypatch.setattr(devices, "_cpu_flags", lambda: flags)
+    monkeypatch.setattr(devices, "cpu_flags", lambda: flags)
     assert devices.resolve_precision(CPU, "auto") == expected
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_precision_that_is_named_holds_on_every_machine(monkeypatch, precision):
-    monkeypatch.setattr(devices, "_cpu_flags", lambda: {"avx2"})
+    monkeypatch.setattr(devices, "cpu_flags", lambda: {"avx2"})
     assert devices.resolve_precision(CPU, precision) == precision
 
 

@@ -61,7 +61,7 @@ def resolve_precision(device: torch.device, precision: str) -> str:
     if device.type == "cuda":
         has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        has_bfloat16 = bool({"avx512_bf16", "amx_bf16"} & _cpu_flags())
+        has_bfloat16 = bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
     return "bfloat16" if has_bfloat16 else "float32"
 
 
@@ -85,16 +85,17 @@ def describe_device(device: torch.device, threads: int) -> dict[str, Any]:
 @functools.cache
 def has_amx() -> bool:
     """Whether the processor multiplies bfloat16 matrices in tiles."""
-    return "amx_bf16" in _cpu_flags()
+    return "amx_bf16" in cpu_flags()
 
 
 def _cpu_model() -> str:
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
-def _cpu_flags() -> set[str]:
+@functools.cache
+def cpu_flags() -> frozenset[str]:
     """Instruction sets of the processor, by Linux' names; none where there is no Linux."""
-    return set(_cpuinfo("flags").split())
+    return frozenset(_cpuinfo("flags").split())
 
 
 def _cpuinfo(key: str) -> str:

@@ -123,7 +123,8 @@ def devices() -> Iterator[Finding]:
     try:
         import torch
 
-        from slimdiff.devices import describe_device, resolve_precision
+        from slimdiff.devices import describe_device, has_amx, resolve_precision
+        from slimdiff.models import avx512bf16
     except (ImportError, OSError) as error:
         yield Finding(
             "torch", PROBLEM, f"cannot be loaded: {error}", "install it anew: `make venv` sets up all that is needed"
@@ -149,6 +150,14 @@ def devices() -> Iterator[Finding]:
         text = "neither g++ nor clang++, which `engine: torch-compile` needs"
         yield Finding("compiler", NOTE, text, "install one, as in apt install g++")
     yield Finding("bf16", OK, f"{support} by the {device.type}'s instructions: precision auto is {auto}")
+    if device.type == "cpu" and auto == "bfloat16" and not has_amx():
+        why = avx512bf16.load()[1]
+        text = (
+            f"of large images takes two to three times as long as it could: {why}"
+            if why
+            else "of large images by our own kernel"
+        )
+        yield Finding("attention", NOTE if why else OK, text)
 
 
 def workflow(start: Path) -> Iterator[Finding]:

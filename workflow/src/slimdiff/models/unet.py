@@ -13,14 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from slimdiff.devices import has_amx
 from slimdiff.errors import UserError
+from slimdiff.models.attention import attention
 from slimdiff.models.grouping import split
 
 LEVELS_DOWN = 3  # halvings of the image
 WAVELENGTHS = 10_000.0  # of the embedding, from 2π to this many times 2π
 GROUPED = ("bottleneck", "all")
-SHORT = 256  # tokens up to which attention in bf16 is slower on a CPU than in float32, with AMX or without
 
 
 @dataclass(frozen=True)
@@ -100,18 +99,10 @@ class SelfAttention(nn.Module):
         size = x.shape[-2:]
         tokens = x.flatten(2).transpose(1, 2)  # (N, H·W, C)
         q, k, v = self.qkv(self.norm(tokens)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = _attention(q, k, v)  # (N, heads, H·W, C / heads)
+        mixed = attention(q, k, v)  # (N, heads, H·W, C / heads)
         tokens = tokens + self.proj(mixed.transpose(1, 2).flatten(2))
         tokens = tokens + self.ff2(F.gelu(self.ff1(self.ff_norm(tokens))))
         return tokens.transpose(1, 2).unflatten(2, size)
-
-
-def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """softmax(q kᵀ / sqrt(d)) v; on a CPU in float32 where torch's kernel is faster so (docs/decisions.md)."""
-    if q.device.type == "cpu" and q.element_size() < 4 and (q.shape[2] <= SHORT or not has_amx()):
-        with torch.autocast("cpu", enabled=False):
-            return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v)
 
 
 class UNet(nn.Module):
@@ -127,25 +118,25 @@ class UNet(nn.Module):
         self.embed_dim, self.classes, self.image_size = dim, settings.classes, image_size
         outer = groups if settings.grouped == "all" else 1
 
-        def attention(level: int, channels: int) -> nn.Module:
+        def attend(level: int, channels: int) -> nn.Module:
             return SelfAttention(channels, settings.heads) if level in settings.attention_levels else nn.Identity()
 
         self.inc = DoubleConv(image_channels, c)
         self.down1 = Down(c, 2 * c, dim, outer)
-        self.attend1 = attention(1, 2 * c)
+        self.attend1 = attend(1, 2 * c)
         self.down2 = Down(2 * c, 4 * c, dim, outer)
-        self.attend2 = attention(2, 4 * c)
+        self.attend2 = attend(2, 4 * c)
         self.down3 = Down(4 * c, 4 * c, dim, outer)
-        self.attend3 = attention(3, 4 * c)
+        self.attend3 = attend(3, 4 * c)
         self.bottom1 = DoubleConv(4 * c, 8 * c, groups=groups)
         self.bottom2 = DoubleConv(8 * c, 8 * c, groups=groups)
         self.bottom3 = DoubleConv(8 * c, 4 * c, groups=groups)
         self.up1 = Up(8 * c, 2 * c, dim, outer)
-        self.attend4 = attention(2, 2 * c)
+        self.attend4 = attend(2, 2 * c)
         self.up2 = Up(4 * c, c, dim, outer)
-        self.attend5 = attention(1, c)
+        self.attend5 = attend(1, c)
         self.up3 = Up(2 * c, c, dim, outer)
-        self.attend6 = attention(0, c)
+        self.attend6 = attend(0, c)
         self.outc = nn.Conv2d(c, image_channels, 1)
         if settings.classes:
             self.label = nn.Embedding(settings.classes, dim)
