@@ -1,8 +1,8 @@
 """Attention in bfloat16 for CPUs that have AVX-512 BF16 and no AMX: AMD's since Zen 4. avx512bf16.c says how.
 
 torch has no such kernel: its own take two to three times as long there, in bfloat16 and in float32
-(benchmarks/attention.py). The source is compiled when it is first needed, which takes two seconds, into a file that is gone
-once it is loaded. Where there is no C compiler, torch's kernel does the work; `slimdiff doctor` says so.
+(benchmarks/attention.py). The source is compiled when it is first needed, which takes two seconds, into a file that is
+gone once it is loaded. Where there is no C compiler, torch's kernel does the work; `slimdiff doctor` says so.
 """
 
 import ctypes
