@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 from torch.utils.data import Dataset
 
-from slimdiff import files, soundness
+from slimdiff import files
 from slimdiff.analysis.columns import COLUMNS as MATRIX_COLUMNS
 from slimdiff.data import store
 from slimdiff.data.fetch import Unavailable
@@ -22,6 +22,7 @@ from slimdiff.errors import UserError
 from slimdiff.metrics import inception, inception_weights
 from slimdiff.metrics.frechet import Statistics, frechet_distance
 from slimdiff.metrics.inception import build, features, measure, score_inception
+from slimdiff.soundness.datasets import INCEPTION_FEATURES
 from slimdiff.stages import inception as inception_stage
 from slimdiff.stages import inception_weights as weights_stage
 
@@ -240,7 +241,7 @@ def test_the_configuration_knows_the_same_networks() -> None:
     assert tuple(inception.NETWORKS) == tuple(inception_weights.WEIGHTS) == tuple(inception.COLUMNS) == KINDS
     schema = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text(encoding="utf-8"))
     assert tuple(schema["properties"]["inception"]["properties"]) == KINDS
-    assert soundness.INCEPTION_FEATURES == inception.FEATURES
+    assert INCEPTION_FEATURES == inception.FEATURES
 
 
 def test_the_pinned_weights_are_those_of_their_publishers() -> None:

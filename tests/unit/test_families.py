@@ -8,7 +8,7 @@ import torch
 import yaml
 from builders import MODELS, TRAININGS
 
-from slimdiff import config, families, soundness
+from slimdiff import config, families
 from slimdiff.data import sources
 from slimdiff.devices import PRECISIONS
 from slimdiff.diffusion import denoiser, schedulers, vp
@@ -20,6 +20,9 @@ from slimdiff.errors import UserError
 from slimdiff.models import registry, unet
 from slimdiff.models.ncsn import NCSNSettings
 from slimdiff.optimizers import OPTIMIZERS
+from slimdiff.soundness import networks
+from slimdiff.soundness.datasets import CLASSES
+from slimdiff.soundness.trainings import training_problems
 from slimdiff.training import TrainingSettings
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +38,7 @@ def test_families_have_the_same_names_everywhere():
     names = set(config.FAMILIES)
     assert names == set(registry.FAMILIES) == set(MODELS) == set(TRAININGS)
     assert names == set(denoiser.EDM_NOISE_SCALE)
-    assert names == set(soundness.FAMILY_PROBLEMS) == set(soundness.GROUPED_CHANNELS)
+    assert names == set(networks.FAMILY_PROBLEMS) == set(networks.GROUPED_CHANNELS)
     assert names == set(DEFINITIONS["model"]["properties"]["family"]["enum"])
 
 
@@ -101,14 +104,14 @@ def problems(check, *arguments):
 @pytest.mark.parametrize("family", config.FAMILIES)
 def test_validation_refuses_the_image_sizes_that_networks_do(family, size):
     model = MODELS[family](image_size=size)
-    refused = bool(problems(soundness.FAMILY_PROBLEMS[family], model, ("models", "mine")))
+    refused = bool(problems(networks.FAMILY_PROBLEMS[family], model, ("models", "mine")))
     assert refused == cannot_build(model, 1)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3, 4, 5, 8, 16])
 def test_validation_refuses_the_heads_that_networks_do(heads):
     model = MODELS["ddpm"]({"heads": heads})
-    refused = bool(problems(soundness.FAMILY_PROBLEMS["ddpm"], model, ("models", "mine")))
+    refused = bool(problems(networks.FAMILY_PROBLEMS["ddpm"], model, ("models", "mine")))
     assert refused == cannot_build(model, 1)
 
 
@@ -120,7 +123,7 @@ def test_validation_refuses_the_groups_that_networks_do(grouped, groups):
         "models": {"mine": {**model, "training": TRAININGS["ddpm"]()}},
         "trainings": {"mine": {"groups": groups}},
     }
-    refused = bool(problems(soundness._training_problems, whole, "mine", "mine"))
+    refused = bool(problems(training_problems, whole, "mine", "mine"))
     assert refused == cannot_build(model, groups)
 
 
@@ -137,7 +140,7 @@ def test_no_label_and_the_step_of_image_sizes_are_the_same_everywhere():
     from slimdiff.diffusion import guidance
 
     assert denoiser.NO_LABEL == training.NO_LABEL == guidance.NO_LABEL == -1
-    assert 2**unet.LEVELS_DOWN == soundness.DDPM_IMAGE_STEP
+    assert 2**unet.LEVELS_DOWN == networks.DDPM_IMAGE_STEP
 
 
 def test_the_noise_schedule_has_as_many_steps_and_samplers_for_the_rules_as_for_the_models():
@@ -147,5 +150,5 @@ def test_the_noise_schedule_has_as_many_steps_and_samplers_for_the_rules_as_for_
 
 def test_validation_knows_how_many_classes_a_source_has():
     found = sources.load(sources.DataSettings(name="digits", source="digits"), Path("nowhere"))
-    assert soundness.CLASSES["digits"] == len(found.classes)
-    assert set(soundness.CLASSES) == set(DEFINITIONS["dataset"]["properties"]["source"]["enum"]) - {"folder"}
+    assert CLASSES["digits"] == len(found.classes)
+    assert set(CLASSES) == set(DEFINITIONS["dataset"]["properties"]["source"]["enum"]) - {"folder"}

@@ -15,7 +15,8 @@ from slimdiff.config import Config, brought
 from slimdiff.declarations import path_problem
 from slimdiff.errors import UserError
 from slimdiff.openschema import extended
-from slimdiff.soundness import Problem, offer, problems
+from slimdiff.soundness.problem import Problem, offer
+from slimdiff.soundness.whole import problems
 from slimdiff.wording import one_line
 
 SHOWN_CHARACTERS = 60  # of a value in a message

@@ -1,0 +1,83 @@
+"""Trainings of a model that the matrix uses."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from slimdiff.config import Config, brought, chain_of, distillation_of, family_of, training_options
+from slimdiff.families import FAMILIES, divisors
+from slimdiff.soundness.networks import GROUPED_CHANNELS, foreign
+from slimdiff.soundness.problem import Problem
+
+
+def training_problems(config: Config, model: str, training: str) -> Iterator[Problem]:
+    """A training of `model`: what its family knows, and numbers that must divide its channels."""
+    options, family = training_options(config, model, training), config["models"][model]["family"]
+
+    def problem(key: str, text: str) -> Problem:
+        """At the last place in the chain that says it."""
+        for name in reversed(chain_of(config, training)):
+            own = config["trainings"][name]
+            if key in own.get("finetune", {}):
+                return Problem(("trainings", name, "finetune", key), text)
+            if key in own:
+                return Problem(("trainings", name, key), text)
+        return Problem(("models", model, "training", key), text)
+
+    if "prune" in config["trainings"][training]:
+        yield from channel_problems(options, ("trainings", training, "prune"), config["trainings"][training]["start"])
+    if "distill" in config["trainings"][training]:
+        yield from _distill_problems(config, model, training)
+    for key, text in foreign(config, model, "training", options):
+        yield problem(key, text)
+    preconditionings = family_of(config, model).preconditionings
+    if options["preconditioning"] not in preconditionings:
+        allowed = ", ".join(preconditionings)
+        yield problem("preconditioning", f"is {options['preconditioning']}; allowed for family {family}: {allowed}")
+    if options.get("min_snr_gamma") is not None and options["preconditioning"] not in ("epsilon", "v"):
+        text = f"is {options['min_snr_gamma']}; allowed with preconditioning {options['preconditioning']}: null"
+        yield problem("min_snr_gamma", text)
+    if family not in FAMILIES:
+        if options["groups"] != 1 and not brought(config).family(family).grouped:
+            yield problem("groups", f"is {options['groups']}; allowed for family {family}: 1")
+        return
+    channels = GROUPED_CHANNELS[family](config["models"][model]["network"])
+    if options["groups"] != "max" and math.gcd(*channels) % options["groups"]:
+        allowed = f"allowed with the channels {channels} of model {model}: {divisors(math.gcd(*channels))} or max"
+        yield problem("groups", f"is {options['groups']}; {allowed}")
+
+
+def _distill_problems(config: Config, model: str, training: str) -> Iterator[Problem]:
+    """A training that makes a student of `model`: a start that can be its teacher."""
+    own, path = config["trainings"][training]["distill"], ("trainings", training, "distill")
+    start = config["trainings"][training]["start"]
+    options, before = training_options(config, model, start), distillation_of(config, model, start)
+    if options["preconditioning"] != "edm":
+        yield Problem(path, f"starts from {start}, whose preconditioning is {options['preconditioning']}; allowed: edm")
+    guidance = (distillation_of(config, model, training) or own)["guidance"]
+    if guidance != 1 and before:
+        text = f"is {guidance}; allowed after training {start}, which has its teacher's guidance in its weights: 1"
+        yield Problem((*path, "guidance"), text)
+    elif guidance != 1 and not config["models"][model]["network"].get("classes"):
+        text = f"is {guidance}; allowed for a network that is told no class (network.classes 0): 1"
+        yield Problem((*path, "guidance"), text)
+    elif guidance != 1 and not options.get("label_dropout"):
+        text = f"is {guidance}; allowed after training {start}, whose label_dropout is 0: 1"
+        yield Problem((*path, "guidance"), text)
+    if before and own["teacher"] != "euler":
+        text = f"is {own['teacher']}; allowed after training {start}, which is a student of euler's steps: euler"
+        yield Problem((*path, "teacher"), text)
+    if before and own["steps"] * own["substeps"] != before["steps"]:
+        text = (
+            f"is {own['substeps']}; allowed after training {start}, which has {before['steps']} steps: a number that "
+            f"makes as many of the {own['steps']} here"
+        )
+        yield Problem((*path, "substeps"), text)
+
+
+def channel_problems(options: Mapping[str, Any], path: tuple[str, ...], training: str) -> Iterator[Problem]:
+    """Channels go from float layers without groups alone; `options` are those of the training `training`."""
+    for key, wanted in (("groups", 1), ("linear", "float")):
+        if options[key] != wanted:
+            text = f"removes channels after training {training}, whose {key} is {options[key]}; allowed there: {wanted}"
+            yield Problem(path, text)
