@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 from torchmetrics.image.kid import poly_mmd
 
 from slimdiff.metrics import kernel
@@ -41,6 +42,9 @@ def test_it_is_the_unbiased_estimate() -> None:
     found = kernel_distance(real, generated)
     assert found == pytest.approx(by_loops(real, generated), rel=1e-12)
     assert found == pytest.approx(poly_mmd(real, generated).item(), rel=1e-12)
+    # torch-fidelity's, of one subset that is everything
+    theirs = kid_features_to_metric(real, generated, kid_subsets=1, kid_subset_size=20, verbose=False)
+    assert found == pytest.approx(theirs[KEY_METRIC_KID_MEAN], rel=1e-12)
 
 
 def test_many_images_are_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

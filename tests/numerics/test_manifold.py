@@ -5,6 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
+from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
 from slimdiff.errors import UserError
 from slimdiff.metrics.manifold import Manifold, density_and_coverage, manifold, squared_distances
@@ -47,6 +48,10 @@ def test_they_are_what_they_are_defined_to_be(spread: float, at: float) -> None:
     found = manifold(real, generated)
     assert values(found) == pytest.approx(by_definition(real, generated), rel=1e-12)
     assert found.m == 300
+    # torch-fidelity up to 0.3 had the two sets the other way round; it takes shares in single precision.
+    theirs = prc_features_to_metric(generated, real, prc_neighborhood=3, prc_batch_size=64, verbose=False)
+    keys = (KEY_METRIC_PRECISION, KEY_METRIC_RECALL)
+    assert values(found)[:2] == pytest.approx([theirs[key] for key in keys], rel=1e-6)
     assert 0 < found.precision < 1  # or else the case shows nothing
     assert 0 < found.recall < 1
 

@@ -27,7 +27,7 @@ def manifold(real: torch.Tensor, generated: torch.Tensor) -> Manifold:
     """The four of them, on the first m images of each set, m being the size of the smaller one.
 
     - precision: share of samples within the ball of any real image; recall: the share of real images within the ball
-      of any sample (Kynkäänniemi et al. 2019, eq. 1 and 2, by torch-fidelity; k = 3).
+      of any sample (Kynkäänniemi et al. 2019, eq. 1 and 2; k = 3). Closed balls, as there.
     - density: mean number of real images' balls that a sample is within, divided by k; coverage: share of real images
       whose ball holds any sample (Naeem et al. 2020, eq. 3 and 4; k = 5). Open balls, as in the authors' code, so that
       a set against itself has density 1.
@@ -39,8 +39,6 @@ def manifold(real: torch.Tensor, generated: torch.Tensor) -> Manifold:
     Raises:
         UserError: too few images for a fifth neighbour.
     """
-    from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
-
     m = min(len(real), len(generated))
     if m <= COVERAGE_NEIGHBOUR:
         raise UserError(
@@ -48,18 +46,16 @@ def manifold(real: torch.Tensor, generated: torch.Tensor) -> Manifold:
             f"least {COVERAGE_NEIGHBOUR + 1} training images"
         )
     real, generated = real[:m], generated[:m]
-    # torch-fidelity up to 0.3 had the two sets the other way round.
-    found = prc_features_to_metric(
-        generated,
-        real,
-        prc_neighborhood=PRECISION_NEIGHBOUR,
-        prc_batch_size=ROWS,
-        save_cpu_ram=True,  # in blocks of so many rows
-        verbose=False,
-    )
-    # Shares of m images, which it takes in single precision.
-    precision, recall = (round(found[key] * m) / m for key in (KEY_METRIC_PRECISION, KEY_METRIC_RECALL))
+    precision, recall = share_within(generated, real), share_within(real, generated)
     return Manifold(precision, recall, *density_and_coverage(real, generated), m)
+
+
+def share_within(points: torch.Tensor, centres: torch.Tensor, k: int = PRECISION_NEIGHBOUR, rows: int = ROWS) -> float:
+    """Share of points (m, d) within the ball of any of the centres (n, d), n > k, `rows` centres at a time."""
+    within = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    for block in centres.split(rows):
+        within |= (squared_distances(block, points) <= _squared_radii(block, centres, k)).any(dim=0)
+    return int(within.sum()) / len(points)
 
 
 def density_and_coverage(
@@ -68,9 +64,7 @@ def density_and_coverage(
     """Naeem et al. 2020, eq. 3 and 4, from real (n, d) and generated (m, d), n > k, `rows` real images at a time."""
     within, covered = 0, 0
     for block in real.split(rows):
-        # The nearest is the image itself.
-        radius = squared_distances(block, real).topk(k + 1, dim=1, largest=False).values[:, k:]
-        inside = squared_distances(block, generated) < radius
+        inside = squared_distances(block, generated) < _squared_radii(block, real, k)
         within += int(inside.sum())
         covered += int(inside.any(dim=1).sum())
     return within / (k * len(generated)), covered / len(real)
@@ -79,3 +73,8 @@ def density_and_coverage(
 def squared_distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """|a_i - b_j|² of a (n, d) and b (m, d), as (n, m); exact for points of the grid."""
     return a.square().sum(1)[:, None] + b.square().sum(1)[None, :] - 2 * (a @ b.T)
+
+
+def _squared_radii(block: torch.Tensor, points: torch.Tensor, k: int) -> torch.Tensor:
+    """Squared distance of each of some points to the k-th nearest other one of `points`: (n, 1)."""
+    return squared_distances(block, points).topk(k + 1, dim=1, largest=False).values[:, k:]  # the nearest is itself
