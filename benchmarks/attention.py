@@ -26,6 +26,12 @@ def in_float32(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tenso
     return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
 
 
+def in_bfloat16(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Torch's kernel in bfloat16."""
+    mixed: torch.Tensor = F.scaled_dot_product_attention(q, k, v)
+    return mixed
+
+
 def seconds(kernel: Kernel, backwards: bool) -> float:
     """Of one call, with or without the gradients."""
     generator = torch.Generator().manual_seed(0)
@@ -43,7 +49,7 @@ if __name__ == "__main__":
     pick_device(0, THREADS)
     if why := avx512bf16.load()[1]:
         sys.exit(f"no kernel of our own here: {why}")
-    for name, other in {"float32": in_float32, "bfloat16": F.scaled_dot_product_attention}.items():
+    for name, other in {"float32": in_float32, "bfloat16": in_bfloat16}.items():
         for backwards in (False, True):
             measured = interleaved(
                 functools.partial(seconds, attention, backwards), functools.partial(seconds, other, backwards), ROUNDS
