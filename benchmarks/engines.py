@@ -26,7 +26,7 @@ from slimdiff.devices import pick_device
 from slimdiff.engines.lowering import lower_network, start_graph, start_network
 from slimdiff.engines.network import Site
 from slimdiff.models.registry import build_network
-from slimdiff.runtimes import RUNTIMES, Way, missing_modules
+from slimdiff.catalog.engines import RUNTIMES, Way, missing_modules
 
 ROOT = Path(__file__).parents[1]
 BATCHES, ROUNDS = (1, 32), 7

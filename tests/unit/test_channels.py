@@ -21,7 +21,7 @@ from slimdiff.compression.prune import prunable
 from slimdiff.compression.shapes import resize, sizes
 from slimdiff.compression.steps import apply_steps
 from slimdiff.errors import UserError
-from slimdiff.layers import channel_modules
+from slimdiff.catalog.layers import channel_modules
 from slimdiff.models.registry import build_network
 from slimdiff.tensorfile import tensors_digest
 

@@ -16,7 +16,7 @@ import torch
 from slimdiff.cli import doctor, reach
 from slimdiff.data import mnist
 from slimdiff.devices import resolve_precision
-from slimdiff.runtimes import RUNTIMES
+from slimdiff.catalog.engines import RUNTIMES
 
 Command = Callable[..., tuple[int, str, str]]
 

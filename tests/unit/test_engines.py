@@ -12,7 +12,8 @@ import torch
 from builders import MODELS, SOURCE, TRAININGS, model_header, striped_images
 
 import slimdiff
-from slimdiff import exporting, modelfile, profiling, runtimes, tensorfile
+from slimdiff import exporting, modelfile, profiling, tensorfile
+from slimdiff.catalog import engines
 from slimdiff.data.store import ImageSet
 from slimdiff.engines import lowering
 from slimdiff.engines.calibration import noised, sampler_sigmas
@@ -20,7 +21,7 @@ from slimdiff.engines.network import EngineNetwork, Runner, Site
 from slimdiff.engines.split import split_network
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
-from slimdiff.runtimes import RUNTIMES, Way
+from slimdiff.catalog.engines import RUNTIMES, Way
 
 CPU = torch.device("cpu")
 WAYS = [Way(engine, precision) for engine, runtime in RUNTIMES.items() for precision in runtime.precisions]
@@ -56,7 +57,7 @@ def test_every_way_has_a_case():
 
 
 def skip_unless_possible(way: Way) -> None:
-    missing = runtimes.missing_modules(way.engine)
+    missing = engines.missing_modules(way.engine)
     if missing:
         pytest.skip(f"engine {way.engine} needs {', '.join(missing)}")
     if way == Way("openvino", "bf16"):
@@ -303,7 +304,7 @@ def test_what_no_engine_can_do_is_refused(way, device, message):
 
 def test_an_engine_that_is_not_installed_is_refused(monkeypatch):
     changed = {**RUNTIMES, "openvino": replace(RUNTIMES["openvino"], modules=("no_such_module_here",))}
-    monkeypatch.setattr(runtimes, "RUNTIMES", changed)
+    monkeypatch.setattr(engines, "RUNTIMES", changed)
     with pytest.raises(UserError, match=r"needs no_such_module_here: .*\[engines\]"):
         lowering.check_way(Way("openvino", "fp32"), CPU)
 

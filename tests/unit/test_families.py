@@ -8,7 +8,8 @@ import torch
 import yaml
 from builders import MODELS, TRAININGS
 
-from slimdiff import config, families
+from slimdiff import config
+from slimdiff.catalog import families
 from slimdiff.data import sources
 from slimdiff.devices import PRECISIONS
 from slimdiff.diffusion import denoiser, schedulers, vp

@@ -29,7 +29,7 @@ from slimdiff.metrics.score import read_samples
 from slimdiff.models.registry import build_network
 from slimdiff.profiling import profile
 from slimdiff.racing import race
-from slimdiff.runtimes import Way
+from slimdiff.catalog.engines import Way
 from slimdiff.sampling import sample_images
 from slimdiff.settings import build
 from slimdiff.stages import sample as sample_stage

@@ -21,7 +21,7 @@ from slimdiff.compression import steps, structure
 from slimdiff.data import sources
 from slimdiff.diffusion import denoiser
 from slimdiff.errors import UserError
-from slimdiff.families import FAMILIES
+from slimdiff.catalog.families import FAMILIES
 from slimdiff.models import registry
 from slimdiff.plugins import REGISTERED
 from slimdiff.profiling import count_parameters

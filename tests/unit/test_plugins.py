@@ -13,7 +13,7 @@ from presets import CONFIG, ROOT, merge
 from slimdiff import config as settings
 from slimdiff import declarations, slicing
 from slimdiff.errors import UserError
-from slimdiff.families import FAMILIES
+from slimdiff.catalog.families import FAMILIES
 from slimdiff.fingerprint import fingerprint
 from slimdiff.settings import canonical
 from slimdiff.validation import check

@@ -12,7 +12,7 @@ from slimdiff.analysis import claimfile
 from slimdiff.compression.channels import ChannelSettings, prune_channels
 from slimdiff.config import expand
 from slimdiff.errors import UserError
-from slimdiff.layers import layers_of, modules
+from slimdiff.catalog.layers import layers_of, modules
 from slimdiff.models.registry import build_network
 from slimdiff.settings import canonical
 

@@ -17,10 +17,10 @@ from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.engines.lowering import start_graph, start_network
 from slimdiff.engines.network import EngineNetwork, Site
 from slimdiff.errors import UserError
-from slimdiff.families import FAMILIES, SAMPLER_CONSTANTS, steps_problem
+from slimdiff.catalog.families import FAMILIES, SAMPLER_CONSTANTS, steps_problem
 from slimdiff.modelfile import build_model, read_tensors
 from slimdiff.plugins import missing
-from slimdiff.runtimes import way_of
+from slimdiff.catalog.engines import way_of
 from slimdiff.sampling import Progress, Sampled, sample_images
 from slimdiff.settings import build
 from slimdiff.wording import one_line

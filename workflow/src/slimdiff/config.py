@@ -10,8 +10,8 @@ from typing import Any
 
 from slimdiff.declarations import Catalogue, catalogue
 from slimdiff.errors import UserError
-from slimdiff.families import FAMILIES, SAMPLER_ALWAYS, SAMPLER_CONSTANTS, Family
-from slimdiff.runtimes import RUNTIMES, way_of
+from slimdiff.catalog.families import FAMILIES, SAMPLER_ALWAYS, SAMPLER_CONSTANTS, Family
+from slimdiff.catalog.engines import RUNTIMES, way_of
 
 Config = Mapping[str, Any]
 

@@ -22,7 +22,7 @@ from slimdiff.data.store import ImageSet
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.distillation import Distill, DistillSettings
 from slimdiff.errors import UserError
-from slimdiff.families import FIXED_BY_START
+from slimdiff.catalog.families import FIXED_BY_START
 from slimdiff.noiselevels import LEVELS, level_losses
 from slimdiff.regimes import build_regime
 from slimdiff.settings import build, canonical

@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema
 
 from slimdiff.errors import UserError
-from slimdiff.families import FAMILIES
+from slimdiff.catalog.families import FAMILIES
 from slimdiff.models.outline import outline
 from slimdiff.wording import one_line
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from slimdiff.declarations import Catalogue
 from slimdiff.errors import UserError
-from slimdiff.families import FAMILIES, SAMPLER_CONSTANTS, Family
+from slimdiff.catalog.families import FAMILIES, SAMPLER_CONSTANTS, Family
 from slimdiff.plugins import Options
 
 

@@ -25,7 +25,7 @@ from slimdiff.data import sources
 from slimdiff.data.store import ImageSet
 from slimdiff.diffusion import denoiser
 from slimdiff.errors import UserError
-from slimdiff.families import FAMILIES
+from slimdiff.catalog.families import FAMILIES
 from slimdiff.models import registry
 from slimdiff.openschema import options_schema
 from slimdiff.plugins import PENDING, REGISTERED, NetworkFamily, Options, Registered, Source, Step, missing

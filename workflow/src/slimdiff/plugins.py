@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from slimdiff.errors import UserError
-from slimdiff.families import SAMPLER_CONSTANTS, SCHEDULED, Family
+from slimdiff.catalog.families import SAMPLER_CONSTANTS, SCHEDULED, Family
 
 PRECONDITIONINGS = ("score", "edm", "epsilon", "v")
 SCOPES = ("global", "middle", "extremes")  # what prune.scope may be
@@ -152,7 +152,7 @@ def family(
         name: what `models.*.family` says.
         network: JSON schemas of the keys of `models.*.network`; `classes` among them: it can be told a class.
         preconditionings: of score, edm, epsilon, v.
-        samplers: of those in slimdiff.families.
+        samplers: of those in slimdiff.catalog.families.
         scopes: the keys of `prune_scopes()`.
         grouped: whether `groups` divides its convolutions; without, a training's `groups` must be 1.
         noise_scale: EDM's c_noise is multiplied by it.

@@ -12,7 +12,7 @@ from slimdiff import yamlfile
 from slimdiff.analysis import expressions
 from slimdiff.analysis.expressions import Expression
 from slimdiff.errors import UserError
-from slimdiff.families import FAMILIES
+from slimdiff.catalog.families import FAMILIES
 
 KEYS = {  # of a claim, with what each holds
     "id": "a name that no other claim has",

@@ -15,7 +15,7 @@ from typing import Literal
 
 from slimdiff.analysis.columns import COLUMNS
 from slimdiff.errors import UserError
-from slimdiff.families import FAMILIES
+from slimdiff.catalog.families import FAMILIES
 
 EVERY = "*"  # as a recipe: every technique
 LONGEST = 300  # characters of a comparison

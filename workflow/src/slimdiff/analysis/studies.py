@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from slimdiff.analysis import statistics
-from slimdiff.layers import MODULE, layers_of, within
+from slimdiff.catalog.layers import MODULE, layers_of, within
 
 REFERENCE = "baseline"
 LOSSES = ("denoising_loss", "denoising_loss_low", "denoising_loss_middle", "denoising_loss_high")

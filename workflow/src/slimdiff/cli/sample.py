@@ -12,7 +12,7 @@ from slimdiff.cli.asked import Plugins, load_plugins
 from slimdiff.cli.cells import RESULTS, CellName, Results, find_model
 from slimdiff.cli.console import progress_bar
 from slimdiff.errors import UserError
-from slimdiff.families import SAMPLER_CONSTANTS
+from slimdiff.catalog.families import SAMPLER_CONSTANTS
 
 RANGE = re.compile(r"(\d+)-(\d+)")
 

@@ -12,7 +12,7 @@ import torch
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.errors import UserError
-from slimdiff.families import steps_problem
+from slimdiff.catalog.families import steps_problem
 
 Shape = tuple[int, int, int]
 

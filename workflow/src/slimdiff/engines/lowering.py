@@ -24,7 +24,7 @@ from slimdiff.engines.network import EngineNetwork, Runner, Site
 from slimdiff.engines.split import split_network
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
-from slimdiff.runtimes import EXTRA, RUNTIMES, Way, allowed, missing_modules, way_of
+from slimdiff.catalog.engines import EXTRA, RUNTIMES, Way, allowed, missing_modules, way_of
 
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 16
 ERROR_IMAGES = 128  # test images that the output's error is measured on

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from slimdiff.memory import ran_out
-from slimdiff.runtimes import Way
+from slimdiff.catalog.engines import Way
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from slimdiff.config import Config, brought
-from slimdiff.families import FAMILIES, SAMPLER_CONSTANTS, Family, divisors
+from slimdiff.catalog.families import FAMILIES, SAMPLER_CONSTANTS, Family, divisors
 from slimdiff.soundness.datasets import count_classes
 from slimdiff.soundness.problem import Problem
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from slimdiff.config import Config, brought, distillation_of, family_of, steps_of, training_of, training_options
-from slimdiff.families import FAMILIES, steps_problem
-from slimdiff.layers import MODULE, channel_modules, layers_of, modules, within
-from slimdiff.runtimes import RUNTIMES, allowed, way_of
+from slimdiff.catalog.families import FAMILIES, steps_problem
+from slimdiff.catalog.layers import MODULE, channel_modules, layers_of, modules, within
+from slimdiff.catalog.engines import RUNTIMES, allowed, way_of
 from slimdiff.soundness.networks import foreign
 from slimdiff.soundness.problem import Problem
 from slimdiff.soundness.trainings import channel_problems

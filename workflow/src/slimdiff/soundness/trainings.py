@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from slimdiff.config import Config, brought, chain_of, distillation_of, family_of, training_options
-from slimdiff.families import FAMILIES, divisors
+from slimdiff.catalog.families import FAMILIES, divisors
 from slimdiff.soundness.networks import GROUPED_CHANNELS, foreign
 from slimdiff.soundness.problem import Problem
 

@@ -11,7 +11,7 @@ from slimdiff.diffusion.noise import derive_seed
 from slimdiff.engines.lowering import lower_network
 from slimdiff.engines.network import Site
 from slimdiff.noiselevels import mean_loss
-from slimdiff.runtimes import way_of
+from slimdiff.catalog.engines import way_of
 from slimdiff.settings import parse
 from slimdiff.stages import command
 
