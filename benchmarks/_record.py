@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from slimdiff.devices import describe_device
-from slimdiff.files import write_json
+from slimdiff.io.files import write_json
 
 
 def interleaved(first: Callable[[], float], second: Callable[[], float], rounds: int) -> dict[str, Any]:

@@ -16,9 +16,9 @@ import numpy as np
 import yaml
 
 from slimdiff import config as configuration
-from slimdiff import settings
+from slimdiff.io import settings
 from slimdiff.analysis import claimfile, galleries, page, picks, plots, results, tables, timeline, verdicts
-from slimdiff.files import read_json, write_json, write_text
+from slimdiff.io.files import read_json, write_json, write_text
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -83,7 +83,7 @@ def make(folder: Path, cells: int) -> None:
 
 
 def write_plain(path: Path, text: str) -> None:
-    """As slimdiff.files does, without waiting for the disk each time: there are a hundred thousand files."""
+    """As slimdiff.io.files does, without waiting for the disk each time: there are a hundred thousand files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 

@@ -16,7 +16,8 @@ from typing import Any
 from _network import MODEL, TRAINING
 from _record import interleaved, record
 
-from slimdiff import modelfile, packing
+from slimdiff import modelfile
+from slimdiff.io import packed as packing
 from slimdiff.compression.steps import apply_steps
 from slimdiff.devices import pick_device
 from slimdiff.models.registry import build_network

@@ -13,7 +13,7 @@ from slimdiff import config as settings
 from slimdiff.analysis import claimfile
 from slimdiff.config import expand
 from slimdiff.errors import UserError
-from slimdiff.settings import canonical
+from slimdiff.io.settings import canonical
 from slimdiff.validation import check
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))

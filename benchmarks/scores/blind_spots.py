@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from slimdiff import files, tensorfile
+from slimdiff.io import files
+from slimdiff.io import tensors
 from slimdiff.data import store
 from slimdiff.devices import pick_device
 from slimdiff.metrics import yardstick
@@ -91,7 +92,7 @@ def main() -> None:
     folder = arguments.results / "data/mnist"
     extractors, judge = (RESOURCES / kind / "mnist.safetensors" for kind in ("extractors", "classifiers"))
     images_path = folder / "images.safetensors"
-    data, digest = store.read(images_path), tensorfile.read_header(images_path, store.KIND)["sha256"]
+    data, digest = store.read(images_path), tensors.read_header(images_path, store.KIND)["sha256"]
     training = (data.train_images, data.train_labels)
     known = yardstick.read(folder / "reference.safetensors", extractors, judge, [], training, digest)
     rows = []

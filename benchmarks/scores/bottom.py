@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from slimdiff import files, sealing
+from slimdiff.io import files
+from slimdiff.io import records
 from slimdiff.analysis import statistics
 from slimdiff.analysis.markdown import grid
 
@@ -39,7 +40,7 @@ def stage(name: str, settings: Any, *arguments: str) -> None:
 
 def fid(results: Path, seed: str, prune: dict[str, Any], folder: Path) -> tuple[float, int]:
     """FID of the images of one seed, and the bytes of its packed model."""
-    row = sealing.read_json(results / CELL / seed / "row.json")["settings"]
+    row = records.read_json(results / CELL / seed / "row.json")["settings"]
     settings = json.loads(row) if isinstance(row, str) else row
     steps = [{"prune": {**prune, "scope": f"module:{module}"}} for module in MODULES]
     model, packed, samples, score = (folder / name for name in ("model.safetensors", "model.packed", "s.npz", "s.json"))
@@ -50,7 +51,7 @@ def fid(results: Path, seed: str, prune: dict[str, Any], folder: Path) -> tuple[
     stage("sample", settings["sample"], *alone, f"--model={model}", f"--out={samples}", f"--out-grid={folder}/grid.png")
     known = (f"--images={data}/images.safetensors", f"--reference={data}/reference.safetensors", *NETWORKS)
     stage("score", settings["score"], *alone, f"--samples={samples}", *known, f"--out={score}")
-    return float(sealing.read_json(score)["fid"]), packed.stat().st_size
+    return float(records.read_json(score)["fid"]), packed.stat().st_size
 
 
 def main() -> None:
@@ -67,7 +68,7 @@ def main() -> None:
                 own[place], size = fid(arguments.results, seed, prune, Path(folder))
             sizes.append(size)
         base = {
-            place: float(sealing.read_json(arguments.results / CELL / seed / "score.json")["fid"])
+            place: float(records.read_json(arguments.results / CELL / seed / "score.json")["fid"])
             for place, seed in enumerate(seeds)
         }
         ratio = statistics.paired(own, base)

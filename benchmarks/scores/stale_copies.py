@@ -20,13 +20,14 @@ import torch
 import yaml
 from torch import nn
 
-from slimdiff import files, weightfile
+from slimdiff import weightfile
+from slimdiff.io import files
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.models.registry import build_network
 from slimdiff.quietbnb import bitsandbytes
 from slimdiff.sampling import sample_images
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 
 CONFIG = Path(__file__).parents[2] / "config.yaml"
 N = 16

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from slimdiff import files
+from slimdiff.io import files
 from slimdiff.data import store
 from slimdiff.data.store import ImageSet
 from slimdiff.errors import UserError

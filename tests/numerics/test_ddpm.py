@@ -14,7 +14,7 @@ from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, find_sampler
 from slimdiff.diffusion.vp import SCHEDULES, TIMESTEPS, VP, betas
 from slimdiff.errors import UserError
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 
 THEIRS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}  # the schedules in diffusers' words
 MEAN, STD = 0.3, 0.4  # of the pixels: independent Gaussians

@@ -16,7 +16,7 @@ from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, find_sampler, karras_sigmas
 from slimdiff.diffusion.ve import TIME_MIN, VESDE
 from slimdiff.errors import UserError
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 
 MEAN, STD = 0.3, 0.4  # of the pixels: independent Gaussians
 SHAPE = (1, 12, 12)  # the corrector's step wants norms of many pixels

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from slimdiff import files
+from slimdiff.io import files
 from slimdiff.data.store import ImageSet
 from slimdiff.errors import UserError
 from slimdiff.metrics import extractor_training, extractors

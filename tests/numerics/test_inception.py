@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 from torch.utils.data import Dataset
 
-from slimdiff import files
+from slimdiff.io import files
 from slimdiff.analysis.columns import COLUMNS as MATRIX_COLUMNS
 from slimdiff.data import store
 from slimdiff.data.fetch import Unavailable

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import synthetic
 
-from slimdiff import sealing
+from slimdiff.io import records as sealing
 from slimdiff.analysis import columns, rows
 from slimdiff.errors import UserError
 from slimdiff.stages import row as stage

@@ -16,7 +16,7 @@ from scipy import stats
 from slimdiff import config as settings
 from slimdiff.analysis import charts, guided, guidedplots, proxies, proxytables, studies, studyplots
 from slimdiff.catalog.layers import layers_of, modules
-from slimdiff.settings import canonical
+from slimdiff.io.settings import canonical
 
 SENSITIVITY = preset("sensitivity.yaml")
 OPEN = preset("open-questions.yaml")

@@ -23,7 +23,7 @@ from slimdiff.compression.steps import apply_steps
 from slimdiff.errors import UserError
 from slimdiff.catalog.layers import channel_modules
 from slimdiff.models.registry import build_network
-from slimdiff.tensorfile import tensors_digest
+from slimdiff.io.tensors import tensors_digest
 
 CONFIG = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text(encoding="utf-8"))
 FAMILIES = ("ncsn", "ddpm")
@@ -255,7 +255,7 @@ def test_a_pruned_cell_samples_the_same_images_in_another_process(family, tmp_pa
     assert tensors_digest(loaded.network.state_dict()) == tensors_digest(network.state_dict())
     images = tensors_digest({"images": loaded.sample(3, seed=2).images})
     code = (
-        "import sys, slimdiff\nfrom slimdiff.tensorfile import tensors_digest\n"
+        "import sys, slimdiff\nfrom slimdiff.io.tensors import tensors_digest\n"
         f"print(tensors_digest({{'images': slimdiff.load({str(path)!r}).sample(3, seed=2).images}}))\n"
         "assert 'torch_pruning' not in sys.modules"
     )

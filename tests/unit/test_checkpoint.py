@@ -5,7 +5,8 @@ import torch
 from builders import model_header, ncsn_model, training, write_small_model
 
 import slimdiff
-from slimdiff import modelfile, tensorfile, weightfile
+from slimdiff import modelfile, weightfile
+from slimdiff.io import tensors
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
 
@@ -70,7 +71,7 @@ def test_a_flipped_bit_is_refused(tmp_path):
 def test_a_missing_file_another_kind_and_a_stranger_are_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         slimdiff.load(tmp_path / "nothing.safetensors")
-    tensorfile.write(tmp_path / "images.safetensors", "images", {"a": torch.zeros(2)}, {})
+    tensors.write(tmp_path / "images.safetensors", "images", {"a": torch.zeros(2)}, {})
     with pytest.raises(UserError, match="holds 'images', expected 'model'"):
         slimdiff.load(tmp_path / "images.safetensors")
     from safetensors.torch import save_file
@@ -94,7 +95,7 @@ def test_an_unwritable_target_leaves_no_rest(tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     write_small_model(path)
     before = path.read_bytes()
-    monkeypatch.setattr(tensorfile, "save_file", full)
+    monkeypatch.setattr(tensors, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         write_small_model(path)
     assert path.read_bytes() == before

@@ -27,7 +27,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import slimdiff
-from slimdiff import exporting, modelfile, packing
+from slimdiff import exporting, modelfile
+from slimdiff.io import packed
 from slimdiff.checkpoint import Loaded
 from slimdiff.compression.linears import quantize_linears
 from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
@@ -36,7 +37,7 @@ from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, find_sampler
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -273,7 +274,7 @@ def test_a_packed_file_is_written_loaded_and_exported_like_the_cell(clone: Path,
     model = Path(f"results/cells/{REAL[0]}/model.safetensors")
     code, out, _ = command("export", REAL[0], "--to", "packed", "--out", "x.packed")
     assert (code, out.split(":")[0]) == (0, "x.packed")
-    assert b"".join(packing.read("x.packed")) == model.read_bytes()
+    assert b"".join(packed.read("x.packed")) == model.read_bytes()
     for name, source in (("one", REAL[0]), ("two", "x.packed")):
         assert command("export", source, "--to", "safetensors", "--out", f"{name}.safetensors")[0] == 0
     assert Path("one.safetensors").read_bytes() == Path("two.safetensors").read_bytes()

@@ -17,7 +17,7 @@ import yaml
 from clifolders import BASELINE, DIGITS, EXTRA, FAILED, MISSING, PRUNED, REAL, row, write, write_cell
 from PIL import Image
 
-from slimdiff import files
+from slimdiff.io import files
 from slimdiff.analysis.pictures import Samples
 from slimdiff.cli import compare
 from slimdiff.errors import UserError

@@ -12,8 +12,8 @@ from presets import CONFIG, ROOT, merge
 from slimdiff import config as settings
 from slimdiff.config import Cell, expand
 from slimdiff.errors import UserError
-from slimdiff.files import digest
-from slimdiff.settings import canonical
+from slimdiff.io.files import digest
+from slimdiff.io.settings import canonical
 from slimdiff.validation import check
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from presets import ROOT, merge
 
-from slimdiff import yamlfile
+from slimdiff.io import strict_yaml
 from slimdiff.cli import asked
 from slimdiff.errors import UserError
 
@@ -123,7 +123,7 @@ def test_a_mutated_file_is_sound_or_refused(tmp_path: Path, data: st.DataObject)
     path = tmp_path / FILE
     path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass") + data.draw(st.sampled_from([b"", b"\xff\xfe"])))
     try:
-        overlay = yamlfile.read_config(path)
+        overlay = strict_yaml.read_config(path)
     except UserError as error:
         assert is_one_line(str(error))
         assert FILE in str(error)
@@ -159,7 +159,7 @@ def test_yaml_is_read_strictly(tmp_path: Path, text: str, expected: str) -> None
     path = tmp_path / FILE
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as caught:
-        yamlfile.read_config(path)
+        strict_yaml.read_config(path)
     assert expected in str(caught.value)
     assert FILE in str(caught.value)
     assert is_one_line(str(caught.value))
@@ -174,23 +174,23 @@ def test_a_file_that_stands_for_a_billion_values_is_refused_at_once(tmp_path: Pa
     path = tmp_path / FILE
     path.write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(UserError, match="stands for more than"):
-        yamlfile.read_config(path)
+        strict_yaml.read_config(path)
 
 
 def test_aliases_and_merges_that_stay_small_are_read(tmp_path: Path) -> None:
     path = tmp_path / FILE
     path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: [*a, *a]\n", encoding="utf-8")
-    assert yamlfile.read(path) == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": [{"x": 1, "y": 2}] * 2}
+    assert strict_yaml.read(path) == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": [{"x": 1, "y": 2}] * 2}
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path = tmp_path / FILE
     path.write_bytes(b"a: 1\nb: \xff\n")
     with pytest.raises(UserError, match="line 2 is not UTF-8"):
-        yamlfile.read_config(path)
-    path.write_bytes(b"a: " + b"x" * yamlfile.MAX_BYTES)
+        strict_yaml.read_config(path)
+    path.write_bytes(b"a: " + b"x" * strict_yaml.MAX_BYTES)
     with pytest.raises(UserError, match="longer than 4 MiB"):
-        yamlfile.read_config(path)
+        strict_yaml.read_config(path)
 
 
 def test_what_status_and_clean_read_without_checks_ends() -> None:

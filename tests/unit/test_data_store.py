@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from slimdiff import tensorfile
+from slimdiff.io import tensors
 from slimdiff.data import store
 from slimdiff.data.store import ImageSet
 from slimdiff.errors import UserError
@@ -62,7 +62,7 @@ def test_a_changed_pixel_is_noticed(tmp_path: Path, image_set: ImageSet) -> None
 
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
-    tensorfile.write(tmp_path / "weights.safetensors", "weights", {"w": torch.zeros(3)}, {})
+    tensors.write(tmp_path / "weights.safetensors", "weights", {"w": torch.zeros(3)}, {})
     with pytest.raises(UserError, match="'weights', expected 'images'"):
         store.read(tmp_path / "weights.safetensors")
 

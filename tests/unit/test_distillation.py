@@ -15,7 +15,7 @@ from slimdiff.diffusion.samplers import SamplerSettings, find_sampler
 from slimdiff.distillation import Distill, DistillSettings
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 from slimdiff.training import train
 
 CPU = torch.device("cpu")

@@ -12,7 +12,8 @@ import torch
 from builders import MODELS, SOURCE, TRAININGS, model_header, striped_images
 
 import slimdiff
-from slimdiff import exporting, modelfile, profiling, tensorfile
+from slimdiff import exporting, modelfile, profiling
+from slimdiff.io import tensors as tensorfile
 from slimdiff.catalog import engines
 from slimdiff.data.store import ImageSet
 from slimdiff.engines import lowering

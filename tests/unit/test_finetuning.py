@@ -14,7 +14,7 @@ from slimdiff.compression.shapes import sizes
 from slimdiff.data import store
 from slimdiff.errors import UserError
 from slimdiff.catalog.families import FIXED_BY_START
-from slimdiff.files import digest, write_json
+from slimdiff.io.files import digest, write_json
 from slimdiff.finetuning import LEVELS, PREPARED, finetune
 from slimdiff.models.registry import build_network
 from slimdiff.noiselevels import level_losses

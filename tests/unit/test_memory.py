@@ -31,7 +31,7 @@ from slimdiff.profiling import profile
 from slimdiff.racing import race
 from slimdiff.catalog.engines import Way
 from slimdiff.sampling import sample_images
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 from slimdiff.stages import sample as sample_stage
 
 PETABYTE = 2**50

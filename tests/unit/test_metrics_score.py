@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from slimdiff import files, sealing, tensorfile
+from slimdiff.io import files
+from slimdiff.io import records
+from slimdiff.io import tensors as tensorfile
 from slimdiff.analysis import rows
 from slimdiff.analysis.columns import COLUMNS
 from slimdiff.data import store
@@ -124,7 +126,7 @@ class Workspace:
             paths += [f"--{name}", str(self.path(f"{name}.safetensors"))]
         paths += ["--inception", *(str(self.path(name)) for name in inception)]
         score_stage.main(["--settings", json.dumps({"n_samples": n_samples}), "--code", "c0de", *paths])
-        return sealing.read_json(self.path("score.json"))
+        return records.read_json(self.path("score.json"))
 
 
 @pytest.fixture

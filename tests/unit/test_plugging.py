@@ -25,7 +25,7 @@ from slimdiff.catalog.families import FAMILIES
 from slimdiff.models import registry
 from slimdiff.plugins import REGISTERED
 from slimdiff.profiling import count_parameters
-from slimdiff.settings import canonical
+from slimdiff.io.settings import canonical
 from slimdiff.stages import compress, data
 
 EXAMPLE = ROOT / "examples" / "my_recipes.py"

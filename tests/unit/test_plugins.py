@@ -15,7 +15,7 @@ from slimdiff import declarations, slicing
 from slimdiff.errors import UserError
 from slimdiff.catalog.families import FAMILIES
 from slimdiff.fingerprint import fingerprint
-from slimdiff.settings import canonical
+from slimdiff.io.settings import canonical
 from slimdiff.validation import check
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))

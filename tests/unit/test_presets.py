@@ -14,7 +14,7 @@ from slimdiff.config import expand
 from slimdiff.errors import UserError
 from slimdiff.catalog.layers import layers_of, modules
 from slimdiff.models.registry import build_network
-from slimdiff.settings import canonical
+from slimdiff.io.settings import canonical
 
 REFERENCE = ROOT / "workflow" / "resources" / "paper_reference.csv"
 PRINTED = ROOT.parent / "shared" / "paper" / "paper_results.csv"  # the report's numbers as they were handed to us

@@ -9,7 +9,7 @@ from slimdiff import training, weightfile
 from slimdiff.compression.prune import prunable
 from slimdiff.compression.storage import store_weights
 from slimdiff.errors import UserError
-from slimdiff.files import write_json
+from slimdiff.io.files import write_json
 from slimdiff.models.registry import build_network
 from slimdiff.noiselevels import mean_loss
 from slimdiff.regimes import Quantized, Sparsify, SparsifySettings, build_regime, zero_smallest

@@ -19,7 +19,7 @@ from slimdiff.models.registry import build_network
 from slimdiff.profiling import count_macs, count_macs_per_image
 from slimdiff.reuse import Reusing, reusing
 from slimdiff.sampling import sample_images
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 
 MODEL = small_unet_model()
 

@@ -17,7 +17,7 @@ from slimdiff.errors import UserError
 from slimdiff.images import write_png, write_samples
 from slimdiff.models.registry import build_network
 from slimdiff.sampling import _degenerate, grid, sample_images
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 
 DATASET = {"channels": 1, "height": 20, "width": 20, "saturated": 0.0}
 

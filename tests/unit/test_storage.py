@@ -6,7 +6,8 @@ from builders import MODELS, TRAININGS, model_header, ncsn_model, small_model, t
 from torch import nn
 
 import slimdiff
-from slimdiff import modelfile, tensorfile
+from slimdiff import modelfile
+from slimdiff.io import tensors as tensorfile
 from slimdiff.compression.steps import apply_steps
 from slimdiff.compression.storage import LAYERS, STORED, decode, encode, store_weights
 from slimdiff.errors import UserError

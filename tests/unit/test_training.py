@@ -31,7 +31,7 @@ from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
 from slimdiff.optimizers import OPTIMIZERS, SCHEDULES, build_optimizer, learning_rate_factor, pack_state
 from slimdiff.sampling import sample_images
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 from slimdiff.state import locked
 from slimdiff.training import train
 

@@ -18,10 +18,12 @@ import torch
 from builders import write_small_model
 
 import slimdiff
-from slimdiff import modelfile, modelheader, packing, sealing
+from slimdiff import modelfile, modelheader
+from slimdiff.io import packed as packing
+from slimdiff.io import records
 from slimdiff.analysis import charts, claimfile, claimtables, markdown, results
 from slimdiff.errors import UserError
-from slimdiff.listing import listing
+from slimdiff.io.folders import listing
 
 PACKAGE = Path(slimdiff.__file__).parent
 REPOSITORY = PACKAGE.parents[2]
@@ -120,7 +122,7 @@ def of_model(change: Callable[[Header], Any]) -> Callable[[Header], None]:
     def apply(outer: Header) -> None:
         inner = json.loads(outer["__metadata__"]["slimdiff"])
         change(inner)
-        inner.pop(sealing.KEY)
+        inner.pop(records.KEY)
         outer["__metadata__"]["slimdiff"] = json.dumps(inner)
 
     return apply

@@ -16,7 +16,9 @@ import torch
 from clones import REPOSITORY, clone, snakemake
 from faults import end, launch, press_ctrl_c, same_but_for_times, stages_in, wait_for
 
-from slimdiff import identity, modelfile, originfile, sealing, tensorfile, weightfile
+from slimdiff import identity, modelfile, originfile, weightfile
+from slimdiff.io import records
+from slimdiff.io import tensors as tensorfile
 from slimdiff.analysis import results
 from slimdiff.config import Cell
 from slimdiff.data import store
@@ -155,9 +157,9 @@ FILES: dict[str, tuple[Path, Callable[[Path, Path], Any]]] = {
     "model": (OWN / "model.safetensors", lambda path, root: modelfile.read_tensors(path)),
     "packed": (OWN / "model.packed", lambda path, root: modelfile.read_tensors(path)),
     "samples": (OWN / "samples.npz", lambda path, root: vars(read_samples(path))),
-    "score": (OWN / "score.json", lambda path, root: sealing.read_json(path)),
-    "profile": (OWN / "profile.json", lambda path, root: sealing.read_json(path)),
-    "row": (OWN / "row.json", lambda path, root: sealing.read_json(path)),
+    "score": (OWN / "score.json", lambda path, root: records.read_json(path)),
+    "profile": (OWN / "profile.json", lambda path, root: records.read_json(path)),
+    "row": (OWN / "row.json", lambda path, root: records.read_json(path)),
     "matrix": (Path("matrix.parquet"), lambda path, root: results.read_matrix(path).to_dict("list")),
 }
 FLIPS = 100  # positions: half of them among the first bytes, where headers are, and some at the end
@@ -251,7 +253,7 @@ def test_records_of_another_cell_are_refused(calm: Path, tmp_path: Path, record:
     folder = calm / "results"
     files = {"train": folder / TRAINING / "train.json"}
     files |= {name: folder / OWN / f"{name}.json" for name in ("score", "profile")}
-    expected = sealing.read_json(files["score"])["identity"]
+    expected = records.read_json(files["score"])["identity"]
     assert read_samples(folder / OWN / "samples.npz").identity == expected
     files[record] = folder / OTHER / f"{record}.json"
     trained = json.loads(files["train"].read_text())["settings"]

@@ -30,10 +30,10 @@ from slimdiff import runlock, yamlfile
 from slimdiff.analysis.claimfile import read as read_claims
 from slimdiff.errors import UserError
 from slimdiff.fingerprint import fingerprint
-from slimdiff.listing import listing
-from slimdiff.settings import canonical
+from slimdiff.io.folders import listing
+from slimdiff.io.settings import canonical
 from slimdiff.validation import check
-from slimdiff.wording import one_line
+from slimdiff.io.text import one_line
 
 
 def read_texts(value):

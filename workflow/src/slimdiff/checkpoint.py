@@ -22,8 +22,8 @@ from slimdiff.modelfile import build_model, read_tensors
 from slimdiff.plugins import missing
 from slimdiff.catalog.engines import way_of
 from slimdiff.sampling import Progress, Sampled, sample_images
-from slimdiff.settings import build
-from slimdiff.wording import one_line
+from slimdiff.io.settings import build
+from slimdiff.io.text import one_line
 
 # What is raised where a file's header says one thing and its tensors another.
 MISLED = (ArithmeticError, AttributeError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError)

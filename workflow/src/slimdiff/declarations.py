@@ -13,7 +13,7 @@ from typing import Any
 
 from slimdiff import slicing
 from slimdiff.errors import UserError
-from slimdiff.listing import is_file
+from slimdiff.io.folders import is_file
 from slimdiff.plugins import KINDS, Declared, NetworkFamily, Source, Step
 
 API = "slimdiff.plugins"

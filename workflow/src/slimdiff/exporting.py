@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff import tensorfile
+from slimdiff.io import tensors
 from slimdiff.checkpoint import Loaded
 from slimdiff.compression.linears import dense_weight
 from slimdiff.diffusion.denoiser import WHITE
 from slimdiff.diffusion.vp import TIMESTEPS
 from slimdiff.engines.network import EngineNetwork
 from slimdiff.errors import UserError
-from slimdiff.files import atomic, write_json
+from slimdiff.io.files import atomic, write_json
 from slimdiff.quietbnb import is_quantized
 
 KEY = "slimdiff"  # of the metadata in either file
@@ -61,7 +61,7 @@ def write_safetensors(path: str | os.PathLike[str], loaded: Loaded) -> dict[str,
     """
     network, dequantized = in_float(loaded.network)
     description = describe(loaded, dequantized)
-    tensorfile.write(path, "export", network.state_dict(), description)
+    tensors.write(path, "export", network.state_dict(), description)
     return description
 
 

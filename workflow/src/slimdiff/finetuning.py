@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff import files, tensorfile, weightfile
+from slimdiff import weightfile
+from slimdiff.io import files
+from slimdiff.io import tensors as tensorfile
 from slimdiff.compression.channels import ChannelSettings, prune_channels
 from slimdiff.compression.importance import LevelLoss
 from slimdiff.compression.structure import Structure
@@ -25,7 +27,7 @@ from slimdiff.errors import UserError
 from slimdiff.catalog.families import FIXED_BY_START
 from slimdiff.noiselevels import LEVELS, level_losses
 from slimdiff.regimes import build_regime
-from slimdiff.settings import build, canonical
+from slimdiff.io.settings import build, canonical
 from slimdiff.training import Prepared, Trained, fit
 
 PREPARED_KIND = "prepared"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from slimdiff.errors import UserError
-from slimdiff.settings import canonical
+from slimdiff.io.settings import canonical
 
 Path = str | os.PathLike[str]
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from slimdiff.files import atomic
+from slimdiff.io.files import atomic
 from slimdiff.sampling import Sampled
-from slimdiff.settings import canonical
+from slimdiff.io.settings import canonical
 
 
 def write_samples(

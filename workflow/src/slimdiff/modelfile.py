@@ -1,4 +1,4 @@
-"""One cell's network in a file: safetensors, or the same packed (slimdiff.packing).
+"""One cell's network in a file: safetensors, or the same packed (slimdiff.io.packed).
 
 Weights are in fewer bits there where the recipe says so (slimdiff.compression.storage).
 
@@ -13,7 +13,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from slimdiff import packing, sealing, settings, tensorfile
+from slimdiff.io import packed
+from slimdiff.io import records
+from slimdiff.io import settings
+from slimdiff.io import tensors as tensorfile
 from slimdiff.compression import storage
 from slimdiff.errors import UserError
 from slimdiff.weightfile import rebuild
@@ -46,7 +49,7 @@ def read_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """What the file holds, weights in fewer bits turned back into floats, and the header."""
-    tensors, header = _read_packed(path) if packing.is_packed(path) else tensorfile.read(path, KIND)
+    tensors, header = _read_packed(path) if packed.is_packed(path) else tensorfile.read(path, KIND)
     for record in reversed(_stored(header)):
         tensors = storage.decode(tensors, record)
     return tensors, header
@@ -66,7 +69,7 @@ def _stored(header: Mapping[str, Any]) -> list[storage.Record]:
 
 def _read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and header of a packed model, every digest checked."""
-    prefix, *contents = packing.read(path)
+    prefix, *contents = packed.read(path)
     metadata = settings.parse(prefix[LENGTH_BYTES:].decode(), str(path)).get("__metadata__", {})
     if tensorfile.KEY not in metadata:
         raise UserError(f"{path} holds nothing that slimdiff wrote: its metadata has no key {tensorfile.KEY!r}")
@@ -78,4 +81,4 @@ def _read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
         raise UserError(
             f"{path} is damaged (its tensors do not have the digest in its header): run again to rebuild it"
         )
-    return tensors, sealing.unseal(path, header, tensorfile.BESIDE)
+    return tensors, records.unseal(path, header, tensorfile.BESIDE)

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from slimdiff import identity, tensorfile, weightfile
+from slimdiff import identity, weightfile
+from slimdiff.io import tensors
 from slimdiff.errors import UserError
 
 
@@ -21,7 +22,7 @@ def read(
     Raises:
         UserError: the file is missing or damaged, or not the expected one.
     """
-    header = tensorfile.read_header(path, "training")
+    header = tensors.read_header(path, "training")
     try:
         if expected is not None:
             identity.check_training(path, header, expected)

@@ -15,7 +15,7 @@ from slimdiff.compression.prune import prunable
 from slimdiff.compression.storage import store_weights
 from slimdiff.errors import UserError
 from slimdiff.regime import Regime
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 
 SCHEDULES = ("one-shot", "cubic")
 QUANTIZED = ("8bit", "4bit")

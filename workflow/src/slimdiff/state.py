@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff import tensorfile
+from slimdiff.io import tensors as tensorfile
 from slimdiff.compression.linears import is_frozen_part
 from slimdiff.errors import UserError
 from slimdiff.optimizers import pack_state, unpack_state

@@ -29,14 +29,14 @@ from slimdiff.devices import autocast, resolve_precision
 from slimdiff.diffusion.denoiser import NO_LABEL, build_denoiser
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.errors import UserError
-from slimdiff.files import write_json
+from slimdiff.io.files import write_json
 from slimdiff.memory import ran_out
 from slimdiff.models.registry import build_network
 from slimdiff.optimizers import build_optimizer, learning_rate_factor
 from slimdiff.regime import Regime
-from slimdiff.settings import build, canonical
+from slimdiff.io.settings import build, canonical
 from slimdiff.state import Progress, StateStore, locked, terminable
-from slimdiff.tensorfile import tensors_digest
+from slimdiff.io.tensors import tensors_digest
 
 SECONDS_BETWEEN_LINES = 10.0
 EXIT_TERMINATED = 143  # 128 + SIGTERM: what a scheduler expects of a job that it stopped

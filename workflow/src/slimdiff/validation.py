@@ -17,7 +17,7 @@ from slimdiff.errors import UserError
 from slimdiff.openschema import extended
 from slimdiff.soundness.problem import Problem, offer
 from slimdiff.soundness.whole import problems
-from slimdiff.wording import one_line
+from slimdiff.io.text import one_line
 
 SHOWN_CHARACTERS = 60  # of a value in a message
 LONGEST = 1000  # characters of a text: a path is the longest that a configuration holds

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff import tensorfile
+from slimdiff.io import tensors as tensorfile
 from slimdiff.compression.linears import is_frozen_part
 from slimdiff.compression.structure import restore_structure
 from slimdiff.errors import UserError

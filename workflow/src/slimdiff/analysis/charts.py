@@ -12,7 +12,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from slimdiff import files
+from slimdiff.io import files
 
 # Shapes that Vega has no name for, as paths in a square from -1 to 1.
 HEXAGON = "M0,-1L0.87,-0.5L0.87,0.5L0,1L-0.87,0.5L-0.87,-0.5Z"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from slimdiff import yamlfile
+from slimdiff.io import strict_yaml
 from slimdiff.analysis import expressions
 from slimdiff.analysis.expressions import Expression
 from slimdiff.errors import UserError
@@ -58,7 +58,7 @@ def read(paths: Iterable[str | os.PathLike[str]]) -> list[Claim]:
 
 def _read(path: str | os.PathLike[str]) -> list[Claim]:
     try:
-        content = yamlfile.read(path)
+        content = strict_yaml.read(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); correct `claims:` in the config") from None
     except UserError as error:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slimdiff import files
+from slimdiff.io import files
 from slimdiff.analysis.markdown import NOTHING, grid, interval, plain, text
 
 CAPTION = (

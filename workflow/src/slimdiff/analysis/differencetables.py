@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff import files
+from slimdiff.io import files
 from slimdiff.analysis import differences, statistics
 from slimdiff.analysis.comparison import percent_text
 from slimdiff.analysis.markdown import NOTHING, grid, interval, missing, p_value, text

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from slimdiff.analysis import statistics
-from slimdiff.settings import canonical
+from slimdiff.io.settings import canonical
 
 REFERENCE = "baseline"
 COLUMNS = ("fid", "class_accuracy")

@@ -11,7 +11,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from slimdiff import files
+from slimdiff.io import files
 from slimdiff.analysis import charts, plots, specs, statistics, timeline
 from slimdiff.analysis.charts import FONT_PX, LogAxis
 from slimdiff.analysis.specs import CostSpec

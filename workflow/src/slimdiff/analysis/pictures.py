@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from slimdiff import samplefile
+from slimdiff.io import samples as samplefile
 from slimdiff.errors import UserError
 
 Images = NDArray[np.uint8]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from slimdiff import files
+from slimdiff.io import files
 from slimdiff.analysis import proxies, statistics
 from slimdiff.analysis.markdown import grid, interval, missing, text
 

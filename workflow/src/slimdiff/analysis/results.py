@@ -17,11 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import slimdiff
-from slimdiff import files, sealing, settings
+from slimdiff.io import files
+from slimdiff.io import records
+from slimdiff.io import settings
 from slimdiff.analysis.columns import COLUMNS, KEY, PAPER_COLUMNS, check_row
 from slimdiff.config import Cell
 from slimdiff.errors import UserError
-from slimdiff.wording import one_line
+from slimdiff.io.text import one_line
 
 FOOTER_KEY = b"slimdiff"
 ROWS_KEY = "rows_sha256"  # in the footer
@@ -61,7 +63,7 @@ def read_rows(root: Path, cells: Iterable[Cell], trainings: Mapping[str, str]) -
     rows = []
     for cell in cells:
         path = row_path(root, cell)
-        row = sealing.read_json(path)
+        row = records.read_json(path)
         problem = check_row(row)
         if problem is None:
             expected = {key: getattr(cell, key) for key in KEY} | {"training": trainings.get(cell.optimization)}
@@ -122,7 +124,7 @@ def write_matrix(path: Path, frame: pd.DataFrame, source: Mapping[str, Any]) -> 
         for column in COLUMNS
     ]
     table = pa.Table.from_pandas(frame, schema=pa.schema(fields), preserve_index=False)
-    footer = settings.canonical(sealing.seal({**source, ROWS_KEY: rows_digest(table)}))
+    footer = settings.canonical(records.seal({**source, ROWS_KEY: rows_digest(table)}))
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), FOOTER_KEY: footer})
     with files.atomic(path) as temporary:
         pq.write_table(table, temporary)
@@ -170,7 +172,7 @@ def _read_footer(path: str | os.PathLike[str], table: pa.Table) -> dict[str, Any
         rows = rows_digest(table)
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
-    source = sealing.unseal(path, footer)
+    source = records.unseal(path, footer)
     if source.pop(ROWS_KEY, rows) != rows:
         raise UserError(f"{path} is damaged (its rows do not have the digest in its footer); delete it and run again")
     return source

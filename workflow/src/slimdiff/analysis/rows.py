@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from slimdiff import settings
+from slimdiff.io import settings
 from slimdiff.analysis.columns import COLUMNS, check_row
 from slimdiff.errors import UserError
 

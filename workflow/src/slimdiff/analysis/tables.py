@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff import files
+from slimdiff.io import files
 from slimdiff.analysis import claimtables, comparison, differencetables, proxytables, specs
 from slimdiff.analysis.comparison import percent_text
 from slimdiff.analysis.markdown import NOTHING, grid, missing, text

@@ -13,7 +13,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from slimdiff import files
+from slimdiff.io import files
 from slimdiff.analysis import charts, specs
 from slimdiff.analysis.charts import FONT_PX
 from slimdiff.errors import UserError

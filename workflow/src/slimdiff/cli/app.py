@@ -12,7 +12,7 @@ import typer
 from slimdiff import __version__
 from slimdiff.cli import clean, compare, doctor, export, matrix, run, sample, show, status
 from slimdiff.errors import UserError
-from slimdiff.wording import one_line
+from slimdiff.io.text import one_line
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 

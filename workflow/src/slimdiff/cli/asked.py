@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from slimdiff import config as configuration
-from slimdiff import yamlfile
+from slimdiff.io import strict_yaml
 from slimdiff.errors import UserError
 
 PRESETS = Path("config")  # their folder in a clone
@@ -79,7 +79,7 @@ def read_config(paths: Sequence[Path]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for path in paths:
         try:
-            content = yamlfile.read_config(path)
+            content = strict_yaml.read_config(path)
         except FileNotFoundError:
             raise UserError(f"--config {path} does not exist") from None
         except OSError as error:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slimdiff import sealing
+from slimdiff.io import records
 from slimdiff.errors import UserError
 
 RESULTS = Path("results")
@@ -82,12 +82,12 @@ def name_of(folder: Path) -> str:
 
 def read_row(folder: Path) -> dict[str, Any]:
     """A cell's row of the matrix."""
-    return sealing.read_json(folder / "row.json")
+    return records.read_json(folder / "row.json")
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
     """The JSON object in `path`, None where there is no such file."""
-    return sealing.read_json(path) if path.is_file() else None
+    return records.read_json(path) if path.is_file() else None
 
 
 def read_model_header(path: Path) -> dict[str, Any]:

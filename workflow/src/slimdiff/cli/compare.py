@@ -11,7 +11,7 @@ from slimdiff.analysis.columns import COLUMNS
 from slimdiff.cli.cells import RESULTS, CellNames, Results, find_cell, read_row
 from slimdiff.cli.console import console, figure, ratio, table
 from slimdiff.errors import UserError
-from slimdiff.files import atomic
+from slimdiff.io.files import atomic
 
 if TYPE_CHECKING:
     from slimdiff.analysis.pictures import Images, Samples

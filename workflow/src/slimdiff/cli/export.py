@@ -51,11 +51,11 @@ def export(
         raise UserError(f"--out {out} is the cell's own model: name another file")
 
     if to is Format.PACKED:
-        from slimdiff import packing
+        from slimdiff.io import packed
 
-        if packing.is_packed(model):
+        if packed.is_packed(model):
             raise UserError(f"{model} is packed already: copy it")
-        packing.pack(model, out)
+        packed.pack(model, out)
         print(f"{out}: {size(out.stat().st_size)}, {size(model.stat().st_size)} as safetensors")
         return
 

@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from slimdiff import config as configuration
-from slimdiff import files
+from slimdiff.io import files
 from slimdiff.cli.asked import BASE, Configs, Presets, read_config, sources
 from slimdiff.cli.cells import RESULTS, Results
 from slimdiff.cli.console import console, figure, table

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from slimdiff import runlock, yamlfile
+from slimdiff import runlock
+from slimdiff.io import strict_yaml
 from slimdiff.cli.asked import BASE, PRESETS, Presets, find_preset
 from slimdiff.errors import UserError
 
@@ -61,7 +62,7 @@ def run(
         raise UserError(f"another run works in {root} ({worker}): wait for it, or end it, then run again")
     for path in [root / BASE, *overlays]:  # Snakemake would run the expressions of a template, and end in a traceback
         if path.is_file():
-            yamlfile.read_config(path)
+            strict_yaml.read_config(path)
     arguments = snakemake_arguments(
         [Path(os.path.relpath(path, root)) for path in overlays],
         cores,

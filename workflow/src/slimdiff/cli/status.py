@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from slimdiff import files
+from slimdiff.io import files
 from slimdiff.cli.asked import Configs, Presets, cells_of, read_config, sources
 from slimdiff.cli.cells import RESULTS, Results, listed, read_row
 from slimdiff.cli.console import console, duration, figure, table

@@ -15,7 +15,7 @@ from slimdiff.compression.prune import Loss, PruneSettings, prune_unstructured
 from slimdiff.compression.storage import STORED, store_weights
 from slimdiff.compression.structure import Structure
 from slimdiff.errors import UserError
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 
 
 def _prune(network: nn.Module, settings: Mapping[str, Any], seed: int, loss: Loss | None = None) -> Structure | None:

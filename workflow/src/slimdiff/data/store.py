@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from slimdiff import tensorfile
+from slimdiff.io import tensors as tensorfile
 
 KIND = "images"
 

@@ -25,7 +25,7 @@ from torch import nn
 from slimdiff.diffusion.ve import TIME_MIN, VESDE
 from slimdiff.diffusion.vp import TIMESTEPS, VP
 from slimdiff.errors import UserError
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 
 PRECONDITIONINGS = ("score", "edm", "epsilon", "v")
 

@@ -15,7 +15,7 @@ from slimdiff.diffusion.denoiser import NO_LABEL, Denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise, derive_seed
 from slimdiff.diffusion.samplers import SamplerSettings, find_sampler
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 
 PROBES = 2  # images that the sampler is run on to see its noise levels
 UNLABELLED = 3  # every so many images are told no class

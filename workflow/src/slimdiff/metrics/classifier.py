@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from slimdiff import tensorfile
+from slimdiff.io import tensors as tensorfile
 from slimdiff.errors import UserError
 from slimdiff.metrics.batches import BATCH_SIZE, check_shape, in_batches
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from slimdiff import tensorfile
+from slimdiff.io import tensors as tensorfile
 from slimdiff.errors import UserError
 from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from slimdiff import files
+from slimdiff.io import files
 from slimdiff.errors import UserError
 
 

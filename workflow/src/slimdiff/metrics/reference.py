@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from slimdiff import tensorfile
+from slimdiff.io import tensors as tensorfile
 from slimdiff.errors import UserError
 from slimdiff.metrics.extractors import FEATURES, Extractor, features
 from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics

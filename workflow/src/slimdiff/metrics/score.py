@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from slimdiff import samplefile
+from slimdiff.io import samples as samplefile
 from slimdiff.errors import UserError
 from slimdiff.memory import HalvedOnce, OutOfMemory
 from slimdiff.metrics.batches import BATCH_SIZE

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from slimdiff import files
+from slimdiff.io import files
 from slimdiff.errors import UserError
 from slimdiff.metrics import classifier, extractors, inception, reference
 from slimdiff.metrics.classifier import Classifier

@@ -9,7 +9,7 @@ from torch import nn
 from slimdiff.errors import UserError
 from slimdiff.models.ncsn import NCSNSettings, ScoreNetwork
 from slimdiff.models.unet import UNet, UNetSettings
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 
 
 def _ncsn(model: Mapping[str, Any], groups: int | str) -> nn.Module:

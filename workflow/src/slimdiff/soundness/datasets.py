@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from slimdiff import files
+from slimdiff.io import files
 from slimdiff.config import Config, brought, inception_kinds
 from slimdiff.errors import UserError
-from slimdiff.listing import is_file, is_folder, listing
+from slimdiff.io.folders import is_file, is_folder, listing
 from slimdiff.soundness.problem import Problem
 
 CLASSES = {"mnist": 10, "fashion_mnist": 10, "cifar10": 10, "digits": 10}  # of the sources; a folder's are counted

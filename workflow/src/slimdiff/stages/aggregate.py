@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff import settings
+from slimdiff.io import settings
 from slimdiff.analysis import results
 from slimdiff.config import expand
 from slimdiff.stages import command

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff import sealing
+from slimdiff.io import records
 from slimdiff.analysis import claimfile, results, verdicts
 from slimdiff.stages import command
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     matrix = results.read_matrix(arguments.matrix)
     found = verdicts.judge(matrix, results.read_paper(arguments.paper), claimfile.read(arguments.claims))
     record = verdicts.to_json(matrix, found)
-    sealing.write_json(arguments.out, record)
+    records.write_json(arguments.out, record)
     print(f"{arguments.out}: " + ", ".join(f"{n} {verdict}" for verdict, n in record["verdicts"].items()), flush=True)
 
 

@@ -9,7 +9,7 @@ from slimdiff.data import store
 from slimdiff.devices import pick_device
 from slimdiff.metrics import classifier
 from slimdiff.metrics.classifier_training import ClassifierSettings, train_classifier
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 from slimdiff.stages import command
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from slimdiff.errors import UserError
-from slimdiff.settings import parse
+from slimdiff.io.settings import parse
 
 
 def parser(description: str) -> argparse.ArgumentParser:

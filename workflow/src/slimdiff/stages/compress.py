@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff import modelfile, originfile, packing
+from slimdiff import modelfile, originfile
+from slimdiff.io import packed
 from slimdiff.compression.steps import apply_steps
 from slimdiff.data import store
 from slimdiff.devices import pick_device
@@ -12,7 +13,7 @@ from slimdiff.engines.lowering import lower_network
 from slimdiff.engines.network import Site
 from slimdiff.noiselevels import mean_loss
 from slimdiff.catalog.engines import way_of
-from slimdiff.settings import parse
+from slimdiff.io.settings import parse
 from slimdiff.stages import command
 
 SENSITIVITY = (10, 64)  # noise levels, and images at each, that layers are judged by
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         lowered = lower_network(network, header, images, site)
         modelfile.write_tensors(arguments.out, lowered.tensors, {**header, **lowered.header})
         print(f"output error against float32: {lowered.header['output_error']:.2g}", flush=True)
-    packing.pack(arguments.out, arguments.out_packed)
+    packed.pack(arguments.out, arguments.out_packed)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slimdiff.data import sources, store
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 from slimdiff.stages import command
 
 

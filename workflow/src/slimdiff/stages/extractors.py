@@ -9,7 +9,7 @@ from slimdiff.data import store
 from slimdiff.devices import pick_device
 from slimdiff.metrics import extractors
 from slimdiff.metrics.extractor_training import ExtractorSettings, train_extractor
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 from slimdiff.stages import command
 
 

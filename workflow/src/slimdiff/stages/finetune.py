@@ -7,7 +7,7 @@ from slimdiff import weightfile
 from slimdiff.data import store
 from slimdiff.devices import describe_device, pick_device
 from slimdiff.finetuning import finetune
-from slimdiff.sealing import read_json, write_json
+from slimdiff.io.records import read_json, write_json
 from slimdiff.stages import command
 from slimdiff.state import clear_state
 

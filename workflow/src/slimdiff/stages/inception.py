@@ -7,7 +7,7 @@ from pathlib import Path
 from slimdiff.data import store
 from slimdiff.devices import pick_device
 from slimdiff.metrics import inception, inception_weights
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 from slimdiff.stages import command
 
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slimdiff import files
+from slimdiff.io import files
 from slimdiff.data.fetch import Unavailable, fetch
 from slimdiff.errors import UserError
 from slimdiff.metrics.inception_weights import WEIGHTS, verify
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 from slimdiff.stages import command
 
 

@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff import files, sealing
+from slimdiff.io import files
+from slimdiff.io import records
 from slimdiff.analysis import page, results
 from slimdiff.stages import command
 
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     matrix = results.read_matrix(arguments.matrix)
     paper = results.read_paper(arguments.paper)
-    claims = sealing.read_json(arguments.claims)
+    claims = records.read_json(arguments.claims)
     folders = (arguments.tables, arguments.cells, arguments.trainings, arguments.benchmarks)
     html = page.build(matrix, paper, claims, *folders)
     files.write_text(arguments.out, html)

@@ -4,11 +4,12 @@ denoises."""
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff import identity, tensorfile
+from slimdiff import identity
+from slimdiff.io import tensors
 from slimdiff.devices import describe_device, pick_device
 from slimdiff.modelfile import KIND
 from slimdiff.profiling import profile
-from slimdiff.sealing import write_json
+from slimdiff.io.records import write_json
 from slimdiff.stages import command
 
 
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     stage.add_argument("--out", type=Path, required=True)
     arguments = stage.parse_args(argv)
 
-    own = tensorfile.read_header(arguments.model, KIND).get("identity")
+    own = tensors.read_header(arguments.model, KIND).get("identity")
     identity.check(arguments.model, own, arguments.identity)
     device = pick_device(arguments.gpu, arguments.threads)
     measured = profile(arguments.model, arguments.settings, device, arguments.reference, arguments.images)

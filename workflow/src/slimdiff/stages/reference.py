@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slimdiff import files, tensorfile
+from slimdiff.io import files
+from slimdiff.io import tensors
 from slimdiff.data import store
 from slimdiff.devices import pick_device
 from slimdiff.errors import UserError
 from slimdiff.metrics import extractors, reference
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 from slimdiff.stages import command
 
 
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         extractors.read(arguments.extractors),
         store.read(arguments.images),
     )
-    images_digest = tensorfile.read_header(arguments.images, store.KIND)["sha256"]
+    images_digest = tensors.read_header(arguments.images, store.KIND)["sha256"]
     device = pick_device(arguments.gpu, arguments.threads)
     found = reference.measure(
         data.train_images, data.test_images, networks, settings.dataset, digest, images_digest, device

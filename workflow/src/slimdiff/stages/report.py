@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff import sealing
+from slimdiff.io import records
 from slimdiff.analysis import galleries, plots, results, tables, timeline
 from slimdiff.stages import command
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     matrix = results.read_matrix(arguments.matrix)
     paper = results.read_paper(arguments.paper)
-    tables.write_all(matrix, paper, sealing.read_json(arguments.claims), arguments.out_tables)
+    tables.write_all(matrix, paper, records.read_json(arguments.claims), arguments.out_tables)
     plots.write_all(matrix, paper, arguments.out_figures)
     galleries.write_all(matrix, arguments.cells, arguments.out_figures)
     timeline.write(timeline.read_jobs(arguments.benchmarks, arguments.trainings, matrix), arguments.out_figures)

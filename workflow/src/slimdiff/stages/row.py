@@ -4,7 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff import identity, sealing, settings
+from slimdiff import identity
+from slimdiff.io import records as sealing
+from slimdiff.io import settings
 from slimdiff.analysis import rows
 from slimdiff.stages import command
 

@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slimdiff import identity, sealing, tensorfile
+from slimdiff import identity
+from slimdiff.io import records
+from slimdiff.io import tensors
 from slimdiff.data import store
 from slimdiff.devices import pick_device
 from slimdiff.metrics import yardstick
 from slimdiff.metrics.batches import BATCH_SIZE
 from slimdiff.metrics.score import read_samples, score
-from slimdiff.settings import build
+from slimdiff.io.settings import build
 from slimdiff.stages import command
 
 
@@ -36,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     settings = build(ScoreSettings, arguments.settings, "--settings of stage score")
     data = store.read(arguments.images)
-    digest = tensorfile.read_header(arguments.images, store.KIND)["sha256"]
+    digest = tensors.read_header(arguments.images, store.KIND)["sha256"]
     networks = (arguments.extractors, arguments.classifier, arguments.inception)
     known = yardstick.read(arguments.reference, *networks, (data.train_images, data.train_labels), digest)
     samples = read_samples(arguments.samples)
     identity.check(arguments.samples, samples.identity, arguments.identity)
     device = pick_device(arguments.gpu, arguments.threads)
     record = score(samples, settings.n_samples, known, device)
-    sealing.write_json(arguments.out, {**record, "code": arguments.code, "identity": samples.identity})
+    records.write_json(arguments.out, {**record, "code": arguments.code, "identity": samples.identity})
     print(f"{record['status']}: fid {record['fid']}, rfid {record['rfid']} %. {record['reason']}", flush=True)
     if record["score_batch_size"] not in (None, BATCH_SIZE):
         print(f"note: memory ran out; {record['score_batch_size']} images at once, same scores", flush=True)

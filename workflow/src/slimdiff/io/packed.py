@@ -32,7 +32,7 @@ import numpy as np
 import zstandard
 
 from slimdiff.errors import UserError
-from slimdiff.files import CHUNK_BYTES, atomic
+from slimdiff.io.files import CHUNK_BYTES, atomic
 
 MAGIC = b"SLIMPACK"
 VERSION = 1

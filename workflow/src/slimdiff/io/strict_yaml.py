@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from slimdiff.errors import UserError
-from slimdiff.wording import one_line
+from slimdiff.io.text import one_line
 
 MAX_BYTES = 4 << 20  # PyYAML reads some 100 kB in a second
 MAX_DEPTH = 40  # of mappings and lists in each other; config.yaml has 5

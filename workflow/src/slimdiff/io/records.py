@@ -9,7 +9,7 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from slimdiff import files
+from slimdiff.io import files
 from slimdiff.errors import UserError
 
 KEY = "record_sha256"

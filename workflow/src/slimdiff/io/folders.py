@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from slimdiff.errors import UserError
-from slimdiff.wording import one_line
+from slimdiff.io.text import one_line
 
 
 def listing(folder: str | os.PathLike[str]) -> list[tuple[str, int]]:

@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from slimdiff.errors import UserError
-from slimdiff.files import atomic
-from slimdiff.sealing import seal, unseal
-from slimdiff.settings import canonical
+from slimdiff.io.files import atomic
+from slimdiff.io.records import seal, unseal
+from slimdiff.io.settings import canonical
 
 KEY = "slimdiff"
 BESIDE = ("kind", "sha256")  # checked by themselves
