@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from slimdiff.devices import describe_device
+from slimdiff.runtime.devices import describe_device
 from slimdiff.io.files import write_json
 
 

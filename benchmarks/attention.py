@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from _record import interleaved, record
 
-from slimdiff.devices import pick_device
+from slimdiff.runtime.devices import pick_device
 from slimdiff.models import avx512bf16
 from slimdiff.models.attention import attention
 

@@ -22,7 +22,7 @@ from slimdiff import modelfile, weightfile
 from slimdiff.config import sampler_options, train_settings
 from slimdiff.data import store
 from slimdiff.data.store import ImageSet
-from slimdiff.devices import pick_device
+from slimdiff.runtime.devices import pick_device
 from slimdiff.engines.lowering import lower_network, start_graph, start_network
 from slimdiff.engines.network import Site
 from slimdiff.models.registry import build_network

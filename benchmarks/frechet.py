@@ -15,7 +15,7 @@ import torch
 from _record import interleaved, record
 from torch_fidelity.metric_fid import fid_statistics_to_metric
 
-from slimdiff.devices import pick_device
+from slimdiff.runtime.devices import pick_device
 from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
 
 FEATURES, IMAGES, THREADS, ROUNDS = 2048, 10_000, 2, 3

@@ -19,7 +19,7 @@ from _record import interleaved, record
 from slimdiff import modelfile
 from slimdiff.io import packed as packing
 from slimdiff.compression.steps import apply_steps
-from slimdiff.devices import pick_device
+from slimdiff.runtime.devices import pick_device
 from slimdiff.models.registry import build_network
 from slimdiff.profiling import GZIP_LEVEL
 

@@ -20,7 +20,7 @@ from _record import keep
 import slimdiff
 from slimdiff.checkpoint import Loaded
 from slimdiff.data import store
-from slimdiff.devices import pick_device
+from slimdiff.runtime.devices import pick_device
 from slimdiff.engines.calibration import noised, sampler_sigmas
 from slimdiff.engines.lowering import ERROR_IMAGES, output_error
 from slimdiff.racing import race

@@ -8,7 +8,7 @@ import time
 from _network import MODEL, TRAINING
 from _record import interleaved, record
 
-from slimdiff.devices import pick_device
+from slimdiff.runtime.devices import pick_device
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.models.registry import build_network

@@ -17,7 +17,7 @@ import torch_fidelity
 from _record import interleaved, record
 from torch.utils.data import Dataset
 
-from slimdiff.devices import pick_device
+from slimdiff.runtime.devices import pick_device
 from slimdiff.metrics import extractors
 from slimdiff.metrics.frechet import factor, frechet_distance, statistics
 

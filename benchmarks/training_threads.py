@@ -10,7 +10,7 @@ import torch
 from _network import MODEL, TRAINING
 from _record import interleaved, record
 
-from slimdiff.devices import pick_device
+from slimdiff.runtime.devices import pick_device
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.models.registry import build_network
 

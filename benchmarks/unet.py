@@ -13,7 +13,7 @@ from _published import PublishedUNet
 from _record import interleaved, record
 from torch import nn
 
-from slimdiff.devices import autocast, pick_device, resolve_precision
+from slimdiff.runtime.devices import autocast, pick_device, resolve_precision
 from slimdiff.models.registry import build_network
 from slimdiff.models.unet import UNetSettings
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from slimdiff.io import files
 from slimdiff.io import tensors
 from slimdiff.data import store
-from slimdiff.devices import pick_device
+from slimdiff.runtime.devices import pick_device
 from slimdiff.metrics import yardstick
 from slimdiff.metrics.score import Samples, score
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from slimdiff import fingerprint
+from slimdiff.runtime import fingerprint
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "workflow" / "src"
@@ -151,7 +151,7 @@ sys.meta_path.insert(0, Blocker())
 
 @pytest.mark.parametrize(
     "module",
-    ["slimdiff", "slimdiff.config", "slimdiff.fingerprint", "slimdiff.stages.row", "slimdiff.stages.aggregate"],
+    ["slimdiff", "slimdiff.config", "slimdiff.runtime.fingerprint", "slimdiff.stages.row", "slimdiff.stages.aggregate"],
 )
 def test_loads_without_torch(module: str) -> None:
     run = subprocess.run(

@@ -15,7 +15,7 @@ import torch
 
 from slimdiff.cli import doctor, reach
 from slimdiff.data import mnist
-from slimdiff.devices import resolve_precision
+from slimdiff.runtime.devices import resolve_precision
 from slimdiff.catalog.engines import RUNTIMES
 
 Command = Callable[..., tuple[int, str, str]]
@@ -70,8 +70,8 @@ def test_which_kernel_attention_would_have(
     clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch, why: str, state: str, text: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("slimdiff.devices.has_amx", lambda: False)
-    monkeypatch.setattr("slimdiff.devices.resolve_precision", lambda *_: "bfloat16")
+    monkeypatch.setattr("slimdiff.runtime.devices.has_amx", lambda: False)
+    monkeypatch.setattr("slimdiff.runtime.devices.resolve_precision", lambda *_: "bfloat16")
     monkeypatch.setattr("slimdiff.models.avx512bf16.load", lambda: (None, why))
     found = findings(command("doctor", "--json")[1])["attention"]
     assert found["state"] == state

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from slimdiff import devices
+from slimdiff.runtime import devices
 from slimdiff.errors import UserError
 
 CPU = torch.device("cpu")

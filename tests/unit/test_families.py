@@ -11,7 +11,7 @@ from builders import MODELS, TRAININGS
 from slimdiff import config
 from slimdiff.catalog import families
 from slimdiff.data import sources
-from slimdiff.devices import PRECISIONS
+from slimdiff.runtime.devices import PRECISIONS
 from slimdiff.diffusion import denoiser, schedulers, vp
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise

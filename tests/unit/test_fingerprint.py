@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from slimdiff import fingerprint as module
+from slimdiff.runtime import fingerprint as module
 from slimdiff.errors import UserError
-from slimdiff.fingerprint import fingerprint, modules
+from slimdiff.runtime.fingerprint import fingerprint, modules
 
 STAGES = sorted(
     path.stem for path in (module.PACKAGE / "stages").glob("*.py") if path.stem not in ("__init__", "command")
@@ -183,4 +183,4 @@ def test_a_stage_does_not_hang_on_what_it_has_no_use_for(stage: str, foreign: tu
 
 
 def test_torch_stays_out() -> None:
-    assert "torch" not in vars(sys.modules["slimdiff.fingerprint"])
+    assert "torch" not in vars(sys.modules["slimdiff.runtime.fingerprint"])

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from slimdiff.gpus import claim
+from slimdiff.runtime.gpus import claim
 
 SOURCE = Path(__file__).parents[2] / "workflow" / "src"
-CLAIM = "import sys; from slimdiff.gpus import claim; print(claim(tuple(sys.argv[1:])), flush=True); sys.stdin.read()"
+CLAIM = "import sys; from slimdiff.runtime.gpus import claim; print(claim(tuple(sys.argv[1:])), flush=True); sys.stdin.read()"
 # What a stage does, on a machine with two GPUs: torch is asked as ever, and answers as it would there.
 PICK = """
 import sys, types, torch
@@ -20,7 +20,7 @@ torch.cuda.is_available = lambda: True
 torch.cuda.device_count = lambda: 2
 torch.cuda.get_device_properties = lambda index: types.SimpleNamespace(uuid=sys.argv[1 + index])
 torch.cuda.set_device = lambda index: print(index, flush=True)
-from slimdiff.devices import pick_device
+from slimdiff.runtime.devices import pick_device
 assert pick_device(1, 1).type == "cuda"
 sys.stdin.read()
 """

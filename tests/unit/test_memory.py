@@ -24,7 +24,7 @@ from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.engines.network import EngineNetwork, Runner, Site
 from slimdiff.images import write_samples
-from slimdiff.memory import HalvedOnce, OutOfMemory, ran_out
+from slimdiff.runtime.memory import HalvedOnce, OutOfMemory, ran_out
 from slimdiff.metrics.score import read_samples
 from slimdiff.models.registry import build_network
 from slimdiff.profiling import profile

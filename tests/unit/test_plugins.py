@@ -14,7 +14,7 @@ from slimdiff import config as settings
 from slimdiff import declarations, slicing
 from slimdiff.errors import UserError
 from slimdiff.catalog.families import FAMILIES
-from slimdiff.fingerprint import fingerprint
+from slimdiff.runtime.fingerprint import fingerprint
 from slimdiff.io.settings import canonical
 from slimdiff.validation import check
 

@@ -23,7 +23,7 @@ from slimdiff import weightfile
 from slimdiff.compression.linears import is_frozen_part
 from slimdiff.config import FAMILIES
 from slimdiff.data import store
-from slimdiff.devices import PRECISIONS, resolve_precision
+from slimdiff.runtime.devices import PRECISIONS, resolve_precision
 from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.diffusion.samplers import SamplerSettings

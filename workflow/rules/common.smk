@@ -29,7 +29,7 @@ from slimdiff import config as settings
 from slimdiff import runlock, yamlfile
 from slimdiff.analysis.claimfile import read as read_claims
 from slimdiff.errors import UserError
-from slimdiff.fingerprint import fingerprint
+from slimdiff.runtime.fingerprint import fingerprint
 from slimdiff.io.folders import listing
 from slimdiff.io.settings import canonical
 from slimdiff.validation import check

@@ -24,11 +24,11 @@ from slimdiff.checkpoint import Loaded
 from slimdiff.compression.linears import dense_weight
 from slimdiff.compression.structure import restore_shapes
 from slimdiff.data import store
-from slimdiff.devices import synchronize
+from slimdiff.runtime.devices import synchronize
 from slimdiff.engines.network import EngineNetwork
 from slimdiff.errors import UserError
-from slimdiff.memory import HalvedOnce, OutOfMemory
-from slimdiff.memory import reason as memory_reason
+from slimdiff.runtime.memory import HalvedOnce, OutOfMemory
+from slimdiff.runtime.memory import reason as memory_reason
 from slimdiff.models.outline import outline
 from slimdiff.models.unet import UNet
 from slimdiff.noiselevels import denoising_losses

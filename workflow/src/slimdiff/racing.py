@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from slimdiff.checkpoint import Loaded
-from slimdiff.devices import synchronize
-from slimdiff.memory import OutOfMemory
+from slimdiff.runtime.devices import synchronize
+from slimdiff.runtime.memory import OutOfMemory
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ import torch
 
 from slimdiff.data.fit import to_dataset
 from slimdiff.data.store import saturated_share
-from slimdiff.devices import autocast
+from slimdiff.runtime.devices import autocast
 from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, expected_calls, find_sampler
-from slimdiff.memory import HalvedOnce, OutOfMemory
-from slimdiff.memory import reason as memory_reason
+from slimdiff.runtime.memory import HalvedOnce, OutOfMemory
+from slimdiff.runtime.memory import reason as memory_reason
 from slimdiff.reuse import reusing
 
 DEGENERATE_STD = 1.0 / 255.0  # of pixels in [-1, 1]: about half a gray level

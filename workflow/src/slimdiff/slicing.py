@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from slimdiff import fingerprint
+from slimdiff.runtime import fingerprint
 from slimdiff.errors import UserError
 
 DYNAMIC = {"globals", "locals", "vars", "eval", "exec", "__import__", "importlib"}  # names as text

@@ -25,12 +25,12 @@ from slimdiff.compression.linears import quantize_linears
 from slimdiff.compression.structure import Structure
 from slimdiff.data.fit import to_model
 from slimdiff.data.store import ImageSet, saturated_share
-from slimdiff.devices import autocast, resolve_precision
+from slimdiff.runtime.devices import autocast, resolve_precision
 from slimdiff.diffusion.denoiser import NO_LABEL, build_denoiser
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.errors import UserError
 from slimdiff.io.files import write_json
-from slimdiff.memory import ran_out
+from slimdiff.runtime.memory import ran_out
 from slimdiff.models.registry import build_network
 from slimdiff.optimizers import build_optimizer, learning_rate_factor
 from slimdiff.regime import Regime

@@ -123,7 +123,7 @@ def devices() -> Iterator[Finding]:
     try:
         import torch
 
-        from slimdiff.devices import describe_device, has_amx, resolve_precision
+        from slimdiff.runtime.devices import describe_device, has_amx, resolve_precision
         from slimdiff.models import avx512bf16
     except (ImportError, OSError) as error:
         yield Finding(

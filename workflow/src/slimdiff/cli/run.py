@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from slimdiff import runlock
+from slimdiff.runtime import run_lock
 from slimdiff.io import strict_yaml
 from slimdiff.cli.asked import BASE, PRESETS, Presets, find_preset
 from slimdiff.errors import UserError
@@ -57,7 +57,7 @@ def run(
             raise UserError(f"--configfile {path} does not exist")
         overlays.append(path)
     rest = context.meta.get(PASSED_ON, [])
-    worker = None if dry_run or rest else runlock.find_worker(root / ".snakemake")  # other targets may be free
+    worker = None if dry_run or rest else run_lock.find_worker(root / ".snakemake")  # other targets may be free
     if worker:
         raise UserError(f"another run works in {root} ({worker}): wait for it, or end it, then run again")
     for path in [root / BASE, *overlays]:  # Snakemake would run the expressions of a template, and end in a traceback

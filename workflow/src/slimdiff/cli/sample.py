@@ -57,7 +57,7 @@ def sample(
     import torch
 
     from slimdiff.checkpoint import load
-    from slimdiff.devices import pick_device
+    from slimdiff.runtime.devices import pick_device
     from slimdiff.images import write_png
     from slimdiff.sampling import grid
 

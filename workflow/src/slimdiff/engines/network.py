@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from slimdiff.memory import ran_out
+from slimdiff.runtime.memory import ran_out
 from slimdiff.catalog.engines import Way
 
 

@@ -12,7 +12,7 @@ import torch
 
 from slimdiff.io import samples as samplefile
 from slimdiff.errors import UserError
-from slimdiff.memory import HalvedOnce, OutOfMemory
+from slimdiff.runtime.memory import HalvedOnce, OutOfMemory
 from slimdiff.metrics.batches import BATCH_SIZE
 from slimdiff.metrics.bootstrap import fid_sampling_sd
 from slimdiff.metrics.classifier import judge

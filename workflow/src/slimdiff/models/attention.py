@@ -5,7 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from slimdiff.devices import has_amx
+from slimdiff.runtime.devices import has_amx
 from slimdiff.models import avx512bf16
 
 SHORT = 256  # tokens up to which torch's bf16 kernel is slower on a CPU than its float32 one, with AMX or without

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from slimdiff.devices import cpu_flags
+from slimdiff.runtime.devices import cpu_flags
 
 SOURCE = Path(__file__).with_suffix(".c")
 # Of the source: an edit there is one here, so that fingerprints see it.

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from slimdiff.data import store
-from slimdiff.devices import pick_device
+from slimdiff.runtime.devices import pick_device
 from slimdiff.metrics import classifier
 from slimdiff.metrics.classifier_training import ClassifierSettings, train_classifier
 from slimdiff.io.settings import build

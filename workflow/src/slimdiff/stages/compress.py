@@ -7,7 +7,7 @@ from slimdiff import modelfile, originfile
 from slimdiff.io import packed
 from slimdiff.compression.steps import apply_steps
 from slimdiff.data import store
-from slimdiff.devices import pick_device
+from slimdiff.runtime.devices import pick_device
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.engines.lowering import lower_network
 from slimdiff.engines.network import Site

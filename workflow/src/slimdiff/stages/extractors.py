@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from slimdiff.data import store
-from slimdiff.devices import pick_device
+from slimdiff.runtime.devices import pick_device
 from slimdiff.metrics import extractors
 from slimdiff.metrics.extractor_training import ExtractorSettings, train_extractor
 from slimdiff.io.settings import build

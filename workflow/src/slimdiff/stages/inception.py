@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slimdiff.data import store
-from slimdiff.devices import pick_device
+from slimdiff.runtime.devices import pick_device
 from slimdiff.metrics import inception, inception_weights
 from slimdiff.io.settings import build
 from slimdiff.stages import command

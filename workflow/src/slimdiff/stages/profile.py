@@ -6,7 +6,7 @@ from pathlib import Path
 
 from slimdiff import identity
 from slimdiff.io import tensors
-from slimdiff.devices import describe_device, pick_device
+from slimdiff.runtime.devices import describe_device, pick_device
 from slimdiff.modelfile import KIND
 from slimdiff.profiling import profile
 from slimdiff.io.records import write_json

@@ -7,7 +7,7 @@ from pathlib import Path
 from slimdiff.io import files
 from slimdiff.io import tensors
 from slimdiff.data import store
-from slimdiff.devices import pick_device
+from slimdiff.runtime.devices import pick_device
 from slimdiff.errors import UserError
 from slimdiff.metrics import extractors, reference
 from slimdiff.io.settings import build

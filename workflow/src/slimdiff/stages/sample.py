@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slimdiff import checkpoint, identity
-from slimdiff.devices import pick_device
+from slimdiff.runtime.devices import pick_device
 from slimdiff.images import write_png, write_samples
 from slimdiff.sampling import grid
 from slimdiff.stages import command

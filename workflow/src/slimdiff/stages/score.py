@@ -8,7 +8,7 @@ from slimdiff import identity
 from slimdiff.io import records
 from slimdiff.io import tensors
 from slimdiff.data import store
-from slimdiff.devices import pick_device
+from slimdiff.runtime.devices import pick_device
 from slimdiff.metrics import yardstick
 from slimdiff.metrics.batches import BATCH_SIZE
 from slimdiff.metrics.score import read_samples, score

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from slimdiff import weightfile
 from slimdiff.data import store
-from slimdiff.devices import describe_device, pick_device
+from slimdiff.runtime.devices import describe_device, pick_device
 from slimdiff.io.records import write_json
 from slimdiff.stages import command
 from slimdiff.state import clear_state

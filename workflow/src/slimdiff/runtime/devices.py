@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from slimdiff.errors import UserError
-from slimdiff.gpus import claim
+from slimdiff.runtime.gpus import claim
 
 PRECISIONS = ("float32", "bfloat16", "auto")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h

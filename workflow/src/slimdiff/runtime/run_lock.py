@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 RUNS = "slimdiff.runs"  # held by every run; says which machine and process the last one to begin work was
-JOBS = "slimdiff.jobs"  # held by every job (slimdiff.leash)
+JOBS = "slimdiff.jobs"  # held by every job (slimdiff.runtime.die_with_parent)
 PATIENCE_S = 60.0  # for the jobs of a run that was killed: a training saves its state first
 
 
