@@ -20,8 +20,8 @@ from torch import nn
 
 from slimdiff import modelfile, weightfile
 from slimdiff.config import sampler_options, train_settings
-from slimdiff.data import store
-from slimdiff.data.store import ImageSet
+from slimdiff.data import image_set
+from slimdiff.data.image_set import ImageSet
 from slimdiff.runtime.devices import pick_device
 from slimdiff.engines.lowering import lower_network, start_graph, start_network
 from slimdiff.engines.network import Site
@@ -128,7 +128,7 @@ def main() -> None:
             print(f"without {engine}, which needs {', '.join(missing)}")
         elif not given.only or engine in given.only:
             ways += [Way(engine, precision) for precision in runtime.precisions]
-    images = made_up_images() if given.images is None else store.read(given.images)
+    images = made_up_images() if given.images is None else image_set.read(given.images)
     for family in ("ncsn", "ddpm"):
         measured = measure(family, getattr(given, family), images, given.cache, [way for way in ways if not way.plain])
         keep(

@@ -19,7 +19,7 @@ from _record import keep
 
 import slimdiff
 from slimdiff.checkpoint import Loaded
-from slimdiff.data import store
+from slimdiff.data import image_set
 from slimdiff.runtime.devices import pick_device
 from slimdiff.engines.calibration import noised, sampler_sigmas
 from slimdiff.engines.lowering import ERROR_IMAGES, output_error
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 BATCH, ROUNDS, WARMUP = 16, 5, 1
 
 
-def error_of(loaded: Loaded, baseline: Loaded, images: store.ImageSet) -> float:
+def error_of(loaded: Loaded, baseline: Loaded, images: image_set.ImageSet) -> float:
     """‖y − y0‖ / ‖y0‖ of the two networks on the same noised test images."""
     header = baseline.settings
     sigmas = sampler_sigmas(baseline.denoiser, header["model"], header["sampler"])
@@ -39,7 +39,7 @@ def error_of(loaded: Loaded, baseline: Loaded, images: store.ImageSet) -> float:
     return output_error(baseline.denoiser.network, loaded.denoiser.network, given)
 
 
-def measure(model: Path, baseline: Path, images: store.ImageSet, cache: Path) -> dict[str, Any]:
+def measure(model: Path, baseline: Path, images: image_set.ImageSet, cache: Path) -> dict[str, Any]:
     """Speeds of one cell, for one thread and for all."""
     found: dict[str, Any] = {}
     for threads in sorted({1, len(os.sched_getaffinity(0))}):
@@ -93,7 +93,7 @@ def main() -> None:
         baseline = model.parents[2] / given.baseline / "seed0" / "model.safetensors"
         if recipe == given.baseline or not baseline.exists() or recipe not in (given.recipes or [recipe]):
             continue
-        images = store.read(given.results / "data" / dataset / "images.safetensors")
+        images = image_set.read(given.results / "data" / dataset / "images.safetensors")
         cell = f"{dataset}/{family}/{recipe}"
         measured[cell] = measure(model, baseline, images, given.results / "state" / "engines")
         print(cell, measured[cell], flush=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from slimdiff.data.store import ImageSet
+from slimdiff.data.image_set import ImageSet
 from slimdiff.models.registry import build_network
 
 SOURCE = Path(__file__).parents[1] / "workflow" / "src"  # what a stage run as a process needs on its PYTHONPATH

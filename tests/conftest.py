@@ -8,8 +8,9 @@ import hypothesis
 import pytest
 import torch
 
-from slimdiff.data import sources, store
-from slimdiff.data.store import ImageSet
+from slimdiff.data import sources
+from slimdiff.data import image_set
+from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 
 # The same examples in every run: what fails in CI fails on a laptop. `--hypothesis-profile=default` looks for new ones.
@@ -46,5 +47,5 @@ def mnist_images(request: pytest.FixtureRequest) -> ImageSet:
             found = sources.load(sources.DataSettings(name="mnist", source="mnist"), data_dir)
         except UserError as error:
             pytest.skip(str(error))
-        store.write(kept, found)
-    return store.read(kept)
+        image_set.write(kept, found)
+    return image_set.read(kept)

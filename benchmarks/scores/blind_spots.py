@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from slimdiff.io import files
 from slimdiff.io import tensors
-from slimdiff.data import store
+from slimdiff.data import image_set
 from slimdiff.runtime.devices import pick_device
 from slimdiff.metrics import yardstick
 from slimdiff.metrics.score import Samples, score
@@ -48,7 +48,7 @@ def blurred(images: torch.Tensor, sigma: float) -> torch.Tensor:
     return F.conv2d(x, weights.view(1, 1, 1, -1), padding=(0, reach)).round().clamp(0, 255).to(torch.uint8)
 
 
-def sets(data: store.ImageSet, n: int) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+def sets(data: image_set.ImageSet, n: int) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     """Name, images and the classes asked for, of every set."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randperm(len(data.test_images), generator=generator)[:n]
@@ -92,7 +92,7 @@ def main() -> None:
     folder = arguments.results / "data/mnist"
     extractors, judge = (RESOURCES / kind / "mnist.safetensors" for kind in ("extractors", "classifiers"))
     images_path = folder / "images.safetensors"
-    data, digest = store.read(images_path), tensors.read_header(images_path, store.KIND)["sha256"]
+    data, digest = image_set.read(images_path), tensors.read_header(images_path, image_set.KIND)["sha256"]
     training = (data.train_images, data.train_labels)
     known = yardstick.read(folder / "reference.safetensors", extractors, judge, [], training, digest)
     rows = []

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from slimdiff.data import sources
 from slimdiff.data.sources import DataSettings
-from slimdiff.data.store import ImageSet
+from slimdiff.data.image_set import ImageSet
 from slimdiff.metrics import classifier, classifier_training, extractor_training, reference
 from slimdiff.metrics import score as score_module
 from slimdiff.metrics.classifier_training import ClassifierSettings, train_classifier

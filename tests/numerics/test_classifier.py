@@ -8,8 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from slimdiff.io import files
-from slimdiff.data import store
-from slimdiff.data.store import ImageSet
+from slimdiff.data import image_set
+from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 from slimdiff.metrics import classifier, classifier_training
 from slimdiff.metrics.classifier import Classifier, judge, probabilities, shares
@@ -218,7 +218,7 @@ def test_its_stage_trains_it(
 ) -> None:
     monkeypatch.setattr(classifier_training, "MIN_STEPS", 3)
     train, test = striped(40, 1), striped(20, 2)
-    store.write(tmp_path / "images.safetensors", ImageSet(*train, *test, "stripes", ("rows", "columns"), "made up"))
+    image_set.write(tmp_path / "images.safetensors", ImageSet(*train, *test, "stripes", ("rows", "columns"), "made up"))
     settings = {"dataset": "stripes", "seed": 5, "epochs": 1, "batch_size": 30, "learning_rate": 1e-3}
     paths = ["--images", str(tmp_path / "images.safetensors"), "--out", str(tmp_path / "new.safetensors")]
     stage.main(["--settings", json.dumps(settings), *paths])

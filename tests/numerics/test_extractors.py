@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from slimdiff.io import files
-from slimdiff.data.store import ImageSet
+from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 from slimdiff.metrics import extractor_training, extractors
 from slimdiff.metrics.extractor_training import ExtractorSettings, TrainedExtractor, train_extractor

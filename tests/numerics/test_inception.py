@@ -15,9 +15,9 @@ from torch.utils.data import Dataset
 
 from slimdiff.io import files
 from slimdiff.analysis.columns import COLUMNS as MATRIX_COLUMNS
-from slimdiff.data import store
-from slimdiff.data.fetch import Unavailable
-from slimdiff.data.store import ImageSet
+from slimdiff.data import image_set
+from slimdiff.data.download import Unavailable
+from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 from slimdiff.metrics import inception, inception_weights
 from slimdiff.metrics.frechet import Statistics, frechet_distance
@@ -387,7 +387,7 @@ def test_its_stage_makes_the_reference(tiny: Tensors, tmp_path: Path, monkeypatc
     weights, out = tmp_path / "weights.pth", tmp_path / "inception-report.safetensors"
     torch.save(tiny, weights)
     x, labels = images(50, (1, 8, 8)), torch.zeros(50, dtype=torch.int64)
-    store.write(
+    image_set.write(
         tmp_path / "images.safetensors",
         ImageSet(x, labels, x[:5].clone(), labels[:5].clone(), "blobs", ("a", "b"), "made up"),
     )

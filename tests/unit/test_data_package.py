@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from slimdiff.data import mnist_package
-from slimdiff.data.fetch import Unavailable
+from slimdiff.data.download import Unavailable
 
 PARTS = (20, 10, 5)  # images in the three parts of a made-up pickle
 

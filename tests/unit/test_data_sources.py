@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from slimdiff.data import cifar10, idx, mnist, sources, store
+from slimdiff.data import cifar10, idx, mnist, sources
+from slimdiff.data import image_set
 from slimdiff.data.sources import DataSettings
-from slimdiff.data.store import ImageSet
+from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 from slimdiff.stages import data as stage
 
@@ -273,6 +274,6 @@ def test_the_stage_writes_what_the_source_has(tmp_path: Path, capsys: pytest.Cap
     out = tmp_path / "data" / "images.safetensors"
     settings = '{"name":"digits","source":"digits"}'
     stage.main(["--settings", settings, "--data-dir", str(tmp_path), "--out", str(out)])
-    assert store.read(out).dataset == "digits"
+    assert image_set.read(out).dataset == "digits"
     assert "1,433 training and 364 test images of 1×8×8" in capsys.readouterr().out
     assert [path.name for path in out.parent.iterdir()] == ["images.safetensors"]

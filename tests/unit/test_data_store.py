@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from slimdiff.io import tensors
-from slimdiff.data import store
-from slimdiff.data.store import ImageSet
+from slimdiff.data import image_set as store
+from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 
 

@@ -9,7 +9,7 @@ import pytest
 from builders import small_model, striped_images, training
 
 from slimdiff.io import tensors
-from slimdiff.data import store
+from slimdiff.data import image_set
 from slimdiff.stages import train
 
 SETTINGS = {
@@ -39,7 +39,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_training_on_a_full_disk_keeps_its_last_state_and_goes_on(
     disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store.write(tmp_path / "images.safetensors", striped_images())
+    image_set.write(tmp_path / "images.safetensors", striped_images())
 
     def run(folder: Path) -> None:
         """A training that saves its state after every step."""

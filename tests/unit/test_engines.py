@@ -15,7 +15,7 @@ import slimdiff
 from slimdiff import exporting, modelfile, profiling
 from slimdiff.io import tensors as tensorfile
 from slimdiff.catalog import engines
-from slimdiff.data.store import ImageSet
+from slimdiff.data.image_set import ImageSet
 from slimdiff.engines import lowering
 from slimdiff.engines.calibration import noised, sampler_sigmas
 from slimdiff.engines.network import EngineNetwork, Runner, Site

@@ -11,7 +11,7 @@ from killing import killed_half_way_and_resumed, terminated_at_save
 from slimdiff import finetuning, noiselevels, weightfile
 from slimdiff.compression.importance import OF_LOSSES
 from slimdiff.compression.shapes import sizes
-from slimdiff.data import store
+from slimdiff.data import image_set
 from slimdiff.errors import UserError
 from slimdiff.catalog.families import FIXED_BY_START
 from slimdiff.io.files import digest, write_json
@@ -169,7 +169,7 @@ def test_a_prepared_network_of_something_else_is_not_used(tmp_path, starts, dama
 
 def test_killed_with_kill_9_half_way_and_resumed(tmp_path, starts):
     """The stage as a process of its own, killed without warning: the files are those of the run that was not killed."""
-    store.write(tmp_path / "images.safetensors", striped_images(400))
+    image_set.write(tmp_path / "images.safetensors", striped_images(400))
     text = json.dumps(settings_of(starts["ncsn"], epochs=12, batch_size=8))
     start = starts["ncsn"][0]
 

@@ -15,8 +15,8 @@ from slimdiff.io import records
 from slimdiff.io import tensors as tensorfile
 from slimdiff.analysis import rows
 from slimdiff.analysis.columns import COLUMNS
-from slimdiff.data import store
-from slimdiff.data.store import ImageSet
+from slimdiff.data import image_set
+from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 from slimdiff.metrics import classifier, extractors, inception, reference, scaling
 from slimdiff.metrics import score as score_module
@@ -140,7 +140,7 @@ def workspace(tmp_path: Path) -> Workspace:
         classes=("a", "b"),
         source="made up",
     )
-    store.write(tmp_path / "images.safetensors", images)
+    image_set.write(tmp_path / "images.safetensors", images)
     write_extractors(tmp_path / "extractors.safetensors")
     write_classifier(tmp_path / "classifier.safetensors")
     ready = Workspace(tmp_path)
@@ -161,7 +161,7 @@ def test_a_score_is_what_its_parts_say(workspace: Workspace) -> None:
     assert record["inception_sha256"] == {}
     assert record["fid_inception"] is record["fid_report"] is None
 
-    data = store.read(workspace.path("images.safetensors"))
+    data = image_set.read(workspace.path("images.safetensors"))
     fids, rfids = [], []
     for extractor in extractors.read(workspace.path("extractors.safetensors")):
         real, fake = (np.asarray(features(extractor, x)) for x in (data.train_images, samples))
@@ -185,7 +185,7 @@ def test_a_score_is_what_its_parts_say(workspace: Workspace) -> None:
 
 def test_the_neighbourhoods_are_those_of_kept_training_images(workspace: Workspace) -> None:
     """Of a draw of training images, as many as there are samples; mean over the extractors."""
-    data, samples = store.read(workspace.path("images.safetensors")), pictures(100, 3, shift=10)
+    data, samples = image_set.read(workspace.path("images.safetensors")), pictures(100, 3, shift=10)
     workspace.write_samples(samples)
     record = workspace.score(100)
     drawn = torch.randperm(400, generator=torch.Generator().manual_seed(reference.DRAW_SEED))[:100]
@@ -243,13 +243,13 @@ def test_every_metric_of_the_matrix_is_in_the_record() -> None:
 
 
 def test_the_training_images_score_zero(workspace: Workspace) -> None:
-    data = store.read(workspace.path("images.safetensors"))
+    data = image_set.read(workspace.path("images.safetensors"))
     workspace.write_samples(data.train_images)
     assert workspace.score(400)["rfid"] < 1e-5
 
 
 def test_the_test_images_score_their_floor(workspace: Workspace) -> None:
-    data = store.read(workspace.path("images.safetensors"))
+    data = image_set.read(workspace.path("images.safetensors"))
     workspace.write_samples(data.test_images)
     record = workspace.score(200)
     assert record["fid"] == pytest.approx(record["fid_floor"], rel=1e-5)
@@ -392,8 +392,8 @@ def test_a_reference_of_other_extractors_is_stale(workspace: Workspace) -> None:
 
 def test_a_reference_of_other_images_is_stale(workspace: Workspace) -> None:
     workspace.write_samples(pictures(100, 3))
-    data = store.read(workspace.path("images.safetensors"))
-    store.write(workspace.path("images.safetensors"), replace(data, train_images=255 - data.train_images))
+    data = image_set.read(workspace.path("images.safetensors"))
+    image_set.write(workspace.path("images.safetensors"), replace(data, train_images=255 - data.train_images))
     with pytest.raises(UserError, match=r"reference\.safetensors was made from other images .*run again"):
         workspace.score(100)
 

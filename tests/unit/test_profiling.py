@@ -20,7 +20,7 @@ from builders import (
 import slimdiff
 from slimdiff import modelfile, profiling
 from slimdiff.compression.steps import apply_steps
-from slimdiff.data import store
+from slimdiff.data import image_set
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
 from slimdiff.profiling import count_macs, count_parameters, profile
@@ -130,7 +130,7 @@ def test_without_repeats_nothing_is_timed(tmp_path, family, monkeypatch):
     """Sizes, arithmetic and losses are those of a profile that times; the rest is there and empty."""
     path, images = tmp_path / "model.safetensors", tmp_path / "images.safetensors"
     write_small_model(path, family)
-    store.write(images, striped_images())
+    image_set.write(images, striped_images())
     timed = profile(path, SETTINGS, torch.device("cpu"), images=images)
     monkeypatch.setattr(profiling, "sample_at_once", None)
     found = profile(path, {**SETTINGS, "repeats": 0}, torch.device("cpu"), images=images)
@@ -172,18 +172,18 @@ def test_denoising_losses_are_of_the_data_and_the_network_alone(tmp_path, family
     """Not of the cell's seed, nor of batches, nor of training images; other weights and other test images show."""
     path, images = tmp_path / "model.safetensors", tmp_path / "images.safetensors"
     striped = striped_images()
-    store.write(images, striped)
+    image_set.write(images, striped)
     network = write_small_model(path, family)
     found = losses(path, images)
     assert found[0] == pytest.approx(sum(found[1:]) / 3)
     write_small_model(path, family, seed=5)
     assert losses(path, images, batch_size=7, seed=9) == pytest.approx(found, rel=1e-4)
     other = replace(striped, train_images=255 - striped.train_images)
-    store.write(images, other)
+    image_set.write(images, other)
     assert losses(path, images) == found, "training images play no part"
-    store.write(images, replace(striped, test_images=255 - striped.test_images))
+    image_set.write(images, replace(striped, test_images=255 - striped.test_images))
     assert losses(path, images) != pytest.approx(found, rel=1e-3)
-    store.write(images, striped)
+    image_set.write(images, striped)
     header = slimdiff.load(path).settings
     with torch.no_grad():
         for parameter in network.parameters():
@@ -194,7 +194,7 @@ def test_denoising_losses_are_of_the_data_and_the_network_alone(tmp_path, family
 
 def test_a_failed_training_and_no_number_have_no_denoising_loss(tmp_path):
     path, images = tmp_path / "model.safetensors", tmp_path / "images.safetensors"
-    store.write(images, striped_images())
+    image_set.write(images, striped_images())
     network = write_small_model(path)
     header = slimdiff.load(path).settings
     modelfile.write_model(path, network, {**header, "status": "failed", "reason": "loss is NaN at step 3"})
@@ -208,7 +208,7 @@ def test_a_failed_training_and_no_number_have_no_denoising_loss(tmp_path):
 
 def test_images_of_another_data_set_are_refused(tmp_path):
     path, images = tmp_path / "model.safetensors", tmp_path / "images.safetensors"
-    store.write(images, replace(striped_images(), dataset="spots"))
+    image_set.write(images, replace(striped_images(), dataset="spots"))
     write_small_model(path)
     with pytest.raises(UserError, match=r"images.safetensors holds images of spots, but the model is of stripes"):
         losses(path, images)

@@ -9,7 +9,7 @@ from builders import MODELS, SAMPLER, SAMPLERS, TRAININGS, UNET_SAMPLER, small_m
 
 import slimdiff
 from slimdiff.config import FAMILIES
-from slimdiff.data.fit import to_dataset, to_model
+from slimdiff.data.transforms import to_dataset, to_model
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.guidance import labels_in_turn
 from slimdiff.diffusion.samplers import SamplerSettings

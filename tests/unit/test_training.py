@@ -22,7 +22,7 @@ from killing import killed_half_way_and_resumed, terminated_at_save
 from slimdiff import weightfile
 from slimdiff.compression.linears import is_frozen_part
 from slimdiff.config import FAMILIES
-from slimdiff.data import store
+from slimdiff.data import image_set
 from slimdiff.runtime.devices import PRECISIONS, resolve_precision
 from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
 from slimdiff.diffusion.noise import derive_seed
@@ -187,7 +187,7 @@ def test_a_resumed_training_is_the_undisturbed_one(tmp_path, family, optimizer, 
 
 def test_killed_with_kill_9_half_way_and_resumed(tmp_path):
     """The stage as a process of its own, killed without warning: the files are those of the run that was not killed."""
-    store.write(tmp_path / "images.safetensors", striped_images(400))
+    image_set.write(tmp_path / "images.safetensors", striped_images(400))
     text = json.dumps(settings(epochs=12, batch_size=8))
 
     def command(folder):

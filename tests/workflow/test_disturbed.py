@@ -21,7 +21,7 @@ from slimdiff.io import records
 from slimdiff.io import tensors as tensorfile
 from slimdiff.analysis import results
 from slimdiff.config import Cell
-from slimdiff.data import store
+from slimdiff.data import image_set
 from slimdiff.errors import UserError
 from slimdiff.metrics import classifier, extractors, reference
 from slimdiff.metrics.score import read_samples
@@ -139,7 +139,7 @@ def expected_origin(folder: Path) -> dict[str, Any]:
 FILES: dict[str, tuple[Path, Callable[[Path, Path], Any]]] = {
     "images": (
         Path("data/digits/images.safetensors"),
-        lambda path, root: vars(store.read(path)),
+        lambda path, root: vars(image_set.read(path)),
     ),
     "extractors": (
         Path("data/digits/extractors.safetensors"),

@@ -20,7 +20,7 @@ from slimdiff.io import tensors as tensorfile
 from slimdiff.compression.channels import ChannelSettings, prune_channels
 from slimdiff.compression.importance import LevelLoss
 from slimdiff.compression.structure import Structure
-from slimdiff.data.store import ImageSet
+from slimdiff.data.image_set import ImageSet
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.distillation import Distill, DistillSettings
 from slimdiff.errors import UserError

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from slimdiff.compression.importance import LevelLoss
-from slimdiff.data.fit import to_model
+from slimdiff.data.transforms import to_model
 from slimdiff.runtime.devices import autocast, resolve_precision
 from slimdiff.diffusion.denoiser import NO_LABEL, Denoiser, build_denoiser
 from slimdiff.diffusion.noise import derive_seed

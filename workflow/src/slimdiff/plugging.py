@@ -22,7 +22,7 @@ from torch import nn
 from slimdiff import declarations, slicing
 from slimdiff.compression import steps, structure
 from slimdiff.data import sources
-from slimdiff.data.store import ImageSet
+from slimdiff.data.image_set import ImageSet
 from slimdiff.diffusion import denoiser
 from slimdiff.errors import UserError
 from slimdiff.catalog.families import FAMILIES

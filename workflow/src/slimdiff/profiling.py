@@ -23,7 +23,7 @@ from slimdiff import checkpoint
 from slimdiff.checkpoint import Loaded
 from slimdiff.compression.linears import dense_weight
 from slimdiff.compression.structure import restore_shapes
-from slimdiff.data import store
+from slimdiff.data import image_set
 from slimdiff.runtime.devices import synchronize
 from slimdiff.engines.network import EngineNetwork
 from slimdiff.errors import UserError
@@ -154,7 +154,7 @@ def _denoising(loaded: Loaded, images: Path | None, batch_size: int, device: tor
     names = ["denoising_loss", *(f"denoising_loss_{third}" for third in THIRDS)]
     if images is None or loaded.settings["status"] != "ok":
         return dict.fromkeys(names)
-    found, own = store.read(images), loaded.settings["dataset"]
+    found, own = image_set.read(images), loaded.settings["dataset"]
     if (found.dataset, list(found.classes)) != (own["name"], list(own["classes"])):
         raise UserError(f"{images} holds images of {found.dataset}, but the model is of {own['name']}: name its images")
     network = loaded.denoiser.network

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from slimdiff.data.fit import to_dataset
-from slimdiff.data.store import saturated_share
+from slimdiff.data.transforms import to_dataset
+from slimdiff.data.image_set import saturated_share
 from slimdiff.runtime.devices import autocast
 from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.guidance import Guided

@@ -23,8 +23,8 @@ from torch import nn
 
 from slimdiff.compression.linears import quantize_linears
 from slimdiff.compression.structure import Structure
-from slimdiff.data.fit import to_model
-from slimdiff.data.store import ImageSet, saturated_share
+from slimdiff.data.transforms import to_model
+from slimdiff.data.image_set import ImageSet, saturated_share
 from slimdiff.runtime.devices import autocast, resolve_precision
 from slimdiff.diffusion.denoiser import NO_LABEL, build_denoiser
 from slimdiff.diffusion.noise import derive_seed

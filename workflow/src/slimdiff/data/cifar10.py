@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from slimdiff.data.fetch import Unavailable, fetch, first_available
-from slimdiff.data.store import ImageSet
+from slimdiff.data.download import Unavailable, fetch, first_available
+from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 
 ARCHIVE = "cifar-10-binary.tar.gz"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from slimdiff.data.store import ImageSet
+from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 
 # Only these readers are asked, whatever a file claims to be: others start programs (EPS) or are rarely tried.

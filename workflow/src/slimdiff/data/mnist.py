@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from slimdiff.data import idx, mnist_package
-from slimdiff.data.fetch import Unavailable, fetch, first_available
-from slimdiff.data.store import ImageSet
+from slimdiff.data.download import Unavailable, fetch, first_available
+from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 
 # name: length in bytes, uncompressed

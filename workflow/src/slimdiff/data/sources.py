@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from slimdiff.data import cifar10, folder, mnist
-from slimdiff.data.store import ImageSet
+from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 
 DIGITS_TEST_EVERY = 5  # every fifth image of a class is a test image

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from slimdiff.data.fit import to_model
+from slimdiff.data.transforms import to_model
 from slimdiff.diffusion.denoiser import NO_LABEL, Denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise, derive_seed

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from slimdiff.compression.structure import restore_structure
-from slimdiff.data.store import ImageSet
+from slimdiff.data.image_set import ImageSet
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.engines import by_onnxruntime, by_openvino
 from slimdiff.engines.by_torch import DTYPES, Compiled, Eager

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from slimdiff.data import store
+from slimdiff.data import image_set
 from slimdiff.runtime.devices import pick_device
 from slimdiff.metrics import classifier
 from slimdiff.metrics.classifier_training import ClassifierSettings, train_classifier
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     settings = build(ClassifierSettings, arguments.settings, "--settings of stage classifier")
     device = pick_device(arguments.gpu, arguments.threads)
-    data = store.read(arguments.images)
+    data = image_set.read(arguments.images)
     train, test = (data.train_images, data.train_labels), (data.test_images, data.test_labels)
     trained = train_classifier(train, test, len(data.classes), settings, device)
     header = {

@@ -6,7 +6,7 @@ from pathlib import Path
 from slimdiff import modelfile, originfile
 from slimdiff.io import packed
 from slimdiff.compression.steps import apply_steps
-from slimdiff.data import store
+from slimdiff.data import image_set
 from slimdiff.runtime.devices import pick_device
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.engines.lowering import lower_network
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     settings = arguments.settings
     network, header = originfile.read(arguments.weights, settings["weights"], arguments.origin)
-    images = store.read(arguments.images) if arguments.images else None
+    images = image_set.read(arguments.images) if arguments.images else None
     loss = None if images is None else mean_loss(images.train_images, images.train_labels, header, *SENSITIVITY)
     structure = apply_steps(network, settings["steps"], derive_seed(settings["seed"], "compress"), loss)
     recipe = {key: settings[key] for key in RECIPE if key in settings}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from slimdiff.data import store
+from slimdiff.data import image_set
 from slimdiff.runtime.devices import pick_device
 from slimdiff.metrics import extractors
 from slimdiff.metrics.extractor_training import ExtractorSettings, train_extractor
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     settings = build(ExtractorSettings, arguments.settings, "--settings of stage extractors")
     device = pick_device(arguments.gpu, arguments.threads)
-    data = store.read(arguments.images)
+    data = image_set.read(arguments.images)
     train, test = (data.train_images, data.train_labels), (data.test_images, data.test_labels)
     trained = [train_extractor(train, test, len(data.classes), settings, seed, device) for seed in settings.seeds]
     header = {

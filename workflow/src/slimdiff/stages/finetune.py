@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slimdiff import weightfile
-from slimdiff.data import store
+from slimdiff.data import image_set
 from slimdiff.runtime.devices import describe_device, pick_device
 from slimdiff.finetuning import finetune
 from slimdiff.io.records import read_json, write_json
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     trained = finetune(
         arguments.start,
         read_json(arguments.start_record),
-        store.read(arguments.images),
+        image_set.read(arguments.images),
         arguments.settings,
         arguments.state,
         device,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slimdiff.data import store
+from slimdiff.data import image_set
 from slimdiff.runtime.devices import pick_device
 from slimdiff.metrics import inception, inception_weights
 from slimdiff.io.settings import build
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = build(InceptionSettings, arguments.settings, "--settings of stage inception")
     device = pick_device(arguments.gpu, arguments.threads)
     network = inception.build(settings.kind, inception_weights.read_weights(arguments.weights, settings.kind))
-    images, digest = store.read(arguments.images).train_images, inception_weights.WEIGHTS[settings.kind].sha256
+    images, digest = image_set.read(arguments.images).train_images, inception_weights.WEIGHTS[settings.kind].sha256
     found = inception.measure(images, settings.kind, network, settings.dataset, digest, device)
     inception.write(arguments.out, found)
     print(f"{settings.dataset}: {found.n:,} training images under the {settings.kind} Inception network", flush=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slimdiff.io import files
-from slimdiff.data.fetch import Unavailable, fetch
+from slimdiff.data.download import Unavailable, fetch
 from slimdiff.errors import UserError
 from slimdiff.metrics.inception_weights import WEIGHTS, verify
 from slimdiff.io.settings import build

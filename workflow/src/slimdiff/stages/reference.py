@@ -6,7 +6,7 @@ from pathlib import Path
 
 from slimdiff.io import files
 from slimdiff.io import tensors
-from slimdiff.data import store
+from slimdiff.data import image_set
 from slimdiff.runtime.devices import pick_device
 from slimdiff.errors import UserError
 from slimdiff.metrics import extractors, reference
@@ -42,9 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{arguments.extractors} is for data set {made_for!r}, not {settings.dataset!r}: correct {key}")
     networks, data = (
         extractors.read(arguments.extractors),
-        store.read(arguments.images),
+        image_set.read(arguments.images),
     )
-    images_digest = tensors.read_header(arguments.images, store.KIND)["sha256"]
+    images_digest = tensors.read_header(arguments.images, image_set.KIND)["sha256"]
     device = pick_device(arguments.gpu, arguments.threads)
     found = reference.measure(
         data.train_images, data.test_images, networks, settings.dataset, digest, images_digest, device

@@ -7,7 +7,7 @@ from pathlib import Path
 from slimdiff import identity
 from slimdiff.io import records
 from slimdiff.io import tensors
-from slimdiff.data import store
+from slimdiff.data import image_set
 from slimdiff.runtime.devices import pick_device
 from slimdiff.metrics import yardstick
 from slimdiff.metrics.batches import BATCH_SIZE
@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = stage.parse_args(argv)
 
     settings = build(ScoreSettings, arguments.settings, "--settings of stage score")
-    data = store.read(arguments.images)
-    digest = tensors.read_header(arguments.images, store.KIND)["sha256"]
+    data = image_set.read(arguments.images)
+    digest = tensors.read_header(arguments.images, image_set.KIND)["sha256"]
     networks = (arguments.extractors, arguments.classifier, arguments.inception)
     known = yardstick.read(arguments.reference, *networks, (data.train_images, data.train_labels), digest)
     samples = read_samples(arguments.samples)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slimdiff import weightfile
-from slimdiff.data import store
+from slimdiff.data import image_set
 from slimdiff.runtime.devices import describe_device, pick_device
 from slimdiff.io.records import write_json
 from slimdiff.stages import command
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = stage.parse_args(argv)
 
     device = pick_device(arguments.gpu, arguments.threads)
-    images = store.read(arguments.images)
+    images = image_set.read(arguments.images)
     trained = train(
         images, arguments.settings, arguments.state, device, arguments.code, arguments.seconds_between_saves
     )
