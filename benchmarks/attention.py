@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from _record import interleaved, record
 
 from slimdiff.runtime.devices import pick_device
-from slimdiff.models import avx512bf16
+from slimdiff.models import attention_avx512
 from slimdiff.models.attention import attention
 
 SHAPE, THREADS, ROUNDS = (8, 4, 4096, 16), 2, 7
@@ -47,7 +47,7 @@ def seconds(kernel: Kernel, backwards: bool) -> float:
 
 if __name__ == "__main__":
     pick_device(0, THREADS)
-    if why := avx512bf16.load()[1]:
+    if why := attention_avx512.load()[1]:
         sys.exit(f"no kernel of our own here: {why}")
     for name, other in {"float32": in_float32, "bfloat16": in_bfloat16}.items():
         for backwards in (False, True):

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from slimdiff.models import attention as module
-from slimdiff.models import avx512bf16
+from slimdiff.models import attention_avx512
 from slimdiff.models.attention import SHORT, attention
 from slimdiff.models.unet import SelfAttention
 
-own = pytest.mark.skipif(avx512bf16.load()[0] is None, reason=f"no kernel of our own here: {avx512bf16.load()[1]}")
-LONG = SHORT + avx512bf16.BLOCK
+own = pytest.mark.skipif(attention_avx512.load()[0] is None, reason=f"no kernel of our own here: {attention_avx512.load()[1]}")
+LONG = SHORT + attention_avx512.BLOCK
 
 
 def drawn(tokens: int, width: int, heads: int = 3, spread: float = 1.5) -> list[torch.Tensor]:
@@ -53,12 +53,12 @@ def test_short_attention_of_bfloat16_on_a_cpu_is_computed_in_float32(tokens):
 
 
 @pytest.mark.parametrize("kernel", ["ours", "torch's in float32", "torch's in bfloat16"])
-@pytest.mark.parametrize("width", avx512bf16.WIDTHS)
+@pytest.mark.parametrize("width", attention_avx512.WIDTHS)
 def test_long_attention_and_its_gradients_are_those_of_the_definition(width, kernel, monkeypatch):
-    if kernel == "ours" and avx512bf16.load()[0] is None:
-        pytest.skip(avx512bf16.load()[1])
+    if kernel == "ours" and attention_avx512.load()[0] is None:
+        pytest.skip(attention_avx512.load()[1])
     monkeypatch.setattr(module, "has_amx", lambda: kernel == "torch's in bfloat16")
-    monkeypatch.setattr(avx512bf16, "fits", lambda *_: kernel == "ours")
+    monkeypatch.setattr(attention_avx512, "fits", lambda *_: kernel == "ours")
     given = drawn(LONG, width)
     for found, expected in zip(computed(*given), exact(*given), strict=True):
         assert found.dtype == torch.bfloat16
@@ -100,8 +100,8 @@ def test_our_kernel_runs_in_the_network_with_gradients_and_without(monkeypatch):
     x = torch.randn(2, 64, 32, 32, generator=torch.Generator().manual_seed(1)).to(memory_format=torch.channels_last)
     calls = []
     for name in ("forward", "backward"):
-        real = getattr(avx512bf16, name)
-        monkeypatch.setattr(avx512bf16, name, lambda *a, name=name, real=real: (calls.append(name), real(*a))[1])
+        real = getattr(attention_avx512, name)
+        monkeypatch.setattr(attention_avx512, name, lambda *a, name=name, real=real: (calls.append(name), real(*a))[1])
     monkeypatch.setattr(module, "has_amx", lambda: False)
     expected = copy.deepcopy(layer)
     with torch.autocast("cpu", torch.bfloat16):
@@ -116,12 +116,12 @@ def test_our_kernel_runs_in_the_network_with_gradients_and_without(monkeypatch):
 
 def test_what_our_kernel_does_not_take_is_left_to_torch():
     q, k, v, _ = drawn(LONG, 16)
-    assert not avx512bf16.fits(q.float(), k.float(), v.float())
-    assert not avx512bf16.fits(q[..., :12], k[..., :12], v[..., :12])
-    assert not avx512bf16.fits(q[..., :-1, :], k[..., :-1, :], v[..., :-1, :])
-    assert not avx512bf16.fits(q, k[..., :-16, :], v[..., :-16, :])
+    assert not attention_avx512.fits(q.float(), k.float(), v.float())
+    assert not attention_avx512.fits(q[..., :12], k[..., :12], v[..., :12])
+    assert not attention_avx512.fits(q[..., :-1, :], k[..., :-1, :], v[..., :-1, :])
+    assert not attention_avx512.fits(q, k[..., :-16, :], v[..., :-16, :])
     traced = torch._subclasses.FakeTensorMode()
-    assert not avx512bf16.fits(*(traced.from_tensor(tensor) for tensor in (q, k, v)))
+    assert not attention_avx512.fits(*(traced.from_tensor(tensor) for tensor in (q, k, v)))
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def test_without_our_kernel_attention_is_torchs(patch, reason):
 def test_an_edit_of_the_kernels_source_is_an_edit_of_the_package(monkeypatch, tmp_path):
     """Fingerprints see Python alone, so the source's digest stands there."""
     edited = tmp_path / "edited.c"
-    edited.write_bytes(avx512bf16.SOURCE.read_bytes() + b"\n")
-    monkeypatch.setattr(avx512bf16, "SOURCE", edited)
-    monkeypatch.setattr(avx512bf16, "cpu_flags", lambda: frozenset(avx512bf16.INSTRUCTIONS))
+    edited.write_bytes(attention_avx512.SOURCE.read_bytes() + b"\n")
+    monkeypatch.setattr(attention_avx512, "SOURCE", edited)
+    monkeypatch.setattr(attention_avx512, "cpu_flags", lambda: frozenset(attention_avx512.INSTRUCTIONS))
     with pytest.raises(RuntimeError, match="was edited"):
-        avx512bf16.load.__wrapped__()
+        attention_avx512.load.__wrapped__()

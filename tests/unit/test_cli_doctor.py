@@ -72,7 +72,7 @@ def test_which_kernel_attention_would_have(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("slimdiff.runtime.devices.has_amx", lambda: False)
     monkeypatch.setattr("slimdiff.runtime.devices.resolve_precision", lambda *_: "bfloat16")
-    monkeypatch.setattr("slimdiff.models.avx512bf16.load", lambda: (None, why))
+    monkeypatch.setattr("slimdiff.models.attention_avx512.load", lambda: (None, why))
     found = findings(command("doctor", "--json")[1])["attention"]
     assert found["state"] == state
     assert found["text"].endswith(text)

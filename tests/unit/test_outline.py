@@ -8,7 +8,7 @@ import pytest
 from presets import CONFIG
 from torch import nn
 
-from slimdiff.models.outline import outline
+from slimdiff.models.meta import outline
 from slimdiff.models.registry import build_network
 
 MODELS = CONFIG["models"]
@@ -30,7 +30,7 @@ def test_an_outline_holds_the_networks_tensors_and_none_of_their_memory(name: st
 def test_an_outline_is_drawn_without_torchs_compiler(name: str) -> None:
     """It takes a second to import, and every model that is loaded is outlined first."""
     script = (
-        "import json, sys\nfrom slimdiff.models.outline import outline\n"
+        "import json, sys\nfrom slimdiff.models.meta import outline\n"
         "outline(json.loads(sys.argv[1]))\nsys.exit('torch._dynamo' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script, json.dumps(MODELS[name])], check=True)

@@ -226,13 +226,13 @@ def test_a_package_beside_the_plugin_counts_whole(folder: Path) -> None:
 
 
 def test_what_a_plugin_uses_of_slimdiff_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(folder, f"from slimdiff.models.grouping import split\n{STEP.replace('pass', 'split(1, 1, 1)')}")
+    write(folder, f"from slimdiff.models.groups import split\n{STEP.replace('pass', 'split(1, 1, 1)')}")
     before = codes()
     taken: list[str] = []
     monkeypatch.setattr(slicing.fingerprint, "fingerprint", lambda name: taken.append(name) or "edited")
     assert codes() != before
-    assert taken == ["slimdiff.models.grouping"]
-    assert len(before["mine"]) == len(fingerprint("slimdiff.models.grouping"))
+    assert taken == ["slimdiff.models.groups"]
+    assert len(before["mine"]) == len(fingerprint("slimdiff.models.groups"))
 
 
 # --- the configuration

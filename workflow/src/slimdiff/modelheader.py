@@ -15,7 +15,7 @@ import jsonschema
 
 from slimdiff.errors import UserError
 from slimdiff.catalog.families import FAMILIES
-from slimdiff.models.outline import outline
+from slimdiff.models.meta import outline
 from slimdiff.io.text import one_line
 
 MAX_BYTES = 8 << 30  # of a network's tensors, as of a packed file's

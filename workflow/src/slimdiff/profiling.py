@@ -29,7 +29,7 @@ from slimdiff.engines.network import EngineNetwork
 from slimdiff.errors import UserError
 from slimdiff.runtime.memory import HalvedOnce, OutOfMemory
 from slimdiff.runtime.memory import reason as memory_reason
-from slimdiff.models.outline import outline
+from slimdiff.models.meta import outline
 from slimdiff.models.unet import UNet
 from slimdiff.noiselevels import denoising_losses
 from slimdiff.quietbnb import is_quantized

@@ -124,7 +124,7 @@ def devices() -> Iterator[Finding]:
         import torch
 
         from slimdiff.runtime.devices import describe_device, has_amx, resolve_precision
-        from slimdiff.models import avx512bf16
+        from slimdiff.models import attention_avx512
     except (ImportError, OSError) as error:
         yield Finding(
             "torch", PROBLEM, f"cannot be loaded: {error}", "install it anew: `make venv` sets up all that is needed"
@@ -151,7 +151,7 @@ def devices() -> Iterator[Finding]:
         yield Finding("compiler", NOTE, text, "install one, as in apt install g++")
     yield Finding("bf16", OK, f"{support} by the {device.type}'s instructions: precision auto is {auto}")
     if device.type == "cpu" and auto == "bfloat16" and not has_amx():
-        why = avx512bf16.load()[1]
+        why = attention_avx512.load()[1]
         text = (
             f"of large images takes two to three times as long as it could: {why}"
             if why

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from slimdiff.errors import UserError
-from slimdiff.models.grouping import split
+from slimdiff.models.groups import split
 
 STRIDES = (1, 2, 2, 2)
 

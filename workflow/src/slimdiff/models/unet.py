@@ -15,7 +15,7 @@ from torch import nn
 
 from slimdiff.errors import UserError
 from slimdiff.models.attention import attention
-from slimdiff.models.grouping import split
+from slimdiff.models.groups import split
 
 LEVELS_DOWN = 3  # halvings of the image
 WAVELENGTHS = 10_000.0  # of the embedding, from 2π to this many times 2π
