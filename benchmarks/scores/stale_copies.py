@@ -25,7 +25,7 @@ from slimdiff.io import files
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.models.registry import build_network
-from slimdiff.quietbnb import bitsandbytes
+from slimdiff.compression.bitsandbytes import bitsandbytes
 from slimdiff.sampling import sample_images
 from slimdiff.io.settings import build
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slimdiff.compression.allocation import MOST, by_sensitivity, lower_hull, rising, total_zeros
-from slimdiff.compression.prune import PruneSettings, layers, prunable, prune_unstructured, sensitivity
+from slimdiff.compression.unstructured import PruneSettings, layers, prunable, prune_unstructured, sensitivity
 from slimdiff.errors import UserError
 from slimdiff.catalog.layers import layers_of, modules
 from slimdiff.models.registry import build_network

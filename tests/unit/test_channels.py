@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from slimdiff import checkpoint, exporting, modelfile, profiling, weightfile
 from slimdiff.compression.channels import ChannelSettings, kept_width, prune_channels
 from slimdiff.compression.importance import IMPORTANCES, OF_LOSSES, accumulate_gradients
-from slimdiff.compression.linears import quantize_linears
-from slimdiff.compression.prune import prunable
+from slimdiff.compression.linear_quant import quantize_linears
+from slimdiff.compression.unstructured import prunable
 from slimdiff.compression.shapes import resize, sizes
 from slimdiff.compression.steps import apply_steps
 from slimdiff.errors import UserError

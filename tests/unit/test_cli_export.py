@@ -30,7 +30,7 @@ import slimdiff
 from slimdiff import exporting, modelfile
 from slimdiff.io import packed
 from slimdiff.checkpoint import Loaded
-from slimdiff.compression.linears import quantize_linears
+from slimdiff.compression.linear_quant import quantize_linears
 from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
 from slimdiff.diffusion.guidance import Guided, labels_in_turn
 from slimdiff.diffusion.noise import ImageNoise

@@ -5,12 +5,12 @@ import torch
 from builders import model_header, ncsn_model, small_model, training
 
 from slimdiff import checkpoint, modelfile
-from slimdiff.compression.linears import BITS, dense_weight, quantize_linears
-from slimdiff.compression.prune import prunable
+from slimdiff.compression.linear_quant import BITS, dense_weight, quantize_linears
+from slimdiff.compression.unstructured import prunable
 from slimdiff.compression.steps import STEPS, apply_steps
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
-from slimdiff.quietbnb import bitsandbytes, is_quantized
+from slimdiff.compression.bitsandbytes import bitsandbytes, is_quantized
 
 EXAMPLES = [
     {"prune": {"method": "random", "amount": 0.3, "scope": "global"}},

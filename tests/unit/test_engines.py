@@ -317,7 +317,7 @@ def test_compiling_needs_a_compiler(monkeypatch, tmp_path):
 
 
 def test_quantized_linears_are_refused():
-    from slimdiff.compression.linears import quantize_linears
+    from slimdiff.compression.linear_quant import quantize_linears
 
     network = network_of("ncsn")
     quantize_linears(network, "8bit")

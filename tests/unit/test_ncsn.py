@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from builders import MODELS, ncsn_model
 
-from slimdiff.compression.prune import prunable
+from slimdiff.compression.unstructured import prunable
 from slimdiff.engines.split import split_network
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network

@@ -17,7 +17,8 @@ from torch import nn
 import slimdiff
 from slimdiff import declarations, modelfile, plugging, weightfile
 from slimdiff.checkpoint import Loaded
-from slimdiff.compression import steps, structure
+from slimdiff.compression import steps
+from slimdiff.compression import restore
 from slimdiff.data import sources
 from slimdiff.diffusion import denoiser
 from slimdiff.errors import UserError
@@ -41,7 +42,7 @@ TABLES: tuple[dict[Any, Any], ...] = (
     FAMILIES,
     registry.FAMILIES,
     steps.STEPS,
-    structure.RESTORERS,
+    restore.RESTORERS,
     sources.SOURCES,
     denoiser.EDM_NOISE_SCALE,
     REGISTERED,

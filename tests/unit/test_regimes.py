@@ -6,8 +6,8 @@ from builders import MODELS, TRAININGS, striped_images
 from test_finetuning import equal, run, settings_of
 
 from slimdiff import training, weightfile
-from slimdiff.compression.prune import prunable
-from slimdiff.compression.storage import store_weights
+from slimdiff.compression.unstructured import prunable
+from slimdiff.compression.weight_only import store_weights
 from slimdiff.errors import UserError
 from slimdiff.io.files import write_json
 from slimdiff.models.registry import build_network

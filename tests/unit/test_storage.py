@@ -9,12 +9,12 @@ import slimdiff
 from slimdiff import modelfile
 from slimdiff.io import tensors as tensorfile
 from slimdiff.compression.steps import apply_steps
-from slimdiff.compression.storage import LAYERS, STORED, decode, encode, store_weights
+from slimdiff.compression.weight_only import LAYERS, STORED, decode, encode, store_weights
 from slimdiff.errors import UserError
 from slimdiff.exporting import write_safetensors
 from slimdiff.models.registry import build_network
 from slimdiff.profiling import count_macs, count_parameters
-from slimdiff.quietbnb import bitsandbytes
+from slimdiff.compression.bitsandbytes import bitsandbytes
 
 SHARE = {"8bit": 0.2524, "4bit": 0.1348, "bf16": 0.5}  # of the tensors' bytes, counted by hand for the report's NCSN
 

@@ -20,7 +20,7 @@ from builders import (
 from killing import killed_half_way_and_resumed, terminated_at_save
 
 from slimdiff import weightfile
-from slimdiff.compression.linears import is_frozen_part
+from slimdiff.compression.linear_quant import is_frozen_part
 from slimdiff.config import FAMILIES
 from slimdiff.data import image_set
 from slimdiff.runtime.devices import PRECISIONS, resolve_precision

@@ -7,8 +7,8 @@ import torch
 from builders import model_header, small_unet_model, unet_model, unet_training
 
 from slimdiff import checkpoint, modelfile, weightfile
-from slimdiff.compression.linears import quantize_linears
-from slimdiff.compression.prune import prunable
+from slimdiff.compression.linear_quant import quantize_linears
+from slimdiff.compression.unstructured import prunable
 from slimdiff.compression.steps import apply_steps
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network

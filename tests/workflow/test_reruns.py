@@ -231,7 +231,7 @@ def test_a_real_edit_of_the_profile(tree: Path) -> None:
 
 
 def test_a_real_edit_of_pruning_retrains_nothing(tree: Path) -> None:
-    append(tree / "workflow/src/slimdiff/compression/prune.py", "\n\nEXTRA = 1\n")
+    append(tree / "workflow/src/slimdiff/compression/unstructured.py", "\n\nEXTRA = 1\n")
     assert "train" not in planned(tree, *SMOKE)
 
 

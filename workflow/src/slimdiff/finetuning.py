@@ -19,7 +19,7 @@ from slimdiff.io import files
 from slimdiff.io import tensors as tensorfile
 from slimdiff.compression.channels import ChannelSettings, prune_channels
 from slimdiff.compression.importance import LevelLoss
-from slimdiff.compression.structure import Structure
+from slimdiff.compression.restore import Structure
 from slimdiff.data.image_set import ImageSet
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.distillation import Distill, DistillSettings

@@ -1,6 +1,6 @@
 """One cell's network in a file: safetensors, or the same packed (slimdiff.io.packed).
 
-Weights are in fewer bits there where the recipe says so (slimdiff.compression.storage).
+Weights are in fewer bits there where the recipe says so (slimdiff.compression.weight_only).
 
 Apart from slimdiff.weightfile, which training writes through, so that an edit of packing or storage retrains nothing.
 """
@@ -17,7 +17,7 @@ from slimdiff.io import packed
 from slimdiff.io import records
 from slimdiff.io import settings
 from slimdiff.io import tensors as tensorfile
-from slimdiff.compression import storage
+from slimdiff.compression import weight_only
 from slimdiff.errors import UserError
 from slimdiff.weightfile import rebuild
 
@@ -33,7 +33,7 @@ def write_model(path: str | os.PathLike[str], network: nn.Module, header: Mappin
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
     """Write what an engine made of one cell's network likewise."""
     for record in _stored(header):
-        tensors = storage.encode(tensors, record)
+        tensors = weight_only.encode(tensors, record)
     tensorfile.write(path, KIND, tensors, header)
 
 
@@ -51,7 +51,7 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
     """What the file holds, weights in fewer bits turned back into floats, and the header."""
     tensors, header = _read_packed(path) if packed.is_packed(path) else tensorfile.read(path, KIND)
     for record in reversed(_stored(header)):
-        tensors = storage.decode(tensors, record)
+        tensors = weight_only.decode(tensors, record)
     return tensors, header
 
 
@@ -62,7 +62,7 @@ def build_model(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) 
     return rebuild({**header, "structure": others}, tensors)
 
 
-def _stored(header: Mapping[str, Any]) -> list[storage.Record]:
+def _stored(header: Mapping[str, Any]) -> list[weight_only.Record]:
     """The records of weights in fewer bits among those of the structure."""
     return [record for record in header["structure"] if "weights" in record]
 

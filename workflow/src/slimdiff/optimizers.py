@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from slimdiff.errors import UserError
-from slimdiff.quietbnb import bitsandbytes
+from slimdiff.compression.bitsandbytes import bitsandbytes
 
 WARMUP_SHARE = 0.1  # of the steps, where a schedule warms up
 

@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from slimdiff import declarations, slicing
-from slimdiff.compression import steps, structure
+from slimdiff.compression import steps
+from slimdiff.compression import restore as structure
 from slimdiff.data import sources
 from slimdiff.data.image_set import ImageSet
 from slimdiff.diffusion import denoiser

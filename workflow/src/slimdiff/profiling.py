@@ -21,8 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from slimdiff import checkpoint
 from slimdiff.checkpoint import Loaded
-from slimdiff.compression.linears import dense_weight
-from slimdiff.compression.structure import restore_shapes
+from slimdiff.compression.linear_quant import dense_weight
+from slimdiff.compression.restore import restore_shapes
 from slimdiff.data import image_set
 from slimdiff.runtime.devices import synchronize
 from slimdiff.engines.network import EngineNetwork
@@ -32,7 +32,7 @@ from slimdiff.runtime.memory import reason as memory_reason
 from slimdiff.models.meta import outline
 from slimdiff.models.unet import UNet
 from slimdiff.noiselevels import denoising_losses
-from slimdiff.quietbnb import is_quantized
+from slimdiff.compression.bitsandbytes import is_quantized
 from slimdiff.racing import race, sample_at_once
 from slimdiff.reuse import outermost
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff.compression.prune import prunable
-from slimdiff.compression.storage import store_weights
+from slimdiff.compression.unstructured import prunable
+from slimdiff.compression.weight_only import store_weights
 from slimdiff.errors import UserError
 from slimdiff.regime import Regime
 from slimdiff.io.settings import build

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from slimdiff.io import tensors as tensorfile
-from slimdiff.compression.linears import is_frozen_part
+from slimdiff.compression.linear_quant import is_frozen_part
 from slimdiff.errors import UserError
 from slimdiff.optimizers import pack_state, unpack_state
 

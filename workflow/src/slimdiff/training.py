@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff.compression.linears import quantize_linears
-from slimdiff.compression.structure import Structure
+from slimdiff.compression.linear_quant import quantize_linears
+from slimdiff.compression.restore import Structure
 from slimdiff.data.transforms import to_model
 from slimdiff.data.image_set import ImageSet, saturated_share
 from slimdiff.runtime.devices import autocast, resolve_precision

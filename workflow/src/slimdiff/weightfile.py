@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from slimdiff.io import tensors as tensorfile
-from slimdiff.compression.linears import is_frozen_part
-from slimdiff.compression.structure import restore_structure
+from slimdiff.compression.linear_quant import is_frozen_part
+from slimdiff.compression.restore import restore_structure
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff.compression.structure import restore_structure
+from slimdiff.compression.restore import restore_structure
 from slimdiff.data.image_set import ImageSet
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.engines import by_onnxruntime, by_openvino

@@ -16,7 +16,7 @@ from torch import nn
 from slimdiff.errors import UserError
 from slimdiff.models.ncsn import ScoreNetwork
 from slimdiff.models.unet import UNet
-from slimdiff.quietbnb import is_quantized
+from slimdiff.compression.bitsandbytes import is_quantized
 
 
 class ScoreEmbedder(nn.Module):

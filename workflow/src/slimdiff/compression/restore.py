@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff.compression.linears import restore_linears
+from slimdiff.compression.linear_quant import restore_linears
 from slimdiff.compression.shapes import resize
 from slimdiff.errors import UserError
 

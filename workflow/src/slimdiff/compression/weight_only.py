@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from slimdiff.errors import UserError
-from slimdiff.quietbnb import is_quantized
+from slimdiff.compression.bitsandbytes import is_quantized
 
 STORED = ("8bit", "4bit", "bf16")
 BLOCK = 64  # weights to a scale in 4 bits

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from slimdiff.errors import UserError
-from slimdiff.quietbnb import bitsandbytes, is_quantized
+from slimdiff.compression.bitsandbytes import bitsandbytes, is_quantized
 
 BITS = ("8bit", "4bit")
 FROZEN_PART = re.compile(r"\.(weight|SCB|weight_format|weight\..+)$")
