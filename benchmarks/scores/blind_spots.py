@@ -18,7 +18,7 @@ from slimdiff.io import files
 from slimdiff.io import tensors
 from slimdiff.data import image_set
 from slimdiff.runtime.devices import pick_device
-from slimdiff.metrics import yardstick
+from slimdiff.metrics import evaluator
 from slimdiff.metrics.score import Samples, score
 
 RESOURCES = Path(__file__).parents[2] / "workflow/resources"
@@ -94,7 +94,7 @@ def main() -> None:
     images_path = folder / "images.safetensors"
     data, digest = image_set.read(images_path), tensors.read_header(images_path, image_set.KIND)["sha256"]
     training = (data.train_images, data.train_labels)
-    known = yardstick.read(folder / "reference.safetensors", extractors, judge, [], training, digest)
+    known = evaluator.read(folder / "reference.safetensors", extractors, judge, [], training, digest)
     rows = []
     for name, images, labels in sets(data, arguments.n):
         found = score(Samples(images, labels, "ok", "", {}, 0.0, None), len(images), known, device)

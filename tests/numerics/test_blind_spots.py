@@ -19,7 +19,7 @@ from slimdiff.metrics import score as score_module
 from slimdiff.metrics.classifier_training import ClassifierSettings, train_classifier
 from slimdiff.metrics.extractor_training import ExtractorSettings, train_extractor
 from slimdiff.metrics.score import Samples, score
-from slimdiff.metrics.yardstick import Yardstick
+from slimdiff.metrics.evaluator import Yardstick
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")

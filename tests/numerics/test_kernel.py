@@ -8,9 +8,9 @@ import torch
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 from torchmetrics.image.kid import poly_mmd
 
-from slimdiff.metrics import kernel
+from slimdiff.metrics import kid
 from slimdiff.metrics.frechet import statistics
-from slimdiff.metrics.kernel import kernel_distance
+from slimdiff.metrics.kid import kernel_distance
 from slimdiff.metrics.scaling import GRID, on_grid, scale
 
 
@@ -48,7 +48,7 @@ def test_it_is_the_unbiased_estimate() -> None:
 
 
 def test_many_images_are_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "BLOCK", 8)
+    monkeypatch.setattr(kid, "BLOCK", 8)
     real, generated = draws(1, 20), draws(2, 20, shift=0.3)
     blocks = [(slice(0, 7), 7), (slice(7, 14), 7), (slice(14, 20), 6)]
     expected = sum(by_loops(real[part], generated[part]) for part, _ in blocks) / 3

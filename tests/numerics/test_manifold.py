@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
 from slimdiff.errors import UserError
-from slimdiff.metrics.manifold import Manifold, density_and_coverage, manifold, squared_distances
+from slimdiff.metrics.prdc import Manifold, density_and_coverage, manifold, squared_distances
 from slimdiff.metrics.scaling import GRID, on_grid
 
 Points = NDArray[np.float64]

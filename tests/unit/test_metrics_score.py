@@ -24,8 +24,8 @@ from slimdiff.metrics.classifier import Classifier
 from slimdiff.metrics.extractors import Extractor, features
 from slimdiff.metrics.frechet import factor, frechet_distance, statistics
 from slimdiff.metrics.inception import InceptionReference
-from slimdiff.metrics.kernel import kernel_distance
-from slimdiff.metrics.manifold import manifold
+from slimdiff.metrics.kid import kernel_distance
+from slimdiff.metrics.prdc import manifold
 from slimdiff.metrics.memorization import memorization, nearest_distances
 from slimdiff.stages import extractors as extractors_stage
 from slimdiff.stages import reference as reference_stage

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from slimdiff.metrics import fitting
+from slimdiff.metrics import fit
 from slimdiff.metrics.classifier import Classifier
-from slimdiff.metrics.fitting import MIN_STEPS, FitSettings, Labelled
+from slimdiff.metrics.fit import MIN_STEPS, FitSettings, Labelled
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def train_classifier(
     Args:
         train, test: images uint8 (N, C, H, W) and labels int64 (N,).
     """
-    classifier, right = fitting.train_network(
+    classifier, right = fit.train_network(
         lambda shape: Classifier(shape, n_classes),
         lambda network: network,
         train,

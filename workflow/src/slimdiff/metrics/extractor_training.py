@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from slimdiff.metrics import fitting
+from slimdiff.metrics import fit
 from slimdiff.metrics.extractors import Extractor
-from slimdiff.metrics.fitting import MIN_STEPS, FitSettings, Labelled
+from slimdiff.metrics.fit import MIN_STEPS, FitSettings, Labelled
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def train_extractor(
     Args:
         train, test: images uint8 (N, C, H, W) and labels int64 (N,).
     """
-    extractor, right = fitting.train_network(
+    extractor, right = fit.train_network(
         lambda shape: Extractor(shape, n_classes),
         lambda network: network.logits,
         train,
@@ -54,4 +54,4 @@ def train_extractor(
 
 def accuracy(extractor: Extractor, images: torch.Tensor, labels: torch.Tensor, device: torch.device) -> float:
     """The fraction of `images` whose most likely class is `labels`."""
-    return fitting.accuracy(extractor.to(device).logits, images, labels, device)
+    return fit.accuracy(extractor.to(device).logits, images, labels, device)

@@ -19,12 +19,12 @@ from slimdiff.metrics.classifier import judge
 from slimdiff.metrics.extractors import features
 from slimdiff.metrics.inception import COLUMNS as INCEPTION_COLUMNS
 from slimdiff.metrics.inception import score_inception
-from slimdiff.metrics.kernel import kernel_distance
-from slimdiff.metrics.manifold import manifold
+from slimdiff.metrics.kid import kernel_distance
+from slimdiff.metrics.prdc import manifold
 from slimdiff.metrics.memorization import memorization, nearest_distances
 from slimdiff.metrics.reference import Reference, distance, floor
 from slimdiff.metrics.scaling import on_grid
-from slimdiff.metrics.yardstick import Yardstick
+from slimdiff.metrics.evaluator import Yardstick
 
 ORDER_SEED = 0  # of the order that samples are brought into
 SAMPLE_ARRAYS = {"images", "labels", "classes", "network_evaluations", "sampler", "status", "reason"}

@@ -9,7 +9,7 @@ from slimdiff.io import records
 from slimdiff.io import tensors
 from slimdiff.data import image_set
 from slimdiff.runtime.devices import pick_device
-from slimdiff.metrics import yardstick
+from slimdiff.metrics import evaluator
 from slimdiff.metrics.batches import BATCH_SIZE
 from slimdiff.metrics.score import read_samples, score
 from slimdiff.io.settings import build
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = image_set.read(arguments.images)
     digest = tensors.read_header(arguments.images, image_set.KIND)["sha256"]
     networks = (arguments.extractors, arguments.classifier, arguments.inception)
-    known = yardstick.read(arguments.reference, *networks, (data.train_images, data.train_labels), digest)
+    known = evaluator.read(arguments.reference, *networks, (data.train_images, data.train_labels), digest)
     samples = read_samples(arguments.samples)
     identity.check(arguments.samples, samples.identity, arguments.identity)
     device = pick_device(arguments.gpu, arguments.threads)
