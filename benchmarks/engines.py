@@ -18,7 +18,8 @@ import yaml
 from _record import interleaved, keep
 from torch import nn
 
-from slimdiff import modelfile, weightfile
+from slimdiff.checkpoints import model as modelfile
+from slimdiff.checkpoints import weights
 from slimdiff.config import sampler_options, train_settings
 from slimdiff.data import image_set
 from slimdiff.data.image_set import ImageSet
@@ -95,7 +96,7 @@ def measure(family: str, given: Path | None, images: ImageSet, cache: Path, ways
             if "graph" in full:
                 running = start_graph(full, lowered.tensors, Site(CPU, cache))
             else:
-                running = start_network(full, weightfile.rebuild(full, lowered.tensors), Site(CPU, cache))
+                running = start_network(full, weights.rebuild(full, lowered.tensors), Site(CPU, cache))
             entry[f"load_s, {threads} threads"] = time.perf_counter() - start
             for batch in BATCHES:
                 entry[f"compile_s, batch {batch}, {threads} threads"] = running.prepare(batch)

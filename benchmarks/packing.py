@@ -16,7 +16,7 @@ from typing import Any
 from _network import MODEL, TRAINING
 from _record import interleaved, record
 
-from slimdiff import modelfile
+from slimdiff.checkpoints import model
 from slimdiff.io import packed as packing
 from slimdiff.compression.steps import apply_steps
 from slimdiff.runtime.devices import pick_device
@@ -35,7 +35,7 @@ def untrained(folder: Path) -> dict[str, Path]:
         apply_steps(network, steps, 0)
         paths[f"random-{amount:.0%}"] = path = folder / f"{amount}.safetensors"
         header = {"model": MODEL, "training": {**TRAINING, "groups": 1}, "structure": []}
-        modelfile.write_model(path, network, header)
+        model.write_model(path, network, header)
     return paths
 
 

@@ -10,7 +10,7 @@ import torch
 import yaml
 from builders import UNET_SAMPLER, model_header, small_unet_model, unet_training
 
-from slimdiff import modelfile
+from slimdiff.checkpoints import model as modelfile
 from slimdiff.analysis import results as matrix
 from slimdiff.analysis.columns import COLUMNS
 from slimdiff.images import write_png, write_samples

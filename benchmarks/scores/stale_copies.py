@@ -20,7 +20,7 @@ import torch
 import yaml
 from torch import nn
 
-from slimdiff import weightfile
+from slimdiff.checkpoints import weights
 from slimdiff.io import files
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.samplers import SamplerSettings
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the table, in Markdown")
     arguments = parser.parse_args()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    trained, header = weightfile.read_training(arguments.weights, "ema")
+    trained, header = weights.read_training(arguments.weights, "ema")
     sampler = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["models"]["ddpm"]["sampler"]
     classes = torch.arange(N) % len(header["dataset"]["classes"])
 

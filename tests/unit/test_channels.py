@@ -13,7 +13,9 @@ from builders import MODELS, SOURCE, TRAININGS, model_header, small_model, small
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from slimdiff import checkpoint, exporting, modelfile, profiling, weightfile
+from slimdiff import checkpoint, exporting, profiling
+from slimdiff.checkpoints import model as modelfile
+from slimdiff.checkpoints import weights
 from slimdiff.compression.channels import ChannelSettings, kept_width, prune_channels
 from slimdiff.compression.importance import IMPORTANCES, OF_LOSSES, accumulate_gradients
 from slimdiff.compression.linear_quant import quantize_linears
@@ -293,7 +295,7 @@ def test_other_steps_come_after():
     assert sum(int((parameter == 0).sum()) for parameter in pool) == round(0.5 * elements)
     structure += apply_steps(network, steps[2:], 0)
     header = model_header(small_model(), TRAININGS["ncsn"](), structure=structure)
-    again = weightfile.rebuild(header, network.state_dict())
+    again = weights.rebuild(header, network.state_dict())
     assert tensors_digest(again.state_dict()) == tensors_digest(network.state_dict())
     assert again.dense1.in_features == 16
 
@@ -303,7 +305,7 @@ def test_pruning_twice_is_recorded_by_the_widths_that_are_left(tmp_path):
     step = {"prune": {"method": "channels", "importance": "l1", "amount": 0.5}}
     structure = apply_steps(network, [step, step], 0)
     assert len(structure) == 2
-    again = weightfile.rebuild(
+    again = weights.rebuild(
         model_header(small_model(), TRAININGS["ncsn"](), structure=structure), network.state_dict()
     )
     assert sizes(again) == sizes(network)

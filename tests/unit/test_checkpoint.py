@@ -5,7 +5,8 @@ import torch
 from builders import model_header, ncsn_model, training, write_small_model
 
 import slimdiff
-from slimdiff import modelfile, weightfile
+from slimdiff.checkpoints import model
+from slimdiff.checkpoints import weights as weightfile
 from slimdiff.io import tensors
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
@@ -26,7 +27,7 @@ def test_a_loaded_model_samples_and_tells_its_settings(tmp_path, family, other, 
 
 def test_the_baselines_file_is_the_size_the_report_gives(tmp_path):
     network = build_network(ncsn_model())
-    modelfile.write_model(tmp_path / "model.safetensors", network, model_header(ncsn_model(), training()))
+    model.write_model(tmp_path / "model.safetensors", network, model_header(ncsn_model(), training()))
     assert (tmp_path / "model.safetensors").stat().st_size == pytest.approx(4_472_986, rel=0.01)
 
 
@@ -83,7 +84,7 @@ def test_a_missing_file_another_kind_and_a_stranger_are_refused(tmp_path):
 
 def test_a_header_that_does_not_fit_its_tensors_is_refused(tmp_path):
     network = build_network(ncsn_model(), 2)
-    modelfile.write_model(tmp_path / "model.safetensors", network, model_header(ncsn_model(), training(groups=1)))
+    model.write_model(tmp_path / "model.safetensors", network, model_header(ncsn_model(), training(groups=1)))
     with pytest.raises((UserError, RuntimeError), match="conv2"):
         slimdiff.load(tmp_path / "model.safetensors")
 

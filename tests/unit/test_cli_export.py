@@ -27,7 +27,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import slimdiff
-from slimdiff import exporting, modelfile
+from slimdiff import exporting
+from slimdiff.checkpoints import model as modelfile
 from slimdiff.io import packed
 from slimdiff.checkpoint import Loaded
 from slimdiff.compression.linear_quant import quantize_linears

@@ -4,7 +4,8 @@ import pytest
 import torch
 from builders import model_header, ncsn_model, small_model, training
 
-from slimdiff import checkpoint, modelfile
+from slimdiff import checkpoint
+from slimdiff.checkpoints import model
 from slimdiff.compression.linear_quant import BITS, dense_weight, quantize_linears
 from slimdiff.compression.unstructured import prunable
 from slimdiff.compression.steps import STEPS, apply_steps
@@ -47,7 +48,7 @@ def test_step_is_deterministic_in_the_seed(step):
 def test_step_survives_its_file_bit_for_bit(step, tmp_path):
     network, structure = compressed(step)
     header = model_header(small_model(), training(), steps=[step], structure=structure)
-    modelfile.write_model(tmp_path / "model.safetensors", network, header)
+    model.write_model(tmp_path / "model.safetensors", network, header)
     loaded = checkpoint.load(tmp_path / "model.safetensors")
     before, after = network.state_dict(), loaded.network.state_dict()
     assert before.keys() == after.keys()

@@ -7,7 +7,8 @@ from killing import terminated_at_save
 from presets import CONFIG
 from test_finetuning import CHANNELS, equal, run, settings_of
 
-from slimdiff import config, weightfile
+from slimdiff import config
+from slimdiff.checkpoints import weights
 from slimdiff.diffusion.denoiser import NO_LABEL, build_denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
@@ -32,7 +33,7 @@ def starts(tmp_path_factory):
         options = TRAININGS[family](epochs=25)
         settings = {"dataset": "stripes", "model": MODELS[family](), "training": options, "seed": 0}
         trained = train(striped_images(), settings, folder / "state", CPU, "code")
-        weightfile.write_training(folder / "weights.safetensors", trained.weights, trained.header)
+        weights.write_training(folder / "weights.safetensors", trained.weights, trained.header)
         found[family] = (folder / "weights.safetensors", trained.record, settings)
     return found
 
@@ -157,7 +158,7 @@ def test_a_student_ends_nearer_to_its_teacher_than_the_same_steps_without_learni
     scale = GUIDANCE[family]
     settings = settings_of(starts[family], steps=(), epochs=20, label_dropout=0.0)
     trained = run(starts[family], tmp_path, settings={**settings, "while": {"distill": distillation(guidance=scale)}})
-    teacher = weightfile.read_training(starts[family][0], "raw")[0]
+    teacher = weights.read_training(starts[family][0], "raw")[0]
     student = build_network(MODELS[family](), seed=0)
     student.load_state_dict(trained.weights["raw"])
     wanted = ends(family, teacher, "heun", 4, scale)

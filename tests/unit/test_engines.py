@@ -12,7 +12,8 @@ import torch
 from builders import MODELS, SOURCE, TRAININGS, model_header, striped_images
 
 import slimdiff
-from slimdiff import exporting, modelfile, profiling
+from slimdiff import exporting, profiling
+from slimdiff.checkpoints import model as modelfile
 from slimdiff.io import tensors as tensorfile
 from slimdiff.catalog import engines
 from slimdiff.data.image_set import ImageSet

@@ -8,7 +8,8 @@ import torch
 from builders import MODELS, TRAININGS, small_model, striped_images
 from killing import killed_half_way_and_resumed, terminated_at_save
 
-from slimdiff import finetuning, noiselevels, weightfile
+from slimdiff import finetuning, noiselevels
+from slimdiff.checkpoints import weights as weightfile
 from slimdiff.compression.importance import OF_LOSSES
 from slimdiff.compression.shapes import sizes
 from slimdiff.data import image_set

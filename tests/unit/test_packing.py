@@ -12,7 +12,7 @@ from builders import model_header, ncsn_model, small_model, training, write_smal
 from safetensors.torch import save_file
 
 import slimdiff
-from slimdiff import modelfile
+from slimdiff.checkpoints import model as modelfile
 from slimdiff.io import packed as packing
 from slimdiff.io import tensors as tensorfile
 from slimdiff.compression.steps import apply_steps

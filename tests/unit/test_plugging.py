@@ -15,7 +15,9 @@ from presets import ROOT
 from torch import nn
 
 import slimdiff
-from slimdiff import declarations, modelfile, plugging, weightfile
+from slimdiff import declarations, plugging
+from slimdiff.checkpoints import model as modelfile
+from slimdiff.checkpoints import weights
 from slimdiff.checkpoint import Loaded
 from slimdiff.compression import steps
 from slimdiff.compression import restore
@@ -184,7 +186,7 @@ def test_from_training_to_images() -> None:
     dataset = {"name": "x", "channels": 1, "height": 20, "width": 20, "classes": ["a"], "saturated": 0.0}
     header = {"model": small_model(), "training": training(), "structure": [], "dataset": dataset}
     header |= {"seed": 0, "code": "", "status": "ok", "reason": ""}
-    weightfile.write_training("weights.safetensors", {"raw": network.state_dict()}, header)
+    weights.write_training("weights.safetensors", {"raw": network.state_dict()}, header)
     used = [entry("step", "wrap"), entry("step", "halve")]
     settings = {"weights": "raw", "steps": [{"wrap": {}}, {"halve": {"times": 2}}], "engine": "torch", "seed": 3}
     settings |= {"sampler": {"method": "heun", "steps": 3, "precision": "float32"}, "plugins": used}

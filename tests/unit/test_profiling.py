@@ -18,7 +18,8 @@ from builders import (
 )
 
 import slimdiff
-from slimdiff import modelfile, profiling
+from slimdiff import profiling
+from slimdiff.checkpoints import model as modelfile
 from slimdiff.compression.steps import apply_steps
 from slimdiff.data import image_set
 from slimdiff.errors import UserError

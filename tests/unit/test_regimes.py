@@ -5,7 +5,8 @@ import torch
 from builders import MODELS, TRAININGS, striped_images
 from test_finetuning import equal, run, settings_of
 
-from slimdiff import training, weightfile
+from slimdiff import training
+from slimdiff.checkpoints import weights as weightfile
 from slimdiff.compression.unstructured import prunable
 from slimdiff.compression.weight_only import store_weights
 from slimdiff.errors import UserError

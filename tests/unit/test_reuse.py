@@ -8,7 +8,7 @@ from builders import DATASET, UNET_SAMPLER, model_header, small_unet_model, unet
 from torch.utils.flop_counter import FlopCounterMode
 
 import slimdiff
-from slimdiff import modelfile
+from slimdiff.checkpoints import model as modelfile
 from slimdiff.compression.steps import apply_steps
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.guidance import labels_in_turn

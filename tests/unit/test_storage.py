@@ -6,7 +6,7 @@ from builders import MODELS, TRAININGS, model_header, ncsn_model, small_model, t
 from torch import nn
 
 import slimdiff
-from slimdiff import modelfile
+from slimdiff.checkpoints import model as modelfile
 from slimdiff.io import tensors as tensorfile
 from slimdiff.compression.steps import apply_steps
 from slimdiff.compression.weight_only import LAYERS, STORED, decode, encode, store_weights

@@ -19,7 +19,7 @@ from builders import (
 )
 from killing import killed_half_way_and_resumed, terminated_at_save
 
-from slimdiff import weightfile
+from slimdiff.checkpoints import weights as weightfile
 from slimdiff.compression.linear_quant import is_frozen_part
 from slimdiff.config import FAMILIES
 from slimdiff.data import image_set

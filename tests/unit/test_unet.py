@@ -6,7 +6,9 @@ import pytest
 import torch
 from builders import model_header, small_unet_model, unet_model, unet_training
 
-from slimdiff import checkpoint, modelfile, weightfile
+from slimdiff import checkpoint
+from slimdiff.checkpoints import model
+from slimdiff.checkpoints import weights as weightfile
 from slimdiff.compression.linear_quant import quantize_linears
 from slimdiff.compression.unstructured import prunable
 from slimdiff.compression.steps import apply_steps
@@ -199,7 +201,7 @@ def test_quantized_linears_survive_their_file(bits, precision, tmp_path):
     assert {name.rsplit(".")[-1] for name in layers} == {"embed", "qkv", "proj", "ff1", "ff2"}
     structure = [{"linear": bits, "layers": layers}]
     header = model_header(small_unet_model(), unet_training(), structure=structure)
-    modelfile.write_model(tmp_path / "model.safetensors", network, header)
+    model.write_model(tmp_path / "model.safetensors", network, header)
     loaded = checkpoint.load(tmp_path / "model.safetensors").network
     network.eval().requires_grad_(False)  # as `load` leaves it: bitsandbytes multiplies otherwise in training
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
@@ -220,7 +222,7 @@ def test_files_keep_the_outputs_to_the_bit(tmp_path):
     header = model_header(small_unet_model(), unet_training())
     weights = {"raw": raw.state_dict(), "ema": ema.state_dict()}
     weightfile.write_training(tmp_path / "weights.safetensors", weights, header)
-    modelfile.write_model(tmp_path / "model.safetensors", raw, header)
+    model.write_model(tmp_path / "model.safetensors", raw, header)
     for network, found in (
         (raw, weightfile.read_training(tmp_path / "weights.safetensors", "raw")[0].eval()),
         (ema, weightfile.read_training(tmp_path / "weights.safetensors", "ema")[0].eval()),

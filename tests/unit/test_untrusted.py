@@ -18,7 +18,8 @@ import torch
 from builders import write_small_model
 
 import slimdiff
-from slimdiff import modelfile, modelheader
+from slimdiff.checkpoints import model as modelfile
+from slimdiff.checkpoints import header as modelheader
 from slimdiff.io import packed as packing
 from slimdiff.io import records
 from slimdiff.analysis import charts, claimfile, claimtables, markdown, results

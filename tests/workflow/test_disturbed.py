@@ -16,7 +16,10 @@ import torch
 from clones import REPOSITORY, clone, snakemake
 from faults import end, launch, press_ctrl_c, same_but_for_times, stages_in, wait_for
 
-from slimdiff import identity, modelfile, originfile, weightfile
+from slimdiff.checkpoints import identity
+from slimdiff.checkpoints import model as modelfile
+from slimdiff.checkpoints import origin
+from slimdiff.checkpoints import weights as weightfile
 from slimdiff.io import records
 from slimdiff.io import tensors as tensorfile
 from slimdiff.analysis import results
@@ -152,7 +155,7 @@ FILES: dict[str, tuple[Path, Callable[[Path, Path], Any]]] = {
     "reference": (Path("data/digits/reference.safetensors"), lambda path, root: vars(reference.read(path))),
     "weights": (
         TRAINING / "weights.safetensors",
-        lambda path, root: originfile.read(path, "raw", expected_origin(root))[0].state_dict(),
+        lambda path, root: origin.read(path, "raw", expected_origin(root))[0].state_dict(),
     ),
     "model": (OWN / "model.safetensors", lambda path, root: modelfile.read_tensors(path)),
     "packed": (OWN / "model.packed", lambda path, root: modelfile.read_tensors(path)),

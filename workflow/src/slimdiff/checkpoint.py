@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from slimdiff import modelheader
+from slimdiff.checkpoints import header as modelheader
 from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
 from slimdiff.diffusion.guidance import Guided, labels_in_turn
 from slimdiff.diffusion.samplers import SamplerSettings
@@ -18,7 +18,7 @@ from slimdiff.engines.lowering import start_graph, start_network
 from slimdiff.engines.network import EngineNetwork, Site
 from slimdiff.errors import UserError
 from slimdiff.catalog.families import FAMILIES, SAMPLER_CONSTANTS, steps_problem
-from slimdiff.modelfile import build_model, read_tensors
+from slimdiff.checkpoints.model import build_model, read_tensors
 from slimdiff.plugins import missing
 from slimdiff.catalog.engines import way_of
 from slimdiff.sampling import Progress, Sampled, sample_images

@@ -262,7 +262,7 @@ def trainings_settings(
 
 
 def origin_settings(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> dict[str, Any]:
-    """What the header of the weights that a cell is made from must say (slimdiff.identity.check_training)."""
+    """What the header of the weights that a cell is made from must say (slimdiff.checkpoints.identity.check_training)."""
     last = trainings_settings(config, dataset, model, optimization, seed)[-1]
     start = last.get("start", {}).get("training")
     return {"start": start, **{key: last[key] for key in ("dataset", "model", "training", "seed")}}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff import weightfile
+from slimdiff.checkpoints import weights
 from slimdiff.io import files
 from slimdiff.io import tensors as tensorfile
 from slimdiff.compression.channels import ChannelSettings, prune_channels
@@ -73,13 +73,13 @@ def finetune(
         UserError: settings that do not go with the start, and what `fit` raises.
         SystemExit: 143 after SIGTERM, with the state saved.
     """
-    network, header = weightfile.read_training(start, settings["start"]["weights"])
+    network, header = weights.read_training(start, settings["start"]["weights"])
     _check_start(header, settings)
     generation = header.get("start", {}).get("generation", 0) + 1
     origin = {**settings["start"], "sha256": files.digest(start), "generation": generation}
     before_s = {key: start_record.get(key) or 0.0 for key in ("train_s", "finetune_s")}
     if header["status"] != "ok":
-        states = {kind: weightfile.read_training(start, kind)[0].state_dict() for kind in weightfile.WEIGHTS}
+        states = {kind: weights.read_training(start, kind)[0].state_dict() for kind in weights.WEIGHTS}
         passed_on = {"settings": dict(settings), "code": code, "start": origin}
         record = {**start_record, **passed_on, **before_s, "own_s": 0.0, "prepare_s": 0.0}
         return Trained(states, {**header, "code": code, "start": origin}, record)
@@ -96,7 +96,7 @@ def finetune(
             state_dir / PREPARED, PREPARED_KIND, network.state_dict(), {**described, "prepare_s": prepare_s}
         )
     tensors, described = tensorfile.read(state_dir / PREPARED, PREPARED_KIND)
-    network = weightfile.rebuild(described, tensors)
+    network = weights.rebuild(described, tensors)
     prepared = Prepared(network, described["structure"], generation, origin, regime)
     trained = fit(prepared, images, settings, state_dir, device, code, seconds_between_saves)
     own_s = trained.record["train_s"] + described["prepare_s"]

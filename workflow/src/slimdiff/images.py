@@ -25,7 +25,7 @@ def write_samples(
     """Write images (uint8, N C H W) with how they were made, or why they cannot be scored, as a compressed npz.
 
     `labels` are the classes that they were asked for, as indices of `classes`; nothing where the model is told none.
-    `identity` is their model's (slimdiff.identity).
+    `identity` is their model's (slimdiff.checkpoints.identity).
     """
     labels = torch.zeros(0, dtype=torch.int64) if sampled.labels is None else sampled.labels
     facts: dict[str, Any] = {} if sampled.batch_size is None else {"batch_size": np.int64(sampled.batch_size)}

@@ -68,7 +68,7 @@ class Samples:
     sampler: dict[str, Any]
     network_evaluations: float  # mean per image
     batch_size: int | None  # images drawn at once, 0 where memory had no room; None: the file is older than that
-    identity: str | None = None  # of the model that they come from (slimdiff.identity)
+    identity: str | None = None  # of the model that they come from (slimdiff.checkpoints.identity)
 
 
 def read_samples(path: str | os.PathLike[str]) -> Samples:

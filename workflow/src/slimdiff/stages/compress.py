@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff import modelfile, originfile
+from slimdiff.checkpoints import model
+from slimdiff.checkpoints import origin
 from slimdiff.io import packed
 from slimdiff.compression.steps import apply_steps
 from slimdiff.data import image_set
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = stage.parse_args(argv)
 
     settings = arguments.settings
-    network, header = originfile.read(arguments.weights, settings["weights"], arguments.origin)
+    network, header = origin.read(arguments.weights, settings["weights"], arguments.origin)
     images = image_set.read(arguments.images) if arguments.images else None
     loss = None if images is None else mean_loss(images.train_images, images.train_labels, header, *SENSITIVITY)
     structure = apply_steps(network, settings["steps"], derive_seed(settings["seed"], "compress"), loss)
@@ -41,13 +42,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if header["status"] != "ok":  # weights of a failed training: nobody will run them, and no engine could
         header |= {"engine": "torch", "precision": "fp32"}
     if way_of(header).plain:
-        modelfile.write_model(arguments.out, network, header)
+        model.write_model(arguments.out, network, header)
     else:
         if images is None:
             stage.error("--images is missing: this engine's network is measured on them")
         site = Site(pick_device(0, 1), arguments.cache)
         lowered = lower_network(network, header, images, site)
-        modelfile.write_tensors(arguments.out, lowered.tensors, {**header, **lowered.header})
+        model.write_tensors(arguments.out, lowered.tensors, {**header, **lowered.header})
         print(f"output error against float32: {lowered.header['output_error']:.2g}", flush=True)
     packed.pack(arguments.out, arguments.out_packed)
 

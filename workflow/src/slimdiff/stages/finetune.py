@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff import weightfile
+from slimdiff.checkpoints import weights
 from slimdiff.data import image_set
 from slimdiff.runtime.devices import describe_device, pick_device
 from slimdiff.finetuning import finetune
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.code,
         arguments.seconds_between_saves,
     )
-    weightfile.write_training(arguments.out_weights, trained.weights, trained.header)
+    weights.write_training(arguments.out_weights, trained.weights, trained.header)
     write_json(arguments.out_record, {**trained.record, **describe_device(device, arguments.threads)})
     clear_state(arguments.state)
 

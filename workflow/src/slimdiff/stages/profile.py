@@ -4,10 +4,10 @@ denoises."""
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff import identity
+from slimdiff.checkpoints import identity
 from slimdiff.io import tensors
 from slimdiff.runtime.devices import describe_device, pick_device
-from slimdiff.modelfile import KIND
+from slimdiff.checkpoints.model import KIND
 from slimdiff.profiling import profile
 from slimdiff.io.records import write_json
 from slimdiff.stages import command

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff import identity
+from slimdiff.checkpoints import identity
 from slimdiff.io import records as sealing
 from slimdiff.io import settings
 from slimdiff.analysis import rows

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff import checkpoint, identity
+from slimdiff import checkpoint
+from slimdiff.checkpoints import identity
 from slimdiff.runtime.devices import pick_device
 from slimdiff.images import write_png, write_samples
 from slimdiff.sampling import grid

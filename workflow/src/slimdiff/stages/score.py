@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slimdiff import identity
+from slimdiff.checkpoints import identity
 from slimdiff.io import records
 from slimdiff.io import tensors
 from slimdiff.data import image_set

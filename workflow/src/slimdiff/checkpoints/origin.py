@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from slimdiff import identity, weightfile
+from slimdiff.checkpoints import identity
+from slimdiff.checkpoints import weights as weightfile
 from slimdiff.io import tensors
 from slimdiff.errors import UserError
 
@@ -17,7 +18,7 @@ def read(
     """The network with its `raw` or `ema` weights (CPU), and the header.
 
     Args:
-        expected: values that the header must have (slimdiff.identity.check_training); None: any.
+        expected: values that the header must have (slimdiff.checkpoints.identity.check_training); None: any.
 
     Raises:
         UserError: the file is missing or damaged, or not the expected one.

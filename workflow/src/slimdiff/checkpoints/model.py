@@ -2,7 +2,7 @@
 
 Weights are in fewer bits there where the recipe says so (slimdiff.compression.weight_only).
 
-Apart from slimdiff.weightfile, which training writes through, so that an edit of packing or storage retrains nothing.
+Apart from slimdiff.checkpoints.weights, which training writes through, so that an edit of packing or storage retrains nothing.
 """
 
 import os
@@ -19,7 +19,7 @@ from slimdiff.io import settings
 from slimdiff.io import tensors as tensorfile
 from slimdiff.compression import weight_only
 from slimdiff.errors import UserError
-from slimdiff.weightfile import rebuild
+from slimdiff.checkpoints.weights import rebuild
 
 KIND = "model"
 LENGTH_BYTES = 8  # before the header of a safetensors file: how long it is
