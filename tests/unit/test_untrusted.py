@@ -245,7 +245,7 @@ def test_an_onnx_graph_reads_no_other_file(tmp_path: Path, monkeypatch: pytest.M
     onnx = pytest.importorskip("onnx", reason="comes with the extra `engines`")
     from onnx import TensorProto, helper
 
-    from slimdiff.engines import by_onnxruntime
+    from slimdiff.engines import onnxruntime_backend
 
     monkeypatch.chdir(tmp_path)
     Path("secret.bin").write_bytes(bytes(16))
@@ -259,9 +259,9 @@ def test_an_onnx_graph_reads_no_other_file(tmp_path: Path, monkeypatch: pytest.M
         graph = helper.make_graph([*nodes, add], "g", ends[:1], ends[1:], initializers)
         bytes_of = onnx.ModelProto(graph=graph).SerializeToString()
         with pytest.raises(UserError, match="takes the weights"):
-            by_onnxruntime.from_tensors(by_onnxruntime.to_tensors(bytes_of))
+            onnxruntime_backend.from_tensors(onnxruntime_backend.to_tensors(bytes_of))
     with pytest.raises(UserError, match="no ONNX"):
-        by_onnxruntime.from_tensors({"graph.onnx": torch.full((99,), 255, dtype=torch.uint8)})
+        onnxruntime_backend.from_tensors({"graph.onnx": torch.full((99,), 255, dtype=torch.uint8)})
 
 
 ENTITY = '<!DOCTYPE net [<!ENTITY e SYSTEM "file:///etc/passwd">]>\n<net name="&e;" '
@@ -275,17 +275,17 @@ def test_an_openvino_graph_reads_no_other_bytes(old: str, new: str) -> None:
     ov = pytest.importorskip("openvino", reason="comes with the extra `engines`")
     import zlib
 
-    from slimdiff.engines import by_openvino
+    from slimdiff.engines import openvino_backend
 
     x = ov.opset13.parameter([4], ov.Type.f32, name="x")
     graph = ov.Model([ov.opset13.add(x, ov.opset13.constant([1.0, 2.0, 3.0, 4.0], ov.Type.f32))], [x], "m")
-    tensors = by_openvino.to_tensors(graph)
+    tensors = openvino_backend.to_tensors(graph)
     description = zlib.decompress(tensors["graph.xml"].numpy().tobytes()).decode()
     assert old in description
 
     def read(text: str) -> Any:
         packed = torch.frombuffer(bytearray(zlib.compress(text.encode())), dtype=torch.uint8)
-        return by_openvino.from_tensors({**tensors, "graph.xml": packed})
+        return openvino_backend.from_tensors({**tensors, "graph.xml": packed})
 
     with pytest.raises(UserError, match="not one that this OpenVINO can read"):
         read(description.replace(old, new))

@@ -241,7 +241,7 @@ def test_a_real_edit_of_a_sampler_retrains_nothing(tree: Path) -> None:
 
 
 def test_a_real_edit_of_an_engine_retrains_nothing(tree: Path) -> None:
-    append(tree / "workflow/src/slimdiff/engines/by_openvino.py", "\n\nEXTRA = 1\n")
+    append(tree / "workflow/src/slimdiff/engines/openvino_backend.py", "\n\nEXTRA = 1\n")
     assert "train" not in planned(tree, *SMOKE)
 
 

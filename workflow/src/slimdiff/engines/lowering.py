@@ -17,8 +17,9 @@ from torch import nn
 from slimdiff.compression.restore import restore_structure
 from slimdiff.data.image_set import ImageSet
 from slimdiff.diffusion.denoiser import build_denoiser
-from slimdiff.engines import by_onnxruntime, by_openvino
-from slimdiff.engines.by_torch import DTYPES, Compiled, Eager
+from slimdiff.engines import onnxruntime_backend
+from slimdiff.engines import openvino_backend
+from slimdiff.engines.torch_backend import DTYPES, Compiled, Eager
 from slimdiff.engines.calibration import NetworkInputs, noised, sampler_sigmas
 from slimdiff.engines.network import EngineNetwork, Runner, Site
 from slimdiff.engines.split import split_network
@@ -29,7 +30,7 @@ from slimdiff.catalog.engines import EXTRA, RUNTIMES, Way, allowed, missing_modu
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 16
 ERROR_IMAGES = 128  # test images that the output's error is measured on
 EMBEDDER = "embedder."  # before the names of its tensors in a file that holds a graph
-GRAPHS = {"openvino": by_openvino, "onnxruntime": by_onnxruntime}
+GRAPHS = {"openvino": openvino_backend, "onnxruntime": onnxruntime_backend}
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,8 @@ def check_way(way: Way, device: torch.device) -> None:
 
 def _runner(way: Way, graph: Any, site: Site) -> Runner:
     if way.engine == "openvino":
-        return by_openvino.OpenVINO(graph, way.precision, site)
-    return by_onnxruntime.OnnxRuntime(graph, site)
+        return openvino_backend.OpenVINO(graph, way.precision, site)
+    return onnxruntime_backend.OnnxRuntime(graph, site)
 
 
 def _shape(header: Mapping[str, Any]) -> tuple[int, int, int]:
