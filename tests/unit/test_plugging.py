@@ -15,7 +15,8 @@ from presets import ROOT
 from torch import nn
 
 import slimdiff
-from slimdiff import declarations, plugging
+from slimdiff.plugins import declarations
+from slimdiff.plugins import loading
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.checkpoints import weights
 from slimdiff.checkpoint import Loaded
@@ -48,7 +49,7 @@ TABLES: tuple[dict[Any, Any], ...] = (
     sources.SOURCES,
     denoiser.EDM_NOISE_SCALE,
     REGISTERED,
-    plugging.LOADED,
+    loading.LOADED,
 )
 
 
@@ -77,7 +78,7 @@ def plug(text: str, name: str = "mine.py") -> str:
     """Write a plugin here and load it."""
     Path(name).write_text(HEAD + text, encoding="utf-8")
     forget()
-    plugging.load([name])
+    loading.load([name])
     return name
 
 
@@ -93,7 +94,7 @@ def refused(action: Callable[[], Any]) -> str:
 
 @pytest.fixture
 def example() -> Any:
-    plugging.load([EXAMPLE])
+    loading.load([EXAMPLE])
     return sys.modules["my_recipes"]
 
 
@@ -220,7 +221,7 @@ def test_the_data_stage_reads_a_plugins_source() -> None:
 def test_a_plugin_that_was_edited_since_is_refused() -> None:
     Path("mine.py").write_text(PLUGIN, encoding="utf-8")
     planned = {**entry("step", "halve"), "code": "0123456789ab"}
-    text = refused(lambda: plugging.load_used([planned]))
+    text = refused(lambda: loading.load_used([planned]))
     assert text.startswith("step 'halve' of the plugin mine.py has changed: it was 0123456789ab and mine.py has ")
 
 
@@ -254,7 +255,7 @@ def test_a_header_without_its_plugins_still_fails_clearly() -> None:
 
 def test_loading_twice_is_loading_once(example: Any) -> None:
     before = dict(REGISTERED)
-    plugging.load([EXAMPLE, str(EXAMPLE)])
+    loading.load([EXAMPLE, str(EXAMPLE)])
     assert before == REGISTERED
     assert sys.modules["my_recipes"] is example
 
@@ -291,7 +292,7 @@ def test_a_plugin_that_cannot_be_loaded_is_one_line(text: str, said: str) -> Non
 
 
 def test_a_plugin_that_does_not_exist() -> None:
-    assert refused(lambda: plugging.load(["absent.py"])) == "the plugin absent.py does not exist; correct its path"
+    assert refused(lambda: loading.load(["absent.py"])) == "the plugin absent.py does not exist; correct its path"
 
 
 def test_the_name_of_another_module_is_refused() -> None:

@@ -11,7 +11,8 @@ from builders import SOURCE
 from presets import CONFIG, ROOT, merge
 
 from slimdiff import config as settings
-from slimdiff import declarations, slicing
+from slimdiff.plugins import declarations
+from slimdiff.plugins import digest
 from slimdiff.errors import UserError
 from slimdiff.catalog.families import FAMILIES
 from slimdiff.runtime.fingerprint import fingerprint
@@ -79,7 +80,7 @@ def test_the_example_is_read_as_it_is_written() -> None:
 
 def test_reading_imports_neither_torch_nor_the_plugin(folder: Path) -> None:
     path = write(folder, f"import torch\nraise SystemExit('it ran')\n{STEP}")
-    script = f"import sys; from slimdiff.declarations import read; print(len(read({path!r})), 'torch' in sys.modules)"
+    script = f"import sys; from slimdiff.plugins.declarations import read; print(len(read({path!r})), 'torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], env={"PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, timeout=60
     )
@@ -229,7 +230,7 @@ def test_what_a_plugin_uses_of_slimdiff_counts(folder: Path, monkeypatch: pytest
     write(folder, f"from slimdiff.models.groups import split\n{STEP.replace('pass', 'split(1, 1, 1)')}")
     before = codes()
     taken: list[str] = []
-    monkeypatch.setattr(slicing.fingerprint, "fingerprint", lambda name: taken.append(name) or "edited")
+    monkeypatch.setattr(digest.fingerprint, "fingerprint", lambda name: taken.append(name) or "edited")
     assert codes() != before
     assert taken == ["slimdiff.models.groups"]
     assert len(before["mine"]) == len(fingerprint("slimdiff.models.groups"))

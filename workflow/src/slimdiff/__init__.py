@@ -51,9 +51,9 @@ def load(
         UserError: the file is missing, damaged, or no model; or it needs a plugin that is not among them.
     """
     if plugins:
-        from slimdiff import plugging
+        from slimdiff.plugins import loading
 
-        plugging.load(plugins)
+        loading.load(plugins)
     from slimdiff import checkpoint
 
     return checkpoint.load(path, device, cache)

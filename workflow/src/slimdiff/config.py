@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slimdiff.declarations import Catalogue, catalogue
+from slimdiff.plugins.declarations import Catalogue, catalogue
 from slimdiff.errors import UserError
 from slimdiff.catalog.families import FAMILIES, SAMPLER_ALWAYS, SAMPLER_CONSTANTS, Family
 from slimdiff.catalog.engines import RUNTIMES, way_of

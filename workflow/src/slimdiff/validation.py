@@ -12,9 +12,9 @@ from typing import Any
 import jsonschema
 
 from slimdiff.config import Config, brought
-from slimdiff.declarations import path_problem
+from slimdiff.plugins.declarations import path_problem
 from slimdiff.errors import UserError
-from slimdiff.openschema import extended
+from slimdiff.plugins.schema import extended
 from slimdiff.soundness.problem import Problem, offer
 from slimdiff.soundness.whole import problems
 from slimdiff.io.text import one_line

@@ -98,9 +98,9 @@ def load_plugins(named: Sequence[Path] | None) -> None:
     configured = read_config([BASE]).get("plugins") if not named and BASE.exists() else None
     paths = list(named or configured or ())
     if paths:
-        from slimdiff import plugging
+        from slimdiff.plugins import loading
 
-        plugging.load(paths)
+        loading.load(paths)
 
 
 def cells_of(config: dict[str, Any], paths: Sequence[Path]) -> list[str]:

@@ -48,5 +48,5 @@ def _settings(text: str) -> dict[str, object]:
         raise argparse.ArgumentTypeError(str(error)) from None
     if settings.get("plugins"):
         # By its name as text, so that no stage's fingerprint holds it: where no plugin is used it does nothing.
-        importlib.import_module("slimdiff.plugging").load_used(settings["plugins"])
+        importlib.import_module("slimdiff.plugins.loading").load_used(settings["plugins"])
     return settings

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from slimdiff import declarations, slicing
+from slimdiff.plugins import declarations
+from slimdiff.plugins import digest
 from slimdiff.compression import steps
 from slimdiff.compression import restore as structure
 from slimdiff.data import sources
@@ -28,7 +29,7 @@ from slimdiff.diffusion import denoiser
 from slimdiff.errors import UserError
 from slimdiff.catalog.families import FAMILIES
 from slimdiff.models import registry
-from slimdiff.openschema import options_schema
+from slimdiff.plugins.schema import options_schema
 from slimdiff.plugins import PENDING, REGISTERED, NetworkFamily, Options, Registered, Source, Step, missing
 
 LOADED: dict[Path, str] = {}  # plugins that were imported, and how they were named
@@ -79,7 +80,7 @@ def _import(path: str, file: Path) -> ModuleType:
         sys.path.insert(0, str(file.parent))
     importlib.invalidate_caches()
     module = called(path, "loading it", lambda: importlib.import_module(file.stem))
-    expected = {file.stem: file, **slicing.beside(file, slicing.parse(file))}
+    expected = {file.stem: file, **digest.beside(file, digest.parse(file))}
     for name, place in expected.items():
         taken = getattr(sys.modules.get(name.partition(".")[0]), "__file__", None)
         if taken is not None and Path(taken).resolve() != place.resolve():

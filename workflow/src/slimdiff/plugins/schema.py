@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from slimdiff.declarations import Catalogue
+from slimdiff.plugins.declarations import Catalogue
 from slimdiff.errors import UserError
 from slimdiff.catalog.families import FAMILIES, SAMPLER_CONSTANTS, Family
 from slimdiff.plugins import Options

@@ -6,7 +6,7 @@
     def round_mantissa(network, settings, seed): ...
 
 The file is named in the configuration (`plugins: [my_recipes.py]`). The rules read its decorators without running it
-(slimdiff.declarations), so all but `restore` is written out in literals; jobs import it (slimdiff.plugging). A plugin
+(slimdiff.plugins.declarations), so all but `restore` is written out in literals; jobs import it (slimdiff.plugins.loading). A plugin
 is code that runs with its user's rights: name only files that you trust. docs/how-to says more.
 """
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from slimdiff import slicing
+from slimdiff.plugins import digest
 from slimdiff.errors import UserError
 from slimdiff.io.folders import is_file
 from slimdiff.plugins import KINDS, Declared, NetworkFamily, Source, Step
@@ -105,7 +105,7 @@ def read(path: str) -> tuple[Read, ...]:
             be read without running it.
     """
     file = Path(path)
-    tree = slicing.parse(file)
+    tree = digest.parse(file)
     names = _decorator_names(tree)
     found = [
         (statement, kind, call)
@@ -127,7 +127,7 @@ def read(path: str) -> tuple[Read, ...]:
             raise UserError(f"{path}, line {call.lineno}: @{kind}: {error}") from None
         if any((one.declared.kind, one.declared.name) == (kind, declared.name) for one in made):
             raise UserError(f"{path}, line {call.lineno}: @{kind}: {declared.name!r} is declared a second time")
-        made.append(Read(path, declared, slicing.digest(file, tree, statement, registered)))
+        made.append(Read(path, declared, digest.digest(file, tree, statement, registered)))
     return tuple(made)
 
 
