@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from slimdiff import config as configuration
+from slimdiff.config.resolve import resolve as configuration
 from slimdiff.io import settings
 from slimdiff.analysis import claimfile, galleries, page, picks, plots, results, tables, timeline, verdicts
 from slimdiff.io.files import read_json, write_json, write_text

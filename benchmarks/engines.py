@@ -20,7 +20,7 @@ from torch import nn
 
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.checkpoints import weights
-from slimdiff.config import sampler_options, train_settings
+from slimdiff.config.resolve import sampler_options, train_settings
 from slimdiff.data import image_set
 from slimdiff.data.image_set import ImageSet
 from slimdiff.runtime.devices import pick_device

@@ -9,12 +9,12 @@ import yaml
 from hypothesis import strategies as st
 from presets import CONFIG, ROOT, merge
 
-from slimdiff import config as settings
+from slimdiff.config.resolve import resolve as settings
 from slimdiff.analysis import claimfile
-from slimdiff.config import expand
+from slimdiff.config.resolve import expand
 from slimdiff.errors import UserError
 from slimdiff.io.settings import canonical
-from slimdiff.validation import check
+from slimdiff.config.validate import check
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 FILE = "theirs.yaml"  # as messages call what was mutated

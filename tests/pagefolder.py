@@ -12,7 +12,7 @@ import pandas as pd
 import synthetic
 
 from slimdiff.analysis import claimfile, picks, results, tables, verdicts
-from slimdiff.config import Cell
+from slimdiff.config.resolve import Cell
 from slimdiff.stages import page
 
 ROOT = Path(__file__).parents[1]

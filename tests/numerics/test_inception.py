@@ -22,7 +22,7 @@ from slimdiff.errors import UserError
 from slimdiff.metrics import inception, inception_weights
 from slimdiff.metrics.frechet import Statistics, frechet_distance
 from slimdiff.metrics.inception import build, features, measure, score_inception
-from slimdiff.soundness.datasets import INCEPTION_FEATURES
+from slimdiff.config.checks.datasets import INCEPTION_FEATURES
 from slimdiff.stages import inception as inception_stage
 from slimdiff.stages import inception_weights as weights_stage
 

@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator
 
 from slimdiff.analysis import page, pagecharts, pagepictures, picks, pictures, specs, strips, timeline
 from slimdiff.analysis.results import read_paper
-from slimdiff.config import Cell
+from slimdiff.config.resolve import Cell
 from slimdiff.errors import UserError
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"

@@ -13,7 +13,7 @@ import synthetic
 
 from slimdiff.analysis import results
 from slimdiff.analysis.columns import COLUMNS
-from slimdiff.config import Cell
+from slimdiff.config.resolve import Cell
 from slimdiff.errors import UserError
 from slimdiff.stages import aggregate
 

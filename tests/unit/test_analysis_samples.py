@@ -18,7 +18,7 @@ from PIL import Image
 
 from slimdiff.analysis import charts, galleries, pictures, results, specs
 from slimdiff.analysis.picks import Slot, sample_cells, slots
-from slimdiff.config import Cell
+from slimdiff.config.resolve import Cell
 from slimdiff.errors import UserError
 from slimdiff.stages import claims, report
 

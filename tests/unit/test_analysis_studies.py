@@ -13,7 +13,7 @@ import synthetic
 from presets import preset
 from scipy import stats
 
-from slimdiff import config as settings
+from slimdiff.config.resolve import resolve as settings
 from slimdiff.analysis import charts, guided, guidedplots, proxies, proxytables, studies, studyplots
 from slimdiff.catalog.layers import layers_of, modules
 from slimdiff.io.settings import canonical

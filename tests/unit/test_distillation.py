@@ -7,7 +7,7 @@ from killing import terminated_at_save
 from presets import CONFIG
 from test_finetuning import CHANNELS, equal, run, settings_of
 
-from slimdiff import config
+from slimdiff.config.resolve import resolve
 from slimdiff.checkpoints import weights
 from slimdiff.diffusion.denoiser import NO_LABEL, build_denoiser
 from slimdiff.diffusion.guidance import Guided
@@ -188,7 +188,7 @@ def test_recipes_sample_students_at_the_levels_that_they_learnt(model):
     denoiser = denoiser_of(family)
     learnt, folded = {}, []
     for training in ("distilled-4", "distilled-2"):
-        asked = config.finetune_settings(CONFIG, "mnist", model, training, 0)["while"]["distill"]
+        asked = resolve.finetune_settings(CONFIG, "mnist", model, training, 0)["while"]["distill"]
         regime = Distill(build(DistillSettings, asked, "distill"), denoiser.network)
         learnt[training] = regime.levels(denoiser)[:: regime.settings.substeps].tolist()
         heard = []
@@ -198,7 +198,7 @@ def test_recipes_sample_students_at_the_levels_that_they_learnt(model):
                 heard.append(float(sigma[0]))  # noqa: B023
                 return x
 
-        sampler = build(SamplerSettings, config.sampler_options(CONFIG, model, training), "sampler")
+        sampler = build(SamplerSettings, resolve.sampler_options(CONFIG, model, training), "sampler")
         find_sampler(sampler.method)(Listening(denoiser), ImageNoise(0, range(2)), (1, 4, 4), sampler)
         assert [*heard, 0.0] == learnt[training]
         folded.append(regime.settings.guidance)

@@ -8,7 +8,7 @@ import torch
 import yaml
 from builders import MODELS, TRAININGS
 
-from slimdiff import config
+from slimdiff.config.resolve import resolve
 from slimdiff.catalog import families
 from slimdiff.data import sources
 from slimdiff.runtime.devices import PRECISIONS
@@ -21,9 +21,9 @@ from slimdiff.errors import UserError
 from slimdiff.models import registry, unet
 from slimdiff.models.ncsn import NCSNSettings
 from slimdiff.optimizers import OPTIMIZERS
-from slimdiff.soundness import networks
-from slimdiff.soundness.datasets import CLASSES
-from slimdiff.soundness.trainings import training_problems
+from slimdiff.config.resolve.checks import networks
+from slimdiff.config.checks.datasets import CLASSES
+from slimdiff.config.checks.trainings import training_problems
 from slimdiff.training import TrainingSettings
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def fields(settings):
 
 
 def test_families_have_the_same_names_everywhere():
-    names = set(config.FAMILIES)
+    names = set(resolve.FAMILIES)
     assert names == set(registry.FAMILIES) == set(MODELS) == set(TRAININGS)
     assert names == set(denoiser.EDM_NOISE_SCALE)
     assert names == set(networks.FAMILY_PROBLEMS) == set(networks.GROUPED_CHANNELS)
@@ -45,8 +45,8 @@ def test_families_have_the_same_names_everywhere():
 
 def test_every_choice_of_the_schema_exists_and_every_one_that_exists_can_be_chosen():
     assert set(TRAINING["preconditioning"]["enum"]) == set(denoiser.PRECONDITIONINGS)
-    assert set(denoiser.PRECONDITIONINGS) == {p for f in config.FAMILIES.values() for p in f.preconditionings}
-    assert set(SAMPLERS) == {method for family in config.FAMILIES.values() for method in family.samplers}
+    assert set(denoiser.PRECONDITIONINGS) == {p for f in resolve.FAMILIES.values() for p in f.preconditionings}
+    assert set(SAMPLERS) == {method for family in resolve.FAMILIES.values() for method in family.samplers}
     assert set(TRAINING["noise_schedule"]["enum"]) == set(SCHEDULES)
     assert set(DEFINITIONS["precision"]["enum"]) == set(PRECISIONS)
     pairs = {(n, s) for n in TRAINING["optimizer"]["enum"] for s in TRAINING["optimizer_state"]["enum"]}
@@ -64,31 +64,31 @@ def test_every_choice_of_the_schema_exists_and_every_one_that_exists_can_be_chos
     ],
 )
 def test_keys_of_the_schema_are_the_settings(settings, definition):
-    asked_of_starts = config.START_KEYS if definition == "training" else ()  # how a training starts from another one
+    asked_of_starts = resolve.START_KEYS if definition == "training" else ()  # how a training starts from another one
     assert set(DEFINITIONS[definition]["properties"]) == fields(settings).union(asked_of_starts)
 
 
-@pytest.mark.parametrize("family", config.FAMILIES)
+@pytest.mark.parametrize("family", resolve.FAMILIES)
 def test_a_familys_trainings_may_leave_out_what_others_have(family):
     """The defaults of TrainingSettings are the keys that some family knows nothing of, and no more."""
     defaulted = {f.name for f in dataclasses.fields(TrainingSettings) if f.default is not dataclasses.MISSING}
-    assert defaulted == {key for known in config.FAMILIES.values() for key in known.training}
+    assert defaulted == {key for known in resolve.FAMILIES.values() for key in known.training}
     branch = "then" if family == "ddpm" else "else"
     everywhere = DEFINITIONS["model"]["properties"]["training"]["required"]
     own = DEFINITIONS["model"][branch]["properties"].get("training", {"required": []})["required"]
     assert not set(everywhere) & set(own)
     required = {*everywhere, *own}
-    assert required == fields(TrainingSettings) - defaulted | set(config.FAMILIES[family].training)
+    assert required == fields(TrainingSettings) - defaulted | set(resolve.FAMILIES[family].training)
 
 
-@pytest.mark.parametrize("family", config.FAMILIES)
+@pytest.mark.parametrize("family", resolve.FAMILIES)
 def test_every_sampler_of_a_family_runs_with_every_preconditioning(family):
     model = MODELS[family]()
     network = registry.build_network(model, seed=1).eval()
     shape = (1, model["image_size"], model["image_size"])
-    for name in config.FAMILIES[family].preconditionings:
+    for name in resolve.FAMILIES[family].preconditionings:
         built = denoiser.build_denoiser(network, model, TRAININGS[family](preconditioning=name))
-        for method in config.FAMILIES[family].samplers:
+        for method in resolve.FAMILIES[family].samplers:
             settings = SamplerSettings(method, steps=4, tolerance=1e-1)
             with torch.inference_mode():
                 end = find_sampler(method)(Guided(built), ImageNoise(0, range(2)), shape, settings)
@@ -102,7 +102,7 @@ def problems(check, *arguments):
 
 
 @pytest.mark.parametrize("size", [4, 8, 12, 16, 17, 20, 24])
-@pytest.mark.parametrize("family", config.FAMILIES)
+@pytest.mark.parametrize("family", resolve.FAMILIES)
 def test_validation_refuses_the_image_sizes_that_networks_do(family, size):
     model = MODELS[family](image_size=size)
     refused = bool(problems(networks.FAMILY_PROBLEMS[family], model, ("models", "mine")))

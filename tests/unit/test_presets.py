@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from presets import CONFIG, ROOT, merge, preset
 
-from slimdiff import config as settings
+from slimdiff.config.resolve import resolve as settings
 from slimdiff.analysis import claimfile
 from slimdiff.compression.channels import ChannelSettings, prune_channels
-from slimdiff.config import expand
+from slimdiff.config.resolve import expand
 from slimdiff.errors import UserError
 from slimdiff.catalog.layers import layers_of, modules
 from slimdiff.models.registry import build_network

@@ -8,7 +8,7 @@ import torch
 from builders import MODELS, SAMPLER, SAMPLERS, TRAININGS, UNET_SAMPLER, small_model, training, write_small_model
 
 import slimdiff
-from slimdiff.config import FAMILIES
+from slimdiff.config.resolve import FAMILIES
 from slimdiff.data.transforms import to_dataset, to_model
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.guidance import labels_in_turn

@@ -21,7 +21,7 @@ from killing import killed_half_way_and_resumed, terminated_at_save
 
 from slimdiff.checkpoints import weights as weightfile
 from slimdiff.compression.linear_quant import is_frozen_part
-from slimdiff.config import FAMILIES
+from slimdiff.config.resolve import FAMILIES
 from slimdiff.data import image_set
 from slimdiff.runtime.devices import PRECISIONS, resolve_precision
 from slimdiff.diffusion.denoiser import Denoiser, build_denoiser

@@ -23,7 +23,7 @@ from slimdiff.checkpoints import weights as weightfile
 from slimdiff.io import records
 from slimdiff.io import tensors as tensorfile
 from slimdiff.analysis import results
-from slimdiff.config import Cell
+from slimdiff.config.resolve import Cell
 from slimdiff.data import image_set
 from slimdiff.errors import UserError
 from slimdiff.metrics import classifier, extractors, reference

@@ -14,7 +14,7 @@ from PIL import Image
 
 from slimdiff.analysis import proxytables, results
 from slimdiff.analysis.specs import FIGURE_NAMES, TABLE_NAMES
-from slimdiff.config import expand
+from slimdiff.config.resolve import expand
 
 pytestmark = pytest.mark.slow
 

@@ -32,7 +32,7 @@ from slimdiff.errors import UserError
 from slimdiff.runtime.fingerprint import fingerprint
 from slimdiff.io.folders import listing
 from slimdiff.io.settings import canonical
-from slimdiff.validation import check
+from slimdiff.config.validate import check
 from slimdiff.io.text import one_line
 
 

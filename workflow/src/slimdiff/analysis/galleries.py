@@ -14,7 +14,7 @@ from slimdiff.analysis.charts import CHARACTER_PX, FONT_PX
 from slimdiff.analysis.columns import KEY
 from slimdiff.analysis.pictures import Images, Samples
 from slimdiff.analysis.specs import GallerySpec
-from slimdiff.config import Cell
+from slimdiff.config.resolve import Cell
 
 DENSITY = charts.PNG_PPI // 72  # pixels of a picture per unit of the chart: one each in the PNG
 COLUMNS, ROWS, TILE = 10, 5, 96  # first images; a tile in pixels of the picture

@@ -11,7 +11,7 @@ from slimdiff.analysis import picks, pictures, results, specs
 from slimdiff.analysis.answer import significant
 from slimdiff.analysis.columns import KEY
 from slimdiff.analysis.markdown import missing
-from slimdiff.config import Cell
+from slimdiff.config.resolve import Cell
 
 COLUMNS = 10  # of images in a picture
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from slimdiff.analysis.specs import GALLERIES, MOST_PICTURED, GallerySpec
-from slimdiff.config import Cell, Config, expand
+from slimdiff.config.resolve import Cell, Config, expand
 
 
 @dataclass(frozen=True)

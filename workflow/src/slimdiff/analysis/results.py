@@ -21,7 +21,7 @@ from slimdiff.io import files
 from slimdiff.io import records
 from slimdiff.io import settings
 from slimdiff.analysis.columns import COLUMNS, KEY, PAPER_COLUMNS, check_row
-from slimdiff.config import Cell
+from slimdiff.config.resolve import Cell
 from slimdiff.errors import UserError
 from slimdiff.io.text import one_line
 

@@ -1,6 +1,6 @@
 """What each family of networks can be told, and what each sampler asks for: facts that configuration and models share.
 
-Apart from slimdiff.config, so that an edit of that module draws no samples again.
+Apart from slimdiff.config.resolve, so that an edit of that module draws no samples again.
 """
 
 from dataclasses import dataclass

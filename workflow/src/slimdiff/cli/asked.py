@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slimdiff import config as configuration
+from slimdiff.config.resolve import resolve as configuration
 from slimdiff.io import strict_yaml
 from slimdiff.errors import UserError
 

@@ -25,7 +25,7 @@ from slimdiff.cli.cells import RESULTS, Results
 from slimdiff.cli.console import console, size, table
 from slimdiff.cli.reach import find_data
 from slimdiff.cli.run import count_gpus, find_root
-from slimdiff.config import brought
+from slimdiff.config.resolve import brought
 from slimdiff.errors import UserError
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -176,7 +176,7 @@ def workflow(start: Path) -> Iterator[Finding]:
 
 def configuration(presets: Sequence[str], configs: Sequence[Path], results: Path) -> Iterator[Finding]:
     """Whether the configuration is sound, and then whether its data can be had."""
-    from slimdiff.validation import check
+    from slimdiff.config.validate import check
 
     try:
         paths = sources(presets, configs)

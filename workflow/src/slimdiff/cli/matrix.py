@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from slimdiff import config as configuration
+from slimdiff.config.resolve import resolve as configuration
 from slimdiff.io import files
 from slimdiff.cli.asked import BASE, Configs, Presets, read_config, sources
 from slimdiff.cli.cells import RESULTS, Results

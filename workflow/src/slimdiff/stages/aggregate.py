@@ -6,7 +6,7 @@ from pathlib import Path
 
 from slimdiff.io import settings
 from slimdiff.analysis import results
-from slimdiff.config import expand
+from slimdiff.config.resolve import expand
 from slimdiff.stages import command
 
 

@@ -1,6 +1,6 @@
 """What a configuration asks for: its cells, and the settings of each stage of each cell.
 
-Works on plain mappings, as YAML holds them; slimdiff.validation says whether they are sound. A stage is handed only the
+Works on plain mappings, as YAML holds them; slimdiff.config.validate says whether they are sound. A stage is handed only the
 settings that it uses, so that an edit of the configuration reruns no other.
 """
 

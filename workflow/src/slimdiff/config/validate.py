@@ -1,6 +1,6 @@
 """Is a configuration sound? One line about the first thing that is not, before any job starts.
 
-The schema says which keys and values there may be, slimdiff.soundness what no schema can.
+The schema says which keys and values there may be, slimdiff.config.checks what no schema can.
 """
 
 import json
@@ -11,12 +11,12 @@ from typing import Any
 
 import jsonschema
 
-from slimdiff.config import Config, brought
+from slimdiff.config.resolve import Config, brought
 from slimdiff.plugins.declarations import path_problem
 from slimdiff.errors import UserError
 from slimdiff.plugins.schema import extended
-from slimdiff.soundness.problem import Problem, offer
-from slimdiff.soundness.whole import problems
+from slimdiff.config.checks.problem import Problem, offer
+from slimdiff.config.checks.all import problems
 from slimdiff.io.text import one_line
 
 SHOWN_CHARACTERS = 60  # of a value in a message

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from slimdiff.config import Config, brought, distillation_of, family_of, steps_of, training_of, training_options
+from slimdiff.config.resolve import Config, brought, distillation_of, family_of, steps_of, training_of, training_options
 from slimdiff.catalog.families import FAMILIES, steps_problem
 from slimdiff.catalog.layers import MODULE, channel_modules, layers_of, modules, within
 from slimdiff.catalog.engines import RUNTIMES, allowed, way_of
-from slimdiff.soundness.networks import foreign
-from slimdiff.soundness.problem import Problem
-from slimdiff.soundness.trainings import channel_problems
+from slimdiff.config.checks.networks import foreign
+from slimdiff.config.checks.problem import Problem
+from slimdiff.config.checks.trainings import channel_problems
 
 
 def recipe_problems(config: Config, model: str, optimization: str) -> Iterator[Problem]:
@@ -72,7 +72,7 @@ def _student_problems(
 ) -> Iterator[tuple[str, str]]:
     """Keys of a sampler that are not those of the steps that its training was distilled for, and what is said of each.
 
-    `distillation` is what slimdiff.config.distillation_of says of the training, None where it is no student.
+    `distillation` is what slimdiff.config.resolve.distillation_of says of the training, None where it is no student.
     """
     if distillation is None:
         return

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from slimdiff.config import Config
+from slimdiff.config.resolve import Config
 
 
 class Problem(NamedTuple):
