@@ -14,7 +14,7 @@ import pytest
 from builders import SOURCE
 
 from slimdiff.io import tensors
-from slimdiff.state import StateStore
+from slimdiff.training.state import StateStore
 
 
 @contextlib.contextmanager

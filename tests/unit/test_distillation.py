@@ -13,11 +13,11 @@ from slimdiff.diffusion.denoiser import NO_LABEL, build_denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, find_sampler
-from slimdiff.distillation import Distill, DistillSettings
+from slimdiff.training.distillation import Distill, DistillSettings
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
 from slimdiff.io.settings import build
-from slimdiff.training import train
+from slimdiff.training.loop import train
 
 CPU = torch.device("cpu")
 LOW, HIGH, RHO = 0.01, 5.0, 7.0

@@ -20,11 +20,11 @@ from slimdiff.diffusion.vp import SCHEDULES
 from slimdiff.errors import UserError
 from slimdiff.models import registry, unet
 from slimdiff.models.ncsn import NCSNSettings
-from slimdiff.optimizers import OPTIMIZERS
+from slimdiff.training.optimizers import OPTIMIZERS
 from slimdiff.config.resolve.checks import networks
 from slimdiff.config.checks.datasets import CLASSES
 from slimdiff.config.checks.trainings import training_problems
-from slimdiff.training import TrainingSettings
+from slimdiff.training.loop import TrainingSettings
 
 ROOT = Path(__file__).parents[2]
 DEFINITIONS = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))["$defs"]
@@ -137,10 +137,10 @@ def cannot_build(model, groups):
 
 
 def test_no_label_and_the_step_of_image_sizes_are_the_same_everywhere():
-    from slimdiff import training
+    from slimdiff.training.loop import loop
     from slimdiff.diffusion import guidance
 
-    assert denoiser.NO_LABEL == training.NO_LABEL == guidance.NO_LABEL == -1
+    assert denoiser.NO_LABEL == loop.NO_LABEL == guidance.NO_LABEL == -1
     assert 2**unet.LEVELS_DOWN == networks.DDPM_IMAGE_STEP
 
 

@@ -9,7 +9,7 @@ from builders import MODELS, TRAININGS, striped_images
 
 from slimdiff.diffusion.denoiser import EDM_LOG_SIGMA_MEAN, EDM_LOG_SIGMA_STD, NO_LABEL, build_denoiser
 from slimdiff.models.registry import build_network
-from slimdiff.noiselevels import HELD_OUT_SEED, denoising_losses, draw, equally_likely, level_losses
+from slimdiff.training.losses import HELD_OUT_SEED, denoising_losses, draw, equally_likely, level_losses
 
 CPU = torch.device("cpu")
 

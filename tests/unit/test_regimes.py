@@ -5,15 +5,15 @@ import torch
 from builders import MODELS, TRAININGS, striped_images
 from test_finetuning import equal, run, settings_of
 
-from slimdiff import training
+from slimdiff.training.loop import loop
 from slimdiff.checkpoints import weights as weightfile
 from slimdiff.compression.unstructured import prunable
 from slimdiff.compression.weight_only import store_weights
 from slimdiff.errors import UserError
 from slimdiff.io.files import write_json
 from slimdiff.models.registry import build_network
-from slimdiff.noiselevels import mean_loss
-from slimdiff.regimes import Quantized, Sparsify, SparsifySettings, build_regime, zero_smallest
+from slimdiff.training.losses import mean_loss
+from slimdiff.training.compression_aware import Quantized, Sparsify, SparsifySettings, build_regime, zero_smallest
 
 CPU = torch.device("cpu")
 CUBIC = {"sparsify": {"amount": 0.7, "schedule": "cubic", "until": 0.5}}
@@ -25,7 +25,7 @@ def start(tmp_path_factory):
     """Weights, record and settings of a short training."""
     folder = tmp_path_factory.mktemp("ncsn")
     settings = {"dataset": "stripes", "model": MODELS["ncsn"](), "training": TRAININGS["ncsn"](epochs=1), "seed": 0}
-    trained = training.train(striped_images(), settings, folder / "state", CPU, "code")
+    trained = loop.train(striped_images(), settings, folder / "state", CPU, "code")
     weightfile.write_training(folder / "weights.safetensors", trained.weights, trained.header)
     write_json(folder / "train.json", trained.record)
     return folder / "weights.safetensors", trained.record, settings
@@ -67,7 +67,7 @@ def test_a_pruned_weight_never_comes_back(tmp_path, start, monkeypatch):
             seen.append(zeros_of(network.state_dict()))
             return super().stepping(network, average, step, steps)
 
-    monkeypatch.setattr("slimdiff.finetuning.build_regime", lambda *_: Watched(SparsifySettings(0.7, "cubic", 0.5)))
+    monkeypatch.setattr("slimdiff.training.finetune.build_regime", lambda *_: Watched(SparsifySettings(0.7, "cubic", 0.5)))
     run(start, tmp_path, settings=asked(start, CUBIC, epochs=2))
     counts = [share_of(zeros)[0] for zeros in seen]
     assert counts == sorted(counts)
@@ -82,7 +82,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, start, mon
     class Stop(Exception):
         pass
 
-    real = training._average
+    real = loop._average
 
     def stops(*arguments):
         calls.append(1)
@@ -91,10 +91,10 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, start, mon
         real(*arguments)
 
     calls = []
-    monkeypatch.setattr(training, "_average", stops)
+    monkeypatch.setattr(loop, "_average", stops)
     with pytest.raises(Stop):
         run(start, tmp_path / "broken", 0.0, settings=settings)
-    monkeypatch.setattr(training, "_average", real)
+    monkeypatch.setattr(loop, "_average", real)
     resumed = run(start, tmp_path / "broken", 0.0, settings=settings)
     assert resumed.record["interruptions"] == 1
     assert equal(whole, resumed)

@@ -29,11 +29,11 @@ from slimdiff.diffusion.noise import derive_seed
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
-from slimdiff.optimizers import OPTIMIZERS, SCHEDULES, build_optimizer, learning_rate_factor, pack_state
+from slimdiff.training.optimizers import OPTIMIZERS, SCHEDULES, build_optimizer, learning_rate_factor, pack_state
 from slimdiff.sampling import sample_images
 from slimdiff.io.settings import build
-from slimdiff.state import locked
-from slimdiff.training import train
+from slimdiff.training.state import locked
+from slimdiff.training.loop import train
 
 # with tensors of more than 4,096 elements, so that 8-bit optimizers hold 8-bit states
 WIDE = {
@@ -291,7 +291,7 @@ def test_the_record_says_what_auto_became(tmp_path):
 
 def test_a_state_of_other_settings_is_not_used(tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("slimdiff.training.sys.exit", lambda code: None)
+        patch.setattr("slimdiff.training.loop.sys.exit", lambda code: None)
         train(striped_images(), settings(), tmp_path / "a", CPU, "code", 0.0)
     other = train(striped_images(), settings(learning_rate=1e-3), tmp_path / "a", CPU, "code")
     assert "belongs to other settings, code or data" in capsys.readouterr().out

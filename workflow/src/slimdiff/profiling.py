@@ -31,7 +31,7 @@ from slimdiff.runtime.memory import HalvedOnce, OutOfMemory
 from slimdiff.runtime.memory import reason as memory_reason
 from slimdiff.models.meta import outline
 from slimdiff.models.unet import UNet
-from slimdiff.noiselevels import denoising_losses
+from slimdiff.training.losses import denoising_losses
 from slimdiff.compression.bitsandbytes import is_quantized
 from slimdiff.racing import race, sample_at_once
 from slimdiff.reuse import outermost

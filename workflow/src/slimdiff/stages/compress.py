@@ -12,7 +12,7 @@ from slimdiff.runtime.devices import pick_device
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.engines.lowering import lower_network
 from slimdiff.engines.network import Site
-from slimdiff.noiselevels import mean_loss
+from slimdiff.training.losses import mean_loss
 from slimdiff.catalog.engines import way_of
 from slimdiff.io.settings import parse
 from slimdiff.stages import command

@@ -6,10 +6,10 @@ from pathlib import Path
 from slimdiff.checkpoints import weights
 from slimdiff.data import image_set
 from slimdiff.runtime.devices import describe_device, pick_device
-from slimdiff.finetuning import finetune
+from slimdiff.training.finetune import finetune
 from slimdiff.io.records import read_json, write_json
 from slimdiff.stages import command
-from slimdiff.state import clear_state
+from slimdiff.training.state import clear_state
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -8,8 +8,8 @@ from slimdiff.data import image_set
 from slimdiff.runtime.devices import describe_device, pick_device
 from slimdiff.io.records import write_json
 from slimdiff.stages import command
-from slimdiff.state import clear_state
-from slimdiff.training import train
+from slimdiff.training.state import clear_state
+from slimdiff.training.loop import train
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,10 +1,10 @@
 """The training loop, one page, told in order.
 
 It trains whatever network it is handed: one that the seed made (`train`), or one that comes from the weights of another
-training (slimdiff.finetuning, which this module knows nothing of, so that an edit there retrains nothing).
+training (slimdiff.training.finetune, which this module knows nothing of, so that an edit there retrains nothing).
 
 Every random draw of step k comes from (seed, k) and every epoch's order from (seed, epoch), so the state holds no
-generator (slimdiff.state): weights, averages, optimizer and the step are all that a run is, and an interrupted run goes
+generator (slimdiff.training.state): weights, averages, optimizer and the step are all that a run is, and an interrupted run goes
 on bit for bit.
 """
 
@@ -32,10 +32,10 @@ from slimdiff.errors import UserError
 from slimdiff.io.files import write_json
 from slimdiff.runtime.memory import ran_out
 from slimdiff.models.registry import build_network
-from slimdiff.optimizers import build_optimizer, learning_rate_factor
-from slimdiff.regime import Regime
+from slimdiff.training.optimizers import build_optimizer, learning_rate_factor
+from slimdiff.training.hooks import Regime
 from slimdiff.io.settings import build, canonical
-from slimdiff.state import Progress, StateStore, locked, terminable
+from slimdiff.training.state import Progress, StateStore, locked, terminable
 from slimdiff.io.tensors import tensors_digest
 
 SECONDS_BETWEEN_LINES = 10.0

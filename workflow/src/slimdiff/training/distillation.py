@@ -27,7 +27,7 @@ from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.samplers import sigma_limits, thinned_sigmas
 from slimdiff.errors import UserError
-from slimdiff.regime import Regime
+from slimdiff.training.hooks import Regime
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import nn
 from slimdiff.io import tensors as tensorfile
 from slimdiff.compression.linear_quant import is_frozen_part
 from slimdiff.errors import UserError
-from slimdiff.optimizers import pack_state, unpack_state
+from slimdiff.training.optimizers import pack_state, unpack_state
 
 
 @dataclass

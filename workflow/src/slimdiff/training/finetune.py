@@ -1,6 +1,6 @@
 """A training that starts from another one's weights: take them, do something to them, go on training.
 
-The loop is slimdiff.training's. What is done to the weights before it (today: channels are removed) is done once, kept
+The loop is slimdiff.training.loop's. What is done to the weights before it (today: channels are removed) is done once, kept
 beside the resumable state, and read back from there at once: a run that was interrupted goes on from the very same
 network, whatever device it was pruned on.
 """
@@ -22,16 +22,16 @@ from slimdiff.compression.importance import LevelLoss
 from slimdiff.compression.restore import Structure
 from slimdiff.data.image_set import ImageSet
 from slimdiff.diffusion.noise import derive_seed
-from slimdiff.distillation import Distill, DistillSettings
+from slimdiff.training.distillation import Distill, DistillSettings
 from slimdiff.errors import UserError
 from slimdiff.catalog.families import FIXED_BY_START
-from slimdiff.noiselevels import LEVELS, level_losses
-from slimdiff.regimes import build_regime
+from slimdiff.training.losses import LEVELS, level_losses
+from slimdiff.training.compression_aware import build_regime
 from slimdiff.io.settings import build, canonical
-from slimdiff.training import Prepared, Trained, fit
+from slimdiff.training.loop import Prepared, Trained, fit
 
 PREPARED_KIND = "prepared"
-PREPARED = "start.safetensors"  # in the folder of the state; slimdiff.state.clear_state removes it
+PREPARED = "start.safetensors"  # in the folder of the state; slimdiff.training.state.clear_state removes it
 
 
 def _prune(network: nn.Module, settings: Mapping[str, Any], seed: int, losses: Sequence[LevelLoss]) -> Structure | None:
@@ -59,9 +59,9 @@ def finetune(
     Args:
         start: weights.safetensors of a training.
         start_record: its train.json.
-        settings: those of a training (slimdiff.training.fit), `start` (`training`: its name, `weights`: raw or ema),
+        settings: those of a training (slimdiff.training.loop.fit), `start` (`training`: its name, `weights`: raw or ema),
             `steps`, a list of {name in STEPS: settings}, and `while` where there is one: {name in
-            slimdiff.regimes.REGIMES, or distill: settings}.
+            slimdiff.training.compression_aware.REGIMES, or distill: settings}.
         state_dir: as in `fit`; holds the prepared network as well.
 
     Returns:

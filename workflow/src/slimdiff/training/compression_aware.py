@@ -1,4 +1,4 @@
-"""Pruning and quantizing while a training goes on; a loss against a teacher stands in slimdiff.distillation.
+"""Pruning and quantizing while a training goes on; a loss against a teacher stands in slimdiff.training.distillation.
 
 Only trainings with a start import these.
 """
@@ -14,7 +14,7 @@ from torch import nn
 from slimdiff.compression.unstructured import prunable
 from slimdiff.compression.weight_only import store_weights
 from slimdiff.errors import UserError
-from slimdiff.regime import Regime
+from slimdiff.training.hooks import Regime
 from slimdiff.io.settings import build
 
 SCHEDULES = ("one-shot", "cubic")
