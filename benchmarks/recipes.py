@@ -18,7 +18,7 @@ import torch
 from _record import keep
 
 import slimdiff
-from slimdiff.checkpoint import Loaded
+from slimdiff.inference.model import Loaded
 from slimdiff.data import image_set
 from slimdiff.runtime.devices import pick_device
 from slimdiff.engines.calibration import noised, sampler_sigmas

@@ -13,9 +13,9 @@ from builders import UNET_SAMPLER, model_header, small_unet_model, unet_training
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.analysis import results as matrix
 from slimdiff.analysis.columns import COLUMNS
-from slimdiff.images import write_png, write_samples
+from slimdiff.inference.images import write_png, write_samples
 from slimdiff.models.registry import build_network
-from slimdiff.sampling import Sampled, grid
+from slimdiff.inference.sampling import Sampled, grid
 
 REPOSITORY = Path(__file__).parents[1]
 BASELINE = "mnist/ncsn/baseline/seed0"

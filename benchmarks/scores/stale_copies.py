@@ -26,7 +26,7 @@ from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.models.registry import build_network
 from slimdiff.compression.bitsandbytes import bitsandbytes
-from slimdiff.sampling import sample_images
+from slimdiff.inference.sampling import sample_images
 from slimdiff.io.settings import build
 
 CONFIG = Path(__file__).parents[2] / "config.yaml"

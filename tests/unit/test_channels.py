@@ -13,7 +13,9 @@ from builders import MODELS, SOURCE, TRAININGS, model_header, small_model, small
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from slimdiff import checkpoint, exporting, profiling
+from slimdiff import profiling
+from slimdiff.inference import model as checkpoint
+from slimdiff.inference import export
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.checkpoints import weights
 from slimdiff.compression.channels import ChannelSettings, kept_width, prune_channels
@@ -278,8 +280,8 @@ def test_a_pruned_cell_is_counted_as_it_is_and_can_be_exported(family, tmp_path)
     assert profiling.count_macs(loaded) == macs(network) < 0.4 * whole
     assert profiling.count_parameters(loaded.network)[0] == sum(p.numel() for p in network.parameters())
     pytest.importorskip("onnxscript")
-    description = exporting.write_onnx(tmp_path / "model.onnx", loaded)
-    assert description["max_difference"] is None or description["max_difference"] < exporting.TOLERANCE
+    description = export.write_onnx(tmp_path / "model.onnx", loaded)
+    assert description["max_difference"] is None or description["max_difference"] < export.TOLERANCE
 
 
 def test_other_steps_come_after():

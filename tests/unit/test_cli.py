@@ -14,9 +14,9 @@ import yaml
 from clifolders import BASELINE, EXTRA, FAILED, MISSING, PRUNED, row, write
 from PIL import Image
 
-from slimdiff import checkpoint
+from slimdiff.inference import model
 from slimdiff.cli.console import progress_bar
-from slimdiff.sampling import Sampled
+from slimdiff.inference.sampling import Sampled
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -158,7 +158,7 @@ class FakeModel:
 
 
 def test_sample_writes_a_grid(results: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "load", lambda path, device: FakeModel())
+    monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
     options = (
         "--n",
         "6",
@@ -209,7 +209,7 @@ def test_a_conditional_model_has_a_column_for_each_class(
     shape: tuple[int, int],
 ) -> None:
     """A class whose name is a number is meant by that name."""
-    monkeypatch.setattr(checkpoint, "load", lambda path, device: FakeModel())
+    monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
     monkeypatch.setattr(FakeModel, "classes", classes)
     command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", "--n", "8", *options)
     assert FakeModel.asked["labels"] == labels
@@ -217,14 +217,14 @@ def test_a_conditional_model_has_a_column_for_each_class(
 
 
 def test_an_unknown_class_is_refused(results: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "load", lambda path, device: FakeModel())
+    monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
     code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", "--label", "cow")
     assert code == 1
     assert "--label cow is no class of this model; allowed: 0 cat, 1 dog, 2 0" in err
 
 
 def test_sample_says_why_images_are_no_good(results: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "load", lambda path, device: FakeModel())
+    monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
     monkeypatch.setattr(FakeModel, "reason", "samples are constant")
     code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu")
     assert code == 1
@@ -232,7 +232,7 @@ def test_sample_says_why_images_are_no_good(results: Path, command: Command, mon
 
 
 def test_another_sampler_needs_its_own_steps(results: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "load", lambda path, device: FakeModel())
+    monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
     code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", "--sampler", "euler-maruyama")
     assert code == 1
     assert "--sampler euler-maruyama needs --steps" in err
@@ -262,7 +262,7 @@ def test_cuda_where_there_is_none_is_refused(results: Path, command: Command) ->
 def test_status_and_compare_never_load_torch(results: Path) -> None:
     """A look at the results must not take two seconds."""
     script = "import sys; from slimdiff.cli import app; assert not {'torch', 'pandas', 'snakemake'} & set(sys.modules)"
-    source = Path(checkpoint.__file__).parents[1]
+    source = Path(model.__file__).parents[1]
     run = subprocess.run(
         [sys.executable, "-c", script],
         env={**os.environ, "PYTHONPATH": str(source)},
@@ -289,7 +289,7 @@ def test_labels_may_be_lists_and_ranges(
     results: Path, command: Command, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], labels: list[int]
 ) -> None:
     classes = ["zero", "one", "cat", "dog", "four", "five", "a,b", "3-4", "eight", "nine"]
-    monkeypatch.setattr(checkpoint, "load", lambda path, device: FakeModel())
+    monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
     monkeypatch.setattr(FakeModel, "settings", {**FakeModel.settings, "dataset": {"classes": classes}})
     code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", *options)
     assert code == 0, err
@@ -308,7 +308,7 @@ def test_labels_may_be_lists_and_ranges(
 def test_labels_that_are_none(
     results: Path, command: Command, monkeypatch: pytest.MonkeyPatch, text: str, part: str
 ) -> None:
-    monkeypatch.setattr(checkpoint, "load", lambda path, device: FakeModel())
+    monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
     code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", "--labels", text)
     assert code == 1
     assert part in err

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import slimdiff
-from slimdiff import exporting
+from slimdiff.inference import export
 from slimdiff.analysis.columns import COLUMNS
 from slimdiff.cli import app, doctor, reach, run
 from slimdiff.errors import UserError
@@ -47,14 +47,14 @@ def here(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setattr(run, "count_gpus", lambda: 0)
     monkeypatch.setattr(reach, "index_has", lambda requirement: True)
     monkeypatch.setattr(doctor, "count_gpus", lambda: 0)
-    monkeypatch.setattr(exporting, "write_onnx", fake_onnx)
+    monkeypatch.setattr(export, "write_onnx", fake_onnx)
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     return root
 
 
 def fake_onnx(path: Path, loaded: Any) -> dict[str, Any]:
     path.touch()
-    return {**exporting.describe(loaded, []), "max_difference": 0.0}
+    return {**export.describe(loaded, []), "max_difference": 0.0}
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line != TERMINAL_ONLY and "completion" not in line])
@@ -131,7 +131,7 @@ def test_ctrl_c_is_exit_code_130(here: Path, command: Command, monkeypatch: pyte
     def interrupted(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exporting, "write_safetensors", interrupted)
+    monkeypatch.setattr(export, "write_safetensors", interrupted)
     code, _, err = command("export", clifolders.REAL[0], "--to", "safetensors", "--out", "x.safetensors")
     assert code == app.INTERRUPTED
     assert "Traceback" not in err

@@ -27,10 +27,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 import slimdiff
-from slimdiff import exporting
+from slimdiff.inference import export
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.io import packed
-from slimdiff.checkpoint import Loaded
+from slimdiff.inference.model import Loaded
 from slimdiff.compression.linear_quant import quantize_linears
 from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
 from slimdiff.diffusion.guidance import Guided, labels_in_turn
@@ -67,7 +67,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
             folder = tmp_path_factory.mktemp(family)
             write_small_model(folder / "model.safetensors", family)
             loaded = slimdiff.load(folder / "model.safetensors")
-            made[family] = loaded, folder / "out.onnx", exporting.write_onnx(folder / "out.onnx", loaded)
+            made[family] = loaded, folder / "out.onnx", export.write_onnx(folder / "out.onnx", loaded)
         return made[family]
 
     return get
@@ -113,8 +113,8 @@ def test_the_check_sees_another_network(exported: Callable[..., Any]) -> None:
     loaded, path, _ = exported("ncsn")
     other = build_network(loaded.settings["model"], seed=2).eval()
     with pytest.raises(UserError, match=r"the ONNX graph is .* off the network.*nothing written"):
-        exporting._difference(path, other, exporting._example(loaded, 3))
-    assert exporting._difference(path, loaded.network, exporting._example(loaded, 3)) < 1e-5
+        export._difference(path, other, export._example(loaded, 3))
+    assert export._difference(path, loaded.network, export._example(loaded, 3)) < 1e-5
 
 
 @pytest.mark.parametrize("family", ["ncsn", SLOW_DDPM])
@@ -151,7 +151,7 @@ def test_the_formulas_are_the_denoisers(model: dict[str, Any], options: dict[str
     """They are Python: with the constants beside them, and `step` done by hand, they give the coefficients."""
     network = build_network(model).eval()
     loaded = Loaded(network, build_denoiser(network, model, options), model_header(model, options))
-    denoiser = exporting.describe(loaded, [])["denoiser"]
+    denoiser = export.describe(loaded, [])["denoiser"]
     constants = {name: value for name, value in denoiser["constants"].items() if not isinstance(value, str)}
     low, high = denoiser["sigma_min"], denoiser["sigma_max"]
     assert (low, high) == loaded.denoiser.sigma_range()
@@ -190,12 +190,12 @@ def test_safetensors_hold_the_plain_state_dict(tmp_path: Path, family: str) -> N
     """torch and safetensors alone are enough to read it; our registry only builds the network."""
     network = write_small_model(tmp_path / "model.safetensors", family).eval()
     loaded = slimdiff.load(tmp_path / "model.safetensors")
-    exporting.write_safetensors(tmp_path / "out.safetensors", loaded)
+    export.write_safetensors(tmp_path / "out.safetensors", loaded)
     with safe_open(tmp_path / "out.safetensors", framework="pt") as file:
         description = json.loads(file.metadata()["slimdiff"])
     other = build_network(description["settings"]["model"], seed=5).eval()
     other.load_state_dict(load_file(tmp_path / "out.safetensors"))
-    inputs = exporting._example(loaded, 3).values()
+    inputs = export._example(loaded, 3).values()
     assert torch.equal(other(*inputs), network(*inputs))
     assert description["denoiser"]["preconditioning"] == "edm"
     assert description["dequantized"] == []
@@ -210,13 +210,13 @@ def test_quantized_layers_become_float(tmp_path: Path, bits: str, tolerance: flo
     header = model_header(model, options, structure=[{"linear": bits, "layers": names}], sampler=UNET_SAMPLER)
     modelfile.write_model(tmp_path / "model.safetensors", network, header)
     loaded = slimdiff.load(tmp_path / "model.safetensors")
-    description = exporting.write_safetensors(tmp_path / "out.safetensors", loaded)
+    description = export.write_safetensors(tmp_path / "out.safetensors", loaded)
     assert description["dequantized"] == names
     tensors = load_file(tmp_path / "out.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
     other = build_network(model, seed=5).eval()
     other.load_state_dict(tensors)
-    inputs = exporting._example(loaded, 3).values()
+    inputs = export._example(loaded, 3).values()
     expected = loaded.network(*inputs)
     assert (other(*inputs) - expected).abs().max() < tolerance * expected.abs().max()
     assert loaded.network.state_dict().keys() != tensors.keys()  # the loaded one was left as it was
@@ -232,7 +232,7 @@ def test_the_command_writes_and_tells(clone: Path, command: Command, monkeypatch
         path.write_bytes(b"graph")
         return {"inputs": {"x": {}}, "dequantized": ["a", "b"], "max_difference": differences.pop()}
 
-    monkeypatch.setattr(exporting, "write_onnx", write)
+    monkeypatch.setattr(export, "write_onnx", write)
     differences: list[float | None] = [None, 1e-6]
     out = command("export", REAL[1], "--to", "onnx", "--out", "out.onnx")[1]
     assert "2 quantized layers were written as the float weights" in out
@@ -301,7 +301,7 @@ def test_without_onnx_runtime_nothing_is_checked(exported: Callable[..., Any], m
     loaded, path, _ = exported("ncsn")
     assert importlib.util.find_spec("onnxruntime")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert exporting._difference(path, loaded.network, exporting._example(loaded, 3)) is None
+    assert export._difference(path, loaded.network, export._example(loaded, 3)) is None
 
 
 def test_an_output_that_is_nan_is_refused(exported: Callable[..., Any]) -> None:
@@ -310,4 +310,4 @@ def test_an_output_that_is_nan_is_refused(exported: Callable[..., Any]) -> None:
     with torch.no_grad():
         next(broken.parameters()).fill_(math.nan)
     with pytest.raises(UserError, match="off the network"):
-        exporting._difference(path, broken, exporting._example(loaded, 3))
+        export._difference(path, broken, export._example(loaded, 3))

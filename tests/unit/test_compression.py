@@ -4,7 +4,7 @@ import pytest
 import torch
 from builders import model_header, ncsn_model, small_model, training
 
-from slimdiff import checkpoint
+from slimdiff.inference import model as checkpoint
 from slimdiff.checkpoints import model
 from slimdiff.compression.linear_quant import BITS, dense_weight, quantize_linears
 from slimdiff.compression.unstructured import prunable

@@ -12,7 +12,8 @@ import torch
 from builders import MODELS, SOURCE, TRAININGS, model_header, striped_images
 
 import slimdiff
-from slimdiff import exporting, profiling
+from slimdiff import profiling
+from slimdiff.inference import export
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.io import tensors as tensorfile
 from slimdiff.catalog import engines
@@ -271,7 +272,7 @@ def test_batches_are_filled_up_to_a_prepared_size():
 
 def test_calibration_sees_training_and_sampling_levels():
     header = header_of("ddpm", Way("torch", "bf16"))
-    denoiser = slimdiff.checkpoint.build_denoiser(network_of("ddpm"), header["model"], header["training"])
+    denoiser = slimdiff.inference.model.build_denoiser(network_of("ddpm"), header["model"], header["training"])
     sigmas = sampler_sigmas(denoiser, header["model"], header["sampler"])
     assert len(sigmas.unique()) == 3  # Heun's three steps evaluate at three levels
     low, high = denoiser.sigma_range()
@@ -334,7 +335,7 @@ def test_a_graph_cannot_be_exported_and_a_damaged_one_not_read(engine, tmp_path)
     path = tmp_path / "model.safetensors"
     header = write(path, "ncsn", way)
     with pytest.raises(UserError, match="no float weights to export"):
-        exporting.in_float(slimdiff.load(path).network)
+        export.in_float(slimdiff.load(path).network)
     tensors, _ = tensorfile.read(path, "model")
     name = "graph.xml" if engine == "openvino" else "graph.onnx"
     tensorfile.write(path, "model", {**tensors, name: tensors[name][:100].clone()}, header)

@@ -18,19 +18,19 @@ from builders import (
 from torch import nn
 
 import slimdiff
-from slimdiff import checkpoint
+from slimdiff.inference import model
 from slimdiff.analysis import rows
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.engines.network import EngineNetwork, Runner, Site
-from slimdiff.images import write_samples
+from slimdiff.inference.images import write_samples
 from slimdiff.runtime.memory import HalvedOnce, OutOfMemory, ran_out
 from slimdiff.metrics.score import read_samples
 from slimdiff.models.registry import build_network
 from slimdiff.profiling import profile
 from slimdiff.racing import race
 from slimdiff.catalog.engines import Way
-from slimdiff.sampling import sample_images
+from slimdiff.inference.sampling import sample_images
 from slimdiff.io.settings import build
 from slimdiff.stages import sample as sample_stage
 
@@ -163,7 +163,7 @@ def hungry(monkeypatch):
     """Every model that is loaded from here on bears the number that this is called with."""
 
     def starve(bears):
-        load = checkpoint.load
+        load = model.load
 
         def loading(*arguments):
             loaded = load(*arguments)
@@ -178,7 +178,7 @@ def hungry(monkeypatch):
             network.forward = limited
             return loaded
 
-        monkeypatch.setattr(checkpoint, "load", loading)
+        monkeypatch.setattr(model, "load", loading)
 
     return starve
 
@@ -203,7 +203,7 @@ def test_a_profile_measures_what_fits_and_says_so(tmp_path, hungry, bears, batch
 def test_a_race_never_times_a_halved_batch(tmp_path, hungry):
     write_small_model(tmp_path / "model.safetensors")
     hungry(2)
-    loaded = checkpoint.load(tmp_path / "model.safetensors", "cpu")
+    loaded = model.load(tmp_path / "model.safetensors", "cpu")
     with pytest.raises(OutOfMemory):
         race(loaded, None, 4, 1, 0, 0, torch.device("cpu"))
     assert len(race(loaded, None, 2, 1, 0, 0, torch.device("cpu")).ms) == 1

@@ -19,7 +19,7 @@ from slimdiff.plugins import declarations
 from slimdiff.plugins import loading
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.checkpoints import weights
-from slimdiff.checkpoint import Loaded
+from slimdiff.inference.model import Loaded
 from slimdiff.compression import steps
 from slimdiff.compression import restore
 from slimdiff.data import sources

@@ -7,7 +7,7 @@ import torch
 
 from slimdiff import racing
 from slimdiff.racing import race
-from slimdiff.sampling import Sampled
+from slimdiff.inference.sampling import Sampled
 
 CPU = torch.device("cpu")
 

@@ -17,8 +17,8 @@ from slimdiff.diffusion.samplers import SamplerSettings, karras_sigmas
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
 from slimdiff.profiling import count_macs, count_macs_per_image
-from slimdiff.reuse import Reusing, reusing
-from slimdiff.sampling import sample_images
+from slimdiff.inference.deepcache import Reusing, reusing
+from slimdiff.inference.sampling import sample_images
 from slimdiff.io.settings import build
 
 MODEL = small_unet_model()

@@ -11,7 +11,7 @@ from slimdiff.io import tensors as tensorfile
 from slimdiff.compression.steps import apply_steps
 from slimdiff.compression.weight_only import LAYERS, STORED, decode, encode, store_weights
 from slimdiff.errors import UserError
-from slimdiff.exporting import write_safetensors
+from slimdiff.inference.export import write_safetensors
 from slimdiff.models.registry import build_network
 from slimdiff.profiling import count_macs, count_parameters
 from slimdiff.compression.bitsandbytes import bitsandbytes

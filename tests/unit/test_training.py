@@ -30,7 +30,7 @@ from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
 from slimdiff.training.optimizers import OPTIMIZERS, SCHEDULES, build_optimizer, learning_rate_factor, pack_state
-from slimdiff.sampling import sample_images
+from slimdiff.inference.sampling import sample_images
 from slimdiff.io.settings import build
 from slimdiff.training.state import locked
 from slimdiff.training.loop import train

@@ -6,7 +6,7 @@ import pytest
 import torch
 from builders import model_header, small_unet_model, unet_model, unet_training
 
-from slimdiff import checkpoint
+from slimdiff.inference import model as checkpoint
 from slimdiff.checkpoints import model
 from slimdiff.checkpoints import weights as weightfile
 from slimdiff.compression.linear_quant import quantize_linears

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from slimdiff.checkpoint import Loaded
+    from slimdiff.inference.model import Loaded
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "read_matrix"]
@@ -54,6 +54,6 @@ def load(
         from slimdiff.plugins import loading
 
         loading.load(plugins)
-    from slimdiff import checkpoint
+    from slimdiff.inference import model
 
-    return checkpoint.load(path, device, cache)
+    return model.load(path, device, cache)

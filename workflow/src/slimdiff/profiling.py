@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from slimdiff import checkpoint
-from slimdiff.checkpoint import Loaded
+from slimdiff.inference import model as checkpoint
+from slimdiff.inference.model import Loaded
 from slimdiff.compression.linear_quant import dense_weight
 from slimdiff.compression.restore import restore_shapes
 from slimdiff.data import image_set
@@ -34,7 +34,7 @@ from slimdiff.models.unet import UNet
 from slimdiff.training.losses import denoising_losses
 from slimdiff.compression.bitsandbytes import is_quantized
 from slimdiff.racing import race, sample_at_once
-from slimdiff.reuse import outermost
+from slimdiff.inference.deepcache import outermost
 
 GZIP_LEVEL = 6  # gzip's own default, as the command line tool has it
 TIMED = (  # columns that are null where nothing is timed

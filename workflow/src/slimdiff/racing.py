@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from slimdiff.checkpoint import Loaded
+from slimdiff.inference.model import Loaded
 from slimdiff.runtime.devices import synchronize
 from slimdiff.runtime.memory import OutOfMemory
 

@@ -59,8 +59,8 @@ def export(
         print(f"{out}: {size(out.stat().st_size)}, {size(model.stat().st_size)} as safetensors")
         return
 
-    from slimdiff import exporting
-    from slimdiff.checkpoint import load
+    from slimdiff.inference import export as exporting
+    from slimdiff.inference.model import load
 
     load_plugins(plugin)
     with console().status(f"writing {out}"):

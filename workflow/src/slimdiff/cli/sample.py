@@ -56,10 +56,10 @@ def sample(
 
     import torch
 
-    from slimdiff.checkpoint import load
+    from slimdiff.inference.model import load
     from slimdiff.runtime.devices import pick_device
-    from slimdiff.images import write_png
-    from slimdiff.sampling import grid
+    from slimdiff.inference.images import write_png
+    from slimdiff.inference.sampling import grid
 
     chosen = pick_device(gpu=int(device != "cpu"), threads=torch.get_num_threads())
     if device == "cuda" and chosen.type != "cuda":

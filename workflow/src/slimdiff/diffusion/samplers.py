@@ -36,7 +36,7 @@ class SamplerSettings:
     tolerance: float = 1e-5  # ode: absolute and relative
     guidance: float = 1.0  # scale of classifier-free guidance: 0 ignores the labels, 1 is plainly conditional
     clip: bool = False  # keep every estimate of x_0 within black and white
-    reuse: int = 1  # evaluations of a U-Net that share the features of one (slimdiff.reuse); 1: none do
+    reuse: int = 1  # evaluations of a U-Net that share the features of one (slimdiff.inference.deepcache); 1: none do
     precision: str = "float32"  # of the network: float32, bfloat16 or auto
 
 

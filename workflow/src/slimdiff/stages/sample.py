@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff import checkpoint
+from slimdiff.inference import model
 from slimdiff.checkpoints import identity
 from slimdiff.runtime.devices import pick_device
-from slimdiff.images import write_png, write_samples
-from slimdiff.sampling import grid
+from slimdiff.inference.images import write_png, write_samples
+from slimdiff.inference.sampling import grid
 from slimdiff.stages import command
 
 GRID_IMAGES, GRID_COLUMNS = 100, 10  # a conditional model has one column for each class
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = stage.parse_args(argv)
 
     settings = arguments.settings
-    loaded = checkpoint.load(arguments.model, pick_device(arguments.gpu, arguments.threads), arguments.cache)
+    loaded = model.load(arguments.model, pick_device(arguments.gpu, arguments.threads), arguments.cache)
     own = loaded.settings.get("identity")
     identity.check(arguments.model, own, arguments.identity)
     sampled = loaded.sample(settings["n_samples"], settings["seed"], batch_size=settings["batch_size"])

@@ -21,7 +21,7 @@ from slimdiff.catalog.families import FAMILIES, SAMPLER_CONSTANTS, steps_problem
 from slimdiff.checkpoints.model import build_model, read_tensors
 from slimdiff.plugins import missing
 from slimdiff.catalog.engines import way_of
-from slimdiff.sampling import Progress, Sampled, sample_images
+from slimdiff.inference.sampling import Progress, Sampled, sample_images
 from slimdiff.io.settings import build
 from slimdiff.io.text import one_line
 

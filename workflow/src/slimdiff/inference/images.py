@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from slimdiff.io.files import atomic
-from slimdiff.sampling import Sampled
+from slimdiff.inference.sampling import Sampled
 from slimdiff.io.settings import canonical
 
 

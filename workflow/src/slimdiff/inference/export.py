@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from slimdiff.io import tensors
-from slimdiff.checkpoint import Loaded
+from slimdiff.inference.model import Loaded
 from slimdiff.compression.linear_quant import dense_weight
 from slimdiff.diffusion.denoiser import WHITE
 from slimdiff.diffusion.vp import TIMESTEPS
