@@ -21,7 +21,7 @@ from slimdiff.io import packed as packing
 from slimdiff.compression.steps import apply_steps
 from slimdiff.runtime.devices import pick_device
 from slimdiff.models.registry import build_network
-from slimdiff.profiling import GZIP_LEVEL
+from slimdiff.profiling.profile import GZIP_LEVEL
 
 AMOUNTS = (0.0, 0.3, 0.5, 0.7)
 

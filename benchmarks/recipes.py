@@ -23,7 +23,7 @@ from slimdiff.data import image_set
 from slimdiff.runtime.devices import pick_device
 from slimdiff.engines.calibration import noised, sampler_sigmas
 from slimdiff.engines.lowering import ERROR_IMAGES, output_error
-from slimdiff.racing import race
+from slimdiff.profiling.latency import race
 
 CPU = torch.device("cpu")
 BATCH, ROUNDS, WARMUP = 16, 5, 1

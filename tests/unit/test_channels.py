@@ -13,7 +13,7 @@ from builders import MODELS, SOURCE, TRAININGS, model_header, small_model, small
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from slimdiff import profiling
+from slimdiff.profiling.profile import profile
 from slimdiff.inference import model as checkpoint
 from slimdiff.inference import export
 from slimdiff.checkpoints import model as modelfile
@@ -277,8 +277,8 @@ def test_a_pruned_cell_is_counted_as_it_is_and_can_be_exported(family, tmp_path)
     structure = apply_steps(network, [{"prune": {"method": "channels", "importance": "l1", "amount": 0.5}}], 0)
     modelfile.write_model(path, network, model_header(model, TRAININGS[family](), structure=structure))
     loaded = checkpoint.load(path)
-    assert profiling.count_macs(loaded) == macs(network) < 0.4 * whole
-    assert profiling.count_parameters(loaded.network)[0] == sum(p.numel() for p in network.parameters())
+    assert profile.count_macs(loaded) == macs(network) < 0.4 * whole
+    assert profile.count_parameters(loaded.network)[0] == sum(p.numel() for p in network.parameters())
     pytest.importorskip("onnxscript")
     description = export.write_onnx(tmp_path / "model.onnx", loaded)
     assert description["max_difference"] is None or description["max_difference"] < export.TOLERANCE

@@ -12,7 +12,7 @@ import torch
 from builders import MODELS, SOURCE, TRAININGS, model_header, striped_images
 
 import slimdiff
-from slimdiff import profiling
+from slimdiff.profiling.profile import profile
 from slimdiff.inference import export
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.io import tensors as tensorfile
@@ -152,7 +152,7 @@ def test_an_engine_computes_what_the_network_does(way, family, tmp_path):
     fewer = running(*(part[:2] for part in inputs))
     assert float((fewer - found[:2]).norm() / found[:2].norm()) <= max(1e-5, TOLERANCE[way.precision] / 3)
 
-    assert profiling.count_parameters(loaded.network) == profiling.count_parameters(network)
+    assert profile.count_parameters(loaded.network) == profile.count_parameters(network)
     stored = sum(t.numel() * t.element_size() for n, t in tensorfile.read(path, "model")[0].items() if n != "graph.xml")
     floats = sum(4 * value.numel() for value in network.state_dict().values())
     if way.precision != "int8":  # of networks as small as these a graph's description is the larger part
@@ -347,8 +347,8 @@ def test_a_profile_tells_loading_compiling_and_error(tmp_path):
     settings = {"batch_size": 4, "repeats": 2, "warmup": 1, "seed": 0}
     write(tmp_path / "lowered", "ncsn", Way("torch", "bf16"))
     modelfile.write_model(tmp_path / "plain", network_of("ncsn"), header_of("ncsn", Way("torch", "fp32")))
-    lowered = profiling.profile(tmp_path / "lowered", settings, CPU)
-    plain = profiling.profile(tmp_path / "plain", settings, CPU)
+    lowered = profile.profile(tmp_path / "lowered", settings, CPU)
+    plain = profile.profile(tmp_path / "plain", settings, CPU)
     for column in ("params", "params_nonzero", "macs"):
         assert lowered[column] == plain[column] > 0
     assert lowered["size_bytes"] < 0.7 * plain["size_bytes"]

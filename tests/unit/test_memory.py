@@ -27,8 +27,8 @@ from slimdiff.inference.images import write_samples
 from slimdiff.runtime.memory import HalvedOnce, OutOfMemory, ran_out
 from slimdiff.metrics.score import read_samples
 from slimdiff.models.registry import build_network
-from slimdiff.profiling import profile
-from slimdiff.racing import race
+from slimdiff.profiling.profile import profile
+from slimdiff.profiling.latency import race
 from slimdiff.catalog.engines import Way
 from slimdiff.inference.sampling import sample_images
 from slimdiff.io.settings import build

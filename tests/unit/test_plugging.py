@@ -28,7 +28,7 @@ from slimdiff.errors import UserError
 from slimdiff.catalog.families import FAMILIES
 from slimdiff.models import registry
 from slimdiff.plugins import REGISTERED
-from slimdiff.profiling import count_parameters
+from slimdiff.profiling.profile import count_parameters
 from slimdiff.io.settings import canonical
 from slimdiff.stages import compress, data
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from slimdiff import racing
-from slimdiff.racing import race
+from slimdiff.profiling.profile import latency
+from slimdiff.profiling.latency import race
 from slimdiff.inference.sampling import Sampled
 
 CPU = torch.device("cpu")
@@ -49,7 +49,7 @@ class Model:
 @pytest.fixture
 def clock(monkeypatch):
     made = Clock()
-    monkeypatch.setattr(racing.time, "perf_counter", made)
+    monkeypatch.setattr(latency.time, "perf_counter", made)
     return made
 
 

@@ -13,7 +13,7 @@ from slimdiff.compression.weight_only import LAYERS, STORED, decode, encode, sto
 from slimdiff.errors import UserError
 from slimdiff.inference.export import write_safetensors
 from slimdiff.models.registry import build_network
-from slimdiff.profiling import count_macs, count_parameters
+from slimdiff.profiling.profile import count_macs, count_parameters
 from slimdiff.compression.bitsandbytes import bitsandbytes
 
 SHARE = {"8bit": 0.2524, "4bit": 0.1348, "bf16": 0.5}  # of the tensors' bytes, counted by hand for the report's NCSN

@@ -226,7 +226,7 @@ def test_a_real_edit_of_the_distance(tree: Path) -> None:
 
 
 def test_a_real_edit_of_the_profile(tree: Path) -> None:
-    append(tree / "workflow/src/slimdiff/profiling.py", "\n\nEXTRA = 1\n")
+    append(tree / "workflow/src/slimdiff/profiling/profile.py", "\n\nEXTRA = 1\n")
     assert planned(tree, *SMOKE) == gathered(**of_cells(CELLS, "profile", "row"))
 
 

@@ -8,7 +8,7 @@ from slimdiff.checkpoints import identity
 from slimdiff.io import tensors
 from slimdiff.runtime.devices import describe_device, pick_device
 from slimdiff.checkpoints.model import KIND
-from slimdiff.profiling import profile
+from slimdiff.profiling.profile import profile
 from slimdiff.io.records import write_json
 from slimdiff.stages import command
 

@@ -1,7 +1,7 @@
 """What a model costs: parameters, arithmetic, bytes, time and memory of a full sampling run.
 
 Latency is the wall time of sampling a whole batch divided by its images: from drawing the noise to pixels on the CPU.
-A speedup is the ratio of two latencies measured in turns (slimdiff.racing).
+A speedup is the ratio of two latencies measured in turns (slimdiff.profiling.latency).
 """
 
 import gzip
@@ -33,7 +33,7 @@ from slimdiff.models.meta import outline
 from slimdiff.models.unet import UNet
 from slimdiff.training.losses import denoising_losses
 from slimdiff.compression.bitsandbytes import is_quantized
-from slimdiff.racing import race, sample_at_once
+from slimdiff.profiling.latency import race, sample_at_once
 from slimdiff.inference.deepcache import outermost
 
 GZIP_LEVEL = 6  # gzip's own default, as the command line tool has it
