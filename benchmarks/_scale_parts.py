@@ -17,7 +17,11 @@ import yaml
 
 from slimdiff.config.resolve import resolve as configuration
 from slimdiff.io import settings
-from slimdiff.analysis import claimfile, galleries, page, picks, plots, results, tables, timeline, verdicts
+from slimdiff.analysis import galleries, page, plots, tables, timeline
+from slimdiff.analysis.claims import file
+from slimdiff.analysis import selection
+from slimdiff.analysis import matrix as results
+from slimdiff.analysis.claims import verdicts
 from slimdiff.io.files import read_json, write_json, write_text
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +78,7 @@ def make(folder: Path, cells: int) -> None:
     images = np.stack(
         [127.5 + 127.5 * np.sin(x / (2 + index % 7)) * np.cos(y / (3 + index % 5)) for index in range(100)]
     )
-    shown = dict.fromkeys([*picks.pictured(found), *picks.sample_cells(config)])
+    shown = dict.fromkeys([*selection.pictured(found), *selection.sample_cells(config)])
     for cell in shown:
         labels = np.arange(100) % 10 if cell.model == "ddpm" else np.zeros(0, np.int64)
         path = results.folder(folder / "results/cells", cell) / "samples.npz"
@@ -98,7 +102,7 @@ def aggregate(folder: Path) -> None:
 
 def claims(folder: Path) -> None:
     matrix = results.read_matrix(folder / "results/matrix.parquet")
-    stated = claimfile.read([ROOT / "workflow/resources/claims.yaml"])
+    stated = file.read([ROOT / "workflow/resources/claims.yaml"])
     record = verdicts.to_json(matrix, verdicts.judge(matrix, results.read_paper(PAPER), stated))
     write_json(folder / "results/claims.json", record)
 

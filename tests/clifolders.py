@@ -11,7 +11,7 @@ import yaml
 from builders import UNET_SAMPLER, model_header, small_unet_model, unet_training
 
 from slimdiff.checkpoints import model as modelfile
-from slimdiff.analysis import results as matrix
+from slimdiff.analysis import matrix
 from slimdiff.analysis.columns import COLUMNS
 from slimdiff.inference.images import write_png, write_samples
 from slimdiff.models.registry import build_network

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from presets import CONFIG, ROOT, merge
 
 from slimdiff.config.resolve import resolve as settings
-from slimdiff.analysis import claimfile
+from slimdiff.analysis.claims import file as claimfile
 from slimdiff.config.resolve import expand
 from slimdiff.errors import UserError
 from slimdiff.io.settings import canonical

@@ -11,7 +11,11 @@ import numpy as np
 import pandas as pd
 import synthetic
 
-from slimdiff.analysis import claimfile, picks, results, tables, verdicts
+from slimdiff.analysis import tables
+from slimdiff.analysis.claims import file
+from slimdiff.analysis import selection
+from slimdiff.analysis import matrix as results
+from slimdiff.analysis.claims import verdicts
 from slimdiff.config.resolve import Cell
 from slimdiff.stages import page
 
@@ -34,7 +38,7 @@ def write(
     results.write_matrix(folder / "matrix.parquet", results.to_frame(list(rows)), source)
     matrix = results.read_matrix(folder / "matrix.parquet")
     paper = results.read_paper(PAPER)
-    record = verdicts.to_json(matrix, verdicts.judge(matrix, paper, claimfile.read([str(CLAIMS)])))
+    record = verdicts.to_json(matrix, verdicts.judge(matrix, paper, file.read([str(CLAIMS)])))
     (folder / "claims.json").write_text(json.dumps(record), encoding="utf-8")
     tables.write_all(matrix, paper, record, folder / "tables")
     clock = BEGAN.timestamp()
@@ -82,7 +86,7 @@ def build(folder: Path) -> Path:
 def pictured(matrix: pd.DataFrame) -> list[Cell]:
     """The cells of `matrix` that the page may show."""
     keys = matrix[["dataset", "model", "optimization", "seed"]].itertuples(index=False, name=None)
-    return picks.pictured([Cell(*key[:3], int(key[3])) for key in keys])
+    return selection.pictured([Cell(*key[:3], int(key[3])) for key in keys])
 
 
 def _timed(folder: Path, stage: str, job: str, clock: float) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff.analysis import results
+from slimdiff.analysis import matrix as results
 from slimdiff.analysis.columns import COLUMNS
 
 # The vocabulary of recipes, as in config.yaml, in so far as the kind of a recipe follows from it.

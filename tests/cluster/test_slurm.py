@@ -16,7 +16,7 @@ from disturbances import DISTURBANCES
 from faults import same_but_for_times
 from runs import LOG, PRESETS, PROFILE, STATE, TRAINING, on_node, prepared, text_of
 
-from slimdiff.analysis import results
+from slimdiff.analysis import matrix
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -71,7 +71,7 @@ def submitted(cluster: slurm.Cluster, disturbed: Disturbed, tmp_path_factory: py
 
 
 def test_the_matrix_is_that_of_a_local_run_but_for_times(submitted: Path, local: Path) -> None:
-    ours = results.read_matrix(submitted / "results" / "matrix.parquet")
+    ours = matrix.read_matrix(submitted / "results" / "matrix.parquet")
     assert list(ours["status"]) == ["ok"] * 2
     same_but_for_times(submitted, local)
     assert (submitted / "results" / "report.html").is_file()

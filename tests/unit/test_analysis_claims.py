@@ -12,9 +12,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimdiff.analysis import claimfile, claimtables, expressions, results, verdicts
-from slimdiff.analysis.claimfile import Claim
-from slimdiff.analysis.verdicts import CONTRADICTED, NOT_RUN, REPLICATED, UNRESOLVED, Part, Verdict
+from slimdiff.analysis import claimtables
+from slimdiff.analysis.claims import file
+from slimdiff.analysis.claims import expressions
+from slimdiff.analysis import matrix
+from slimdiff.analysis.claims import verdicts
+from slimdiff.analysis.claims.file import Claim
+from slimdiff.analysis.claims.verdicts import CONTRADICTED, NOT_RUN, REPLICATED, UNRESOLVED, Part, Verdict
 from slimdiff.errors import UserError
 from slimdiff.stages import claims as stage
 
@@ -48,7 +52,7 @@ WANTED = {
 
 @pytest.fixture(scope="module")
 def paper() -> pd.DataFrame:
-    return results.read_paper(PAPER)
+    return matrix.read_paper(PAPER)
 
 
 def cells(recipe: str, values: tuple[float, ...], column: str = "fid", **changes: Any) -> list[dict[str, Any]]:
@@ -60,7 +64,7 @@ def claim(*texts: str, name: str = "mine") -> Claim:
 
 
 def judged(rows: list[dict[str, Any]], *texts: str) -> Verdict:
-    (found,) = verdicts.judge(synthetic.matrix(rows), results.read_paper(PAPER), [claim(*texts)])
+    (found,) = verdicts.judge(synthetic.matrix(rows), matrix.read_paper(PAPER), [claim(*texts)])
     return found
 
 
@@ -300,7 +304,7 @@ def test_its_contradictions_come_along() -> None:
 
 
 def test_every_claim_of_the_report_is_there_with_its_numbers(paper: pd.DataFrame) -> None:
-    claims = claimfile.read([CLAIMS])
+    claims = file.read([CLAIMS])
     assert [c.id for c in claims] == list(WANTED)
     everywhere = pd.concat([paper[name] for name in ("fid", "size_bytes", "inference_ms", "train_ms_per_epoch")])
     for verdict in verdicts.judge(synthetic.full(1), paper, claims):
@@ -311,7 +315,7 @@ def test_every_claim_of_the_report_is_there_with_its_numbers(paper: pd.DataFrame
 
 def test_the_reports_own_numbers_bear_out_all_claims_but_two(paper: pd.DataFrame) -> None:
     """Worked out by hand: 33.35 ms are 30 % more than 25.60, and 163.77 is 15 % above 142.88."""
-    found = {v.id: v.report for v in verdicts.judge(synthetic.full(1), paper, claimfile.read([CLAIMS]))}
+    found = {v.id: v.report for v in verdicts.judge(synthetic.full(1), paper, file.read([CLAIMS]))}
     assert {name for name, report in found.items() if report == "no"} == {"no-speed", "ddpm-l1-keeps"}
     assert {name for name, report in found.items() if report == "no number"} == {
         "ddpm-ema-8bit-black",
@@ -322,7 +326,7 @@ def test_the_reports_own_numbers_bear_out_all_claims_but_two(paper: pd.DataFrame
 def test_claims_speak_of_recipes_that_the_config_knows() -> None:
     """So that a slip of the pen is not taken for a cell that nobody ran."""
     config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    places = [p for c in claimfile.read([CLAIMS]) for comparison in c.comparisons for p in comparison.places]
+    places = [p for c in file.read([CLAIMS]) for comparison in c.comparisons for p in comparison.places]
     assert {p.recipe for p in places} - {expressions.EVERY} <= set(config["optimizations"])
     assert {p.dataset for p in places} - {None} <= set(config["datasets"])
     assert config["claims"] == ["workflow/resources/claims.yaml"]
@@ -359,7 +363,7 @@ def test_a_file_that_is_none_of_claims_is_refused(tmp_path: Path, content: Any, 
     path = tmp_path / "my-claims.yaml"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(UserError) as caught:
-        claimfile.read([path])
+        file.read([path])
     assert str(path) in str(caught.value)
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -368,14 +372,14 @@ def test_a_file_that_is_none_of_claims_is_refused(tmp_path: Path, content: Any, 
 def test_users_bring_claims_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "my-claims.yaml"
     path.write_text(yaml.safe_dump([MINE]))
-    both = claimfile.read([CLAIMS, path])
+    both = file.read([CLAIMS, path])
     assert (both[-1].id, both[-1].file) == ("mine", str(path))
     assert len(both) == len(WANTED) + 1
     with pytest.raises(UserError, match=r"claim 'ncsn-groups2' stands in .*claims\.yaml already"):
-        claimfile.read([CLAIMS, CLAIMS])
+        file.read([CLAIMS, CLAIMS])
     with pytest.raises(UserError, match=r"none\.yaml cannot be read"):
-        claimfile.read([tmp_path / "none.yaml"])
-    assert claimfile.read([]) == []
+        file.read([tmp_path / "none.yaml"])
+    assert file.read([]) == []
 
 
 def test_the_example_in_the_docs_can_be_read(tmp_path: Path) -> None:
@@ -383,7 +387,7 @@ def test_the_example_in_the_docs_can_be_read(tmp_path: Path) -> None:
     (example,) = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "- id:" in block]
     path = tmp_path / "my-claims.yaml"
     path.write_text(example, encoding="utf-8")
-    (found,) = claimfile.read([path])
+    (found,) = file.read([path])
     assert [type(comparison).__name__ for comparison in found.comparisons] == ["Comparison"] * 3
     assert found.contradictions == ("Page 3 says a third.",)
 
@@ -400,7 +404,7 @@ def test_any_content_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory
     path = tmp_path_factory.getbasetemp() / "any-claims.yaml"
     path.write_text(json.dumps(content))
     try:
-        claimfile.read([path])
+        file.read([path])
     except UserError as error:
         assert str(path) in str(error)
         assert str(error).splitlines() == [str(error)]
@@ -411,8 +415,8 @@ def test_any_content_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory
 
 def test_the_stage_writes_the_record_and_the_table_shows_it(tmp_path: Path) -> None:
     rows = BASE + cells("groups-2", (60.0, 61.0, 59.0)) + [synthetic.row("l1-70", status="failed")]
-    results.write_matrix(
-        tmp_path / "matrix.parquet", synthetic.matrix(rows), results.provenance(synthetic.CONFIG, "abc")
+    matrix.write_matrix(
+        tmp_path / "matrix.parquet", synthetic.matrix(rows), matrix.provenance(synthetic.CONFIG, "abc")
     )
     mine = tmp_path / "mine.yaml"
     mine.write_text(yaml.safe_dump([MINE | {"comparisons": ["fid(ncsn/groups-2) > 1.1 * fid(ncsn/baseline)"]}]))

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimdiff.analysis import expressions
+from slimdiff.analysis.claims import expressions
 from slimdiff.analysis.columns import COLUMNS
-from slimdiff.analysis.expressions import Comparison, Failure, Place, Term
+from slimdiff.analysis.claims.expressions import Comparison, Failure, Place, Term
 from slimdiff.errors import UserError
 
 

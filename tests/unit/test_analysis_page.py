@@ -15,8 +15,10 @@ import pytest
 import synthetic
 from jsonschema import Draft202012Validator
 
-from slimdiff.analysis import page, pagecharts, pagepictures, picks, pictures, specs, strips, timeline
-from slimdiff.analysis.results import read_paper
+from slimdiff.analysis import page, pagecharts, pagepictures, pictures, strips, timeline
+from slimdiff.analysis import selection
+from slimdiff.analysis import contents
+from slimdiff.analysis.matrix import read_paper
 from slimdiff.config.resolve import Cell
 from slimdiff.errors import UserError
 
@@ -123,7 +125,7 @@ def test_it_is_a_page_for_phones_and_readers(parsed: Tags) -> None:
 
 def test_it_holds_every_table_and_claim(folder: Path, parsed: Tags) -> None:
     ids = {attrs.get("id") for _, attrs in parsed.tags}
-    assert set(specs.TABLE_NAMES) <= ids
+    assert set(contents.TABLE_NAMES) <= ids
     for claim in json.loads((folder / "claims.json").read_text(encoding="utf-8"))["claims"]:
         assert claim["claim"] in parsed.text
 
@@ -142,7 +144,7 @@ def test_charts_are_of_the_matrix(data: dict[str, Any]) -> None:
     assert points["ddpm", "l1-30"]["gmacs"] == pytest.approx(0.57), "30 million multiply-accumulates × 19 evaluations"
     assert data["cells"][points["ddpm", "l1-30"]["picture"]]["id"] == "mnist/ddpm/l1-30/seed0"
     costs = {chart["cost"] for chart in data["pareto"]["mnist"]}
-    assert costs == {cost.column for cost in specs.COSTS}
+    assert costs == {cost.column for cost in contents.COSTS}
     assert {chart["width"] for chart in data["pareto"]["mnist"]} == {width for width, _ in pagecharts.WIDTHS}
 
 
@@ -172,7 +174,7 @@ def test_a_matrix_that_nobody_timed_has_a_page(tmp_path: Path) -> None:
 
 def test_a_page_of_many_cells_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every recipe's first seed is there before any second, and what is left out is counted."""
-    monkeypatch.setattr(picks, "MOST_PICTURED", 5)
+    monkeypatch.setattr(selection, "MOST_PICTURED", 5)
     rows = [synthetic.row(name, seed) for name in ("baseline", "l1-10", "l1-30") for seed in range(3)]
     matrix = pagefolder.write(tmp_path, rows)
     for cell in set(pagefolder.pictured(matrix)) ^ {
@@ -195,7 +197,7 @@ def test_pictures_end_where_the_page_is_full(tmp_path: Path, monkeypatch: pytest
     matrix = pagefolder.write(tmp_path, [synthetic.row(name) for name in ("baseline", "l1-10", "l1-30")])
     whole = pagepictures.read(matrix, tmp_path / "cells")
     assert whole.left_out == 0
-    monkeypatch.setattr(specs, "MOST_PICTURE_BYTES", len(whole.cells[0]["url"]) + len(whole.cells[1]["url"]))
+    monkeypatch.setattr(contents, "MOST_PICTURE_BYTES", len(whole.cells[0]["url"]) + len(whole.cells[1]["url"]))
     assert [cell["recipe"] for cell in pagepictures.read(matrix, tmp_path / "cells").cells] == ["baseline", "l1-10"]
 
 
@@ -302,7 +304,7 @@ def test_records_of_other_matrices_are_left_out_and_broken_ones_named(tmp_path: 
 
 def test_every_asset_is_an_input_of_the_rule() -> None:
     """The fingerprint knows Python alone."""
-    assert {path.name for path in page.ASSETS.iterdir()} == set(specs.PAGE_ASSETS)
+    assert {path.name for path in page.ASSETS.iterdir()} == set(contents.PAGE_ASSETS)
     rule = (pagefolder.ROOT / "workflow" / "rules" / "report.smk").read_text(encoding="utf-8")
     assert "for name in PAGE_ASSETS" in rule
     project = tomllib.loads((pagefolder.ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from slimdiff.analysis import comparison, results, specs
+from slimdiff.analysis import paper as comparison
+from slimdiff.analysis import matrix
+from slimdiff.analysis import contents
 from slimdiff.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +74,7 @@ LINES = [tuple(part.strip() for part in line.split("|")) for line in PRINTED.str
 
 @pytest.fixture(scope="module")
 def paper() -> pd.DataFrame:
-    return results.read_paper(PAPER)
+    return matrix.read_paper(PAPER)
 
 
 def number(text: str) -> float | None:
@@ -134,14 +136,14 @@ def test_contradictions_are_noted(paper: pd.DataFrame, fact: str) -> None:
 
 def test_every_recipe_is_in_the_config(paper: pd.DataFrame) -> None:
     config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    wanted = set(paper["optimization"]) | {name for table in specs.TABLES for name, _ in table.extra}
-    wanted |= {name for gallery in specs.GALLERIES for panel in gallery.panels for name in panel.recipes}
+    wanted = set(paper["optimization"]) | {name for table in contents.TABLES for name, _ in table.extra}
+    wanted |= {name for gallery in contents.GALLERIES for panel in gallery.panels for name in panel.recipes}
     assert wanted <= set(config["optimizations"])
 
 
 def test_every_number_stands_in_the_tables_where_it_should(paper: pd.DataFrame) -> None:
     shown: dict[tuple[str, str, str], list[str]] = {}
-    for spec in specs.TABLES:
+    for spec in contents.TABLES:
         for family in spec.families:
             for line in comparison.spec_lines(paper, spec, family):
                 if line.paper is not None:
@@ -186,9 +188,9 @@ def test_a_changed_table_is_refused(tmp_path: Path) -> None:
     text = PAPER.read_text(encoding="utf-8")
     path.write_text(text.replace("fid,", "FID,", 1))
     with pytest.raises(UserError, match=r"paper\.csv must have the columns table, section"):
-        results.read_paper(path)
+        matrix.read_paper(path)
     path.write_text(text.replace("4147037", "4147037.5", 1))
     with pytest.raises(UserError, match=r"paper\.csv is not the table"):
-        results.read_paper(path)
+        matrix.read_paper(path)
     with pytest.raises(UserError, match=r"none\.csv does not exist"):
-        results.read_paper(tmp_path / "none.csv")
+        matrix.read_paper(tmp_path / "none.csv")

@@ -10,11 +10,14 @@ import pandas as pd
 import pytest
 import synthetic
 
-from slimdiff.analysis import charts, comparison, labels, plots, results, specs
+from slimdiff.analysis import charts, labels, plots
+from slimdiff.analysis import paper as comparison
+from slimdiff.analysis import matrix as results
+from slimdiff.analysis import contents
 
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "workflow" / "resources" / "paper_reference.csv"
-FIGURES = {figure.name: figure for figure in specs.FIGURES}
+FIGURES = {figure.name: figure for figure in contents.FIGURES}
 ELEVEN = [
     "baseline",
     "linear-8bit-frozen",
@@ -128,7 +131,7 @@ def test_recipes_of_ones_own_do_not_crowd_a_figure(paper: pd.DataFrame, figure: 
 
 
 def lines_of(name: str, paper: pd.DataFrame) -> list[comparison.Line]:
-    table = next(table for table in specs.TABLES if table.name == name)
+    table = next(table for table in contents.TABLES if table.name == name)
     return comparison.spec_lines(paper, table, table.families[0])
 
 
@@ -280,7 +283,7 @@ def test_a_name_far_from_its_point_gets_a_line() -> None:
 
 def test_every_output_has_a_caption_and_is_declared() -> None:
     rule = (ROOT / "workflow" / "rules" / "report.smk").read_text(encoding="utf-8")
-    for name in (*specs.TABLE_NAMES, *specs.FIGURE_NAMES):
+    for name in (*contents.TABLE_NAMES, *contents.FIGURE_NAMES):
         assert (ROOT / "workflow" / "report" / f"{name}.rst").is_file()
     for names in ("TABLE_NAMES", "FIGURE_NAMES"):
         assert f"for name in {names}" in rule

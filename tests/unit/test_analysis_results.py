@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import synthetic
 
-from slimdiff.analysis import results
+from slimdiff.analysis import matrix
 from slimdiff.analysis.columns import COLUMNS
 from slimdiff.config.resolve import Cell
 from slimdiff.errors import UserError
@@ -24,15 +24,15 @@ CELLS = [Cell("mnist", "ncsn", "baseline", 0), Cell("mnist", "ncsn", "groups-2",
 def write_rows(folder: Path, *changed: dict[str, Any]) -> None:
     """The rows of CELLS under `folder`, each with its changes."""
     for cell, changes in zip(CELLS, changed or ({}, {}), strict=True):
-        path = results.row_path(folder, cell)
+        path = matrix.row_path(folder, cell)
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(synthetic.row(cell.optimization, cell.seed) | changes))
 
 
 def test_dtypes_do_not_depend_on_the_values() -> None:
-    whole = results.to_frame([synthetic.row()])
-    empty = results.to_frame([synthetic.row() | {c.name: None for c in COLUMNS if not c.required}])
-    none = results.to_frame([])
+    whole = matrix.to_frame([synthetic.row()])
+    empty = matrix.to_frame([synthetic.row() | {c.name: None for c in COLUMNS if not c.required}])
+    none = matrix.to_frame([])
     expected = {column.name: column.dtype for column in COLUMNS}
     for frame in (whole, empty, none):
         assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == expected
@@ -40,10 +40,10 @@ def test_dtypes_do_not_depend_on_the_values() -> None:
 
 def test_the_file_gives_back_rows_units_and_provenance(tmp_path: Path) -> None:
     rows = [synthetic.row(), synthetic.row("l1-30", status="failed")]
-    frame = results.to_frame(rows)
+    frame = matrix.to_frame(rows)
     path = tmp_path / "matrix.parquet"
-    results.write_matrix(path, frame, results.provenance(synthetic.CONFIG, "abc"))
-    back = results.read_matrix(path)
+    matrix.write_matrix(path, frame, matrix.provenance(synthetic.CONFIG, "abc"))
+    back = matrix.read_matrix(path)
     pd.testing.assert_frame_equal(back, frame)
     assert back.attrs["units"]["size_bytes"] == "bytes"
     assert back.attrs["units"]["train_s"] == "s"
@@ -56,7 +56,7 @@ def test_the_file_gives_back_rows_units_and_provenance(tmp_path: Path) -> None:
 
 def test_other_readers_get_units_and_dtypes_too(tmp_path: Path) -> None:
     path = tmp_path / "matrix.parquet"
-    results.write_matrix(path, results.to_frame([synthetic.row()]), {})
+    matrix.write_matrix(path, matrix.to_frame([synthetic.row()]), {})
     field = pq.read_schema(path).field("inference_ms_per_image")
     assert field.metadata[b"unit"] == b"ms"
     assert b"median time" in field.metadata[b"meaning"]
@@ -69,17 +69,17 @@ def test_a_file_with_other_columns_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "old.parquet"
     pd.DataFrame({"fid": [1.0]}).to_parquet(path)
     with pytest.raises(UserError, match=r"old\.parquet has other columns"):
-        results.read_matrix(path)
+        matrix.read_matrix(path)
     path.write_text("no parquet")
     with pytest.raises(UserError, match=r"old\.parquet is not readable Parquet"):
-        results.read_matrix(path)
+        matrix.read_matrix(path)
     with pytest.raises(UserError, match=r"none\.parquet does not exist"):
-        results.read_matrix(tmp_path / "none.parquet")
+        matrix.read_matrix(tmp_path / "none.parquet")
 
 
 def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     """Write a matrix of one cell, changed in the file."""
-    results.write_matrix(path, results.to_frame([synthetic.row()]), {"config": synthetic.CONFIG})
+    matrix.write_matrix(path, matrix.to_frame([synthetic.row()]), {"config": synthetic.CONFIG})
     pq.write_table(change(pq.read_table(path)), path)
 
 
@@ -87,9 +87,9 @@ def test_a_file_of_an_older_slimdiff_is_read_with_nulls(tmp_path: Path) -> None:
     """It lacks columns that came later, and what it does hold stays."""
     later = ["fid_min", "fid_sampling_sd", "class_tv", "nearest_ratio"]
     path = tmp_path / "old.parquet"
-    footer = {results.FOOTER_KEY: json.dumps({"config": synthetic.CONFIG})}  # which had no digests
+    footer = {matrix.FOOTER_KEY: json.dumps({"config": synthetic.CONFIG})}  # which had no digests
     rewrite(path, lambda table: table.drop_columns(later).replace_schema_metadata(footer))
-    back = results.read_matrix(path)
+    back = matrix.read_matrix(path)
     assert back[later].isna().all(axis=None)
     assert {name: str(dtype) for name, dtype in back.dtypes.items()} == {c.name: c.dtype for c in COLUMNS}
     assert back["fid"].tolist() == [synthetic.row()["fid"]]
@@ -111,20 +111,20 @@ def test_a_file_with_columns_that_are_none_of_ours_is_refused(
     path = tmp_path / "foreign.parquet"
     rewrite(path, change)
     with pytest.raises(UserError, match=r"foreign\.parquet has other columns"):
-        results.read_matrix(path)
+        matrix.read_matrix(path)
 
 
 def test_the_committed_matrices_can_be_read() -> None:
     for path in sorted((Path(__file__).parents[2] / "docs" / "results").glob("*/matrix.parquet")):
-        assert len(results.read_matrix(path)), path
+        assert len(matrix.read_matrix(path)), path
 
 
 def test_rows_come_in_the_order_of_the_matrix_and_no_other_is_read(tmp_path: Path) -> None:
     write_rows(tmp_path)
-    stray = results.row_path(tmp_path, Cell("mnist", "ncsn", "ema", 0))
+    stray = matrix.row_path(tmp_path, Cell("mnist", "ncsn", "ema", 0))
     stray.parent.mkdir(parents=True)
     stray.write_text("not even JSON")
-    rows = results.read_rows(tmp_path, reversed(CELLS), TRAININGS)
+    rows = matrix.read_rows(tmp_path, reversed(CELLS), TRAININGS)
     assert [row["optimization"] for row in rows] == ["groups-2", "baseline"]
 
 
@@ -140,25 +140,25 @@ def test_rows_come_in_the_order_of_the_matrix_and_no_other_is_read(tmp_path: Pat
 def test_a_broken_row_is_refused_with_its_file(tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:
     write_rows(tmp_path, {}, changes)
     with pytest.raises(UserError) as caught:
-        results.read_rows(tmp_path, CELLS, TRAININGS)
-    assert str(results.row_path(tmp_path, CELLS[1])) in str(caught.value)
+        matrix.read_rows(tmp_path, CELLS, TRAININGS)
+    assert str(matrix.row_path(tmp_path, CELLS[1])) in str(caught.value)
     assert complaint in str(caught.value)
 
 
 def test_a_truncated_or_missing_row_is_refused_with_its_file(tmp_path: Path) -> None:
     write_rows(tmp_path)
-    path = results.row_path(tmp_path, CELLS[0])
+    path = matrix.row_path(tmp_path, CELLS[0])
     path.write_text(path.read_text()[:40])
     with pytest.raises(UserError, match=r"baseline/seed0/row\.json is not readable JSON"):
-        results.read_rows(tmp_path, CELLS, TRAININGS)
+        matrix.read_rows(tmp_path, CELLS, TRAININGS)
     path.unlink()
     with pytest.raises(UserError, match=r"baseline/seed0/row\.json does not exist"):
-        results.read_rows(tmp_path, CELLS, TRAININGS)
+        matrix.read_rows(tmp_path, CELLS, TRAININGS)
 
 
 def test_a_cell_listed_twice_is_refused() -> None:
     with pytest.raises(UserError, match="mnist/ncsn/baseline/0 is listed twice"):
-        results.to_frame([synthetic.row(), synthetic.row()])
+        matrix.to_frame([synthetic.row(), synthetic.row()])
 
 
 def test_the_stage_takes_ten_thousand_cells_in_a_short_argument(tmp_path: Path) -> None:
@@ -187,6 +187,6 @@ def test_the_stage_takes_ten_thousand_cells_in_a_short_argument(tmp_path: Path) 
             str(out),
         ]
     )
-    back = results.read_matrix(out)
+    back = matrix.read_matrix(out)
     assert back["optimization"].tolist() == ["baseline", "groups-2"]
     assert back.attrs["provenance"]["config"] == synthetic.CONFIG

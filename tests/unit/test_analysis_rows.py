@@ -10,7 +10,8 @@ import pytest
 import synthetic
 
 from slimdiff.io import records as sealing
-from slimdiff.analysis import columns, rows
+from slimdiff.analysis import columns
+from slimdiff.analysis import row as rows
 from slimdiff.errors import UserError
 from slimdiff.stages import row as stage
 

@@ -16,15 +16,17 @@ import synthetic
 from builders import SOURCE
 from PIL import Image
 
-from slimdiff.analysis import charts, galleries, pictures, results, specs
-from slimdiff.analysis.picks import Slot, sample_cells, slots
+from slimdiff.analysis import charts, galleries, pictures
+from slimdiff.analysis import matrix as results
+from slimdiff.analysis import contents
+from slimdiff.analysis.selection import Slot, sample_cells, slots
 from slimdiff.config.resolve import Cell
 from slimdiff.errors import UserError
 from slimdiff.stages import claims, report
 
 ROOT = Path(__file__).parents[2]
 CLAIMS = ROOT / "workflow" / "resources" / "claims.yaml"
-GALLERIES = {gallery.name: gallery for gallery in specs.GALLERIES}
+GALLERIES = {gallery.name: gallery for gallery in contents.GALLERIES}
 FAMILIES = {name: model["family"] for name, model in synthetic.CONFIG["models"].items()}
 BEST = "groups-2+l1-10"
 CLASSES = ("zero", "one", "two")
@@ -139,7 +141,7 @@ def test_what_the_rules_ask_for_is_what_the_figures_read(tmp_path: Path) -> None
     for cell in asked:
         write_samples(tmp_path, cell, plain_images(9), [0, 1, 2] * 3)
     cells = [Cell(e["dataset"], e["model"], o, s) for e in matrix for o in optimizations for s in e["seeds"]]
-    read = {head for spec in specs.GALLERIES for head in heads(draw(rows_of(cells), tmp_path, spec.name))}
+    read = {head for spec in contents.GALLERIES for head in heads(draw(rows_of(cells), tmp_path, spec.name))}
     names = {f"{c.dataset}, {c.model}: {c.optimization}, seed {c.seed}" for c in asked}
     assert {head.partition(" |")[0] for head in read} == names
 
@@ -150,7 +152,7 @@ def draw(rows: list[dict[str, Any]], root: Path, name: str) -> alt.VConcatChart:
 
 def test_rules_can_ask_without_numpy_pandas_or_torch() -> None:
     code = (
-        "import sys, slimdiff.analysis.picks, slimdiff.analysis.specs;"
+        "import sys, slimdiff.analysis.selection, slimdiff.analysis.contents;"
         "print(*{'numpy', 'pandas', 'torch', 'altair', 'PIL'} & set(sys.modules))"
     )
     run = subprocess.run(
@@ -313,11 +315,11 @@ def test_the_stage_writes_everything_and_html_fetches_nothing(tmp_path: Path) ->
     inputs += ["--cells", str(tmp_path / "cells"), "--code", "abc"]
     inputs += ["--trainings", str(tmp_path / "train"), "--benchmarks", str(tmp_path / "benchmarks")]
     report.main([*inputs, "--out-tables", str(tables), "--out-figures", str(figures)])
-    expected = {f"{name}.{suffix}" for name in specs.TABLE_NAMES for suffix in specs.TABLE_FORMATS}
+    expected = {f"{name}.{suffix}" for name in contents.TABLE_NAMES for suffix in contents.TABLE_FORMATS}
     assert {path.name for path in tables.iterdir()} == expected
-    expected = {f"{name}.{suffix}" for name in specs.FIGURE_NAMES for suffix in specs.FIGURE_FORMATS}
+    expected = {f"{name}.{suffix}" for name in contents.FIGURE_NAMES for suffix in contents.FIGURE_FORMATS}
     assert {path.name for path in figures.iterdir()} == expected
-    for name in specs.FIGURE_NAMES:
+    for name in contents.FIGURE_NAMES:
         assert (figures / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<script src=" not in (figures / f"{name}.html").read_text(encoding="utf-8")
     assert json.dumps("groups-max") in (figures / "pareto.html").read_text(encoding="utf-8")

@@ -14,7 +14,9 @@ from presets import preset
 from scipy import stats
 
 from slimdiff.config.resolve import resolve as settings
-from slimdiff.analysis import charts, guided, guidedplots, proxies, proxytables, studies, studyplots
+from slimdiff.analysis import charts, guidedplots, proxies, proxytables, studyplots
+from slimdiff.analysis import guidance
+from slimdiff.analysis import ablations
 from slimdiff.catalog.layers import layers_of, modules
 from slimdiff.io.settings import canonical
 
@@ -36,7 +38,7 @@ def told(recipe: str, seed: int = 0, model: str = "ncsn", config: dict[str, Any]
 
 def row(recipe: str, seed: int = 0, model: str = "ncsn", config: dict[str, Any] = SENSITIVITY, **changes: Any) -> Any:
     """A row of `config`, of FID 10 unless told otherwise, and as if nothing had been pruned."""
-    plain = {"fid": 10.0, **dict.fromkeys(studies.LOSSES, 50.0), "params_nonzero": 1_000_000, **changes}
+    plain = {"fid": 10.0, **dict.fromkeys(ablations.LOSSES, 50.0), "params_nonzero": 1_000_000, **changes}
     return synthetic.row(recipe, seed, model=model, settings=told(recipe, seed, model, config), **plain)
 
 
@@ -60,13 +62,13 @@ def correlations(rows: list[dict[str, Any]], way: str = proxies.ALL) -> pd.DataF
 def test_the_preset_s_cells_are_the_study_in_the_order_of_the_network(model: str) -> None:
     entry = next(entry for entry in SENSITIVITY["matrix"] if entry["model"] == model)
     names = entry["optimizations"][::-1]  # the order of the matrix must not matter
-    found = studies.module_cells(synthetic.matrix(row(name, model=model) for name in names))
+    found = ablations.module_cells(synthetic.matrix(row(name, model=model) for name in names))
     assert len(found) == len(names) - 1
     ways = itertools.product(("random", "l1", "channels by l1"), (50, 90))
     assert set(found["way"]) == {f"{way}, {amount} %" for way, amount in ways}
     options = SENSITIVITY["models"][model]
     expected = modules(layers_of(options["family"], options["network"]) or [])
-    assert list(dict.fromkeys(studies.module_ratios(found)["module"])) == expected
+    assert list(dict.fromkeys(ablations.module_ratios(found)["module"])) == expected
 
 
 def test_what_differs_in_more_than_one_module_is_no_part_of_it() -> None:
@@ -85,7 +87,7 @@ def test_what_differs_in_more_than_one_module_is_no_part_of_it() -> None:
     rows = [row("baseline"), row("l1-50-conv2"), *(row(name, config=config) for name in others)]
     rows += [row("l1-50-conv3", status="failed"), row("l1-50-conv4", seed=1), row("l1-50-conv1", fid=None)]
     rows += [row("baseline", 2, status="failed"), row("l1-50-conv1", 2)]
-    found = studies.module_cells(synthetic.matrix(rows))
+    found = ablations.module_cells(synthetic.matrix(rows))
     assert found[["module", "seed"]].to_numpy().tolist() == [["conv2", 0]]
 
 
@@ -93,14 +95,14 @@ def test_numbers_are_held_against_the_same_seed_s_baseline() -> None:
     rows = [row("baseline", seed, fid=10.0 * (seed + 1), macs=200) for seed in (0, 1)]
     pruned = {"denoising_loss": 75.0, "denoising_loss_high": None, "params_nonzero": 600_000, "macs": 50}
     rows += [row("channels-50-conv2", seed, fid=40.0 * (seed + 1) ** 2, **pruned) for seed in (0, 1)]
-    cells = studies.module_cells(synthetic.matrix(rows))
+    cells = ablations.module_cells(synthetic.matrix(rows))
     assert cells["ratio"].tolist() == [4.0, 8.0]
     first = cells.iloc[0]
     assert (first["denoising_loss"], first["denoising_loss_low"]) == (1.5, 1.0)
     assert math.isnan(first["denoising_loss_high"])
     assert first["gone"] == pytest.approx(0.4)
     assert first["macs_saved"] == pytest.approx(0.75)
-    (ratio,) = studies.module_ratios(cells).to_dict("records")
+    (ratio,) = ablations.module_ratios(cells).to_dict("records")
     expected = stats.ttest_1samp(np.log([4.0, 8.0]), 0).confidence_interval(0.95)
     assert ratio["ratio"] == pytest.approx(math.sqrt(32))
     assert [ratio["low"], ratio["high"]] == pytest.approx(np.exp(list(expected)).tolist())
@@ -217,7 +219,7 @@ def sparse() -> pd.DataFrame:
 
 
 def test_curves_are_of_recipes_that_only_make_zeros(sparse: pd.DataFrame) -> None:
-    found = studies.sparse_recipes(sparse)
+    found = ablations.sparse_recipes(sparse)
     recipes, trainings = OPEN["optimizations"], OPEN["trainings"]
     for name in set(sparse["optimization"]) - set(found["optimization"]):
         recipe = recipes[name]
@@ -238,13 +240,13 @@ def test_curves_are_of_recipes_that_only_make_zeros(sparse: pd.DataFrame) -> Non
 
 def test_curves_are_drawn_from_two_amounts_on(sparse: pd.DataFrame) -> None:
     points = [found for found in drawn(studyplots.sparsity(sparse, "a title")) if "zeros" in found]
-    known = studies.sparse_recipes(sparse)
+    known = ablations.sparse_recipes(sparse)
     assert {(found["optimization"], found["fid"]) for found in points} == set(
         zip(known["optimization"], known["fid"], strict=True)
     )
     ncsn = sparse[(sparse["model"] == "ncsn") & (sparse["optimization"].isin(["baseline", "l1-50"]))]
     ncsn.attrs |= sparse.attrs
-    assert studies.sparse_recipes(ncsn).empty
+    assert ablations.sparse_recipes(ncsn).empty
     texts = [found.get("text", "") for found in drawn(studyplots.sparsity(ncsn, "a title"))]
     assert any("No model of this matrix" in text for text in texts)
 
@@ -262,14 +264,14 @@ def test_guidance_is_a_line_for_each_model_that_is_told_a_class() -> None:
     rows += [guided_row("baseline", seed, "ddpm", 1000.0) for seed in range(3)]
     rows += [guided_row("l1-50", seed, "ddpm", 1000.0) for seed in range(3)]
     matrix = synthetic.matrix(rows)
-    found = guided.guided_recipes(matrix)
+    found = guidance.guided_recipes(matrix)
     expected = {(model, scale): 11 + scale for model in ("ncsn-told", "ddpm") for scale in scales.values()}
     assert {(each["line"], each["guidance"]): each["fid"] for each in found.to_dict("records")} == expected
     assert set(found["seeds"]) == {3}
     assert found["class_accuracy"].tolist() == pytest.approx((0.5 + found["guidance"] / 10).tolist())
     reach = stats.t.ppf(0.975, 2) / math.sqrt(3)  # of 1, the standard deviation of three numbers in a row
     assert (found["fid_high"] - found["fid"]).tolist() == pytest.approx([reach] * 8)
-    assert guided.untold_models(matrix).to_dict("records") == [{"dataset": "mnist", "model": "ncsn", "fid": 80.0}]
+    assert guidance.untold_models(matrix).to_dict("records") == [{"dataset": "mnist", "model": "ncsn", "fid": 80.0}]
 
     chart = guidedplots.guidance(matrix, "a title")
     texts = [str(each.get("text")) for each in drawn(chart)]
@@ -283,13 +285,13 @@ def test_a_pruned_network_at_several_scales_is_a_line_of_its_own() -> None:
         config["optimizations"][f"pruned-{scale}"] = {**OPEN["optimizations"]["l1-50"], "sampler": {"guidance": scale}}
     names = ["guidance-3", "guidance-0", "pruned-0", "pruned-3", "l1-70"]
     matrix = synthetic.matrix(row(name, 5, "ddpm", config) for name in names)
-    found = guided.guided_recipes(matrix)
+    found = guidance.guided_recipes(matrix)
     lines = found.groupby("line")["guidance"].apply(list).to_dict()
     assert lines == {"ddpm, guidance-0": [0.0, 3.0], "ddpm, pruned-0": [0.0, 3.0]}
 
 
 def test_one_scale_or_no_class_is_no_line() -> None:
     matrix = synthetic.matrix([row("guidance-3", model="ddpm"), row("baseline"), row("l1-50")])
-    assert guided.guided_recipes(matrix).empty
+    assert guidance.guided_recipes(matrix).empty
     texts = [str(each.get("text")) for each in drawn(guidedplots.guidance(matrix, "a title"))]
     assert guidedplots.EMPTY in texts

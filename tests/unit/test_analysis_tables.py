@@ -8,15 +8,19 @@ import pandas as pd
 import pytest
 import synthetic
 
-from slimdiff.analysis import charts, comparison, differences, differencetables, results, specs, tables, verdicts
+from slimdiff.analysis import charts, differences, differencetables, tables
+from slimdiff.analysis import paper as comparison
+from slimdiff.analysis import matrix
+from slimdiff.analysis import contents
+from slimdiff.analysis.claims import verdicts
 
 ROOT = Path(__file__).parents[2]
-TABLES = {table.name: table for table in specs.TABLES}
+TABLES = {table.name: table for table in contents.TABLES}
 
 
 @pytest.fixture(scope="module")
 def paper() -> pd.DataFrame:
-    return results.read_paper(ROOT / "workflow" / "resources" / "paper_reference.csv")
+    return matrix.read_paper(ROOT / "workflow" / "resources" / "paper_reference.csv")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,7 @@ def test_table_1_holds_the_reports_meaning_and_ours(paper: pd.DataFrame) -> None
 
 
 def test_together_they_hold_the_19_recipes_of_the_report(paper: pd.DataFrame) -> None:
-    extra = {name for table in specs.TABLES for name, _ in table.extra}
+    extra = {name for table in contents.TABLES for name, _ in table.extra}
     names = {
         name
         for table in ("table-1", "table-2", "table-3")
@@ -253,7 +257,7 @@ def test_the_kind_of_a_recipe_follows_from_the_config(optimization: str, kind: s
 
 def test_every_table_is_written(tmp_path: Path, paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
     tables.write_all(mixed, paper, verdicts.to_json(mixed, []), tmp_path)
-    expected = {f"{name}.{suffix}" for name in specs.TABLE_NAMES for suffix in specs.TABLE_FORMATS}
+    expected = {f"{name}.{suffix}" for name in contents.TABLE_NAMES for suffix in contents.TABLE_FORMATS}
     assert {path.name for path in tmp_path.iterdir()} == expected
     cells = pd.read_csv(tmp_path / "cells.csv")
     assert len(cells) == len(mixed)

@@ -19,7 +19,7 @@ from torch import nn
 
 import slimdiff
 from slimdiff.inference import model
-from slimdiff.analysis import rows
+from slimdiff.analysis import row
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.engines.network import EngineNetwork, Runner, Site
@@ -221,7 +221,7 @@ def test_the_stage_says_so_and_the_row_as_well(tmp_path, hungry, capsys, bears, 
     samples = read_samples(tmp_path / "samples.npz")
     assert samples.batch_size == batch_size
     score = {"status": samples.status, "reason": samples.reason}
-    found = rows.first_failure({"train": {"status": "ok"}, "score": score, "profile": {"status": "ok"}})
+    found = row.first_failure({"train": {"status": "ok"}, "score": score, "profile": {"status": "ok"}})
     assert found is None if reason is None else found.startswith(reason)
 
 

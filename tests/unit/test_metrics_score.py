@@ -13,7 +13,7 @@ import torch
 from slimdiff.io import files
 from slimdiff.io import records
 from slimdiff.io import tensors as tensorfile
-from slimdiff.analysis import rows
+from slimdiff.analysis import row
 from slimdiff.analysis.columns import COLUMNS
 from slimdiff.data import image_set
 from slimdiff.data.image_set import ImageSet
@@ -225,7 +225,7 @@ def test_where_memory_runs_out_half_the_batch_gives_the_same_score(
     starve(31)
     failed = workspace.score(100)
     assert (failed["status"], failed["fid"], failed["score_batch_size"]) == ("failed", None, None)
-    found = rows.first_failure({"train": {"status": "ok"}, "score": failed, "profile": {"status": "ok"}})
+    found = row.first_failure({"train": {"status": "ok"}, "score": failed, "profile": {"status": "ok"}})
     assert found is not None
     assert found.startswith("score: out of memory with 64 images at once (tried 64 and 32): ")
 

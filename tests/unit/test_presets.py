@@ -8,7 +8,7 @@ import pytest
 from presets import CONFIG, ROOT, merge, preset
 
 from slimdiff.config.resolve import resolve as settings
-from slimdiff.analysis import claimfile
+from slimdiff.analysis.claims import file as claimfile
 from slimdiff.compression.channels import ChannelSettings, prune_channels
 from slimdiff.config.resolve import expand
 from slimdiff.errors import UserError

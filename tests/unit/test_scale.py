@@ -13,7 +13,10 @@ import pytest
 import synthetic
 from pagefolder import CLAIMS, PAPER
 
-from slimdiff.analysis import answer, claimfile, page, results, tables, timeline, verdicts
+from slimdiff.analysis import answer, page, tables, timeline
+from slimdiff.analysis.claims import file
+from slimdiff.analysis import matrix as results
+from slimdiff.analysis.claims import verdicts
 
 SEEDS = 4
 
@@ -35,7 +38,7 @@ def calls(work: Callable[[], Any]) -> int:
 
 
 def claims_of(frame: pd.DataFrame) -> dict[str, Any]:
-    return verdicts.to_json(frame, verdicts.judge(frame, results.read_paper(PAPER), claimfile.read([str(CLAIMS)])))
+    return verdicts.to_json(frame, verdicts.judge(frame, results.read_paper(PAPER), file.read([str(CLAIMS)])))
 
 
 @pytest.mark.parametrize("part", ["read", "claims", "tables", "answer"])

@@ -22,7 +22,9 @@ from slimdiff.checkpoints import model as modelfile
 from slimdiff.checkpoints import header as modelheader
 from slimdiff.io import packed as packing
 from slimdiff.io import records
-from slimdiff.analysis import charts, claimfile, claimtables, markdown, results
+from slimdiff.analysis import charts, claimtables, markdown
+from slimdiff.analysis.claims import file as claimfile
+from slimdiff.analysis import matrix
 from slimdiff.errors import UserError
 from slimdiff.io.folders import listing
 
@@ -331,7 +333,7 @@ def test_a_folder_of_images_is_not_left(tmp_path: Path) -> None:
 def test_a_forged_matrix_is_refused(column: str, value: str) -> None:
     changes = {"status": "failed"} if column == "reason" else {}
     with pytest.raises(UserError, match="forged or damaged"):
-        results.to_frame([synthetic.row(**{**changes, column: value})])
+        matrix.to_frame([synthetic.row(**{**changes, column: value})])
 
 
 # --- what people are shown ---------------------------------------------------------------------------------------

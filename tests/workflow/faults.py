@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from slimdiff.analysis import columns, results
+from slimdiff.analysis import columns
+from slimdiff.analysis import matrix
 
 PATIENCE_S = 240.0  # for what takes seconds where nothing else runs
 # What differs when the same run is repeated: what is measured in time or memory, and what the machine chooses.
@@ -69,6 +70,6 @@ def press_ctrl_c(process: "subprocess.Popen[bytes]") -> int:
 
 def same_but_for_times(run: Path, other: Path) -> None:
     """Their matrices are equal in all that is not a time, a memory or the machine's choice."""
-    ours, theirs = (results.read_matrix(folder / "results" / "matrix.parquet") for folder in (run, other))
+    ours, theirs = (matrix.read_matrix(folder / "results" / "matrix.parquet") for folder in (run, other))
     kept = [name for name in ours.columns if name not in OF_A_RUN]
     pd.testing.assert_frame_equal(ours[kept], theirs[kept], check_exact=True)

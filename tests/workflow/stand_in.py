@@ -16,11 +16,11 @@ WEIGHTS_BYTES = 2_000_000  # above Snakemake's own limit for comparing contents 
 def outputs(options: dict[str, str]) -> list[Path]:
     paths = [Path(value) for key, value in options.items() if key.startswith("--out")]
     if "--out-tables" in options:
-        from slimdiff.analysis import specs
+        from slimdiff.analysis import contents
 
         tables, figures = Path(options["--out-tables"]), Path(options["--out-figures"])
-        paths = [tables / f"{name}.{suffix}" for name in specs.TABLE_NAMES for suffix in specs.TABLE_FORMATS]
-        paths += [figures / f"{name}.{suffix}" for name in specs.FIGURE_NAMES for suffix in specs.FIGURE_FORMATS]
+        paths = [tables / f"{name}.{suffix}" for name in contents.TABLE_NAMES for suffix in contents.TABLE_FORMATS]
+        paths += [figures / f"{name}.{suffix}" for name in contents.FIGURE_NAMES for suffix in contents.FIGURE_FORMATS]
     return paths
 
 

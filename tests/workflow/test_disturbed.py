@@ -22,7 +22,7 @@ from slimdiff.checkpoints import origin
 from slimdiff.checkpoints import weights as weightfile
 from slimdiff.io import records
 from slimdiff.io import tensors as tensorfile
-from slimdiff.analysis import results
+from slimdiff.analysis import matrix
 from slimdiff.config.resolve import Cell
 from slimdiff.data import image_set
 from slimdiff.errors import UserError
@@ -163,7 +163,7 @@ FILES: dict[str, tuple[Path, Callable[[Path, Path], Any]]] = {
     "score": (OWN / "score.json", lambda path, root: records.read_json(path)),
     "profile": (OWN / "profile.json", lambda path, root: records.read_json(path)),
     "row": (OWN / "row.json", lambda path, root: records.read_json(path)),
-    "matrix": (Path("matrix.parquet"), lambda path, root: results.read_matrix(path).to_dict("list")),
+    "matrix": (Path("matrix.parquet"), lambda path, root: matrix.read_matrix(path).to_dict("list")),
 }
 FLIPS = 100  # positions: half of them among the first bytes, where headers are, and some at the end
 
@@ -273,4 +273,4 @@ def test_a_row_of_another_cell_is_refused(calm: Path, tmp_path: Path) -> None:
     shutil.copy(tmp_path / OTHER / "row.json", tmp_path / OWN / "row.json")
     cells, trainings = [Cell("digits", "ncsn", "baseline", 0)], {"baseline": "plain"}
     with pytest.raises(UserError, match=r"baseline/seed0/row.json is not a row .* expected 'baseline'; delete it"):
-        results.read_rows(tmp_path / "cells", cells, trainings)
+        matrix.read_rows(tmp_path / "cells", cells, trainings)

@@ -257,7 +257,7 @@ def test_a_real_edit_of_the_page(tree: Path) -> None:
 
 
 def test_a_real_edit_of_a_verdict(tree: Path) -> None:
-    append(tree / "workflow/src/slimdiff/analysis/verdicts.py", "\n\nEXTRA = 1\n")
+    append(tree / "workflow/src/slimdiff/analysis/claims/verdicts.py", "\n\nEXTRA = 1\n")
     assert planned(tree, *SMOKE) == {"claims": {""}, "report": {""}, "page": {""}}
 
 

@@ -12,8 +12,9 @@ import yaml
 from clones import REPOSITORY, SMOKE, clone, planned, snakemake
 from PIL import Image
 
-from slimdiff.analysis import proxytables, results
-from slimdiff.analysis.specs import FIGURE_NAMES, TABLE_NAMES
+from slimdiff.analysis import proxytables
+from slimdiff.analysis import matrix as results
+from slimdiff.analysis.contents import FIGURE_NAMES, TABLE_NAMES
 from slimdiff.config.resolve import expand
 
 pytestmark = pytest.mark.slow

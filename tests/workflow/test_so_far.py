@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 from clones import clone, snakemake
 
-from slimdiff.analysis import results
+from slimdiff.analysis import matrix
 
 RECIPES, SEEDS = ["baseline", "l1-30"], [0, 1]
 MATRIX = [{"dataset": "digits", "model": "ncsn", "optimizations": RECIPES, "seeds": SEEDS}]
@@ -41,7 +41,7 @@ def test_the_matrix_so_far_after_jobs_were_killed_and_beside_a_run(tmp_path: Pat
     assert done.returncode == 1, said
     assert said.count("Trying to restart job") == 2, "a training is tried three times, as it goes on from its state"
     assert not (folder / "results/matrix.parquet").exists()
-    frame = results.read_matrix(folder / "results/so-far/matrix.parquet")
+    frame = matrix.read_matrix(folder / "results/so-far/matrix.parquet")
     assert names(frame) == [("baseline", 0)]
     missing = frame.attrs["provenance"]["missing"]
     assert set(missing) == {f"digits/ncsn/{name}" for name in ("l1-30/seed0", "baseline/seed1", "l1-30/seed1")}
@@ -76,5 +76,5 @@ def test_the_matrix_so_far_after_jobs_were_killed_and_beside_a_run(tmp_path: Pat
     finally:
         run.kill()
         run.wait()
-    assert names(results.read_matrix(folder / "results/matrix.parquet")) == [(r, s) for r in RECIPES for s in SEEDS]
+    assert names(matrix.read_matrix(folder / "results/matrix.parquet")) == [(r, s) for r in RECIPES for s in SEEDS]
     assert not (folder / "results/so-far").exists()

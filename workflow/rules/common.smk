@@ -27,7 +27,7 @@ shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(SOURCE))}; 
 
 from slimdiff import config as settings
 from slimdiff import runlock, yamlfile
-from slimdiff.analysis.claimfile import read as read_claims
+from slimdiff.analysis.claims.file import read as read_claims
 from slimdiff.errors import UserError
 from slimdiff.runtime.fingerprint import fingerprint
 from slimdiff.io.folders import listing

@@ -1,7 +1,7 @@
 """Tables and figures of the matrix, the page that shows all of it, and Snakemake's own report for the workflow's side."""
 
-from slimdiff.analysis.picks import pictured_cells, sample_cells
-from slimdiff.analysis.specs import FIGURE_NAMES, PAGE_ASSETS, TABLE_NAMES
+from slimdiff.analysis.selection import pictured_cells, sample_cells
+from slimdiff.analysis.contents import FIGURE_NAMES, PAGE_ASSETS, TABLE_NAMES
 
 
 rule report:

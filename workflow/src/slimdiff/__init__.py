@@ -27,9 +27,9 @@ def read_matrix(path: "str | os.PathLike[str]" = "results/matrix.parquet") -> "p
     Raises:
         UserError: the file is missing, is no Parquet, or was written with other columns.
     """
-    from slimdiff.analysis import results
+    from slimdiff.analysis import matrix
 
-    return results.read_matrix(path)
+    return matrix.read_matrix(path)
 
 
 def load(

@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff.analysis import comparison, statistics
+from slimdiff.analysis import statistics
+from slimdiff.analysis import paper
 from slimdiff.analysis.statistics import RESOLUTION, Ratio, Recipe
 
 REFERENCE = "baseline"
@@ -136,7 +137,7 @@ def time_slack(matrix: pd.DataFrame, dataset: str, model: str) -> float:
     matrix = _in_turns(matrix)
     rows = matrix[(matrix["dataset"] == dataset) & (matrix["model"] == model) & (matrix["status"] == "ok")]
     base = {row["seed"]: row for row in rows[rows["optimization"] == REFERENCE].to_dict("records")}
-    recipes = comparison.config(matrix).get("optimizations", {})
+    recipes = paper.config(matrix).get("optimizations", {})
     slack = LEAST_SLACK
     for name, own in rows.groupby("optimization", sort=False):
         pairs = [(row, base[row["seed"]]) for row in own.to_dict("records") if row["seed"] in base]

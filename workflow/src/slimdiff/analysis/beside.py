@@ -7,9 +7,10 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import charts, comparison, differences, statistics
+from slimdiff.analysis import charts, differences, statistics
+from slimdiff.analysis import paper as comparison
 from slimdiff.analysis.charts import FONT_PX, LogAxis
-from slimdiff.analysis.comparison import NOT_RUN, percent_text
+from slimdiff.analysis.paper import NOT_RUN, percent_text
 
 LINE_PX = 22  # height of one recipe
 WIDTH_PX = 430

@@ -4,13 +4,15 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from slimdiff.analysis import comparison, specs, statistics
-from slimdiff.analysis.comparison import NOT_RUN
+from slimdiff.analysis import statistics
+from slimdiff.analysis import paper as comparison
+from slimdiff.analysis import contents
+from slimdiff.analysis.paper import NOT_RUN
 from slimdiff.analysis.statistics import Ratio, Recipe
 
 REFERENCE = "baseline"
-MEASURES = (specs.FID, specs.SIZE, specs.LATENCY, specs.TRAINING)
-COLUMN = specs.FID.column
+MEASURES = (contents.FID, contents.SIZE, contents.LATENCY, contents.TRAINING)
+COLUMN = contents.FID.column
 # Whether a difference that was found points where the report's does; empty where either side has no number.
 SAME, OPPOSITE, OPEN = "same", "opposite", "open"
 
@@ -24,8 +26,8 @@ def table(matrix: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     and m_change_high, in percent, beside m_change_percent; direction (SAME, OPPOSITE, OPEN or empty).
     """
     frames = []
-    for family in dict.fromkeys(spec.families for spec in specs.TABLES if len(spec.families) == 1):
-        chosen = [spec for spec in specs.TABLES if spec.families == family and spec.reference == REFERENCE]
+    for family in dict.fromkeys(spec.families for spec in contents.TABLES if len(spec.families) == 1):
+        chosen = [spec for spec in contents.TABLES if spec.families == family and spec.reference == REFERENCE]
         frames.append(comparison.techniques(matrix, paper, chosen, MEASURES))
     frame = pd.concat(frames, ignore_index=True)
     keys = list(zip(frame["dataset"], frame["model"], frame["optimization"], strict=True))

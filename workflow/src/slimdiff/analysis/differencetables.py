@@ -8,7 +8,7 @@ import pandas as pd
 
 from slimdiff.io import files
 from slimdiff.analysis import differences, statistics
-from slimdiff.analysis.comparison import percent_text
+from slimdiff.analysis.paper import percent_text
 from slimdiff.analysis.markdown import NOTHING, grid, interval, missing, p_value, text
 
 DIFFERENCES_CAPTION = (

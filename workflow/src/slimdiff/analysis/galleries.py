@@ -9,11 +9,15 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import charts, comparison, picks, pictures, results, specs
+from slimdiff.analysis import charts, pictures
+from slimdiff.analysis import paper
+from slimdiff.analysis import selection
+from slimdiff.analysis import matrix as results
+from slimdiff.analysis import contents
 from slimdiff.analysis.charts import CHARACTER_PX, FONT_PX
 from slimdiff.analysis.columns import KEY
 from slimdiff.analysis.pictures import Images, Samples
-from slimdiff.analysis.specs import GallerySpec
+from slimdiff.analysis.contents import GallerySpec
 from slimdiff.config.resolve import Cell
 
 DENSITY = charts.PNG_PPI // 72  # pixels of a picture per unit of the chart: one each in the PNG
@@ -31,16 +35,16 @@ BY_CLASS = (
 
 def write_all(matrix: pd.DataFrame, cells: Path, folder: Path) -> None:
     """Write every gallery of the specs into `folder`, in every format; `cells` is the folder of the cells."""
-    for spec in specs.GALLERIES:
+    for spec in contents.GALLERIES:
         chart = gallery(matrix, cells, spec)
-        for suffix in specs.FIGURE_FORMATS:
+        for suffix in contents.FIGURE_FORMATS:
             charts.save(chart, folder / f"{spec.name}.{suffix}")
 
 
 def gallery(matrix: pd.DataFrame, cells: Path, spec: GallerySpec) -> alt.VConcatChart:
     """The panels of `spec`, those of one data set and model beside each other."""
     rows = _rows(matrix)
-    slots = picks.slots(spec, list(rows), comparison.families(matrix))
+    slots = selection.slots(spec, list(rows), paper.families(matrix))
     blocks: dict[str, list[Cell]] = {}
     for slot in slots:
         if slot.cell:

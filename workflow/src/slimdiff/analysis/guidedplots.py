@@ -5,7 +5,8 @@ import itertools
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import charts, guided
+from slimdiff.analysis import charts
+from slimdiff.analysis import guidance as guided
 from slimdiff.analysis.charts import FONT_PX
 
 PANEL_PX = (680, 240)

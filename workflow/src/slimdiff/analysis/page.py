@@ -18,17 +18,9 @@ import pandas as pd
 import vl_convert
 from markdown_it import MarkdownIt
 
-from slimdiff.analysis import (
-    answer,
-    charts,
-    comparison,
-    pagecharts,
-    pagepictures,
-    specs,
-    statistics,
-    strips,
-    timeline,
-)
+from slimdiff.analysis import answer, charts, pagecharts, pagepictures, statistics, strips, timeline
+from slimdiff.analysis import paper as comparison
+from slimdiff.analysis import contents
 from slimdiff.analysis.answer import significant, size
 from slimdiff.analysis.markdown import NOTHING, missing
 from slimdiff.errors import UserError
@@ -97,7 +89,7 @@ def build(
         data=data,
         answer=asdict(answer.answer(matrix)),
         overview=_overview(matrix, source),
-        costs=[cost for cost in specs.COSTS if any(points[cost.column] > 0)] if len(points) else [],
+        costs=[cost for cost in contents.COSTS if any(points[cost.column] > 0)] if len(points) else [],
         families=charts.families_told(points["family"]),
         undrawn=_undrawn(matrix, points),
         blocks=blocks,
@@ -106,7 +98,7 @@ def build(
         more_curves=more_curves,
         pictures=pictures,
         claims=_claims(claims),
-        tables=[_table(tables / f"{name}.md") for name in specs.TABLE_NAMES if name != "claims"],
+        tables=[_table(tables / f"{name}.md") for name in contents.TABLE_NAMES if name != "claims"],
         totals=timeline.totals(jobs).to_dict("records"),
         dated=bool(jobs.attrs["began"]),
         machines=_machines(matrix),

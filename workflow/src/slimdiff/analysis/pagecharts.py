@@ -12,9 +12,10 @@ import altair as alt
 import pandas as pd
 
 from slimdiff.io import files
-from slimdiff.analysis import charts, plots, specs, statistics, timeline
+from slimdiff.analysis import charts, plots, statistics, timeline
+from slimdiff.analysis import contents
 from slimdiff.analysis.charts import FONT_PX, LogAxis
-from slimdiff.analysis.specs import CostSpec
+from slimdiff.analysis.contents import CostSpec
 
 Spec = dict[str, Any]
 
@@ -34,13 +35,13 @@ def recipes(matrix: pd.DataFrame) -> pd.DataFrame:
     """
     frame = plots.recipes(matrix)
     frame = frame[frame["fid"] > 0].reset_index(drop=True)
-    for cost in specs.COSTS:
+    for cost in contents.COSTS:
         frame[f"front_{cost.column}"] = False
     frame = frame.assign(start=frame["fid"], end=frame["fid"])
     for _, block in frame.groupby("dataset", sort=False):
-        spread = charts.clipped(block, "low", "high", _axes(block, specs.COSTS[0])[1].ends)
+        spread = charts.clipped(block, "low", "high", _axes(block, contents.COSTS[0])[1].ends)
         frame.loc[spread.index, ["start", "end"]] = spread[["start", "end"]]
-        for cost in specs.COSTS:
+        for cost in contents.COSTS:
             known = block[block[cost.column] > 0]
             costs = list(zip(known[cost.column], known["fid"], strict=True))
             frame.loc[known.index, f"front_{cost.column}"] = statistics.pareto_front(costs)
@@ -50,7 +51,7 @@ def recipes(matrix: pd.DataFrame) -> pd.DataFrame:
 def pareto(frame: pd.DataFrame) -> list[Spec]:
     """{cost, label, width, spec} for each cost that was measured and each width; `frame` is of one data set."""
     found = []
-    for cost in specs.COSTS:
+    for cost in contents.COSTS:
         known = frame[frame[cost.column] > 0]
         for size in WIDTHS if len(known) else ():
             chart = _pareto(known, cost, size)
@@ -62,12 +63,12 @@ def curves(matrix: pd.DataFrame, trainings: Path) -> tuple[pd.DataFrame, int]:
     """The loss curves of the first trainings of `matrix` (CURVE_COLUMNS), and how many more there are."""
     found = matrix[["dataset", "model", "training", "seed"]].drop_duplicates()
     rows = []
-    for dataset, model, training, seed in found.head(specs.MOST_CURVES).itertuples(index=False):
+    for dataset, model, training, seed in found.head(contents.MOST_CURVES).itertuples(index=False):
         record = files.read_json(trainings / dataset / model / training / f"seed{seed}" / "train.json")
         for point in record.get("loss_curve", []):
             if point["loss"] is not None and point["loss"] > 0:
                 rows.append((dataset, model, training, seed, point["step"], float(f"{point['loss']:.5g}")))
-    return pd.DataFrame(rows, columns=list(CURVE_COLUMNS)), max(0, len(found) - specs.MOST_CURVES)
+    return pd.DataFrame(rows, columns=list(CURVE_COLUMNS)), max(0, len(found) - contents.MOST_CURVES)
 
 
 def losses(frame: pd.DataFrame) -> list[Spec]:

@@ -7,7 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff.analysis import picks, pictures, results, specs
+from slimdiff.analysis import pictures
+from slimdiff.analysis import selection
+from slimdiff.analysis import matrix as results
+from slimdiff.analysis import contents
 from slimdiff.analysis.answer import significant
 from slimdiff.analysis.columns import KEY
 from slimdiff.analysis.markdown import missing
@@ -41,16 +44,16 @@ def read(matrix: pd.DataFrame, cells: Path) -> Pictures:
     rows = {Cell(*(row[name] for name in KEY)): row for row in matrix.to_dict("records")}
     found: list[dict[str, Any]] = []
     held = 0
-    asked = picks.pictured(list(rows))
+    asked = selection.pictured(list(rows))
     for cell in asked:
         samples = pictures.read_samples(results.folder(cells, cell) / "samples.npz")
-        images = samples.images[: specs.PICTURE_IMAGES]
+        images = samples.images[: contents.PICTURE_IMAGES]
         if not len(images):
             continue
-        picture = pictures.contact(images, COLUMNS, specs.PICTURE_PX)
+        picture = pictures.contact(images, COLUMNS, contents.PICTURE_PX)
         url = pictures.data_url(picture)
         held += len(url)
-        if held > specs.MOST_PICTURE_BYTES:
+        if held > contents.MOST_PICTURE_BYTES:
             break
         lines = -(-len(images) // COLUMNS)
         found.append(

@@ -9,10 +9,12 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import beside, charts, comparison, guidedplots, labels, specs, statistics, studyplots
+from slimdiff.analysis import beside, charts, guidedplots, labels, statistics, studyplots
+from slimdiff.analysis import paper as comparison
+from slimdiff.analysis import contents
 from slimdiff.analysis.charts import CHARACTER_PX, FONT_PX, LogAxis
-from slimdiff.analysis.comparison import NOT_RUN, percent_text
-from slimdiff.analysis.specs import FigureSpec
+from slimdiff.analysis.paper import NOT_RUN, percent_text
+from slimdiff.analysis.contents import FigureSpec
 
 LINE_PX = 24  # height of one technique
 HALF_PX = 300  # width of one half of the figure of techniques
@@ -40,9 +42,9 @@ PARETO_TOOLTIP = [
 
 def write_all(matrix: pd.DataFrame, paper: pd.DataFrame, folder: Path) -> None:
     """Write every figure of the specs into `folder`, in every format."""
-    for spec in specs.FIGURES:
+    for spec in contents.FIGURES:
         chart = draw(matrix, paper, spec)
-        for suffix in specs.FIGURE_FORMATS:
+        for suffix in contents.FIGURE_FORMATS:
             charts.save(chart, folder / f"{spec.name}.{suffix}")
 
 
@@ -61,8 +63,8 @@ def draw(matrix: pd.DataFrame, paper: pd.DataFrame, spec: FigureSpec) -> alt.VCo
 
 def techniques(matrix: pd.DataFrame, paper: pd.DataFrame, spec: FigureSpec) -> alt.VConcatChart:
     """FID of each technique, ours and the report's side by side, one panel per data set and model."""
-    tables = [table for table in specs.TABLES if table.name in spec.tables]
-    everything = comparison.techniques(matrix, paper, tables, (specs.FID, specs.RFID))
+    tables = [table for table in contents.TABLES if table.name in spec.tables]
+    everything = comparison.techniques(matrix, paper, tables, (contents.FID, contents.RFID))
     frame = comparison.fewer(everything)
     subtitle = [
         "Each half has its own scale: our FID is in-domain, the report's is an Inception FID on MNIST.",

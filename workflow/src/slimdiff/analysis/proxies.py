@@ -5,7 +5,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from slimdiff.analysis import statistics, studies
+from slimdiff.analysis import statistics
+from slimdiff.analysis import ablations
 
 RESAMPLES = 1000
 SEED = 0  # of the bootstrap
@@ -26,16 +27,16 @@ def table(matrix: pd.DataFrame) -> pd.DataFrame:
     share of these draws no other proxy's correlation is larger. NaN: the proxy is the same in all cells, is missing in
     one, or there are fewer than LEAST_MODULES modules.
     """
-    cells, rows = studies.module_cells(matrix), []
+    cells, rows = ablations.module_cells(matrix), []
     for (dataset, model), block in cells.groupby(["dataset", "model"], sort=False):
         ways = sorted(set(block["way"]))
         for way in [ALL, *(ways if len(ways) > 1 else [])]:
             own = block if way == ALL else block[block["way"] == way]
             modules = own["module"].nunique()
             known = {"dataset": dataset, "model": model, "way": way, "modules": modules, "cells": len(own)}
-            found = _correlations(own) if modules >= LEAST_MODULES else np.full((4, len(studies.PROXIES)), np.nan)
+            found = _correlations(own) if modules >= LEAST_MODULES else np.full((4, len(ablations.PROXIES)), np.nan)
             names = ("rho", "low", "high", "best_share")
-            for proxy, numbers in zip(studies.PROXIES, found.T.tolist(), strict=True):
+            for proxy, numbers in zip(ablations.PROXIES, found.T.tolist(), strict=True):
                 rows.append({**known, "proxy": proxy, **dict(zip(names, numbers, strict=True))})
     return pd.DataFrame(rows, columns=list(TABLE))
 
@@ -57,7 +58,7 @@ def rank_correlations(outcome: Numbers, proxies: Numbers) -> Numbers:
 def _correlations(cells: pd.DataFrame) -> Numbers:
     """Rows: correlation, both ends of its interval, share of draws in which it is the best; a column per proxy."""
     outcome = np.log(cells["ratio"].to_numpy(float))
-    proxies = cells[list(studies.PROXIES)].to_numpy(float).T
+    proxies = cells[list(ablations.PROXIES)].to_numpy(float).T
     rho = rank_correlations(outcome, proxies)
     places = [np.flatnonzero(cells["module"] == module) for module in cells["module"].unique()]
     generator = np.random.default_rng(SEED)

@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff.analysis import charts, comparison, differences, statistics
+from slimdiff.analysis import charts, differences, statistics
+from slimdiff.analysis import paper as comparison
 from slimdiff.analysis.answer import significant
 from slimdiff.analysis.charts import LogAxis
-from slimdiff.analysis.comparison import NOT_RUN
+from slimdiff.analysis.paper import NOT_RUN
 from slimdiff.analysis.markdown import missing
 
 # What stands for a kind of recipe where there is no colour: the shapes of the charts.

@@ -5,7 +5,8 @@ import itertools
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import charts, statistics, studies
+from slimdiff.analysis import charts, statistics
+from slimdiff.analysis import ablations
 from slimdiff.analysis.charts import FONT_PX
 
 MODULE_PX = 52  # width of one module
@@ -32,7 +33,7 @@ def sensitivity(matrix: pd.DataFrame, title: str) -> alt.VConcatChart:
 
     A colour for each method, a shape for each amount.
     """
-    frame = studies.module_ratios(studies.module_cells(matrix))
+    frame = ablations.module_ratios(ablations.module_cells(matrix))
     split = frame["way"].str.rsplit(", ", n=1)
     frame = frame.assign(method=split.str[0], amount=split.str[-1])
     return _stacked(frame, title, SENSITIVITY_SUBTITLE, "No recipe of this matrix prunes one module alone.")
@@ -40,14 +41,14 @@ def sensitivity(matrix: pd.DataFrame, title: str) -> alt.VConcatChart:
 
 def sparsity(matrix: pd.DataFrame, title: str) -> alt.VConcatChart:
     """FID over the share of zeros for each way of pruning, one panel per data set and model."""
-    frame = studies.sparse_recipes(matrix)
+    frame = ablations.sparse_recipes(matrix)
     bases = {
         recipe[:2]: each.mean
         for recipe, each in statistics.by_recipe(matrix, "fid").items()
-        if recipe[2] == studies.REFERENCE and each.n
+        if recipe[2] == ablations.REFERENCE and each.n
     }
     known = [bases.get(pair) for pair in zip(frame["dataset"], frame["model"], strict=True)]
-    empty = f"No model of this matrix has {studies.LEAST_AMOUNTS} amounts of one way of pruning."
+    empty = f"No model of this matrix has {ablations.LEAST_AMOUNTS} amounts of one way of pruning."
     return _stacked(frame.assign(base=pd.Series(known, dtype="float64")), title, SPARSITY_SUBTITLE, empty)
 
 

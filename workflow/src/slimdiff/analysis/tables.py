@@ -8,10 +8,12 @@ from typing import Any
 import pandas as pd
 
 from slimdiff.io import files
-from slimdiff.analysis import claimtables, comparison, differencetables, proxytables, specs
-from slimdiff.analysis.comparison import percent_text
+from slimdiff.analysis import claimtables, differencetables, proxytables
+from slimdiff.analysis import paper as comparison
+from slimdiff.analysis import contents
+from slimdiff.analysis.paper import percent_text
 from slimdiff.analysis.markdown import NOTHING, grid, missing, text
-from slimdiff.analysis.specs import Measure, TableSpec
+from slimdiff.analysis.contents import Measure, TableSpec
 
 CAPTION = (
     "Changes in brackets are against `{reference}`. **Compare signs and changes only, never the values**: our FID is "
@@ -56,15 +58,15 @@ CELLS_COLUMNS = {  # column of the matrix → heading and decimals of the Markdo
 
 def write_all(matrix: pd.DataFrame, paper: pd.DataFrame, verdicts: Mapping[str, Any], folder: Path) -> None:
     """Write every table into `folder`; `verdicts` is the record that the stage `claims` writes."""
-    for spec in specs.TABLES:
+    for spec in contents.TABLES:
         frame = comparison.table(matrix, paper, spec)
         files.write_text(folder / f"{spec.name}.csv", to_csv(frame, spec.measures))
         files.write_text(folder / f"{spec.name}.md", to_markdown(frame, spec))
     differencetables.write_all(matrix, paper, folder)
     claimtables.write_all(verdicts, folder)
     proxytables.write_all(matrix, folder)
-    files.write_text(folder / f"{specs.CELLS}.csv", matrix.drop(columns="settings").to_csv(index=False))
-    files.write_text(folder / f"{specs.CELLS}.md", cells_markdown(matrix))
+    files.write_text(folder / f"{contents.CELLS}.csv", matrix.drop(columns="settings").to_csv(index=False))
+    files.write_text(folder / f"{contents.CELLS}.md", cells_markdown(matrix))
 
 
 def to_csv(frame: pd.DataFrame, measures: Sequence[Measure]) -> str:

@@ -14,7 +14,8 @@ import altair as alt
 import pandas as pd
 
 from slimdiff.io import files
-from slimdiff.analysis import charts, specs
+from slimdiff.analysis import charts
+from slimdiff.analysis import contents
 from slimdiff.analysis.charts import FONT_PX
 from slimdiff.errors import UserError
 
@@ -95,9 +96,9 @@ def totals(jobs: pd.DataFrame) -> pd.DataFrame:
 
 def write(jobs: pd.DataFrame, folder: Path) -> None:
     """Write the figure into `folder`, in every format of the specs."""
-    chart = figure(jobs, specs.TIMELINE_TITLE)
-    for suffix in specs.FIGURE_FORMATS:
-        charts.save(chart, folder / f"{specs.TIMELINE}.{suffix}")
+    chart = figure(jobs, contents.TIMELINE_TITLE)
+    for suffix in contents.FIGURE_FORMATS:
+        charts.save(chart, folder / f"{contents.TIMELINE}.{suffix}")
 
 
 def figure(jobs: pd.DataFrame, title: str) -> alt.VConcatChart:

@@ -81,7 +81,7 @@ def gather(results: Path, config: Mapping[str, Any]) -> SoFar:
     A row counts when its samples and the record of its training lie beside it: Snakemake takes those away first where
     it makes a cell anew.
     """
-    from slimdiff.analysis import results as analysis
+    from slimdiff.analysis import matrix as analysis
 
     trainings = configuration.matrix_settings(config)["trainings"]
     found = SoFar()
@@ -129,8 +129,10 @@ def write(found: SoFar, results: Path, config: Mapping[str, Any], out: Path) -> 
     Raises:
         UserError: there is no row yet, or `out` is the folder of the run.
     """
-    from slimdiff.analysis import claimfile, page, tables, verdicts
-    from slimdiff.analysis import results as analysis
+    from slimdiff.analysis import page, tables
+    from slimdiff.analysis.claims import file as claimfile
+    from slimdiff.analysis.claims import verdicts
+    from slimdiff.analysis import matrix as analysis
 
     if out.resolve() == results.resolve():
         raise UserError(

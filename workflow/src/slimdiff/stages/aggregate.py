@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slimdiff.io import settings
-from slimdiff.analysis import results
+from slimdiff.analysis import matrix
 from slimdiff.config.resolve import expand
 from slimdiff.stages import command
 
@@ -25,8 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     asked = settings.parse(arguments.matrix, "--matrix")
     config = settings.parse(arguments.config, "--config")
-    rows = results.read_rows(arguments.cells, expand(asked["matrix"]), asked["trainings"])
-    results.write_matrix(arguments.out, results.to_frame(rows), results.provenance(config, arguments.code))
+    rows = matrix.read_rows(arguments.cells, expand(asked["matrix"]), asked["trainings"])
+    matrix.write_matrix(arguments.out, matrix.to_frame(rows), matrix.provenance(config, arguments.code))
     failed = sum(row["status"] == "failed" for row in rows)
     print(f"{arguments.out}: {len(rows)} cells, {failed} of them failed", flush=True)
 

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slimdiff.io import records
-from slimdiff.analysis import claimfile, results, verdicts
+from slimdiff.analysis.claims import file
+from slimdiff.analysis import matrix as results
+from slimdiff.analysis.claims import verdicts
 from slimdiff.stages import command
 
 
@@ -19,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = stage.parse_args(argv)
 
     matrix = results.read_matrix(arguments.matrix)
-    found = verdicts.judge(matrix, results.read_paper(arguments.paper), claimfile.read(arguments.claims))
+    found = verdicts.judge(matrix, results.read_paper(arguments.paper), file.read(arguments.claims))
     record = verdicts.to_json(matrix, found)
     records.write_json(arguments.out, record)
     print(f"{arguments.out}: " + ", ".join(f"{n} {verdict}" for verdict, n in record["verdicts"].items()), flush=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from slimdiff.io import files
 from slimdiff.io import records
-from slimdiff.analysis import page, results
+from slimdiff.analysis import page
+from slimdiff.analysis import matrix as results
 from slimdiff.stages import command
 
 

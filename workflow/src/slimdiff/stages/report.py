@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slimdiff.io import records
-from slimdiff.analysis import galleries, plots, results, tables, timeline
+from slimdiff.analysis import galleries, plots, tables, timeline
+from slimdiff.analysis import matrix as results
 from slimdiff.stages import command
 
 

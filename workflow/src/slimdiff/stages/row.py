@@ -7,7 +7,7 @@ from pathlib import Path
 from slimdiff.checkpoints import identity
 from slimdiff.io import records as sealing
 from slimdiff.io import settings
-from slimdiff.analysis import rows
+from slimdiff.analysis import row
 from slimdiff.stages import command
 
 
@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     stage.add_argument(
         "--cell", required=True, help="JSON: dataset, model, optimization, training, seed, engine, settings"
     )
-    for record in rows.RECORDS:
+    for record in row.RECORDS:
         stage.add_argument(f"--{record}", required=True, type=Path, help=f"{record}.json of the cell")
     stage.add_argument("--identity", help="what the cell's files must carry; not checked without")
     stage.add_argument("--out", required=True, type=Path, help="row.json")
@@ -24,12 +24,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = stage.parse_args(argv)
 
     cell = settings.parse(arguments.cell, "--cell")
-    records = {record: sealing.read_json(getattr(arguments, record)) for record in rows.RECORDS}
+    records = {record: sealing.read_json(getattr(arguments, record)) for record in row.RECORDS}
     for record in ("score", "profile"):
         identity.check(getattr(arguments, record), records[record].get("identity"), arguments.identity)
     if arguments.identity is not None:
         identity.check_record(arguments.train, records["train"], cell["settings"]["train"])
-    sealing.write_json(arguments.out, rows.merge(cell, records))
+    sealing.write_json(arguments.out, row.merge(cell, records))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from slimdiff.analysis import statistics
-from slimdiff.analysis.specs import Measure, TableSpec
+from slimdiff.analysis.contents import Measure, TableSpec
 from slimdiff.analysis.statistics import Outcome, Summary
 
 PAPER_DATASET = "mnist"  # what the report trained on

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from slimdiff.io import strict_yaml
-from slimdiff.analysis import expressions
-from slimdiff.analysis.expressions import Expression
+from slimdiff.analysis.claims import expressions
+from slimdiff.analysis.claims.expressions import Expression
 from slimdiff.errors import UserError
 from slimdiff.catalog.families import FAMILIES
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from slimdiff.analysis.specs import GALLERIES, MOST_PICTURED, GallerySpec
+from slimdiff.analysis.contents import GALLERIES, MOST_PICTURED, GallerySpec
 from slimdiff.config.resolve import Cell, Config, expand
 
 
