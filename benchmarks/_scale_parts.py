@@ -17,7 +17,11 @@ import yaml
 
 from slimdiff.config.resolve import resolve as configuration
 from slimdiff.io import settings
-from slimdiff.analysis import galleries, page, plots, tables, timeline
+from slimdiff.report.figures import samples
+from slimdiff.report.page import build
+from slimdiff.report.figures import write
+from slimdiff.report.tables import write
+from slimdiff.report.figures import timeline
 from slimdiff.analysis.claims import file
 from slimdiff.analysis import selection
 from slimdiff.analysis import matrix as results
@@ -110,13 +114,13 @@ def claims(folder: Path) -> None:
 def tables_(folder: Path) -> None:
     matrix = results.read_matrix(folder / "results/matrix.parquet")
     record = read_json(folder / "results/claims.json")
-    tables.write_all(matrix, results.read_paper(PAPER), record, folder / "results/tables")
+    write.write_all(matrix, results.read_paper(PAPER), record, folder / "results/tables")
 
 
 def figures(folder: Path) -> None:
     matrix, out = results.read_matrix(folder / "results/matrix.parquet"), folder / "results/figures"
-    plots.write_all(matrix, results.read_paper(PAPER), out)
-    galleries.write_all(matrix, folder / "results/cells", out)
+    write.write_all(matrix, results.read_paper(PAPER), out)
+    samples.write_all(matrix, folder / "results/cells", out)
     timeline.write(timeline.read_jobs(folder / "results/benchmarks", folder / "results/train", matrix), out)
 
 
@@ -124,7 +128,7 @@ def page_(folder: Path) -> None:
     matrix = results.read_matrix(folder / "results/matrix.parquet")
     record = read_json(folder / "results/claims.json")
     folders = (folder / "results" / name for name in ("tables", "cells", "train", "benchmarks"))
-    write_text(folder / "results/report.html", page.build(matrix, results.read_paper(PAPER), record, *folders))
+    write_text(folder / "results/report.html", build.build(matrix, results.read_paper(PAPER), record, *folders))
 
 
 PARTS: dict[str, Callable[[Path], None]] = {

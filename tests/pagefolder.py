@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import synthetic
 
-from slimdiff.analysis import tables
+from slimdiff.report.tables import write as tables
 from slimdiff.analysis.claims import file
 from slimdiff.analysis import selection
 from slimdiff.analysis import matrix as results

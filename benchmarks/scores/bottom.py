@@ -17,7 +17,7 @@ from typing import Any
 from slimdiff.io import files
 from slimdiff.io import records
 from slimdiff.analysis import statistics
-from slimdiff.analysis.markdown import grid
+from slimdiff.report.tables.markdown import grid
 
 ROOT = Path(__file__).parents[2]
 CELL, TRAINING = Path("cells/mnist/ddpm/baseline"), Path("train/mnist/ddpm/plain")

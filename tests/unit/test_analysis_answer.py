@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import synthetic
 
-from slimdiff.analysis import answer
+from slimdiff.report.page import summary
 
 
 def row(optimization: str = "baseline", seed: int = 0, **changes: Any) -> dict[str, Any]:
@@ -15,7 +15,7 @@ def row(optimization: str = "baseline", seed: int = 0, **changes: Any) -> dict[s
 
 
 def test_one_seed_of_two_families() -> None:
-    found = answer.answer(
+    found = summary.answer(
         synthetic.matrix(
             [
                 row(),
@@ -48,7 +48,7 @@ def test_seeds_bring_intervals_and_a_gain_needs_a_test() -> None:
     rows = [row(seed=seed, fid=40.0 + seed) for seed in range(3)]
     rows += [row("groups-2", seed, fid=44.0 + seed, inference_ms_per_image=8.0, macs=1) for seed in range(3)]
     rows += [row("groups-4", seed, inference_ms_per_image=ms, macs=1) for seed, ms in enumerate((8.0, 10.0, 6.0))]
-    found = answer.answer(synthetic.matrix(rows))
+    found = summary.answer(synthetic.matrix(rows))
     assert found.faster == (
         "Of the ncsn, groups-2 samples 1.25 times as fast (8.00 ms an image instead of 10.0) at a FID that the metric "
         "cannot tell from the baseline's."
@@ -62,20 +62,20 @@ def test_what_equal_work_differs_by_is_no_gain() -> None:
     rows = [row(), row("random-30", inference_ms_per_image=8.0)]
     rows += [row("groups-2", inference_ms_per_image=8.5, macs=15_000_000)]
     matrix = synthetic.matrix(rows)
-    assert answer.time_slack(matrix, "mnist", "ncsn") == pytest.approx(1.25)
-    assert "nothing samples faster than the baseline, beyond the 25 %" in answer.answer(matrix).faster
+    assert summary.time_slack(matrix, "mnist", "ncsn") == pytest.approx(1.25)
+    assert "nothing samples faster than the baseline, beyond the 25 %" in summary.answer(matrix).faster
 
 
 @pytest.mark.parametrize("changes", [{"macs": 7}, {"engine": "openvino"}, {"sampler": "ode"}, {"training": "other"}])
 def test_other_work_says_nothing_about_the_spread(changes: dict[str, Any]) -> None:
     matrix = synthetic.matrix([row(), row("random-30", inference_ms_per_image=5.0, **changes)])
-    assert answer.time_slack(matrix, "mnist", "ncsn") == answer.LEAST_SLACK
+    assert summary.time_slack(matrix, "mnist", "ncsn") == summary.LEAST_SLACK
 
 
 def test_quantized_recipes_do_other_work_even_with_as_many_operations() -> None:
     matrix = synthetic.matrix([row(), row("linear-8bit", inference_ms_per_image=5.0)])
-    assert answer.time_slack(matrix, "mnist", "ncsn") == answer.LEAST_SLACK
-    assert "linear-8bit samples 2.00 times as fast" in answer.answer(matrix).faster
+    assert summary.time_slack(matrix, "mnist", "ncsn") == summary.LEAST_SLACK
+    assert "linear-8bit samples 2.00 times as fast" in summary.answer(matrix).faster
 
 
 def test_times_in_turns_with_the_baseline_are_believed_over_times_of_another_hour() -> None:
@@ -83,56 +83,56 @@ def test_times_in_turns_with_the_baseline_are_believed_over_times_of_another_hou
     rows = [row(speedup=1.02), row("channels-50", inference_ms_per_image=12.0, macs=1, speedup=2.0)]
     rows += [row("groups-2", inference_ms_per_image=5.0, macs=1, speedup=1.01)]
     matrix = synthetic.matrix(rows)
-    assert answer.answer(matrix).faster == (
+    assert summary.answer(matrix).faster == (
         "Of the ncsn, channels-50 samples 2.00 times as fast (5.00 ms an image instead of 10.0) at a FID that the "
         "metric cannot tell from the baseline's."
     )
-    (pair,) = answer.pairs(matrix)
+    (pair,) = summary.pairs(matrix)
     assert [standing.name for standing in pair.standings if standing.faster] == ["channels-50"]
 
 
 def test_the_baseline_against_itself_shows_what_equal_work_differs_by() -> None:
     matrix = synthetic.matrix([row(speedup=0.8, inference_ms_per_image_iqr=9.0), row("groups-2", macs=1, speedup=1.2)])
-    assert answer.time_slack(matrix, "mnist", "ncsn") == pytest.approx(1.25)
-    assert "nothing samples faster than the baseline, beyond the 25 %" in answer.answer(matrix).faster
+    assert summary.time_slack(matrix, "mnist", "ncsn") == pytest.approx(1.25)
+    assert "nothing samples faster than the baseline, beyond the 25 %" in summary.answer(matrix).faster
 
 
 def test_the_baselines_own_spread_counts() -> None:
     matrix = synthetic.matrix(
         [row(inference_ms_per_image_iqr=3.0), row("groups-2", inference_ms_per_image=8.0, macs=1)]
     )
-    assert answer.time_slack(matrix, "mnist", "ncsn") == pytest.approx(1.3)
-    assert "nothing samples faster" in answer.answer(matrix).faster
+    assert summary.time_slack(matrix, "mnist", "ncsn") == pytest.approx(1.3)
+    assert "nothing samples faster" in summary.answer(matrix).faster
 
 
 def test_a_lower_fid_is_told() -> None:
     matrix = synthetic.matrix([row(), row("l1-50", fid=20.0, size_gzip_bytes=1_000_000)])
-    assert answer.answer(matrix).smaller == (
+    assert summary.answer(matrix).smaller == (
         "Of the ncsn, l1-50 makes the file 4.00 times smaller (1.00 MB instead of 4.00 MB) at a lower FID."
     )
 
 
 def test_one_cell() -> None:
-    found = answer.answer(synthetic.matrix([row()]))
+    found = summary.answer(synthetic.matrix([row()]))
     assert found.smaller == "Nothing can be said of what shrinks, since there is no recipe beside the baseline."
     assert found.price == ("The ncsn has a baseline of FID 40.0; each number is of one seed, so it has no interval.")
 
 
 def test_no_baseline() -> None:
-    found = answer.answer(synthetic.matrix([row(status="failed"), row("groups-2")]))
+    found = summary.answer(synthetic.matrix([row(status="failed"), row("groups-2")]))
     assert found.faster == ("Nothing can be said of what speeds up, since the matrix has no baseline that ended well.")
     assert "1 of 2 cells failed, the first by “train: loss is NaN at step 12”" in found.price
 
 
 def test_everything_failed() -> None:
-    found = answer.answer(synthetic.matrix([row(status="failed"), row("groups-2", status="failed")]))
+    found = summary.answer(synthetic.matrix([row(status="failed"), row("groups-2", status="failed")]))
     assert found.smaller == "Nothing can be said about size, since no cell of the matrix ended well."
     assert found.price == "All 2 cells failed, the first by “train: loss is NaN at step 12”."
 
 
 def test_failed_and_missing_cells_are_counted() -> None:
     rows = [row(), row("l1-10"), row("l1-30", fid=None, rfid=None), row("l1-70", status="failed")]
-    price = answer.answer(synthetic.matrix(rows)).price
+    price = summary.answer(synthetic.matrix(rows)).price
     assert price.endswith(
         "1 of 4 cells failed, the first by “train: loss is NaN at step 12”; 1 of 4 cells have no FID."
     )
@@ -140,8 +140,8 @@ def test_failed_and_missing_cells_are_counted() -> None:
 
 def test_many_models_do_not_crowd_a_sentence() -> None:
     rows = [row(name, dataset=f"photos-{number}") for number in range(6) for name in ("baseline", "l1-10")]
-    found = answer.answer(synthetic.matrix(rows))
-    assert found.smaller.count("photos-") == answer.MOST_PAIRS
+    found = summary.answer(synthetic.matrix(rows))
+    assert found.smaller.count("photos-") == summary.MOST_PAIRS
     assert found.smaller.startswith("Of the ncsn on photos-0 no recipe shrinks the file; of")
     assert found.smaller.endswith("; 2 more models are in the tables.")
 
@@ -151,11 +151,11 @@ def test_many_models_do_not_crowd_a_sentence() -> None:
     [(90.88, "90.9"), (802.98, "803"), (0.0928, "0.0928"), (12345.6, "12,300"), (9.999, "10.0"), (-364.3, "−364")],
 )
 def test_three_digits(value: float, text: str) -> None:
-    assert answer.significant(value) == text
+    assert summary.significant(value) == text
 
 
 def test_sizes_have_units() -> None:
-    assert [answer.size(number) for number in (512, 97_000, 4_139_629, 2.5e9)] == [
+    assert [summary.size(number) for number in (512, 97_000, 4_139_629, 2.5e9)] == [
         "512 bytes",
         "97.0 kB",
         "4.14 MB",

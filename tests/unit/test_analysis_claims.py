@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimdiff.analysis import claimtables
+from slimdiff.report.tables import claims as claimtables
 from slimdiff.analysis.claims import file
 from slimdiff.analysis.claims import expressions
 from slimdiff.analysis import matrix

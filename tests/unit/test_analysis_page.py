@@ -15,7 +15,12 @@ import pytest
 import synthetic
 from jsonschema import Draft202012Validator
 
-from slimdiff.analysis import page, pagecharts, pagepictures, pictures, strips, timeline
+from slimdiff.report.page import build
+from slimdiff.report.page import charts
+from slimdiff.report.page import images as pagepictures
+from slimdiff.report.figures import contact_sheet
+from slimdiff.report.page import dot_plots
+from slimdiff.report.figures import timeline
 from slimdiff.analysis import selection
 from slimdiff.analysis import contents
 from slimdiff.analysis.matrix import read_paper
@@ -145,7 +150,7 @@ def test_charts_are_of_the_matrix(data: dict[str, Any]) -> None:
     assert data["cells"][points["ddpm", "l1-30"]["picture"]]["id"] == "mnist/ddpm/l1-30/seed0"
     costs = {chart["cost"] for chart in data["pareto"]["mnist"]}
     assert costs == {cost.column for cost in contents.COSTS}
-    assert {chart["width"] for chart in data["pareto"]["mnist"]} == {width for width, _ in pagecharts.WIDTHS}
+    assert {chart["width"] for chart in data["pareto"]["mnist"]} == {width for width, _ in charts.WIDTHS}
 
 
 def test_charts_are_of_the_grammar(data: dict[str, Any]) -> None:
@@ -204,31 +209,31 @@ def test_pictures_end_where_the_page_is_full(tmp_path: Path, monkeypatch: pytest
 def test_a_thousand_recipes_take_less_than_a_megabyte_of_charts() -> None:
     """Points are there once, whatever the number of costs and widths."""
     rows = [synthetic.row(f"mine-{number}") for number in range(1000)]
-    frame = pagecharts.recipes(synthetic.matrix(rows))
-    assert len(json.dumps(pagecharts.pareto(frame))) < 400_000
+    frame = charts.recipes(synthetic.matrix(rows))
+    assert len(json.dumps(charts.pareto(frame))) < 400_000
     assert len(json.dumps(frame.astype(object).where(frame.notna(), None).to_dict("records"))) < 600_000
 
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"table-1\.md does not exist: run the stage `report`"):
-        page._table(tmp_path / "table-1.md")
+        build._table(tmp_path / "table-1.md")
 
 
 def test_the_first_images_are_one_picture() -> None:
     import numpy as np
 
     images = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((3, 1, 4, 5), np.uint8)
-    sheet = pictures.contact(images, 2, 64)
+    sheet = contact_sheet.contact(images, 2, 64)
     assert sheet.shape == (8, 10, 1)
     assert sheet[0, 0, 0] == 0 and sheet[0, 5, 0] == 1 and sheet[4, 0, 0] == 2
-    assert sheet[4, 5, 0] == pictures.WHITE, "there is no fourth image"
-    assert pictures.contact(np.zeros((1, 3, 100, 50), np.uint8), 10, 64).shape == (64, 320, 3)
+    assert sheet[4, 5, 0] == contact_sheet.WHITE, "there is no fourth image"
+    assert contact_sheet.contact(np.zeros((1, 3, 100, 50), np.uint8), 10, 64).shape == (64, 320, 3)
 
 
 def test_strips_place_ours_and_the_reports() -> None:
     rows = [synthetic.row(seed=seed, fid=40.0) for seed in range(3)]
     rows += [synthetic.row("l1-30", seed, fid=fid) for seed, fid in enumerate((80.0, 90.0, 100.0))]
-    found, scale = strips.blocks(synthetic.matrix(rows), read_paper(pagefolder.PAPER))
+    found, scale = dot_plots.blocks(synthetic.matrix(rows), read_paper(pagefolder.PAPER))
     assert [(block.model, block.ran) for block in found] == [("ncsn", True), ("ddpm", False)]
     lines = {strip.recipe: strip for strip in found[0].strips}
     assert lines["baseline"].ours == lines["baseline"].theirs == scale.one
@@ -304,14 +309,14 @@ def test_records_of_other_matrices_are_left_out_and_broken_ones_named(tmp_path: 
 
 def test_every_asset_is_an_input_of_the_rule() -> None:
     """The fingerprint knows Python alone."""
-    assert {path.name for path in page.ASSETS.iterdir()} == set(contents.PAGE_ASSETS)
+    assert {path.name for path in build.ASSETS.iterdir()} == set(contents.PAGE_ASSETS)
     rule = (pagefolder.ROOT / "workflow" / "rules" / "report.smk").read_text(encoding="utf-8")
     assert "for name in PAGE_ASSETS" in rule
     project = tomllib.loads((pagefolder.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert "analysis/assets/*" in project["tool"]["setuptools"]["package-data"]["slimdiff"], (
         "installed copies have them"
     )
-    template = (page.ASSETS / "page.html").read_text(encoding="utf-8")
+    template = (build.ASSETS / "page.html").read_text(encoding="utf-8")
     assert set(re.findall(r"\{\{ (\S+) \| safe \}\}", template)) == {"style", "table.body", "script"}
 
 
@@ -319,4 +324,4 @@ def test_every_asset_is_an_input_of_the_rule() -> None:
     ("seconds", "text"), [(7.94, "7.9 s"), (402.0, "6 min 42 s"), (7500.0, "2 h 05 min"), (float("nan"), "–")]
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert page.duration(seconds) == text
+    assert build.duration(seconds) == text

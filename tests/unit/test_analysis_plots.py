@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 import synthetic
 
-from slimdiff.analysis import charts, labels, plots
+from slimdiff.report.figures import style
+from slimdiff.report.figures import labels
+from slimdiff.report.figures import write
 from slimdiff.analysis import paper as comparison
 from slimdiff.analysis import matrix as results
 from slimdiff.analysis import contents
@@ -62,7 +64,7 @@ def paper() -> pd.DataFrame:
 
 
 def draw(matrix: pd.DataFrame, paper: pd.DataFrame, name: str) -> alt.VConcatChart:
-    return plots.draw(matrix, paper, FIGURES[name])
+    return write.draw(matrix, paper, FIGURES[name])
 
 
 def records(chart: alt.VConcatChart) -> list[dict[str, Any]]:
@@ -74,7 +76,7 @@ def records(chart: alt.VConcatChart) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES.keys())
 def test_every_matrix_can_be_drawn(tmp_path: Path, paper: pd.DataFrame, matrix: pd.DataFrame, figure: str) -> None:
     path = tmp_path / f"{figure}.svg"
-    charts.save(draw(matrix, paper, figure), path)
+    style.save(draw(matrix, paper, figure), path)
     text = path.read_text(encoding="utf-8")
     assert not re.search(r'(translate\(|d="|x="|y=")[^"]*NaN', text), "a mark without a place"
     assert FIGURES[figure].title in text
@@ -138,12 +140,12 @@ def lines_of(name: str, paper: pd.DataFrame) -> list[comparison.Line]:
 @pytest.mark.parametrize("figure", [name for name in FIGURES if name not in ("sensitivity", "sparsity", "guidance")])
 def test_a_picture_stays_of_a_size_to_look_at(paper: pd.DataFrame, figure: str) -> None:
     chart = draw(MATRICES["eight data sets and many recipes"], paper, figure).to_dict()
-    assert len(chart["vconcat"]) == charts.MOST_PANELS
+    assert len(chart["vconcat"]) == style.MOST_PANELS
     subtitle = " ".join(chart["title"]["subtitle"])
     first = "photos-3" if figure == "beside-report" else "photos-6"  # it has two panels for each data set
     assert re.search(rf"No room here, but in tables/cells\.csv: {first}[^;]*; photos-[^;]*", subtitle)
     assert re.search(r"photos-7[^;]*\.$|and \d+ more\.$", subtitle)
-    assert max(map(len, chart["title"]["subtitle"])) <= charts.LINE_CHARACTERS
+    assert max(map(len, chart["title"]["subtitle"])) <= style.LINE_CHARACTERS
 
 
 def test_few_recipes_leave_nothing_out(paper: pd.DataFrame) -> None:
@@ -238,21 +240,21 @@ def test_two_models_of_one_data_set_can_be_told_apart(paper: pd.DataFrame) -> No
 
 @pytest.mark.parametrize("span", [(31.0, 88.0), (140.0, 390.0), (0.9, 4.4), (24.0, 150.0), (0.5, 900.0), (82.0, 140.0)])
 def test_axes_name_a_handful_of_round_values(span: tuple[float, float]) -> None:
-    ticks = charts.LogAxis(*span).ticks()
+    ticks = style.LogAxis(*span).ticks()
     assert 3 <= len(ticks) <= 12
     assert all(span[0] <= tick <= span[1] for tick in ticks)
 
 
 def test_pixels_and_values_are_inverse() -> None:
-    axis = charts.LogAxis(2.0, 50.0)
+    axis = style.LogAxis(2.0, 50.0)
     assert axis.pixel(2.0, 300) == 0.0
     assert axis.pixel(50.0, 300) == pytest.approx(300.0)
     assert axis.value(axis.pixel(17.0, 300), 300) == pytest.approx(17.0)
 
 
 def test_kinds_differ_in_colour_and_in_shape() -> None:
-    colors, shapes = zip(*charts.KINDS.values(), strict=True)
-    assert len(set(colors)) == len(set(shapes)) == len(charts.KINDS)
+    colors, shapes = zip(*style.KINDS.values(), strict=True)
+    assert len(set(colors)) == len(set(shapes)) == len(style.KINDS)
 
 
 def test_names_cover_neither_points_nor_lines_nor_each_other() -> None:

@@ -16,7 +16,9 @@ import synthetic
 from builders import SOURCE
 from PIL import Image
 
-from slimdiff.analysis import charts, galleries, pictures
+from slimdiff.report.figures import style
+from slimdiff.report.figures import samples as galleries
+from slimdiff.report.figures import contact_sheet
 from slimdiff.analysis import matrix as results
 from slimdiff.analysis import contents
 from slimdiff.analysis.selection import Slot, sample_cells, slots
@@ -78,8 +80,8 @@ def subtitle(chart: alt.VConcatChart) -> str:
 
 def middles(picture: np.ndarray, columns: int, rows: int, pitch: float) -> list[list[int]]:
     """The value in the middle of each image, column by column."""
-    height = (len(picture) + pictures.GAP) / rows
-    middle = (height - pictures.GAP) / 2
+    height = (len(picture) + contact_sheet.GAP) / rows
+    middle = (height - contact_sheet.GAP) / 2
     return [
         [int(picture[int(row * height + middle), int((column + 0.5) * pitch)]) for row in range(rows)]
         for column in range(columns)
@@ -165,7 +167,7 @@ def test_the_first_images_are_shown_in_reading_order(tmp_path: Path) -> None:
     cell = Cell("mnist", "ncsn", "baseline", 0)
     write_samples(tmp_path, cell, plain_images(70))
     [picture] = shown(draw(rows_of([cell]), tmp_path, "figure-5"))
-    pitch = 96 + pictures.GAP  # images of 8 pixels are enlarged to 96
+    pitch = 96 + contact_sheet.GAP  # images of 8 pixels are enlarged to 96
     columns = middles(picture, galleries.COLUMNS, galleries.ROWS, pitch)
     assert columns == [[column + 10 * row for row in range(5)] for column in range(10)]
 
@@ -236,32 +238,32 @@ def test_what_the_matrix_lacks_is_named(tmp_path: Path) -> None:
     empty = draw(rows, tmp_path, "figure-6")
     assert f"Not in the matrix: mnist, ddpm: {BEST} or baseline." in subtitle(empty)
     assert "The matrix holds no cell whose images belong here." in [row.get("text") for row in data(empty)]
-    charts.save(empty, tmp_path / "empty.png")
+    style.save(empty, tmp_path / "empty.png")
     assert (tmp_path / "empty.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_many_models_are_cut_to_those_that_find_room(tmp_path: Path) -> None:
     cells = [Cell(f"photos-{number}", "ddpm", "baseline", 0) for number in range(8)]
-    for place, cell in enumerate(cells[: charts.MOST_PANELS]):  # the others are not even read
+    for place, cell in enumerate(cells[: style.MOST_PANELS]):  # the others are not even read
         write_samples(tmp_path, cell, plain_images(6) + np.uint8(place), [0, 1, 2] * 2)
     chart = draw(rows_of(cells), tmp_path, "figure-6")
-    assert len(shown(chart)) == charts.MOST_PANELS
+    assert len(shown(chart)) == style.MOST_PANELS
     assert "No room here: photos-6, ddpm; photos-7, ddpm." in subtitle(chart)
 
 
 def test_small_images_are_enlarged_pixel_by_pixel() -> None:
     image = np.arange(4, dtype=np.uint8).reshape(1, 1, 2, 2) * 60
-    sheet = pictures.sheet([image], tile=11)
-    assert sheet.shape == (10, 10 + pictures.GAP, 1)
-    inside = sheet[:, pictures.GAP // 2 : -pictures.GAP // 2, 0]
+    sheet = contact_sheet.sheet([image], tile=11)
+    assert sheet.shape == (10, 10 + contact_sheet.GAP, 1)
+    inside = sheet[:, contact_sheet.GAP // 2 : -contact_sheet.GAP // 2, 0]
     assert np.array_equal(inside, np.kron(image[0, 0], np.ones((5, 5), np.uint8)))
-    assert (sheet[:, : pictures.GAP // 2] == pictures.WHITE).all()
+    assert (sheet[:, : contact_sheet.GAP // 2] == contact_sheet.WHITE).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_large_images_are_shrunk(channels: int) -> None:
-    sheet = pictures.sheet([plain_images(3, channels, 300)[2:]], tile=96)
-    assert sheet.shape == (96, 96 + pictures.GAP, channels)
+    sheet = contact_sheet.sheet([plain_images(3, channels, 300)[2:]], tile=96)
+    assert sheet.shape == (96, 96 + contact_sheet.GAP, channels)
     assert (sheet[:, 4:90] == 2).all()
 
 
@@ -274,30 +276,30 @@ def test_colours_survive(tmp_path: Path) -> None:
 
 
 def test_fewer_images_than_places_are_drawn() -> None:
-    assert [len(column) for column in pictures.first_columns(plain_images(13), 10, 5)] == [2, 2, 2, *[1] * 7]
-    assert [len(column) for column in pictures.first_columns(plain_images(3), 10, 5)] == [1, 1, 1]
-    samples = pictures.Samples(plain_images(4), np.array([2, 2, 2, 0]), CLASSES)
-    assert {name: len(images) for name, images in pictures.class_columns(samples, 10, 10).items()} == {
+    assert [len(column) for column in contact_sheet.first_columns(plain_images(13), 10, 5)] == [2, 2, 2, *[1] * 7]
+    assert [len(column) for column in contact_sheet.first_columns(plain_images(3), 10, 5)] == [1, 1, 1]
+    samples = contact_sheet.Samples(plain_images(4), np.array([2, 2, 2, 0]), CLASSES)
+    assert {name: len(images) for name, images in contact_sheet.class_columns(samples, 10, 10).items()} == {
         "zero": 1,
         "two": 3,
     }
-    assert pictures.sheet(list(pictures.class_columns(samples, 10, 10).values()), 8).shape == (32, 24, 1)
+    assert contact_sheet.sheet(list(contact_sheet.class_columns(samples, 10, 10).values()), 8).shape == (32, 24, 1)
 
 
 def test_a_broken_file_is_refused_by_its_name(tmp_path: Path) -> None:
     cell = Cell("mnist", "ncsn", "baseline", 0)
     path = results.folder(tmp_path, cell) / "samples.npz"
     with pytest.raises(UserError, match=r"seed0/samples\.npz does not exist"):
-        pictures.read_samples(path)
+        contact_sheet.read_samples(path)
     write_samples(tmp_path, cell, plain_images(3), [0, 1])
     with pytest.raises(UserError, match=r"samples\.npz has 2 labels for 3 images"):
-        pictures.read_samples(path)
+        contact_sheet.read_samples(path)
     write_samples(tmp_path, cell, plain_images(3), classes=np.array([{"pickled": 1}], dtype=object))
     with pytest.raises(UserError, match=r"samples\.npz is not a whole file of samples"):
-        pictures.read_samples(path)
+        contact_sheet.read_samples(path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=r"samples\.npz is not a whole file of samples"):
-        pictures.read_samples(path)
+        contact_sheet.read_samples(path)
 
 
 def test_the_stage_writes_everything_and_html_fetches_nothing(tmp_path: Path) -> None:

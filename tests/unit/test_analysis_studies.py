@@ -14,7 +14,11 @@ from presets import preset
 from scipy import stats
 
 from slimdiff.config.resolve import resolve as settings
-from slimdiff.analysis import charts, guidedplots, proxies, proxytables, studyplots
+from slimdiff.analysis import proxies
+from slimdiff.report.figures import style
+from slimdiff.report.figures import guidance as guidedplots
+from slimdiff.report.tables import proxies as proxytables
+from slimdiff.report.figures import ablations as studyplots
 from slimdiff.analysis import guidance
 from slimdiff.analysis import ablations
 from slimdiff.catalog.layers import layers_of, modules
@@ -203,7 +207,7 @@ def test_the_u_has_a_colour_for_each_method_and_a_shape_for_each_amount() -> Non
 def test_a_picture_of_many_data_sets_stays_of_a_size_to_look_at() -> None:
     rows = [{**row, "dataset": f"photos-{number}"} for row in study()[:3] for number in range(8)]
     chart = studyplots.sensitivity(synthetic.matrix(rows), "a title").to_dict()
-    assert len(chart["vconcat"]) == charts.MOST_PANELS
+    assert len(chart["vconcat"]) == style.MOST_PANELS
     assert any("photos-6, ncsn; photos-7, ncsn" in line for line in chart["title"]["subtitle"])
 
 

@@ -8,7 +8,10 @@ import pandas as pd
 import pytest
 import synthetic
 
-from slimdiff.analysis import charts, differences, differencetables, tables
+from slimdiff.analysis import differences
+from slimdiff.report.figures import style
+from slimdiff.report.tables import differences as differencetables
+from slimdiff.report.tables import write
 from slimdiff.analysis import paper as comparison
 from slimdiff.analysis import matrix
 from slimdiff.analysis import contents
@@ -114,11 +117,11 @@ def test_class_accuracy_is_a_share_for_programs_and_percent_for_people(paper: pd
     rows = [synthetic.row(), synthetic.row(model="ddpm", class_accuracy=0.98765)]
     spec = TABLES["table-9"]
     frame = comparison.table(synthetic.matrix(rows), paper, spec)
-    heading, *lines = [row.split(" | ") for row in tables.to_markdown(frame, spec).splitlines() if " | " in row]
+    heading, *lines = [row.split(" | ") for row in write.to_markdown(frame, spec).splitlines() if " | " in row]
     place = heading.index("class accuracy (%)")
     shown = [row[place] for row in lines if row[0] == "| `baseline`"]
     assert shown == ["–", "98.8"]
-    own = pd.read_csv(io.StringIO(tables.to_csv(frame, spec.measures)))["class_accuracy"]
+    own = pd.read_csv(io.StringIO(write.to_csv(frame, spec.measures)))["class_accuracy"]
     assert own.dropna().tolist() == [0.988]
     assert not any("class accuracy" in heading for heading in (m.heading for m in TABLES["table-3"].measures))
 
@@ -145,7 +148,7 @@ def test_every_line_says_how_it_ended(paper: pd.DataFrame, mixed: pd.DataFrame) 
 
 def test_markdown_shows_intervals_where_there_are_seeds(paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
     spec = TABLES["table-2"]
-    text = tables.to_markdown(comparison.table(mixed, paper, spec), spec)
+    text = write.to_markdown(comparison.table(mixed, paper, spec), spec)
     baseline = markdown_line(text, "baseline")
     assert baseline[2] == "3"
     assert baseline[3] == "40.00 [35.03, 44.97]"
@@ -158,14 +161,14 @@ def test_markdown_shows_intervals_where_there_are_seeds(paper: pd.DataFrame, mix
 
 def test_the_reports_contradictions_and_tildes_are_shown(paper: pd.DataFrame) -> None:
     spec = TABLES["table-3"]
-    text = tables.to_markdown(comparison.table(synthetic.full(1), paper, spec), spec)
+    text = write.to_markdown(comparison.table(synthetic.full(1), paper, spec), spec)
     assert "Table 9 prints 134.35 for the same cell" in markdown_line(text, "groups-2")[-1]
     assert "~4147037" in markdown_line(text, "baseline")
 
 
 def test_csv_is_for_programs(paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
     spec = TABLES["table-2"]
-    frame = pd.read_csv(io.StringIO(tables.to_csv(comparison.table(mixed, paper, spec), spec.measures)))
+    frame = pd.read_csv(io.StringIO(write.to_csv(comparison.table(mixed, paper, spec), spec.measures)))
     row = line(frame, "random-30-middle")
     assert row["report_fid"] == 183.64
     assert pd.isna(row["fid"])
@@ -182,14 +185,14 @@ def test_samplers_are_counted_from_euler_maruyama(paper: pd.DataFrame) -> None:
     ode = line(frame, "sampler-ode")
     assert ode["report_inference_ms_change_percent"] == pytest.approx(100 * (58 / 38 - 1))
     assert ode["note"] == "128 images in 7381 ms"
-    assert "FID, report" not in tables.to_markdown(frame, spec)
+    assert "FID, report" not in write.to_markdown(frame, spec)
 
 
 def test_each_data_set_and_model_of_the_family_has_its_block(paper: pd.DataFrame) -> None:
     rows = [synthetic.row(dataset=d, model=m) for d in ("mnist", "digits") for m in ("ncsn", "ncsn-wide", "ddpm")]
     spec = TABLES["table-3"]
     frame = comparison.table(synthetic.matrix(rows), paper, spec)
-    text = tables.to_markdown(frame, spec)
+    text = write.to_markdown(frame, spec)
     headings = [row for row in text.splitlines() if row.startswith("## ")]
     assert headings == ["## mnist, ncsn", "## mnist, ncsn-wide", "## digits, ncsn", "## digits, ncsn-wide"]
 
@@ -252,11 +255,11 @@ def test_the_kind_of_a_recipe_follows_from_the_config(optimization: str, kind: s
         "optimizations": {**synthetic.OPTIMIZATIONS, **more},
     }
     assert comparison.kind(optimization, config, "unknown") == kind
-    assert kind in charts.KINDS or kind == "unknown"
+    assert kind in style.KINDS or kind == "unknown"
 
 
 def test_every_table_is_written(tmp_path: Path, paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
-    tables.write_all(mixed, paper, verdicts.to_json(mixed, []), tmp_path)
+    write.write_all(mixed, paper, verdicts.to_json(mixed, []), tmp_path)
     expected = {f"{name}.{suffix}" for name in contents.TABLE_NAMES for suffix in contents.TABLE_FORMATS}
     assert {path.name for path in tmp_path.iterdir()} == expected
     cells = pd.read_csv(tmp_path / "cells.csv")
@@ -267,7 +270,7 @@ def test_every_table_is_written(tmp_path: Path, paper: pd.DataFrame, mixed: pd.D
 
 def test_what_a_reason_holds_cannot_break_a_table() -> None:
     rows = [synthetic.row(status="failed", reason="sample: a | b\nc")]
-    text = tables.cells_markdown(synthetic.matrix(rows))
+    text = write.cells_markdown(synthetic.matrix(rows))
     assert r"sample: a \| b c |" in text
 
 
@@ -361,7 +364,7 @@ def test_a_worse_recipe_that_the_report_found_better_is_opposite(paper: pd.DataF
 
 def test_technique_tables_say_what_was_found(paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
     spec = TABLES["table-2"]
-    text = tables.to_markdown(comparison.table(mixed, paper, spec), spec)
+    text = write.to_markdown(comparison.table(mixed, paper, spec), spec)
     assert [markdown_line(text, name)[-2] for name in ("baseline", "random-10", "random-30", "l1-10")] == [
         "reference",
         "one seed",

@@ -18,7 +18,7 @@ from clifolders import BASELINE, DIGITS, EXTRA, FAILED, MISSING, PRUNED, REAL, r
 from PIL import Image
 
 from slimdiff.io import files
-from slimdiff.analysis.pictures import Samples
+from slimdiff.report.figures.contact_sheet import Samples
 from slimdiff.cli import compare
 from slimdiff.errors import UserError
 

@@ -13,7 +13,10 @@ import pytest
 import synthetic
 from pagefolder import CLAIMS, PAPER
 
-from slimdiff.analysis import answer, page, tables, timeline
+from slimdiff.report.page import summary
+from slimdiff.report.page import build
+from slimdiff.report.tables import write as tables
+from slimdiff.report.figures import timeline
 from slimdiff.analysis.claims import file
 from slimdiff.analysis import matrix as results
 from slimdiff.analysis.claims import verdicts
@@ -56,7 +59,7 @@ def test_four_times_the_cells_take_no_more_than_four_times_the_calls(tmp_path: P
             "read": lambda path=path: results.read_matrix(path),  # type: ignore[misc]
             "claims": lambda frame=frame: claims_of(frame),  # type: ignore[misc]
             "tables": write,
-            "answer": lambda frame=frame: answer.answer(frame),  # type: ignore[misc]
+            "answer": lambda frame=frame: summary.answer(frame),  # type: ignore[misc]
         }
         found.append(calls(work[part]))
     assert found[2] < 4.4 * found[1]
@@ -91,13 +94,13 @@ def test_a_timeline_of_many_jobs_has_a_bar_for_what_a_screen_can_show(tmp_path: 
 
 
 def test_a_long_table_on_the_page_says_how_much_it_leaves_out(tmp_path: Path) -> None:
-    lines = [f"| recipe-{index} | 1 |" for index in range(page.MOST_ROWS + 100)]
+    lines = [f"| recipe-{index} | 1 |" for index in range(build.MOST_ROWS + 100)]
     text = "\n".join(["# All cells", "", "Caption.", "", "| recipe | FID |", "|---|---|", *lines, ""])
     (tmp_path / "cells.md").write_text(text, encoding="utf-8")
-    body = page._table(tmp_path / "cells.md")["body"]
-    assert body.count("<tr>") == page.MOST_ROWS - 1, "with its heading, but for the rule below that"
+    body = build._table(tmp_path / "cells.md")["body"]
+    assert body.count("<tr>") == build.MOST_ROWS - 1, "with its heading, but for the rule below that"
     assert "102 more lines are in tables/cells.md" in body
     assert "recipe-0<" in body
     short = "\n".join(text.split("\n")[:20])
     (tmp_path / "cells.md").write_text(short, encoding="utf-8")
-    assert "more lines" not in page._table(tmp_path / "cells.md")["body"]
+    assert "more lines" not in build._table(tmp_path / "cells.md")["body"]

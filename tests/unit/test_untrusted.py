@@ -22,7 +22,9 @@ from slimdiff.checkpoints import model as modelfile
 from slimdiff.checkpoints import header as modelheader
 from slimdiff.io import packed as packing
 from slimdiff.io import records
-from slimdiff.analysis import charts, claimtables, markdown
+from slimdiff.report.figures import style
+from slimdiff.report.tables import claims
+from slimdiff.report.tables import markdown
 from slimdiff.analysis.claims import file as claimfile
 from slimdiff.analysis import matrix
 from slimdiff.errors import UserError
@@ -354,8 +356,8 @@ class Tags(HTMLParser):
 def test_texts_of_a_figure_end_no_script(tmp_path: Path) -> None:
     frame = pd.DataFrame({"x": [1.0], "name": [ATTACK]})
     drawn = [alt.Chart(frame, title=title).mark_point().encode(x="x", tooltip="name") for title in (ATTACK, "plain")]
-    charts.save(alt.vconcat(*drawn), tmp_path / "figure.html")
-    charts.save(alt.vconcat(drawn[1]), tmp_path / "plain.html")
+    style.save(alt.vconcat(*drawn), tmp_path / "figure.html")
+    style.save(alt.vconcat(drawn[1]), tmp_path / "plain.html")
     found, plain = Tags(), Tags()
     found.feed((tmp_path / "figure.html").read_text(encoding="utf-8"))
     plain.feed((tmp_path / "plain.html").read_text(encoding="utf-8"))
@@ -373,7 +375,7 @@ def test_claims_are_text_on_the_page_and_in_the_tables(tmp_path: Path) -> None:
         claim |= {"id": ATTACK, "claim": f"{ATTACK} `{ATTACK}` [x](javascript:alert(3))", "source": ATTACK}
         claim["contradictions"] = [ATTACK]
     (tmp_path / "claims.json").write_text(json.dumps(record), encoding="utf-8")
-    claimtables.write_all(record, tmp_path / "tables")
+    claims.write_all(record, tmp_path / "tables")
     assert "<script" not in (tmp_path / "tables" / "claims.md").read_text(encoding="utf-8")
     pagefolder.build(tmp_path)
     found = Tags()

@@ -175,7 +175,7 @@ def test_editing_a_measurement(tree: Path, edit: Edit, old: str, new: str, rules
         "results/cells/digits/ncsn/l1-30/seed0/model.safetensors",
         "workflow/resources/paper_reference.csv",
         "workflow/resources/claims.yaml",
-        "workflow/src/slimdiff/analysis/assets/page.html",
+        "workflow/src/slimdiff/report/page/assets/page.html",
         "workflow/src/slimdiff/stages/train.py",
         "workflow/rules/train.smk",
         "config.yaml",
@@ -246,13 +246,13 @@ def test_a_real_edit_of_an_engine_retrains_nothing(tree: Path) -> None:
 
 
 def test_a_real_edit_of_a_figure(tree: Path) -> None:
-    append(tree / "workflow/src/slimdiff/analysis/plots.py", "\n\nEXTRA = 1\n")
+    append(tree / "workflow/src/slimdiff/report/figures/write.py", "\n\nEXTRA = 1\n")
     assert planned(tree, *SMOKE) == {"report": {""}, "page": {""}}
 
 
 def test_a_real_edit_of_the_page(tree: Path) -> None:
     """The fingerprint knows Python alone, so what the page is made from besides is an input of its rule."""
-    append(tree / "workflow/src/slimdiff/analysis/assets/page.css", "\np { color: red; }\n")
+    append(tree / "workflow/src/slimdiff/report/page/assets/page.css", "\np { color: red; }\n")
     assert planned(tree, *SMOKE) == {"page": {""}}
 
 

@@ -12,7 +12,7 @@ import yaml
 from clones import REPOSITORY, SMOKE, clone, planned, snakemake
 from PIL import Image
 
-from slimdiff.analysis import proxytables
+from slimdiff.report.tables import proxies
 from slimdiff.analysis import matrix as results
 from slimdiff.analysis.contents import FIGURE_NAMES, TABLE_NAMES
 from slimdiff.config.resolve import expand
@@ -115,7 +115,7 @@ def test_tables_and_figures_are_written(run: Path) -> None:
         rows = len(pd.read_csv(run / "results" / "tables" / f"{name}.csv"))
         text = (run / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8")
         if name == "proxies":  # the preset prunes no module alone, and the table says so
-            assert (rows, proxytables.NONE in text) == (0, True), text
+            assert (rows, proxies.NONE in text) == (0, True), text
         else:
             assert rows > 0
             assert "|" in text

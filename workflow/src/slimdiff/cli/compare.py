@@ -14,7 +14,7 @@ from slimdiff.errors import UserError
 from slimdiff.io.files import atomic
 
 if TYPE_CHECKING:
-    from slimdiff.analysis.pictures import Images, Samples
+    from slimdiff.report.figures.contact_sheet import Images, Samples
 
 MACHINE = ("device", "cpu_model", "gpu_model", "threads", "torch_version")
 PROVENANCE = ("code", "settings", "started_at")
@@ -72,7 +72,7 @@ def noise_problems(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _write_picture(path: Path, folders: Mapping[str, Path], n: int) -> None:
     from PIL import Image
 
-    from slimdiff.analysis.pictures import read_samples
+    from slimdiff.report.figures.contact_sheet import read_samples
 
     samples = {cell: read_samples(folder / "samples.npz") for cell, folder in folders.items()}
     picture = side_by_side(samples, n)
@@ -88,7 +88,7 @@ def side_by_side(samples: Mapping[str, "Samples"], n: int) -> "Images":
     """
     import numpy as np
 
-    from slimdiff.analysis.pictures import GAP, WHITE, sheet
+    from slimdiff.report.figures.contact_sheet import GAP, WHITE, sheet
 
     sizes = {cell: found.images.shape[2:] for cell, found in samples.items()}
     empty = [cell for cell, found in samples.items() if not len(found.images)]

@@ -129,7 +129,8 @@ def write(found: SoFar, results: Path, config: Mapping[str, Any], out: Path) -> 
     Raises:
         UserError: there is no row yet, or `out` is the folder of the run.
     """
-    from slimdiff.analysis import page, tables
+    from slimdiff.report.page import build
+    from slimdiff.report.tables import write as tables
     from slimdiff.analysis.claims import file as claimfile
     from slimdiff.analysis.claims import verdicts
     from slimdiff.analysis import matrix as analysis
@@ -149,7 +150,7 @@ def write(found: SoFar, results: Path, config: Mapping[str, Any], out: Path) -> 
     files.write_json(out / "claims.json", record)
     tables.write_all(frame, paper, record, out / "tables")
     folders = (out / "tables", results / "cells", results / "train", results / "benchmarks")
-    files.write_text(out / "report.html", page.build(frame, paper, record, *folders))
+    files.write_text(out / "report.html", build.build(frame, paper, record, *folders))
 
 
 def _print(found: SoFar, out: Path | None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from slimdiff.io import files
 from slimdiff.io import records
-from slimdiff.analysis import page
+from slimdiff.report.page import build
 from slimdiff.analysis import matrix as results
 from slimdiff.stages import command
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     paper = results.read_paper(arguments.paper)
     claims = records.read_json(arguments.claims)
     folders = (arguments.tables, arguments.cells, arguments.trainings, arguments.benchmarks)
-    html = page.build(matrix, paper, claims, *folders)
+    html = build.build(matrix, paper, claims, *folders)
     files.write_text(arguments.out, html)
     print(f"{arguments.out}: {len(html.encode()) / 1e6:.1f} MB", flush=True)
 

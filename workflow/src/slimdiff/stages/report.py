@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slimdiff.io import records
-from slimdiff.analysis import galleries, plots, tables, timeline
+from slimdiff.report.figures import samples
+from slimdiff.report.figures import write
+from slimdiff.report.tables import write
+from slimdiff.report.figures import timeline
 from slimdiff.analysis import matrix as results
 from slimdiff.stages import command
 
@@ -25,9 +28,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     matrix = results.read_matrix(arguments.matrix)
     paper = results.read_paper(arguments.paper)
-    tables.write_all(matrix, paper, records.read_json(arguments.claims), arguments.out_tables)
-    plots.write_all(matrix, paper, arguments.out_figures)
-    galleries.write_all(matrix, arguments.cells, arguments.out_figures)
+    write.write_all(matrix, paper, records.read_json(arguments.claims), arguments.out_tables)
+    write.write_all(matrix, paper, arguments.out_figures)
+    samples.write_all(matrix, arguments.cells, arguments.out_figures)
     timeline.write(timeline.read_jobs(arguments.benchmarks, arguments.trainings, matrix), arguments.out_figures)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slimdiff.io import files
-from slimdiff.analysis.markdown import NOTHING, grid, interval, plain, text
+from slimdiff.report.tables.markdown import NOTHING, grid, interval, plain, text
 
 CAPTION = (
     "Each claim is a list of comparisons between cells, and is replicated where all of them are. A comparison is "

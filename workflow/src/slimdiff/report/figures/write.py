@@ -9,10 +9,15 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import beside, charts, guidedplots, labels, statistics, studyplots
+from slimdiff.analysis import statistics
+from slimdiff.report.figures import versus_paper
+from slimdiff.report.figures import style
+from slimdiff.report.figures import guidance
+from slimdiff.report.figures import labels
+from slimdiff.report.figures import ablations
 from slimdiff.analysis import paper as comparison
 from slimdiff.analysis import contents
-from slimdiff.analysis.charts import CHARACTER_PX, FONT_PX, LogAxis
+from slimdiff.report.figures.style import CHARACTER_PX, FONT_PX, LogAxis
 from slimdiff.analysis.paper import NOT_RUN, percent_text
 from slimdiff.analysis.contents import FigureSpec
 
@@ -45,7 +50,7 @@ def write_all(matrix: pd.DataFrame, paper: pd.DataFrame, folder: Path) -> None:
     for spec in contents.FIGURES:
         chart = draw(matrix, paper, spec)
         for suffix in contents.FIGURE_FORMATS:
-            charts.save(chart, folder / f"{spec.name}.{suffix}")
+            style.save(chart, folder / f"{spec.name}.{suffix}")
 
 
 def draw(matrix: pd.DataFrame, paper: pd.DataFrame, spec: FigureSpec) -> alt.VConcatChart:
@@ -53,12 +58,12 @@ def draw(matrix: pd.DataFrame, paper: pd.DataFrame, spec: FigureSpec) -> alt.VCo
     if spec.kind == "techniques":
         return techniques(matrix, paper, spec)
     if spec.kind == "sensitivity":
-        return studyplots.sensitivity(matrix, spec.title)
+        return ablations.sensitivity(matrix, spec.title)
     if spec.kind == "sparsity":
-        return studyplots.sparsity(matrix, spec.title)
+        return ablations.sparsity(matrix, spec.title)
     if spec.kind == "guidance":
-        return guidedplots.guidance(matrix, spec.title)
-    return beside.chart(matrix, paper, spec.title) if spec.kind == "beside" else pareto(matrix, spec)
+        return guidance.guidance(matrix, spec.title)
+    return versus_paper.chart(matrix, paper, spec.title) if spec.kind == "beside" else pareto(matrix, spec)
 
 
 def techniques(matrix: pd.DataFrame, paper: pd.DataFrame, spec: FigureSpec) -> alt.VConcatChart:
@@ -72,16 +77,16 @@ def techniques(matrix: pd.DataFrame, paper: pd.DataFrame, spec: FigureSpec) -> a
         "relative changes. Left is better. Bars: 95 % t-interval over seeds, cut at the edge; one seed has none.",
     ]
     if len(frame) < len(everything):
-        subtitle += charts.lines(
+        subtitle += style.lines(
             f"Of the recipes in no table of the report each panel has the {comparison.MOST_OTHERS} with the lowest "
             f"FID; {len(everything) - len(frame)} others are left out, and are in {ELSEWHERE}."
         )
     blocks = {f"{dataset}, {model}": block for (dataset, model), block in frame.groupby(PAIR, sort=False)}
     panels = []
-    for name, block in itertools.islice(blocks.items(), charts.MOST_PANELS):
+    for name, block in itertools.islice(blocks.items(), style.MOST_PANELS):
         title = alt.TitleParams(name, anchor="start", fontSize=FONT_PX + 1)
         panels.append(_halves(block, tables[0].reference).properties(title=title))
-    return charts.stack(panels, spec.title, subtitle + _left_out(list(blocks)))
+    return style.stack(panels, spec.title, subtitle + _left_out(list(blocks)))
 
 
 def _halves(frame: pd.DataFrame, reference: str) -> alt.HConcatChart:
@@ -90,7 +95,7 @@ def _halves(frame: pd.DataFrame, reference: str) -> alt.HConcatChart:
     bases = {side: _single(frame.loc[frame["optimization"] == reference, side]) for side in sides}
     # A side without a baseline is centred on the geometric mean of what it has.
     middles = {side: bases[side] or _geometric_mean(frame[side]) for side in sides}
-    ratios = charts.log_axis([value / middles[side] for side in sides for value in frame[side].dropna()], 1.0)
+    ratios = style.log_axis([value / middles[side] for side in sides for value in frame[side].dropna()], 1.0)
     halves = []
     for side, heading in zip(sides, (OURS, THEIRS), strict=True):
         axis = LogAxis(ratios.low * middles[side], ratios.high * middles[side])
@@ -106,19 +111,19 @@ def _half(frame: pd.DataFrame, axis: LogAxis, base: float | None, heading: str) 
     order = frame["optimization"].tolist()
     names = alt.Axis(title=None, labels=ours, ticks=False, grid=True, domain=False, labelLimit=300)
     y = alt.Y("optimization:N", scale=alt.Scale(domain=order), axis=names)
-    color = charts.kind_color(frame["kind"])
+    color = style.kind_color(frame["kind"])
     numbers = not drawn.empty
 
     def x(field: str) -> alt.X:
         return axis.x(field, heading, numbers)
 
-    layers = [] if base is None else [charts.dashed(base).encode(x=x("value"))]
+    layers = [] if base is None else [style.dashed(base).encode(x=x("value"))]
     if ours:
-        intervals = charts.clipped(drawn, "fid_low", "fid_high", axis.ends)
+        intervals = style.clipped(drawn, "fid_low", "fid_high", axis.ends)
         bars = alt.Chart(intervals).mark_rule(strokeWidth=2.5, opacity=0.6)
         layers.append(bars.encode(x=x("start"), x2="end:Q", y=y, color=color))
     points = alt.Chart(drawn).mark_point(filled=ours, size=110, opacity=1, strokeWidth=2)
-    shape = charts.kind_shape(frame["kind"])
+    shape = style.kind_shape(frame["kind"])
     layers.append(points.encode(x=x("value"), y=y, color=color, shape=shape, tooltip=_tooltip(heading)))
     texts = alt.Chart(frame).mark_text(align="left", fontSize=FONT_PX - 1, limit=NUMBER_PX)
     layers.append(texts.encode(x=alt.value(HALF_PX + 8), y=y, text="text:N"))
@@ -158,18 +163,18 @@ def pareto(matrix: pd.DataFrame, spec: FigureSpec) -> alt.VConcatChart:
         "Lower and further left is better; both axes are logarithmic. The line joins the recipes that no other",
         "beats in both. Dashed: the baseline. Bars: 95 % t-interval over seeds, cut at the edge; one seed has none.",
     ]
-    subtitle += charts.families_told(drawn["family"])
+    subtitle += style.families_told(drawn["family"])
     missing = frame.loc[~frame.index.isin(drawn.index), "name"].unique()
-    subtitle += charts.listed("Without a number, hence not drawn", list(missing))
+    subtitle += style.listed("Without a number, hence not drawn", list(missing))
     blocks = {str(dataset): block for dataset, block in drawn.groupby("dataset", sort=False)}
-    panels = [_pareto_panel(block, name) for name, block in itertools.islice(blocks.items(), charts.MOST_PANELS)]
-    empty = charts.sentence("No cell has both a size and a FID yet.", PARETO_PX[0])
-    return charts.stack(panels or [empty], spec.title, subtitle + _left_out(list(blocks)))
+    panels = [_pareto_panel(block, name) for name, block in itertools.islice(blocks.items(), style.MOST_PANELS)]
+    empty = style.sentence("No cell has both a size and a FID yet.", PARETO_PX[0])
+    return style.stack(panels or [empty], spec.title, subtitle + _left_out(list(blocks)))
 
 
 def _left_out(panels: Sequence[str]) -> list[str]:
     """A line of the subtitle on those of `panels` for which there is no room."""
-    return charts.listed(f"No room here, but in {ELSEWHERE}", panels[charts.MOST_PANELS :])
+    return style.listed(f"No room here, but in {ELSEWHERE}", panels[style.MOST_PANELS :])
 
 
 def recipes(matrix: pd.DataFrame) -> pd.DataFrame:
@@ -198,11 +203,11 @@ def recipes(matrix: pd.DataFrame) -> pd.DataFrame:
 def _pareto_panel(frame: pd.DataFrame, dataset: str) -> alt.LayerChart:
     base = frame[frame["optimization"] == "baseline"]
     middle = base if len(base) else frame
-    axes = [charts.log_axis(frame[name], float(middle[name].iloc[0])) for name in ("size_mb", "fid")]
+    axes = [style.log_axis(frame[name], float(middle[name].iloc[0])) for name in ("size_mb", "fid")]
     frame = frame.assign(front=statistics.pareto_front(list(zip(frame["size_mb"], frame["fid"], strict=True))))
     few = frame.sort_values("front", ascending=False, kind="stable").head(MOST_NAMED)  # placing is quadratic
     named = place_names(few, "size_mb", (axes[0], axes[1]), PARETO_PX)
-    color = charts.kind_color(frame["kind"])
+    color = style.kind_color(frame["kind"])
 
     def x(field: str) -> alt.X:
         return axes[0].x(field, "compressed checkpoint (MB, gzip)")
@@ -210,19 +215,19 @@ def _pareto_panel(frame: pd.DataFrame, dataset: str) -> alt.LayerChart:
     def y(field: str) -> alt.Y:
         return axes[1].y(field, "in-domain FID")
 
-    layers = [charts.dashed(value).encode(x=x("value")) for value in base["size_mb"]]
-    layers += [charts.dashed(value).encode(y=y("value")) for value in base["fid"]]
+    layers = [style.dashed(value).encode(x=x("value")) for value in base["size_mb"]]
+    layers += [style.dashed(value).encode(y=y("value")) for value in base["fid"]]
     front = alt.Chart(frame[frame["front"]]).mark_line(interpolate="step-after", color="#333333", strokeWidth=1.5)
     layers.append(front.encode(x=x("size_mb"), y=y("fid"), order="size_mb:Q"))
-    bars = alt.Chart(charts.clipped(frame, "low", "high", axes[1].ends)).mark_rule(strokeWidth=2, opacity=0.5)
+    bars = alt.Chart(style.clipped(frame, "low", "high", axes[1].ends)).mark_rule(strokeWidth=2, opacity=0.5)
     layers.append(bars.encode(x=x("size_mb"), y=y("start"), y2="end:Q", color=color))
     leaders = alt.Chart(named[named["leader"]]).mark_rule(color="#999999", strokeWidth=0.8)
     layers.append(leaders.encode(x=x("size_mb"), y=y("fid"), x2="near_x:Q", y2="near_y:Q"))
     points = alt.Chart(frame).mark_point(size=110, opacity=1, strokeWidth=1.6)
-    points = points.encode(x=x("size_mb"), y=y("fid"), color=color, shape=charts.kind_shape(frame["kind"]))
+    points = points.encode(x=x("size_mb"), y=y("fid"), color=color, shape=style.kind_shape(frame["kind"]))
     layers.append(points.encode(fill=alt.value("white")))  # so that no line shows through a hollow one
-    inside = charts.kind_fill(frame["kind"])
-    layers.append(points.encode(fill=inside, fillOpacity=charts.family_fill(frame["family"]), tooltip=PARETO_TOOLTIP))
+    inside = style.kind_fill(frame["kind"])
+    layers.append(points.encode(fill=inside, fillOpacity=style.family_fill(frame["family"]), tooltip=PARETO_TOOLTIP))
     names = alt.Chart(named).encode(x=x("label_x"), y=y("label_y"), text="name:N")
     layers.append(names.mark_text(**NAME, stroke="white", strokeWidth=3))  # a halo, for the dashed lines
     layers.append(names.transform_filter("datum.front").mark_text(**NAME, fontWeight="bold"))

@@ -9,7 +9,7 @@ import pandas as pd
 from slimdiff.io import files
 from slimdiff.analysis import differences, statistics
 from slimdiff.analysis.paper import percent_text
-from slimdiff.analysis.markdown import NOTHING, grid, interval, missing, p_value, text
+from slimdiff.report.tables.markdown import NOTHING, grid, interval, missing, p_value, text
 
 DIFFERENCES_CAPTION = (
     "The seed is the unit: each recipe is held against `baseline` of the same seeds. The ratio is the geometric mean "

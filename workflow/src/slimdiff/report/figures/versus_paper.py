@@ -7,9 +7,10 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import charts, differences, statistics
+from slimdiff.analysis import differences, statistics
+from slimdiff.report.figures import style
 from slimdiff.analysis import paper as comparison
-from slimdiff.analysis.charts import FONT_PX, LogAxis
+from slimdiff.report.figures.style import FONT_PX, LogAxis
 from slimdiff.analysis.paper import NOT_RUN, percent_text
 
 LINE_PX = 22  # height of one recipe
@@ -42,14 +43,14 @@ def chart(matrix: pd.DataFrame, paper: pd.DataFrame, title: str) -> alt.VConcatC
     groups = frame.groupby(["dataset", "model"], sort=False)
     blocks = {f"{dataset}, {model}": block for (dataset, model), block in groups}
     drawn = pd.concat([frame[column] for column in ("ratio", "theirs")])
-    axis = charts.log_axis(drawn.dropna(), 1.0)
-    panels = [_panel(block, name, axis) for name, block in itertools.islice(blocks.items(), charts.MOST_PANELS)]
-    subtitle = charts.lines(SUBTITLE)
+    axis = style.log_axis(drawn.dropna(), 1.0)
+    panels = [_panel(block, name, axis) for name, block in itertools.islice(blocks.items(), style.MOST_PANELS)]
+    subtitle = style.lines(SUBTITLE)
     if len(frame) < len(everything):
         left_out = len(everything) - len(frame)
-        subtitle += charts.lines(f"{left_out} others are left out, and are in {ELSEWHERE}.")
-    subtitle += charts.listed(f"No room here, but in {ELSEWHERE}", list(blocks)[charts.MOST_PANELS :])
-    return charts.stack(panels, title, subtitle)
+        subtitle += style.lines(f"{left_out} others are left out, and are in {ELSEWHERE}.")
+    subtitle += style.listed(f"No room here, but in {ELSEWHERE}", list(blocks)[style.MOST_PANELS :])
+    return style.stack(panels, title, subtitle)
 
 
 def _panel(block: pd.DataFrame, name: str, axis: LogAxis) -> alt.LayerChart:
@@ -83,7 +84,7 @@ def _panel(block: pd.DataFrame, name: str, axis: LogAxis) -> alt.LayerChart:
         alt.Tooltip("finding:N"),
     ]
     marks = marks.encode(x=x("value"), y=y, color=color, shape=shape, fill=fill, tooltip=tooltip)
-    layers = [band, charts.dashed(1.0).encode(x=x("value")), bars, marks]
+    layers = [band, style.dashed(1.0).encode(x=x("value")), bars, marks]
     left = WIDTH_PX + 10
     rows = block.to_dict("records")
     texts = [[_percent(row[side]) for row in rows] for side in ("ratio", "theirs")]
@@ -92,7 +93,7 @@ def _panel(block: pd.DataFrame, name: str, axis: LogAxis) -> alt.LayerChart:
         column = alt.Chart(pd.DataFrame({"optimization": order, "text": texts_of}))
         layers.append(_text(column).encode(x=alt.value(left), y=y, text="text:N"))
         head = alt.Chart(pd.DataFrame({"text": [heading]}))
-        layers.append(_text(head, charts.GREY).encode(x=alt.value(left), y=alt.value(-10), text="text:N"))
+        layers.append(_text(head, style.GREY).encode(x=alt.value(left), y=alt.value(-10), text="text:N"))
         left += width
     title = alt.TitleParams(name, anchor="start", fontSize=FONT_PX + 1, offset=6)
     return alt.LayerChart(layer=layers, width=WIDTH_PX, height=LINE_PX * len(order), title=title)

@@ -6,7 +6,7 @@ import pandas as pd
 
 from slimdiff.io import files
 from slimdiff.analysis import proxies, statistics
-from slimdiff.analysis.markdown import grid, interval, missing, text
+from slimdiff.report.tables.markdown import grid, interval, missing, text
 
 CAPTION = (
     "Cells whose only difference from their baseline is that one module was pruned. Spearman's rank correlation, over "

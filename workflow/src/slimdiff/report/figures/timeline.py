@@ -14,9 +14,9 @@ import altair as alt
 import pandas as pd
 
 from slimdiff.io import files
-from slimdiff.analysis import charts
+from slimdiff.report.figures import style
 from slimdiff.analysis import contents
-from slimdiff.analysis.charts import FONT_PX
+from slimdiff.report.figures.style import FONT_PX
 from slimdiff.errors import UserError
 
 # The order of the stages in the figure: that of the data's way. Others come last, by name.
@@ -98,24 +98,24 @@ def write(jobs: pd.DataFrame, folder: Path) -> None:
     """Write the figure into `folder`, in every format of the specs."""
     chart = figure(jobs, contents.TIMELINE_TITLE)
     for suffix in contents.FIGURE_FORMATS:
-        charts.save(chart, folder / f"{contents.TIMELINE}.{suffix}")
+        style.save(chart, folder / f"{contents.TIMELINE}.{suffix}")
 
 
 def figure(jobs: pd.DataFrame, title: str) -> alt.VConcatChart:
     """The figure for files: the last sittings below each other."""
-    last = sorted(jobs["sitting"].unique())[-charts.MOST_PANELS :]
+    last = sorted(jobs["sitting"].unique())[-style.MOST_PANELS :]
     panels: list[Any] = [panel(jobs, number).properties(width=WIDTH_PX) for number in last]
-    return charts.stack(panels or [charts.sentence(EMPTY, WIDTH_PX)], title, told(jobs))
+    return style.stack(panels or [style.sentence(EMPTY, WIDTH_PX)], title, told(jobs))
 
 
 def told(jobs: pd.DataFrame) -> list[str]:
     """Lines that say how to read the figure."""
     if not jobs.attrs["began"]:
-        return charts.lines(
+        return style.lines(
             "The dates of the records are not those of the run, so when jobs ran is not known: bars stand behind each "
             "other."
         )
-    return charts.lines(
+    return style.lines(
         "Each bar is one job; jobs of a stage that ran side by side are below each other. Where no job ran for ten "
         "minutes a new sitting begins. Times include starting Python."
     )
@@ -135,7 +135,7 @@ def panel(jobs: pd.DataFrame, sitting: int) -> alt.Chart:
     label = "split(datum.label, '·')[1] == '0' ? split(datum.label, '·')[0] : ''"
     axis = alt.Axis(title=None, labelExpr=label, ticks=False, domain=False, grid=False)
     legend = alt.Legend(title=None, orient="bottom", symbolType="square")
-    palette = [charts.GREY if name == SHARED else COLORS[i % len(COLORS)] for i, name in enumerate(models)]
+    palette = [style.GREY if name == SHARED else COLORS[i % len(COLORS)] for i, name in enumerate(models)]
     return (
         alt.Chart(minutes.drop(columns=["sitting", "lane"], errors="ignore"))
         .mark_bar(cornerRadius=2, stroke="white", strokeWidth=1)

@@ -8,11 +8,13 @@ from typing import Any
 import pandas as pd
 
 from slimdiff.io import files
-from slimdiff.analysis import claimtables, differencetables, proxytables
+from slimdiff.report.tables import claims
+from slimdiff.report.tables import differences
+from slimdiff.report.tables import proxies
 from slimdiff.analysis import paper as comparison
 from slimdiff.analysis import contents
 from slimdiff.analysis.paper import percent_text
-from slimdiff.analysis.markdown import NOTHING, grid, missing, text
+from slimdiff.report.tables.markdown import NOTHING, grid, missing, text
 from slimdiff.analysis.contents import Measure, TableSpec
 
 CAPTION = (
@@ -62,9 +64,9 @@ def write_all(matrix: pd.DataFrame, paper: pd.DataFrame, verdicts: Mapping[str, 
         frame = comparison.table(matrix, paper, spec)
         files.write_text(folder / f"{spec.name}.csv", to_csv(frame, spec.measures))
         files.write_text(folder / f"{spec.name}.md", to_markdown(frame, spec))
-    differencetables.write_all(matrix, paper, folder)
-    claimtables.write_all(verdicts, folder)
-    proxytables.write_all(matrix, folder)
+    differences.write_all(matrix, paper, folder)
+    claims.write_all(verdicts, folder)
+    proxies.write_all(matrix, folder)
     files.write_text(folder / f"{contents.CELLS}.csv", matrix.drop(columns="settings").to_csv(index=False))
     files.write_text(folder / f"{contents.CELLS}.md", cells_markdown(matrix))
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff.analysis import pictures
+from slimdiff.report.figures import contact_sheet
 from slimdiff.analysis import selection
 from slimdiff.analysis import matrix as results
 from slimdiff.analysis import contents
-from slimdiff.analysis.answer import significant
+from slimdiff.report.page.summary import significant
 from slimdiff.analysis.columns import KEY
-from slimdiff.analysis.markdown import missing
+from slimdiff.report.tables.markdown import missing
 from slimdiff.config.resolve import Cell
 
 COLUMNS = 10  # of images in a picture
@@ -46,12 +46,12 @@ def read(matrix: pd.DataFrame, cells: Path) -> Pictures:
     held = 0
     asked = selection.pictured(list(rows))
     for cell in asked:
-        samples = pictures.read_samples(results.folder(cells, cell) / "samples.npz")
+        samples = contact_sheet.read_samples(results.folder(cells, cell) / "samples.npz")
         images = samples.images[: contents.PICTURE_IMAGES]
         if not len(images):
             continue
-        picture = pictures.contact(images, COLUMNS, contents.PICTURE_PX)
-        url = pictures.data_url(picture)
+        picture = contact_sheet.contact(images, COLUMNS, contents.PICTURE_PX)
+        url = contact_sheet.data_url(picture)
         held += len(url)
         if held > contents.MOST_PICTURE_BYTES:
             break

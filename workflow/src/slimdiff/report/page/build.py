@@ -18,11 +18,17 @@ import pandas as pd
 import vl_convert
 from markdown_it import MarkdownIt
 
-from slimdiff.analysis import answer, charts, pagecharts, pagepictures, statistics, strips, timeline
+from slimdiff.analysis import statistics
+from slimdiff.report.page import summary
+from slimdiff.report.figures import style
+from slimdiff.report.page import charts as pagecharts
+from slimdiff.report.page import images
+from slimdiff.report.page import dot_plots
+from slimdiff.report.figures import timeline
 from slimdiff.analysis import paper as comparison
 from slimdiff.analysis import contents
-from slimdiff.analysis.answer import significant, size
-from slimdiff.analysis.markdown import NOTHING, missing
+from slimdiff.report.page.summary import significant, size
+from slimdiff.report.tables.markdown import NOTHING, missing
 from slimdiff.errors import UserError
 
 ASSETS = Path(__file__).parent / "assets"
@@ -63,8 +69,8 @@ def build(
     """
     points, jobs = pagecharts.recipes(matrix), timeline.read_jobs(benchmarks, trainings, matrix)
     curves, more_curves = pagecharts.curves(matrix, trainings)
-    pictures = pagepictures.read(matrix, cells)
-    blocks, scale = strips.blocks(matrix, paper)
+    pictures = images.read(matrix, cells)
+    blocks, scale = dot_plots.blocks(matrix, paper)
     shown = {str(cell["id"]): index for index, cell in enumerate(pictures.cells)}
     data = {
         "points": {
@@ -78,7 +84,7 @@ def build(
         ],
         "sittings": pagecharts.sittings(jobs),
         "cells": pictures.cells,
-        "columns": pagepictures.COLUMNS,
+        "columns": images.COLUMNS,
     }
     scripts = [_script(_library()), _script((ASSETS / "page.js").read_text(encoding="utf-8"))]
     source = matrix.attrs.get("provenance", {})
@@ -87,10 +93,10 @@ def build(
         style=(ASSETS / "page.css").read_text(encoding="utf-8"),
         scripts=scripts,
         data=data,
-        answer=asdict(answer.answer(matrix)),
+        answer=asdict(summary.answer(matrix)),
         overview=_overview(matrix, source),
         costs=[cost for cost in contents.COSTS if any(points[cost.column] > 0)] if len(points) else [],
-        families=charts.families_told(points["family"]),
+        families=style.families_told(points["family"]),
         undrawn=_undrawn(matrix, points),
         blocks=blocks,
         scale=scale,

@@ -12,9 +12,12 @@ import altair as alt
 import pandas as pd
 
 from slimdiff.io import files
-from slimdiff.analysis import charts, plots, statistics, timeline
+from slimdiff.analysis import statistics
+from slimdiff.report.figures import style
+from slimdiff.report.figures import write
+from slimdiff.report.figures import timeline
 from slimdiff.analysis import contents
-from slimdiff.analysis.charts import FONT_PX, LogAxis
+from slimdiff.report.figures.style import FONT_PX, LogAxis
 from slimdiff.analysis.contents import CostSpec
 
 Spec = dict[str, Any]
@@ -33,13 +36,13 @@ def recipes(matrix: pd.DataFrame) -> pd.DataFrame:
     These are front_{cost} (whether no other recipe of the data set beats it in FID and that cost) and start and end,
     the ends of the interval as far as the chart reaches.
     """
-    frame = plots.recipes(matrix)
+    frame = write.recipes(matrix)
     frame = frame[frame["fid"] > 0].reset_index(drop=True)
     for cost in contents.COSTS:
         frame[f"front_{cost.column}"] = False
     frame = frame.assign(start=frame["fid"], end=frame["fid"])
     for _, block in frame.groupby("dataset", sort=False):
-        spread = charts.clipped(block, "low", "high", _axes(block, contents.COSTS[0])[1].ends)
+        spread = style.clipped(block, "low", "high", _axes(block, contents.COSTS[0])[1].ends)
         frame.loc[spread.index, ["start", "end"]] = spread[["start", "end"]]
         for cost in contents.COSTS:
             known = block[block[cost.column] > 0]
@@ -77,7 +80,7 @@ def losses(frame: pd.DataFrame) -> list[Spec]:
     palette = [timeline.COLORS[place % len(timeline.COLORS)] for place in range(len(order))]
     dashes = [DASHES[place % len(DASHES)] for place in range(len(order))]
     legend = alt.Legend(title=None, orient="bottom", columns=2, symbolSize=400, symbolStrokeWidth=2.5, labelLimit=220)
-    axis = charts.log_axis(frame["loss"], float(frame["loss"].median()))
+    axis = style.log_axis(frame["loss"], float(frame["loss"].median()))
     chart = (
         alt.Chart(frame[["training", "seed", "step", "loss"]])
         .mark_line(strokeWidth=2, clip=True)
@@ -99,7 +102,7 @@ def losses(frame: pd.DataFrame) -> list[Spec]:
 
 def sittings(jobs: pd.DataFrame) -> list[list[Spec]]:
     """{width, spec} for each width, of each of the last sittings of the run."""
-    last: Sequence[int] = sorted(jobs["sitting"].unique())[-charts.MOST_PANELS :]
+    last: Sequence[int] = sorted(jobs["sitting"].unique())[-style.MOST_PANELS :]
     return [
         [
             {"width": width, "spec": finished(timeline.panel(jobs, number).properties(width=width), width)}
@@ -112,7 +115,7 @@ def sittings(jobs: pd.DataFrame) -> list[list[Spec]]:
 def finished(chart: alt.Chart | alt.LayerChart, width: int) -> Spec:
     """The specification of `chart`, its panel `width` pixels wide, with the look that all of the page's charts have."""
     chart = (
-        chart.configure(font=charts.FONT, background="transparent", padding=2)
+        chart.configure(font=style.FONT, background="transparent", padding=2)
         .configure_axis(labelFontSize=FONT_PX, titleFontSize=FONT_PX, titleFontWeight="normal", gridColor="#e6e6e6")
         .configure_legend(labelFontSize=FONT_PX, titleFontSize=FONT_PX, symbolSize=110)
         .configure_view(stroke="#cccccc")
@@ -136,7 +139,7 @@ def _lay_legends(spec: Any, columns: int) -> None:
 def _axes(frame: pd.DataFrame, cost: CostSpec) -> tuple[LogAxis, LogAxis]:
     base = frame[frame["optimization"] == "baseline"]
     middle = base if len(base) else frame
-    x, y = (charts.log_axis(frame[name].dropna(), _middle(middle[name])) for name in (cost.column, "fid"))
+    x, y = (style.log_axis(frame[name].dropna(), _middle(middle[name])) for name in (cost.column, "fid"))
     return x, y
 
 
@@ -149,7 +152,7 @@ def _pareto(frame: pd.DataFrame, cost: CostSpec, size: tuple[int, int]) -> alt.L
     axes = _axes(frame, cost)
     # Points of the specification's own are few: names that found a place. All others are shared between specifications.
     few = frame.sort_values(f"front_{cost.column}", ascending=False, kind="stable").head(MOST_NAMED)
-    named = plots.place_names(few.assign(front=few[f"front_{cost.column}"]), cost.column, axes, size)
+    named = write.place_names(few.assign(front=few[f"front_{cost.column}"]), cost.column, axes, size)
     points = alt.Chart(alt.NamedData(name=POINTS)).transform_filter(f"datum['{cost.column}'] > 0")
     kinds, families = frame["kind"], frame["family"]
 
@@ -160,25 +163,25 @@ def _pareto(frame: pd.DataFrame, cost: CostSpec, size: tuple[int, int]) -> alt.L
         return axes[1].y(field, "in-domain FID")
 
     base = frame[frame["optimization"] == "baseline"]
-    layers: list[Any] = [charts.dashed(value).encode(x=x("value")) for value in base[cost.column]]
-    layers += [charts.dashed(value).encode(y=y("value")) for value in base["fid"]]
+    layers: list[Any] = [style.dashed(value).encode(x=x("value")) for value in base[cost.column]]
+    layers += [style.dashed(value).encode(y=y("value")) for value in base["fid"]]
     front = points.transform_filter(f"datum['front_{cost.column}']")
     line = front.mark_line(interpolate="step-after", color="#333333", strokeWidth=1.5)
     layers.append(line.encode(x=x(cost.column), y=y("fid"), order=alt.Order(f"{cost.column}:Q")))
     bars = points.mark_rule(strokeWidth=2, opacity=0.5)
-    layers.append(bars.encode(x=x(cost.column), y=y("start"), y2="end:Q", color=charts.kind_color(kinds)))
+    layers.append(bars.encode(x=x(cost.column), y=y("start"), y2="end:Q", color=style.kind_color(kinds)))
     if len(named):
         leaders = alt.Chart(named[named["leader"]]).mark_rule(color="#999999", strokeWidth=0.8)
         layers.append(leaders.encode(x=x(cost.column), y=y("fid"), x2="near_x:Q", y2="near_y:Q"))
     marks = points.mark_point(size=120, opacity=1, strokeWidth=1.6)
-    marks = marks.encode(x=x(cost.column), y=y("fid"), color=charts.kind_color(kinds), shape=charts.kind_shape(kinds))
+    marks = marks.encode(x=x(cost.column), y=y("fid"), color=style.kind_color(kinds), shape=style.kind_shape(kinds))
     layers.append(marks.encode(fill=alt.value("white")))
-    inside = marks.encode(fill=charts.kind_fill(kinds), fillOpacity=charts.family_fill(families))
+    inside = marks.encode(fill=style.kind_fill(kinds), fillOpacity=style.family_fill(families))
     layers.append(inside.properties(name="cells"))
     if len(named):
         texts = alt.Chart(named[["name", "front", "label_x", "label_y"]])
         names = texts.encode(x=x("label_x"), y=y("label_y"), text="name:N")
-        layers.append(names.mark_text(**plots.NAME, stroke="white", strokeWidth=3))
-        layers.append(names.transform_filter("datum.front").mark_text(**plots.NAME, color="#000000", fontWeight="bold"))
-        layers.append(names.transform_filter("!datum.front").mark_text(**plots.NAME, color="#000000"))
+        layers.append(names.mark_text(**write.NAME, stroke="white", strokeWidth=3))
+        layers.append(names.transform_filter("datum.front").mark_text(**write.NAME, color="#000000", fontWeight="bold"))
+        layers.append(names.transform_filter("!datum.front").mark_text(**write.NAME, color="#000000"))
     return alt.LayerChart(layer=layers, width=size[0], height=size[1])

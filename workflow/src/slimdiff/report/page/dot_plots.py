@@ -9,12 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff.analysis import charts, differences, statistics
+from slimdiff.analysis import differences, statistics
+from slimdiff.report.figures import style
 from slimdiff.analysis import paper as comparison
-from slimdiff.analysis.answer import significant
-from slimdiff.analysis.charts import LogAxis
+from slimdiff.report.page.summary import significant
+from slimdiff.report.figures.style import LogAxis
 from slimdiff.analysis.paper import NOT_RUN
-from slimdiff.analysis.markdown import missing
+from slimdiff.report.tables.markdown import missing
 
 # What stands for a kind of recipe where there is no colour: the shapes of the charts.
 GLYPHS = {
@@ -26,8 +27,8 @@ GLYPHS = {
     "triangle-down": "▼",
     "triangle-right": "▶",
     "triangle-left": "◀",
-    charts.HEXAGON: "⬢",
-    charts.STAR: "★",
+    style.HEXAGON: "⬢",
+    style.STAR: "★",
 }
 
 
@@ -77,7 +78,7 @@ def blocks(matrix: pd.DataFrame, paper: pd.DataFrame) -> tuple[list[Block], Scal
     everything["theirs"] = 1 + everything["report_fid_change_percent"] / 100
     everything = everything[(everything["status"] != NOT_RUN) | everything["theirs"].notna() | itself]
     frame = comparison.fewer(everything)
-    axis = charts.log_axis(pd.concat([frame["ratio"], frame["theirs"]]).dropna(), 1.0)
+    axis = style.log_axis(pd.concat([frame["ratio"], frame["theirs"]]).dropna(), 1.0)
     found = []
     for (dataset, model), block in frame.groupby(["dataset", "model"], sort=False):
         whole = everything[(everything["dataset"] == dataset) & (everything["model"] == model)]
@@ -96,7 +97,7 @@ def _strip(row: Mapping[Any, Any], axis: LogAxis) -> Strip:
     known = not missing(row["report_fid"])
     theirs = row["theirs"] if known and not missing(row["theirs"]) else None
     spread = has_ratio and not missing(row["ratio_low"])
-    shape = charts.KINDS[row["kind"]][1]
+    shape = style.KINDS[row["kind"]][1]
     return Strip(
         recipe=row["optimization"],
         label=row["label"],

@@ -5,9 +5,9 @@ import itertools
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import charts
+from slimdiff.report.figures import style
 from slimdiff.analysis import guidance as guided
-from slimdiff.analysis.charts import FONT_PX
+from slimdiff.report.figures.style import FONT_PX
 
 PANEL_PX = (680, 240)
 EACH = 2  # panels of a data set
@@ -25,23 +25,23 @@ def guidance(matrix: pd.DataFrame, title: str) -> alt.VConcatChart:
     """FID and class accuracy over the scale of guidance, two panels for each data set."""
     frame, untold = guided.guided_recipes(matrix), guided.untold_models(matrix)
     blocks = {str(dataset): block for dataset, block in frame.groupby("dataset", sort=False)}
-    most = charts.MOST_PANELS // EACH
+    most = style.MOST_PANELS // EACH
     panels: list[alt.LayerChart] = []
     for name, block in itertools.islice(blocks.items(), most):
         panels += [_fids(block, untold[untold["dataset"] == name], frame, name), _accuracies(block, frame)]
-    left_out = charts.listed(f"No room here, but in {ELSEWHERE}", list(blocks)[most:])
-    empty = charts.sentence(EMPTY, PANEL_PX[0])
-    return charts.stack(panels or [empty], title, [*charts.lines(SUBTITLE), *left_out])
+    left_out = style.listed(f"No room here, but in {ELSEWHERE}", list(blocks)[most:])
+    empty = style.sentence(EMPTY, PANEL_PX[0])
+    return style.stack(panels or [empty], title, [*style.lines(SUBTITLE), *left_out])
 
 
 def _fids(block: pd.DataFrame, untold: pd.DataFrame, whole: pd.DataFrame, name: str) -> alt.LayerChart:
-    axis = charts.log_axis([*block["fid"], *untold["fid"]], float(block["fid"].iloc[0]))
+    axis = style.log_axis([*block["fid"], *untold["fid"]], float(block["fid"].iloc[0]))
     column = {field: axis.y(field, "in-domain FID") for field in ("fid", "start", "value")}
     layers: list[alt.Chart] = []
     for model, fid in zip(untold["model"], untold["fid"], strict=True):
-        layers.append(charts.dashed(fid).encode(y=column["value"]))
+        layers.append(style.dashed(fid).encode(y=column["value"]))
         told = alt.Chart(pd.DataFrame({"value": [fid], "text": [f"{model}, told no class"]}))
-        told = told.mark_text(align="right", dy=-7, dx=-4, fontSize=FONT_PX - 1, color=charts.GREY)
+        told = told.mark_text(align="right", dy=-7, dx=-4, fontSize=FONT_PX - 1, color=style.GREY)
         layers.append(told.encode(x=alt.value(PANEL_PX[0]), y=column["value"], text="text:N"))
     layers += _marks(block, whole, "fid", axis.ends, (column["fid"], column["start"]))
     title = alt.TitleParams(name, anchor="start", fontSize=FONT_PX + 1)
@@ -64,14 +64,14 @@ def _marks(
     number = "format(datum.value, '~g')"  # as it is: an axis rounds by the distance of its ticks
     axis = alt.Axis(title="guidance scale", values=scales, labelExpr=number, grid=False)
     x = alt.X("guidance:Q", scale=alt.Scale(domain=[scales[0], scales[-1]], padding=16, nice=False), axis=axis)
-    color, (y, start) = charts.color_of("line", whole), ys
+    color, (y, start) = style.color_of("line", whole), ys
     tooltip = [alt.Tooltip("line:N"), alt.Tooltip("optimization:N", title="recipe"), alt.Tooltip("guidance:Q")]
     tooltip += [alt.Tooltip(f"{column}{end}:Q", format=".3g") for end in ("", "_low", "_high")]
     tooltip.append(alt.Tooltip("seeds:Q"))
-    intervals = charts.clipped(block, f"{column}_low", f"{column}_high", ends)
+    intervals = style.clipped(block, f"{column}_low", f"{column}_high", ends)
     points = alt.Chart(block).mark_point(filled=True, size=80, opacity=1)
     return [
         alt.Chart(block).mark_line(strokeWidth=1.5).encode(x=x, y=y, color=color),
         alt.Chart(intervals).mark_rule(strokeWidth=2, opacity=0.5).encode(x=x, y=start, y2="end:Q", color=color),
-        points.encode(x=x, y=y, color=color, shape=charts.shape_of("line", whole), tooltip=tooltip),
+        points.encode(x=x, y=y, color=color, shape=style.shape_of("line", whole), tooltip=tooltip),
     ]

@@ -9,18 +9,19 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import charts, pictures
+from slimdiff.report.figures import style
+from slimdiff.report.figures import contact_sheet
 from slimdiff.analysis import paper
 from slimdiff.analysis import selection
 from slimdiff.analysis import matrix as results
 from slimdiff.analysis import contents
-from slimdiff.analysis.charts import CHARACTER_PX, FONT_PX
+from slimdiff.report.figures.style import CHARACTER_PX, FONT_PX
 from slimdiff.analysis.columns import KEY
-from slimdiff.analysis.pictures import Images, Samples
+from slimdiff.report.figures.contact_sheet import Images, Samples
 from slimdiff.analysis.contents import GallerySpec
 from slimdiff.config.resolve import Cell
 
-DENSITY = charts.PNG_PPI // 72  # pixels of a picture per unit of the chart: one each in the PNG
+DENSITY = style.PNG_PPI // 72  # pixels of a picture per unit of the chart: one each in the PNG
 COLUMNS, ROWS, TILE = 10, 5, 96  # first images; a tile in pixels of the picture
 # A column for each class: wide enough for most names of classes.
 CLASSES, PER_CLASS, CLASS_TILE, CLASS_PITCH = 12, 10, 144, 152
@@ -38,7 +39,7 @@ def write_all(matrix: pd.DataFrame, cells: Path, folder: Path) -> None:
     for spec in contents.GALLERIES:
         chart = gallery(matrix, cells, spec)
         for suffix in contents.FIGURE_FORMATS:
-            charts.save(chart, folder / f"{spec.name}.{suffix}")
+            style.save(chart, folder / f"{spec.name}.{suffix}")
 
 
 def gallery(matrix: pd.DataFrame, cells: Path, spec: GallerySpec) -> alt.VConcatChart:
@@ -50,14 +51,14 @@ def gallery(matrix: pd.DataFrame, cells: Path, spec: GallerySpec) -> alt.VConcat
         if slot.cell:
             blocks.setdefault(f"{slot.dataset}, {slot.model}", []).append(slot.cell)
     panels = []
-    for block in itertools.islice(blocks.values(), charts.MOST_PANELS):
+    for block in itertools.islice(blocks.values(), style.MOST_PANELS):
         drawn = [_panel(cell, rows[cell], cells, spec.by_class) for cell in block]
         panels.append(alt.hconcat(*drawn, spacing=20))
-    subtitle = charts.lines(BY_CLASS if spec.by_class else FIRST)
-    subtitle += charts.listed("Not in the matrix", [str(slot) for slot in slots if slot.cell is None])
-    subtitle += charts.listed("No room here", list(blocks)[charts.MOST_PANELS :])
-    empty = alt.hconcat(charts.sentence("The matrix holds no cell whose images belong here.", 2 * LEAST_PX))
-    return charts.stack(panels or [empty], spec.title, subtitle)
+    subtitle = style.lines(BY_CLASS if spec.by_class else FIRST)
+    subtitle += style.listed("Not in the matrix", [str(slot) for slot in slots if slot.cell is None])
+    subtitle += style.listed("No room here", list(blocks)[style.MOST_PANELS :])
+    empty = alt.hconcat(style.sentence("The matrix holds no cell whose images belong here.", 2 * LEAST_PX))
+    return style.stack(panels or [empty], spec.title, subtitle)
 
 
 def _rows(matrix: pd.DataFrame) -> dict[Cell, Mapping[Any, Any]]:
@@ -67,13 +68,13 @@ def _rows(matrix: pd.DataFrame) -> dict[Cell, Mapping[Any, Any]]:
 
 
 def _panel(cell: Cell, row: Mapping[Any, Any], cells: Path, by_class: bool) -> alt.LayerChart:
-    samples = pictures.read_samples(results.folder(cells, cell) / "samples.npz")
+    samples = contact_sheet.read_samples(results.folder(cells, cell) / "samples.npz")
     if not len(samples.images):
-        panel = charts.sentence("no images", LEAST_PX)
+        panel = style.sentence("no images", LEAST_PX)
     elif not by_class:
-        panel = _pictured(pictures.sheet(pictures.first_columns(samples.images, COLUMNS, ROWS), TILE))
+        panel = _pictured(contact_sheet.sheet(contact_sheet.first_columns(samples.images, COLUMNS, ROWS), TILE))
     elif not len(samples.labels):
-        panel = charts.sentence("its images have no labels", LEAST_PX)
+        panel = style.sentence("its images have no labels", LEAST_PX)
     else:
         panel = _classes(samples)
     head = alt.TitleParams(
@@ -82,26 +83,26 @@ def _panel(cell: Cell, row: Mapping[Any, Any], cells: Path, by_class: bool) -> a
         anchor="start",
         fontSize=FONT_PX + 1,
         subtitleFontSize=FONT_PX,
-        subtitleColor=charts.GREY,
+        subtitleColor=style.GREY,
     )
     return panel.properties(title=head, view=alt.ViewBackground(stroke=None))
 
 
 def _classes(samples: Samples) -> alt.LayerChart:
     """A column of images below the name of each class."""
-    columns = pictures.class_columns(samples, CLASSES, PER_CLASS)
+    columns = contact_sheet.class_columns(samples, CLASSES, PER_CLASS)
     pitch = CLASS_PITCH / DENSITY
     names = pd.DataFrame({"name": list(columns), "x": [(place + 0.5) * pitch for place in range(len(columns))]})
     text = alt.Chart(names).mark_text(fontSize=FONT_PX - 1, limit=pitch - 2)
     headings = text.encode(x=alt.X("x:Q", scale=None, axis=None), y=alt.value(HEADING_PX / 2), text="name:N")
-    return _pictured(pictures.sheet(list(columns.values()), CLASS_TILE, CLASS_PITCH), [headings])
+    return _pictured(contact_sheet.sheet(list(columns.values()), CLASS_TILE, CLASS_PITCH), [headings])
 
 
 def _pictured(picture: Images, headings: Sequence[alt.Chart] = ()) -> alt.LayerChart:
     """`picture` as a panel, below `headings` where there are some."""
     height, width = (side / DENSITY for side in picture.shape[:2])
     top = HEADING_PX if headings else 0
-    image = alt.Chart(pd.DataFrame({"url": [pictures.data_url(picture)]})).mark_image(
+    image = alt.Chart(pd.DataFrame({"url": [contact_sheet.data_url(picture)]})).mark_image(
         width=width, height=height, align="left", baseline="top"
     )
     layers = [image.encode(x=alt.value(0), y=alt.value(top), url="url:N"), *headings]

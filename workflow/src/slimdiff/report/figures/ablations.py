@@ -5,9 +5,10 @@ import itertools
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import charts, statistics
+from slimdiff.analysis import statistics
+from slimdiff.report.figures import style
 from slimdiff.analysis import ablations
-from slimdiff.analysis.charts import FONT_PX
+from slimdiff.report.figures.style import FONT_PX
 
 MODULE_PX = 52  # width of one module
 HEIGHT_PX = 280
@@ -56,16 +57,16 @@ def _stacked(frame: pd.DataFrame, title: str, subtitle: str, empty: str) -> alt.
     """A panel for each data set and model of `frame`, or a sentence where there is nothing to draw."""
     draw = _zeros_panel if "zeros" in frame else _module_panel
     blocks = {f"{dataset}, {model}": block for (dataset, model), block in frame.groupby(PAIR, sort=False)}
-    panels = [draw(block, name, frame) for name, block in itertools.islice(blocks.items(), charts.MOST_PANELS)]
-    left_out = charts.listed(f"No room here, but in {ELSEWHERE}", list(blocks)[charts.MOST_PANELS :])
-    return charts.stack(panels or [charts.sentence(empty, ZEROS_PX[0])], title, [*charts.lines(subtitle), *left_out])
+    panels = [draw(block, name, frame) for name, block in itertools.islice(blocks.items(), style.MOST_PANELS)]
+    left_out = style.listed(f"No room here, but in {ELSEWHERE}", list(blocks)[style.MOST_PANELS :])
+    return style.stack(panels or [style.sentence(empty, ZEROS_PX[0])], title, [*style.lines(subtitle), *left_out])
 
 
 def _module_panel(block: pd.DataFrame, name: str, whole: pd.DataFrame) -> alt.LayerChart:
     """A panel of `block`; colours and shapes are those of the `whole` frame, so that panels share a legend."""
-    ways, color = sorted(set(whole["way"])), charts.color_of("method", whole)
+    ways, color = sorted(set(whole["way"])), style.color_of("method", whole)
     modules = list(dict.fromkeys(block["module"]))
-    axis = charts.log_axis([*block["ratio"], 1 / statistics.RESOLUTION, statistics.RESOLUTION], 1.0)
+    axis = style.log_axis([*block["ratio"], 1 / statistics.RESOLUTION, statistics.RESOLUTION], 1.0)
     labels = alt.Axis(title="module, from the image over the bottom to the image", labelAngle=-40, grid=True)
     x = alt.X("module:N", scale=alt.Scale(domain=modules), axis=labels)
     beside = alt.XOffset("way:N", scale=alt.Scale(domain=ways, paddingOuter=0.5))
@@ -75,14 +76,14 @@ def _module_panel(block: pd.DataFrame, name: str, whole: pd.DataFrame) -> alt.La
 
     edges = pd.DataFrame({"start": [1 / statistics.RESOLUTION], "end": [statistics.RESOLUTION]})
     band = alt.Chart(edges).mark_rect(color="#d9d9d9", opacity=0.55).encode(y=y("start"), y2="end:Q")
-    dashed = charts.dashed(1.0).encode(y=y("value"))
+    dashed = style.dashed(1.0).encode(y=y("value"))
     lines = alt.Chart(block).mark_line(strokeWidth=1, opacity=0.5)
     lines = lines.encode(x=x, xOffset=beside, y=y("ratio"), color=color, detail="way:N")
-    bars = alt.Chart(charts.clipped(block, "low", "high", axis.ends)).mark_rule(strokeWidth=2, opacity=0.6)
+    bars = alt.Chart(style.clipped(block, "low", "high", axis.ends)).mark_rule(strokeWidth=2, opacity=0.6)
     bars = bars.encode(x=x, xOffset=beside, y=y("start"), y2="end:Q", color=color)
     tooltip = [alt.Tooltip("module:N"), alt.Tooltip("way:N"), *_numbers("ratio", RATIO)]
     points = alt.Chart(block).mark_point(filled=True, size=60, opacity=1)
-    shape = charts.shape_of("amount", whole)
+    shape = style.shape_of("amount", whole)
     points = points.encode(x=x, xOffset=beside, y=y("ratio"), color=color, shape=shape, tooltip=tooltip)
     layers = [band, dashed, lines, bars, points]
     title = alt.TitleParams(name, anchor="start", fontSize=FONT_PX + 1)
@@ -91,18 +92,18 @@ def _module_panel(block: pd.DataFrame, name: str, whole: pd.DataFrame) -> alt.La
 
 def _zeros_panel(block: pd.DataFrame, name: str, whole: pd.DataFrame) -> alt.LayerChart:
     """As `_module_panel`."""
-    color, shape = charts.color_of("way", whole), charts.shape_of("way", whole)
+    color, shape = style.color_of("way", whole), style.shape_of("way", whole)
     base = block["base"].dropna()
-    axis = charts.log_axis([*block["fid"], *base], float(block["fid"].iloc[0]))
+    axis = style.log_axis([*block["fid"], *base], float(block["fid"].iloc[0]))
     share = alt.Axis(format=".0%", grid=False)
     x = alt.X("zeros:Q", title="share of the parameters that are zero", scale=alt.Scale(domain=[0, 1]), axis=share)
 
     def y(field: str) -> alt.Y:
         return axis.y(field, "in-domain FID")
 
-    layers: list[alt.Chart] = [charts.dashed(value).encode(y=y("value")) for value in base.head(1)]
+    layers: list[alt.Chart] = [style.dashed(value).encode(y=y("value")) for value in base.head(1)]
     layers.append(alt.Chart(block).mark_line(strokeWidth=1.5).encode(x=x, y=y("fid"), color=color))
-    bars = alt.Chart(charts.clipped(block, "low", "high", axis.ends)).mark_rule(strokeWidth=2, opacity=0.5)
+    bars = alt.Chart(style.clipped(block, "low", "high", axis.ends)).mark_rule(strokeWidth=2, opacity=0.5)
     layers.append(bars.encode(x=x, y=y("start"), y2="end:Q", color=color))
     tooltip = [alt.Tooltip("optimization:N", title="recipe"), alt.Tooltip("way:N"), *_numbers("fid", "FID")]
     tooltip.append(alt.Tooltip("zeros:Q", title="zeros", format=".1%"))
