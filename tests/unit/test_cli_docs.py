@@ -19,7 +19,8 @@ from PIL import Image
 import slimdiff
 from slimdiff.inference import export
 from slimdiff.analysis.columns import COLUMNS
-from slimdiff.cli import app, doctor, reach, run
+from slimdiff.cli import app, doctor, run
+from slimdiff.cli import availability
 from slimdiff.errors import UserError
 
 Command = Callable[..., tuple[int, str, str]]
@@ -45,7 +46,7 @@ def here(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.chdir(root)
     monkeypatch.setattr(os, "execv", lambda program, command: None)
     monkeypatch.setattr(run, "count_gpus", lambda: 0)
-    monkeypatch.setattr(reach, "index_has", lambda requirement: True)
+    monkeypatch.setattr(availability, "index_has", lambda requirement: True)
     monkeypatch.setattr(doctor, "count_gpus", lambda: 0)
     monkeypatch.setattr(export, "write_onnx", fake_onnx)
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")

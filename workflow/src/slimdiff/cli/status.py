@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from slimdiff.io import files
-from slimdiff.cli.asked import Configs, Presets, cells_of, read_config, sources
+from slimdiff.cli.config import Configs, Presets, cells_of, read_config, sources
 from slimdiff.cli.cells import RESULTS, Results, listed, read_row
 from slimdiff.cli.console import console, duration, figure, table
 from slimdiff.errors import UserError
