@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from slimdiff.runtime.devices import describe_device
 from slimdiff.io.files import write_json
+from slimdiff.runtime.devices import describe_device
 
 
 def interleaved(first: Callable[[], float], second: Callable[[], float], rounds: int) -> dict[str, Any]:

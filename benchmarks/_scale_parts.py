@@ -15,18 +15,16 @@ from typing import Any
 import numpy as np
 import yaml
 
-from slimdiff.config.resolve import resolve as configuration
-from slimdiff.io import settings
-from slimdiff.report.figures import samples
-from slimdiff.report.page import build
-from slimdiff.report.figures import write
-from slimdiff.report.tables import write
-from slimdiff.report.figures import timeline
-from slimdiff.analysis.claims import file
-from slimdiff.analysis import selection
 from slimdiff.analysis import matrix as results
-from slimdiff.analysis.claims import verdicts
+from slimdiff.analysis import selection
+from slimdiff.analysis.claims import file, verdicts
+from slimdiff.config import resolve as configuration
+from slimdiff.io import settings
 from slimdiff.io.files import read_json, write_json, write_text
+from slimdiff.report.figures import samples, timeline
+from slimdiff.report.figures.write import write_figures
+from slimdiff.report.page import build
+from slimdiff.report.tables.write import write_tables
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -114,12 +112,12 @@ def claims(folder: Path) -> None:
 def tables_(folder: Path) -> None:
     matrix = results.read_matrix(folder / "results/matrix.parquet")
     record = read_json(folder / "results/claims.json")
-    write.write_all(matrix, results.read_paper(PAPER), record, folder / "results/tables")
+    write_tables(matrix, results.read_paper(PAPER), record, folder / "results/tables")
 
 
 def figures(folder: Path) -> None:
     matrix, out = results.read_matrix(folder / "results/matrix.parquet"), folder / "results/figures"
-    write.write_all(matrix, results.read_paper(PAPER), out)
+    write_figures(matrix, results.read_paper(PAPER), out)
     samples.write_all(matrix, folder / "results/cells", out)
     timeline.write(timeline.read_jobs(folder / "results/benchmarks", folder / "results/train", matrix), out)
 

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from _record import interleaved, record
 
-from slimdiff.runtime.devices import pick_device
 from slimdiff.models import attention_avx512
 from slimdiff.models.attention import attention
+from slimdiff.runtime.devices import pick_device
 
 SHAPE, THREADS, ROUNDS = (8, 4, 4096, 16), 2, 7
 Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]

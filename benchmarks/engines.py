@@ -18,16 +18,16 @@ import yaml
 from _record import interleaved, keep
 from torch import nn
 
+from slimdiff.catalog.engines import RUNTIMES, Way, missing_modules
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.checkpoints import weights
 from slimdiff.config.resolve import sampler_options, train_settings
 from slimdiff.data import image_set
 from slimdiff.data.image_set import ImageSet
-from slimdiff.runtime.devices import pick_device
 from slimdiff.engines.lowering import lower_network, start_graph, start_network
 from slimdiff.engines.network import Site
 from slimdiff.models.registry import build_network
-from slimdiff.catalog.engines import RUNTIMES, Way, missing_modules
+from slimdiff.runtime.devices import pick_device
 
 ROOT = Path(__file__).parents[1]
 BATCHES, ROUNDS = (1, 32), 7

@@ -15,8 +15,8 @@ import torch
 from _record import interleaved, record
 from torch_fidelity.metric_fid import fid_statistics_to_metric
 
-from slimdiff.runtime.devices import pick_device
 from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
+from slimdiff.runtime.devices import pick_device
 
 FEATURES, IMAGES, THREADS, ROUNDS = 2048, 10_000, 2, 3
 

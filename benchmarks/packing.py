@@ -17,11 +17,11 @@ from _network import MODEL, TRAINING
 from _record import interleaved, record
 
 from slimdiff.checkpoints import model
-from slimdiff.io import packed as packing
 from slimdiff.compression.steps import apply_steps
-from slimdiff.runtime.devices import pick_device
+from slimdiff.io import packed as packing
 from slimdiff.models.registry import build_network
 from slimdiff.profiling.profile import GZIP_LEVEL
+from slimdiff.runtime.devices import pick_device
 
 AMOUNTS = (0.0, 0.3, 0.5, 0.7)
 

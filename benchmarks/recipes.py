@@ -18,12 +18,12 @@ import torch
 from _record import keep
 
 import slimdiff
-from slimdiff.inference.model import Loaded
 from slimdiff.data import image_set
-from slimdiff.runtime.devices import pick_device
 from slimdiff.engines.calibration import noised, sampler_sigmas
 from slimdiff.engines.lowering import ERROR_IMAGES, output_error
+from slimdiff.inference.model import Loaded
 from slimdiff.profiling.latency import race
+from slimdiff.runtime.devices import pick_device
 
 CPU = torch.device("cpu")
 BATCH, ROUNDS, WARMUP = 16, 5, 1

@@ -8,11 +8,11 @@ import time
 from _network import MODEL, TRAINING
 from _record import interleaved, record
 
-from slimdiff.runtime.devices import pick_device
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.samplers import SamplerSettings
-from slimdiff.models.registry import build_network
 from slimdiff.inference.sampling import sample_images
+from slimdiff.models.registry import build_network
+from slimdiff.runtime.devices import pick_device
 
 BATCH, ROUNDS = 32, 3
 DATASET = {"channels": 1, "height": 28, "width": 28, "saturated": 0.8}

@@ -17,9 +17,9 @@ import torch_fidelity
 from _record import interleaved, record
 from torch.utils.data import Dataset
 
-from slimdiff.runtime.devices import pick_device
 from slimdiff.metrics import extractors
 from slimdiff.metrics.frechet import factor, frechet_distance, statistics
+from slimdiff.runtime.devices import pick_device
 
 SHIPPED = Path(__file__).parents[1] / "workflow/resources/extractors/mnist.safetensors"
 GENERATED, REAL, THREADS, ROUNDS = 10_000, 60_000, 2, 3

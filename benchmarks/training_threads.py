@@ -10,9 +10,9 @@ import torch
 from _network import MODEL, TRAINING
 from _record import interleaved, record
 
-from slimdiff.runtime.devices import pick_device
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.models.registry import build_network
+from slimdiff.runtime.devices import pick_device
 
 BATCH, STEPS, ROUNDS = 128, 12, 3
 

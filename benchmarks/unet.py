@@ -13,9 +13,9 @@ from _published import PublishedUNet
 from _record import interleaved, record
 from torch import nn
 
-from slimdiff.runtime.devices import autocast, pick_device, resolve_precision
 from slimdiff.models.registry import build_network
 from slimdiff.models.unet import UNetSettings
+from slimdiff.runtime.devices import autocast, pick_device, resolve_precision
 
 BATCH, SIZE, THREADS, ROUNDS = 8, 64, 2, 5
 CPU = torch.device("cpu")

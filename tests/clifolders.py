@@ -10,12 +10,12 @@ import torch
 import yaml
 from builders import UNET_SAMPLER, model_header, small_unet_model, unet_training
 
-from slimdiff.checkpoints import model as modelfile
 from slimdiff.analysis import matrix
 from slimdiff.analysis.columns import COLUMNS
+from slimdiff.checkpoints import model as modelfile
 from slimdiff.inference.images import write_png, write_samples
-from slimdiff.models.registry import build_network
 from slimdiff.inference.sampling import Sampled, grid
+from slimdiff.models.registry import build_network
 
 REPOSITORY = Path(__file__).parents[1]
 BASELINE = "mnist/ncsn/baseline/seed0"

@@ -8,8 +8,7 @@ import hypothesis
 import pytest
 import torch
 
-from slimdiff.data import sources
-from slimdiff.data import image_set
+from slimdiff.data import image_set, sources
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 

@@ -9,12 +9,12 @@ import yaml
 from hypothesis import strategies as st
 from presets import CONFIG, ROOT, merge
 
-from slimdiff.config.resolve import resolve as settings
 from slimdiff.analysis.claims import file as claimfile
+from slimdiff.config import resolve as settings
 from slimdiff.config.resolve import expand
+from slimdiff.config.validate import check
 from slimdiff.errors import UserError
 from slimdiff.io.settings import canonical
-from slimdiff.config.validate import check
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 FILE = "theirs.yaml"  # as messages call what was mutated

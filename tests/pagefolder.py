@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 import synthetic
 
-from slimdiff.report.tables import write as tables
-from slimdiff.analysis.claims import file
-from slimdiff.analysis import selection
 from slimdiff.analysis import matrix as results
-from slimdiff.analysis.claims import verdicts
+from slimdiff.analysis import selection
+from slimdiff.analysis.claims import file, verdicts
 from slimdiff.config.resolve import Cell
+from slimdiff.report.tables import write as tables
 from slimdiff.stages import page
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +39,7 @@ def write(
     paper = results.read_paper(PAPER)
     record = verdicts.to_json(matrix, verdicts.judge(matrix, paper, file.read([str(CLAIMS)])))
     (folder / "claims.json").write_text(json.dumps(record), encoding="utf-8")
-    tables.write_all(matrix, paper, record, folder / "tables")
+    tables.write_tables(matrix, paper, record, folder / "tables")
     clock = BEGAN.timestamp()
     for row in matrix.to_dict("records"):
         cell = Cell(row["dataset"], row["model"], row["optimization"], int(row["seed"]))

@@ -14,12 +14,11 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from slimdiff.io import files
-from slimdiff.io import tensors
 from slimdiff.data import image_set
-from slimdiff.runtime.devices import pick_device
+from slimdiff.io import files, tensors
 from slimdiff.metrics import evaluator
 from slimdiff.metrics.score import Samples, score
+from slimdiff.runtime.devices import pick_device
 
 RESOURCES = Path(__file__).parents[2] / "workflow/resources"
 COLUMNS = {  # column → decimals

@@ -14,9 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from slimdiff.io import files
-from slimdiff.io import records
 from slimdiff.analysis import statistics
+from slimdiff.io import files, records
 from slimdiff.report.tables.markdown import grid
 
 ROOT = Path(__file__).parents[2]

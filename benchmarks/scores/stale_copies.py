@@ -21,13 +21,13 @@ import yaml
 from torch import nn
 
 from slimdiff.checkpoints import weights
-from slimdiff.io import files
+from slimdiff.compression.bitsandbytes import bitsandbytes
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.samplers import SamplerSettings
-from slimdiff.models.registry import build_network
-from slimdiff.compression.bitsandbytes import bitsandbytes
 from slimdiff.inference.sampling import sample_images
+from slimdiff.io import files
 from slimdiff.io.settings import build
+from slimdiff.models.registry import build_network
 
 CONFIG = Path(__file__).parents[2] / "config.yaml"
 N = 16

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 if "slimdiff.stages.train" in sys.orig_argv:
-    from slimdiff.training.loop import optimizers
+    from slimdiff.training import optimizers
 
     of_step = optimizers.learning_rate_factor
 

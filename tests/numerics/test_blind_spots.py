@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 
 from slimdiff.data import sources
-from slimdiff.data.sources import DataSettings
 from slimdiff.data.image_set import ImageSet
+from slimdiff.data.sources import DataSettings
 from slimdiff.metrics import classifier, classifier_training, extractor_training, reference
 from slimdiff.metrics import score as score_module
 from slimdiff.metrics.classifier_training import ClassifierSettings, train_classifier
+from slimdiff.metrics.evaluator import Yardstick
 from slimdiff.metrics.extractor_training import ExtractorSettings, train_extractor
 from slimdiff.metrics.score import Samples, score
-from slimdiff.metrics.evaluator import Yardstick
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")

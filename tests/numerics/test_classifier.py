@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from slimdiff.io import files
 from slimdiff.data import image_set
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
+from slimdiff.io import files
 from slimdiff.metrics import classifier, classifier_training
 from slimdiff.metrics.classifier import Classifier, judge, probabilities, shares
 from slimdiff.metrics.classifier_training import ClassifierSettings, TrainedClassifier, train_classifier

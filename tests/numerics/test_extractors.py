@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from slimdiff.io import files
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
+from slimdiff.io import files
 from slimdiff.metrics import extractor_training, extractors
 from slimdiff.metrics.extractor_training import ExtractorSettings, TrainedExtractor, train_extractor
 from slimdiff.metrics.extractors import FEATURES, Extractor, features

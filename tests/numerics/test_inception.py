@@ -13,16 +13,16 @@ import yaml
 from torch import nn
 from torch.utils.data import Dataset
 
-from slimdiff.io import files
 from slimdiff.analysis.columns import COLUMNS as MATRIX_COLUMNS
+from slimdiff.config.checks.datasets import INCEPTION_FEATURES
 from slimdiff.data import image_set
 from slimdiff.data.download import Unavailable
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
+from slimdiff.io import files
 from slimdiff.metrics import inception, inception_weights
 from slimdiff.metrics.frechet import Statistics, frechet_distance
 from slimdiff.metrics.inception import build, features, measure, score_inception
-from slimdiff.config.checks.datasets import INCEPTION_FEATURES
 from slimdiff.stages import inception as inception_stage
 from slimdiff.stages import inception_weights as weights_stage
 

@@ -8,10 +8,10 @@ from builders import MODELS
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slimdiff.catalog.layers import layers_of, modules
 from slimdiff.compression.allocation import MOST, by_sensitivity, lower_hull, rising, total_zeros
 from slimdiff.compression.unstructured import PruneSettings, layers, prunable, prune_unstructured, sensitivity
 from slimdiff.errors import UserError
-from slimdiff.catalog.layers import layers_of, modules
 from slimdiff.models.registry import build_network
 
 SIZES = st.lists(st.integers(50, 5000), min_size=1, max_size=9).map(lambda s: {f"l{i}": n for i, n in enumerate(s)})

@@ -12,14 +12,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimdiff.report.tables import claims as claimtables
-from slimdiff.analysis.claims import file
-from slimdiff.analysis.claims import expressions
 from slimdiff.analysis import matrix
-from slimdiff.analysis.claims import verdicts
+from slimdiff.analysis.claims import expressions, file, verdicts
 from slimdiff.analysis.claims.file import Claim
 from slimdiff.analysis.claims.verdicts import CONTRADICTED, NOT_RUN, REPLICATED, UNRESOLVED, Part, Verdict
 from slimdiff.errors import UserError
+from slimdiff.report.tables import claims as claimtables
 from slimdiff.stages import claims as stage
 
 ROOT = Path(__file__).parents[2]
@@ -415,9 +413,7 @@ def test_any_content_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory
 
 def test_the_stage_writes_the_record_and_the_table_shows_it(tmp_path: Path) -> None:
     rows = BASE + cells("groups-2", (60.0, 61.0, 59.0)) + [synthetic.row("l1-70", status="failed")]
-    matrix.write_matrix(
-        tmp_path / "matrix.parquet", synthetic.matrix(rows), matrix.provenance(synthetic.CONFIG, "abc")
-    )
+    matrix.write_matrix(tmp_path / "matrix.parquet", synthetic.matrix(rows), matrix.provenance(synthetic.CONFIG, "abc"))
     mine = tmp_path / "mine.yaml"
     mine.write_text(yaml.safe_dump([MINE | {"comparisons": ["fid(ncsn/groups-2) > 1.1 * fid(ncsn/baseline)"]}]))
     out = tmp_path / "claims.json"

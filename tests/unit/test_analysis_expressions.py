@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slimdiff.analysis.claims import expressions
-from slimdiff.analysis.columns import COLUMNS
 from slimdiff.analysis.claims.expressions import Comparison, Failure, Place, Term
+from slimdiff.analysis.columns import COLUMNS
 from slimdiff.errors import UserError
 
 

@@ -15,17 +15,13 @@ import pytest
 import synthetic
 from jsonschema import Draft202012Validator
 
-from slimdiff.report.page import build
-from slimdiff.report.page import charts
-from slimdiff.report.page import images as pagepictures
-from slimdiff.report.figures import contact_sheet
-from slimdiff.report.page import dot_plots
-from slimdiff.report.figures import timeline
-from slimdiff.analysis import selection
-from slimdiff.analysis import contents
+from slimdiff.analysis import contents, selection
 from slimdiff.analysis.matrix import read_paper
 from slimdiff.config.resolve import Cell
 from slimdiff.errors import UserError
+from slimdiff.report.figures import contact_sheet, timeline
+from slimdiff.report.page import build, charts, dot_plots
+from slimdiff.report.page import images as pagepictures
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 ROWS = [

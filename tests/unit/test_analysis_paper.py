@@ -9,9 +9,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from slimdiff.analysis import contents, matrix
 from slimdiff.analysis import paper as comparison
-from slimdiff.analysis import matrix
-from slimdiff.analysis import contents
 from slimdiff.errors import UserError
 
 ROOT = Path(__file__).parents[2]

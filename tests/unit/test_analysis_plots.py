@@ -10,12 +10,10 @@ import pandas as pd
 import pytest
 import synthetic
 
-from slimdiff.report.figures import style
-from slimdiff.report.figures import labels
-from slimdiff.report.figures import write
-from slimdiff.analysis import paper as comparison
-from slimdiff.analysis import matrix as results
 from slimdiff.analysis import contents
+from slimdiff.analysis import matrix as results
+from slimdiff.analysis import paper as comparison
+from slimdiff.report.figures import labels, style, write
 
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "workflow" / "resources" / "paper_reference.csv"

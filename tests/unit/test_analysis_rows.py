@@ -9,10 +9,10 @@ import jsonschema
 import pytest
 import synthetic
 
-from slimdiff.io import records as sealing
 from slimdiff.analysis import columns
 from slimdiff.analysis import row as rows
 from slimdiff.errors import UserError
+from slimdiff.io import records as sealing
 from slimdiff.stages import row as stage
 
 SCHEMAS = Path(__file__).parents[2] / "workflow" / "schemas"

@@ -16,14 +16,13 @@ import synthetic
 from builders import SOURCE
 from PIL import Image
 
-from slimdiff.report.figures import style
-from slimdiff.report.figures import samples as galleries
-from slimdiff.report.figures import contact_sheet
-from slimdiff.analysis import matrix as results
 from slimdiff.analysis import contents
+from slimdiff.analysis import matrix as results
 from slimdiff.analysis.selection import Slot, sample_cells, slots
 from slimdiff.config.resolve import Cell
 from slimdiff.errors import UserError
+from slimdiff.report.figures import contact_sheet, style
+from slimdiff.report.figures import samples as galleries
 from slimdiff.stages import claims, report
 
 ROOT = Path(__file__).parents[2]

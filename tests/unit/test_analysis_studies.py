@@ -13,16 +13,14 @@ import synthetic
 from presets import preset
 from scipy import stats
 
-from slimdiff.config.resolve import resolve as settings
-from slimdiff.analysis import proxies
-from slimdiff.report.figures import style
-from slimdiff.report.figures import guidance as guidedplots
-from slimdiff.report.tables import proxies as proxytables
-from slimdiff.report.figures import ablations as studyplots
-from slimdiff.analysis import guidance
-from slimdiff.analysis import ablations
+from slimdiff.analysis import ablations, guidance, proxies
 from slimdiff.catalog.layers import layers_of, modules
+from slimdiff.config import resolve as settings
 from slimdiff.io.settings import canonical
+from slimdiff.report.figures import ablations as studyplots
+from slimdiff.report.figures import guidance as guidedplots
+from slimdiff.report.figures import style
+from slimdiff.report.tables import proxies as proxytables
 
 SENSITIVITY = preset("sensitivity.yaml")
 OPEN = preset("open-questions.yaml")

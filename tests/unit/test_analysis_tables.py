@@ -8,14 +8,12 @@ import pandas as pd
 import pytest
 import synthetic
 
-from slimdiff.analysis import differences
+from slimdiff.analysis import contents, differences, matrix
+from slimdiff.analysis import paper as comparison
+from slimdiff.analysis.claims import verdicts
 from slimdiff.report.figures import style
 from slimdiff.report.tables import differences as differencetables
 from slimdiff.report.tables import write
-from slimdiff.analysis import paper as comparison
-from slimdiff.analysis import matrix
-from slimdiff.analysis import contents
-from slimdiff.analysis.claims import verdicts
 
 ROOT = Path(__file__).parents[2]
 TABLES = {table.name: table for table in contents.TABLES}
@@ -259,7 +257,7 @@ def test_the_kind_of_a_recipe_follows_from_the_config(optimization: str, kind: s
 
 
 def test_every_table_is_written(tmp_path: Path, paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
-    write.write_all(mixed, paper, verdicts.to_json(mixed, []), tmp_path)
+    write.write_tables(mixed, paper, verdicts.to_json(mixed, []), tmp_path)
     expected = {f"{name}.{suffix}" for name in contents.TABLE_NAMES for suffix in contents.TABLE_FORMATS}
     assert {path.name for path in tmp_path.iterdir()} == expected
     cells = pd.read_csv(tmp_path / "cells.csv")

@@ -151,7 +151,13 @@ sys.meta_path.insert(0, Blocker())
 
 @pytest.mark.parametrize(
     "module",
-    ["slimdiff", "slimdiff.config.resolve", "slimdiff.runtime.fingerprint", "slimdiff.stages.row", "slimdiff.stages.aggregate"],
+    [
+        "slimdiff",
+        "slimdiff.config.resolve",
+        "slimdiff.runtime.fingerprint",
+        "slimdiff.stages.row",
+        "slimdiff.stages.aggregate",
+    ],
 )
 def test_loads_without_torch(module: str) -> None:
     run = subprocess.run(

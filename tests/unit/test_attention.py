@@ -13,7 +13,9 @@ from slimdiff.models import attention_avx512
 from slimdiff.models.attention import SHORT, attention
 from slimdiff.models.unet import SelfAttention
 
-own = pytest.mark.skipif(attention_avx512.load()[0] is None, reason=f"no kernel of our own here: {attention_avx512.load()[1]}")
+own = pytest.mark.skipif(
+    attention_avx512.load()[0] is None, reason=f"no kernel of our own here: {attention_avx512.load()[1]}"
+)
 LONG = SHORT + attention_avx512.BLOCK
 
 

@@ -13,21 +13,21 @@ from builders import MODELS, SOURCE, TRAININGS, model_header, small_model, small
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from slimdiff.profiling.profile import profile
-from slimdiff.inference import model as checkpoint
-from slimdiff.inference import export
+from slimdiff.catalog.layers import channel_modules
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.checkpoints import weights
 from slimdiff.compression.channels import ChannelSettings, kept_width, prune_channels
 from slimdiff.compression.importance import IMPORTANCES, OF_LOSSES, accumulate_gradients
 from slimdiff.compression.linear_quant import quantize_linears
-from slimdiff.compression.unstructured import prunable
 from slimdiff.compression.shapes import resize, sizes
 from slimdiff.compression.steps import apply_steps
+from slimdiff.compression.unstructured import prunable
 from slimdiff.errors import UserError
-from slimdiff.catalog.layers import channel_modules
-from slimdiff.models.registry import build_network
+from slimdiff.inference import export
+from slimdiff.inference import model as checkpoint
 from slimdiff.io.tensors import tensors_digest
+from slimdiff.models.registry import build_network
+from slimdiff.profiling import profile
 
 CONFIG = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text(encoding="utf-8"))
 FAMILIES = ("ncsn", "ddpm")
@@ -307,9 +307,7 @@ def test_pruning_twice_is_recorded_by_the_widths_that_are_left(tmp_path):
     step = {"prune": {"method": "channels", "importance": "l1", "amount": 0.5}}
     structure = apply_steps(network, [step, step], 0)
     assert len(structure) == 2
-    again = weights.rebuild(
-        model_header(small_model(), TRAININGS["ncsn"](), structure=structure), network.state_dict()
-    )
+    again = weights.rebuild(model_header(small_model(), TRAININGS["ncsn"](), structure=structure), network.state_dict())
     assert sizes(again) == sizes(network)
     assert network.conv4.out_channels == 4
 

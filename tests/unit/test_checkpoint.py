@@ -7,8 +7,8 @@ from builders import model_header, ncsn_model, training, write_small_model
 import slimdiff
 from slimdiff.checkpoints import model
 from slimdiff.checkpoints import weights as weightfile
-from slimdiff.io import tensors
 from slimdiff.errors import UserError
+from slimdiff.io import tensors
 from slimdiff.models.registry import build_network
 
 

@@ -14,8 +14,8 @@ import yaml
 from clifolders import BASELINE, EXTRA, FAILED, MISSING, PRUNED, row, write
 from PIL import Image
 
-from slimdiff.inference import model
 from slimdiff.cli.console import progress_bar
+from slimdiff.inference import model
 from slimdiff.inference.sampling import Sampled
 
 Command = Callable[..., tuple[int, str, str]]

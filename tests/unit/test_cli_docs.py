@@ -17,11 +17,10 @@ import torch
 from PIL import Image
 
 import slimdiff
-from slimdiff.inference import export
 from slimdiff.analysis.columns import COLUMNS
-from slimdiff.cli import app, doctor, run
-from slimdiff.cli import availability
+from slimdiff.cli import app, availability, doctor, run
 from slimdiff.errors import UserError
+from slimdiff.inference import export
 
 Command = Callable[..., tuple[int, str, str]]
 TEXT = (clifolders.REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8")

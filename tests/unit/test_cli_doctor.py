@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from slimdiff.cli import doctor
-from slimdiff.cli import availability
+from slimdiff.catalog.engines import RUNTIMES
+from slimdiff.cli import availability, doctor
 from slimdiff.data import mnist
 from slimdiff.runtime.devices import resolve_precision
-from slimdiff.catalog.engines import RUNTIMES
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -27,18 +27,18 @@ from safetensors.torch import load_file
 from torch import nn
 
 import slimdiff
-from slimdiff.inference import export
 from slimdiff.checkpoints import model as modelfile
-from slimdiff.io import packed
-from slimdiff.inference.model import Loaded
 from slimdiff.compression.linear_quant import quantize_linears
 from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
 from slimdiff.diffusion.guidance import Guided, labels_in_turn
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, find_sampler
 from slimdiff.errors import UserError
-from slimdiff.models.registry import build_network
+from slimdiff.inference import export
+from slimdiff.inference.model import Loaded
+from slimdiff.io import packed
 from slimdiff.io.settings import build
+from slimdiff.models.registry import build_network
 
 Command = Callable[..., tuple[int, str, str]]
 

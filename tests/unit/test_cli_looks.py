@@ -17,10 +17,10 @@ import yaml
 from clifolders import BASELINE, DIGITS, EXTRA, FAILED, MISSING, PRUNED, REAL, row, write, write_cell
 from PIL import Image
 
-from slimdiff.io import files
-from slimdiff.report.figures.contact_sheet import Samples
 from slimdiff.cli import compare
 from slimdiff.errors import UserError
+from slimdiff.io import files
+from slimdiff.report.figures.contact_sheet import Samples
 
 Command = Callable[..., tuple[int, str, str]]
 SOURCE = Path(compare.__file__).parents[2]

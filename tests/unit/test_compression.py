@@ -4,14 +4,14 @@ import pytest
 import torch
 from builders import model_header, ncsn_model, small_model, training
 
-from slimdiff.inference import model as checkpoint
 from slimdiff.checkpoints import model
-from slimdiff.compression.linear_quant import BITS, dense_weight, quantize_linears
-from slimdiff.compression.unstructured import prunable
-from slimdiff.compression.steps import STEPS, apply_steps
-from slimdiff.errors import UserError
-from slimdiff.models.registry import build_network
 from slimdiff.compression.bitsandbytes import bitsandbytes, is_quantized
+from slimdiff.compression.linear_quant import BITS, dense_weight, quantize_linears
+from slimdiff.compression.steps import STEPS, apply_steps
+from slimdiff.compression.unstructured import prunable
+from slimdiff.errors import UserError
+from slimdiff.inference import model as checkpoint
+from slimdiff.models.registry import build_network
 
 EXAMPLES = [
     {"prune": {"method": "random", "amount": 0.3, "scope": "global"}},

@@ -9,12 +9,12 @@ import pytest
 import yaml
 from presets import CONFIG, ROOT, merge
 
-from slimdiff.config.resolve import resolve as settings
+from slimdiff.config import resolve as settings
 from slimdiff.config.resolve import Cell, expand
+from slimdiff.config.validate import check
 from slimdiff.errors import UserError
 from slimdiff.io.files import digest
 from slimdiff.io.settings import canonical
-from slimdiff.config.validate import check
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 PRESETS = sorted((ROOT / "config").glob("*.yaml"))

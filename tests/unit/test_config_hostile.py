@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from presets import ROOT, merge
 
-from slimdiff.io import strict_yaml
 from slimdiff.cli import config as asked
 from slimdiff.errors import UserError
+from slimdiff.io import strict_yaml
 
 EXAMPLES = int(os.environ.get("SLIMDIFF_FUZZ_EXAMPLES", "2000"))
 SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]

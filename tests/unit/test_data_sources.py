@@ -21,10 +21,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from slimdiff.data import cifar10, idx, mnist, sources
-from slimdiff.data import image_set
-from slimdiff.data.sources import DataSettings
+from slimdiff.data import cifar10, idx, image_set, mnist, sources
 from slimdiff.data.image_set import ImageSet
+from slimdiff.data.sources import DataSettings
 from slimdiff.errors import UserError
 from slimdiff.stages import data as stage
 

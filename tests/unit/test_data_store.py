@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from slimdiff.io import tensors
 from slimdiff.data import image_set as store
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
+from slimdiff.io import tensors
 
 
 @pytest.fixture

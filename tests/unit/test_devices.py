@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from slimdiff.runtime import devices
 from slimdiff.errors import UserError
+from slimdiff.runtime import devices
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from builders import small_model, striped_images, training
 
-from slimdiff.io import tensors
 from slimdiff.data import image_set
+from slimdiff.io import tensors
 from slimdiff.stages import train
 
 SETTINGS = {

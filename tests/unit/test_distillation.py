@@ -7,16 +7,16 @@ from killing import terminated_at_save
 from presets import CONFIG
 from test_finetuning import CHANNELS, equal, run, settings_of
 
-from slimdiff.config.resolve import resolve
 from slimdiff.checkpoints import weights
+from slimdiff.config import resolve
 from slimdiff.diffusion.denoiser import NO_LABEL, build_denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, find_sampler
-from slimdiff.training.distillation import Distill, DistillSettings
 from slimdiff.errors import UserError
-from slimdiff.models.registry import build_network
 from slimdiff.io.settings import build
+from slimdiff.models.registry import build_network
+from slimdiff.training.distillation import Distill, DistillSettings
 from slimdiff.training.loop import train
 
 CPU = torch.device("cpu")

@@ -12,19 +12,19 @@ import torch
 from builders import MODELS, SOURCE, TRAININGS, model_header, striped_images
 
 import slimdiff
-from slimdiff.profiling.profile import profile
-from slimdiff.inference import export
-from slimdiff.checkpoints import model as modelfile
-from slimdiff.io import tensors as tensorfile
 from slimdiff.catalog import engines
+from slimdiff.catalog.engines import RUNTIMES, Way
+from slimdiff.checkpoints import model as modelfile
 from slimdiff.data.image_set import ImageSet
 from slimdiff.engines import lowering
 from slimdiff.engines.calibration import noised, sampler_sigmas
 from slimdiff.engines.network import EngineNetwork, Runner, Site
 from slimdiff.engines.split import split_network
 from slimdiff.errors import UserError
+from slimdiff.inference import export
+from slimdiff.io import tensors as tensorfile
 from slimdiff.models.registry import build_network
-from slimdiff.catalog.engines import RUNTIMES, Way
+from slimdiff.profiling import profile
 
 CPU = torch.device("cpu")
 WAYS = [Way(engine, precision) for engine, runtime in RUNTIMES.items() for precision in runtime.precisions]

@@ -8,10 +8,12 @@ import torch
 import yaml
 from builders import MODELS, TRAININGS
 
-from slimdiff.config.resolve import resolve
 from slimdiff.catalog import families
+from slimdiff.config import resolve
+from slimdiff.config.checks import networks
+from slimdiff.config.checks.datasets import CLASSES
+from slimdiff.config.checks.trainings import training_problems
 from slimdiff.data import sources
-from slimdiff.runtime.devices import PRECISIONS
 from slimdiff.diffusion import denoiser, schedulers, vp
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
@@ -20,11 +22,9 @@ from slimdiff.diffusion.vp import SCHEDULES
 from slimdiff.errors import UserError
 from slimdiff.models import registry, unet
 from slimdiff.models.ncsn import NCSNSettings
-from slimdiff.training.optimizers import OPTIMIZERS
-from slimdiff.config.resolve.checks import networks
-from slimdiff.config.checks.datasets import CLASSES
-from slimdiff.config.checks.trainings import training_problems
+from slimdiff.runtime.devices import PRECISIONS
 from slimdiff.training.loop import TrainingSettings
+from slimdiff.training.optimizers import OPTIMIZERS
 
 ROOT = Path(__file__).parents[2]
 DEFINITIONS = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))["$defs"]
@@ -137,8 +137,8 @@ def cannot_build(model, groups):
 
 
 def test_no_label_and_the_step_of_image_sizes_are_the_same_everywhere():
-    from slimdiff.training.loop import loop
     from slimdiff.diffusion import guidance
+    from slimdiff.training import loop
 
     assert denoiser.NO_LABEL == loop.NO_LABEL == guidance.NO_LABEL == -1
     assert 2**unet.LEVELS_DOWN == networks.DDPM_IMAGE_STEP

@@ -8,20 +8,20 @@ import torch
 from builders import MODELS, TRAININGS, small_model, striped_images
 from killing import killed_half_way_and_resumed, terminated_at_save
 
-from slimdiff.training.loop import finetune as finetuning
-from slimdiff.training.loop import losses as noiselevels
+from slimdiff.catalog.families import FIXED_BY_START
 from slimdiff.checkpoints import weights as weightfile
 from slimdiff.compression.importance import OF_LOSSES
 from slimdiff.compression.shapes import sizes
 from slimdiff.data import image_set
 from slimdiff.errors import UserError
-from slimdiff.catalog.families import FIXED_BY_START
 from slimdiff.io.files import digest, write_json
-from slimdiff.training.finetune import LEVELS, PREPARED, finetune
 from slimdiff.models.registry import build_network
+from slimdiff.training import finetune as finetuning
+from slimdiff.training import losses as noiselevels
+from slimdiff.training.finetune import LEVELS, PREPARED, finetune
+from slimdiff.training.loop import train
 from slimdiff.training.losses import level_losses
 from slimdiff.training.state import clear_state
-from slimdiff.training.loop import train
 
 CPU = torch.device("cpu")
 CHANNELS = {"prune": {"method": "channels", "importance": "l1", "amount": 0.5}}

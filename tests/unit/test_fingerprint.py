@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from slimdiff.runtime import fingerprint as module
 from slimdiff.errors import UserError
+from slimdiff.runtime import fingerprint as module
 from slimdiff.runtime.fingerprint import fingerprint, modules
 
 STAGES = sorted(

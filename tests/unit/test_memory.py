@@ -18,20 +18,20 @@ from builders import (
 from torch import nn
 
 import slimdiff
-from slimdiff.inference import model
 from slimdiff.analysis import row
+from slimdiff.catalog.engines import Way
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.engines.network import EngineNetwork, Runner, Site
+from slimdiff.inference import model
 from slimdiff.inference.images import write_samples
-from slimdiff.runtime.memory import HalvedOnce, OutOfMemory, ran_out
-from slimdiff.metrics.score import read_samples
-from slimdiff.models.registry import build_network
-from slimdiff.profiling.profile import profile
-from slimdiff.profiling.latency import race
-from slimdiff.catalog.engines import Way
 from slimdiff.inference.sampling import sample_images
 from slimdiff.io.settings import build
+from slimdiff.metrics.score import read_samples
+from slimdiff.models.registry import build_network
+from slimdiff.profiling import profile
+from slimdiff.profiling.latency import race
+from slimdiff.runtime.memory import HalvedOnce, OutOfMemory, ran_out
 from slimdiff.stages import sample as sample_stage
 
 PETABYTE = 2**50

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from slimdiff.io import files
-from slimdiff.io import records
-from slimdiff.io import tensors as tensorfile
 from slimdiff.analysis import row
 from slimdiff.analysis.columns import COLUMNS
 from slimdiff.data import image_set
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
+from slimdiff.io import files, records
+from slimdiff.io import tensors as tensorfile
 from slimdiff.metrics import classifier, extractors, inception, reference, scaling
 from slimdiff.metrics import score as score_module
 from slimdiff.metrics.classifier import Classifier
@@ -25,8 +24,8 @@ from slimdiff.metrics.extractors import Extractor, features
 from slimdiff.metrics.frechet import factor, frechet_distance, statistics
 from slimdiff.metrics.inception import InceptionReference
 from slimdiff.metrics.kid import kernel_distance
-from slimdiff.metrics.prdc import manifold
 from slimdiff.metrics.memorization import memorization, nearest_distances
+from slimdiff.metrics.prdc import manifold
 from slimdiff.stages import extractors as extractors_stage
 from slimdiff.stages import reference as reference_stage
 from slimdiff.stages import score as score_stage

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 
 import slimdiff
 from slimdiff.checkpoints import model as modelfile
-from slimdiff.io import packed as packing
-from slimdiff.io import tensors as tensorfile
 from slimdiff.compression.steps import apply_steps
 from slimdiff.errors import UserError
+from slimdiff.io import packed as packing
+from slimdiff.io import tensors as tensorfile
 from slimdiff.models.registry import build_network
 
 RECIPES = [

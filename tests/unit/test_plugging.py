@@ -15,21 +15,18 @@ from presets import ROOT
 from torch import nn
 
 import slimdiff
-from slimdiff.plugins import declarations
-from slimdiff.plugins import loading
+from slimdiff.catalog.families import FAMILIES
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.checkpoints import weights
-from slimdiff.inference.model import Loaded
-from slimdiff.compression import steps
-from slimdiff.compression import restore
+from slimdiff.compression import restore, steps
 from slimdiff.data import sources
 from slimdiff.diffusion import denoiser
 from slimdiff.errors import UserError
-from slimdiff.catalog.families import FAMILIES
-from slimdiff.models import registry
-from slimdiff.plugins import REGISTERED
-from slimdiff.profiling.profile import count_parameters
+from slimdiff.inference.model import Loaded
 from slimdiff.io.settings import canonical
+from slimdiff.models import registry
+from slimdiff.plugins import REGISTERED, declarations, loading
+from slimdiff.profiling.profile import count_parameters
 from slimdiff.stages import compress, data
 
 EXAMPLE = ROOT / "examples" / "my_recipes.py"

@@ -10,14 +10,13 @@ import yaml
 from builders import SOURCE
 from presets import CONFIG, ROOT, merge
 
-from slimdiff.config.resolve import resolve as settings
-from slimdiff.plugins import declarations
-from slimdiff.plugins import digest
-from slimdiff.errors import UserError
 from slimdiff.catalog.families import FAMILIES
-from slimdiff.runtime.fingerprint import fingerprint
-from slimdiff.io.settings import canonical
+from slimdiff.config import resolve as settings
 from slimdiff.config.validate import check
+from slimdiff.errors import UserError
+from slimdiff.io.settings import canonical
+from slimdiff.plugins import declarations, digest
+from slimdiff.runtime.fingerprint import fingerprint
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 EXAMPLE = yaml.safe_load((ROOT / "examples/config.yaml").read_text(encoding="utf-8"))

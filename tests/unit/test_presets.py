@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from presets import CONFIG, ROOT, merge, preset
 
-from slimdiff.config.resolve import resolve as settings
 from slimdiff.analysis.claims import file as claimfile
+from slimdiff.catalog.layers import layers_of, modules
 from slimdiff.compression.channels import ChannelSettings, prune_channels
+from slimdiff.config import resolve as settings
 from slimdiff.config.resolve import expand
 from slimdiff.errors import UserError
-from slimdiff.catalog.layers import layers_of, modules
-from slimdiff.models.registry import build_network
 from slimdiff.io.settings import canonical
+from slimdiff.models.registry import build_network
 
 REFERENCE = ROOT / "workflow" / "resources" / "paper_reference.csv"
 PRINTED = ROOT.parent / "shared" / "paper" / "paper_results.csv"  # the report's numbers as they were handed to us

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from slimdiff.profiling.profile import latency
-from slimdiff.profiling.latency import race
 from slimdiff.inference.sampling import Sampled
+from slimdiff.profiling import latency
+from slimdiff.profiling.latency import race
 
 CPU = torch.device("cpu")
 

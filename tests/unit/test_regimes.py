@@ -5,15 +5,15 @@ import torch
 from builders import MODELS, TRAININGS, striped_images
 from test_finetuning import equal, run, settings_of
 
-from slimdiff.training.loop import loop
 from slimdiff.checkpoints import weights as weightfile
 from slimdiff.compression.unstructured import prunable
 from slimdiff.compression.weight_only import store_weights
 from slimdiff.errors import UserError
 from slimdiff.io.files import write_json
 from slimdiff.models.registry import build_network
-from slimdiff.training.losses import mean_loss
+from slimdiff.training import loop
 from slimdiff.training.compression_aware import Quantized, Sparsify, SparsifySettings, build_regime, zero_smallest
+from slimdiff.training.losses import mean_loss
 
 CPU = torch.device("cpu")
 CUBIC = {"sparsify": {"amount": 0.7, "schedule": "cubic", "until": 0.5}}
@@ -67,7 +67,9 @@ def test_a_pruned_weight_never_comes_back(tmp_path, start, monkeypatch):
             seen.append(zeros_of(network.state_dict()))
             return super().stepping(network, average, step, steps)
 
-    monkeypatch.setattr("slimdiff.training.finetune.build_regime", lambda *_: Watched(SparsifySettings(0.7, "cubic", 0.5)))
+    monkeypatch.setattr(
+        "slimdiff.training.finetune.build_regime", lambda *_: Watched(SparsifySettings(0.7, "cubic", 0.5))
+    )
     run(start, tmp_path, settings=asked(start, CUBIC, epochs=2))
     counts = [share_of(zeros)[0] for zeros in seen]
     assert counts == sorted(counts)

@@ -15,11 +15,11 @@ from slimdiff.diffusion.guidance import labels_in_turn
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, karras_sigmas
 from slimdiff.errors import UserError
-from slimdiff.models.registry import build_network
-from slimdiff.profiling.profile import count_macs, count_macs_per_image
 from slimdiff.inference.deepcache import Reusing, reusing
 from slimdiff.inference.sampling import sample_images
 from slimdiff.io.settings import build
+from slimdiff.models.registry import build_network
+from slimdiff.profiling.profile import count_macs, count_macs_per_image
 
 MODEL = small_unet_model()
 

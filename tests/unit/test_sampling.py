@@ -15,9 +15,9 @@ from slimdiff.diffusion.guidance import labels_in_turn
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.errors import UserError
 from slimdiff.inference.images import write_png, write_samples
-from slimdiff.models.registry import build_network
 from slimdiff.inference.sampling import _degenerate, grid, sample_images
 from slimdiff.io.settings import build
+from slimdiff.models.registry import build_network
 
 DATASET = {"channels": 1, "height": 20, "width": 20, "saturated": 0.0}
 

@@ -13,13 +13,11 @@ import pytest
 import synthetic
 from pagefolder import CLAIMS, PAPER
 
-from slimdiff.report.page import summary
-from slimdiff.report.page import build
-from slimdiff.report.tables import write as tables
-from slimdiff.report.figures import timeline
-from slimdiff.analysis.claims import file
 from slimdiff.analysis import matrix as results
-from slimdiff.analysis.claims import verdicts
+from slimdiff.analysis.claims import file, verdicts
+from slimdiff.report.figures import timeline
+from slimdiff.report.page import build, summary
+from slimdiff.report.tables import write as tables
 
 SEEDS = 4
 
@@ -53,7 +51,7 @@ def test_four_times_the_cells_take_no_more_than_four_times_the_calls(tmp_path: P
         record = claims_of(frame) if part == "tables" else {}
 
         def write(frame: pd.DataFrame = frame, record: dict[str, Any] = record) -> None:
-            tables.write_all(frame, results.read_paper(PAPER), record, tmp_path / "tables")
+            tables.write_tables(frame, results.read_paper(PAPER), record, tmp_path / "tables")
 
         work: dict[str, Callable[[], Any]] = {
             "read": lambda path=path: results.read_matrix(path),  # type: ignore[misc]

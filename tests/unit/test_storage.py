@@ -7,14 +7,14 @@ from torch import nn
 
 import slimdiff
 from slimdiff.checkpoints import model as modelfile
-from slimdiff.io import tensors as tensorfile
+from slimdiff.compression.bitsandbytes import bitsandbytes
 from slimdiff.compression.steps import apply_steps
 from slimdiff.compression.weight_only import LAYERS, STORED, decode, encode, store_weights
 from slimdiff.errors import UserError
 from slimdiff.inference.export import write_safetensors
+from slimdiff.io import tensors as tensorfile
 from slimdiff.models.registry import build_network
 from slimdiff.profiling.profile import count_macs, count_parameters
-from slimdiff.compression.bitsandbytes import bitsandbytes
 
 SHARE = {"8bit": 0.2524, "4bit": 0.1348, "bf16": 0.5}  # of the tensors' bytes, counted by hand for the report's NCSN
 

@@ -23,17 +23,17 @@ from slimdiff.checkpoints import weights as weightfile
 from slimdiff.compression.linear_quant import is_frozen_part
 from slimdiff.config.resolve import FAMILIES
 from slimdiff.data import image_set
-from slimdiff.runtime.devices import PRECISIONS, resolve_precision
 from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.errors import UserError
-from slimdiff.models.registry import build_network
-from slimdiff.training.optimizers import OPTIMIZERS, SCHEDULES, build_optimizer, learning_rate_factor, pack_state
 from slimdiff.inference.sampling import sample_images
 from slimdiff.io.settings import build
-from slimdiff.training.state import locked
+from slimdiff.models.registry import build_network
+from slimdiff.runtime.devices import PRECISIONS, resolve_precision
 from slimdiff.training.loop import train
+from slimdiff.training.optimizers import OPTIMIZERS, SCHEDULES, build_optimizer, learning_rate_factor, pack_state
+from slimdiff.training.state import locked
 
 # with tensors of more than 4,096 elements, so that 8-bit optimizers hold 8-bit states
 WIDE = {

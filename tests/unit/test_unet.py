@@ -6,13 +6,13 @@ import pytest
 import torch
 from builders import model_header, small_unet_model, unet_model, unet_training
 
-from slimdiff.inference import model as checkpoint
 from slimdiff.checkpoints import model
 from slimdiff.checkpoints import weights as weightfile
 from slimdiff.compression.linear_quant import quantize_linears
-from slimdiff.compression.unstructured import prunable
 from slimdiff.compression.steps import apply_steps
+from slimdiff.compression.unstructured import prunable
 from slimdiff.errors import UserError
+from slimdiff.inference import model as checkpoint
 from slimdiff.models.registry import build_network
 from slimdiff.models.unet import SelfAttention
 

@@ -18,17 +18,16 @@ import torch
 from builders import write_small_model
 
 import slimdiff
-from slimdiff.checkpoints import model as modelfile
+from slimdiff.analysis import matrix
+from slimdiff.analysis.claims import file as claimfile
 from slimdiff.checkpoints import header as modelheader
+from slimdiff.checkpoints import model as modelfile
+from slimdiff.errors import UserError
 from slimdiff.io import packed as packing
 from slimdiff.io import records
-from slimdiff.report.figures import style
-from slimdiff.report.tables import claims
-from slimdiff.report.tables import markdown
-from slimdiff.analysis.claims import file as claimfile
-from slimdiff.analysis import matrix
-from slimdiff.errors import UserError
 from slimdiff.io.folders import listing
+from slimdiff.report.figures import style
+from slimdiff.report.tables import claims, markdown
 
 PACKAGE = Path(slimdiff.__file__).parent
 REPOSITORY = PACKAGE.parents[2]

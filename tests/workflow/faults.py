@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from slimdiff.analysis import columns
-from slimdiff.analysis import matrix
+from slimdiff.analysis import columns, matrix
 
 PATIENCE_S = 240.0  # for what takes seconds where nothing else runs
 # What differs when the same run is repeated: what is measured in time or memory, and what the machine chooses.

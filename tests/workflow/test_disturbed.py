@@ -16,16 +16,15 @@ import torch
 from clones import REPOSITORY, clone, snakemake
 from faults import end, launch, press_ctrl_c, same_but_for_times, stages_in, wait_for
 
-from slimdiff.checkpoints import identity
-from slimdiff.checkpoints import model as modelfile
-from slimdiff.checkpoints import origin
-from slimdiff.checkpoints import weights as weightfile
-from slimdiff.io import records
-from slimdiff.io import tensors as tensorfile
 from slimdiff.analysis import matrix
+from slimdiff.checkpoints import identity, origin
+from slimdiff.checkpoints import model as modelfile
+from slimdiff.checkpoints import weights as weightfile
 from slimdiff.config.resolve import Cell
 from slimdiff.data import image_set
 from slimdiff.errors import UserError
+from slimdiff.io import records
+from slimdiff.io import tensors as tensorfile
 from slimdiff.metrics import classifier, extractors, reference
 from slimdiff.metrics.score import read_samples
 from slimdiff.stages import compress, profile, row, sample

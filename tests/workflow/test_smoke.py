@@ -12,10 +12,10 @@ import yaml
 from clones import REPOSITORY, SMOKE, clone, planned, snakemake
 from PIL import Image
 
-from slimdiff.report.tables import proxies
 from slimdiff.analysis import matrix as results
 from slimdiff.analysis.contents import FIGURE_NAMES, TABLE_NAMES
 from slimdiff.config.resolve import expand
+from slimdiff.report.tables import proxies
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ rule row:
     conda:
         ENVIRONMENT
     params:
-        cell=get_settings(settings.row_settings),
+        cell=get_settings(resolve.row_settings),
         code=get_code("row"),
         identity=get_identity,
     shell:
@@ -34,8 +34,8 @@ rule aggregate:
     conda:
         ENVIRONMENT
     params:
-        matrix=canonical(settings.matrix_settings(config)),
-        config=canonical(settings.provenance(config)),
+        matrix=canonical(resolve.matrix_settings(config)),
+        config=canonical(resolve.provenance(config)),
         code=get_code("aggregate"),
     shell:
         "python -u -m slimdiff.stages.aggregate --matrix {params.matrix:q} --config {params.config:q} --code {params.code}"

@@ -22,18 +22,19 @@ SOURCE = Path(workflow.basedir, "workflow", "src")
 sys.path.insert(0, str(SOURCE))
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]))
 # A job ends with the Snakemake that started it, also where that one is killed.
-LEASH = f"exec python -I -S {shlex.quote(str(SOURCE / 'slimdiff' / 'leash.py'))} $PPID .snakemake/slimdiff.jobs"
+LEASH = f"exec python -I -S {shlex.quote(str(SOURCE / 'slimdiff' / 'runtime' / 'die_with_parent.py'))} $PPID .snakemake/slimdiff.jobs"
 shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(SOURCE))}; {LEASH} ")
 
-from slimdiff import config as settings
-from slimdiff import runlock, yamlfile
 from slimdiff.analysis.claims.file import read as read_claims
+from slimdiff.config import resolve
+from slimdiff.config.validate import check
 from slimdiff.errors import UserError
-from slimdiff.runtime.fingerprint import fingerprint
+from slimdiff.io import strict_yaml
 from slimdiff.io.folders import listing
 from slimdiff.io.settings import canonical
-from slimdiff.config.validate import check
 from slimdiff.io.text import one_line
+from slimdiff.runtime import run_lock
+from slimdiff.runtime.fingerprint import fingerprint
 
 
 def read_texts(value):
@@ -42,7 +43,7 @@ def read_texts(value):
         return {key: read_texts(item) for key, item in value.items()}
     if isinstance(value, list):
         return [read_texts(item) for item in value]
-    return yamlfile.parse(value, "--config") if isinstance(value, str) else value
+    return strict_yaml.parse(value, "--config") if isinstance(value, str) else value
 
 
 def check_config():
@@ -51,7 +52,7 @@ def check_config():
     schema = Path(workflow.basedir, "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8")
     try:
         given = read_texts(workflow.config_settings.config)
-        files = {name: yamlfile.read_config(name) for name in names if Path(name).exists()}
+        files = {name: strict_yaml.read_config(name) for name in names if Path(name).exists()}
         update_config(config, given)
         check(config, yaml.safe_load(schema), {**files, "--config": given})
         read_claims(config["claims"])
@@ -86,7 +87,7 @@ def any_of(names):
 check_config()
 
 # For as long as this run lives; what a run that was killed had locked is free again.
-RUN = runlock.enter(Path(".snakemake")) if workflow.is_main_process else None
+RUN = run_lock.enter(Path(".snakemake")) if workflow.is_main_process else None
 ENVIRONMENT = f"../../envs/{config['environment']}.yaml"
 TRAINING = "{dataset}/{model}/{training}/seed{seed}"
 CELL = "{dataset}/{model}/{optimization}/seed{seed}"
@@ -105,7 +106,7 @@ wildcard_constraints:
 
 
 onstart:
-    runlock.sign(RUN)
+    run_lock.sign(RUN)
     # Snakemake 9 looks through all ready jobs again a second after each time that it did, and once more for each job
     # that ended: half a core after 300 jobs. It does so to keep to its default of 100 starts a second, which means
     # nothing where jobs run beside it. A limit of one's own stays.

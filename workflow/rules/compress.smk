@@ -19,7 +19,7 @@ rule compress:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
-        settings=get_settings(settings.compress_settings),
+        settings=get_settings(resolve.compress_settings),
         code=get_code("compress"),
         origin=get_origin,
         identity=get_identity,

@@ -16,7 +16,7 @@ rule data:
         runtime=30,
         data_dir=config["data_dir"],  # a place, not a setting: moving it reruns nothing
     params:
-        settings=get_settings(settings.data_settings),
+        settings=get_settings(resolve.data_settings),
         code=get_code("data"),
         listing=get_folder_listing,
     shell:

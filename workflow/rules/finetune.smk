@@ -14,7 +14,7 @@ rule finetune:
     benchmark:
         f"results/benchmarks/finetune/{TRAINING}.jsonl"
     wildcard_constraints:
-        training=any_of(settings.later_trainings(config)),
+        training=any_of(resolve.later_trainings(config)),
     priority: 10  # most cells wait for one of them
     retries: RETRIES  # a killed training goes on from its state
     conda:
@@ -25,7 +25,7 @@ rule finetune:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        settings=get_settings(settings.finetune_settings),
+        settings=get_settings(resolve.finetune_settings),
         code=get_code("finetune"),
         state=f"results/state/train/{TRAINING}",  # no output: Snakemake deletes those of a job that failed
     shell:

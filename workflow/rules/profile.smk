@@ -21,7 +21,7 @@ rule profile:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        settings=get_settings(settings.profile_settings),
+        settings=get_settings(resolve.profile_settings),
         code=get_code("profile"),
         identity=get_identity,
         reference=lambda wildcards, input: ["--reference", input.reference] if input.get("reference") else [],

@@ -18,7 +18,7 @@ rule extractors:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        settings=get_settings(settings.extractors_settings),
+        settings=get_settings(resolve.extractors_settings),
         code=get_code("extractors"),
     shell:
         "python -u -m slimdiff.stages.extractors --settings {params.settings:q} --code {params.code}"
@@ -42,7 +42,7 @@ rule classifier:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        settings=get_settings(settings.classifier_settings),
+        settings=get_settings(resolve.classifier_settings),
         code=get_code("classifier"),
     shell:
         "python -u -m slimdiff.stages.classifier --settings {params.settings:q} --code {params.code}"
@@ -67,7 +67,7 @@ rule reference:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 20 * attempt,
     params:
-        settings=get_settings(settings.reference_settings),
+        settings=get_settings(resolve.reference_settings),
         code=get_code("reference"),
     shell:
         "python -u -m slimdiff.stages.reference --settings {params.settings:q} --code {params.code}"
@@ -86,7 +86,7 @@ rule inception_weights:
     resources:
         data_dir=config["data_dir"],  # a place, not a setting: moving it reruns nothing
     params:
-        settings=get_settings(settings.inception_weights_settings),
+        settings=get_settings(resolve.inception_weights_settings),
         code=get_code("inception_weights"),
     shell:
         "python -u -m slimdiff.stages.inception_weights --settings {params.settings:q} --code {params.code}"
@@ -111,7 +111,7 @@ rule inception:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        settings=get_settings(settings.inception_settings),
+        settings=get_settings(resolve.inception_settings),
         code=get_code("inception"),
     shell:
         "python -u -m slimdiff.stages.inception --settings {params.settings:q} --code {params.code}"

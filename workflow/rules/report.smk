@@ -38,7 +38,7 @@ rule page:
         tables=[f"results/tables/{name}.md" for name in TABLE_NAMES],
         samples=[rules.sample.output.samples.format(**asdict(cell)) for cell in pictured_cells(config)],
         records=get_training_records(),
-        assets=[f"workflow/src/slimdiff/analysis/assets/{name}" for name in PAGE_ASSETS],
+        assets=[f"workflow/src/slimdiff/report/page/assets/{name}" for name in PAGE_ASSETS],
     output:
         page="results/report.html",
     log:

@@ -25,7 +25,7 @@ rule sample:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        settings=get_settings(settings.sample_settings),
+        settings=get_settings(resolve.sample_settings),
         code=get_code("sample"),
         identity=get_identity,
         cache=ENGINE_CACHE,

@@ -23,7 +23,7 @@ rule score:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
-        settings=get_settings(settings.score_settings),
+        settings=get_settings(resolve.score_settings),
         code=get_code("score"),
         identity=get_identity,
     shell:

@@ -15,7 +15,7 @@ rule train:
     benchmark:
         f"results/benchmarks/train/{TRAINING}.jsonl"
     wildcard_constraints:
-        training=any_of(settings.first_trainings(config)),
+        training=any_of(resolve.first_trainings(config)),
     priority: 10  # most cells wait for one of them
     retries: RETRIES  # a killed training goes on from its state
     conda:
@@ -26,7 +26,7 @@ rule train:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        settings=get_settings(settings.train_settings),
+        settings=get_settings(resolve.train_settings),
         code=get_code("train"),
         state=f"results/state/train/{TRAINING}",  # no output: Snakemake deletes those of a job that failed
     shell:

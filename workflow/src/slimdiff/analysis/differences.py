@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from slimdiff.analysis import statistics
+from slimdiff.analysis import contents, statistics
 from slimdiff.analysis import paper as comparison
-from slimdiff.analysis import contents
 from slimdiff.analysis.paper import NOT_RUN
 from slimdiff.analysis.statistics import Ratio, Recipe
 

@@ -17,12 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import slimdiff
-from slimdiff.io import files
-from slimdiff.io import records
-from slimdiff.io import settings
 from slimdiff.analysis.columns import COLUMNS, KEY, PAPER_COLUMNS, check_row
 from slimdiff.config.resolve import Cell
 from slimdiff.errors import UserError
+from slimdiff.io import files, records, settings
 from slimdiff.io.text import one_line
 
 FOOTER_KEY = b"slimdiff"

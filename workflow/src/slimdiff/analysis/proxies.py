@@ -5,8 +5,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from slimdiff.analysis import statistics
-from slimdiff.analysis import ablations
+from slimdiff.analysis import ablations, statistics
 
 RESAMPLES = 1000
 SEED = 0  # of the bootstrap

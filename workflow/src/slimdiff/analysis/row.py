@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from slimdiff.io import settings
 from slimdiff.analysis.columns import COLUMNS, check_row
 from slimdiff.errors import UserError
+from slimdiff.io import settings
 
 # The records of a cell in the order in which they come to be, and the stage that a failure in each is laid to:
 # scoring passes on what sampling said of its images, and names itself where it is the one that failed.

@@ -13,10 +13,10 @@ from typing import Any
 
 import jsonschema
 
-from slimdiff.errors import UserError
 from slimdiff.catalog.families import FAMILIES
-from slimdiff.models.meta import outline
+from slimdiff.errors import UserError
 from slimdiff.io.text import one_line
+from slimdiff.models.meta import outline
 
 MAX_BYTES = 8 << 30  # of a network's tensors, as of a packed file's
 MAX_SIZE = 4096  # pixels in height and width

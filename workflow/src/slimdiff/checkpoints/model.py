@@ -13,13 +13,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from slimdiff.io import packed
-from slimdiff.io import records
-from slimdiff.io import settings
-from slimdiff.io import tensors as tensorfile
+from slimdiff.checkpoints.weights import rebuild
 from slimdiff.compression import weight_only
 from slimdiff.errors import UserError
-from slimdiff.checkpoints.weights import rebuild
+from slimdiff.io import packed, records, settings
+from slimdiff.io import tensors as tensorfile
 
 KIND = "model"
 LENGTH_BYTES = 8  # before the header of a safetensors file: how long it is

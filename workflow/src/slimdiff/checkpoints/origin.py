@@ -8,8 +8,8 @@ from torch import nn
 
 from slimdiff.checkpoints import identity
 from slimdiff.checkpoints import weights as weightfile
-from slimdiff.io import tensors
 from slimdiff.errors import UserError
+from slimdiff.io import tensors
 
 
 def read(

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff.io import tensors as tensorfile
 from slimdiff.compression.linear_quant import is_frozen_part
 from slimdiff.compression.restore import restore_structure
 from slimdiff.errors import UserError
+from slimdiff.io import tensors as tensorfile
 from slimdiff.models.registry import build_network
 
 WEIGHTS = ("raw", "ema")

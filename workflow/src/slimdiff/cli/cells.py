@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from slimdiff.io import records
 from slimdiff.errors import UserError
+from slimdiff.io import records
 
 RESULTS = Path("results")
 MODEL_SUFFIXES = (".safetensors", ".packed")

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from slimdiff.cli.config import Configs, Presets, cells_of, read_config, sources, trainings_of
 from slimdiff.cli.cells import RESULTS, Results
+from slimdiff.cli.config import Configs, Presets, cells_of, read_config, sources, trainings_of
 from slimdiff.cli.console import console, size, table
 from slimdiff.errors import UserError
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from slimdiff.config.resolve import resolve as configuration
-from slimdiff.io import strict_yaml
+from slimdiff.config import resolve as configuration
 from slimdiff.errors import UserError
+from slimdiff.io import strict_yaml
 
 PRESETS = Path("config")  # their folder in a clone
 BASE = Path("config.yaml")

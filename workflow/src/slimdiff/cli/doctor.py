@@ -20,10 +20,10 @@ import yaml
 from rich.text import Text
 
 from slimdiff import __version__
-from slimdiff.cli.config import Configs, Presets, cells_of, read_config, sources
-from slimdiff.cli.cells import RESULTS, Results
-from slimdiff.cli.console import console, size, table
 from slimdiff.cli.availability import find_data
+from slimdiff.cli.cells import RESULTS, Results
+from slimdiff.cli.config import Configs, Presets, cells_of, read_config, sources
+from slimdiff.cli.console import console, size, table
 from slimdiff.cli.run import count_gpus, find_root
 from slimdiff.config.resolve import brought
 from slimdiff.errors import UserError
@@ -123,8 +123,8 @@ def devices() -> Iterator[Finding]:
     try:
         import torch
 
-        from slimdiff.runtime.devices import describe_device, has_amx, resolve_precision
         from slimdiff.models import attention_avx512
+        from slimdiff.runtime.devices import describe_device, has_amx, resolve_precision
     except (ImportError, OSError) as error:
         yield Finding(
             "torch", PROBLEM, f"cannot be loaded: {error}", "install it anew: `make venv` sets up all that is needed"

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from slimdiff.cli.config import Plugins, load_plugins
 from slimdiff.cli.cells import RESULTS, CellName, Results, find_model
+from slimdiff.cli.config import Plugins, load_plugins
 from slimdiff.cli.console import console, size
 from slimdiff.errors import UserError
 

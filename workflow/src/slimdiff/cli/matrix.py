@@ -12,13 +12,13 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from slimdiff.config.resolve import resolve as configuration
-from slimdiff.io import files
-from slimdiff.cli.config import BASE, Configs, Presets, read_config, sources
 from slimdiff.cli.cells import RESULTS, Results
+from slimdiff.cli.config import BASE, Configs, Presets, read_config, sources
 from slimdiff.cli.console import console, figure, table
 from slimdiff.cli.run import find_root
+from slimdiff.config import resolve as configuration
 from slimdiff.errors import UserError
+from slimdiff.io import files
 
 SHOWN = ("fid", "rfid", "size_gzip_bytes", "inference_ms_per_image", "speedup", "train_s")  # columns that are printed
 LISTED = 20  # missing cells named before it says how many more there are
@@ -129,11 +129,11 @@ def write(found: SoFar, results: Path, config: Mapping[str, Any], out: Path) -> 
     Raises:
         UserError: there is no row yet, or `out` is the folder of the run.
     """
-    from slimdiff.report.page import build
-    from slimdiff.report.tables import write as tables
+    from slimdiff.analysis import matrix as analysis
     from slimdiff.analysis.claims import file as claimfile
     from slimdiff.analysis.claims import verdicts
-    from slimdiff.analysis import matrix as analysis
+    from slimdiff.report.page import build
+    from slimdiff.report.tables import write as tables
 
     if out.resolve() == results.resolve():
         raise UserError(
@@ -148,7 +148,7 @@ def write(found: SoFar, results: Path, config: Mapping[str, Any], out: Path) -> 
     claims = claimfile.read(path if (path := Path(name)).is_absolute() else root / name for name in config["claims"])
     record = verdicts.to_json(frame, verdicts.judge(frame, paper, claims))
     files.write_json(out / "claims.json", record)
-    tables.write_all(frame, paper, record, out / "tables")
+    tables.write_tables(frame, paper, record, out / "tables")
     folders = (out / "tables", results / "cells", results / "train", results / "benchmarks")
     files.write_text(out / "report.html", build.build(frame, paper, record, *folders))
 

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from slimdiff.runtime import run_lock
-from slimdiff.io import strict_yaml
 from slimdiff.cli.config import BASE, PRESETS, Presets, find_preset
 from slimdiff.errors import UserError
+from slimdiff.io import strict_yaml
+from slimdiff.runtime import run_lock
 
 PASSED_ON = "slimdiff.cli.run"  # under which the arguments after -- stand in the context
 

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from slimdiff.cli.config import Plugins, load_plugins
+from slimdiff.catalog.families import SAMPLER_CONSTANTS
 from slimdiff.cli.cells import RESULTS, CellName, Results, find_model
+from slimdiff.cli.config import Plugins, load_plugins
 from slimdiff.cli.console import progress_bar
 from slimdiff.errors import UserError
-from slimdiff.catalog.families import SAMPLER_CONSTANTS
 
 RANGE = re.compile(r"(\d+)-(\d+)")
 
@@ -56,10 +56,10 @@ def sample(
 
     import torch
 
-    from slimdiff.inference.model import load
-    from slimdiff.runtime.devices import pick_device
     from slimdiff.inference.images import write_png
+    from slimdiff.inference.model import load
     from slimdiff.inference.sampling import grid
+    from slimdiff.runtime.devices import pick_device
 
     chosen = pick_device(gpu=int(device != "cpu"), threads=torch.get_num_threads())
     if device == "cuda" and chosen.type != "cuda":

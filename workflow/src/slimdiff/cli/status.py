@@ -15,11 +15,11 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from slimdiff.io import files
-from slimdiff.cli.config import Configs, Presets, cells_of, read_config, sources
 from slimdiff.cli.cells import RESULTS, Results, listed, read_row
+from slimdiff.cli.config import Configs, Presets, cells_of, read_config, sources
 from slimdiff.cli.console import console, duration, figure, table
 from slimdiff.errors import UserError
+from slimdiff.io import files
 
 STALE_S = 120.0  # a running training reports every ten seconds, more rarely only where one step takes longer
 REFRESH_S = 2.0

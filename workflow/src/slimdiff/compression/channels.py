@@ -23,12 +23,12 @@ import torch
 import torch_pruning
 from torch import nn
 
-from slimdiff.compression.importance import LevelLoss, score_by
-from slimdiff.compression.shapes import sizes
-from slimdiff.compression.restore import Structure
-from slimdiff.errors import UserError
 from slimdiff.catalog.layers import MODULE, modules, within
 from slimdiff.compression.bitsandbytes import is_quantized
+from slimdiff.compression.importance import LevelLoss, score_by
+from slimdiff.compression.restore import Structure
+from slimdiff.compression.shapes import sizes
+from slimdiff.errors import UserError
 
 WIDTHS = (8, 4, 2, 1)  # a width is a multiple of the first that divides it and is a quarter of it at most
 PRODUCERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)  # layers whose outputs can go

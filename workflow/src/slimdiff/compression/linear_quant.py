@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from slimdiff.errors import UserError
 from slimdiff.compression.bitsandbytes import bitsandbytes, is_quantized
+from slimdiff.errors import UserError
 
 BITS = ("8bit", "4bit")
 FROZEN_PART = re.compile(r"\.(weight|SCB|weight_format|weight\..+)$")

@@ -11,9 +11,9 @@ from torch import nn
 
 from slimdiff.compression.channels import ChannelSettings, prune_channels
 from slimdiff.compression.linear_quant import BITS, quantize_linears
+from slimdiff.compression.restore import Structure
 from slimdiff.compression.unstructured import Loss, PruneSettings, prune_unstructured
 from slimdiff.compression.weight_only import STORED, store_weights
-from slimdiff.compression.restore import Structure
 from slimdiff.errors import UserError
 from slimdiff.io.settings import build
 

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
+from slimdiff.catalog.layers import MODULE, modules, within
 from slimdiff.compression.allocation import ALLOCATIONS, MOST, by_sensitivity, rising
 from slimdiff.errors import UserError
-from slimdiff.catalog.layers import MODULE, modules, within
 
 Pool = list[tuple[nn.Module, str]]  # modules, each with the name of one of its parameters
 Loss = Callable[[nn.Module], float]  # of a network of the same structure, on images and noise that stay the same

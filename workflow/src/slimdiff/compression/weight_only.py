@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff.errors import UserError
 from slimdiff.compression.bitsandbytes import is_quantized
+from slimdiff.errors import UserError
 
 STORED = ("8bit", "4bit", "bf16")
 BLOCK = 64  # weights to a scale in 4 bits

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slimdiff.plugins.declarations import Catalogue, catalogue
-from slimdiff.errors import UserError
-from slimdiff.catalog.families import FAMILIES, SAMPLER_ALWAYS, SAMPLER_CONSTANTS, Family
 from slimdiff.catalog.engines import RUNTIMES, way_of
+from slimdiff.catalog.families import FAMILIES, SAMPLER_ALWAYS, SAMPLER_CONSTANTS, Family
+from slimdiff.errors import UserError
+from slimdiff.plugins.declarations import Catalogue, catalogue
 
 Config = Mapping[str, Any]
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import jsonschema
 
-from slimdiff.config.resolve import Config, brought
-from slimdiff.plugins.declarations import path_problem
-from slimdiff.errors import UserError
-from slimdiff.plugins.schema import extended
-from slimdiff.config.checks.problem import Problem, offer
 from slimdiff.config.checks.all import problems
+from slimdiff.config.checks.problem import Problem, offer
+from slimdiff.config.resolve import Config, brought
+from slimdiff.errors import UserError
 from slimdiff.io.text import one_line
+from slimdiff.plugins.declarations import path_problem
+from slimdiff.plugins.schema import extended
 
 SHOWN_CHARACTERS = 60  # of a value in a message
 LONGEST = 1000  # characters of a text: a path is the longest that a configuration holds

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from slimdiff.catalog.families import steps_problem
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.errors import UserError
-from slimdiff.catalog.families import steps_problem
 
 Shape = tuple[int, int, int]
 

@@ -14,18 +14,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from slimdiff.catalog.engines import EXTRA, RUNTIMES, Way, allowed, missing_modules, way_of
 from slimdiff.compression.restore import restore_structure
 from slimdiff.data.image_set import ImageSet
 from slimdiff.diffusion.denoiser import build_denoiser
-from slimdiff.engines import onnxruntime_backend
-from slimdiff.engines import openvino_backend
-from slimdiff.engines.torch_backend import DTYPES, Compiled, Eager
+from slimdiff.engines import onnxruntime_backend, openvino_backend
 from slimdiff.engines.calibration import NetworkInputs, noised, sampler_sigmas
 from slimdiff.engines.network import EngineNetwork, Runner, Site
 from slimdiff.engines.split import split_network
+from slimdiff.engines.torch_backend import DTYPES, Compiled, Eager
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
-from slimdiff.catalog.engines import EXTRA, RUNTIMES, Way, allowed, missing_modules, way_of
 
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 16
 ERROR_IMAGES = 128  # test images that the output's error is measured on

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from slimdiff.runtime.memory import ran_out
 from slimdiff.catalog.engines import Way
+from slimdiff.runtime.memory import ran_out
 
 
 @dataclass(frozen=True)

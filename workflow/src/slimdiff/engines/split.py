@@ -13,10 +13,10 @@ from typing import cast
 import torch
 from torch import nn
 
+from slimdiff.compression.bitsandbytes import is_quantized
 from slimdiff.errors import UserError
 from slimdiff.models.ncsn import ScoreNetwork
 from slimdiff.models.unet import UNet
-from slimdiff.compression.bitsandbytes import is_quantized
 
 
 class ScoreEmbedder(nn.Module):

@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff.io import tensors
-from slimdiff.inference.model import Loaded
+from slimdiff.compression.bitsandbytes import is_quantized
 from slimdiff.compression.linear_quant import dense_weight
 from slimdiff.diffusion.denoiser import WHITE
 from slimdiff.diffusion.vp import TIMESTEPS
 from slimdiff.engines.network import EngineNetwork
 from slimdiff.errors import UserError
+from slimdiff.inference.model import Loaded
+from slimdiff.io import tensors
 from slimdiff.io.files import atomic, write_json
-from slimdiff.compression.bitsandbytes import is_quantized
 
 KEY = "slimdiff"  # of the metadata in either file
 TOLERANCE = 1e-4  # of ONNX Runtime's output against torch's, in units of the largest

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from slimdiff.io.files import atomic
 from slimdiff.inference.sampling import Sampled
+from slimdiff.io.files import atomic
 from slimdiff.io.settings import canonical
 
 

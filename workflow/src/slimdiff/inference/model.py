@@ -10,20 +10,20 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from slimdiff.catalog.engines import way_of
+from slimdiff.catalog.families import FAMILIES, SAMPLER_CONSTANTS, steps_problem
 from slimdiff.checkpoints import header as modelheader
+from slimdiff.checkpoints.model import build_model, read_tensors
 from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
 from slimdiff.diffusion.guidance import Guided, labels_in_turn
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.engines.lowering import start_graph, start_network
 from slimdiff.engines.network import EngineNetwork, Site
 from slimdiff.errors import UserError
-from slimdiff.catalog.families import FAMILIES, SAMPLER_CONSTANTS, steps_problem
-from slimdiff.checkpoints.model import build_model, read_tensors
-from slimdiff.plugins import missing
-from slimdiff.catalog.engines import way_of
 from slimdiff.inference.sampling import Progress, Sampled, sample_images
 from slimdiff.io.settings import build
 from slimdiff.io.text import one_line
+from slimdiff.plugins import missing
 
 # What is raised where a file's header says one thing and its tensors another.
 MISLED = (ArithmeticError, AttributeError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError)

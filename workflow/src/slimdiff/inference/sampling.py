@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from slimdiff.data.transforms import to_dataset
 from slimdiff.data.image_set import saturated_share
-from slimdiff.runtime.devices import autocast
+from slimdiff.data.transforms import to_dataset
 from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, expected_calls, find_sampler
+from slimdiff.inference.deepcache import reusing
+from slimdiff.runtime.devices import autocast
 from slimdiff.runtime.memory import HalvedOnce, OutOfMemory
 from slimdiff.runtime.memory import reason as memory_reason
-from slimdiff.inference.deepcache import reusing
 
 DEGENERATE_STD = 1.0 / 255.0  # of pixels in [-1, 1]: about half a gray level
 Progress = Callable[[float, int], None]  # images done so far, of how many

@@ -9,8 +9,8 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from slimdiff.io import files
 from slimdiff.errors import UserError
+from slimdiff.io import files
 
 KEY = "record_sha256"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from slimdiff.io import files
 from slimdiff.errors import UserError
+from slimdiff.io import files
 from slimdiff.metrics import classifier, extractors, inception, reference
 from slimdiff.metrics.classifier import Classifier
 from slimdiff.metrics.extractors import Extractor

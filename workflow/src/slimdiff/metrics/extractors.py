@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from slimdiff.io import tensors as tensorfile
 from slimdiff.errors import UserError
+from slimdiff.io import tensors as tensorfile
 from slimdiff.metrics.batches import BATCH_SIZE, check_shape, in_batches
 
 KIND = "extractors"

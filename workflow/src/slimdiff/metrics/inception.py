@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from slimdiff.io import tensors as tensorfile
 from slimdiff.errors import UserError
+from slimdiff.io import tensors as tensorfile
 from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
 
 KIND = "inception"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from slimdiff.io import files
 from slimdiff.errors import UserError
+from slimdiff.io import files
 
 
 @dataclass(frozen=True)

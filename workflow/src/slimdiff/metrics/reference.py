@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from slimdiff.io import tensors as tensorfile
 from slimdiff.errors import UserError
+from slimdiff.io import tensors as tensorfile
 from slimdiff.metrics.extractors import FEATURES, Extractor, features
 from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
 from slimdiff.metrics.memorization import nearest_distances

@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from slimdiff.io import samples as samplefile
 from slimdiff.errors import UserError
-from slimdiff.runtime.memory import HalvedOnce, OutOfMemory
+from slimdiff.io import samples as samplefile
 from slimdiff.metrics.batches import BATCH_SIZE
 from slimdiff.metrics.bootstrap import fid_sampling_sd
 from slimdiff.metrics.classifier import judge
+from slimdiff.metrics.evaluator import Yardstick
 from slimdiff.metrics.extractors import features
 from slimdiff.metrics.inception import COLUMNS as INCEPTION_COLUMNS
 from slimdiff.metrics.inception import score_inception
 from slimdiff.metrics.kid import kernel_distance
-from slimdiff.metrics.prdc import manifold
 from slimdiff.metrics.memorization import memorization, nearest_distances
+from slimdiff.metrics.prdc import manifold
 from slimdiff.metrics.reference import Reference, distance, floor
 from slimdiff.metrics.scaling import on_grid
-from slimdiff.metrics.evaluator import Yardstick
+from slimdiff.runtime.memory import HalvedOnce, OutOfMemory
 
 ORDER_SEED = 0  # of the order that samples are brought into
 SAMPLE_ARRAYS = {"images", "labels", "classes", "network_evaluations", "sampler", "status", "reason"}

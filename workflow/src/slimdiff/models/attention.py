@@ -5,8 +5,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from slimdiff.runtime.devices import has_amx
 from slimdiff.models import attention_avx512
+from slimdiff.runtime.devices import has_amx
 
 SHORT = 256  # tokens up to which torch's bf16 kernel is slower on a CPU than its float32 one, with AMX or without
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from slimdiff.errors import UserError
+from slimdiff.io.settings import build
 from slimdiff.models.ncsn import NCSNSettings, ScoreNetwork
 from slimdiff.models.unet import UNet, UNetSettings
-from slimdiff.io.settings import build
 
 
 def _ncsn(model: Mapping[str, Any], groups: int | str) -> nn.Module:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
-from slimdiff.errors import UserError
 from slimdiff.catalog.families import SAMPLER_CONSTANTS, SCHEDULED, Family
+from slimdiff.errors import UserError
 
 PRECONDITIONINGS = ("score", "edm", "epsilon", "v")
 SCOPES = ("global", "middle", "extremes")  # what prune.scope may be

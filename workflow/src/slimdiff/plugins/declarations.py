@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from slimdiff.plugins import digest
 from slimdiff.errors import UserError
 from slimdiff.io.folders import is_file
-from slimdiff.plugins import KINDS, Declared, NetworkFamily, Source, Step
+from slimdiff.plugins import KINDS, Declared, NetworkFamily, Source, Step, digest
 
 API = "slimdiff.plugins"
 Entry = dict[str, str]  # path, kind, name and code of something that a plugin brings, as settings and headers have it

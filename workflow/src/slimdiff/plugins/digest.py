@@ -11,8 +11,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from slimdiff.runtime import fingerprint
 from slimdiff.errors import UserError
+from slimdiff.runtime import fingerprint
 
 DYNAMIC = {"globals", "locals", "vars", "eval", "exec", "__import__", "importlib"}  # names as text
 NOT_COUNTED = {"slimdiff", "slimdiff.plugins", "slimdiff.errors"}  # of the package: they do nothing to results

@@ -19,18 +19,27 @@ import numpy as np
 import torch
 from torch import nn
 
-from slimdiff.plugins import declarations
-from slimdiff.plugins import digest
-from slimdiff.compression import steps
+from slimdiff.catalog.families import FAMILIES
 from slimdiff.compression import restore as structure
+from slimdiff.compression import steps
 from slimdiff.data import sources
 from slimdiff.data.image_set import ImageSet
 from slimdiff.diffusion import denoiser
 from slimdiff.errors import UserError
-from slimdiff.catalog.families import FAMILIES
 from slimdiff.models import registry
+from slimdiff.plugins import (
+    PENDING,
+    REGISTERED,
+    NetworkFamily,
+    Options,
+    Registered,
+    Source,
+    Step,
+    declarations,
+    digest,
+    missing,
+)
 from slimdiff.plugins.schema import options_schema
-from slimdiff.plugins import PENDING, REGISTERED, NetworkFamily, Options, Registered, Source, Step, missing
 
 LOADED: dict[Path, str] = {}  # plugins that were imported, and how they were named
 Result = TypeVar("Result")

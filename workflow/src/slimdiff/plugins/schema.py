@@ -4,10 +4,10 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from slimdiff.plugins.declarations import Catalogue
-from slimdiff.errors import UserError
 from slimdiff.catalog.families import FAMILIES, SAMPLER_CONSTANTS, Family
+from slimdiff.errors import UserError
 from slimdiff.plugins import Options
+from slimdiff.plugins.declarations import Catalogue
 
 
 def extended(schema: Mapping[str, Any], brought: Catalogue) -> Mapping[str, Any]:

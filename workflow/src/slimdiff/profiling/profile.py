@@ -19,22 +19,22 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from slimdiff.inference import model as checkpoint
-from slimdiff.inference.model import Loaded
+from slimdiff.compression.bitsandbytes import is_quantized
 from slimdiff.compression.linear_quant import dense_weight
 from slimdiff.compression.restore import restore_shapes
 from slimdiff.data import image_set
-from slimdiff.runtime.devices import synchronize
 from slimdiff.engines.network import EngineNetwork
 from slimdiff.errors import UserError
-from slimdiff.runtime.memory import HalvedOnce, OutOfMemory
-from slimdiff.runtime.memory import reason as memory_reason
+from slimdiff.inference import model as checkpoint
+from slimdiff.inference.deepcache import outermost
+from slimdiff.inference.model import Loaded
 from slimdiff.models.meta import outline
 from slimdiff.models.unet import UNet
-from slimdiff.training.losses import denoising_losses
-from slimdiff.compression.bitsandbytes import is_quantized
 from slimdiff.profiling.latency import race, sample_at_once
-from slimdiff.inference.deepcache import outermost
+from slimdiff.runtime.devices import synchronize
+from slimdiff.runtime.memory import HalvedOnce, OutOfMemory
+from slimdiff.runtime.memory import reason as memory_reason
+from slimdiff.training.losses import denoising_losses
 
 GZIP_LEVEL = 6  # gzip's own default, as the command line tool has it
 TIMED = (  # columns that are null where nothing is timed

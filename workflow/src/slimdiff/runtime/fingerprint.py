@@ -11,7 +11,7 @@ from pathlib import Path
 
 from slimdiff.errors import UserError
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 LENGTH = 12  # hexadecimal digits: 48 bits, ample for the few versions of one module
 
 

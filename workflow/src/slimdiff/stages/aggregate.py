@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff.io import settings
 from slimdiff.analysis import matrix
 from slimdiff.config.resolve import expand
+from slimdiff.io import settings
 from slimdiff.stages import command
 
 

@@ -4,10 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff.io import records
-from slimdiff.analysis.claims import file
 from slimdiff.analysis import matrix as results
-from slimdiff.analysis.claims import verdicts
+from slimdiff.analysis.claims import file, verdicts
+from slimdiff.io import records
 from slimdiff.stages import command
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from slimdiff.data import image_set
-from slimdiff.runtime.devices import pick_device
+from slimdiff.io.settings import build
 from slimdiff.metrics import classifier
 from slimdiff.metrics.classifier_training import ClassifierSettings, train_classifier
-from slimdiff.io.settings import build
+from slimdiff.runtime.devices import pick_device
 from slimdiff.stages import command
 
 

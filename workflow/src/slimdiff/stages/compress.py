@@ -3,19 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff.checkpoints import model
-from slimdiff.checkpoints import origin
-from slimdiff.io import packed
+from slimdiff.catalog.engines import way_of
+from slimdiff.checkpoints import model, origin
 from slimdiff.compression.steps import apply_steps
 from slimdiff.data import image_set
-from slimdiff.runtime.devices import pick_device
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.engines.lowering import lower_network
 from slimdiff.engines.network import Site
-from slimdiff.training.losses import mean_loss
-from slimdiff.catalog.engines import way_of
+from slimdiff.io import packed
 from slimdiff.io.settings import parse
+from slimdiff.runtime.devices import pick_device
 from slimdiff.stages import command
+from slimdiff.training.losses import mean_loss
 
 SENSITIVITY = (10, 64)  # noise levels, and images at each, that layers are judged by
 RECIPE = ("weights", "steps", "sampler", "engine", "precision", "plugins")  # settings that the file's header repeats

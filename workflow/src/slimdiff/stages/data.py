@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff.data import sources
 from slimdiff.data import image_set as store
+from slimdiff.data import sources
 from slimdiff.io.settings import build
 from slimdiff.stages import command
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from slimdiff.data import image_set
-from slimdiff.runtime.devices import pick_device
+from slimdiff.io.settings import build
 from slimdiff.metrics import extractors
 from slimdiff.metrics.extractor_training import ExtractorSettings, train_extractor
-from slimdiff.io.settings import build
+from slimdiff.runtime.devices import pick_device
 from slimdiff.stages import command
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from slimdiff.checkpoints import weights
 from slimdiff.data import image_set
-from slimdiff.runtime.devices import describe_device, pick_device
-from slimdiff.training.finetune import finetune
 from slimdiff.io.records import read_json, write_json
+from slimdiff.runtime.devices import describe_device, pick_device
 from slimdiff.stages import command
+from slimdiff.training.finetune import finetune
 from slimdiff.training.state import clear_state
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slimdiff.data import image_set
-from slimdiff.runtime.devices import pick_device
-from slimdiff.metrics import inception, inception_weights
 from slimdiff.io.settings import build
+from slimdiff.metrics import inception, inception_weights
+from slimdiff.runtime.devices import pick_device
 from slimdiff.stages import command
 
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slimdiff.io import files
 from slimdiff.data.download import Unavailable, fetch
 from slimdiff.errors import UserError
-from slimdiff.metrics.inception_weights import WEIGHTS, verify
+from slimdiff.io import files
 from slimdiff.io.settings import build
+from slimdiff.metrics.inception_weights import WEIGHTS, verify
 from slimdiff.stages import command
 
 

@@ -4,10 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff.io import files
-from slimdiff.io import records
-from slimdiff.report.page import build
 from slimdiff.analysis import matrix as results
+from slimdiff.io import files, records
+from slimdiff.report.page import build
 from slimdiff.stages import command
 
 

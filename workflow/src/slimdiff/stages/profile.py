@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slimdiff.checkpoints import identity
-from slimdiff.io import tensors
-from slimdiff.runtime.devices import describe_device, pick_device
 from slimdiff.checkpoints.model import KIND
-from slimdiff.profiling.profile import profile
+from slimdiff.io import tensors
 from slimdiff.io.records import write_json
+from slimdiff.profiling.profile import profile
+from slimdiff.runtime.devices import describe_device, pick_device
 from slimdiff.stages import command
 
 

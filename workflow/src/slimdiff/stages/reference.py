@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slimdiff.io import files
-from slimdiff.io import tensors
 from slimdiff.data import image_set
-from slimdiff.runtime.devices import pick_device
 from slimdiff.errors import UserError
-from slimdiff.metrics import extractors, reference
+from slimdiff.io import files, tensors
 from slimdiff.io.settings import build
+from slimdiff.metrics import extractors, reference
+from slimdiff.runtime.devices import pick_device
 from slimdiff.stages import command
 
 

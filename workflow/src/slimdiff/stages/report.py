@@ -4,12 +4,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff.io import records
-from slimdiff.report.figures import samples
-from slimdiff.report.figures import write
-from slimdiff.report.tables import write
-from slimdiff.report.figures import timeline
 from slimdiff.analysis import matrix as results
+from slimdiff.io import records
+from slimdiff.report.figures import samples, timeline
+from slimdiff.report.figures.write import write_figures
+from slimdiff.report.tables.write import write_tables
 from slimdiff.stages import command
 
 
@@ -28,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     matrix = results.read_matrix(arguments.matrix)
     paper = results.read_paper(arguments.paper)
-    write.write_all(matrix, paper, records.read_json(arguments.claims), arguments.out_tables)
-    write.write_all(matrix, paper, arguments.out_figures)
+    write_tables(matrix, paper, records.read_json(arguments.claims), arguments.out_tables)
+    write_figures(matrix, paper, arguments.out_figures)
     samples.write_all(matrix, arguments.cells, arguments.out_figures)
     timeline.write(timeline.read_jobs(arguments.benchmarks, arguments.trainings, matrix), arguments.out_figures)
 

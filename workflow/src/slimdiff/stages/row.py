@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from slimdiff.analysis import row
 from slimdiff.checkpoints import identity
 from slimdiff.io import records as sealing
 from slimdiff.io import settings
-from slimdiff.analysis import row
 from slimdiff.stages import command
 
 

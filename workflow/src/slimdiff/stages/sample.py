@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff.inference import model
 from slimdiff.checkpoints import identity
-from slimdiff.runtime.devices import pick_device
+from slimdiff.inference import model
 from slimdiff.inference.images import write_png, write_samples
 from slimdiff.inference.sampling import grid
+from slimdiff.runtime.devices import pick_device
 from slimdiff.stages import command
 
 GRID_IMAGES, GRID_COLUMNS = 100, 10  # a conditional model has one column for each class

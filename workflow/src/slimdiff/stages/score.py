@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slimdiff.checkpoints import identity
-from slimdiff.io import records
-from slimdiff.io import tensors
 from slimdiff.data import image_set
-from slimdiff.runtime.devices import pick_device
+from slimdiff.io import records, tensors
+from slimdiff.io.settings import build
 from slimdiff.metrics import evaluator
 from slimdiff.metrics.batches import BATCH_SIZE
 from slimdiff.metrics.score import read_samples, score
-from slimdiff.io.settings import build
+from slimdiff.runtime.devices import pick_device
 from slimdiff.stages import command
 
 

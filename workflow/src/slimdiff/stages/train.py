@@ -5,11 +5,11 @@ from pathlib import Path
 
 from slimdiff.checkpoints import weights
 from slimdiff.data import image_set
-from slimdiff.runtime.devices import describe_device, pick_device
 from slimdiff.io.records import write_json
+from slimdiff.runtime.devices import describe_device, pick_device
 from slimdiff.stages import command
-from slimdiff.training.state import clear_state
 from slimdiff.training.loop import train
+from slimdiff.training.state import clear_state
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,8 +14,8 @@ from torch import nn
 from slimdiff.compression.unstructured import prunable
 from slimdiff.compression.weight_only import store_weights
 from slimdiff.errors import UserError
-from slimdiff.training.hooks import Regime
 from slimdiff.io.settings import build
+from slimdiff.training.hooks import Regime
 
 SCHEDULES = ("one-shot", "cubic")
 QUANTIZED = ("8bit", "4bit")

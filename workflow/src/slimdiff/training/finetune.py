@@ -14,21 +14,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from slimdiff.catalog.families import FIXED_BY_START
 from slimdiff.checkpoints import weights
-from slimdiff.io import files
-from slimdiff.io import tensors as tensorfile
 from slimdiff.compression.channels import ChannelSettings, prune_channels
 from slimdiff.compression.importance import LevelLoss
 from slimdiff.compression.restore import Structure
 from slimdiff.data.image_set import ImageSet
 from slimdiff.diffusion.noise import derive_seed
-from slimdiff.training.distillation import Distill, DistillSettings
 from slimdiff.errors import UserError
-from slimdiff.catalog.families import FIXED_BY_START
-from slimdiff.training.losses import LEVELS, level_losses
-from slimdiff.training.compression_aware import build_regime
+from slimdiff.io import files
+from slimdiff.io import tensors as tensorfile
 from slimdiff.io.settings import build, canonical
+from slimdiff.training.compression_aware import build_regime
+from slimdiff.training.distillation import Distill, DistillSettings
 from slimdiff.training.loop import Prepared, Trained, fit
+from slimdiff.training.losses import LEVELS, level_losses
 
 PREPARED_KIND = "prepared"
 PREPARED = "start.safetensors"  # in the folder of the state; slimdiff.training.state.clear_state removes it

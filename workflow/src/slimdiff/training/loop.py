@@ -23,20 +23,20 @@ from torch import nn
 
 from slimdiff.compression.linear_quant import quantize_linears
 from slimdiff.compression.restore import Structure
-from slimdiff.data.transforms import to_model
 from slimdiff.data.image_set import ImageSet, saturated_share
-from slimdiff.runtime.devices import autocast, resolve_precision
+from slimdiff.data.transforms import to_model
 from slimdiff.diffusion.denoiser import NO_LABEL, build_denoiser
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.errors import UserError
 from slimdiff.io.files import write_json
-from slimdiff.runtime.memory import ran_out
-from slimdiff.models.registry import build_network
-from slimdiff.training.optimizers import build_optimizer, learning_rate_factor
-from slimdiff.training.hooks import Regime
 from slimdiff.io.settings import build, canonical
-from slimdiff.training.state import Progress, StateStore, locked, terminable
 from slimdiff.io.tensors import tensors_digest
+from slimdiff.models.registry import build_network
+from slimdiff.runtime.devices import autocast, resolve_precision
+from slimdiff.runtime.memory import ran_out
+from slimdiff.training.hooks import Regime
+from slimdiff.training.optimizers import build_optimizer, learning_rate_factor
+from slimdiff.training.state import Progress, StateStore, locked, terminable
 
 SECONDS_BETWEEN_LINES = 10.0
 EXIT_TERMINATED = 143  # 128 + SIGTERM: what a scheduler expects of a job that it stopped

@@ -9,9 +9,9 @@ from torch import nn
 
 from slimdiff.compression.importance import LevelLoss
 from slimdiff.data.transforms import to_model
-from slimdiff.runtime.devices import autocast, resolve_precision
 from slimdiff.diffusion.denoiser import NO_LABEL, Denoiser, build_denoiser
 from slimdiff.diffusion.noise import derive_seed
+from slimdiff.runtime.devices import autocast, resolve_precision
 
 LEVELS = 50  # noise levels that are equally likely in training
 IMAGES_PER_LEVEL = 64

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff.errors import UserError
 from slimdiff.compression.bitsandbytes import bitsandbytes
+from slimdiff.errors import UserError
 
 WARMUP_SHARE = 0.1  # of the steps, where a schedule warms up
 

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff.io import tensors as tensorfile
 from slimdiff.compression.linear_quant import is_frozen_part
 from slimdiff.errors import UserError
+from slimdiff.io import tensors as tensorfile
 from slimdiff.training.optimizers import pack_state, unpack_state
 
 

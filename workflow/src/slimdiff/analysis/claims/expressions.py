@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from slimdiff.analysis.columns import COLUMNS
-from slimdiff.errors import UserError
 from slimdiff.catalog.families import FAMILIES
+from slimdiff.errors import UserError
 
 EVERY = "*"  # as a recipe: every technique
 LONGEST = 300  # characters of a comparison

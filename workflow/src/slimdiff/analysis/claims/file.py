@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from slimdiff.io import strict_yaml
 from slimdiff.analysis.claims import expressions
 from slimdiff.analysis.claims.expressions import Expression
-from slimdiff.errors import UserError
 from slimdiff.catalog.families import FAMILIES
+from slimdiff.errors import UserError
+from slimdiff.io import strict_yaml
 
 KEYS = {  # of a claim, with what each holds
     "id": "a name that no other claim has",

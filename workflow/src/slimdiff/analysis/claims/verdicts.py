@@ -12,11 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff.analysis import statistics
 from slimdiff.analysis import paper as comparison
+from slimdiff.analysis import statistics
+from slimdiff.analysis.claims.expressions import EVERY, Comparison, Expression, Failure, Place
 from slimdiff.analysis.claims.file import Claim
 from slimdiff.analysis.paper import PAPER_DATASET
-from slimdiff.analysis.claims.expressions import EVERY, Comparison, Expression, Failure, Place
 from slimdiff.analysis.statistics import CONFIDENCE, FRECHET, RESOLUTION, Outcome, Recipe
 
 REPLICATED, CONTRADICTED, UNRESOLVED, NOT_RUN = VERDICTS = ("replicated", "contradicted", "unresolved", "not run")

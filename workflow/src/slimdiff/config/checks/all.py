@@ -4,13 +4,13 @@ a family of networks knows nothing of, files that must be there.
 
 from collections.abc import Iterator
 
-from slimdiff.config.resolve import Config, chain_of, training_of
 from slimdiff.config.checks.datasets import dataset_problems, file_problems, inception_problems, path_problems
 from slimdiff.config.checks.names import name_problems
 from slimdiff.config.checks.networks import model_problems
 from slimdiff.config.checks.problem import Problem
 from slimdiff.config.checks.recipes import recipe_problems
 from slimdiff.config.checks.trainings import training_problems
+from slimdiff.config.resolve import Config, chain_of, training_of
 
 
 def problems(config: Config) -> Iterator[Problem]:

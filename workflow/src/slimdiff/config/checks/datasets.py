@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from slimdiff.io import files
+from slimdiff.config.checks.problem import Problem
 from slimdiff.config.resolve import Config, brought, inception_kinds
 from slimdiff.errors import UserError
+from slimdiff.io import files
 from slimdiff.io.folders import is_file, is_folder, listing
-from slimdiff.config.checks.problem import Problem
 
 CLASSES = {"mnist": 10, "fashion_mnist": 10, "cifar10": 10, "digits": 10}  # of the sources; a folder's are counted
 SHIPPED_NETWORKS = {"extractors": "extractors", "classifier": "a classifier"}  # keys of a data set, and what they name

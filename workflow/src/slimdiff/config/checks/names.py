@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import astuple
 from typing import Any
 
-from slimdiff.config.resolve import START_KEYS, TRAINING_REGIMES, Cell, Config, expand
 from slimdiff.catalog.families import FIXED_BY_START
 from slimdiff.catalog.layers import MODULE
 from slimdiff.config.checks.problem import Problem, unknown
+from slimdiff.config.resolve import START_KEYS, TRAINING_REGIMES, Cell, Config, expand
 
 IMPORTANCES_OF_IMAGES = ("taylor", "diff-pruning")  # of channels, by a loss
 

@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from slimdiff.config.resolve import Config, brought
 from slimdiff.catalog.families import FAMILIES, SAMPLER_CONSTANTS, Family, divisors
 from slimdiff.config.checks.datasets import count_classes
 from slimdiff.config.checks.problem import Problem
+from slimdiff.config.resolve import Config, brought
 
 NCSN_SMALLEST_IMAGE = 17  # pixels that four unpadded 3×3 convolutions of strides 1, 2, 2, 2 leave one of
 DDPM_IMAGE_STEP = 8  # three halvings

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from slimdiff.config.resolve import Config, brought, distillation_of, family_of, steps_of, training_of, training_options
+from slimdiff.catalog.engines import RUNTIMES, allowed, way_of
 from slimdiff.catalog.families import FAMILIES, steps_problem
 from slimdiff.catalog.layers import MODULE, channel_modules, layers_of, modules, within
-from slimdiff.catalog.engines import RUNTIMES, allowed, way_of
 from slimdiff.config.checks.networks import foreign
 from slimdiff.config.checks.problem import Problem
 from slimdiff.config.checks.trainings import channel_problems
+from slimdiff.config.resolve import Config, brought, distillation_of, family_of, steps_of, training_of, training_options
 
 
 def recipe_problems(config: Config, model: str, optimization: str) -> Iterator[Problem]:

@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from slimdiff.config.resolve import Config, brought, chain_of, distillation_of, family_of, training_options
 from slimdiff.catalog.families import FAMILIES, divisors
 from slimdiff.config.checks.networks import GROUPED_CHANNELS, foreign
 from slimdiff.config.checks.problem import Problem
+from slimdiff.config.resolve import Config, brought, chain_of, distillation_of, family_of, training_options
 
 
 def training_problems(config: Config, model: str, training: str) -> Iterator[Problem]:

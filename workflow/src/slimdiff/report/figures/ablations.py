@@ -5,9 +5,8 @@ import itertools
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import statistics
+from slimdiff.analysis import ablations, statistics
 from slimdiff.report.figures import style
-from slimdiff.analysis import ablations
 from slimdiff.report.figures.style import FONT_PX
 
 MODULE_PX = 52  # width of one module

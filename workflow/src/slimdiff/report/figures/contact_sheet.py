@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from slimdiff.io import samples as samplefile
 from slimdiff.errors import UserError
+from slimdiff.io import samples as samplefile
 
 Images = NDArray[np.uint8]
 

@@ -5,8 +5,8 @@ import itertools
 import altair as alt
 import pandas as pd
 
-from slimdiff.report.figures import style
 from slimdiff.analysis import guidance as guided
+from slimdiff.report.figures import style
 from slimdiff.report.figures.style import FONT_PX
 
 PANEL_PX = (680, 240)

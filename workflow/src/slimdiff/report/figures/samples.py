@@ -9,17 +9,14 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from slimdiff.report.figures import style
-from slimdiff.report.figures import contact_sheet
-from slimdiff.analysis import paper
-from slimdiff.analysis import selection
+from slimdiff.analysis import contents, paper, selection
 from slimdiff.analysis import matrix as results
-from slimdiff.analysis import contents
-from slimdiff.report.figures.style import CHARACTER_PX, FONT_PX
 from slimdiff.analysis.columns import KEY
-from slimdiff.report.figures.contact_sheet import Images, Samples
 from slimdiff.analysis.contents import GallerySpec
 from slimdiff.config.resolve import Cell
+from slimdiff.report.figures import contact_sheet, style
+from slimdiff.report.figures.contact_sheet import Images, Samples
+from slimdiff.report.figures.style import CHARACTER_PX, FONT_PX
 
 DENSITY = style.PNG_PPI // 72  # pixels of a picture per unit of the chart: one each in the PNG
 COLUMNS, ROWS, TILE = 10, 5, 96  # first images; a tile in pixels of the picture

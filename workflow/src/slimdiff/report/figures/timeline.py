@@ -13,11 +13,11 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from slimdiff.analysis import contents
+from slimdiff.errors import UserError
 from slimdiff.io import files
 from slimdiff.report.figures import style
-from slimdiff.analysis import contents
 from slimdiff.report.figures.style import FONT_PX
-from slimdiff.errors import UserError
 
 # The order of the stages in the figure: that of the data's way. Others come last, by name.
 STAGES = (

@@ -8,10 +8,10 @@ import altair as alt
 import pandas as pd
 
 from slimdiff.analysis import differences, statistics
-from slimdiff.report.figures import style
 from slimdiff.analysis import paper as comparison
-from slimdiff.report.figures.style import FONT_PX, LogAxis
 from slimdiff.analysis.paper import NOT_RUN, percent_text
+from slimdiff.report.figures import style
+from slimdiff.report.figures.style import FONT_PX, LogAxis
 
 LINE_PX = 22  # height of one recipe
 WIDTH_PX = 430

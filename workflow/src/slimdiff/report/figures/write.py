@@ -9,17 +9,12 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import statistics
-from slimdiff.report.figures import versus_paper
-from slimdiff.report.figures import style
-from slimdiff.report.figures import guidance
-from slimdiff.report.figures import labels
-from slimdiff.report.figures import ablations
+from slimdiff.analysis import contents, statistics
 from slimdiff.analysis import paper as comparison
-from slimdiff.analysis import contents
-from slimdiff.report.figures.style import CHARACTER_PX, FONT_PX, LogAxis
-from slimdiff.analysis.paper import NOT_RUN, percent_text
 from slimdiff.analysis.contents import FigureSpec
+from slimdiff.analysis.paper import NOT_RUN, percent_text
+from slimdiff.report.figures import ablations, guidance, labels, style, versus_paper
+from slimdiff.report.figures.style import CHARACTER_PX, FONT_PX, LogAxis
 
 LINE_PX = 24  # height of one technique
 HALF_PX = 300  # width of one half of the figure of techniques
@@ -45,7 +40,7 @@ PARETO_TOOLTIP = [
 ]
 
 
-def write_all(matrix: pd.DataFrame, paper: pd.DataFrame, folder: Path) -> None:
+def write_figures(matrix: pd.DataFrame, paper: pd.DataFrame, folder: Path) -> None:
     """Write every figure of the specs into `folder`, in every format."""
     for spec in contents.FIGURES:
         chart = draw(matrix, paper, spec)

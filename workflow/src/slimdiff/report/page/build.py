@@ -18,18 +18,14 @@ import pandas as pd
 import vl_convert
 from markdown_it import MarkdownIt
 
-from slimdiff.analysis import statistics
-from slimdiff.report.page import summary
-from slimdiff.report.figures import style
-from slimdiff.report.page import charts as pagecharts
-from slimdiff.report.page import images
-from slimdiff.report.page import dot_plots
-from slimdiff.report.figures import timeline
+from slimdiff.analysis import contents, statistics
 from slimdiff.analysis import paper as comparison
-from slimdiff.analysis import contents
+from slimdiff.errors import UserError
+from slimdiff.report.figures import style, timeline
+from slimdiff.report.page import charts as pagecharts
+from slimdiff.report.page import dot_plots, images, summary
 from slimdiff.report.page.summary import significant, size
 from slimdiff.report.tables.markdown import NOTHING, missing
-from slimdiff.errors import UserError
 
 ASSETS = Path(__file__).parent / "assets"
 # How a verdict or a finding looks beside its word, so that none hangs on a colour.

@@ -11,14 +11,11 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from slimdiff.io import files
-from slimdiff.analysis import statistics
-from slimdiff.report.figures import style
-from slimdiff.report.figures import write
-from slimdiff.report.figures import timeline
-from slimdiff.analysis import contents
-from slimdiff.report.figures.style import FONT_PX, LogAxis
+from slimdiff.analysis import contents, statistics
 from slimdiff.analysis.contents import CostSpec
+from slimdiff.io import files
+from slimdiff.report.figures import style, timeline, write
+from slimdiff.report.figures.style import FONT_PX, LogAxis
 
 Spec = dict[str, Any]
 

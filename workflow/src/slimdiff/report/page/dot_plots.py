@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 
 from slimdiff.analysis import differences, statistics
-from slimdiff.report.figures import style
 from slimdiff.analysis import paper as comparison
-from slimdiff.report.page.summary import significant
-from slimdiff.report.figures.style import LogAxis
 from slimdiff.analysis.paper import NOT_RUN
+from slimdiff.report.figures import style
+from slimdiff.report.figures.style import LogAxis
+from slimdiff.report.page.summary import significant
 from slimdiff.report.tables.markdown import missing
 
 # What stands for a kind of recipe where there is no colour: the shapes of the charts.

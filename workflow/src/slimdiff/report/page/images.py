@@ -7,14 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff.report.figures import contact_sheet
-from slimdiff.analysis import selection
+from slimdiff.analysis import contents, selection
 from slimdiff.analysis import matrix as results
-from slimdiff.analysis import contents
-from slimdiff.report.page.summary import significant
 from slimdiff.analysis.columns import KEY
-from slimdiff.report.tables.markdown import missing
 from slimdiff.config.resolve import Cell
+from slimdiff.report.figures import contact_sheet
+from slimdiff.report.page.summary import significant
+from slimdiff.report.tables.markdown import missing
 
 COLUMNS = 10  # of images in a picture
 

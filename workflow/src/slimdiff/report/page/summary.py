@@ -12,8 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff.analysis import statistics
-from slimdiff.analysis import paper
+from slimdiff.analysis import paper, statistics
 from slimdiff.analysis.statistics import RESOLUTION, Ratio, Recipe
 
 REFERENCE = "baseline"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff.io import files
 from slimdiff.analysis import differences, statistics
 from slimdiff.analysis.paper import percent_text
+from slimdiff.io import files
 from slimdiff.report.tables.markdown import NOTHING, grid, interval, missing, p_value, text
 
 DIFFERENCES_CAPTION = (

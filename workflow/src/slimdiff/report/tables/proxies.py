@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from slimdiff.io import files
 from slimdiff.analysis import proxies, statistics
+from slimdiff.io import files
 from slimdiff.report.tables.markdown import grid, interval, missing, text
 
 CAPTION = (

@@ -7,15 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff.io import files
-from slimdiff.report.tables import claims
-from slimdiff.report.tables import differences
-from slimdiff.report.tables import proxies
-from slimdiff.analysis import paper as comparison
 from slimdiff.analysis import contents
-from slimdiff.analysis.paper import percent_text
-from slimdiff.report.tables.markdown import NOTHING, grid, missing, text
+from slimdiff.analysis import paper as comparison
 from slimdiff.analysis.contents import Measure, TableSpec
+from slimdiff.analysis.paper import percent_text
+from slimdiff.io import files
+from slimdiff.report.tables import claims, differences, proxies
+from slimdiff.report.tables.markdown import NOTHING, grid, missing, text
 
 CAPTION = (
     "Changes in brackets are against `{reference}`. **Compare signs and changes only, never the values**: our FID is "
@@ -58,7 +56,7 @@ CELLS_COLUMNS = {  # column of the matrix → heading and decimals of the Markdo
 }
 
 
-def write_all(matrix: pd.DataFrame, paper: pd.DataFrame, verdicts: Mapping[str, Any], folder: Path) -> None:
+def write_tables(matrix: pd.DataFrame, paper: pd.DataFrame, verdicts: Mapping[str, Any], folder: Path) -> None:
     """Write every table into `folder`; `verdicts` is the record that the stage `claims` writes."""
     for spec in contents.TABLES:
         frame = comparison.table(matrix, paper, spec)

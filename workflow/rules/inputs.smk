@@ -4,7 +4,7 @@
 def get_training(wildcards, path):
     """Input: `path` of the training that a cell starts from."""
     names = dict(wildcards.items())
-    return path.format(training=settings.training_of(config, names.pop("optimization")), **names)
+    return path.format(training=resolve.training_of(config, names.pop("optimization")), **names)
 
 
 def get_start(wildcards, path):
@@ -15,13 +15,13 @@ def get_start(wildcards, path):
 
 def get_calibration_images(wildcards):
     """Input: the images that an engine's network is calibrated on and held against; none for engine torch in fp32."""
-    needed = settings.needs_images(config, wildcards.optimization)
+    needed = resolve.needs_images(config, wildcards.optimization)
     return rules.data.output.images.format(dataset=wildcards.dataset) if needed else []
 
 
 def get_gpu(wildcards):
     """Resource: one GPU where a cell's engine can use it."""
-    return int(settings.uses_gpu(config, wildcards.optimization))
+    return int(resolve.uses_gpu(config, wildcards.optimization))
 
 
 def get_extractors(wildcards):
@@ -46,19 +46,19 @@ def get_inception_weights(wildcards):
 def get_inception(wildcards):
     """Input: the references of the Inception networks that the configuration asks for, none by default."""
     pattern = rules.inception.output.reference
-    return [pattern.format(dataset=wildcards.dataset, kind=kind) for kind in settings.inception_kinds(config)]
+    return [pattern.format(dataset=wildcards.dataset, kind=kind) for kind in resolve.inception_kinds(config)]
 
 
 def get_reference(wildcards):
     """Input: the model that a cell's speed is held against; none where the matrix does not hold it."""
-    reference = settings.reference_of(config, **dict(wildcards.items()))
+    reference = resolve.reference_of(config, **dict(wildcards.items()))
     return rules.compress.output.model.format(**asdict(reference)) if reference else []
 
 
 def get_origin(wildcards):
     """Param: what the weights that a cell is made from must say of themselves."""
     cell = dict(wildcards.items())
-    expected = settings.origin_settings(config, **cell)
+    expected = resolve.origin_settings(config, **cell)
     return canonical({**expected, "code": get_code("finetune" if expected["start"] else "train")})
 
 
@@ -69,9 +69,9 @@ def get_identity(wildcards):
 
 @functools.cache  # five rules ask for each cell's
 def identity_of(**cell):
-    trainings = settings.trainings_settings(config, **cell)
+    trainings = resolve.trainings_settings(config, **cell)
     stages = ["train", *(["finetune"] if len(trainings) > 1 else []), "compress"]
-    known = [trainings, settings.compress_settings(config, **cell), [get_code(stage) for stage in stages]]
+    known = [trainings, resolve.compress_settings(config, **cell), [get_code(stage) for stage in stages]]
     return hashlib.sha256(canonical(known).encode()).hexdigest()[:16]
 
 
@@ -82,13 +82,13 @@ def get_all_cores(wildcards):
 
 def get_cell_files(pattern):
     """The paths that `pattern` stands for in all cells of the matrix."""
-    return [pattern.format(**asdict(cell)) for cell in settings.expand(config["matrix"])]
+    return [pattern.format(**asdict(cell)) for cell in resolve.expand(config["matrix"])]
 
 
 def get_training_records():
     """The record of each training that a cell of the matrix starts from."""
-    cells = [asdict(cell) for cell in settings.expand(config["matrix"])]
-    trainings = [cell | {"training": settings.training_of(config, cell["optimization"])} for cell in cells]
+    cells = [asdict(cell) for cell in resolve.expand(config["matrix"])]
+    trainings = [cell | {"training": resolve.training_of(config, cell["optimization"])} for cell in cells]
     return list(dict.fromkeys(rules.train.output.record.format(**training) for training in trainings))
 
 
