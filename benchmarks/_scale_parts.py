@@ -1,6 +1,6 @@
 """Made-up results of many cells, and the parts of the workflow that look at all of them: one part in each process.
 
-Without torch, as the stages that it stands for. Rows follow from formulas (tests/synthetic.py), with the settings that
+Without torch, as the stages that it stands for. Rows follow from formulas (tests/helpers/synthetic.py), with the settings that
 real rows have; samples are there for the cells that pages and figures show, and the benchmark records of every job.
 """
 
@@ -27,7 +27,7 @@ from slimdiff.report.page import build
 from slimdiff.report.tables.write import write_tables
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 import synthetic  # noqa: E402  # the made-up rows that the tests share
 
 SEEDS, MODELS = 10, ("ncsn", "ddpm")
@@ -66,7 +66,13 @@ def make(folder: Path, cells: int) -> None:
         facts = configuration.row_settings(config, *place)
         row = synthetic.row(cell.optimization, cell.seed, dataset=cell.dataset, model=cell.model)
         row |= {"training": "plain", "settings": settings.canonical(facts["settings"]), "engine_precision": "fp32"}
-        row |= {"speedup": 1.01, "speedup_low": 0.98, "speedup_high": 1.05, "fid_sampling_sd": 0.4, "threads": 1}
+        row |= {
+            "speedup": 1.01,
+            "speedup_low": 0.98,
+            "speedup_high": 1.05,
+            "fid_indomain_sampling_sd": 0.4,
+            "threads": 1,
+        }
         write_plain(results.row_path(folder / "results/cells", cell), json.dumps(row))
         (results.folder(folder / "results/cells", cell) / "samples.npz").touch()
         name = f"{cell.dataset}/{cell.model}/{cell.optimization}/seed{cell.seed}.jsonl"

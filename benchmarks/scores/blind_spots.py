@@ -22,9 +22,9 @@ from slimdiff.runtime.devices import pick_device
 
 RESOURCES = Path(__file__).parents[2] / "workflow/resources"
 COLUMNS = {  # column → decimals
-    "fid": 2,
-    "rfid": 2,
-    "fid_sampling_sd": 2,
+    "fid_indomain": 2,
+    "fid_indomain_pct": 2,
+    "fid_indomain_sampling_sd": 2,
     "kid": 5,
     "precision": 3,
     "recall": 3,

@@ -50,7 +50,7 @@ def fid(results: Path, seed: str, prune: dict[str, Any], folder: Path) -> tuple[
     stage("sample", settings["sample"], *alone, f"--model={model}", f"--out={samples}", f"--out-grid={folder}/grid.png")
     known = (f"--images={data}/images.safetensors", f"--reference={data}/reference.safetensors", *NETWORKS)
     stage("score", settings["score"], *alone, f"--samples={samples}", *known, f"--out={score}")
-    return float(records.read_json(score)["fid"]), packed.stat().st_size
+    return float(records.read_json(score)["fid_indomain"]), packed.stat().st_size
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ def main() -> None:
                 own[place], size = fid(arguments.results, seed, prune, Path(folder))
             sizes.append(size)
         base = {
-            place: float(records.read_json(arguments.results / CELL / seed / "score.json")["fid"])
+            place: float(records.read_json(arguments.results / CELL / seed / "score.json")["fid_indomain"])
             for place, seed in enumerate(seeds)
         }
         ratio = statistics.paired(own, base)

@@ -33,11 +33,11 @@ GREYS = f"""(() => {{
 }})()"""
 ROWS = [
     synthetic.row(),
-    synthetic.row("l1-30", fid=44.0),
-    synthetic.row("groups-2", fid=70.0, macs=15_000_000),
+    synthetic.row("l1-30", fid_indomain=44.0),
+    synthetic.row("groups-2", fid_indomain=70.0, macs=15_000_000),
     synthetic.row("groups-max", status="failed"),
-    synthetic.row(model="ddpm", fid=20.0),
-    synthetic.row("groups-2", model="ddpm", fid=33.0, size_gzip_bytes=2_000_000),
+    synthetic.row(model="ddpm", fid_indomain=20.0),
+    synthetic.row("groups-2", model="ddpm", fid_indomain=33.0, size_gzip_bytes=2_000_000),
 ]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from slimdiff.metrics import bootstrap
-from slimdiff.metrics.bootstrap import fid_sampling_sd
+from slimdiff.metrics.bootstrap import fid_indomain_sampling_sd
 from slimdiff.metrics.frechet import factor, frechet_distance, statistics
 from slimdiff.metrics.reference import Reference
 
@@ -44,7 +44,7 @@ def test_the_deviation_is_that_of_fresh_draws_and_larger_at_the_floor(shift: flo
     """√3 times too large where the distance is nothing but noise; right where it is more."""
     reference = made_reference(1)
     fresh = torch.tensor([distance(reference, draws(seed, 400, shift)) for seed in range(400)])
-    found = torch.tensor([fid_sampling_sd(reference, [draws(seed, 400, shift)]) for seed in range(20)])
+    found = torch.tensor([fid_indomain_sampling_sd(reference, [draws(seed, 400, shift)]) for seed in range(20)])
     assert low < (found.mean() / fresh.std()).item() < high
 
 
@@ -69,15 +69,15 @@ def test_a_draw_is_what_its_images_say() -> None:
 def test_it_is_the_deviation_of_the_mean_over_the_extractors() -> None:
     """Two of the same kind that see the same images move together, so the mean of both moves as much as one does."""
     features = draws(1, 400, 0.3)
-    alone = fid_sampling_sd(made_reference(1), [features])
+    alone = fid_indomain_sampling_sd(made_reference(1), [features])
     same = made_reference(1)
     twice = Reference(**{**same.__dict__, **{k: getattr(same, k).repeat(2, *[1] * (getattr(same, k).ndim - 1))
                                              for k in ("mean", "covariance", "factor")}})  # fmt: skip
-    assert fid_sampling_sd(twice, [features, features]) == pytest.approx(alone, rel=1e-9)
-    independent = fid_sampling_sd(made_reference(2), [features, draws(2, 400, 0.3)])
+    assert fid_indomain_sampling_sd(twice, [features, features]) == pytest.approx(alone, rel=1e-9)
+    independent = fid_indomain_sampling_sd(made_reference(2), [features, draws(2, 400, 0.3)])
     assert independent < 0.9 * alone
 
 
 def test_it_is_the_same_every_time() -> None:
     reference, features = made_reference(1), draws(1, 100, 0.3)
-    assert fid_sampling_sd(reference, [features]) == fid_sampling_sd(reference, [features])
+    assert fid_indomain_sampling_sd(reference, [features]) == fid_indomain_sampling_sd(reference, [features])

@@ -27,7 +27,7 @@ from slimdiff.stages import inception as inception_stage
 from slimdiff.stages import inception_weights as weights_stage
 
 ROOT = Path(__file__).parents[2]
-KINDS = ("standard", "report")
+KINDS = ("standard", "paper")
 Tensors = dict[str, torch.Tensor]
 
 
@@ -80,7 +80,7 @@ def standard_weights() -> Tensors:
 
 @pytest.fixture(scope="module")
 def networks(standard_weights: Tensors, report_weights: Tensors) -> dict[str, nn.Module]:
-    return {"standard": build("standard", standard_weights), "report": build("report", report_weights)}
+    return {"standard": build("standard", standard_weights), "paper": build("paper", report_weights)}
 
 
 # --- the report's distance -----------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def test_the_reports_features_agree_with_its_description(
 ) -> None:
     pictures = images(3, shape)
     expected = pipeline_of_the_report(report_weights, pictures)
-    found = features(networks["report"], pictures)
+    found = features(networks["paper"], pictures)
     assert (found.shape, found.dtype) == ((3, 2048), torch.float32)
     assert (found - expected).norm() < 2e-5 * expected.norm()
     assert (expected[0] - expected[1]).norm() > 0.01 * expected.norm(), (
@@ -139,11 +139,11 @@ def test_the_reports_features_agree_with_its_description(
 def test_the_report_normalizes_twice(networks: dict[str, nn.Module]) -> None:
     """The figures that were measured in the original: black and white are not -1 and 1."""
     seen: list[torch.Tensor] = []
-    first: Any = networks["report"].inception.Conv2d_1a_3x3  # type: ignore[union-attr]
+    first: Any = networks["paper"].inception.Conv2d_1a_3x3  # type: ignore[union-attr]
     hook = first.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
     for value in (0, 255):
         with torch.inference_mode():
-            networks["report"](torch.full((1, 3, 28, 28), value, dtype=torch.uint8))
+            networks["paper"](torch.full((1, 3, 28, 28), value, dtype=torch.uint8))
     hook.remove()
     assert [seen[0][0, channel].mean().item() for channel in range(3)] == pytest.approx([-0.49, -0.54, -0.64], abs=5e-3)
     assert [seen[1][0, channel].mean().item() for channel in range(3)] == pytest.approx([0.43, 0.36, 0.26], abs=5e-3)
@@ -214,7 +214,7 @@ def test_gray_is_three_equal_channels(networks: dict[str, nn.Module], kind: str)
 
 def test_the_two_kinds_differ(networks: dict[str, nn.Module], report_weights: Tensors) -> None:
     """In their columns, and in what they make of one image."""
-    assert inception.COLUMNS == {"standard": "fid_inception", "report": "fid_report"}
+    assert inception.COLUMNS == {"standard": "fid_inception", "paper": "fid_paper"}
     assert set(inception.COLUMNS.values()) <= {column.name for column in MATRIX_COLUMNS}
     standard, report = (features(networks[kind], images(2)) for kind in KINDS)
     assert (standard - report).norm() > 0.1 * report.norm()
@@ -247,7 +247,7 @@ def test_the_configuration_knows_the_same_networks() -> None:
 def test_the_pinned_weights_are_those_of_their_publishers() -> None:
     fidelity: Any = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     assert inception_weights.WEIGHTS["standard"].url == fidelity.URL_INCEPTION_V3
-    assert inception_weights.WEIGHTS["report"].url == torchvision.models.Inception_V3_Weights.IMAGENET1K_V1.url
+    assert inception_weights.WEIGHTS["paper"].url == torchvision.models.Inception_V3_Weights.IMAGENET1K_V1.url
     for known in inception_weights.WEIGHTS.values():
         assert known.url.endswith(f"/{known.names[0]}")
         assert all(name.endswith(f"-{known.sha256[:8]}.pth") for name in known.names)
@@ -275,11 +275,11 @@ def pin(monkeypatch: pytest.MonkeyPatch, kind: str, path: Path) -> None:
 def test_other_weights_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, caught = tmp_path / "weights.pth", tmp_path / "caught"
     path.write_bytes(pickle.dumps(Trap(caught), protocol=2))
-    with pytest.raises(UserError, match=r"weights\.pth has SHA-256 .*; allowed for config key inception\.report: 0cc3"):
-        inception_weights.read_weights(path, "report")
-    pin(monkeypatch, "report", path)
+    with pytest.raises(UserError, match=r"weights\.pth has SHA-256 .*; allowed for config key inception\.paper: 0cc3"):
+        inception_weights.read_weights(path, "paper")
+    pin(monkeypatch, "paper", path)
     with pytest.raises(pickle.UnpicklingError):
-        inception_weights.read_weights(path, "report")
+        inception_weights.read_weights(path, "paper")
     assert not caught.exists()
 
 
@@ -320,8 +320,8 @@ def test_a_download_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(weights_stage, "fetch", fetch)
     with pytest.raises(UserError, match=r"^https://download\.pytorch\.org/\S+ has SHA-256 .*; allowed for config key"):
-        fetch_weights(tmp_path, "report")
-    assert asked == [(inception_weights.WEIGHTS["report"].url, inception_weights.WEIGHTS["report"].max_bytes)]
+        fetch_weights(tmp_path, "paper")
+    assert asked == [(inception_weights.WEIGHTS["paper"].url, inception_weights.WEIGHTS["paper"].max_bytes)]
     assert not (tmp_path / "out").exists()
 
 
@@ -357,15 +357,15 @@ class Tiny(nn.Module):
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Tensors:
-    monkeypatch.setitem(inception.NETWORKS, "report", Tiny)
+    monkeypatch.setitem(inception.NETWORKS, "paper", Tiny)
     monkeypatch.setattr(inception, "FEATURES", 8)
     return {"weight": torch.randn(3 * 64, 8, generator=torch.Generator().manual_seed(0)) / 255}
 
 
 def test_the_distance_is_that_of_the_features(tiny: Tensors) -> None:
-    network, a, b = build("report", tiny), images(100, (1, 8, 8), 1), images(70, (1, 8, 8), 2) // 2
-    reference = measure(a, "report", network, "blobs", "00ff")
-    assert (reference.n, reference.weights_sha256, reference.column) == (100, "00ff", "fid_report")
+    network, a, b = build("paper", tiny), images(100, (1, 8, 8), 1), images(70, (1, 8, 8), 2) // 2
+    reference = measure(a, "paper", network, "blobs", "00ff")
+    assert (reference.n, reference.weights_sha256, reference.column) == (100, "00ff", "fid_paper")
     assert score_inception(a, reference) == pytest.approx(0, abs=1e-9 * reference.covariance.trace().item())
     expected = frechet_distance(*(of_few(pictures.repeat(1, 3, 1, 1).float().flatten(1) @ tiny["weight"])
                                   for pictures in (a, b)))  # fmt: skip
@@ -375,29 +375,29 @@ def test_the_distance_is_that_of_the_features(tiny: Tensors) -> None:
 
 
 def test_fewer_images_than_features_are_refused(tiny: Tensors) -> None:
-    network = build("report", tiny)
+    network = build("paper", tiny)
     with pytest.raises(UserError, match=r"data set 'blobs' has 7 training images; .* needs 8 or more: set config key"):
-        measure(images(7, (1, 8, 8)), "report", network, "blobs", "00ff")
-    reference = measure(images(20, (1, 8, 8)), "report", network, "blobs", "00ff")
+        measure(images(7, (1, 8, 8)), "paper", network, "blobs", "00ff")
+    reference = measure(images(20, (1, 8, 8)), "paper", network, "blobs", "00ff")
     with pytest.raises(UserError, match=r"7 samples are too few .*: raise sampling\.n_samples to at least 8"):
         score_inception(images(7, (1, 8, 8)), reference)
 
 
 def test_its_stage_makes_the_reference(tiny: Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights, out = tmp_path / "weights.pth", tmp_path / "inception-report.safetensors"
+    weights, out = tmp_path / "weights.pth", tmp_path / "inception-paper.safetensors"
     torch.save(tiny, weights)
     x, labels = images(50, (1, 8, 8)), torch.zeros(50, dtype=torch.int64)
     image_set.write(
         tmp_path / "images.safetensors",
         ImageSet(x, labels, x[:5].clone(), labels[:5].clone(), "blobs", ("a", "b"), "made up"),
     )
-    arguments = ["--settings", json.dumps({"dataset": "blobs", "kind": "report"}), "--out", str(out)]
+    arguments = ["--settings", json.dumps({"dataset": "blobs", "kind": "paper"}), "--out", str(out)]
     arguments += ["--images", str(tmp_path / "images.safetensors"), "--weights", str(weights)]
-    with pytest.raises(UserError, match=r"allowed for config key inception\.report"):
+    with pytest.raises(UserError, match=r"allowed for config key inception\.paper"):
         inception_stage.main(arguments)
-    pin(monkeypatch, "report", weights)
+    pin(monkeypatch, "paper", weights)
     inception_stage.main(arguments)
-    found, expected = inception.read(out), measure(x, "report", build("report", tiny), "blobs", files.digest(weights))
+    found, expected = inception.read(out), measure(x, "paper", build("paper", tiny), "blobs", files.digest(weights))
     assert torch.equal(found.covariance, expected.covariance)
     assert (found.dataset, found.n, found.weights_sha256) == ("blobs", 50, files.digest(weights))
-    assert found.column == "fid_report"
+    assert found.column == "fid_paper"

@@ -10,7 +10,7 @@ from slimdiff.report.page import summary
 
 def row(optimization: str = "baseline", seed: int = 0, **changes: Any) -> dict[str, Any]:
     """A row whose costs are round numbers: 4 MB, 10 ms, an FID of 40."""
-    values = {"fid": 40.0, "size_gzip_bytes": 4_000_000, "inference_ms_per_image": 10.0}
+    values = {"fid_indomain": 40.0, "size_gzip_bytes": 4_000_000, "inference_ms_per_image": 10.0}
     return synthetic.row(optimization, seed, **{**values, **changes})
 
 
@@ -19,10 +19,18 @@ def test_one_seed_of_two_families() -> None:
         synthetic.matrix(
             [
                 row(),
-                row("l1-50", fid=44.0, size_gzip_bytes=2_000_000, inference_ms_per_image=10.8),
-                row("groups-2", fid=80.0, size_gzip_bytes=3_000_000, inference_ms_per_image=8.0, macs=15_000_000),
-                row(model="ddpm", fid=20.0),
-                row("random-50", model="ddpm", fid=200.0, size_gzip_bytes=2_500_000, inference_ms_per_image=9.9),
+                row("l1-50", fid_indomain=44.0, size_gzip_bytes=2_000_000, inference_ms_per_image=10.8),
+                row(
+                    "groups-2",
+                    fid_indomain=80.0,
+                    size_gzip_bytes=3_000_000,
+                    inference_ms_per_image=8.0,
+                    macs=15_000_000,
+                ),
+                row(model="ddpm", fid_indomain=20.0),
+                row(
+                    "random-50", model="ddpm", fid_indomain=200.0, size_gzip_bytes=2_500_000, inference_ms_per_image=9.9
+                ),
             ]
         )
     )
@@ -45,8 +53,8 @@ def test_one_seed_of_two_families() -> None:
 
 def test_seeds_bring_intervals_and_a_gain_needs_a_test() -> None:
     """Ratios of times: groups-2 0.8 at each seed, ema 0.8, 1.0 and 0.6. Only the first holds up."""
-    rows = [row(seed=seed, fid=40.0 + seed) for seed in range(3)]
-    rows += [row("groups-2", seed, fid=44.0 + seed, inference_ms_per_image=8.0, macs=1) for seed in range(3)]
+    rows = [row(seed=seed, fid_indomain=40.0 + seed) for seed in range(3)]
+    rows += [row("groups-2", seed, fid_indomain=44.0 + seed, inference_ms_per_image=8.0, macs=1) for seed in range(3)]
     rows += [row("groups-4", seed, inference_ms_per_image=ms, macs=1) for seed, ms in enumerate((8.0, 10.0, 6.0))]
     found = summary.answer(synthetic.matrix(rows))
     assert found.faster == (
@@ -106,7 +114,7 @@ def test_the_baselines_own_spread_counts() -> None:
 
 
 def test_a_lower_fid_is_told() -> None:
-    matrix = synthetic.matrix([row(), row("l1-50", fid=20.0, size_gzip_bytes=1_000_000)])
+    matrix = synthetic.matrix([row(), row("l1-50", fid_indomain=20.0, size_gzip_bytes=1_000_000)])
     assert summary.answer(matrix).smaller == (
         "Of the ncsn, l1-50 makes the file 4.00 times smaller (1.00 MB instead of 4.00 MB) at a lower FID."
     )
@@ -131,7 +139,7 @@ def test_everything_failed() -> None:
 
 
 def test_failed_and_missing_cells_are_counted() -> None:
-    rows = [row(), row("l1-10"), row("l1-30", fid=None, rfid=None), row("l1-70", status="failed")]
+    rows = [row(), row("l1-10"), row("l1-30", fid_indomain=None, fid_indomain_pct=None), row("l1-70", status="failed")]
     price = summary.answer(synthetic.matrix(rows)).price
     assert price.endswith(
         "1 of 4 cells failed, the first by “train: loss is NaN at step 12”; 1 of 4 cells have no FID."

@@ -53,7 +53,7 @@ def paper() -> pd.DataFrame:
     return matrix.read_paper(PAPER)
 
 
-def cells(recipe: str, values: tuple[float, ...], column: str = "fid", **changes: Any) -> list[dict[str, Any]]:
+def cells(recipe: str, values: tuple[float, ...], column: str = "fid_indomain", **changes: Any) -> list[dict[str, Any]]:
     return [synthetic.row(recipe, seed, **{column: value}, **changes) for seed, value in enumerate(values)]
 
 
@@ -77,23 +77,68 @@ BASE = cells("baseline", (40.0, 41.0, 39.5))
 @pytest.mark.parametrize(
     ("fids", "text", "verdict", "why"),
     [
-        ((20.0, 21.0, 19.0), "fid(l1-30) < fid(baseline)", REPLICATED, ""),
-        ((60.0, 61.0, 59.0), "fid(l1-30) < fid(baseline)", CONTRADICTED, "other side of the threshold"),
-        ((60.0, 61.0, 59.0), "fid(l1-30) > fid(baseline)", REPLICATED, ""),
-        ((20.0, 21.0, 19.0), "fid(l1-30) > fid(baseline)", CONTRADICTED, "other side of the threshold"),
-        ((36.0, 37.0, 35.5), "fid(l1-30) < fid(baseline)", UNRESOLVED, "within the resolution, a ratio of 1.25"),
-        ((44.0, 45.0, 43.5), "fid(l1-30) < fid(baseline)", UNRESOLVED, "within the resolution, a ratio of 1.25"),
-        ((20.0, 90.0, 65.0), "fid(l1-30) < fid(baseline)", UNRESOLVED, "the interval holds the threshold"),
-        ((20.0,), "fid(l1-30) < fid(baseline)", UNRESOLVED, "one seed, no interval"),
-        ((120.0, 121.0, 119.0), "fid(l1-30) > 2 * fid(baseline)", REPLICATED, ""),
-        ((60.0, 61.0, 59.0), "fid(l1-30) > 2 * fid(baseline)", CONTRADICTED, "other side of the threshold"),
-        ((88.0, 89.0, 87.0), "fid(l1-30) > 2 * fid(baseline)", UNRESOLVED, "within the resolution"),
-        ((41.0, 42.0, 40.0), "fid(l1-30) = fid(baseline) within 10 %", REPLICATED, ""),
-        ((80.0, 82.0, 79.0), "fid(l1-30) = fid(baseline) within 10 %", CONTRADICTED, "outside of the margin"),
-        ((30.0, 55.0, 40.0), "fid(l1-30) = fid(baseline) within 10 %", UNRESOLVED, "reaches over the margin"),
-        ((47.0, 48.5, 46.5), "fid(l1-30) = fid(baseline) within 10 %", REPLICATED, ""),  # the margin is the resolution
-        ((20.0, 21.0, 19.0), "fid(l1-30) < 30", REPLICATED, ""),
-        ((20.0, 21.0, 19.0), "fid(l1-30) > 30", CONTRADICTED, "other side of the threshold"),
+        ((20.0, 21.0, 19.0), "fid_indomain(l1-30) < fid_indomain(baseline)", REPLICATED, ""),
+        (
+            (60.0, 61.0, 59.0),
+            "fid_indomain(l1-30) < fid_indomain(baseline)",
+            CONTRADICTED,
+            "other side of the threshold",
+        ),
+        ((60.0, 61.0, 59.0), "fid_indomain(l1-30) > fid_indomain(baseline)", REPLICATED, ""),
+        (
+            (20.0, 21.0, 19.0),
+            "fid_indomain(l1-30) > fid_indomain(baseline)",
+            CONTRADICTED,
+            "other side of the threshold",
+        ),
+        (
+            (36.0, 37.0, 35.5),
+            "fid_indomain(l1-30) < fid_indomain(baseline)",
+            UNRESOLVED,
+            "within the resolution, a ratio of 1.25",
+        ),
+        (
+            (44.0, 45.0, 43.5),
+            "fid_indomain(l1-30) < fid_indomain(baseline)",
+            UNRESOLVED,
+            "within the resolution, a ratio of 1.25",
+        ),
+        (
+            (20.0, 90.0, 65.0),
+            "fid_indomain(l1-30) < fid_indomain(baseline)",
+            UNRESOLVED,
+            "the interval holds the threshold",
+        ),
+        ((20.0,), "fid_indomain(l1-30) < fid_indomain(baseline)", UNRESOLVED, "one seed, no interval"),
+        ((120.0, 121.0, 119.0), "fid_indomain(l1-30) > 2 * fid_indomain(baseline)", REPLICATED, ""),
+        (
+            (60.0, 61.0, 59.0),
+            "fid_indomain(l1-30) > 2 * fid_indomain(baseline)",
+            CONTRADICTED,
+            "other side of the threshold",
+        ),
+        ((88.0, 89.0, 87.0), "fid_indomain(l1-30) > 2 * fid_indomain(baseline)", UNRESOLVED, "within the resolution"),
+        ((41.0, 42.0, 40.0), "fid_indomain(l1-30) = fid_indomain(baseline) within 10 %", REPLICATED, ""),
+        (
+            (80.0, 82.0, 79.0),
+            "fid_indomain(l1-30) = fid_indomain(baseline) within 10 %",
+            CONTRADICTED,
+            "outside of the margin",
+        ),
+        (
+            (30.0, 55.0, 40.0),
+            "fid_indomain(l1-30) = fid_indomain(baseline) within 10 %",
+            UNRESOLVED,
+            "reaches over the margin",
+        ),
+        (
+            (47.0, 48.5, 46.5),
+            "fid_indomain(l1-30) = fid_indomain(baseline) within 10 %",
+            REPLICATED,
+            "",
+        ),  # the margin is the resolution
+        ((20.0, 21.0, 19.0), "fid_indomain(l1-30) < 30", REPLICATED, ""),
+        ((20.0, 21.0, 19.0), "fid_indomain(l1-30) > 30", CONTRADICTED, "other side of the threshold"),
     ],
 )
 def test_verdicts_on_a_distance(fids: tuple[float, ...], text: str, verdict: str, why: str) -> None:
@@ -106,7 +151,7 @@ def test_verdicts_on_a_distance(fids: tuple[float, ...], text: str, verdict: str
 def test_an_effect_is_the_ratio_of_pairs_with_its_interval() -> None:
     """The recipe lacks the seed at which the baseline is worst."""
     rows = cells("baseline", (10.0, 20.0, 1000.0)) + cells("l1-30", (21.0, 39.0))
-    found = part(rows, "fid(l1-30) > fid(baseline)")
+    found = part(rows, "fid_indomain(l1-30) > fid_indomain(baseline)")
     assert found.seeds == 2
     assert found.effect == pytest.approx((2.1 * 1.95) ** 0.5)
     assert found.low is not None
@@ -149,26 +194,26 @@ def test_one_training_behind_both_sides_is_no_luck_either() -> None:
 
 
 def test_what_was_not_run_or_not_measured_is_named() -> None:
-    missing = part(BASE, "fid(groups-2) < fid(baseline)")
+    missing = part(BASE, "fid_indomain(groups-2) < fid_indomain(baseline)")
     assert (missing.verdict, missing.why) == (NOT_RUN, "mnist/ncsn/groups-2 was not run")
-    both = part(BASE, "fid(groups-2) < fid(groups-4)")
+    both = part(BASE, "fid_indomain(groups-2) < fid_indomain(groups-4)")
     assert both.why == "mnist/ncsn/groups-2 and mnist/ncsn/groups-4 were not run"
     blank = part(BASE + cells("ema", (1.0, 2.0)), "kid(ema) < kid(baseline)")
     assert (blank.verdict, blank.why) == (
         NOT_RUN,
         "kid of mnist/ncsn/ema and kid of mnist/ncsn/baseline were not measured",
     )
-    unknown = part(BASE, "fid(of-my-own) < fid(baseline)")  # the config need not know it
+    unknown = part(BASE, "fid_indomain(of-my-own) < fid_indomain(baseline)")  # the config need not know it
     assert unknown.verdict == NOT_RUN
-    apart = part([*BASE, synthetic.row("ema", seed=9)], "fid(ema) < fid(baseline)")
+    apart = part([*BASE, synthetic.row("ema", seed=9)], "fid_indomain(ema) < fid_indomain(baseline)")
     assert (apart.verdict, apart.why) == (UNRESOLVED, "no seed in common")
 
 
 def test_failed_cells_are_named() -> None:
-    failed = part([*BASE, synthetic.row("ema", status="failed")], "fid(ema) > fid(baseline)")
+    failed = part([*BASE, synthetic.row("ema", status="failed")], "fid_indomain(ema) > fid_indomain(baseline)")
     assert (failed.verdict, failed.why) == (UNRESOLVED, "mnist/ncsn/ema failed: train: loss is NaN at step 12")
     some = BASE + cells("ema", (60.0, 61.0)) + [synthetic.row("ema", seed=2, status="failed")]
-    found = part(some, "fid(ema) > fid(baseline)")
+    found = part(some, "fid_indomain(ema) > fid_indomain(baseline)")
     assert (found.verdict, found.seeds) == (REPLICATED, 2)
     assert found.why == "1 of 3 seeds of mnist/ncsn/ema failed: train: loss is NaN at step 12"
 
@@ -188,7 +233,7 @@ def test_verdicts_on_failing(statuses: list[str], verdict: str, why: str) -> Non
     found = part(BASE + rows, "failed(ema)")
     assert (found.verdict, found.seeds) == (verdict, len(statuses))
     assert why in found.why
-    assert found.effect is found.report_holds is None
+    assert found.effect is found.paper_holds is None
 
 
 @pytest.mark.parametrize(
@@ -207,7 +252,12 @@ def test_a_claim_is_as_good_as_its_worst_part(parts: list[str], verdict: str) ->
 
 def test_a_claim_has_all_its_parts() -> None:
     rows = BASE + cells("l1-30", (20.0, 21.0, 19.0)) + cells("ema", (60.0, 61.0, 59.0))
-    found = judged(rows, "fid(l1-30) < fid(baseline)", "fid(ema) < fid(baseline)", "fid(groups-2) < fid(baseline)")
+    found = judged(
+        rows,
+        "fid_indomain(l1-30) < fid_indomain(baseline)",
+        "fid_indomain(ema) < fid_indomain(baseline)",
+        "fid_indomain(groups-2) < fid_indomain(baseline)",
+    )
     assert [p.verdict for p in found.parts] == [REPLICATED, CONTRADICTED, NOT_RUN]
     assert found.verdict == CONTRADICTED
 
@@ -215,7 +265,7 @@ def test_a_claim_has_all_its_parts() -> None:
 def test_every_model_of_a_family_is_held_against_itself() -> None:
     rows = [row for model in ("ncsn", "ncsn-wide") for row in cells("baseline", (40.0, 41.0), model=model)]
     rows += cells("ema", (20.0, 21.0)) + cells("ema", (80.0, 81.0), model="ncsn-wide")
-    found = judged(rows, "fid(ema) < fid(baseline)")
+    found = judged(rows, "fid_indomain(ema) < fid_indomain(baseline)")
     assert [(p.left, p.right, p.verdict) for p in found.parts] == [
         ("mnist/ncsn/ema", "mnist/ncsn/baseline", REPLICATED),
         ("mnist/ncsn-wide/ema", "mnist/ncsn-wide/baseline", CONTRADICTED),
@@ -225,18 +275,18 @@ def test_every_model_of_a_family_is_held_against_itself() -> None:
 def test_a_model_that_a_recipe_was_not_run_with_does_not_count() -> None:
     """A second model of a family, run with recipes of its own, leaves the verdicts on the first as they were."""
     rows = BASE + cells("ema", (20.0, 21.0, 19.0)) + cells("ema", (80.0, 81.0), model="ncsn-wide")
-    (found,) = judged(rows, "fid(ema) < fid(baseline)").parts
+    (found,) = judged(rows, "fid_indomain(ema) < fid_indomain(baseline)").parts
     assert (found.left, found.verdict) == ("mnist/ncsn/ema", REPLICATED)
     rows += cells("baseline", (70.0, 71.0, 72.0), model="ddpm")
-    (found,) = judged(rows, "fid(baseline) < fid(ddpm/baseline)").parts
+    (found,) = judged(rows, "fid_indomain(baseline) < fid_indomain(ddpm/baseline)").parts
     assert (found.left, found.right) == ("mnist/ncsn/baseline", "mnist/ddpm/baseline")
-    assert {part.verdict for part in judged(rows, "fid(l1-10) < fid(baseline)").parts} == {NOT_RUN}
+    assert {part.verdict for part in judged(rows, "fid_indomain(l1-10) < fid_indomain(baseline)").parts} == {NOT_RUN}
 
 
 def test_two_families_are_held_against_each_other_in_all_pairs() -> None:
     rows = [row for model in ("ncsn", "ncsn-wide") for row in cells("baseline", (40.0, 41.0), model=model)]
     rows += cells("baseline", (10.0, 11.0), model="ddpm")
-    found = judged(rows, "fid(ddpm/baseline) < fid(ncsn/baseline)")
+    found = judged(rows, "fid_indomain(ddpm/baseline) < fid_indomain(ncsn/baseline)")
     assert [(p.left, p.right) for p in found.parts] == [
         ("mnist/ddpm/baseline", "mnist/ncsn/baseline"),
         ("mnist/ddpm/baseline", "mnist/ncsn-wide/baseline"),
@@ -247,8 +297,8 @@ def test_two_families_are_held_against_each_other_in_all_pairs() -> None:
 def test_each_data_set_has_a_verdict_unless_the_claim_names_one(paper: pd.DataFrame) -> None:
     rows = [row for dataset in ("digits", "photos") for row in cells("baseline", (40.0, 41.0), dataset=dataset)]
     rows += cells("ema", (20.0, 21.0), dataset="digits")
-    open_claim = claim("fid(ema) < fid(baseline)")
-    named = claim("fid(digits: ema) < fid(digits: baseline)", name="named")
+    open_claim = claim("fid_indomain(ema) < fid_indomain(baseline)")
+    named = claim("fid_indomain(digits: ema) < fid_indomain(digits: baseline)", name="named")
     found = verdicts.judge(synthetic.matrix(rows), paper, [open_claim, named])
     assert [(v.id, v.dataset, v.verdict) for v in found] == [
         ("mine", "digits", REPLICATED),
@@ -279,19 +329,22 @@ def test_a_star_in_a_matrix_of_baselines_alone_is_not_run() -> None:
 
 
 def test_the_reports_own_numbers_are_held_against_its_claims(paper: pd.DataFrame) -> None:
-    found = part(BASE, "fid(groups-2) < fid(baseline)")
-    assert (found.report_left, found.report_right) == (154.34, 182.1), "Table 3's number, not Table 9's"
-    assert found.report_effect == pytest.approx(154.34 / 182.1)
-    assert found.report_holds is True
-    assert part(BASE, "fid(groups-max) < fid(baseline)").report_holds is False
-    assert part(BASE, "fid(groups-2) = fid(baseline) within 10 %").report_holds is False
-    assert part(BASE, "params(groups-2) < params(baseline)").report_holds is None
-    assert part(BASE, "fid(digits: groups-2) < fid(digits: baseline)").report_holds is None
-    assert judged(BASE, "fid(groups-2) < fid(baseline)", "fid(ema) < 3").report == "yes, where it prints a number"
+    found = part(BASE, "fid_indomain(groups-2) < fid_indomain(baseline)")
+    assert (found.paper_left, found.paper_right) == (154.34, 182.1), "Table 3's number, not Table 9's"
+    assert found.paper_effect == pytest.approx(154.34 / 182.1)
+    assert found.paper_holds is True
+    assert part(BASE, "fid_indomain(groups-max) < fid_indomain(baseline)").paper_holds is False
+    assert part(BASE, "fid_indomain(groups-2) = fid_indomain(baseline) within 10 %").paper_holds is False
+    assert part(BASE, "params(groups-2) < params(baseline)").paper_holds is None
+    assert part(BASE, "fid_indomain(digits: groups-2) < fid_indomain(digits: baseline)").paper_holds is None
+    assert (
+        judged(BASE, "fid_indomain(groups-2) < fid_indomain(baseline)", "fid_indomain(ema) < 3").report
+        == "yes, where it prints a number"
+    )
 
 
 def test_its_contradictions_come_along() -> None:
-    notes = judged(BASE, "fid(groups-2) < fid(baseline)").contradictions
+    notes = judged(BASE, "fid_indomain(groups-2) < fid_indomain(baseline)").contradictions
     assert any(note.startswith("Table 3, 2 Groups: ") and "Table 9 prints 134.35" in note for note in notes)
     assert any(note.startswith("Section 4.1, Baseline: ") for note in notes)
     assert "Table 9, Best NCSN: contradicts Table 3 (154.340)" in notes
@@ -306,7 +359,7 @@ def test_every_claim_of_the_report_is_there_with_its_numbers(paper: pd.DataFrame
     assert [c.id for c in claims] == list(WANTED)
     everywhere = pd.concat([paper[name] for name in ("fid", "size_bytes", "inference_ms", "train_ms_per_epoch")])
     for verdict in verdicts.judge(synthetic.full(1), paper, claims):
-        found = {n for p in verdict.parts for n in (p.report_left, p.report_right) if n is not None}
+        found = {n for p in verdict.parts for n in (p.paper_left, p.paper_right) if n is not None}
         assert set(WANTED[verdict.id]) <= found, verdict.id
         assert found <= set(everywhere.dropna().astype(float))
 
@@ -330,7 +383,12 @@ def test_claims_speak_of_recipes_that_the_config_knows() -> None:
     assert config["claims"] == ["workflow/resources/claims.yaml"]
 
 
-MINE = {"id": "mine", "claim": "It holds.", "source": "me", "comparisons": ["fid(ncsn/a) < fid(ncsn/b)"]}
+MINE = {
+    "id": "mine",
+    "claim": "It holds.",
+    "source": "me",
+    "comparisons": ["fid_indomain(ncsn/a) < fid_indomain(ncsn/b)"],
+}
 
 
 @pytest.mark.parametrize(
@@ -339,14 +397,20 @@ MINE = {"id": "mine", "claim": "It holds.", "source": "me", "comparisons": ["fid
         ("a: [", "is not YAML"),
         ("mine: 1", "holds a mapping; allowed: a list of claims"),
         ("", "holds nothing; allowed: a list of claims"),
-        (["fid(a) < fid(b)"], "entry 1 is text; allowed: a mapping with id, claim, source, comparisons"),
+        (
+            ["fid_indomain(a) < fid_indomain(b)"],
+            "entry 1 is text; allowed: a mapping with id, claim, source, comparisons",
+        ),
         ([MINE | {"comparison": []}], "claim 'mine': unknown key 'comparison'; allowed: id, claim"),
         ([{"id": "mine", "claim": "x", "source": "y"}], "claim 'mine': comparisons is missing"),
         ([MINE | {"id": 3}], "entry 1: id has 3; allowed: text"),
-        ([MINE | {"comparisons": "fid(ncsn/a) < 3"}], "claim 'mine': comparisons is text; allowed: a list of texts"),
+        (
+            [MINE | {"comparisons": "fid_indomain(ncsn/a) < 3"}],
+            "claim 'mine': comparisons is text; allowed: a list of texts",
+        ),
         ([MINE | {"comparisons": []}], "claim 'mine': comparisons is an empty list"),
         (
-            [MINE | {"comparisons": [{"fid(mnist": "ncsn/a) > 0.5"}]}],
+            [MINE | {"comparisons": [{"fid_indomain(mnist": "ncsn/a) > 0.5"}]}],
             "comparisons has a mapping; allowed: text, in quotes",
         ),
         ([MINE | {"family": "gan"}], "claim 'mine': family is 'gan'; allowed: ncsn, ddpm"),
@@ -415,7 +479,9 @@ def test_the_stage_writes_the_record_and_the_table_shows_it(tmp_path: Path) -> N
     rows = BASE + cells("groups-2", (60.0, 61.0, 59.0)) + [synthetic.row("l1-70", status="failed")]
     matrix.write_matrix(tmp_path / "matrix.parquet", synthetic.matrix(rows), matrix.provenance(synthetic.CONFIG, "abc"))
     mine = tmp_path / "mine.yaml"
-    mine.write_text(yaml.safe_dump([MINE | {"comparisons": ["fid(ncsn/groups-2) > 1.1 * fid(ncsn/baseline)"]}]))
+    mine.write_text(
+        yaml.safe_dump([MINE | {"comparisons": ["fid_indomain(ncsn/groups-2) > 1.1 * fid_indomain(ncsn/baseline)"]}])
+    )
     out = tmp_path / "claims.json"
     arguments = ["--matrix", str(tmp_path / "matrix.parquet"), "--paper", str(PAPER), "--out", str(out)]
     stage.main([*arguments, "--claims", str(CLAIMS), str(mine)])
@@ -430,7 +496,9 @@ def test_the_stage_writes_the_record_and_the_table_shows_it(tmp_path: Path) -> N
     claimtables.write_all(record, tmp_path)
     text = (tmp_path / "claims.md").read_text(encoding="utf-8")
     assert "| `ncsn-groups2` | mnist | **contradicted** |" in text
-    (line,) = [row for row in text.splitlines() if row.startswith("| `fid(groups-2) < fid(baseline)` |")]
+    (line,) = [
+        row for row in text.splitlines() if row.startswith("| `fid_indomain(groups-2) < fid_indomain(baseline)` |")
+    ]
     assert "the interval lies on the other side of the threshold | 0.848 (154.34 / 182.1) | yes |" in line
     assert "Table 9 prints 134.35 for the same cell" in text
     table = pd.read_csv(tmp_path / "claims.csv")

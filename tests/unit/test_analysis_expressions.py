@@ -22,22 +22,26 @@ def refusal(text: str, family: str | None = "ncsn") -> str:
 
 
 def test_a_comparison_of_two_cells() -> None:
-    assert expressions.parse("fid(groups-2) < fid(baseline)", "ncsn") == Comparison(
-        "fid(groups-2) < fid(baseline)",
-        Term("fid", Place(None, "ncsn", "groups-2")),
+    assert expressions.parse("fid_indomain(groups-2) < fid_indomain(baseline)", "ncsn") == Comparison(
+        "fid_indomain(groups-2) < fid_indomain(baseline)",
+        Term("fid_indomain", Place(None, "ncsn", "groups-2")),
         "<",
         1.0,
-        Term("fid", Place(None, "ncsn", "baseline")),
+        Term("fid_indomain", Place(None, "ncsn", "baseline")),
         None,
     )
 
 
 def test_a_factor_a_family_and_a_data_set() -> None:
-    found = expressions.parse(" fid( cifar10 :ddpm / ema+l1-30 )\n> 2.5*fid(ncsn/baseline)")
+    found = expressions.parse(" fid_indomain( cifar10 :ddpm / ema+l1-30 )\n> 2.5*fid_indomain(ncsn/baseline)")
     assert isinstance(found, Comparison)
     assert found.left.place == Place("cifar10", "ddpm", "ema+l1-30")
-    assert (found.operator, found.factor, found.right) == (">", 2.5, Term("fid", Place(None, "ncsn", "baseline")))
-    assert found.text == "fid( cifar10 :ddpm / ema+l1-30 ) > 2.5*fid(ncsn/baseline)"
+    assert (found.operator, found.factor, found.right) == (
+        ">",
+        2.5,
+        Term("fid_indomain", Place(None, "ncsn", "baseline")),
+    )
+    assert found.text == "fid_indomain( cifar10 :ddpm / ema+l1-30 ) > 2.5*fid_indomain(ncsn/baseline)"
 
 
 def test_a_number_on_the_right() -> None:
@@ -63,7 +67,9 @@ def test_a_failure() -> None:
 
 
 def test_every_number_of_the_matrix_can_be_asked_for() -> None:
-    assert {"fid", "kid", "size_gzip_bytes", "params_nonzero", "coverage", "nearest_ratio"} <= set(expressions.NAMES)
+    assert {"fid_indomain", "kid", "size_gzip_bytes", "params_nonzero", "coverage", "nearest_ratio"} <= set(
+        expressions.NAMES
+    )
     assert not {"seed", "status", "settings", "dataset"} & set(expressions.NAMES)
     assert set(expressions.NAMES) <= {column.name for column in COLUMNS}
 
@@ -72,27 +78,27 @@ def test_every_number_of_the_matrix_can_be_asked_for() -> None:
     ("text", "complaint"),
     [
         ("", "has no <, > or ="),
-        ("fid(a)", "compares fid with nothing"),
-        ("fid(a) < ", "where COLUMN(cell) is wanted"),
-        ("fid(a) fid(b)", "has no <, > or ="),
-        ("fid(a) < fid(b) < fid(c)", "has 2 of <, > and ="),
-        ("fid(a) <= fid(b)", "has 2 of <, > and ="),
+        ("fid_indomain(a)", "compares fid_indomain with nothing"),
+        ("fid_indomain(a) < ", "where COLUMN(cell) is wanted"),
+        ("fid_indomain(a) fid_indomain(b)", "has no <, > or ="),
+        ("fid_indomain(a) < fid_indomain(b) < fid_indomain(c)", "has 2 of <, > and ="),
+        ("fid_indomain(a) <= fid_indomain(b)", "has 2 of <, > and ="),
         ("fd(a) < fd(b)", "has the column 'fd'; allowed: params, "),
         ("settings(a) < settings(b)", "has the column 'settings'"),
-        ("fid(a b) < fid(c)", "has the cell 'a b'; allowed: [data set:] [family/] recipe"),
-        ("fid(a/b/c) < fid(c)", "has the cell 'a/b/c'"),
-        ("fid(gan/a) < fid(b)", "has the family 'gan'; allowed: ncsn, ddpm"),
-        ("fid(a) < fid(*)", "has * on its right"),
+        ("fid_indomain(a b) < fid_indomain(c)", "has the cell 'a b'; allowed: [data set:] [family/] recipe"),
+        ("fid_indomain(a/b/c) < fid_indomain(c)", "has the cell 'a/b/c'"),
+        ("fid_indomain(gan/a) < fid_indomain(b)", "has the family 'gan'; allowed: ncsn, ddpm"),
+        ("fid_indomain(a) < fid_indomain(*)", "has * on its right"),
         ("failed(*)", "has * in failed"),
-        ("fid(a) < 0 * fid(b)", "has the number 0; allowed: a number above 0"),
-        ("fid(a) < 1e999", "has the number 1e999"),
-        ("fid(a) < -1", "where COLUMN(cell) is wanted"),
-        ("2 * fid(a) < fid(b)", "where COLUMN(cell) is wanted"),
-        ("fid(a) = fid(b)", "needs a margin after ="),
-        ("fid(a) < fid(b) within 10 %", "has a margin after <"),
-        ("fid(a) = fid(b) within ten %", "needs a margin after ="),
-        ("fid(a) = fid(b) within 0 %", "has the number 0"),
-        ("fid(a) < fid(a)", "compares a cell with itself"),
+        ("fid_indomain(a) < 0 * fid_indomain(b)", "has the number 0; allowed: a number above 0"),
+        ("fid_indomain(a) < 1e999", "has the number 1e999"),
+        ("fid_indomain(a) < -1", "where COLUMN(cell) is wanted"),
+        ("2 * fid_indomain(a) < fid_indomain(b)", "where COLUMN(cell) is wanted"),
+        ("fid_indomain(a) = fid_indomain(b)", "needs a margin after ="),
+        ("fid_indomain(a) < fid_indomain(b) within 10 %", "has a margin after <"),
+        ("fid_indomain(a) = fid_indomain(b) within ten %", "needs a margin after ="),
+        ("fid_indomain(a) = fid_indomain(b) within 0 %", "has the number 0"),
+        ("fid_indomain(a) < fid_indomain(a)", "compares a cell with itself"),
         ("__import__('os').system('true') < 1", "where COLUMN(cell) is wanted"),
         ("fid(" + "a" * 400 + ") < 1", "is too long; allowed: 300 characters"),
     ],
@@ -103,14 +109,14 @@ def test_what_is_no_comparison_is_refused(text: str, complaint: str) -> None:
 
 def test_a_cell_needs_a_family() -> None:
     assert "does not say the family of 'groups-2'; write it before, as in ncsn/groups-2" in refusal(
-        "fid(groups-2) < fid(ncsn/baseline)", None
+        "fid_indomain(groups-2) < fid_indomain(ncsn/baseline)", None
     )
 
 
 PIECES = st.sampled_from(
     [
         *"<>=()*/:%.-+ \n0129",
-        "fid",
+        "fid_indomain",
         "failed",
         "within",
         "10 %",

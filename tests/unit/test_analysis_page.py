@@ -28,8 +28,8 @@ ROWS = [
     synthetic.row(),
     synthetic.row("l1-30"),
     synthetic.row("groups-2", status="failed", reason=f"train: {ATTACK}"),
-    synthetic.row(model="ddpm", fid=20.0, class_accuracy=0.9),
-    synthetic.row("l1-30", model="ddpm", fid=22.0),
+    synthetic.row(model="ddpm", fid_indomain=20.0, class_accuracy=0.9),
+    synthetic.row("l1-30", model="ddpm", fid_indomain=22.0),
 ]
 CONFIG = synthetic.CONFIG | {"note": ATTACK}
 
@@ -141,7 +141,7 @@ def test_the_answer_and_the_failed_cells_are_there(parsed: Tags) -> None:
 def test_charts_are_of_the_matrix(data: dict[str, Any]) -> None:
     points = {(point["model"], point["optimization"]): point for point in data["points"]["mnist"]}
     assert set(points) == {("ncsn", "baseline"), ("ncsn", "l1-30"), ("ddpm", "baseline"), ("ddpm", "l1-30")}
-    assert points["ddpm", "l1-30"]["fid"] == 22.0
+    assert points["ddpm", "l1-30"]["fid_indomain"] == 22.0
     assert points["ddpm", "l1-30"]["gmacs"] == pytest.approx(0.57), "30 million multiply-accumulates × 19 evaluations"
     assert data["cells"][points["ddpm", "l1-30"]["picture"]]["id"] == "mnist/ddpm/l1-30/seed0"
     costs = {chart["cost"] for chart in data["pareto"]["mnist"]}
@@ -227,8 +227,8 @@ def test_the_first_images_are_one_picture() -> None:
 
 
 def test_strips_place_ours_and_the_reports() -> None:
-    rows = [synthetic.row(seed=seed, fid=40.0) for seed in range(3)]
-    rows += [synthetic.row("l1-30", seed, fid=fid) for seed, fid in enumerate((80.0, 90.0, 100.0))]
+    rows = [synthetic.row(seed=seed, fid_indomain=40.0) for seed in range(3)]
+    rows += [synthetic.row("l1-30", seed, fid_indomain=fid) for seed, fid in enumerate((80.0, 90.0, 100.0))]
     found, scale = dot_plots.blocks(synthetic.matrix(rows), read_paper(pagefolder.PAPER))
     assert [(block.model, block.ran) for block in found] == [("ncsn", True), ("ddpm", False)]
     lines = {strip.recipe: strip for strip in found[0].strips}
@@ -309,7 +309,7 @@ def test_every_asset_is_an_input_of_the_rule() -> None:
     rule = (pagefolder.ROOT / "workflow" / "rules" / "report.smk").read_text(encoding="utf-8")
     assert "for name in PAGE_ASSETS" in rule
     project = tomllib.loads((pagefolder.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert "analysis/assets/*" in project["tool"]["setuptools"]["package-data"]["slimdiff"], (
+    assert "report/page/assets/*" in project["tool"]["setuptools"]["package-data"]["slimdiff"], (
         "installed copies have them"
     )
     template = (build.ASSETS / "page.html").read_text(encoding="utf-8")

@@ -87,7 +87,7 @@ def test_figure_1_shows_ours_and_the_reports(paper: pd.DataFrame) -> None:
     assert "154.3  (−15 %)" in texts
     assert "failed" in texts
     assert texts.count("not run") == 14
-    ours = matrix.loc[matrix["optimization"] == "baseline", "fid"].iloc[0]
+    ours = matrix.loc[matrix["optimization"] == "baseline", "fid_indomain"].iloc[0]
     assert f"{ours:.1f}" in texts
 
 
@@ -116,8 +116,8 @@ def test_intervals_are_drawn_where_there_are_seeds_to_tell(paper: pd.DataFrame) 
 @pytest.mark.parametrize("figure", ["figure-1", "figure-2"])
 def test_recipes_of_ones_own_do_not_crowd_a_figure(paper: pd.DataFrame, figure: str) -> None:
     model = {"figure-1": "ncsn", "figure-2": "ddpm"}[figure]
-    rows = [synthetic.row(model=model, fid=40.0), synthetic.row("ema", model=model, fid=900.0)]
-    rows += [synthetic.row(f"mine-{place:02}", model=model, fid=100.0 - place) for place in range(60)]
+    rows = [synthetic.row(model=model, fid_indomain=40.0), synthetic.row("ema", model=model, fid_indomain=900.0)]
+    rows += [synthetic.row(f"mine-{place:02}", model=model, fid_indomain=100.0 - place) for place in range(60)]
     rows += [synthetic.row("broken", model=model, status="failed")]
     chart = draw(synthetic.matrix(rows), paper, figure)
     shown = {row["optimization"] for row in records(chart) if "optimization" in row}
@@ -154,7 +154,7 @@ def test_few_recipes_leave_nothing_out(paper: pd.DataFrame) -> None:
 
 
 def test_figure_2_is_about_the_ddpm(paper: pd.DataFrame) -> None:
-    matrix = synthetic.matrix([synthetic.row(fid=123.4), synthetic.row(model="ddpm", fid=56.7)])
+    matrix = synthetic.matrix([synthetic.row(fid_indomain=123.4), synthetic.row(model="ddpm", fid_indomain=56.7)])
     drawn = records(draw(matrix, paper, "figure-2"))
     texts = [str(row.get("text")) for row in drawn]
     assert "56.7" in texts
@@ -171,8 +171,8 @@ def test_figure_2_is_about_the_ddpm(paper: pd.DataFrame) -> None:
 
 
 def test_changes_are_drawn_beside_the_reports_on_one_axis(paper: pd.DataFrame) -> None:
-    rows = [synthetic.row(seed=seed, fid=40.0 + seed) for seed in range(3)]
-    rows += [synthetic.row("groups-2", seed, fid=20.0 + seed) for seed in range(3)]
+    rows = [synthetic.row(seed=seed, fid_indomain=40.0 + seed) for seed in range(3)]
+    rows += [synthetic.row("groups-2", seed, fid_indomain=20.0 + seed) for seed in range(3)]
     rows += [synthetic.row("l1-70", status="failed")]
     chart = draw(synthetic.matrix(rows), paper, "beside-report").to_dict()
     drawn = [row for data in chart["datasets"].values() for row in data]
@@ -217,10 +217,10 @@ def test_the_family_of_a_point_shows_where_there_are_two(paper: pd.DataFrame) ->
 
 def test_the_front_is_marked_and_failures_are_named(paper: pd.DataFrame) -> None:
     rows = [
-        synthetic.row(fid=40.0, size_gzip_bytes=4_000_000),
-        synthetic.row("groups-2", fid=30.0, size_gzip_bytes=2_500_000),
-        synthetic.row("groups-4", fid=60.0, size_gzip_bytes=1_700_000),
-        synthetic.row("l1-10", fid=41.0, size_gzip_bytes=3_900_000),
+        synthetic.row(fid_indomain=40.0, size_gzip_bytes=4_000_000),
+        synthetic.row("groups-2", fid_indomain=30.0, size_gzip_bytes=2_500_000),
+        synthetic.row("groups-4", fid_indomain=60.0, size_gzip_bytes=1_700_000),
+        synthetic.row("l1-10", fid_indomain=41.0, size_gzip_bytes=3_900_000),
         synthetic.row("l1-30", status="failed"),
     ]
     chart = draw(synthetic.matrix(rows), paper, "pareto")

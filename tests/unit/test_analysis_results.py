@@ -51,7 +51,7 @@ def test_the_file_gives_back_rows_units_and_provenance(tmp_path: Path) -> None:
     assert source["config"] == synthetic.CONFIG
     assert source["code"] == "abc"
     assert {"git_commit", "machine", "slimdiff", "versions", "written_at"} <= set(source)
-    assert pd.isna(back["fid"].iloc[1]), "a metric of a failed cell is null"
+    assert pd.isna(back["fid_indomain"].iloc[1]), "a metric of a failed cell is null"
 
 
 def test_other_readers_get_units_and_dtypes_too(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_other_readers_get_units_and_dtypes_too(tmp_path: Path) -> None:
 
 def test_a_file_with_other_columns_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "old.parquet"
-    pd.DataFrame({"fid": [1.0]}).to_parquet(path)
+    pd.DataFrame({"fid_indomain": [1.0]}).to_parquet(path)
     with pytest.raises(UserError, match=r"old\.parquet has other columns"):
         matrix.read_matrix(path)
     path.write_text("no parquet")
@@ -85,14 +85,14 @@ def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
 
 def test_a_file_of_an_older_slimdiff_is_read_with_nulls(tmp_path: Path) -> None:
     """It lacks columns that came later, and what it does hold stays."""
-    later = ["fid_min", "fid_sampling_sd", "class_tv", "nearest_ratio"]
+    later = ["fid_indomain_min", "fid_indomain_sampling_sd", "class_tv", "nearest_ratio"]
     path = tmp_path / "old.parquet"
     footer = {matrix.FOOTER_KEY: json.dumps({"config": synthetic.CONFIG})}  # which had no digests
     rewrite(path, lambda table: table.drop_columns(later).replace_schema_metadata(footer))
     back = matrix.read_matrix(path)
     assert back[later].isna().all(axis=None)
     assert {name: str(dtype) for name, dtype in back.dtypes.items()} == {c.name: c.dtype for c in COLUMNS}
-    assert back["fid"].tolist() == [synthetic.row()["fid"]]
+    assert back["fid_indomain"].tolist() == [synthetic.row()["fid_indomain"]]
     assert back.attrs["provenance"]["config"] == synthetic.CONFIG
 
 
@@ -131,7 +131,7 @@ def test_rows_come_in_the_order_of_the_matrix_and_no_other_is_read(tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"fid": "21"}, "fid must be a finite number or null, not '21'"),
+        ({"fid_indomain": "21"}, "fid_indomain must be a finite number or null, not '21'"),
         ({"seed": 7}, "seed is 7, expected 0"),
         ({"training": "plain"}, "training is 'plain', expected 'groups-2'"),
         ({"new": 1}, "unknown column 'new'"),

@@ -44,9 +44,9 @@ def records() -> dict[str, dict[str, Any]]:
         "score": {
             "status": "ok",
             "reason": "",
-            "fid": 21.5,
-            "rfid": 5.25,
-            "fid_extractors": [21.0, 21.5, 22.0],
+            "fid_indomain": 21.5,
+            "fid_indomain_pct": 5.25,
+            "fid_indomain_extractors": [21.0, 21.5, 22.0],
             "n_samples": 2000,
             "network_evaluations": 19.0,
             "sampler": {"method": "heun", "steps": 10},
@@ -68,7 +68,7 @@ def records() -> dict[str, dict[str, Any]]:
 def test_a_row_has_exactly_the_columns_and_takes_each_from_its_stage() -> None:
     row = rows.merge(CELL, records())
     assert list(row) == [column.name for column in columns.COLUMNS]
-    assert (row["fid"], row["params"], row["train_s"], row["seed"]) == (21.5, 1_115_297, 180.5, 1)
+    assert (row["fid_indomain"], row["params"], row["train_s"], row["seed"]) == (21.5, 1_115_297, 180.5, 1)
     assert row["device"] == "cpu", "the device is that of the profile, not of the training"
     assert row["sampler"] == "heun"
     assert json.loads(row["settings"]) == CELL["settings"]
@@ -94,9 +94,9 @@ def test_the_first_failing_stage_gives_the_reason(failing: tuple[str, ...], reas
     given = records()
     for name in failing:
         given[name] |= {"status": "failed", "reason": "loss became nan in epoch 2"}
-    given["score"] |= {"fid": None, "rfid": None}
+    given["score"] |= {"fid_indomain": None, "fid_indomain_pct": None}
     row = rows.merge(CELL, given)
-    assert (row["status"], row["reason"], row["fid"]) == ("failed", reason, None)
+    assert (row["status"], row["reason"], row["fid_indomain"]) == ("failed", reason, None)
 
 
 def test_a_value_of_the_wrong_type_is_refused_by_name() -> None:
@@ -131,9 +131,9 @@ def test_the_published_schema_is_that_of_the_columns(name: str, document: Callab
 
 
 BROKEN = {
-    "missing column": lambda row: row.pop("fid"),
+    "missing column": lambda row: row.pop("fid_indomain"),
     "unknown column": lambda row: row.update(fidd=1.0),
-    "text for a number": lambda row: row.update(fid="21"),
+    "text for a number": lambda row: row.update(fid_indomain="21"),
     "fraction for a count": lambda row: row.update(params=1.5),
     "truth for a count": lambda row: row.update(params=True),
     "no name": lambda row: row.update(dataset=None),
@@ -156,4 +156,4 @@ def test_check_and_schema_refuse_the_same_rows(breaks: Callable[[dict[str, Any]]
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_number_that_is_none_is_refused(value: float) -> None:
-    assert "finite" in str(columns.check_row(synthetic.row(fid=value)))
+    assert "finite" in str(columns.check_row(synthetic.row(fid_indomain=value)))

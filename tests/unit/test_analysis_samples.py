@@ -200,7 +200,7 @@ def test_titles_tell_the_cell_and_its_score_or_why_it_failed(tmp_path: Path) -> 
     good, bad = (Cell("mnist", "ddpm", recipe, 4) for recipe in ("baseline", BEST))
     write_samples(tmp_path, good, plain_images(6), [0, 1, 2] * 2)
     write_samples(tmp_path, bad, np.zeros((0, 1, 8, 8), np.uint8), status="failed", reason="loss is NaN")
-    rows = rows_of([good], rfid=12.345) + rows_of([bad], status="failed")
+    rows = rows_of([good], fid_indomain_pct=12.345) + rows_of([bad], status="failed")
     base, best = heads(draw(rows, tmp_path, "figure-5"))
     assert base == "mnist, ddpm: baseline, seed 4 | rFID 12.35 %" or base.endswith("12.34 %")
     assert best == f"mnist, ddpm: {BEST}, seed 4 | failed: train: loss is NaN at step 12"

@@ -40,9 +40,13 @@ def test_one_seed_has_no_interval_and_none_has_nothing() -> None:
 
 
 def test_failed_seeds_do_not_count() -> None:
-    rows = [synthetic.row(seed=0, fid=10.0), synthetic.row(seed=1, fid=20.0), synthetic.row(seed=2, status="failed")]
+    rows = [
+        synthetic.row(seed=0, fid_indomain=10.0),
+        synthetic.row(seed=1, fid_indomain=20.0),
+        synthetic.row(seed=2, status="failed"),
+    ]
     matrix = synthetic.matrix([*rows, synthetic.row("l1-30", status="failed")])
-    found = statistics.by_recipe(matrix, "fid")
+    found = statistics.by_recipe(matrix, "fid_indomain")
     assert (found[BASELINE].n, found[BASELINE].mean) == (2, 15.0)
     assert found[PRUNED].n == 0
     assert statistics.outcomes(matrix)[BASELINE] == Outcome(3, 1, "train: loss is NaN at step 12")
@@ -51,9 +55,9 @@ def test_failed_seeds_do_not_count() -> None:
 
 def test_changes_are_paired_by_seed() -> None:
     """Every seed doubles, though the recipe lacks the seed at which the baseline is worst."""
-    rows = [synthetic.row(seed=seed, fid=fid) for seed, fid in enumerate((10.0, 20.0, 1000.0))]
-    rows += [synthetic.row("l1-30", seed, fid=fid) for seed, fid in enumerate((20.0, 40.0))]
-    found = statistics.change(synthetic.matrix(rows), "fid", "baseline")
+    rows = [synthetic.row(seed=seed, fid_indomain=fid) for seed, fid in enumerate((10.0, 20.0, 1000.0))]
+    rows += [synthetic.row("l1-30", seed, fid_indomain=fid) for seed, fid in enumerate((20.0, 40.0))]
+    found = statistics.change(synthetic.matrix(rows), "fid_indomain", "baseline")
     assert (found[PRUNED].n, found[PRUNED].mean) == (2, pytest.approx(100.0))
     assert found[PRUNED].low == pytest.approx(found[PRUNED].high) == pytest.approx(100.0)
     assert found[BASELINE].mean == pytest.approx(0.0)
@@ -61,13 +65,13 @@ def test_changes_are_paired_by_seed() -> None:
 
 def test_a_change_needs_the_reference_of_the_same_data_set_and_model() -> None:
     matrix = synthetic.matrix([synthetic.row(dataset="digits"), synthetic.row("l1-30")])
-    assert math.isnan(statistics.change(matrix, "fid", "baseline")[PRUNED].mean)
+    assert math.isnan(statistics.change(matrix, "fid_indomain", "baseline")[PRUNED].mean)
 
 
 def test_halving_and_doubling_are_opposite_changes() -> None:
-    rows = [synthetic.row(seed=seed, fid=10.0) for seed in (0, 1)]
-    rows += [synthetic.row("l1-30", seed, fid=fid) for seed, fid in enumerate((5.0, 20.0))]
-    assert statistics.change(synthetic.matrix(rows), "fid", "baseline")[PRUNED].mean == pytest.approx(0.0)
+    rows = [synthetic.row(seed=seed, fid_indomain=10.0) for seed in (0, 1)]
+    rows += [synthetic.row("l1-30", seed, fid_indomain=fid) for seed, fid in enumerate((5.0, 20.0))]
+    assert statistics.change(synthetic.matrix(rows), "fid_indomain", "baseline")[PRUNED].mean == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -133,11 +137,11 @@ def test_holm_leaves_out_what_was_not_tested() -> None:
 
 
 def found_in(rows: list[dict[str, object]], recipe: str = "l1-30") -> statistics.Difference:
-    return statistics.differences(synthetic.matrix(rows), "fid", "baseline")[("mnist", "ncsn", recipe)]
+    return statistics.differences(synthetic.matrix(rows), "fid_indomain", "baseline")[("mnist", "ncsn", recipe)]
 
 
 def cells(recipe: str, fids: tuple[float, ...], **changes: object) -> list[dict[str, object]]:
-    return [synthetic.row(recipe, seed, fid=fid, **changes) for seed, fid in enumerate(fids)]
+    return [synthetic.row(recipe, seed, fid_indomain=fid, **changes) for seed, fid in enumerate(fids)]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +167,7 @@ def test_findings_where_there_is_nothing_to_compare() -> None:
     assert (failed.finding, failed.why) == ("failed", "train: loss is NaN at step 12")
     assert found_in([*base, synthetic.row("l1-30", seed=7)]).finding == "no reference"
     assert found_in([synthetic.row(status="failed"), synthetic.row("l1-30")]).finding == "no reference"
-    assert found_in([*base, synthetic.row("l1-30", fid=None)]).finding == "no value"
+    assert found_in([*base, synthetic.row("l1-30", fid_indomain=None)]).finding == "no value"
     assert found_in(base, "baseline").finding == "reference"
 
 
@@ -187,11 +191,14 @@ def test_every_recipe_of_the_matrix_is_in_the_family() -> None:
 
 
 def test_sampling_noise_is_apart_from_the_spread_over_seeds() -> None:
-    rows = [synthetic.row(seed=seed, fid=10.0 + seed, fid_sampling_sd=sd) for seed, sd in enumerate((3.0, 4.0))]
+    rows = [
+        synthetic.row(seed=seed, fid_indomain=10.0 + seed, fid_indomain_sampling_sd=sd)
+        for seed, sd in enumerate((3.0, 4.0))
+    ]
     matrix = synthetic.matrix([*rows, synthetic.row("l1-30")])
     assert statistics.sampling_sd(matrix)[BASELINE] == pytest.approx(math.sqrt((9 + 16) / 2))
     assert math.isnan(statistics.sampling_sd(matrix)[PRUNED])
-    assert statistics.by_recipe(matrix, "fid")[BASELINE].sd == pytest.approx(math.sqrt(0.5))
+    assert statistics.by_recipe(matrix, "fid_indomain")[BASELINE].sd == pytest.approx(math.sqrt(0.5))
 
 
 TRIALS = 3000  # of a simulation: a share of 0.05 then has a standard deviation of 0.004

@@ -40,7 +40,7 @@ def told(recipe: str, seed: int = 0, model: str = "ncsn", config: dict[str, Any]
 
 def row(recipe: str, seed: int = 0, model: str = "ncsn", config: dict[str, Any] = SENSITIVITY, **changes: Any) -> Any:
     """A row of `config`, of FID 10 unless told otherwise, and as if nothing had been pruned."""
-    plain = {"fid": 10.0, **dict.fromkeys(ablations.LOSSES, 50.0), "params_nonzero": 1_000_000, **changes}
+    plain = {"fid_indomain": 10.0, **dict.fromkeys(ablations.LOSSES, 50.0), "params_nonzero": 1_000_000, **changes}
     return synthetic.row(recipe, seed, model=model, settings=told(recipe, seed, model, config), **plain)
 
 
@@ -51,7 +51,7 @@ def study(seeds: int = 1, method: str = "l1") -> list[dict[str, Any]]:
         losses = {"denoising_loss": 51.0 + place**2, "denoising_loss_low": 40.0 - place}
         losses |= {"denoising_loss_high": 50.0 + (3, 1, 4, 2, 6, 5)[place]}
         gone = {"params_nonzero": 1_000_000 - 1000 * (place + 1)}
-        rows.append(row(f"{method}-50-{module}", seed, fid=20.0 * 2**place, **losses, **gone))
+        rows.append(row(f"{method}-50-{module}", seed, fid_indomain=20.0 * 2**place, **losses, **gone))
     return rows
 
 
@@ -87,16 +87,16 @@ def test_what_differs_in_more_than_one_module_is_no_part_of_it() -> None:
     }
     config["optimizations"] |= {name: {**pruned, **change} for name, change in others.items()}
     rows = [row("baseline"), row("l1-50-conv2"), *(row(name, config=config) for name in others)]
-    rows += [row("l1-50-conv3", status="failed"), row("l1-50-conv4", seed=1), row("l1-50-conv1", fid=None)]
+    rows += [row("l1-50-conv3", status="failed"), row("l1-50-conv4", seed=1), row("l1-50-conv1", fid_indomain=None)]
     rows += [row("baseline", 2, status="failed"), row("l1-50-conv1", 2)]
     found = ablations.module_cells(synthetic.matrix(rows))
     assert found[["module", "seed"]].to_numpy().tolist() == [["conv2", 0]]
 
 
 def test_numbers_are_held_against_the_same_seed_s_baseline() -> None:
-    rows = [row("baseline", seed, fid=10.0 * (seed + 1), macs=200) for seed in (0, 1)]
+    rows = [row("baseline", seed, fid_indomain=10.0 * (seed + 1), macs=200) for seed in (0, 1)]
     pruned = {"denoising_loss": 75.0, "denoising_loss_high": None, "params_nonzero": 600_000, "macs": 50}
-    rows += [row("channels-50-conv2", seed, fid=40.0 * (seed + 1) ** 2, **pruned) for seed in (0, 1)]
+    rows += [row("channels-50-conv2", seed, fid_indomain=40.0 * (seed + 1) ** 2, **pruned) for seed in (0, 1)]
     cells = ablations.module_cells(synthetic.matrix(rows))
     assert cells["ratio"].tolist() == [4.0, 8.0]
     first = cells.iloc[0]
@@ -215,7 +215,7 @@ def sparse() -> pd.DataFrame:
     rows = []
     for (model, name), seed in itertools.product(ASKED, (0, 1)):
         amount = int(found[0]) / 100 if (found := re.findall(r"\d\d", name)) else 0.0
-        numbers = {"fid": 10 + 100 * amount + seed, "params_nonzero": round(1_000_000 * (1 - amount))}
+        numbers = {"fid_indomain": 10 + 100 * amount + seed, "params_nonzero": round(1_000_000 * (1 - amount))}
         rows.append(row(name, seed, model, OPEN, **numbers))
     return synthetic.matrix(rows)
 
@@ -233,8 +233,8 @@ def test_curves_are_of_recipes_that_only_make_zeros(sparse: pd.DataFrame) -> Non
         options = recipe.get("prune") or trainings[recipe["training"]]["sparsify"]
         assert each["amount"] == options["amount"]
         assert each["zeros"] == pytest.approx(each["amount"])
-        assert each["fid"] == pytest.approx(10.5 + 100 * each["amount"])
-        assert each["low"] < each["fid"] < each["high"]
+        assert each["fid_indomain"] == pytest.approx(10.5 + 100 * each["amount"])
+        assert each["low"] < each["fid_indomain"] < each["high"]
         assert str(options.get("allocation", options.get("schedule", options.get("method")))) in each["way"]
     for _, curve in found.groupby(["model", "way"]):
         assert curve["amount"].is_unique, "a way has one recipe for each amount"
@@ -243,8 +243,8 @@ def test_curves_are_of_recipes_that_only_make_zeros(sparse: pd.DataFrame) -> Non
 def test_curves_are_drawn_from_two_amounts_on(sparse: pd.DataFrame) -> None:
     points = [found for found in drawn(studyplots.sparsity(sparse, "a title")) if "zeros" in found]
     known = ablations.sparse_recipes(sparse)
-    assert {(found["optimization"], found["fid"]) for found in points} == set(
-        zip(known["optimization"], known["fid"], strict=True)
+    assert {(found["optimization"], found["fid_indomain"]) for found in points} == set(
+        zip(known["optimization"], known["fid_indomain"], strict=True)
     )
     ncsn = sparse[(sparse["model"] == "ncsn") & (sparse["optimization"].isin(["baseline", "l1-50"]))]
     ncsn.attrs |= sparse.attrs
@@ -254,7 +254,7 @@ def test_curves_are_drawn_from_two_amounts_on(sparse: pd.DataFrame) -> None:
 
 
 def guided_row(recipe: str, seed: int, model: str, fid: float, **changes: Any) -> Any:
-    return row(recipe, seed, model, OPEN, fid=fid, **changes)
+    return row(recipe, seed, model, OPEN, fid_indomain=fid, **changes)
 
 
 def test_guidance_is_a_line_for_each_model_that_is_told_a_class() -> None:
@@ -268,12 +268,14 @@ def test_guidance_is_a_line_for_each_model_that_is_told_a_class() -> None:
     matrix = synthetic.matrix(rows)
     found = guidance.guided_recipes(matrix)
     expected = {(model, scale): 11 + scale for model in ("ncsn-told", "ddpm") for scale in scales.values()}
-    assert {(each["line"], each["guidance"]): each["fid"] for each in found.to_dict("records")} == expected
+    assert {(each["line"], each["guidance"]): each["fid_indomain"] for each in found.to_dict("records")} == expected
     assert set(found["seeds"]) == {3}
     assert found["class_accuracy"].tolist() == pytest.approx((0.5 + found["guidance"] / 10).tolist())
     reach = stats.t.ppf(0.975, 2) / math.sqrt(3)  # of 1, the standard deviation of three numbers in a row
-    assert (found["fid_high"] - found["fid"]).tolist() == pytest.approx([reach] * 8)
-    assert guidance.untold_models(matrix).to_dict("records") == [{"dataset": "mnist", "model": "ncsn", "fid": 80.0}]
+    assert (found["fid_indomain_high"] - found["fid_indomain"]).tolist() == pytest.approx([reach] * 8)
+    assert guidance.untold_models(matrix).to_dict("records") == [
+        {"dataset": "mnist", "model": "ncsn", "fid_indomain": 80.0}
+    ]
 
     chart = guidedplots.guidance(matrix, "a title")
     texts = [str(each.get("text")) for each in drawn(chart)]

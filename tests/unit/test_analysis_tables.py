@@ -27,9 +27,9 @@ def paper() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def mixed() -> pd.DataFrame:
     """Run, failed, half failed and not run."""
-    rows = [synthetic.row(seed=seed, fid=fid) for seed, fid in enumerate((40.0, 42.0, 38.0))]
-    rows += [synthetic.row("random-10", 0, fid=20.0), synthetic.row("random-10", 1, status="failed")]
-    rows += [synthetic.row("random-30", status="failed"), synthetic.row("my-own", fid=9.0)]
+    rows = [synthetic.row(seed=seed, fid_indomain=fid) for seed, fid in enumerate((40.0, 42.0, 38.0))]
+    rows += [synthetic.row("random-10", 0, fid_indomain=20.0), synthetic.row("random-10", 1, status="failed")]
+    rows += [synthetic.row("random-30", status="failed"), synthetic.row("my-own", fid_indomain=9.0)]
     return synthetic.matrix(rows)
 
 
@@ -84,15 +84,18 @@ def test_table_5_says_what_became_of_the_recipe_without_a_number(paper: pd.DataF
     ]
     black = line(frame, "ema+linear-8bit-frozen")
     assert "only black images" in black["note"]
-    assert math.isnan(black["report_fid"])
+    assert math.isnan(black["paper_fid"])
     assert black["kind"] == "several"
-    assert line(frame, "baseline")["report_fid"] == 150.38
+    assert line(frame, "baseline")["paper_fid"] == 150.38
 
 
 def test_table_9_counts_each_family_from_its_own_baseline(paper: pd.DataFrame) -> None:
-    rows = [synthetic.row(fid=40.0), synthetic.row("groups-2", fid=20.0)]
-    rows += [synthetic.row(model="ddpm", fid=10.0), synthetic.row("groups-2+l1-10", model="ddpm", fid=8.0)]
-    rows += [synthetic.row("groups-2", model="ddpm", fid=1.0)]
+    rows = [synthetic.row(fid_indomain=40.0), synthetic.row("groups-2", fid_indomain=20.0)]
+    rows += [
+        synthetic.row(model="ddpm", fid_indomain=10.0),
+        synthetic.row("groups-2+l1-10", model="ddpm", fid_indomain=8.0),
+    ]
+    rows += [synthetic.row("groups-2", model="ddpm", fid_indomain=1.0)]
     frame = comparison.table(synthetic.matrix(rows), paper, TABLES["table-9"])
     assert list(zip(frame["model"], frame["optimization"], strict=True)) == [
         ("ncsn", "baseline"),
@@ -100,15 +103,15 @@ def test_table_9_counts_each_family_from_its_own_baseline(paper: pd.DataFrame) -
         ("ddpm", "baseline"),
         ("ddpm", "groups-2+l1-10"),
     ]
-    assert frame["fid_change_percent"].tolist() == pytest.approx([0.0, -50.0, 0.0, -20.0])
+    assert frame["fid_indomain_change_percent"].tolist() == pytest.approx([0.0, -50.0, 0.0, -20.0])
     report = [0.0, 100 * (134.35 / 182.1 - 1), 0.0, 100 * (130.44 / 146.77 - 1)]
-    assert frame["report_fid_change_percent"].tolist() == pytest.approx(report)
+    assert frame["paper_fid_change_percent"].tolist() == pytest.approx(report)
 
 
 def test_table_9_has_the_family_that_was_not_run(paper: pd.DataFrame) -> None:
-    frame = comparison.table(synthetic.matrix([synthetic.row(fid=40.0)]), paper, TABLES["table-9"])
+    frame = comparison.table(synthetic.matrix([synthetic.row(fid_indomain=40.0)]), paper, TABLES["table-9"])
     assert frame["status"].tolist() == ["ok", "not run", "not run", "not run"]
-    assert frame["report_fid"].tolist() == [182.1, 134.35, 146.77, 130.44]
+    assert frame["paper_fid"].tolist() == [182.1, 134.35, 146.77, 130.44]
 
 
 def test_class_accuracy_is_a_share_for_programs_and_percent_for_people(paper: pd.DataFrame) -> None:
@@ -126,11 +129,11 @@ def test_class_accuracy_is_a_share_for_programs_and_percent_for_people(paper: pd
 
 def test_changes_are_against_each_ones_own_baseline(paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
     row = line(comparison.table(mixed, paper, TABLES["table-2"]), "random-10")
-    assert row["fid"] == 20.0
-    assert row["fid_change_percent"] == pytest.approx(-50.0)
-    assert row["report_fid"] == 162.357
-    assert row["report_fid_change_percent"] == pytest.approx(100 * (162.357 / 182.1 - 1))
-    assert row["report_size_bytes_change_percent"] == pytest.approx(100 * (4_021_665 / 4_147_037 - 1))
+    assert row["fid_indomain"] == 20.0
+    assert row["fid_indomain_change_percent"] == pytest.approx(-50.0)
+    assert row["paper_fid"] == 162.357
+    assert row["paper_fid_change_percent"] == pytest.approx(100 * (162.357 / 182.1 - 1))
+    assert row["paper_size_bytes_change_percent"] == pytest.approx(100 * (4_021_665 / 4_147_037 - 1))
 
 
 def test_every_line_says_how_it_ended(paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
@@ -140,8 +143,8 @@ def test_every_line_says_how_it_ended(paper: pd.DataFrame, mixed: pd.DataFrame) 
     assert status["random-10"] == "1 of 2 seeds failed: train: loss is NaN at step 12"
     assert status["random-30"] == "failed: train: loss is NaN at step 12"
     assert status["l1-10"] == "not run"
-    assert math.isnan(line(frame, "random-30")["fid"])
-    assert line(frame, "l1-10")["report_fid"] == 163.601
+    assert math.isnan(line(frame, "random-30")["fid_indomain"])
+    assert line(frame, "l1-10")["paper_fid"] == 163.601
 
 
 def test_markdown_shows_intervals_where_there_are_seeds(paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
@@ -168,8 +171,8 @@ def test_csv_is_for_programs(paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
     spec = TABLES["table-2"]
     frame = pd.read_csv(io.StringIO(write.to_csv(comparison.table(mixed, paper, spec), spec.measures)))
     row = line(frame, "random-30-middle")
-    assert row["report_fid"] == 183.64
-    assert pd.isna(row["fid"])
+    assert row["paper_fid"] == 183.64
+    assert pd.isna(row["fid_indomain"])
     assert line(frame, "baseline")["size_gzip_bytes"] == 4_000_000
     assert not {"kind", "approximate"} & set(frame)
 
@@ -181,7 +184,7 @@ def test_samplers_are_counted_from_euler_maruyama(paper: pd.DataFrame) -> None:
     frame = comparison.table(synthetic.matrix(rows), paper, spec)
     assert line(frame, "baseline")["inference_ms_per_image_change_percent"] == pytest.approx(-95.0)
     ode = line(frame, "sampler-ode")
-    assert ode["report_inference_ms_change_percent"] == pytest.approx(100 * (58 / 38 - 1))
+    assert ode["paper_inference_ms_change_percent"] == pytest.approx(100 * (58 / 38 - 1))
     assert ode["note"] == "128 images in 7381 ms"
     assert "FID, report" not in write.to_markdown(frame, spec)
 
@@ -198,7 +201,7 @@ def test_each_data_set_and_model_of_the_family_has_its_block(paper: pd.DataFrame
 def test_without_the_family_the_report_stands_alone(paper: pd.DataFrame) -> None:
     frame = comparison.table(synthetic.matrix([synthetic.row(model="ddpm")]), paper, TABLES["table-1"])
     assert set(frame["status"]) == {"not run"}
-    assert line(frame, "linear-4bit-frozen")["report_fid"] == 174.099
+    assert line(frame, "linear-4bit-frozen")["paper_fid"] == 174.099
 
 
 @pytest.mark.parametrize(
@@ -289,7 +292,11 @@ def tested(paper: pd.DataFrame) -> pd.DataFrame:
     }
     rows = [
         synthetic.row(
-            name, seed, fid=fid, fid_sampling_sd=0.5, size_gzip_bytes=4_000_000 if name == "baseline" else 3_000_000
+            name,
+            seed,
+            fid_indomain=fid,
+            fid_indomain_sampling_sd=0.5,
+            size_gzip_bytes=4_000_000 if name == "baseline" else 3_000_000,
         )
         for name, values in fids.items()
         for seed, fid in enumerate(values)
@@ -308,8 +315,8 @@ def test_differences_say_what_was_found_and_why_not_more(tested: pd.DataFrame) -
         "random-10": "one seed",
         "random-30": "failed",
     }
-    assert found["groups-2"]["fid_sampling_sd"] == pytest.approx(0.5)
-    assert found["groups-2"]["fid_sd"] == pytest.approx(0.7637626)
+    assert found["groups-2"]["fid_indomain_sampling_sd"] == pytest.approx(0.5)
+    assert found["groups-2"]["fid_indomain_sd"] == pytest.approx(0.7637626)
     assert math.isnan(found["baseline"]["ratio"])
     text = differencetables.differences_markdown(tested)
     better = markdown_line(text, "groups-2")
@@ -331,7 +338,7 @@ def test_differences_for_programs(tested: pd.DataFrame) -> None:
     assert row["ratio_low"] < row["ratio"] < row["ratio_high"]
     assert row["p"] < row["p_holm"] < 0.05
     assert set(frame["model"]) == {"ncsn"}
-    assert pd.isna(line(frame, "l1-30")["fid"])
+    assert pd.isna(line(frame, "l1-30")["fid_indomain"])
 
 
 def test_ours_beside_the_reports(tested: pd.DataFrame) -> None:
@@ -341,7 +348,7 @@ def test_ours_beside_the_reports(tested: pd.DataFrame) -> None:
     assert found["l1-70"]["direction"] == differences.SAME
     assert found["l1-10"]["direction"] == differences.OPEN
     assert found["l1-30"]["direction"] == ""
-    assert found["groups-2"]["report_fid_change_percent"] == pytest.approx(100 * (154.34 / 182.1 - 1))
+    assert found["groups-2"]["paper_fid_change_percent"] == pytest.approx(100 * (154.34 / 182.1 - 1))
     text = differencetables.beside_markdown(tested)
     row = markdown_line(text.partition("## mnist, ddpm")[0], "groups-2")
     assert row[3].startswith("−49.8 %")
@@ -350,12 +357,12 @@ def test_ours_beside_the_reports(tested: pd.DataFrame) -> None:
     assert "## mnist, ddpm" in text, "the report's stand alone where nothing was run"
     frame = pd.read_csv(io.StringIO(differencetables.beside_csv(tested)))
     assert set(frame["model"]) == {"ncsn", "ddpm"}
-    assert line(frame[frame["model"] == "ncsn"], "groups-2")["report_size_bytes_change_percent"] == -38.8
+    assert line(frame[frame["model"] == "ncsn"], "groups-2")["paper_size_bytes_change_percent"] == -38.8
 
 
 def test_a_worse_recipe_that_the_report_found_better_is_opposite(paper: pd.DataFrame) -> None:
-    rows = [synthetic.row(seed=seed, fid=fid) for seed, fid in enumerate((40.0, 41.0))]
-    rows += [synthetic.row("groups-2", seed, fid=fid) for seed, fid in enumerate((80.0, 82.1))]
+    rows = [synthetic.row(seed=seed, fid_indomain=fid) for seed, fid in enumerate((40.0, 41.0))]
+    rows += [synthetic.row("groups-2", seed, fid_indomain=fid) for seed, fid in enumerate((80.0, 82.1))]
     frame = differences.table(synthetic.matrix(rows), paper)
     assert line(frame[frame["model"] == "ncsn"], "groups-2")["direction"] == differences.OPPOSITE
 

@@ -114,7 +114,7 @@ def test_compare_for_people(results: Path, command: Command) -> None:
     code, out, _ = command("compare", BASELINE, PRUNED)
     assert code == 0
     lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
-    assert lines["fid"] == ["10", "12.5", "1.25×"]
+    assert lines["fid_indomain"] == ["10", "12.5", "1.25×"]
     assert lines["params"] == ["1,115,297", "1,115,297", "1×"]
     assert lines["optimization"] == ["baseline", "l1-30"]
     assert "dataset" not in lines  # the same in both
@@ -123,10 +123,12 @@ def test_compare_for_people(results: Path, command: Command) -> None:
 
 
 def test_compare_warns_of_what_does_not_compare(results: Path, command: Command) -> None:
-    write(results / "cells" / PRUNED / "row.json", row(PRUNED, fid=12.5, n_samples=500, cpu_model="B", threads=2))
+    write(
+        results / "cells" / PRUNED / "row.json", row(PRUNED, fid_indomain=12.5, n_samples=500, cpu_model="B", threads=2)
+    )
     out = command("compare", BASELINE, PRUNED)[1]
     assert "times and memory do not compare: cpu_model differs" in out
-    assert "fid and rfid do not compare: n_samples differs" in out
+    assert "fid and fid_indomain_pct do not compare: n_samples differs" in out
 
 
 def test_compare_a_failed_cell(results: Path, command: Command) -> None:
@@ -134,14 +136,14 @@ def test_compare_a_failed_cell(results: Path, command: Command) -> None:
     assert code == 0
     lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
     assert lines["status"] == ["ok", "failed"]
-    assert lines["fid"] == ["10", "–", "–"]
+    assert lines["fid_indomain"] == ["10", "–", "–"]
 
 
 def test_compare_takes_paths_and_gives_json(results: Path, command: Command) -> None:
     folder = results / "cells" / BASELINE
     code, out, _ = command("compare", str(folder), PRUNED, "--json")
     assert code == 0
-    assert [content["fid"] for content in json.loads(out).values()] == [10.0, 12.5]
+    assert [content["fid_indomain"] for content in json.loads(out).values()] == [10.0, 12.5]
 
 
 class FakeModel:

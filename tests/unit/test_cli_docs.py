@@ -187,7 +187,7 @@ def test_completion_is_offered(finished: Path) -> None:
 def test_read_matrix(here: Path) -> None:
     frame = slimdiff.read_matrix()
     assert isinstance(frame, pd.DataFrame)
-    assert frame["fid"].tolist() == [10.0, 11.0]
+    assert frame["fid_indomain"].tolist() == [10.0, 11.0]
     assert frame.attrs["units"] == {column.name: column.unit for column in COLUMNS if column.unit}
     assert frame.attrs["units"]["size_gzip_bytes"] == "bytes"
     assert frame.attrs["provenance"] == {"slimdiff": "test"}

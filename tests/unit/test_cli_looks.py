@@ -155,8 +155,8 @@ def test_show_tells_everything(clone: Path, command: Command) -> None:
     code, out, _ = command("show", REAL[1])
     assert code == 0
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
-    assert lines["fid"].split()[:2] == ["fid", "11"]
-    assert "in-domain Fréchet distance" in lines["fid"]
+    assert lines["fid_indomain"].split()[:2] == ["fid_indomain", "11"]
+    assert "in-domain Fréchet distance" in lines["fid_indomain"]
     assert "family: ddpm" in out
     assert lines["began"].split()[1] == "2026-01-01T00:00:00+00:00"
     assert lines["interruptions"].split()[1] == "2"
@@ -171,7 +171,7 @@ def test_show_as_json(clone: Path, command: Command) -> None:
     found = json.loads(command("show", REAL[1], "--json")[1])
     folder = clone / "results" / "cells" / REAL[1]
     assert found["cell"] == REAL[1]
-    assert found["row"]["fid"] == 11.0
+    assert found["row"]["fid_indomain"] == 11.0
     assert found["row"]["settings"]["train"]["model"]["family"] == "ddpm"
     assert found["model"]["kind"] == "model"
     assert found["model"]["sampler"]["method"] == "heun"

@@ -256,9 +256,9 @@ def test_data_sets_keep_their_extractors_to_themselves() -> None:
 def test_what_scores_has_settings_of_its_own() -> None:
     assert settings.classifier_settings(CONFIG, "digits") == {"dataset": "digits", **CONFIG["classifier_training"]}
     assert settings.inception_kinds(CONFIG) == []
-    assert settings.inception_kinds(merge(CONFIG, {"inception": {"report": "download"}})) == ["report"]
-    assert settings.inception_settings(CONFIG, "digits", "report") == {"dataset": "digits", "kind": "report"}
-    assert settings.inception_weights_settings(CONFIG, "report") == {"kind": "report"}
+    assert settings.inception_kinds(merge(CONFIG, {"inception": {"paper": "download"}})) == ["paper"]
+    assert settings.inception_settings(CONFIG, "digits", "paper") == {"dataset": "digits", "kind": "paper"}
+    assert settings.inception_weights_settings(CONFIG, "paper") == {"kind": "paper"}
 
 
 def test_provenance_is_the_part_that_the_matrix_uses() -> None:
@@ -835,7 +835,7 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
     # Inception networks
     "an Inception network of another name": (
         {"inception": {"tensorflow": "download"}},
-        "my.yaml: inception.tensorflow is an unknown key; allowed in inception: standard, report",
+        "my.yaml: inception.tensorflow is an unknown key; allowed in inception: standard, paper",
     ),
     "weights that are neither downloaded nor there": (
         {"inception": {"standard": "nowhere.pth"}, "sampling": {"n_samples": 5000}},
@@ -843,14 +843,14 @@ MISTAKES: dict[str, tuple[dict[Any, Any], str]] = {
         "the weights",
     ),
     "weights that are no path": (
-        {"inception": {"report": 7}},
-        "my.yaml: inception.report is 7; allowed: null or download or text (null: leave it out; download; or the path "
+        {"inception": {"paper": 7}},
+        "my.yaml: inception.paper is 7; allowed: null or download or text (null: leave it out; download; or the path "
         "of the published weights)",
     ),
     "fewer samples than Inception has features": (
-        {"inception": {"report": "download"}, "sampling": {"n_samples": 2047}},
-        "my.yaml: sampling.n_samples is 2047; allowed with inception.report: 2048 or more, one per feature, better "
-        "10,000; raise it, or set inception.report to null",
+        {"inception": {"paper": "download"}, "sampling": {"n_samples": 2047}},
+        "my.yaml: sampling.n_samples is 2047; allowed with inception.paper: 2048 or more, one per feature, better "
+        "10,000; raise it, or set inception.paper to null",
     ),
 }
 

@@ -35,15 +35,15 @@ KEYS = {
     "status",
     "reason",
     "n_samples",
-    "fid",
-    "fid_min",
-    "fid_max",
-    "fid_extractors",
-    "fid_sampling_sd",
-    "rfid",
-    "fid_floor",
-    "rfid_floor",
-    "fid_floor_n",
+    "fid_indomain",
+    "fid_indomain_min",
+    "fid_indomain_max",
+    "fid_indomain_extractors",
+    "fid_indomain_sampling_sd",
+    "fid_indomain_pct",
+    "fid_indomain_floor",
+    "fid_indomain_floor_pct",
+    "fid_indomain_floor_n",
     "few_samples",
     "kid",
     "precision",
@@ -57,7 +57,7 @@ KEYS = {
     "memorization_p",
     "nearest_ratio",
     "fid_inception",
-    "fid_report",
+    "fid_paper",
     "extractors_sha256",
     "classifier_sha256",
     "inception_sha256",
@@ -153,25 +153,25 @@ def test_a_score_is_what_its_parts_say(workspace: Workspace) -> None:
     record = workspace.score(100)
     assert set(record) == KEYS
     assert (record["status"], record["reason"], record["code"]) == ("ok", "", "c0de")
-    assert (record["n_samples"], record["reference_n"], record["fid_floor_n"]) == (100, 400, 100)
+    assert (record["n_samples"], record["reference_n"], record["fid_indomain_floor_n"]) == (100, 400, 100)
     assert (record["sampler"], record["network_evaluations"]) == (SAMPLER, 7.0)
     assert record["extractors_sha256"] == files.digest(workspace.path("extractors.safetensors"))
     assert record["classifier_sha256"] == files.digest(workspace.path("classifier.safetensors"))
     assert record["inception_sha256"] == {}
-    assert record["fid_inception"] is record["fid_report"] is None
+    assert record["fid_inception"] is record["fid_paper"] is None
 
     data = image_set.read(workspace.path("images.safetensors"))
-    fids, rfids = [], []
+    fids, percents = [], []
     for extractor in extractors.read(workspace.path("extractors.safetensors")):
         real, fake = (np.asarray(features(extractor, x)) for x in (data.train_images, samples))
         fids.append(frechet_distance(statistics(torch.tensor(real)), statistics(torch.tensor(fake))))
-        rfids.append(100 * fids[-1] / np.var(real, axis=0, ddof=1).sum())
-    assert record["fid_extractors"] == pytest.approx(fids, rel=1e-5)  # they are rounded, and vary little here
-    assert record["fid"] == pytest.approx(np.mean(fids), rel=1e-5)
-    assert (record["fid_min"], record["fid_max"]) == pytest.approx((min(fids), max(fids)), rel=1e-5)
-    assert record["rfid"] == pytest.approx(np.mean(rfids), rel=1e-5)
-    assert record["fid"] > record["fid_floor"] > 0
-    assert record["rfid"] > record["rfid_floor"] > 0
+        percents.append(100 * fids[-1] / np.var(real, axis=0, ddof=1).sum())
+    assert record["fid_indomain_extractors"] == pytest.approx(fids, rel=1e-5)  # they are rounded, and vary little here
+    assert record["fid_indomain"] == pytest.approx(np.mean(fids), rel=1e-5)
+    assert (record["fid_indomain_min"], record["fid_indomain_max"]) == pytest.approx((min(fids), max(fids)), rel=1e-5)
+    assert record["fid_indomain_pct"] == pytest.approx(np.mean(percents), rel=1e-5)
+    assert record["fid_indomain"] > record["fid_indomain_floor"] > 0
+    assert record["fid_indomain_pct"] > record["fid_indomain_floor_pct"] > 0
 
     nearest = [nearest_distances(x, data.train_images) for x in (samples, data.test_images)]
     copied = memorization(*nearest)
@@ -223,7 +223,7 @@ def test_where_memory_runs_out_half_the_batch_gives_the_same_score(
     assert halved == whole
     starve(31)
     failed = workspace.score(100)
-    assert (failed["status"], failed["fid"], failed["score_batch_size"]) == ("failed", None, None)
+    assert (failed["status"], failed["fid_indomain"], failed["score_batch_size"]) == ("failed", None, None)
     found = row.first_failure({"train": {"status": "ok"}, "score": failed, "profile": {"status": "ok"}})
     assert found is not None
     assert found.startswith("score: out of memory with 64 images at once (tried 64 and 32): ")
@@ -244,16 +244,16 @@ def test_every_metric_of_the_matrix_is_in_the_record() -> None:
 def test_the_training_images_score_zero(workspace: Workspace) -> None:
     data = image_set.read(workspace.path("images.safetensors"))
     workspace.write_samples(data.train_images)
-    assert workspace.score(400)["rfid"] < 1e-5
+    assert workspace.score(400)["fid_indomain_pct"] < 1e-5
 
 
 def test_the_test_images_score_their_floor(workspace: Workspace) -> None:
     data = image_set.read(workspace.path("images.safetensors"))
     workspace.write_samples(data.test_images)
     record = workspace.score(200)
-    assert record["fid"] == pytest.approx(record["fid_floor"], rel=1e-5)
-    assert record["rfid"] == pytest.approx(record["rfid_floor"], rel=1e-5)
-    assert record["fid_floor_n"] == 200
+    assert record["fid_indomain"] == pytest.approx(record["fid_indomain_floor"], rel=1e-5)
+    assert record["fid_indomain_pct"] == pytest.approx(record["fid_indomain_floor_pct"], rel=1e-5)
+    assert record["fid_indomain_floor_n"] == 200
 
 
 def test_the_floor_is_the_mean_over_disjoint_draws(workspace: Workspace) -> None:
@@ -263,7 +263,7 @@ def test_the_floor_is_the_mean_over_disjoint_draws(workspace: Workspace) -> None
     found = reference.floor(known, 70)
     assert found is not None
     assert found.fid == pytest.approx((draws[0].fid + draws[1].fid) / 2)
-    assert found.rfid == pytest.approx((draws[0].rfid + draws[1].rfid) / 2)
+    assert found.fid_indomain_pct == pytest.approx((draws[0].fid_indomain_pct + draws[1].fid_indomain_pct) / 2)
     assert found.n == 70
 
 
@@ -448,25 +448,25 @@ def inception_of(monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str, datas
 def test_inception_distances_stand_in_columns_of_their_own(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = [inception_of(monkeypatch, workspace.folder, kind) for kind in ("report", "standard")]
+    names = [inception_of(monkeypatch, workspace.folder, kind) for kind in ("paper", "standard")]
     workspace.write_samples(pictures(100, 3, shift=20))
     without, one, both = workspace.score(100), workspace.score(100, names[:1]), workspace.score(100, names)
-    assert one["fid_report"] > 0
+    assert one["fid_paper"] > 0
     assert one["fid_inception"] is None
-    assert one["inception_sha256"] == {"report": "sha-of-report"}
-    assert both["fid_report"] == one["fid_report"]
-    assert both["fid_inception"] == pytest.approx(one["fid_report"] * (9 / 7) ** 2, rel=1e-3)
-    assert both["fid"] == without["fid"]
-    with pytest.raises(UserError, match="--inception names 2 files of kinds report, report; allowed: one of each kind"):
+    assert one["inception_sha256"] == {"paper": "sha-of-paper"}
+    assert both["fid_paper"] == one["fid_paper"]
+    assert both["fid_inception"] == pytest.approx(one["fid_paper"] * (9 / 6) ** 2, rel=1e-3)
+    assert both["fid_indomain"] == without["fid_indomain"]
+    with pytest.raises(UserError, match="--inception names 2 files of kinds paper, paper; allowed: one of each kind"):
         workspace.score(100, [names[0], names[0]])
 
 
 def test_an_inception_reference_of_another_data_set_is_refused(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = inception_of(monkeypatch, workspace.folder, "report", dataset="other")
+    name = inception_of(monkeypatch, workspace.folder, "paper", dataset="other")
     workspace.write_samples(pictures(100, 3))
-    with pytest.raises(UserError, match=r"report\.safetensors is for data set 'other', the reference for 'noise'"):
+    with pytest.raises(UserError, match=r"paper\.safetensors is for data set 'other', the reference for 'noise'"):
         workspace.score(100, [name])
 
 

@@ -66,7 +66,7 @@ def test_four_times_the_cells_take_no_more_than_four_times_the_calls(tmp_path: P
 def test_a_columns_provenance_is_the_matrix_s_own(tmp_path: Path) -> None:
     """pandas copies what goes along with a frame for each column and each selection of it."""
     frame = matrix(3, tmp_path / "matrix.parquet")
-    for made in (frame["fid"], frame[frame["seed"] == 0], frame.assign(one=1), frame.copy()):
+    for made in (frame["fid_indomain"], frame[frame["seed"] == 0], frame.assign(one=1), frame.copy()):
         assert made.attrs["provenance"] is frame.attrs["provenance"]
     assert json.loads(json.dumps(frame.attrs["provenance"])) == frame.attrs["provenance"]
 

@@ -364,7 +364,12 @@ def test_texts_of_a_figure_end_no_script(tmp_path: Path) -> None:
     assert "img" not in found.tags
 
 
-CLAIM = {"id": "mine", "claim": "it is so", "source": "I", "comparisons": ["fid(ncsn/groups-2) < fid(ncsn/baseline)"]}
+CLAIM = {
+    "id": "mine",
+    "claim": "it is so",
+    "source": "I",
+    "comparisons": ["fid_indomain(ncsn/groups-2) < fid_indomain(ncsn/baseline)"],
+}
 
 
 def test_claims_are_text_on_the_page_and_in_the_tables(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def prepared(target: Path) -> Path:
     """A clone that is asked for two cells; its training is slow while it has a file `slow`."""
     folder = clone(target)
     (folder / "two.yaml").write_text(OVERLAY, encoding="utf-8")
-    slow = REPOSITORY / "tests" / "cluster" / "slow.py"
+    slow = REPOSITORY / "tests" / "helpers" / "slow.py"
     shutil.copy(slow, folder / "workflow" / "src" / "sitecustomize.py")
     return folder
 

@@ -96,7 +96,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     row = json.loads((folder / "row.json").read_text(encoding="utf-8"))
     assert row["status"] == "ok", row["reason"]
-    assert row["fid"] > 0 and row["class_accuracy"] is not None
+    assert row["fid_indomain"] > 0 and row["class_accuracy"] is not None
 
     code = (
         "import slimdiff, sys; m = slimdiff.load(sys.argv[1], plugins=sys.argv[2:]); n = m.network;"

@@ -13,7 +13,7 @@ from clones import REPOSITORY, SMOKE, clone, snakemake
 
 PROFILES = REPOSITORY / "profiles"
 CLUSTERS = sorted(path.name for path in PROFILES.iterdir() if path.name != "default")
-BATCH = Path(__file__).with_name("batch.py")
+BATCH = Path(__file__).parents[1] / "helpers" / "batch.py"
 ASKS_FOR_GPU = re.compile(r"gpu=(1|get_gpu),")  # of some cells alone, where the engine can use one
 RULE = re.compile(r"^rule (\w+):\n((?:(?: .*)?\n)+)", re.MULTILINE)
 

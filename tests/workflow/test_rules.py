@@ -148,9 +148,9 @@ def test_the_shipped_networks_can_be_made_again(fresh: Path, network: str) -> No
 
 def test_inception_is_left_out_until_it_is_asked_for(fresh: Path) -> None:
     assert not {"inception", "inception_weights"} & planned(fresh).keys()
-    asked = planned(fresh, "--config", "inception={report: download}", "sampling={n_samples: 2048}")
-    assert asked["inception"] == {"mnist/report"}
-    assert asked["inception_weights"] == {"report"}
+    asked = planned(fresh, "--config", "inception={paper: download}", "sampling={n_samples: 2048}")
+    assert asked["inception"] == {"mnist/paper"}
+    assert asked["inception_weights"] == {"paper"}
 
 
 @pytest.mark.parametrize(

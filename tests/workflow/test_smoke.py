@@ -50,7 +50,16 @@ def test_the_matrix_has_the_cells_that_were_asked_for(matrix: pd.DataFrame) -> N
 
 
 def test_every_cell_is_measured(matrix: pd.DataFrame) -> None:
-    for column in ("fid", "rfid", "fid_floor", "params", "macs", "size_bytes", "size_gzip_bytes", "train_s"):
+    for column in (
+        "fid_indomain",
+        "fid_indomain_pct",
+        "fid_indomain_floor",
+        "params",
+        "macs",
+        "size_bytes",
+        "size_gzip_bytes",
+        "train_s",
+    ):
         assert (matrix[column] > 0).all(), column
     assert (matrix["inference_ms_per_image"] > 0).all()
     assert (matrix["n_samples"] == N_SAMPLES).all()
@@ -63,7 +72,7 @@ def test_recipes_do_what_they_say(matrix: pd.DataFrame) -> None:
     assert row.loc["groups-2", "params"] < row.loc["baseline", "params"]
     for optimization in ("linear-8bit", "linear-4bit-frozen"):
         assert row.loc[optimization, "params"] == row.loc["baseline", "params"]
-    assert row.loc["ema", "fid"] != row.loc["baseline", "fid"]
+    assert row.loc["ema", "fid_indomain"] != row.loc["baseline", "fid_indomain"]
     assert row.loc["bf16", "size_bytes"] < 0.7 * row.loc["baseline", "size_bytes"]
     assert row.loc["bf16", "engine_precision"] == "bf16"
     assert 0 < row.loc["bf16", "output_error"] < 0.1
@@ -198,8 +207,8 @@ def test_a_training_that_diverges_is_a_row_with_its_reason(run: Path, tmp_path: 
     assert done.returncode == 0, done.stdout + done.stderr
     matrix = results.read_matrix(tree / "results" / "matrix.parquet").set_index("optimization")
     assert list(matrix["status"]) == ["ok", "failed", "failed"]
-    assert matrix.loc["baseline", "fid"] > 0
+    assert matrix.loc["baseline", "fid_indomain"] > 0
     for optimization in ("diverging", "diverging+l1-30"):
         assert matrix.loc[optimization, "reason"] == "train: loss became nan in epoch 1"
-        assert matrix.loc[optimization, ["fid", "rfid"]].isna().all()
+        assert matrix.loc[optimization, ["fid_indomain", "fid_indomain_pct"]].isna().all()
     assert "loss became nan" in (tree / "results/tables/cells.md").read_text(encoding="utf-8")

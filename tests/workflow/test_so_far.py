@@ -31,7 +31,9 @@ def names(frame: pd.DataFrame) -> list[tuple[str, int]]:
 
 def test_the_matrix_so_far_after_jobs_were_killed_and_beside_a_run(tmp_path: Path) -> None:
     folder = clone(tmp_path / "slimdiff")
-    (folder / "workflow/src/sitecustomize.py").write_bytes(Path(__file__).with_name("stand_in_records.py").read_bytes())
+    (folder / "workflow/src/sitecustomize.py").write_bytes(
+        (Path(__file__).parents[1] / "helpers" / "stand_in_records.py").read_bytes()
+    )
     (folder / "four.yaml").write_text(yaml.safe_dump({"matrix": MATRIX}), encoding="utf-8")
     until = ("--cores", "2", *OVERLAY, "--until", "aggregate")
 

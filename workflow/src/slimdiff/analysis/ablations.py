@@ -16,7 +16,7 @@ LOSSES = ("denoising_loss", "denoising_loss_low", "denoising_loss_middle", "deno
 PROXIES = (*LOSSES, "gone", "macs_saved")  # columns of `module_cells` that may tell the FID beforehand
 MODULE_CELLS = ("dataset", "model", "seed", "module", "place", "way", "ratio", *PROXIES)
 MODULE_RATIOS = ("dataset", "model", "module", "place", "way", "seeds", "ratio", "low", "high")
-SPARSE_RECIPES = ("dataset", "model", "optimization", "way", "amount", "zeros", "seeds", "fid", "low", "high")
+SPARSE_RECIPES = ("dataset", "model", "optimization", "way", "amount", "zeros", "seeds", "fid_indomain", "low", "high")
 LEAST_AMOUNTS = 2  # of one way, for a curve
 
 Settings = Mapping[str, Any]
@@ -69,7 +69,7 @@ def module_cells(matrix: pd.DataFrame) -> pd.DataFrame:
     orders: dict[tuple[str, str], list[str]] = {}
     for pair in _beside_baseline(matrix, f'"{MODULE}'):
         prune, own = pair.prunes(), pair.own
-        scope, ratio = str(prune.get("scope", "")), pair.ratio("fid")
+        scope, ratio = str(prune.get("scope", "")), pair.ratio("fid_indomain")
         sound = own["status"] == pair.base["status"] == "ok" and ratio > 0
         if not scope.startswith(MODULE) or not sound:
             continue
@@ -118,12 +118,18 @@ def sparse_recipes(matrix: pd.DataFrame) -> pd.DataFrame:
         amounts.setdefault((*recipe[:2], name), set()).add(amount)
     curved = {key[:2] for key, known in amounts.items() if len(known) >= LEAST_AMOUNTS}
     zeros = statistics.by_recipe(matrix.assign(zeros=1 - matrix["params_nonzero"] / matrix["params"]), "zeros")
-    fids, rows = statistics.by_recipe(matrix, "fid"), []
+    fids, rows = statistics.by_recipe(matrix, "fid_indomain"), []
     for recipe, (name, amount) in ways.items():
         fid = fids[recipe]
         if recipe[:2] in curved and fid.n:
             row = dict(zip(("dataset", "model", "optimization"), recipe, strict=True))
-            numbers = {"zeros": zeros[recipe].mean, "seeds": fid.n, "fid": fid.mean, "low": fid.low, "high": fid.high}
+            numbers = {
+                "zeros": zeros[recipe].mean,
+                "seeds": fid.n,
+                "fid_indomain": fid.mean,
+                "low": fid.low,
+                "high": fid.high,
+            }
             rows.append({**row, "way": name, "amount": amount, **numbers})
     return pd.DataFrame(rows, columns=list(SPARSE_RECIPES))
 

@@ -21,9 +21,9 @@ class Measure:
     meaning: str = ""  # a sentence for people, where the heading is not enough
 
 
-FID = Measure("fid", "FID", 2, paper="fid", interval=True)
-RFID = Measure("rfid", "rFID (%)", 2, change=False)
-FLOOR = Measure("fid_floor", "FID, test set", 2, change=False)
+FID = Measure("fid_indomain", "FID", 2, paper="fid", interval=True)
+RFID = Measure("fid_indomain_pct", "rFID (%)", 2, change=False)
+FLOOR = Measure("fid_indomain_floor", "FID, test set", 2, change=False)
 SIZE = Measure("size_gzip_bytes", "gzip size (bytes)", 0, paper="size_bytes")
 LATENCY = Measure("inference_ms_per_image", "ms per image", 2, paper="inference_ms")
 EVALUATIONS = Measure("network_evaluations", "network evaluations", 1, change=False)

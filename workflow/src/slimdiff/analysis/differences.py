@@ -20,7 +20,7 @@ def table(matrix: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     """One row per data set, model and recipe: those of the report's tables, then whatever else was run.
 
     Columns: those of `comparison.compare` for MEASURES; `ran` (whether any recipe of the data set and model was);
-    fid_sd (over seeds) and fid_sampling_sd (from the draw of images); ratio, ratio_low, ratio_high (95 %), p and p_holm
+    fid_indomain_sd (over seeds) and fid_indomain_sampling_sd (from the draw of images); ratio, ratio_low, ratio_high (95 %), p and p_holm
     of the FID against the baseline; finding and why (`statistics.differences`); for each measure m also m_change_low
     and m_change_high, in percent, beside m_change_percent; direction (SAME, OPPOSITE, OPEN or empty).
     """
@@ -34,8 +34,8 @@ def table(matrix: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     frame["ran"] = [key[:2] in ran for key in keys]
 
     summaries, noise = statistics.by_recipe(matrix, COLUMN), statistics.sampling_sd(matrix)
-    frame["fid_sd"] = _column(keys, lambda key: summaries[key].sd if key in summaries else None)
-    frame["fid_sampling_sd"] = _column(keys, noise.get)
+    frame["fid_indomain_sd"] = _column(keys, lambda key: summaries[key].sd if key in summaries else None)
+    frame["fid_indomain_sampling_sd"] = _column(keys, noise.get)
     for measure in MEASURES:
         ratios = statistics.ratios(matrix, measure.column, REFERENCE)
         for end in ("low", "high"):
@@ -51,7 +51,7 @@ def table(matrix: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     frame["why"] = [found[key].why if key in found else "" for key in keys]
     frame["direction"] = [
         _direction(finding, change)
-        for finding, change in zip(frame["finding"], frame["report_fid_change_percent"], strict=True)
+        for finding, change in zip(frame["finding"], frame["paper_fid_change_percent"], strict=True)
     ]
     itself = frame["optimization"] == REFERENCE  # a distance from itself says nothing
     frame[["ratio", "ratio_low", "ratio_high", "p"]] = frame[["ratio", "ratio_low", "ratio_high", "p"]].mask(itself)
@@ -62,9 +62,9 @@ def _column(keys: list[Recipe], look_up: Callable[[Recipe], float | None]) -> "p
     return pd.Series([look_up(key) for key in keys], dtype="float64")
 
 
-def _direction(finding: str, report_change: float) -> str:
-    if pd.isna(report_change) or finding not in ("better", "worse", "unresolved", "one seed"):
+def _direction(finding: str, paper_change: float) -> str:
+    if pd.isna(paper_change) or finding not in ("better", "worse", "unresolved", "one seed"):
         return ""
-    if finding in ("unresolved", "one seed") or report_change == 0:
+    if finding in ("unresolved", "one seed") or paper_change == 0:
         return OPEN
-    return SAME if (finding == "better") == (report_change < 0) else OPPOSITE
+    return SAME if (finding == "better") == (paper_change < 0) else OPPOSITE

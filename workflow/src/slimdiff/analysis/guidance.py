@@ -10,10 +10,10 @@ from slimdiff.analysis import statistics
 from slimdiff.io.settings import canonical
 
 REFERENCE = "baseline"
-COLUMNS = ("fid", "class_accuracy")
+COLUMNS = ("fid_indomain", "class_accuracy")
 NUMBERS = tuple(f"{column}{end}" for column in COLUMNS for end in ("", "_low", "_high"))
 GUIDED = ("dataset", "model", "line", "optimization", "guidance", "seeds", *NUMBERS)
-UNTOLD = ("dataset", "model", "fid")
+UNTOLD = ("dataset", "model", "fid_indomain")
 LEAST_SCALES = 2  # of one recipe, for a line
 
 Settings = Mapping[str, Any]
@@ -37,7 +37,8 @@ def guided_recipes(matrix: pd.DataFrame) -> pd.DataFrame:
     drawn = [
         sorted(known.items())
         for recipes in lines.values()
-        if len(known := {scale: recipe for scale, recipe in recipes.items() if found["fid"][recipe].n}) >= LEAST_SCALES
+        if len(known := {scale: recipe for scale, recipe in recipes.items() if found["fid_indomain"][recipe].n})
+        >= LEAST_SCALES
     ]
     models = [recipes[0][1][:2] for recipes in drawn]
     rows = []
@@ -52,7 +53,7 @@ def guided_recipes(matrix: pd.DataFrame) -> pd.DataFrame:
 
 def untold_models(matrix: pd.DataFrame) -> pd.DataFrame:
     """Mean FID of the baseline of each model that is told no class. Columns, UNTOLD: dataset, model, fid."""
-    fids = statistics.by_recipe(matrix, "fid")
+    fids = statistics.by_recipe(matrix, "fid_indomain")
     rows = [
         dict(zip(UNTOLD, (*recipe[:2], fids[recipe].mean), strict=True))
         for recipe, settings in _settings(matrix).items()

@@ -47,13 +47,13 @@ def compare(
 
     Columns: dataset, model, optimization, label, kind, status ("ok", "not run", "failed: …", "1 of 3 seeds failed:
     …"), seeds (that did not fail), then for each measure `m` its mean m, m_low and m_high (95 %), m_change_percent
-    against `reference` and the report's report_p and report_p_change_percent; approximate (columns that the report
+    against `reference` and the report's paper_p and paper_p_change_percent; approximate (columns that the report
     prints with a tilde), finding (`statistics.differences` of the FID, or "not run"), note. Missing numbers are NaN.
     """
     outcomes = statistics.outcomes(matrix)
     summaries = {measure.column: statistics.by_recipe(matrix, measure.column) for measure in measures}
     changes = {m.column: statistics.change(matrix, m.column, reference) for m in measures if m.change}
-    found = statistics.differences(matrix, "fid", reference)
+    found = statistics.differences(matrix, "fid_indomain", reference)
     rows = []
     for dataset, model in pairs(matrix, family):
         for line in lines:
@@ -116,7 +116,7 @@ def fewer(frame: pd.DataFrame, most: int = MOST_OTHERS) -> pd.DataFrame:
 
     Of the recipes that stand in no table each data set and model keeps the `most` with the lowest FID.
     """
-    others = frame[~frame["listed"]].sort_values("fid", kind="stable")
+    others = frame[~frame["listed"]].sort_values("fid_indomain", kind="stable")
     kept = others.groupby(["dataset", "model"], sort=False).head(most).index
     return frame[frame["listed"] | frame.index.isin(kept)].reset_index(drop=True)
 
@@ -234,9 +234,9 @@ def _theirs(measure: Measure, line: Mapping[str, Any] | None, reference: Mapping
     if not measure.paper:
         return {}
     value = _number(line, measure.paper)
-    row = {f"report_{measure.paper}": value}
+    row = {f"paper_{measure.paper}": value}
     if measure.change:
-        row[f"report_{measure.paper}_change_percent"] = 100 * (value / _number(reference, measure.paper) - 1)
+        row[f"paper_{measure.paper}_change_percent"] = 100 * (value / _number(reference, measure.paper) - 1)
     return row
 
 

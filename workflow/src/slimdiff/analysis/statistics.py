@@ -15,7 +15,12 @@ CONFIDENCE = 0.95
 # of the pairs between 1.1 and 1.25, 11 % up to 1.5 (docs/metrics.md). So no such difference is taken for a result.
 RESOLUTION = 1.25
 ROUNDING = 1e-12  # a spread that small beside the mean is rounding
-FRECHET = ("fid", "rfid", "fid_min", "fid_max")  # the columns that it is the resolution of
+FRECHET = (
+    "fid_indomain",
+    "fid_indomain_pct",
+    "fid_indomain_min",
+    "fid_indomain_max",
+)  # the columns that it is the resolution of
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,7 @@ def differences(matrix: pd.DataFrame, column: str, reference: str) -> dict[Recip
     return result
 
 
-def sampling_sd(matrix: pd.DataFrame, column: str = "fid_sampling_sd") -> dict[Recipe, float]:
+def sampling_sd(matrix: pd.DataFrame, column: str = "fid_indomain_sampling_sd") -> dict[Recipe, float]:
     """Noise from the draw of images alone: root mean square over seeds of their standard deviations in `column`.
 
     The standard deviation over seeds (`summarize`) holds this noise and that of training; NaN where none was measured.

@@ -137,7 +137,7 @@ def _print_comparison(rows: Mapping[str, Mapping[str, Any]]) -> None:
         others_shown = [(figure(value), ratio(value, values[0]) if measured else "") for value in values[1:]]
         shown.add_row(column.name, figure(values[0]), *(part for pair in others_shown for part in pair))
     terminal.print(shown)
-    for names, what in ((MACHINE, "times and memory"), (("n_samples",), "fid and rfid")):
+    for names, what in ((MACHINE, "times and memory"), (("n_samples",), "fid and fid_indomain_pct")):
         differing = [name for name in names if len({row.get(name) for row in rows.values()} - {None}) > 1]
         if differing:
             terminal.print(f"{what} do not compare: {', '.join(differing)} differ{'s' * (len(differing) == 1)}")

@@ -20,7 +20,14 @@ from slimdiff.config import resolve as configuration
 from slimdiff.errors import UserError
 from slimdiff.io import files
 
-SHOWN = ("fid", "rfid", "size_gzip_bytes", "inference_ms_per_image", "speedup", "train_s")  # columns that are printed
+SHOWN = (
+    "fid_indomain",
+    "fid_indomain_pct",
+    "size_gzip_bytes",
+    "inference_ms_per_image",
+    "speedup",
+    "train_s",
+)  # columns that are printed
 LISTED = 20  # missing cells named before it says how many more there are
 LAST_BYTES = 4096  # of a log, in which its last line is looked for
 # The stages of a cell in their order, and what each writes last; a training's come before them.

@@ -11,7 +11,7 @@ RESAMPLES = 50  # the standard deviation of so many is itself off by a tenth
 SEED = 0
 
 
-def fid_sampling_sd(reference: Reference, image_features: Sequence[torch.Tensor]) -> float:
+def fid_indomain_sampling_sd(reference: Reference, image_features: Sequence[torch.Tensor]) -> float:
     """Standard deviation of `fid`, the mean over the extractors, over bootstrap draws of the n images.
 
     Drawing with replacement repeats images, which adds to every distance as much bias again as n images have, so the

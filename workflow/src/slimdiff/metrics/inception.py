@@ -25,14 +25,14 @@ FEATURES = 2048
 INPUT_SIDE = 299  # pixels
 BATCH_SIZE = 32  # always, see features
 NETWORK_PREFIX = "network."  # of its tensors in the reference's file
-COLUMNS = {"standard": "fid_inception", "report": "fid_report"}  # where the distance of each kind is written
+COLUMNS = {"standard": "fid_inception", "paper": "fid_paper"}  # where the distance of each kind is written
 
 
 @dataclass(frozen=True)
 class InceptionReference:
     """The training images of a data set under one Inception network."""
 
-    kind: str  # standard or report
+    kind: str  # standard or paper
     network: nn.Module  # frozen; takes uint8 (N, 3, H, W), gives (N, 2048)
     mean: torch.Tensor  # float64 (2048,)
     covariance: torch.Tensor  # float64 (2048, 2048)
@@ -88,7 +88,7 @@ class Standard(Wrapped):
         return found
 
 
-class Report(Wrapped):
+class Paper(Wrapped):
     """torchvision's Inception with the report's input: [-1, 1] first, then shifted once more by transform_input.
 
     The three channels that the network sees lie in [-0.49, 0.43], [-0.54, 0.36] and [-0.64, 0.26].
@@ -110,7 +110,7 @@ class Report(Wrapped):
         return found
 
 
-NETWORKS: dict[str, Callable[[Mapping[str, torch.Tensor]], Any]] = {"standard": Standard, "report": Report}
+NETWORKS: dict[str, Callable[[Mapping[str, torch.Tensor]], Any]] = {"standard": Standard, "paper": Paper}
 
 
 @torch.inference_mode()

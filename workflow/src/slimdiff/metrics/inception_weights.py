@@ -27,7 +27,7 @@ WEIGHTS = {
         sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
         max_bytes=96_000_000,
     ),
-    "report": Weights(
+    "paper": Weights(
         url="https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",
         names=("inception_v3_google-0cc3c7bd.pth",),
         sha256="0cc3c7bd75056d25e46cba549dc184522069b81e9787eff6df84f397bd52a5ef",

@@ -52,8 +52,8 @@ class Distance:
     """How far a set of images is from the training images."""
 
     fid: float  # mean over the extractors
-    rfid: float  # percent of the training images' total variance, mean over the extractors
-    fid_extractors: tuple[float, ...]
+    fid_indomain_pct: float  # percent of the training images' total variance, mean over the extractors
+    fid_indomain_extractors: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Floor:
     """What real images that no model was trained on score: the mean over the draws of n of them."""
 
     fid: float
-    rfid: float
+    fid_indomain_pct: float
     n: int  # images in each draw
 
 
@@ -115,13 +115,13 @@ def distance(reference: Reference, image_features: Sequence[torch.Tensor]) -> Di
     Raises:
         UserError: fewer images than features.
     """
-    fids, rfids = [], []
+    fids, percents = [], []
     for index, one in enumerate(image_features):
         real = reference.statistics(index)
         fid = frechet_distance(real, statistics(one), reference.factor[index])
         fids.append(fid)
-        rfids.append(100.0 * fid / real.covariance.trace().item())
-    return Distance(sum(fids) / len(fids), sum(rfids) / len(rfids), tuple(fids))
+        percents.append(100.0 * fid / real.covariance.trace().item())
+    return Distance(sum(fids) / len(fids), sum(percents) / len(percents), tuple(fids))
 
 
 def floor(reference: Reference, n: int) -> Floor | None:
@@ -139,7 +139,9 @@ def floor(reference: Reference, n: int) -> Floor | None:
         distance(reference, list(reference.test_features[:, start : start + n].double().unbind()))
         for start in range(0, available - n + 1, n)
     ]
-    return Floor(sum(draw.fid for draw in draws) / len(draws), sum(draw.rfid for draw in draws) / len(draws), n)
+    return Floor(
+        sum(draw.fid for draw in draws) / len(draws), sum(draw.fid_indomain_pct for draw in draws) / len(draws), n
+    )
 
 
 def write(path: str | os.PathLike[str], reference: Reference) -> None:
@@ -152,8 +154,8 @@ def write(path: str | os.PathLike[str], reference: Reference) -> None:
         "extractors_sha256": reference.extractors_sha256,
         "images_sha256": reference.images_sha256,
         "test_n": reference.test_features.shape[1],
-        "test_fid": whole.fid if whole else None,
-        "test_rfid": whole.rfid if whole else None,
+        "test_fid_indomain": whole.fid if whole else None,
+        "test_fid_indomain_pct": whole.fid_indomain_pct if whole else None,
     }
     tensorfile.write(path, KIND, tensors, header)
 

@@ -13,7 +13,7 @@ import torch
 from slimdiff.errors import UserError
 from slimdiff.io import samples as samplefile
 from slimdiff.metrics.batches import BATCH_SIZE
-from slimdiff.metrics.bootstrap import fid_sampling_sd
+from slimdiff.metrics.bootstrap import fid_indomain_sampling_sd
 from slimdiff.metrics.classifier import judge
 from slimdiff.metrics.evaluator import Yardstick
 from slimdiff.metrics.extractors import features
@@ -32,15 +32,15 @@ SAMPLE_ARRAYS |= {"identity", "batch_size"}  # which older files lack
 FEW = 10  # fewer images than so many for each feature are flagged
 # The keys of a record that only samples can have a value for.
 MEASURES = (
-    "fid",
-    "fid_min",
-    "fid_max",
-    "fid_extractors",
-    "fid_sampling_sd",
-    "rfid",
-    "fid_floor",
-    "rfid_floor",
-    "fid_floor_n",
+    "fid_indomain",
+    "fid_indomain_min",
+    "fid_indomain_max",
+    "fid_indomain_extractors",
+    "fid_indomain_sampling_sd",
+    "fid_indomain_pct",
+    "fid_indomain_floor",
+    "fid_indomain_floor_pct",
+    "fid_indomain_floor_n",
     "few_samples",
     "kid",
     "precision",
@@ -95,7 +95,7 @@ def read_samples(path: str | os.PathLike[str]) -> Samples:
 def score(samples: Samples, n_samples: int, yardstick: Yardstick, device: torch.device) -> dict[str, Any]:
     """The record of one cell: every metric of docs/metrics.md under its column's name, null where it does not apply.
 
-    Beside the columns: `fid_extractors`, the distance under each extractor; `fid_floor_n`, how many real test images
+    Beside the columns: `fid_indomain_extractors`, the distance under each extractor; `fid_indomain_floor_n`, how many real test images
     the floors are of (as many as there are samples, or all where there are fewer); `few_samples`, whether there are
     fewer than ten samples for each feature, so that the distances are bias for the most part; `manifold_n`, how many
     real images and samples kid and the manifold metrics compared; `score_batch_size`, how many images the networks took
@@ -173,15 +173,15 @@ def _frechet(reference: Reference, image_features: list[torch.Tensor]) -> dict[s
     found = distance(reference, image_features)
     least = floor(reference, n)
     return {
-        "fid": found.fid,
-        "fid_min": min(found.fid_extractors),
-        "fid_max": max(found.fid_extractors),
-        "fid_extractors": list(found.fid_extractors),
-        "fid_sampling_sd": fid_sampling_sd(reference, image_features),
-        "rfid": found.rfid,
-        "fid_floor": least.fid if least else None,
-        "rfid_floor": least.rfid if least else None,
-        "fid_floor_n": least.n if least else None,
+        "fid_indomain": found.fid,
+        "fid_indomain_min": min(found.fid_indomain_extractors),
+        "fid_indomain_max": max(found.fid_indomain_extractors),
+        "fid_indomain_extractors": list(found.fid_indomain_extractors),
+        "fid_indomain_sampling_sd": fid_indomain_sampling_sd(reference, image_features),
+        "fid_indomain_pct": found.fid_indomain_pct,
+        "fid_indomain_floor": least.fid if least else None,
+        "fid_indomain_floor_pct": least.fid_indomain_pct if least else None,
+        "fid_indomain_floor_n": least.n if least else None,
         "few_samples": n < FEW * d,
     }
 

@@ -50,7 +50,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     reference.write(arguments.out, found)
     least = reference.floor(found, len(data.test_images))
-    figures = f"fid {least.fid:.3f}, rfid {least.rfid:.3f} %" if least else "unknown, there are too few"
+    figures = (
+        f"fid {least.fid:.3f}, fid_indomain_pct {least.fid_indomain_pct:.3f} %"
+        if least
+        else "unknown, there are too few"
+    )
     print(f"{settings.dataset}: {found.n:,} training images; floor of the test images: {figures}", flush=True)
 
 

@@ -45,7 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = pick_device(arguments.gpu, arguments.threads)
     record = score(samples, settings.n_samples, known, device)
     records.write_json(arguments.out, {**record, "code": arguments.code, "identity": samples.identity})
-    print(f"{record['status']}: fid {record['fid']}, rfid {record['rfid']} %. {record['reason']}", flush=True)
+    print(
+        f"{record['status']}: fid {record['fid_indomain']}, fid_indomain_pct {record['fid_indomain_pct']} %. {record['reason']}",
+        flush=True,
+    )
     if record["score_batch_size"] not in (None, BATCH_SIZE):
         print(f"note: memory ran out; {record['score_batch_size']} images at once, same scores", flush=True)
     if record["few_samples"]:

@@ -27,7 +27,7 @@ _CELL = re.compile(rf"\s*(?:({_NAME})\s*:)?\s*(?:({_NAME})\s*/)?\s*({_NAME}|\*)\
 _CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*\(([^()]*)\)\s*")
 _WITHIN = re.compile(rf"(.*)\bwithin\s+({_NUMBER})\s*%\s*", re.DOTALL)
 _SCALED = re.compile(rf"\s*({_NUMBER})\s*(?:\*(.*))?", re.DOTALL)
-_EXAMPLE = "fid(ncsn/groups-2) < 0.9 * fid(ncsn/baseline)"
+_EXAMPLE = "fid_indomain(ncsn/groups-2) < 0.9 * fid_indomain(ncsn/baseline)"
 
 
 @dataclass(frozen=True)

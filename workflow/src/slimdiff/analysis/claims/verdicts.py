@@ -24,7 +24,7 @@ GRAVEST = (CONTRADICTED, NOT_RUN, UNRESOLVED, REPLICATED)  # a claim is what the
 # Columns that no seed's luck moves: one seed tells them.
 DETERMINISTIC = ("params", "params_nonzero", "macs", "size_bytes", "size_gzip_bytes", "size_packed_bytes")
 PAPER_COLUMNS = {  # our column → the report's of like meaning
-    "fid": "fid",
+    "fid_indomain": "fid",
     "size_gzip_bytes": "size_bytes",
     "inference_ms_per_image": "inference_ms",
     "train_ms_per_epoch": "train_ms_per_epoch",
@@ -46,10 +46,10 @@ class Part:
     high: float | None
     verdict: str
     why: str
-    report_left: float | None = None
-    report_right: float | None = None
-    report_effect: float | None = None
-    report_holds: bool | None = None  # whether the report's own numbers, as printed, bear out what it claims
+    paper_left: float | None = None
+    paper_right: float | None = None
+    paper_effect: float | None = None
+    paper_holds: bool | None = None  # whether the report's own numbers, as printed, bear out what it claims
 
 
 @dataclass(frozen=True)
@@ -322,7 +322,7 @@ def _printed(
 
 
 def _report_verdict(parts: Iterable[Part]) -> str:
-    held = {part.report_holds for part in parts}
+    held = {part.paper_holds for part in parts}
     if False in held:
         return "no"
     if True not in held:

@@ -44,7 +44,7 @@ def sparsity(matrix: pd.DataFrame, title: str) -> alt.VConcatChart:
     frame = ablations.sparse_recipes(matrix)
     bases = {
         recipe[:2]: each.mean
-        for recipe, each in statistics.by_recipe(matrix, "fid").items()
+        for recipe, each in statistics.by_recipe(matrix, "fid_indomain").items()
         if recipe[2] == ablations.REFERENCE and each.n
     }
     known = [bases.get(pair) for pair in zip(frame["dataset"], frame["model"], strict=True)]
@@ -93,7 +93,7 @@ def _zeros_panel(block: pd.DataFrame, name: str, whole: pd.DataFrame) -> alt.Lay
     """As `_module_panel`."""
     color, shape = style.color_of("way", whole), style.shape_of("way", whole)
     base = block["base"].dropna()
-    axis = style.log_axis([*block["fid"], *base], float(block["fid"].iloc[0]))
+    axis = style.log_axis([*block["fid_indomain"], *base], float(block["fid_indomain"].iloc[0]))
     share = alt.Axis(format=".0%", grid=False)
     x = alt.X("zeros:Q", title="share of the parameters that are zero", scale=alt.Scale(domain=[0, 1]), axis=share)
 
@@ -101,13 +101,13 @@ def _zeros_panel(block: pd.DataFrame, name: str, whole: pd.DataFrame) -> alt.Lay
         return axis.y(field, "in-domain FID")
 
     layers: list[alt.Chart] = [style.dashed(value).encode(y=y("value")) for value in base.head(1)]
-    layers.append(alt.Chart(block).mark_line(strokeWidth=1.5).encode(x=x, y=y("fid"), color=color))
+    layers.append(alt.Chart(block).mark_line(strokeWidth=1.5).encode(x=x, y=y("fid_indomain"), color=color))
     bars = alt.Chart(style.clipped(block, "low", "high", axis.ends)).mark_rule(strokeWidth=2, opacity=0.5)
     layers.append(bars.encode(x=x, y=y("start"), y2="end:Q", color=color))
-    tooltip = [alt.Tooltip("optimization:N", title="recipe"), alt.Tooltip("way:N"), *_numbers("fid", "FID")]
+    tooltip = [alt.Tooltip("optimization:N", title="recipe"), alt.Tooltip("way:N"), *_numbers("fid_indomain", "FID")]
     tooltip.append(alt.Tooltip("zeros:Q", title="zeros", format=".1%"))
     points = alt.Chart(block).mark_point(filled=True, size=70, opacity=1)
-    layers.append(points.encode(x=x, y=y("fid"), color=color, shape=shape, tooltip=tooltip))
+    layers.append(points.encode(x=x, y=y("fid_indomain"), color=color, shape=shape, tooltip=tooltip))
     width, height = ZEROS_PX
     title = alt.TitleParams(name, anchor="start", fontSize=FONT_PX + 1)
     return alt.LayerChart(layer=layers, width=width, height=height, title=title)

@@ -35,15 +35,15 @@ def guidance(matrix: pd.DataFrame, title: str) -> alt.VConcatChart:
 
 
 def _fids(block: pd.DataFrame, untold: pd.DataFrame, whole: pd.DataFrame, name: str) -> alt.LayerChart:
-    axis = style.log_axis([*block["fid"], *untold["fid"]], float(block["fid"].iloc[0]))
-    column = {field: axis.y(field, "in-domain FID") for field in ("fid", "start", "value")}
+    axis = style.log_axis([*block["fid_indomain"], *untold["fid_indomain"]], float(block["fid_indomain"].iloc[0]))
+    column = {field: axis.y(field, "in-domain FID") for field in ("fid_indomain", "start", "value")}
     layers: list[alt.Chart] = []
-    for model, fid in zip(untold["model"], untold["fid"], strict=True):
+    for model, fid in zip(untold["model"], untold["fid_indomain"], strict=True):
         layers.append(style.dashed(fid).encode(y=column["value"]))
         told = alt.Chart(pd.DataFrame({"value": [fid], "text": [f"{model}, told no class"]}))
         told = told.mark_text(align="right", dy=-7, dx=-4, fontSize=FONT_PX - 1, color=style.GREY)
         layers.append(told.encode(x=alt.value(PANEL_PX[0]), y=column["value"], text="text:N"))
-    layers += _marks(block, whole, "fid", axis.ends, (column["fid"], column["start"]))
+    layers += _marks(block, whole, "fid_indomain", axis.ends, (column["fid_indomain"], column["start"]))
     title = alt.TitleParams(name, anchor="start", fontSize=FONT_PX + 1)
     return alt.LayerChart(layer=layers, width=PANEL_PX[0], height=PANEL_PX[1], title=title)
 

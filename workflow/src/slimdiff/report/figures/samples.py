@@ -60,7 +60,7 @@ def gallery(matrix: pd.DataFrame, cells: Path, spec: GallerySpec) -> alt.VConcat
 
 def _rows(matrix: pd.DataFrame) -> dict[Cell, Mapping[Any, Any]]:
     """What a panel says of each cell, in the order of the matrix."""
-    records = matrix[[*KEY, "status", "reason", "rfid"]].to_dict("records")
+    records = matrix[[*KEY, "status", "reason", "fid_indomain_pct"]].to_dict("records")
     return {Cell(row["dataset"], row["model"], row["optimization"], int(row["seed"])): row for row in records}
 
 
@@ -110,7 +110,7 @@ def _outcome(row: Mapping[Any, Any]) -> str:
     """How the cell ended, as its title says it."""
     if row["status"] == "failed":
         return f"failed: {row['reason']}"
-    return "rFID –" if pd.isna(row["rfid"]) else f"rFID {row['rfid']:.2f} %"
+    return "rFID –" if pd.isna(row["fid_indomain_pct"]) else f"rFID {row['fid_indomain_pct']:.2f} %"
 
 
 def _wrapped(text: str, width: float) -> list[str]:

@@ -34,7 +34,7 @@ def chart(matrix: pd.DataFrame, paper: pd.DataFrame, title: str) -> alt.VConcatC
     """A panel for each data set and model, and for each family that was not run; a line for each recipe."""
     everything = differences.table(matrix, paper)
     everything = everything[everything["optimization"] != differences.REFERENCE]
-    everything = everything.assign(theirs=1 + everything["report_fid_change_percent"] / 100)
+    everything = everything.assign(theirs=1 + everything["paper_fid_change_percent"] / 100)
     # A line without any number is only worth its room where the recipe failed or has no baseline.
     everything = everything[(everything["status"] != NOT_RUN) | everything["theirs"].notna()]
     frame = comparison.fewer(everything)

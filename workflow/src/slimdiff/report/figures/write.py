@@ -30,10 +30,10 @@ PARETO_TOOLTIP = [
     alt.Tooltip("model:N"),
     alt.Tooltip("optimization:N", title="recipe"),
     alt.Tooltip("seeds:Q"),
-    alt.Tooltip("fid:Q", title="FID", format=".2f"),
+    alt.Tooltip("fid_indomain:Q", title="FID", format=".2f"),
     alt.Tooltip("low:Q", title="95 % from", format=".2f"),
     alt.Tooltip("high:Q", title="to", format=".2f"),
-    alt.Tooltip("rfid:Q", title="rFID (%)", format=".2f"),
+    alt.Tooltip("fid_indomain_pct:Q", title="rFID (%)", format=".2f"),
     alt.Tooltip("size_mb:Q", title="gzip size (MB)", format=".3f"),
     alt.Tooltip("params_nonzero:Q", title="non-zero parameters", format=","),
     alt.Tooltip("inference_ms_per_image:Q", title="ms per image", format=".2f"),
@@ -86,7 +86,7 @@ def techniques(matrix: pd.DataFrame, paper: pd.DataFrame, spec: FigureSpec) -> a
 
 def _halves(frame: pd.DataFrame, reference: str) -> alt.HConcatChart:
     """Our half and the report's for one data set and model; `frame` has one line per technique."""
-    sides = ("fid", "report_fid")
+    sides = ("fid_indomain", "paper_fid")
     bases = {side: _single(frame.loc[frame["optimization"] == reference, side]) for side in sides}
     # A side without a baseline is centred on the geometric mean of what it has.
     middles = {side: bases[side] or _geometric_mean(frame[side]) for side in sides}
@@ -114,7 +114,7 @@ def _half(frame: pd.DataFrame, axis: LogAxis, base: float | None, heading: str) 
 
     layers = [] if base is None else [style.dashed(base).encode(x=x("value"))]
     if ours:
-        intervals = style.clipped(drawn, "fid_low", "fid_high", axis.ends)
+        intervals = style.clipped(drawn, "fid_indomain_low", "fid_indomain_high", axis.ends)
         bars = alt.Chart(intervals).mark_rule(strokeWidth=2.5, opacity=0.6)
         layers.append(bars.encode(x=x("start"), x2="end:Q", y=y, color=color))
     points = alt.Chart(drawn).mark_point(filled=ours, size=110, opacity=1, strokeWidth=2)
@@ -131,9 +131,9 @@ def _tooltip(heading: str) -> list[alt.Tooltip]:
         return [*shared, alt.Tooltip("label:N", title="in the report"), alt.Tooltip("note:N")]
     return [
         *shared,
-        alt.Tooltip("fid_low:Q", title="95 % from", format=".2f"),
-        alt.Tooltip("fid_high:Q", title="to", format=".2f"),
-        alt.Tooltip("rfid:Q", title="rFID (%)", format=".2f"),
+        alt.Tooltip("fid_indomain_low:Q", title="95 % from", format=".2f"),
+        alt.Tooltip("fid_indomain_high:Q", title="to", format=".2f"),
+        alt.Tooltip("fid_indomain_pct:Q", title="rFID (%)", format=".2f"),
         alt.Tooltip("seeds:Q"),
         alt.Tooltip("status:N"),
     ]
@@ -142,7 +142,7 @@ def _tooltip(heading: str) -> list[alt.Tooltip]:
 def _beside(row: Mapping[Any, Any], side: str, reference: str) -> str:
     """What is written beside a line: its value and change, or why there is none."""
     if math.isnan(row[side]):
-        if side == "report_fid":
+        if side == "paper_fid":
             return ""
         return NOT_RUN if row["status"] == NOT_RUN else str(row["status"]).partition(":")[0]
     change = row[f"{side}_change_percent"]
@@ -153,7 +153,7 @@ def _beside(row: Mapping[Any, Any], side: str, reference: str) -> str:
 def pareto(matrix: pd.DataFrame, spec: FigureSpec) -> alt.VConcatChart:
     """Compressed size against FID, one panel per data set, one point per recipe, the front joined by a line."""
     frame = recipes(matrix)
-    drawn = frame[(frame["fid"] > 0) & (frame["size_mb"] > 0)]
+    drawn = frame[(frame["fid_indomain"] > 0) & (frame["size_mb"] > 0)]
     subtitle = [
         "Lower and further left is better; both axes are logarithmic. The line joins the recipes that no other",
         "beats in both. Dashed: the baseline. Bars: 95 % t-interval over seeds, cut at the edge; one seed has none.",
@@ -179,10 +179,17 @@ def recipes(matrix: pd.DataFrame) -> pd.DataFrame:
     """
     families = comparison.families(matrix)
     matrix = matrix.assign(gmacs=matrix["macs"] * matrix["network_evaluations"] / 1e9)
-    columns = ("fid", "size_gzip_bytes", "rfid", "inference_ms_per_image", "params_nonzero", "gmacs")
+    columns = (
+        "fid_indomain",
+        "size_gzip_bytes",
+        "fid_indomain_pct",
+        "inference_ms_per_image",
+        "params_nonzero",
+        "gmacs",
+    )
     summaries = {column: statistics.by_recipe(matrix, column) for column in columns}
     rows = []
-    for recipe, fid in summaries["fid"].items():
+    for recipe, fid in summaries["fid_indomain"].items():
         row = dict(zip(("dataset", "model", "optimization"), recipe, strict=True))
         means = {column: summaries[column][recipe].mean for column in columns}
         kind = comparison.kind(recipe[2], comparison.config(matrix))
@@ -198,8 +205,8 @@ def recipes(matrix: pd.DataFrame) -> pd.DataFrame:
 def _pareto_panel(frame: pd.DataFrame, dataset: str) -> alt.LayerChart:
     base = frame[frame["optimization"] == "baseline"]
     middle = base if len(base) else frame
-    axes = [style.log_axis(frame[name], float(middle[name].iloc[0])) for name in ("size_mb", "fid")]
-    frame = frame.assign(front=statistics.pareto_front(list(zip(frame["size_mb"], frame["fid"], strict=True))))
+    axes = [style.log_axis(frame[name], float(middle[name].iloc[0])) for name in ("size_mb", "fid_indomain")]
+    frame = frame.assign(front=statistics.pareto_front(list(zip(frame["size_mb"], frame["fid_indomain"], strict=True))))
     few = frame.sort_values("front", ascending=False, kind="stable").head(MOST_NAMED)  # placing is quadratic
     named = place_names(few, "size_mb", (axes[0], axes[1]), PARETO_PX)
     color = style.kind_color(frame["kind"])
@@ -211,15 +218,15 @@ def _pareto_panel(frame: pd.DataFrame, dataset: str) -> alt.LayerChart:
         return axes[1].y(field, "in-domain FID")
 
     layers = [style.dashed(value).encode(x=x("value")) for value in base["size_mb"]]
-    layers += [style.dashed(value).encode(y=y("value")) for value in base["fid"]]
+    layers += [style.dashed(value).encode(y=y("value")) for value in base["fid_indomain"]]
     front = alt.Chart(frame[frame["front"]]).mark_line(interpolate="step-after", color="#333333", strokeWidth=1.5)
-    layers.append(front.encode(x=x("size_mb"), y=y("fid"), order="size_mb:Q"))
+    layers.append(front.encode(x=x("size_mb"), y=y("fid_indomain"), order="size_mb:Q"))
     bars = alt.Chart(style.clipped(frame, "low", "high", axes[1].ends)).mark_rule(strokeWidth=2, opacity=0.5)
     layers.append(bars.encode(x=x("size_mb"), y=y("start"), y2="end:Q", color=color))
     leaders = alt.Chart(named[named["leader"]]).mark_rule(color="#999999", strokeWidth=0.8)
-    layers.append(leaders.encode(x=x("size_mb"), y=y("fid"), x2="near_x:Q", y2="near_y:Q"))
+    layers.append(leaders.encode(x=x("size_mb"), y=y("fid_indomain"), x2="near_x:Q", y2="near_y:Q"))
     points = alt.Chart(frame).mark_point(size=110, opacity=1, strokeWidth=1.6)
-    points = points.encode(x=x("size_mb"), y=y("fid"), color=color, shape=style.kind_shape(frame["kind"]))
+    points = points.encode(x=x("size_mb"), y=y("fid_indomain"), color=color, shape=style.kind_shape(frame["kind"]))
     layers.append(points.encode(fill=alt.value("white")))  # so that no line shows through a hollow one
     inside = style.kind_fill(frame["kind"])
     layers.append(points.encode(fill=inside, fillOpacity=style.family_fill(frame["family"]), tooltip=PARETO_TOOLTIP))
@@ -246,7 +253,7 @@ def place_names(frame: pd.DataFrame, column: str, axes: tuple[LogAxis, LogAxis],
     frame = frame.sort_values(["front", column], ascending=[False, True])
     points = [
         (x_axis.pixel(x, width), height - y_axis.pixel(y, height))
-        for x, y in zip(frame[column], frame["fid"], strict=True)
+        for x, y in zip(frame[column], frame["fid_indomain"], strict=True)
     ]
     lines: list[labels.Box] = []
     for (x, y), baseline in zip(points, frame["optimization"] == "baseline", strict=True):
@@ -263,7 +270,7 @@ def place_names(frame: pd.DataFrame, column: str, axes: tuple[LogAxis, LogAxis],
             level = y_axis.value(height - place.middle, height)
             rows.append(
                 {
-                    **row[[column, "fid", "name", "front"]],
+                    **row[[column, "fid_indomain", "name", "front"]],
                     "label_x": x_axis.value(place.left, width),
                     "label_y": level,
                     "near_x": x_axis.value(place.near, width),

@@ -34,16 +34,16 @@ def recipes(matrix: pd.DataFrame) -> pd.DataFrame:
     the ends of the interval as far as the chart reaches.
     """
     frame = write.recipes(matrix)
-    frame = frame[frame["fid"] > 0].reset_index(drop=True)
+    frame = frame[frame["fid_indomain"] > 0].reset_index(drop=True)
     for cost in contents.COSTS:
         frame[f"front_{cost.column}"] = False
-    frame = frame.assign(start=frame["fid"], end=frame["fid"])
+    frame = frame.assign(start=frame["fid_indomain"], end=frame["fid_indomain"])
     for _, block in frame.groupby("dataset", sort=False):
         spread = style.clipped(block, "low", "high", _axes(block, contents.COSTS[0])[1].ends)
         frame.loc[spread.index, ["start", "end"]] = spread[["start", "end"]]
         for cost in contents.COSTS:
             known = block[block[cost.column] > 0]
-            costs = list(zip(known[cost.column], known["fid"], strict=True))
+            costs = list(zip(known[cost.column], known["fid_indomain"], strict=True))
             frame.loc[known.index, f"front_{cost.column}"] = statistics.pareto_front(costs)
     return frame
 
@@ -136,7 +136,7 @@ def _lay_legends(spec: Any, columns: int) -> None:
 def _axes(frame: pd.DataFrame, cost: CostSpec) -> tuple[LogAxis, LogAxis]:
     base = frame[frame["optimization"] == "baseline"]
     middle = base if len(base) else frame
-    x, y = (style.log_axis(frame[name].dropna(), _middle(middle[name])) for name in (cost.column, "fid"))
+    x, y = (style.log_axis(frame[name].dropna(), _middle(middle[name])) for name in (cost.column, "fid_indomain"))
     return x, y
 
 
@@ -161,17 +161,19 @@ def _pareto(frame: pd.DataFrame, cost: CostSpec, size: tuple[int, int]) -> alt.L
 
     base = frame[frame["optimization"] == "baseline"]
     layers: list[Any] = [style.dashed(value).encode(x=x("value")) for value in base[cost.column]]
-    layers += [style.dashed(value).encode(y=y("value")) for value in base["fid"]]
+    layers += [style.dashed(value).encode(y=y("value")) for value in base["fid_indomain"]]
     front = points.transform_filter(f"datum['front_{cost.column}']")
     line = front.mark_line(interpolate="step-after", color="#333333", strokeWidth=1.5)
-    layers.append(line.encode(x=x(cost.column), y=y("fid"), order=alt.Order(f"{cost.column}:Q")))
+    layers.append(line.encode(x=x(cost.column), y=y("fid_indomain"), order=alt.Order(f"{cost.column}:Q")))
     bars = points.mark_rule(strokeWidth=2, opacity=0.5)
     layers.append(bars.encode(x=x(cost.column), y=y("start"), y2="end:Q", color=style.kind_color(kinds)))
     if len(named):
         leaders = alt.Chart(named[named["leader"]]).mark_rule(color="#999999", strokeWidth=0.8)
-        layers.append(leaders.encode(x=x(cost.column), y=y("fid"), x2="near_x:Q", y2="near_y:Q"))
+        layers.append(leaders.encode(x=x(cost.column), y=y("fid_indomain"), x2="near_x:Q", y2="near_y:Q"))
     marks = points.mark_point(size=120, opacity=1, strokeWidth=1.6)
-    marks = marks.encode(x=x(cost.column), y=y("fid"), color=style.kind_color(kinds), shape=style.kind_shape(kinds))
+    marks = marks.encode(
+        x=x(cost.column), y=y("fid_indomain"), color=style.kind_color(kinds), shape=style.kind_shape(kinds)
+    )
     layers.append(marks.encode(fill=alt.value("white")))
     inside = marks.encode(fill=style.kind_fill(kinds), fillOpacity=style.family_fill(families))
     layers.append(inside.properties(name="cells"))

@@ -42,8 +42,8 @@ class Strip:
     glyph: str
     fid: str  # ours with its interval, or why there is none
     ratio: str  # of our FID to the baseline's, with its interval
-    report_fid: str
-    report_ratio: str
+    paper_fid: str
+    paper_ratio: str
     finding: str
     ours: float | None
     low: float | None
@@ -75,7 +75,7 @@ def blocks(matrix: pd.DataFrame, paper: pd.DataFrame) -> tuple[list[Block], Scal
     """The blocks, those that were run first, and their common logarithmic scale of ratios to the baseline."""
     everything = differences.table(matrix, paper)
     itself = everything["optimization"] == differences.REFERENCE
-    everything["theirs"] = 1 + everything["report_fid_change_percent"] / 100
+    everything["theirs"] = 1 + everything["paper_fid_change_percent"] / 100
     everything = everything[(everything["status"] != NOT_RUN) | everything["theirs"].notna() | itself]
     frame = comparison.fewer(everything)
     axis = style.log_axis(pd.concat([frame["ratio"], frame["theirs"]]).dropna(), 1.0)
@@ -92,9 +92,9 @@ def blocks(matrix: pd.DataFrame, paper: pd.DataFrame) -> tuple[list[Block], Scal
 
 def _strip(row: Mapping[Any, Any], axis: LogAxis) -> Strip:
     reference = row["optimization"] == differences.REFERENCE
-    has_fid, has_ratio = not missing(row["fid"]), not missing(row["ratio"]) and row["ratio"] > 0
+    has_fid, has_ratio = not missing(row["fid_indomain"]), not missing(row["ratio"]) and row["ratio"] > 0
     ours = 1.0 if reference and has_fid else row["ratio"] if has_ratio else None
-    known = not missing(row["report_fid"])
+    known = not missing(row["paper_fid"])
     theirs = row["theirs"] if known and not missing(row["theirs"]) else None
     spread = has_ratio and not missing(row["ratio_low"])
     shape = style.KINDS[row["kind"]][1]
@@ -103,10 +103,12 @@ def _strip(row: Mapping[Any, Any], axis: LogAxis) -> Strip:
         label=row["label"],
         kind=row["kind"],
         glyph=GLYPHS[shape],
-        fid=_interval(row["fid"], row["fid_low"], row["fid_high"]) if has_fid else row["status"].partition(":")[0],
+        fid=_interval(row["fid_indomain"], row["fid_indomain_low"], row["fid_indomain_high"])
+        if has_fid
+        else row["status"].partition(":")[0],
         ratio="" if reference or not has_ratio else f"×{_interval(row['ratio'], row['ratio_low'], row['ratio_high'])}",
-        report_fid=f"{row['report_fid']:.1f}" if known else "",
-        report_ratio="" if reference or theirs is None else f"×{significant(theirs)}",
+        paper_fid=f"{row['paper_fid']:.1f}" if known else "",
+        paper_ratio="" if reference or theirs is None else f"×{significant(theirs)}",
         finding=row["finding"],
         ours=None if ours is None else _place(ours, axis),
         low=_place(row["ratio_low"], axis) if spread else None,

@@ -77,7 +77,7 @@ def _told(row: Mapping[Any, Any]) -> str:
     """What is said of a cell below its name."""
     if row["status"] == "failed":
         return f"failed: {row['reason']}"
-    parts = [] if missing(row["fid"]) else [f"FID {significant(row['fid'])}"]
+    parts = [] if missing(row["fid_indomain"]) else [f"FID {significant(row['fid_indomain'])}"]
     if not missing(row["class_accuracy"]):
         parts.append(f"{100 * row['class_accuracy']:.0f} % show the class asked for")
     return ", ".join(parts)

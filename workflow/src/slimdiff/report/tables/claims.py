@@ -17,7 +17,7 @@ CAPTION = (
     "whether these bear out what it claims. docs/claims.md has the rules."
 )
 COLUMNS = ("comparison", "left", "right", "column", "seeds", "effect", "low", "high", "verdict", "why")
-REPORTED = ("report_left", "report_right", "report_effect", "report_holds")
+REPORTED = ("paper_left", "paper_right", "paper_effect", "paper_holds")
 HOLDS = {True: "yes", False: "no", None: NOTHING}
 
 
@@ -31,7 +31,7 @@ def to_csv(record: Mapping[str, Any]) -> str:
     """For programs: one line per comparison, with the verdict on its claim."""
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
-    lines.writerow(["id", "dataset", "claim_verdict", "report_bears_out", *COLUMNS, *REPORTED, "claim", "source"])
+    lines.writerow(["id", "dataset", "claim_verdict", "paper_bears_out", *COLUMNS, *REPORTED, "claim", "source"])
     for claim in record["claims"]:
         head = [claim["id"], claim["dataset"], claim["verdict"], claim["report"]]
         for part in claim["parts"]:
@@ -73,17 +73,17 @@ def _comparisons(claim: Mapping[str, Any]) -> str:
                 part["verdict"],
                 part["why"].replace(prefix, ""),
                 _reported(part),
-                HOLDS[part["report_holds"]],
+                HOLDS[part["paper_holds"]],
             ]
         )
     return grid(header, lines)
 
 
 def _reported(part: Mapping[str, Any]) -> str:
-    if part["report_effect"] is None:
+    if part["paper_effect"] is None:
         return NOTHING
-    ratio = text(part["report_effect"], 3)
-    return ratio if part["right"] is None else f"{ratio} ({part['report_left']:.10g} / {part['report_right']:.10g})"
+    ratio = text(part["paper_effect"], 3)
+    return ratio if part["right"] is None else f"{ratio} ({part['paper_left']:.10g} / {part['paper_right']:.10g})"
 
 
 def _written(value: Any) -> Any:

@@ -25,10 +25,10 @@ BESIDE_CAPTION = (
     "whether an FID that was found better or worse (differences.md) points where the report's does; it is open where "
     "nothing was found. A tilde marks what the report prints as approximate or only elsewhere."
 )
-HEADINGS = {"fid": "FID", "size_gzip_bytes": "gzip size", "inference_ms_per_image": "ms per image"}
+HEADINGS = {"fid_indomain": "FID", "size_gzip_bytes": "gzip size", "inference_ms_per_image": "ms per image"}
 HEADINGS |= {"train_ms_per_epoch": "training per epoch"}
 DIFFERENCE_DECIMALS = {
-    **dict.fromkeys(("fid", "fid_low", "fid_high", "fid_sd", "fid_sampling_sd"), 3),
+    **dict.fromkeys(("fid_indomain", "fid_indomain_low", "fid_indomain_high", "fid_indomain_sd", "fid_indomain_sampling_sd"), 3),
     **dict.fromkeys(("ratio", "ratio_low", "ratio_high"), 4),
     **dict.fromkeys(("p", "p_holm"), 6),
 }
@@ -66,7 +66,7 @@ def beside_csv(frame: pd.DataFrame) -> str:
     changes = [
         f"{measure.column}_change_{end}" for measure in differences.MEASURES for end in ("percent", "low", "high")
     ]
-    theirs = [f"report_{measure.paper}_change_percent" for measure in differences.MEASURES]
+    theirs = [f"paper_{measure.paper}_change_percent" for measure in differences.MEASURES]
     columns = ["dataset", "model", "optimization", "label", "status", "seeds", "finding", "direction"]
     return frame[[*columns, *changes, *theirs, "note"]].round(dict.fromkeys([*changes, *theirs], 1)).to_csv(index=False)
 
@@ -91,9 +91,9 @@ def _difference(row: Mapping[Any, Any]) -> list[str]:
     return [
         f"`{row['optimization']}`",
         str(row["seeds"]) if row["seeds"] else NOTHING,
-        interval(row["fid"], row["fid_low"], row["fid_high"], 2),
-        text(row["fid_sd"], 2),
-        text(row["fid_sampling_sd"], 2),
+        interval(row["fid_indomain"], row["fid_indomain_low"], row["fid_indomain_high"], 2),
+        text(row["fid_indomain_sd"], 2),
+        text(row["fid_indomain_sampling_sd"], 2),
         interval(row["ratio"], row["ratio_low"], row["ratio_high"], 2),
         p_value(row["p"]),
         p_value(row["p_holm"]),
@@ -108,7 +108,7 @@ def _beside(row: Mapping[Any, Any]) -> list[str]:
         column = measure.column
         line.append(_change(*(row[f"{column}_change_{end}"] for end in ("percent", "low", "high"))))
         tilde = "~" if measure.paper in str(row["approximate"]).split(";") else ""
-        theirs = _change(row[f"report_{measure.paper}_change_percent"])
+        theirs = _change(row[f"paper_{measure.paper}_change_percent"])
         line.append(theirs if theirs == NOTHING else tilde + theirs)
     return [*line, str(row["direction"] or NOTHING)]
 

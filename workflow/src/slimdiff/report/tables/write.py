@@ -35,8 +35,8 @@ CELLS_COLUMNS = {  # column of the matrix → heading and decimals of the Markdo
     "optimization": ("recipe", 0),
     "seed": ("seed", 0),
     "status": ("status", 0),
-    "fid": ("FID", 2),
-    "rfid": ("rFID (%)", 2),
+    "fid_indomain": ("FID", 2),
+    "fid_indomain_pct": ("rFID (%)", 2),
     "class_accuracy": ("class accuracy", 3),
     "class_tv": ("class distance", 3),
     "low_confidence": ("low confidence", 3),
@@ -107,17 +107,17 @@ def _markdown_line(row: Mapping[Any, Any], spec: TableSpec) -> list[str]:
             own += f" [{low}, {high}]"
         line.append(own + _change(row, measure.column, spec))
         if measure.paper:
-            theirs = text(row[f"report_{measure.paper}"], measure.decimals)
+            theirs = text(row[f"paper_{measure.paper}"], measure.decimals)
             tilde = "~" if measure.paper in str(row["approximate"]).split(";") and theirs != NOTHING else ""
-            line.append(tilde + theirs + _change(row, f"report_{measure.paper}", spec))
+            line.append(tilde + theirs + _change(row, f"paper_{measure.paper}", spec))
     return [*line, str(row["finding"]), str(row["note"])]
 
 
 def _decimals(measure: Measure) -> dict[str, int]:
     """Decimals of the columns that a comparison has for `measure`. The report's own digits are kept."""
     own = dict.fromkeys((measure.column, f"{measure.column}_low", f"{measure.column}_high"), measure.decimals)
-    changes = dict.fromkeys((f"{measure.column}_change_percent", f"report_{measure.paper}_change_percent"), 1)
-    return own | changes | ({f"report_{measure.paper}": 0} if measure.decimals == 0 else {})
+    changes = dict.fromkeys((f"{measure.column}_change_percent", f"paper_{measure.paper}_change_percent"), 1)
+    return own | changes | ({f"paper_{measure.paper}": 0} if measure.decimals == 0 else {})
 
 
 def _seeds(row: Mapping[Any, Any]) -> str:

@@ -102,7 +102,7 @@ function facts(point) {
     const interval = point.low === null ? "" : ` [${number(point.low, 3)}, ${number(point.high, 3)}]`;
     found.push(["FID", number(point.fid, 3) + interval]);
   }
-  if (point.rfid !== null) found.push(["rFID", `${number(point.rfid, 3)} %`]);
+  if (point.fid_indomain_pct !== null) found.push(["rFID", `${number(point.fid_indomain_pct, 3)} %`]);
   if (point.size_mb !== null) found.push(["gzip size", `${number(point.size_mb, 3)} MB`]);
   if (point.inference_ms_per_image !== null) found.push(["per image", `${number(point.inference_ms_per_image, 3)} ms`]);
   if (point.gmacs !== null) found.push(["arithmetic", `${number(point.gmacs, 3)} G multiply-accumulates`]);

@@ -74,17 +74,17 @@ def row(optimization: str = "baseline", seed: int = 0, **changes: Any) -> dict[s
         "inference_ms_per_image": 16.0 * wobble,
         "batch_size": 100,
         "network_evaluations": 19.0,
-        "fid": fid,
-        "rfid": fid / 4,
-        "fid_floor": 0.5,
-        "rfid_floor": 0.1,
+        "fid_indomain": fid,
+        "fid_indomain_pct": fid / 4,
+        "fid_indomain_floor": 0.5,
+        "fid_indomain_floor_pct": 0.1,
         "n_samples": 2000,
         "device": "cpu",
         "code": "{}",
         "settings": "{}",
     }
     if changes.get("status") == "failed":
-        values |= {"fid": None, "rfid": None, "reason": "train: loss is NaN at step 12"}
+        values |= {"fid_indomain": None, "fid_indomain_pct": None, "reason": "train: loss is NaN at step 12"}
     return values | changes
 
 

@@ -29,7 +29,13 @@ def main(stage: str, words: list[str]) -> None:
         time.sleep(0.05)
     if stage in REAL:
         return
-    record = {"status": "ok", "reason": "", "fid": 12.5, "rfid": 2.5, "started_at": "2026-11-23T10:00:00+00:00"}
+    record = {
+        "status": "ok",
+        "reason": "",
+        "fid_indomain": 12.5,
+        "fid_indomain_pct": 2.5,
+        "started_at": "2026-11-23T10:00:00+00:00",
+    }
     given = dict(pairwise(words))
     record |= {key: given[f"--{key}"] for key in ("identity", "code") if f"--{key}" in given}
     if "--settings" in given:

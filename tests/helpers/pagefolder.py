@@ -18,7 +18,7 @@ from slimdiff.config.resolve import Cell
 from slimdiff.report.tables import write as tables
 from slimdiff.stages import page
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "workflow" / "resources" / "paper_reference.csv"
 CLAIMS = ROOT / "workflow" / "resources" / "claims.yaml"
 BEGAN = datetime.datetime(2026, 11, 23, 10, 0, tzinfo=datetime.UTC)

@@ -8,7 +8,7 @@ import torch
 from slimdiff.data.image_set import ImageSet
 from slimdiff.models.registry import build_network
 
-SOURCE = Path(__file__).parents[1] / "workflow" / "src"  # what a stage run as a process needs on its PYTHONPATH
+SOURCE = Path(__file__).parents[2] / "workflow" / "src"  # what a stage run as a process needs on its PYTHONPATH
 NETWORK = {
     "channels": [32, 64, 128, 256],
     "embed_dim": 256,

@@ -17,7 +17,7 @@ from slimdiff.inference.images import write_png, write_samples
 from slimdiff.inference.sampling import Sampled, grid
 from slimdiff.models.registry import build_network
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 BASELINE = "mnist/ncsn/baseline/seed0"
 PRUNED = "mnist/ncsn/l1-30/seed0"
 FAILED = "mnist/ncsn/random-70/seed0"
@@ -57,10 +57,10 @@ def row(name: str, **values: Any) -> dict[str, Any]:
 def write_results(folder: Path) -> Path:
     """Results of a run that is going on: two cells, a failed one, one that nobody asks for, and trainings."""
     rows = [
-        row(BASELINE, fid=10.0, params=1_115_297, size_bytes=4_472_986, inference_ms_per_image=16.0),
-        row(PRUNED, fid=12.5, params=1_115_297, size_bytes=4_472_986, inference_ms_per_image=16.0),
+        row(BASELINE, fid_indomain=10.0, params=1_115_297, size_bytes=4_472_986, inference_ms_per_image=16.0),
+        row(PRUNED, fid_indomain=12.5, params=1_115_297, size_bytes=4_472_986, inference_ms_per_image=16.0),
         row(FAILED, status="failed", reason="sample: samples are constant (all pixels at +1.00 of [-1, 1])"),
-        row(EXTRA, fid=9.0),
+        row(EXTRA, fid_indomain=9.0),
     ]
     for name, content in zip((BASELINE, PRUNED, FAILED, EXTRA), rows, strict=True):
         write(folder / "cells" / name / "row.json", content)
@@ -89,7 +89,7 @@ def write_clone(root: Path) -> Path:
         folder = results / "cells" / name
         write_cell(folder, seed)
         settings = {"train": {"model": small_unet_model(network={"classes": 10})}}
-        measured = {"fid": 10.0 + seed, "settings": json.dumps(settings), "code": '{"train":"abc"}'}
+        measured = {"fid_indomain": 10.0 + seed, "settings": json.dumps(settings), "code": '{"train":"abc"}'}
         write(folder / "row.json", row(name, started_at="2026-01-01T00:00:00+00:00", **measured))
         write(folder / "score.json", {"status": "ok", "extractors_sha256": "0123"})
     record = {"steps": 10, "loss_curve": [{"step": 10, "loss": 1.5}], "interruptions": 2, "precision": "float32"}
