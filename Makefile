@@ -1,6 +1,6 @@
-# `make` does everything: sets up .venv, runs config.yaml and leaves results/report.html. `make help` lists the rest.
-# Variables, all with defaults: make PYTHON=python3.12 CORES=2 GPUS=1 CONSTRAINTS= SNAKEMAKE_ARGS=--dry-run PYTEST_ARGS=-x
-# GPUS is how many jobs may use a GPU at once; 0, where there is none, lets them run side by side on the CPU.
+# `make` sets up .venv and runs config.yaml; the results end in results/report.html. `make help` lists all targets.
+# Variables and examples: make PYTHON=python3.12 CORES=2 GPUS=1 CONSTRAINTS= SNAKEMAKE_ARGS=--dry-run PYTEST_ARGS=-x
+# GPUS is the number of jobs that may use a GPU at the same time; it defaults to the GPUs of this machine.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,50 +10,50 @@ GPUS ?= $(shell nvidia-smi --list-gpus 2>/dev/null | wc -l)
 SNAKEMAKE_ARGS ?=
 PYTEST_ARGS ?=
 
-# Rules call `python` by name, so the environment's programs come first on the path of what we start.
+# Rules call `python` by name, so .venv comes first on the path.
 IN_VENV := PATH="$(abspath $(VENV))/bin:$$PATH"
 PIP_INSTALL := $(VENV)/bin/python -m pip install $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable
 SNAKEMAKE := $(IN_VENV) snakemake --cores $(CORES) --resources gpu=$(GPUS)
 
-.PHONY: all smoke test bench figures lint format venv venv-dev clean help
+.PHONY: all smoke test bench docs lint format venv venv-dev clean help
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 
-all: $(VENV)/.run ## set up .venv and run config.yaml; the report is results/report.html (the default)
+all: $(VENV)/.run ## set up .venv and run config.yaml into results/report.html (the default)
 	$(SNAKEMAKE) $(SNAKEMAKE_ARGS)
 
-smoke: $(VENV)/.run ## the whole way on tiny data and models, in about five minutes
+smoke: $(VENV)/.run ## run every stage on tiny data and models, in about five minutes
 	$(SNAKEMAKE) --configfile config/smoke.yaml $(SNAKEMAKE_ARGS)
 
-test: $(VENV)/.dev ## set up .venv and run all tests, files side by side
+test: $(VENV)/.dev ## set up .venv and run all tests, one process per core
 	$(IN_VENV) OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
 
-bench: $(VENV)/.dev ## side-by-side speed ratios into results/benchmarks.json
+bench: $(VENV)/.dev ## measure speed ratios, interleaved, into results/benchmarks.json
 	@mkdir -p results
 	@for script in benchmarks/[a-z]*.py; do \
 		echo "$$script"; $(IN_VENV) python "$$script" --out results/benchmarks.json || exit 1; \
 	done
 
-figures: $(VENV)/.run ## draw docs/dag.svg anew, the rules as Snakemake has them
-	$(IN_VENV) snakemake --rulegraph --forceall 2>/dev/null | $(VENV)/bin/python docs/draw_dag.py docs/dag.svg
+docs: $(VENV)/.docs ## build the documentation site into results/site; warnings are errors
+	$(IN_VENV) NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 
-lint: $(VENV)/.dev ## every check that pre-commit and CI make
+lint: $(VENV)/.dev ## run every check of pre-commit and CI
 	$(IN_VENV) ruff check
 	$(IN_VENV) ruff format --check
 	$(IN_VENV) snakefmt --check Snakefile workflow
 	$(IN_VENV) codespell
 	$(IN_VENV) mypy
 
-format: $(VENV)/.dev ## lay out code and rules, and mend what ruff can
+format: $(VENV)/.dev ## format code and rules, and apply ruff's fixes
 	$(IN_VENV) ruff check --fix
 	$(IN_VENV) ruff format
 	$(IN_VENV) snakefmt Snakefile workflow
 
 venv: $(VENV)/.run ## set up .venv to run the workflow
 
-venv-dev: $(VENV)/.dev ## set up .venv to test and lint as well
+venv-dev: $(VENV)/.dev ## set up .venv to run, test and lint
 
-# The stamps are written last: an install that was interrupted goes on at the next make.
+# Stamps are written last, so that the next make resumes an interrupted install.
 $(VENV)/.run: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) .
@@ -61,6 +61,10 @@ $(VENV)/.run: pyproject.toml $(CONSTRAINTS)
 
 $(VENV)/.dev: $(VENV)/.run
 	$(PIP_INSTALL) '.[test,dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	$(PIP_INSTALL) '.[docs]'
 	@touch $@
 
 clean: ## remove .venv and caches; results and downloaded data stay

@@ -39,7 +39,7 @@ def requirements(lines: list[str]) -> dict[str, Requirement]:
 
 RUN = requirements(PROJECT["dependencies"])
 EXTRAS = {name: requirements(lines) for name, lines in PROJECT["optional-dependencies"].items()}
-EVERYTHING = {**RUN, **EXTRAS["export"], **EXTRAS["test"], **EXTRAS["dev"]}
+EVERYTHING = {**RUN, **EXTRAS["export"], **EXTRAS["test"], **EXTRAS["docs"], **EXTRAS["dev"]}
 
 
 def test_constraints_pin_every_dependency_within_its_range() -> None:
