@@ -102,8 +102,10 @@ def write_plain(path: Path, text: str) -> None:
 
 def aggregate(folder: Path) -> None:
     config = read_json(folder / "merged.json")
-    asked = configuration.matrix_settings(config)
-    rows = results.read_rows(folder / "results/cells", configuration.expand(asked["matrix"]), asked["trainings"])
+    requested = configuration.matrix_settings(config)
+    rows = results.read_rows(
+        folder / "results/cells", configuration.expand(requested["matrix"]), requested["trainings"]
+    )
     source = results.provenance(configuration.provenance(config), "made up")
     results.write_matrix(folder / "results/matrix.parquet", results.to_frame(rows), source)
 
@@ -111,7 +113,7 @@ def aggregate(folder: Path) -> None:
 def claims(folder: Path) -> None:
     matrix = results.read_matrix(folder / "results/matrix.parquet")
     stated = file.read([ROOT / "workflow/resources/claims.yaml"])
-    record = verdicts.to_json(matrix, verdicts.judge(matrix, results.read_paper(PAPER), stated))
+    record = verdicts.to_json(matrix, verdicts.evaluate_claims(matrix, results.read_paper(PAPER), stated))
     write_json(folder / "results/claims.json", record)
 
 

@@ -18,14 +18,14 @@ import yaml
 from _record import interleaved, keep
 from torch import nn
 
-from slimdiff.catalog.engines import RUNTIMES, Way, missing_modules
+from slimdiff.catalog.engines import ENGINES, Runtime, missing_modules
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.checkpoints import weights
 from slimdiff.config.resolve import sampler_options, train_settings
 from slimdiff.data import image_set
 from slimdiff.data.image_set import ImageSet
 from slimdiff.engines.lowering import lower_network, start_graph, start_network
-from slimdiff.engines.network import Site
+from slimdiff.engines.network import Placement
 from slimdiff.models.registry import build_network
 from slimdiff.runtime.devices import pick_device
 
@@ -60,8 +60,8 @@ def call(network: nn.Module, header: dict[str, Any], batch: int, clock: Callable
     """A function that evaluates the network once and returns milliseconds per image."""
     model, draw = header["model"], torch.Generator().manual_seed(1)
     x = torch.randn(batch, model["channels"], model["image_size"], model["image_size"], generator=draw)
-    told = (torch.arange(batch) % 10,) if model["network"].get("classes") else ()
-    inputs = (x, torch.linspace(-1.0, 1.0, batch), *told)
+    labels = (torch.arange(batch) % 10,) if model["network"].get("classes") else ()
+    inputs = (x, torch.linspace(-1.0, 1.0, batch), *labels)
 
     def once() -> float:
         with torch.inference_mode():
@@ -73,7 +73,7 @@ def call(network: nn.Module, header: dict[str, Any], batch: int, clock: Callable
     return once
 
 
-def measure(family: str, given: Path | None, images: ImageSet, cache: Path, ways: list[Way]) -> dict[str, Any]:
+def measure(family: str, given: Path | None, images: ImageSet, cache: Path, ways: list[Runtime]) -> dict[str, Any]:
     """All of `ways` for one network."""
     if given is None:
         header, network = header_of(family), build_network(header_of(family)["model"]).eval().requires_grad_(False)
@@ -86,7 +86,7 @@ def measure(family: str, given: Path | None, images: ImageSet, cache: Path, ways
     found: dict[str, Any] = {}
     for way in ways:
         named = {**header, "engine": way.engine, "precision": way.precision}
-        lowered = lower_network(network, named, images, Site(CPU, cache))
+        lowered = lower_network(network, named, images, Placement(CPU, cache))
         full = {**named, **lowered.header}
         entry: dict[str, Any] = {"output_error": lowered.header["output_error"]}
         entry["file_share"] = sum(t.numel() * t.element_size() for t in lowered.tensors.values()) / floats
@@ -94,9 +94,9 @@ def measure(family: str, given: Path | None, images: ImageSet, cache: Path, ways
             pick_device(0, threads)
             start = time.perf_counter()
             if "graph" in full:
-                running = start_graph(full, lowered.tensors, Site(CPU, cache))
+                running = start_graph(full, lowered.tensors, Placement(CPU, cache))
             else:
-                running = start_network(full, weights.rebuild(full, lowered.tensors), Site(CPU, cache))
+                running = start_network(full, weights.rebuild(full, lowered.tensors), Placement(CPU, cache))
             entry[f"load_s, {threads} threads"] = time.perf_counter() - start
             for batch in BATCHES:
                 entry[f"compile_s, batch {batch}, {threads} threads"] = running.prepare(batch)
@@ -123,12 +123,12 @@ def main() -> None:
     arguments.add_argument("--only", nargs="*", help="engines to measure; all by default")
     given = arguments.parse_args()
     ways = []
-    for engine, runtime in RUNTIMES.items():
+    for engine, runtime in ENGINES.items():
         missing = missing_modules(engine)
         if missing:
             print(f"without {engine}, which needs {', '.join(missing)}")
         elif not given.only or engine in given.only:
-            ways += [Way(engine, precision) for precision in runtime.precisions]
+            ways += [Runtime(engine, precision) for precision in runtime.precisions]
     images = made_up_images() if given.images is None else image_set.read(given.images)
     for family in ("ncsn", "ddpm"):
         measured = measure(family, getattr(given, family), images, given.cache, [way for way in ways if not way.plain])

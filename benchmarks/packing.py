@@ -18,7 +18,7 @@ from _record import interleaved, record
 
 from slimdiff.checkpoints import model
 from slimdiff.compression.steps import apply_steps
-from slimdiff.io import packed as packing
+from slimdiff.io import packed
 from slimdiff.models.registry import build_network
 from slimdiff.profiling.profile import GZIP_LEVEL
 from slimdiff.runtime.devices import pick_device
@@ -48,27 +48,27 @@ def seconds(do: Callable[[], Any]) -> float:
 
 def compare(source: Path, folder: Path, rounds: int) -> dict[str, Any]:
     """Sizes, and the ratios gzip / packed of the times to write and to read."""
-    packed, zipped, raw = folder / "model.packed", folder / "model.gz", source.read_bytes()
+    target, zipped, raw = folder / "model.packed", folder / "model.gz", source.read_bytes()
 
     def zip_it() -> None:
         zipped.write_bytes(gzip.compress(source.read_bytes(), GZIP_LEVEL))
 
     write = interleaved(
-        lambda: seconds(lambda: packing.pack(source, packed)),
+        lambda: seconds(lambda: packed.pack(source, target)),
         lambda: seconds(zip_it),
         rounds,
     )
     read = interleaved(
-        lambda: seconds(lambda: b"".join(packing.read(packed))),
+        lambda: seconds(lambda: b"".join(packed.read(target))),
         lambda: seconds(lambda: gzip.decompress(zipped.read_bytes())),
         rounds,
     )
-    if b"".join(packing.read(packed)) != raw:
+    if b"".join(packed.read(target)) != raw:
         raise RuntimeError(f"{source} came back as another file")
     return {
         "size_bytes": len(raw),
         "gzip": zipped.stat().st_size / len(raw),
-        "packed": packed.stat().st_size / len(raw),
+        "packed": target.stat().st_size / len(raw),
         "write: gzip / packed": write,
         "read: gzip / packed": read,
     }

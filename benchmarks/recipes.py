@@ -21,15 +21,15 @@ import slimdiff
 from slimdiff.data import image_set
 from slimdiff.engines.calibration import noised, sampler_sigmas
 from slimdiff.engines.lowering import ERROR_IMAGES, output_error
-from slimdiff.inference.model import Loaded
-from slimdiff.profiling.latency import race
+from slimdiff.inference.model import LoadedModel
+from slimdiff.profiling.latency import time_interleaved
 from slimdiff.runtime.devices import pick_device
 
 CPU = torch.device("cpu")
 BATCH, ROUNDS, WARMUP = 16, 5, 1
 
 
-def error_of(loaded: Loaded, baseline: Loaded, images: image_set.ImageSet) -> float:
+def error_of(loaded: LoadedModel, baseline: LoadedModel, images: image_set.ImageSet) -> float:
     """‖y − y0‖ / ‖y0‖ of the two networks on the same noised test images."""
     header = baseline.settings
     sigmas = sampler_sigmas(baseline.denoiser, header["model"], header["sampler"])
@@ -45,7 +45,7 @@ def measure(model: Path, baseline: Path, images: image_set.ImageSet, cache: Path
     for threads in sorted({1, len(os.sched_getaffinity(0))}):
         pick_device(0, threads)
         entrant, reference = slimdiff.load(model, cache=cache), slimdiff.load(baseline)
-        speedups = race(entrant, reference, BATCH, ROUNDS, WARMUP, 0, CPU).speedups()
+        speedups = time_interleaved(entrant, reference, BATCH, ROUNDS, WARMUP, 0, CPU).speedups()
         found[f"speedup, {threads} threads"] = {
             "ratio": speedups[len(speedups) // 2],
             "ratio_range": [speedups[0], speedups[-1]],

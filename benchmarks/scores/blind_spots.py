@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from slimdiff.data import image_set
-from slimdiff.io import files, tensors
+from slimdiff.io import files
+from slimdiff.io.safetensors_header import read_header
 from slimdiff.metrics import evaluator
 from slimdiff.metrics.score import Samples, score
 from slimdiff.runtime.devices import pick_device
@@ -89,11 +90,11 @@ def main() -> None:
     arguments = parser.parse_args()
     device = pick_device(0, torch.get_num_threads())
     folder = arguments.results / "data/mnist"
-    extractors, judge = (RESOURCES / kind / "mnist.safetensors" for kind in ("extractors", "classifiers"))
+    extractors, classifier = (RESOURCES / kind / "mnist.safetensors" for kind in ("extractors", "classifiers"))
     images_path = folder / "images.safetensors"
-    data, digest = image_set.read(images_path), tensors.read_header(images_path, image_set.KIND)["sha256"]
+    data, digest = image_set.read(images_path), read_header(images_path, image_set.KIND)["sha256"]
     training = (data.train_images, data.train_labels)
-    known = evaluator.read(folder / "reference.safetensors", extractors, judge, [], training, digest)
+    known = evaluator.read(folder / "reference.safetensors", extractors, classifier, [], training, digest)
     rows = []
     for name, images, labels in sets(data, arguments.n):
         found = score(Samples(images, labels, "ok", "", {}, 0.0, None), len(images), known, device)

@@ -150,26 +150,26 @@ def test_the_cost_can_be_switched(browser: Browser, page: Path) -> None:
 def test_images_stand_beside_each_other(browser: Browser, page: Path) -> None:
     """Each made-up image is one grey: its number × 10 and the length of its recipe's name."""
     opened(browser, page)
-    told = "document.getElementById('verdict').textContent"
+    verdict = "document.getElementById('verdict').textContent"
     baseline, pruned, groups = len("baseline"), len("l1-30"), len("groups-2")
     chosen = "[...document.querySelectorAll('select')].map((select) => select.selectedOptions[0].textContent)"
     assert browser.run(chosen) == ["baseline", "l1-30"]
     assert browser.run(GREYS) == [baseline, pruned, 255 - (baseline - pruned)]
-    assert "The same noise in each column." in browser.run(told)
+    assert "The same noise in each column." in browser.run(verdict)
     assert browser.run("document.querySelectorAll('#tiles canvas').length") == pagefolder.IMAGES
     browser.run(
         "(() => { const select = document.getElementById('cell-b');"
         " select.value = [...select.options].find((option) => option.textContent === 'groups-2').value;"
         " select.dispatchEvent(new Event('change')); })()"
     )
-    browser.until(f"{told}.includes('ncsn/groups-2')")
+    browser.until(f"{verdict}.includes('ncsn/groups-2')")
     assert browser.run(GREYS) == [baseline, groups, 255]
     browser.run(
         "(() => { const select = document.getElementById('cell-a');"
         " select.value = [...select.options].pop().value; select.dispatchEvent(new Event('change')); })()"
     )
-    browser.until(f"{told}.includes('ddpm/groups-2')")
-    assert "Other noise" in browser.run(told)
+    browser.until(f"{verdict}.includes('ddpm/groups-2')")
+    assert "Other noise" in browser.run(verdict)
 
 
 @pytest.mark.parametrize("width", [740, 1000, WIDE])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from builders import SOURCE
 
-from slimdiff.io import tensors
+from slimdiff.io.safetensors_header import read_header
 from slimdiff.training.state import StateStore
 
 
@@ -54,7 +54,7 @@ def killed_half_way_and_resumed(tmp_path: Path, command: Callable[[Path], list[s
     time.sleep(0.3)
     process.kill()
     assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
-    step = tensors.read_header(state, "state")["progress"]["step"]
+    step = read_header(state, "state")["progress"]["step"]
     assert 0 < step < steps
 
     resumed = subprocess.run(command(killed), check=True, capture_output=True, text=True, env=environment)

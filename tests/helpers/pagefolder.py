@@ -37,7 +37,7 @@ def write(
     results.write_matrix(folder / "matrix.parquet", results.to_frame(list(rows)), source)
     matrix = results.read_matrix(folder / "matrix.parquet")
     paper = results.read_paper(PAPER)
-    record = verdicts.to_json(matrix, verdicts.judge(matrix, paper, file.read([str(CLAIMS)])))
+    record = verdicts.to_json(matrix, verdicts.evaluate_claims(matrix, paper, file.read([str(CLAIMS)])))
     (folder / "claims.json").write_text(json.dumps(record), encoding="utf-8")
     tables.write_tables(matrix, paper, record, folder / "tables")
     clock = BEGAN.timestamp()

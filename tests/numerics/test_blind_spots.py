@@ -17,7 +17,7 @@ from slimdiff.data.sources import DataSettings
 from slimdiff.metrics import classifier, classifier_training, extractor_training, reference
 from slimdiff.metrics import score as score_module
 from slimdiff.metrics.classifier_training import ClassifierSettings, train_classifier
-from slimdiff.metrics.evaluator import Yardstick
+from slimdiff.metrics.evaluator import Evaluator
 from slimdiff.metrics.extractor_training import ExtractorSettings, train_extractor
 from slimdiff.metrics.score import Samples, score
 
@@ -36,35 +36,35 @@ def digits() -> ImageSet:
 
 
 @pytest.fixture(scope="module")
-def yardstick(digits: ImageSet) -> Iterator[Yardstick]:
+def evaluator(digits: ImageSet) -> Iterator[Evaluator]:
     train, test = (digits.train_images, digits.train_labels), (digits.test_images, digits.test_labels)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extractor_training, "MIN_STEPS", STEPS)
         patch.setattr(classifier_training, "MIN_STEPS", STEPS)
         how = ExtractorSettings("digits", (0, 1, 2), epochs=1, batch_size=64, learning_rate=2e-3)
         networks = [train_extractor(train, test, 10, how, seed, CPU).extractor.double() for seed in how.seeds]
-        of_judge = ClassifierSettings("digits", 3, epochs=1, batch_size=64, learning_rate=2e-3)
-        judge = train_classifier(train, test, 10, of_judge, CPU).classifier
-    yield Yardstick(
+        of_classifier = ClassifierSettings("digits", 3, epochs=1, batch_size=64, learning_rate=2e-3)
+        network = train_classifier(train, test, 10, of_classifier, CPU).classifier
+    yield Evaluator(
         reference=reference.measure(digits.train_images, digits.test_images, networks, "digits", "", "", CPU),
         extractors=networks,
-        judge=judge.double(),
-        judge_sha256="",
+        classifier=network.double(),
+        classifier_sha256="",
         train_images=digits.train_images,
         class_shares=classifier.shares(digits.train_labels, 10),
         inception=(),
     )
 
 
-def scored(yardstick: Yardstick, images: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, Any]:
-    asked = torch.zeros(0, dtype=torch.int64) if labels is None else labels
-    return score(Samples(images, asked, "ok", "", {}, 1.0, None), len(images), yardstick, CPU)
+def scored(evaluator: Evaluator, images: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, Any]:
+    requested = torch.zeros(0, dtype=torch.int64) if labels is None else labels
+    return score(Samples(images, requested, "ok", "", {}, 1.0, None), len(images), evaluator, CPU)
 
 
 @pytest.fixture(scope="module")
-def real(yardstick: Yardstick, digits: ImageSet) -> dict[str, Any]:
+def real(evaluator: Evaluator, digits: ImageSet) -> dict[str, Any]:
     """Test images: what a perfect model would get."""
-    return scored(yardstick, digits.test_images, digits.test_labels)
+    return scored(evaluator, digits.test_images, digits.test_labels)
 
 
 def noisy(images: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -96,9 +96,9 @@ def test_real_images_get_what_docs_promise(real: dict[str, Any]) -> None:
 
 
 def test_more_noise_is_worse_and_a_little_is_not_seen(
-    yardstick: Yardstick, digits: ImageSet, real: dict[str, Any]
+    evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]
 ) -> None:
-    faint, *levels = (scored(yardstick, noisy(digits.test_images, sigma)) for sigma in (4, 16, 32, 64))
+    faint, *levels = (scored(evaluator, noisy(digits.test_images, sigma)) for sigma in (4, 16, 32, 64))
     for name, sign in (("fid_indomain", 1), ("kid", 1), ("precision", -1), ("density", -1), ("low_confidence", 1)):
         values = [sign * one[name] for one in levels]
         assert values == sorted(values), name
@@ -107,19 +107,19 @@ def test_more_noise_is_worse_and_a_little_is_not_seen(
     assert faint["precision"] > real["precision"] - 0.03
 
 
-def test_blur_is_far_off(yardstick: Yardstick, digits: ImageSet, real: dict[str, Any]) -> None:
-    found = scored(yardstick, blurred(digits.test_images))
+def test_blur_is_far_off(evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]) -> None:
+    found = scored(evaluator, blurred(digits.test_images))
     assert found["fid_indomain"] > 50 * real["fid_indomain"]
     assert found["kid"] > 0.5
     assert max(found["precision"], found["recall"], found["coverage"]) < 0.5 * real["precision"]
 
 
 def test_dropped_classes_are_seen_by_recall_coverage_and_class_shares_not_by_precision(
-    yardstick: Yardstick, digits: ImageSet, real: dict[str, Any]
+    evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]
 ) -> None:
     n = len(digits.test_images)
     few, many = (
-        scored(yardstick, digits.test_images[digits.test_labels >= lost].repeat(2, 1, 1, 1)[:n]) for lost in (2, 5)
+        scored(evaluator, digits.test_images[digits.test_labels >= lost].repeat(2, 1, 1, 1)[:n]) for lost in (2, 5)
     )
     assert real["fid_indomain"] * 3 < few["fid_indomain"] < many["fid_indomain"]
     assert real["coverage"] - 0.1 > few["coverage"] > many["coverage"]
@@ -131,52 +131,52 @@ def test_dropped_classes_are_seen_by_recall_coverage_and_class_shares_not_by_pre
 
 
 def test_the_wrong_class_is_seen_by_class_accuracy_alone(
-    yardstick: Yardstick, digits: ImageSet, real: dict[str, Any]
+    evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]
 ) -> None:
-    found = scored(yardstick, digits.test_images, (digits.test_labels + 1) % 10)
+    found = scored(evaluator, digits.test_images, (digits.test_labels + 1) % 10)
     assert found["class_accuracy"] < 0.05
     same = [name for name in NUMBERS if name not in ("class_accuracy", "class_tv")]
     assert {name: found[name] for name in same} == {name: real[name] for name in same}
 
 
 def test_copies_of_training_images_are_seen_by_memorization_alone(
-    yardstick: Yardstick, digits: ImageSet, real: dict[str, Any]
+    evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]
 ) -> None:
     """The blind spot of every metric on features: who knows the training set by heart beats unseen real images."""
-    copies = scored(yardstick, digits.train_images)
+    copies = scored(evaluator, digits.train_images)
     assert copies["fid_indomain"] < 0.01 * real["fid_indomain"]
     assert (copies["precision"], copies["recall"]) >= (real["precision"], real["recall"])
     assert copies["coverage"] > real["coverage"]
     assert copies["low_confidence"] < real["low_confidence"]
     assert copies["nearest_ratio"] == 0
     assert copies["memorization_p"] < 1e-12
-    with_noise = scored(yardstick, noisy(drawn(digits.train_images, 500), 4))
+    with_noise = scored(evaluator, noisy(drawn(digits.train_images, 500), 4))
     assert with_noise["nearest_ratio"] < 0.2
     assert with_noise["memorization_p"] < 1e-12
 
 
 def test_a_few_images_repeated_are_seen_by_recall_and_coverage_too(
-    yardstick: Yardstick, digits: ImageSet, real: dict[str, Any]
+    evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]
 ) -> None:
-    found = scored(yardstick, drawn(digits.train_images, 90).repeat(4, 1, 1, 1))
+    found = scored(evaluator, drawn(digits.train_images, 90).repeat(4, 1, 1, 1))
     assert found["recall"] < 0.2
     assert found["coverage"] < real["coverage"] - 0.2
     assert found["precision"] > real["precision"] - 0.05
     assert found["nearest_ratio"] == 0
 
 
-def test_double_digits_are_seen_by_confidence(yardstick: Yardstick, digits: ImageSet, real: dict[str, Any]) -> None:
+def test_double_digits_are_seen_by_confidence(evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]) -> None:
     """A tenth of them: the judge hesitates; precision hardly moves."""
     images = digits.test_images.clone()
     images[::10] = torch.maximum(images[::10], images.roll(7, 0)[::10])
-    found = scored(yardstick, images)
+    found = scored(evaluator, images)
     assert found["low_confidence"] > real["low_confidence"] + 0.04
     assert abs(found["precision"] - real["precision"]) < 0.08
 
 
 @pytest.mark.parametrize("kind", ["noisy", "copies"])
 def test_neither_order_nor_batches_change_any_score(
-    yardstick: Yardstick, digits: ImageSet, kind: str, monkeypatch: pytest.MonkeyPatch
+    evaluator: Evaluator, digits: ImageSet, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Copies put distances on the very edge of neighbourhoods, where rounding would decide."""
     images, labels = digits.test_images[:300], digits.test_labels[:300]
@@ -184,12 +184,12 @@ def test_neither_order_nor_batches_change_any_score(
         images = torch.cat([digits.train_images[:40].repeat(5, 1, 1, 1), digits.train_images[40:140]])
     else:
         images = noisy(images, 16)
-    first = scored(yardstick, images, labels)
+    first = scored(evaluator, images, labels)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
-    assert scored(yardstick, images[order], labels[order]) == first
+    assert scored(evaluator, images[order], labels[order]) == first
 
     monkeypatch.setattr(score_module, "BATCH_SIZE", 7)
-    second = scored(yardstick, images[order], labels[order])
+    second = scored(evaluator, images[order], labels[order])
     assert second.pop("score_batch_size") == 7
     assert first.pop("score_batch_size") != 7
     assert second == first

@@ -12,7 +12,7 @@ from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 from slimdiff.io import files
 from slimdiff.metrics import classifier, classifier_training
-from slimdiff.metrics.classifier import Classifier, judge, probabilities, shares
+from slimdiff.metrics.classifier import Classifier, classify_samples, probabilities, shares
 from slimdiff.metrics.classifier_training import ClassifierSettings, TrainedClassifier, train_classifier
 from slimdiff.metrics.extractors import Extractor
 from slimdiff.stages import classifier as stage
@@ -43,7 +43,7 @@ def striped(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return pictures, labels
 
 
-class Told(Classifier):
+class Conditional(Classifier):
     """Its answer stands in the image: the first pixel is the class, the second the percentage it is sure of."""
 
     def __init__(self, n_classes: int = 4) -> None:
@@ -94,19 +94,19 @@ def test_smaller_images_are_refused() -> None:
 
 def test_images_of_another_size_are_refused() -> None:
     with pytest.raises(UserError, match=r"images are 3×12×12 .* the classifier takes 1×12×12"):
-        judge(untrained(), images(2, (3, 12, 12)), NO_LABELS, torch.full((10,), 0.1, dtype=torch.float64))
+        classify_samples(untrained(), images(2, (3, 12, 12)), NO_LABELS, torch.full((10,), 0.1, dtype=torch.float64))
 
 
 def test_the_counts_are_those_made_by_hand() -> None:
     shown = telling((0, 99), (0, 80), (1, 95), (2, 89), (2, 91))
-    found = judge(Told(), shown, torch.tensor([0, 0, 0, 2, 3]), UNIFORM)
+    found = classify_samples(Conditional(), shown, torch.tensor([0, 0, 0, 2, 3]), UNIFORM)
     # Asked 3, 0, 1, 1; seen 2, 1, 2, 0: the differences are 1, 1, 1, 1 of 5, and half of them is 2 of 5.
     assert found == {"class_accuracy": 3 / 5, "class_tv": pytest.approx(2 / 5), "low_confidence": 2 / 5}
 
 
 def test_without_labels_the_classes_are_held_against_the_training_set() -> None:
     shown = telling((0, 99), (0, 99), (1, 99), (3, 99))
-    found = judge(Told(), shown, NO_LABELS, torch.tensor([0.25, 0.25, 0.5, 0.0], dtype=torch.float64))
+    found = classify_samples(Conditional(), shown, NO_LABELS, torch.tensor([0.25, 0.25, 0.5, 0.0], dtype=torch.float64))
     assert found == {"class_accuracy": None, "class_tv": pytest.approx(0.5), "low_confidence": 0.0}
 
 
@@ -115,10 +115,10 @@ def test_without_labels_the_classes_are_held_against_the_training_set() -> None:
     [(((0, 99), (1, 99), (2, 99), (3, 99)), 0.0), (((1, 99),) * 4, 0.75), (((0, 99), (0, 99), (1, 99), (1, 99)), 0.5)],
 )
 def test_lost_classes_show_in_their_shares(answers: tuple[tuple[int, int], ...], distance: float) -> None:
-    assert judge(Told(), telling(*answers), NO_LABELS, UNIFORM)["class_tv"] == pytest.approx(distance)
+    assert classify_samples(Conditional(), telling(*answers), NO_LABELS, UNIFORM)["class_tv"] == pytest.approx(distance)
     # Exchanged classes do not: that is what the accuracy is for.
-    asked = torch.tensor([shown for shown, _ in answers]).roll(1)
-    assert judge(Told(), telling(*answers), asked, UNIFORM)["class_tv"] == 0.0
+    requested = torch.tensor([shown for shown, _ in answers]).roll(1)
+    assert classify_samples(Conditional(), telling(*answers), requested, UNIFORM)["class_tv"] == 0.0
 
 
 def test_shares_count_classes_that_are_not_there() -> None:
@@ -137,7 +137,7 @@ def test_shares_count_classes_that_are_not_there() -> None:
 )
 def test_what_does_not_fit_is_refused(n: int, labels: list[int], class_shares: torch.Tensor, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        judge(Told(), telling(*[(0, 99)] * n), torch.tensor(labels, dtype=torch.int64), class_shares)
+        classify_samples(Conditional(), telling(*[(0, 99)] * n), torch.tensor(labels, dtype=torch.int64), class_shares)
 
 
 def test_neither_batch_nor_order_matters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_neither_batch_nor_order_matters(monkeypatch: pytest.MonkeyPatch) -> Non
     for batch_size in (1, 7, 100, 1000):
         assert torch.allclose(probabilities(network, x[order], batch_size), whole[order], rtol=1e-12, atol=1e-14)
     tenth = torch.full((10,), 0.1, dtype=torch.float64)
-    assert judge(network, x[order], labels[order], tenth) == judge(network, x, labels, tenth)
+    assert classify_samples(network, x[order], labels[order], tenth) == classify_samples(network, x, labels, tenth)
 
 
 @pytest.mark.gpu
@@ -260,7 +260,7 @@ def mnist_shares(mnist_images: ImageSet) -> torch.Tensor:
 def test_the_shipped_classifier_is_as_accurate_as_it_says(
     shipped: Classifier, mnist_images: ImageSet, mnist_shares: torch.Tensor
 ) -> None:
-    found = judge(shipped, mnist_images.test_images, mnist_images.test_labels, mnist_shares)
+    found = classify_samples(shipped, mnist_images.test_images, mnist_images.test_labels, mnist_shares)
     header = classifier.read_header(SHIPPED / "mnist.safetensors")
     assert found["class_accuracy"] == pytest.approx(header["accuracy"], abs=2e-4)
     assert found["class_tv"] is not None
@@ -275,8 +275,8 @@ def test_what_the_distance_overlooks_the_judge_sees(
     """Digits drawn over one another lower its confidence, a lost class shifts the shares, wrong labels the accuracy."""
     x, labels = mnist_images.test_images[:2000], mnist_images.test_labels[:2000]
 
-    def seen(pictures: torch.Tensor, asked: torch.Tensor = NO_LABELS) -> dict[str, float]:
-        found = judge(shipped, pictures, asked, mnist_shares)
+    def seen(pictures: torch.Tensor, requested: torch.Tensor = NO_LABELS) -> dict[str, float]:
+        found = classify_samples(shipped, pictures, requested, mnist_shares)
         return {name: value for name, value in found.items() if value is not None}
 
     doubled = [seen(torch.cat([torch.maximum(x[:n], x[n : 2 * n]), x[n:]])) for n in (0, 200, 600)]

@@ -12,7 +12,7 @@ PREDICTIONS = ["epsilon", "v", "edm"]
 LABELS = torch.tensor([0, 1, 2, 1, 0])
 
 
-class Told(torch.nn.Module):
+class Conditional(torch.nn.Module):
     """Any function of x, the noise level and the label will do: element by element, so that batches do not matter."""
 
     def __init__(self):
@@ -27,7 +27,7 @@ class Told(torch.nn.Module):
 
 
 def denoiser(name="epsilon", network=None):
-    return Denoiser(network or Told(), PreconditioningSettings(name, sigma_data=0.6, black=-1.0))
+    return Denoiser(network or Conditional(), PreconditioningSettings(name, sigma_data=0.6, black=-1.0))
 
 
 def noisy(device="cpu", size=6):
@@ -61,8 +61,8 @@ def test_it_is_the_published_mixture_of_noise_predictions(scale):
     plain, steps, n = denoiser("epsilon"), torch.tensor([0, 250, 500, 999]), 4
     alpha_bar = plain.vp.alphas_cumprod[steps][:, None, None, None]
     x_t = torch.randn(n, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    without, told = Told()(x_t, steps.double()), Told()(x_t, steps.double(), LABELS[:n])
-    noise = torch.lerp(without, told, scale)
+    without, conditional = Conditional()(x_t, steps.double()), Conditional()(x_t, steps.double(), LABELS[:n])
+    noise = torch.lerp(without, conditional, scale)
     expected = (x_t - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
     found = Guided(plain, LABELS[:n], scale)(x_t / alpha_bar.sqrt(), plain.vp.sigmas[steps])
     assert torch.allclose(found, expected, rtol=1e-8, atol=1e-8)
@@ -87,7 +87,7 @@ def test_one_batch_of_both_passes_is_the_two_passes(name, device):
     [(None, 1.0, 1), (None, 3.0, 1), (LABELS, 0.0, 1), (LABELS, 1.0, 1), (LABELS, 1.5, 2), (LABELS, 0.5, 2)],
 )
 def test_passes_are_what_the_network_computes(labels, scale, passes):
-    network = Told()
+    network = Conditional()
     guided = Guided(denoiser(network=network), labels, scale)
     x, sigma = noisy()
     guided(x, sigma)
@@ -99,7 +99,7 @@ def test_passes_are_what_the_network_computes(labels, scale, passes):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
 @pytest.mark.parametrize("black", [-1.0, 0.0])
 def test_clip_keeps_the_mixture_within_black_and_white(scale, black):
-    plain = Denoiser(Told(), PreconditioningSettings("epsilon", black=black))
+    plain = Denoiser(Conditional(), PreconditioningSettings("epsilon", black=black))
     x, sigma = noisy()
     free, clipped = Guided(plain, LABELS, scale)(x, sigma), Guided(plain, LABELS, scale, clip=True)(x, sigma)
     assert float(free.abs().max()) > 10

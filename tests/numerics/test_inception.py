@@ -312,16 +312,16 @@ def test_weights_that_the_user_placed_are_not_downloaded(
 
 
 def test_a_download_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    requested = []
 
     def fetch(url: str, max_bytes: int) -> bytes:
-        asked.append((url, max_bytes))
+        requested.append((url, max_bytes))
         return b"an error page"
 
     monkeypatch.setattr(weights_stage, "fetch", fetch)
     with pytest.raises(UserError, match=r"^https://download\.pytorch\.org/\S+ has SHA-256 .*; allowed for config key"):
         fetch_weights(tmp_path, "paper")
-    assert asked == [(inception_weights.WEIGHTS["paper"].url, inception_weights.WEIGHTS["paper"].max_bytes)]
+    assert requested == [(inception_weights.WEIGHTS["paper"].url, inception_weights.WEIGHTS["paper"].max_bytes)]
     assert not (tmp_path / "out").exists()
 
 

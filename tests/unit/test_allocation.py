@@ -148,8 +148,8 @@ def test_sensitivity_prunes_a_copy_one_layer_at_a_time():
     before = {name: p.clone() for name, p in network.named_parameters()}
     seen = []
 
-    def loss(asked):
-        seen.append({n for n, p in asked.named_parameters() if not torch.equal(p, before[n])})
+    def loss(requested):
+        seen.append({n for n, p in requested.named_parameters() if not torch.equal(p, before[n])})
         return float(len(seen))
 
     curves = sensitivity(network, PruneSettings("l1", 0.5), 0, loss, shares=(0.5,))

@@ -152,20 +152,3 @@ def test_many_models_do_not_crowd_a_sentence() -> None:
     assert found.smaller.count("photos-") == summary.MOST_PAIRS
     assert found.smaller.startswith("Of the ncsn on photos-0 no recipe shrinks the file; of")
     assert found.smaller.endswith("; 2 more models are in the tables.")
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(90.88, "90.9"), (802.98, "803"), (0.0928, "0.0928"), (12345.6, "12,300"), (9.999, "10.0"), (-364.3, "−364")],
-)
-def test_three_digits(value: float, text: str) -> None:
-    assert summary.significant(value) == text
-
-
-def test_sizes_have_units() -> None:
-    assert [summary.size(number) for number in (512, 97_000, 4_139_629, 2.5e9)] == [
-        "512 bytes",
-        "97.0 kB",
-        "4.14 MB",
-        "2.50 GB",
-    ]

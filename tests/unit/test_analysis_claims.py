@@ -61,13 +61,13 @@ def claim(*texts: str, name: str = "mine") -> Claim:
     return Claim(name, "A claim.", "nowhere", tuple(expressions.parse(text, "ncsn") for text in texts))
 
 
-def judged(rows: list[dict[str, Any]], *texts: str) -> Verdict:
-    (found,) = verdicts.judge(synthetic.matrix(rows), matrix.read_paper(PAPER), [claim(*texts)])
+def verdict_on(rows: list[dict[str, Any]], *texts: str) -> Verdict:
+    (found,) = verdicts.evaluate_claims(synthetic.matrix(rows), matrix.read_paper(PAPER), [claim(*texts)])
     return found
 
 
 def part(rows: list[dict[str, Any]], text: str) -> Part:
-    (found,) = judged(rows, text).parts
+    (found,) = verdict_on(rows, text).parts
     return found
 
 
@@ -252,7 +252,7 @@ def test_a_claim_is_as_good_as_its_worst_part(parts: list[str], verdict: str) ->
 
 def test_a_claim_has_all_its_parts() -> None:
     rows = BASE + cells("l1-30", (20.0, 21.0, 19.0)) + cells("ema", (60.0, 61.0, 59.0))
-    found = judged(
+    found = verdict_on(
         rows,
         "fid_indomain(l1-30) < fid_indomain(baseline)",
         "fid_indomain(ema) < fid_indomain(baseline)",
@@ -265,7 +265,7 @@ def test_a_claim_has_all_its_parts() -> None:
 def test_every_model_of_a_family_is_held_against_itself() -> None:
     rows = [row for model in ("ncsn", "ncsn-wide") for row in cells("baseline", (40.0, 41.0), model=model)]
     rows += cells("ema", (20.0, 21.0)) + cells("ema", (80.0, 81.0), model="ncsn-wide")
-    found = judged(rows, "fid_indomain(ema) < fid_indomain(baseline)")
+    found = verdict_on(rows, "fid_indomain(ema) < fid_indomain(baseline)")
     assert [(p.left, p.right, p.verdict) for p in found.parts] == [
         ("mnist/ncsn/ema", "mnist/ncsn/baseline", REPLICATED),
         ("mnist/ncsn-wide/ema", "mnist/ncsn-wide/baseline", CONTRADICTED),
@@ -275,18 +275,20 @@ def test_every_model_of_a_family_is_held_against_itself() -> None:
 def test_a_model_that_a_recipe_was_not_run_with_does_not_count() -> None:
     """A second model of a family, run with recipes of its own, leaves the verdicts on the first as they were."""
     rows = BASE + cells("ema", (20.0, 21.0, 19.0)) + cells("ema", (80.0, 81.0), model="ncsn-wide")
-    (found,) = judged(rows, "fid_indomain(ema) < fid_indomain(baseline)").parts
+    (found,) = verdict_on(rows, "fid_indomain(ema) < fid_indomain(baseline)").parts
     assert (found.left, found.verdict) == ("mnist/ncsn/ema", REPLICATED)
     rows += cells("baseline", (70.0, 71.0, 72.0), model="ddpm")
-    (found,) = judged(rows, "fid_indomain(baseline) < fid_indomain(ddpm/baseline)").parts
+    (found,) = verdict_on(rows, "fid_indomain(baseline) < fid_indomain(ddpm/baseline)").parts
     assert (found.left, found.right) == ("mnist/ncsn/baseline", "mnist/ddpm/baseline")
-    assert {part.verdict for part in judged(rows, "fid_indomain(l1-10) < fid_indomain(baseline)").parts} == {NOT_RUN}
+    assert {part.verdict for part in verdict_on(rows, "fid_indomain(l1-10) < fid_indomain(baseline)").parts} == {
+        NOT_RUN
+    }
 
 
 def test_two_families_are_held_against_each_other_in_all_pairs() -> None:
     rows = [row for model in ("ncsn", "ncsn-wide") for row in cells("baseline", (40.0, 41.0), model=model)]
     rows += cells("baseline", (10.0, 11.0), model="ddpm")
-    found = judged(rows, "fid_indomain(ddpm/baseline) < fid_indomain(ncsn/baseline)")
+    found = verdict_on(rows, "fid_indomain(ddpm/baseline) < fid_indomain(ncsn/baseline)")
     assert [(p.left, p.right) for p in found.parts] == [
         ("mnist/ddpm/baseline", "mnist/ncsn/baseline"),
         ("mnist/ddpm/baseline", "mnist/ncsn-wide/baseline"),
@@ -299,7 +301,7 @@ def test_each_data_set_has_a_verdict_unless_the_claim_names_one(paper: pd.DataFr
     rows += cells("ema", (20.0, 21.0), dataset="digits")
     open_claim = claim("fid_indomain(ema) < fid_indomain(baseline)")
     named = claim("fid_indomain(digits: ema) < fid_indomain(digits: baseline)", name="named")
-    found = verdicts.judge(synthetic.matrix(rows), paper, [open_claim, named])
+    found = verdicts.evaluate_claims(synthetic.matrix(rows), paper, [open_claim, named])
     assert [(v.id, v.dataset, v.verdict) for v in found] == [
         ("mine", "digits", REPLICATED),
         ("mine", "photos", NOT_RUN),
@@ -309,7 +311,7 @@ def test_each_data_set_has_a_verdict_unless_the_claim_names_one(paper: pd.DataFr
 
 def test_a_star_is_every_technique_that_keeps_the_sampler() -> None:
     rows = [synthetic.row(name) for name in ("baseline", "ema", "my-own", "sampler-euler-maruyama")]
-    found = judged(rows, "inference_ms_per_image(*) = inference_ms_per_image(baseline) within 10 %")
+    found = verdict_on(rows, "inference_ms_per_image(*) = inference_ms_per_image(baseline) within 10 %")
     names = [p.left.removeprefix("mnist/ncsn/") for p in found.parts]
     assert len(names) == len(set(names))
     printed = {"random-50-extremes", "linear-8bit-frozen+adam-8bit", "groups-max"}
@@ -317,14 +319,14 @@ def test_a_star_is_every_technique_that_keeps_the_sampler() -> None:
     assert not {"baseline", "sampler-euler-maruyama"} & set(names)
     assert found.verdict == NOT_RUN, "most techniques of the report were not"
     elsewhere = [row | {"dataset": "digits"} for row in rows]
-    own = judged(elsewhere, "inference_ms_per_image(*) = inference_ms_per_image(baseline) within 10 %")
+    own = verdict_on(elsewhere, "inference_ms_per_image(*) = inference_ms_per_image(baseline) within 10 %")
     assert [p.left for p in own.parts] == ["digits/ncsn/ema", "digits/ncsn/my-own"]
 
 
 def test_a_star_in_a_matrix_of_baselines_alone_is_not_run() -> None:
     """On a data set of which the report says nothing there is no technique at all."""
     rows = [synthetic.row("baseline", dataset="digits", model=model) for model in ("ncsn", "ddpm")]
-    found = judged(rows, "inference_ms_per_image(*) = inference_ms_per_image(baseline) within 10 %")
+    found = verdict_on(rows, "inference_ms_per_image(*) = inference_ms_per_image(baseline) within 10 %")
     assert (found.verdict, found.parts) == (NOT_RUN, ())
 
 
@@ -338,13 +340,13 @@ def test_the_reports_own_numbers_are_held_against_its_claims(paper: pd.DataFrame
     assert part(BASE, "params(groups-2) < params(baseline)").paper_holds is None
     assert part(BASE, "fid_indomain(digits: groups-2) < fid_indomain(digits: baseline)").paper_holds is None
     assert (
-        judged(BASE, "fid_indomain(groups-2) < fid_indomain(baseline)", "fid_indomain(ema) < 3").report
+        verdict_on(BASE, "fid_indomain(groups-2) < fid_indomain(baseline)", "fid_indomain(ema) < 3").report
         == "yes, where it prints a number"
     )
 
 
 def test_its_contradictions_come_along() -> None:
-    notes = judged(BASE, "fid_indomain(groups-2) < fid_indomain(baseline)").contradictions
+    notes = verdict_on(BASE, "fid_indomain(groups-2) < fid_indomain(baseline)").contradictions
     assert any(note.startswith("Table 3, 2 Groups: ") and "Table 9 prints 134.35" in note for note in notes)
     assert any(note.startswith("Section 4.1, Baseline: ") for note in notes)
     assert "Table 9, Best NCSN: contradicts Table 3 (154.340)" in notes
@@ -358,7 +360,7 @@ def test_every_claim_of_the_report_is_there_with_its_numbers(paper: pd.DataFrame
     claims = file.read([CLAIMS])
     assert [c.id for c in claims] == list(WANTED)
     everywhere = pd.concat([paper[name] for name in ("fid", "size_bytes", "inference_ms", "train_ms_per_epoch")])
-    for verdict in verdicts.judge(synthetic.full(1), paper, claims):
+    for verdict in verdicts.evaluate_claims(synthetic.full(1), paper, claims):
         found = {n for p in verdict.parts for n in (p.paper_left, p.paper_right) if n is not None}
         assert set(WANTED[verdict.id]) <= found, verdict.id
         assert found <= set(everywhere.dropna().astype(float))
@@ -366,7 +368,7 @@ def test_every_claim_of_the_report_is_there_with_its_numbers(paper: pd.DataFrame
 
 def test_the_reports_own_numbers_bear_out_all_claims_but_two(paper: pd.DataFrame) -> None:
     """Worked out by hand: 33.35 ms are 30 % more than 25.60, and 163.77 is 15 % above 142.88."""
-    found = {v.id: v.report for v in verdicts.judge(synthetic.full(1), paper, file.read([CLAIMS]))}
+    found = {v.id: v.report for v in verdicts.evaluate_claims(synthetic.full(1), paper, file.read([CLAIMS]))}
     assert {name for name, report in found.items() if report == "no"} == {"no-speed", "ddpm-l1-keeps"}
     assert {name for name, report in found.items() if report == "no number"} == {
         "ddpm-ema-8bit-black",

@@ -88,8 +88,8 @@ def test_what_people_wrote_is_text(parsed: Tags) -> None:
 
 
 def test_what_people_wrote_reaches_the_script_as_data(data: dict[str, Any]) -> None:
-    asked = [cell["labels"][:3] for cell in data["cells"] if cell["model"] == "ddpm"]
-    assert asked == [["zero", ATTACK, "two"]] * 2
+    requested = [cell["labels"][:3] for cell in data["cells"] if cell["model"] == "ddpm"]
+    assert requested == [["zero", ATTACK, "two"]] * 2
 
 
 def test_nothing_is_fetched(parsed: Tags) -> None:
@@ -162,8 +162,8 @@ def test_charts_are_of_the_grammar(data: dict[str, Any]) -> None:
 def test_a_matrix_without_any_result_has_a_page(tmp_path: Path) -> None:
     pagefolder.write(tmp_path, [synthetic.row(status="failed"), synthetic.row("l1-30", status="failed")])
     html = pagefolder.build(tmp_path).read_text(encoding="utf-8")
-    for told in ("No cell has both a FID and a cost yet", "No cell has images", "All 2 cells failed"):
-        assert told in html
+    for sentence in ("No cell has both a FID and a cost yet", "No cell has images", "All 2 cells failed"):
+        assert sentence in html
 
 
 def test_a_matrix_that_nobody_timed_has_a_page(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_jobs_side_by_side_have_lanes_and_a_pause_ends_a_sitting(tmp_path: Path)
     undated = timeline.read_jobs(tmp_path / "benchmarks", tmp_path / "train", matrix)
     assert undated.attrs["began"] == []
     assert undated.loc[undated["stage"] == "train", "end"].max() == 300 + 400 + 290
-    assert "when jobs ran is not known" in " ".join(timeline.told(undated))
+    assert "when jobs ran is not known" in " ".join(timeline.remarks(undated))
 
 
 def test_records_of_other_matrices_are_left_out_and_broken_ones_named(tmp_path: Path) -> None:
@@ -314,10 +314,3 @@ def test_every_asset_is_an_input_of_the_rule() -> None:
     )
     template = (build.ASSETS / "page.html").read_text(encoding="utf-8")
     assert set(re.findall(r"\{\{ (\S+) \| safe \}\}", template)) == {"style", "table.body", "script"}
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(7.94, "7.9 s"), (402.0, "6 min 42 s"), (7500.0, "2 h 05 min"), (float("nan"), "–")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert build.duration(seconds) == text

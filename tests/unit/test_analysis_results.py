@@ -164,10 +164,10 @@ def test_a_cell_listed_twice_is_refused() -> None:
 def test_the_stage_takes_ten_thousand_cells_in_a_short_argument(tmp_path: Path) -> None:
     write_rows(tmp_path)
     names = [f"recipe-{number:04}" for number in range(2000)]
-    asked = {"matrix": [{"dataset": "mnist", "model": "ncsn", "optimizations": names, "seeds": [0, 1, 2, 3, 4]}]}
-    asked["trainings"] = dict.fromkeys(names, "plain")  # type: ignore[assignment]
-    assert len(json.dumps(asked)) < 100_000
-    asked = {
+    given = {"matrix": [{"dataset": "mnist", "model": "ncsn", "optimizations": names, "seeds": [0, 1, 2, 3, 4]}]}
+    given["trainings"] = dict.fromkeys(names, "plain")  # type: ignore[assignment]
+    assert len(json.dumps(given)) < 100_000
+    given = {
         "matrix": [{"dataset": "mnist", "model": "ncsn", "optimizations": ["baseline", "groups-2"], "seeds": [0]}],
         "trainings": TRAININGS,  # type: ignore[dict-item]
     }
@@ -176,7 +176,7 @@ def test_the_stage_takes_ten_thousand_cells_in_a_short_argument(tmp_path: Path) 
     aggregate.main(
         [
             "--matrix",
-            json.dumps(asked),
+            json.dumps(given),
             "--config",
             config,
             "--code",

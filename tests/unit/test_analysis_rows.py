@@ -12,7 +12,7 @@ import synthetic
 from slimdiff.analysis import columns
 from slimdiff.analysis import row as rows
 from slimdiff.errors import UserError
-from slimdiff.io import records as sealing
+from slimdiff.io.records import read_json, write_json
 from slimdiff.stages import row as stage
 
 SCHEMAS = Path(__file__).parents[2] / "workflow" / "schemas"
@@ -112,7 +112,7 @@ def test_the_stage_writes_the_row(tmp_path: Path) -> None:
         (tmp_path / f"{name}.json").write_text(json.dumps(record))
         arguments += [f"--{name}", str(tmp_path / f"{name}.json")]
     stage.main(arguments)
-    assert sealing.read_json(tmp_path / "row.json") == rows.merge(CELL, records())
+    assert read_json(tmp_path / "row.json") == rows.merge(CELL, records())
 
 
 def test_column_names_are_unique() -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from slimdiff.analysis import contents
 from slimdiff.analysis import matrix as results
-from slimdiff.analysis.selection import Slot, sample_cells, slots
+from slimdiff.analysis.selection import Placeholder, sample_cells, slots
 from slimdiff.config.resolve import Cell
 from slimdiff.errors import UserError
 from slimdiff.report.figures import contact_sheet, style
@@ -112,9 +112,9 @@ def test_figure_6_prefers_the_reports_best_recipe() -> None:
     cells = [Cell("mnist", "ddpm", recipe, 1) for recipe in ("ema", "baseline", "groups-2", BEST)]
     cells += [Cell("digits", "ddpm", "baseline", 2), Cell("photos", "ddpm", "ema", 0), Cell("mnist", "ncsn", BEST, 0)]
     assert slots(GALLERIES["figure-6"], cells, FAMILIES) == [
-        Slot("mnist", "ddpm", (BEST, "baseline"), Cell("mnist", "ddpm", BEST, 1)),
-        Slot("digits", "ddpm", (BEST, "baseline"), Cell("digits", "ddpm", "baseline", 2)),
-        Slot("photos", "ddpm", (BEST, "baseline"), None),
+        Placeholder("mnist", "ddpm", (BEST, "baseline"), Cell("mnist", "ddpm", BEST, 1)),
+        Placeholder("digits", "ddpm", (BEST, "baseline"), Cell("digits", "ddpm", "baseline", 2)),
+        Placeholder("photos", "ddpm", (BEST, "baseline"), None),
     ]
 
 
@@ -131,19 +131,19 @@ def test_what_the_rules_ask_for_is_what_the_figures_read(tmp_path: Path) -> None
         {"dataset": "mnist", "model": "ncsn", "optimizations": optimizations, "seeds": [1, 0]},
         {"dataset": "digits", "model": "ddpm", "optimizations": optimizations, "seeds": [5]},
     ]
-    asked = sample_cells({**synthetic.CONFIG, "matrix": matrix})
-    assert set(asked) == {
+    requested = sample_cells({**synthetic.CONFIG, "matrix": matrix})
+    assert set(requested) == {
         Cell("mnist", "ncsn", "baseline", 1),
         Cell("mnist", "ncsn", "groups-2", 1),
         Cell("digits", "ddpm", "baseline", 5),
         Cell("digits", "ddpm", BEST, 5),
     }
-    assert len(asked) == 4
-    for cell in asked:
+    assert len(requested) == 4
+    for cell in requested:
         write_samples(tmp_path, cell, plain_images(9), [0, 1, 2] * 3)
     cells = [Cell(e["dataset"], e["model"], o, s) for e in matrix for o in optimizations for s in e["seeds"]]
     read = {head for spec in contents.GALLERIES for head in heads(draw(rows_of(cells), tmp_path, spec.name))}
-    names = {f"{c.dataset}, {c.model}: {c.optimization}, seed {c.seed}" for c in asked}
+    names = {f"{c.dataset}, {c.model}: {c.optimization}, seed {c.seed}" for c in requested}
     assert {head.partition(" |")[0] for head in read} == names
 
 

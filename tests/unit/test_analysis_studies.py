@@ -33,7 +33,7 @@ ASKED = [
 MODULES = ("conv1", "conv2", "conv3", "conv4", "tconv4", "tconv3")
 
 
-def told(recipe: str, seed: int = 0, model: str = "ncsn", config: dict[str, Any] = SENSITIVITY) -> str:
+def settings_of(recipe: str, seed: int = 0, model: str = "ncsn", config: dict[str, Any] = SENSITIVITY) -> str:
     """The settings that a run would have written."""
     return canonical(settings.row_settings(config, "mnist", model, recipe, seed)["settings"])
 
@@ -41,7 +41,7 @@ def told(recipe: str, seed: int = 0, model: str = "ncsn", config: dict[str, Any]
 def row(recipe: str, seed: int = 0, model: str = "ncsn", config: dict[str, Any] = SENSITIVITY, **changes: Any) -> Any:
     """A row of `config`, of FID 10 unless told otherwise, and as if nothing had been pruned."""
     plain = {"fid_indomain": 10.0, **dict.fromkeys(ablations.LOSSES, 50.0), "params_nonzero": 1_000_000, **changes}
-    return synthetic.row(recipe, seed, model=model, settings=told(recipe, seed, model, config), **plain)
+    return synthetic.row(recipe, seed, model=model, settings=settings_of(recipe, seed, model, config), **plain)
 
 
 def study(seeds: int = 1, method: str = "l1") -> list[dict[str, Any]]:
@@ -273,7 +273,7 @@ def test_guidance_is_a_line_for_each_model_that_is_told_a_class() -> None:
     assert found["class_accuracy"].tolist() == pytest.approx((0.5 + found["guidance"] / 10).tolist())
     reach = stats.t.ppf(0.975, 2) / math.sqrt(3)  # of 1, the standard deviation of three numbers in a row
     assert (found["fid_indomain_high"] - found["fid_indomain"]).tolist() == pytest.approx([reach] * 8)
-    assert guidance.untold_models(matrix).to_dict("records") == [
+    assert guidance.unconditional_models(matrix).to_dict("records") == [
         {"dataset": "mnist", "model": "ncsn", "fid_indomain": 80.0}
     ]
 

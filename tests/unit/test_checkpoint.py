@@ -8,7 +8,7 @@ import slimdiff
 from slimdiff.checkpoints import model
 from slimdiff.checkpoints import weights as weightfile
 from slimdiff.errors import UserError
-from slimdiff.io import tensors
+from slimdiff.io.tensors import save_tensors
 from slimdiff.models.registry import build_network
 
 
@@ -72,7 +72,7 @@ def test_a_flipped_bit_is_refused(tmp_path):
 def test_a_missing_file_another_kind_and_a_stranger_are_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         slimdiff.load(tmp_path / "nothing.safetensors")
-    tensors.write(tmp_path / "images.safetensors", "images", {"a": torch.zeros(2)}, {})
+    save_tensors(tmp_path / "images.safetensors", "images", {"a": torch.zeros(2)}, {})
     with pytest.raises(UserError, match="holds 'images', expected 'model'"):
         slimdiff.load(tmp_path / "images.safetensors")
     from safetensors.torch import save_file
@@ -96,7 +96,7 @@ def test_an_unwritable_target_leaves_no_rest(tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     write_small_model(path)
     before = path.read_bytes()
-    monkeypatch.setattr(tensors, "save_file", full)
+    monkeypatch.setattr("slimdiff.io.tensors.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         write_small_model(path)
     assert path.read_bytes() == before

@@ -151,11 +151,11 @@ class FakeModel:
 
     settings: ClassVar = {"sampler": {"method": "heun", "steps": 10}, "dataset": {"classes": ["cat", "dog", "0"]}}
     classes = 0
-    asked: dict[str, Any]
+    requested: dict[str, Any]
     reason = ""
 
     def sample(self, n: int, **options: Any) -> Sampled:
-        FakeModel.asked = {"n": n, **options}
+        FakeModel.requested = {"n": n, **options}
         return Sampled(torch.zeros(n, 1, 8, 8, dtype=torch.uint8), 19.0, self.reason)
 
 
@@ -177,8 +177,8 @@ def test_sample_writes_a_grid(results: Path, command: Command, monkeypatch: pyte
     )
     code, out, _ = command("sample", BASELINE, *options)
     assert code == 0
-    asked = {"n": 6, "seed": 3, "sampler": "heun", "steps": 10}
-    assert FakeModel.asked == {**asked, "guidance": None, "labels": None, "progress": None}
+    requested = {"n": 6, "seed": 3, "sampler": "heun", "steps": 10}
+    assert FakeModel.requested == {**requested, "guidance": None, "labels": None, "progress": None}
     assert Path("a/grid.png").read_bytes().startswith(b"\x89PNG")
     assert "6 images on cpu" in out
     assert "19 network evaluations" in out
@@ -214,7 +214,7 @@ def test_a_conditional_model_has_a_column_for_each_class(
     monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
     monkeypatch.setattr(FakeModel, "classes", classes)
     command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", "--n", "8", *options)
-    assert FakeModel.asked["labels"] == labels
+    assert FakeModel.requested["labels"] == labels
     assert picture_of(Path("grid.png")) == shape
 
 
@@ -295,7 +295,7 @@ def test_labels_may_be_lists_and_ranges(
     monkeypatch.setattr(FakeModel, "settings", {**FakeModel.settings, "dataset": {"classes": classes}})
     code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", *options)
     assert code == 0, err
-    assert FakeModel.asked["labels"] == labels
+    assert FakeModel.requested["labels"] == labels
 
 
 @pytest.mark.parametrize(

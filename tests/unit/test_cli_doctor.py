@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from slimdiff.catalog.engines import RUNTIMES
+from slimdiff.catalog.engines import ENGINES
 from slimdiff.cli import availability, doctor
 from slimdiff.data import mnist
 from slimdiff.runtime.devices import resolve_precision
@@ -24,15 +24,15 @@ Command = Callable[..., tuple[int, str, str]]
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """No test asks a server; every URL and requirement that would have been asked for."""
-    asked: list[str] = []
+    requested: list[str] = []
 
     def refuse(question: str) -> bool:
-        asked.append(question)
+        requested.append(question)
         return False
 
     monkeypatch.setattr(availability, "answers", refuse)
     monkeypatch.setattr(availability, "index_has", refuse)
-    return asked
+    return requested
 
 
 def findings(out: str) -> dict[str, dict[str, Any]]:
@@ -192,7 +192,7 @@ def test_requirements_come_from_the_project() -> None:
     project = (Path(doctor.__file__).parents[4] / "pyproject.toml").read_text(encoding="utf-8")
     assert doctor.requirements()["torch"] == project.partition('"torch>=')[2].partition('"')[0]
     assert set(doctor.requirements("export")) == {"onnx", "onnxruntime", "onnxscript"}
-    modules = {name for runtime in RUNTIMES.values() for name in runtime.modules}
+    modules = {name for runtime in ENGINES.values() for name in runtime.modules}
     assert modules == set(doctor.requirements("engines"))
 
 

@@ -35,7 +35,7 @@ from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, find_sampler
 from slimdiff.errors import UserError
 from slimdiff.inference import export
-from slimdiff.inference.model import Loaded
+from slimdiff.inference.model import LoadedModel
 from slimdiff.io import packed
 from slimdiff.io.settings import build
 from slimdiff.models.registry import build_network
@@ -58,11 +58,11 @@ class Session(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Loaded, Path, dict[str, Any]]]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[LoadedModel, Path, dict[str, Any]]]:
     """A small model of a family, the ONNX file made of it, and what was returned; each family once."""
-    made: dict[str, tuple[Loaded, Path, dict[str, Any]]] = {}
+    made: dict[str, tuple[LoadedModel, Path, dict[str, Any]]] = {}
 
-    def get(family: str) -> tuple[Loaded, Path, dict[str, Any]]:
+    def get(family: str) -> tuple[LoadedModel, Path, dict[str, Any]]:
         if family not in made:
             folder = tmp_path_factory.mktemp(family)
             write_small_model(folder / "model.safetensors", family)
@@ -74,7 +74,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
 
 
 @torch.inference_mode()
-def drawn(denoiser: Denoiser, loaded: Loaded, n: int, **options: Any) -> torch.Tensor:
+def drawn(denoiser: Denoiser, loaded: LoadedModel, n: int, **options: Any) -> torch.Tensor:
     """n images in [-1, 1] as slimdiff's own sampler draws them, before they are rounded."""
     settings = build(SamplerSettings, {**loaded.settings["sampler"], **options}, "sampler")
     model = loaded.settings["model"]
@@ -150,7 +150,7 @@ PRECONDITIONINGS = [
 def test_the_formulas_are_the_denoisers(model: dict[str, Any], options: dict[str, Any]) -> None:
     """They are Python: with the constants beside them, and `step` done by hand, they give the coefficients."""
     network = build_network(model).eval()
-    loaded = Loaded(network, build_denoiser(network, model, options), model_header(model, options))
+    loaded = LoadedModel(network, build_denoiser(network, model, options), model_header(model, options))
     denoiser = export.describe(loaded, [])["denoiser"]
     constants = {name: value for name, value in denoiser["constants"].items() if not isinstance(value, str)}
     low, high = denoiser["sigma_min"], denoiser["sigma_max"]
@@ -228,7 +228,7 @@ def test_the_command_writes_and_tells(clone: Path, command: Command, monkeypatch
     assert "x/out.safetensors: " in out and "inputs x, noise_level, labels" in out
     assert Path("x/out.safetensors").is_file()
 
-    def write(path: Path, loaded: Loaded) -> dict[str, Any]:
+    def write(path: Path, loaded: LoadedModel) -> dict[str, Any]:
         path.write_bytes(b"graph")
         return {"inputs": {"x": {}}, "dequantized": ["a", "b"], "max_difference": differences.pop()}
 

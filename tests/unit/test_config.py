@@ -324,13 +324,13 @@ def test_a_student_learns_the_levels_of_its_models_sampler() -> None:
     overlay["models"] = {"ncsn": {"sampler": {"sigma_max": 20.0}}}
     config = merge(CONFIG, overlay)
     check(config, SCHEMA, {"config.yaml": CONFIG, "my.yaml": overlay})
-    asked = settings.finetune_settings(config, "mnist", "ncsn", "mine", 0)
-    assert asked["steps"] == [{"prune": CHANNELS}]
+    requested = settings.finetune_settings(config, "mnist", "ncsn", "mine", 0)
+    assert requested["steps"] == [{"prune": CHANNELS}]
     levels = {"grid": 8, "sigma_min": None, "sigma_max": 20.0, "rho": 7.0}
-    assert asked["while"] == {"distill": {**DISTILL, **levels, "guidance": 1.0}}
-    second = settings.finetune_settings(config, "mnist", "ddpm", "distilled-2", 0)["while"]["distill"]
+    assert requested["hook"] == {"distill": {**DISTILL, **levels, "guidance": 1.0}}
+    second = settings.finetune_settings(config, "mnist", "ddpm", "distilled-2", 0)["hook"]["distill"]
     assert (second["grid"], second["sigma_max"], second["guidance"]) == (8, 11.0, 1.0)
-    assert settings.finetune_settings(config, "mnist", "ddpm", "distilled-4", 0)["while"]["distill"]["guidance"] == 1.5
+    assert settings.finetune_settings(config, "mnist", "ddpm", "distilled-4", 0)["hook"]["distill"]["guidance"] == 1.5
 
 
 def started(**keys: Any) -> dict[str, Any]:
@@ -902,8 +902,8 @@ def test_a_folder_of_images_has_classes(tmp_path: Path, classes: tuple[str, ...]
     ],
 )
 def test_what_a_ddpm_can_be_told(changes: dict[str, Any], overlay: dict[str, Any]) -> None:
-    told = ddpm(changes, overlay)
-    check(merge(CONFIG, told), SCHEMA, {"my.yaml": told})
+    overlay_told = ddpm(changes, overlay)
+    check(merge(CONFIG, overlay_told), SCHEMA, {"my.yaml": overlay_told})
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from presets import ROOT, merge
 
-from slimdiff.cli import config as asked
+from slimdiff.cli import config as cli_config
 from slimdiff.errors import UserError
 from slimdiff.io import strict_yaml
 
@@ -135,10 +135,10 @@ def test_a_mutated_file_is_sound_or_refused(tmp_path: Path, data: st.DataObject)
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("data_dir: a\nmatrix: []\ndata_dir: b\n", "the key data_dir stands twice, in lines 1 and 3"),
-        ('{"data_dir": "a", "data_dir": "b"}', "the key data_dir stands twice"),
-        ("a: &a\n  b: *a\n", "line 1 holds itself"),
-        ("a: &a [1, *a]\n", "line 1 holds itself"),
+        ("data_dir: a\nmatrix: []\ndata_dir: b\n", "the key data_dir appears twice, in lines 1 and 3"),
+        ('{"data_dir": "a", "data_dir": "b"}', "the key data_dir appears twice"),
+        ("a: &a\n  b: *a\n", "line 1 contains itself"),
+        ("a: &a [1, *a]\n", "line 1 contains itself"),
         ("a: " + "[" * 60 + "]" * 60, "nested too deeply"),
         ('{"a": ' + "[" * 60 + "]" * 60 + "}", "nested too deeply"),
         ("a: " + "[" * 20_000, "nested too deeply"),
@@ -173,7 +173,7 @@ def test_a_file_that_stands_for_a_billion_values_is_refused_at_once(tmp_path: Pa
         lines.append(f"a{level}: &a{level} {opening}{inside}{closing}")
     path = tmp_path / FILE
     path.write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(UserError, match="stands for more than"):
+    with pytest.raises(UserError, match="expands to more than"):
         strict_yaml.read_config(path)
 
 
@@ -199,10 +199,10 @@ def test_what_status_and_clean_read_without_checks_ends() -> None:
     circle = {"x": {"start": "y"}, "y": {"start": "x"}}
     config = {"matrix": [entry], "optimizations": {"a": {"training": "x"}}, "trainings": circle}
     with pytest.raises(UserError, match="a circle"):
-        asked.trainings_of(config, [Path(FILE)])
+        cli_config.trainings_of(config, [Path(FILE)])
     for wrong in ({"optimizations": ["a/b"]}, {"optimizations": 3}, {"seeds": None}):
         with pytest.raises(UserError, match=FILE):
-            asked.trainings_of({**config, "matrix": [entry | wrong]}, [Path(FILE)])
+            cli_config.trainings_of({**config, "matrix": [entry | wrong]}, [Path(FILE)])
 
 
 def test_a_link_out_of_a_folder_of_images_is_refused_before_any_job(tmp_path: Path) -> None:

@@ -65,17 +65,17 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def serve(monkeypatch: pytest.MonkeyPatch, answers: dict[str, bytes]) -> list[str]:
     """Answer requests whose address ends in a key of `answers`; the list of addresses asked for."""
-    asked = []
+    requested = []
 
     def answer(url: str, timeout: float) -> io.BytesIO:
-        asked.append(url)
+        requested.append(url)
         for end, content in answers.items():
             if url.endswith(end):
                 return io.BytesIO(content)
         raise urllib.error.HTTPError(url, 404, "Not Found", None, None)  # type: ignore[arg-type]
 
     monkeypatch.setattr(urllib.request, "urlopen", answer)
-    return asked
+    return requested
 
 
 def place(folder: Path, files: Files, zipped: bool = False) -> None:
@@ -172,11 +172,11 @@ def test_mirrors_are_asked_in_turn(tmp_path: Path, small: Files, monkeypatch: py
     first, second = MNIST.mirrors[:2]
     wrong = {f"{first}{name}.gz": gzip.compress(content[:-1] + b"?") for name, content in small.items()}
     right = {f"{second}{name}.gz": gzip.compress(content) for name, content in small.items()}
-    asked = serve(monkeypatch, wrong | right)
+    requested = serve(monkeypatch, wrong | right)
     found = mnist.load("mnist", "mnist", tmp_path)
     assert_made_up(found)
     assert found.source == "torchvision's mirrors"
-    assert len(asked) == 8
+    assert len(requested) == 8
 
 
 def test_a_page_instead_of_a_file_is_no_data(tmp_path: Path, small: Files, monkeypatch: pytest.MonkeyPatch) -> None:

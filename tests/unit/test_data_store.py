@@ -10,7 +10,7 @@ import torch
 from slimdiff.data import image_set as store
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
-from slimdiff.io import tensors
+from slimdiff.io.tensors import save_tensors
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_changed_pixel_is_noticed(tmp_path: Path, image_set: ImageSet) -> None
 
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
-    tensors.write(tmp_path / "weights.safetensors", "weights", {"w": torch.zeros(3)}, {})
+    save_tensors(tmp_path / "weights.safetensors", "weights", {"w": torch.zeros(3)}, {})
     with pytest.raises(UserError, match="'weights', expected 'images'"):
         store.read(tmp_path / "weights.safetensors")
 

@@ -9,7 +9,7 @@ import pytest
 from builders import small_model, striped_images, training
 
 from slimdiff.data import image_set
-from slimdiff.io import tensors
+from slimdiff.io.tensors import load_tensors
 from slimdiff.stages import train
 
 SETTINGS = {
@@ -49,7 +49,7 @@ def test_a_training_on_a_full_disk_keeps_its_last_state_and_goes_on(
 
     with pytest.raises(Exception, match="No space left on device"):
         run(disk)
-    step = tensors.read(disk / "state" / "state.safetensors", "state")[1]["progress"]["step"]
+    step = load_tensors(disk / "state" / "state.safetensors", "state")[1]["progress"]["step"]
     assert step > 0, "the state from before is whole"
     assert not [path.name for path in (disk / "state").iterdir() if path.name.startswith(".")], "and no rest beside it"
     assert not (disk / "w.safetensors").exists()

@@ -40,9 +40,9 @@ def starts(tmp_path_factory):
 
 def distillation(**changes):
     """Settings of a distillation."""
-    asked = {"steps": 2, "teacher": "heun", "substeps": 2, "sigma_min": LOW, "sigma_max": HIGH, "rho": RHO}
-    asked |= changes
-    return {"grid": asked["steps"] * asked["substeps"], **asked}
+    requested = {"steps": 2, "teacher": "heun", "substeps": 2, "sigma_min": LOW, "sigma_max": HIGH, "rho": RHO}
+    requested |= changes
+    return {"grid": requested["steps"] * requested["substeps"], **requested}
 
 
 def regime_of(network, **changes):
@@ -59,10 +59,10 @@ def denoiser_of(family, seed=1):
     return build_denoiser(network, MODELS[family](), TRAININGS[family]())
 
 
-def batch_of(regime, denoiser, family, n=12):
+def batch_of(hooks, denoiser, family, n=12):
     """Images, noise levels, noise and labels as a training draws them."""
     generator = torch.Generator().manual_seed(3)
-    sigma = regime.training_sigmas(denoiser, n, generator)
+    sigma = hooks.training_sigmas(denoiser, n, generator)
     size = MODELS[family]()["image_size"]
     x_0, noise = (torch.randn(n, 1, size, size, generator=generator) for _ in range(2))
     labels = torch.arange(n) % 3 - 1 if family == "ddpm" else None  # none, 0, 1
@@ -82,10 +82,10 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(family):
     """One step of Euler against one step of Euler: no loss; against Heun's, or against several, there is one."""
     denoiser = denoiser_of(family)
     for solver, substeps, nothing in (("euler", 1, True), ("heun", 1, False), ("euler", 2, False)):
-        regime = regime_of(denoiser.network, steps=4, teacher=solver, substeps=substeps)
-        x_0, sigma, noise, labels = batch_of(regime, denoiser, family)
+        hooks = regime_of(denoiser.network, steps=4, teacher=solver, substeps=substeps)
+        x_0, sigma, noise, labels = batch_of(hooks, denoiser, family)
         with torch.no_grad():
-            loss = regime.loss(denoiser, x_0, sigma, noise, labels)
+            loss = hooks.loss(denoiser, x_0, sigma, noise, labels)
             plain = denoiser.loss(x_0, sigma, noise, labels)
         assert loss.shape == plain.shape
         assert bool((loss < 1e-6 * plain).all()) == nothing, (solver, substeps)
@@ -96,18 +96,18 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(family):
 def test_one_step_to_the_target_ends_where_a_plain_loop_of_the_teacher_does(family, solver):
     """In Python's own numbers, image by image; guidance as two separate evaluations."""
     denoiser, steps, substeps, scale = denoiser_of(family), 3, 2, GUIDANCE[family]
-    regime = regime_of(denoiser.network, steps=steps, teacher=solver, substeps=substeps, guidance=scale)
-    x_0, sigma, noise, labels = batch_of(regime, denoiser, family)
+    hooks = regime_of(denoiser.network, steps=steps, teacher=solver, substeps=substeps, guidance=scale)
+    x_0, sigma, noise, labels = batch_of(hooks, denoiser, family)
     x = x_0 + sigma[:, None, None, None] * noise
-    targets = regime.target(denoiser, x, sigma, labels)
+    targets = hooks.target(denoiser, x, sigma, labels)
 
     @torch.no_grad()
     def slope(y, level, label):
-        told = torch.full((1,), level)
+        labels = torch.full((1,), level)
         if label is None:
-            return (y - denoiser(y, told)) / level
-        asked, free = denoiser(y, told, label), denoiser(y, told, torch.tensor([NO_LABEL]))
-        return (y - (free + scale * (asked - free))) / level
+            return (y - denoiser(y, labels)) / level
+        requested, free = denoiser(y, labels, label), denoiser(y, labels, torch.tensor([NO_LABEL]))
+        return (y - (free + scale * (requested - free))) / level
 
     begins = set()
     for index in range(len(x)):
@@ -130,15 +130,15 @@ def test_one_step_to_the_target_ends_where_a_plain_loop_of_the_teacher_does(fami
 
 def test_the_teacher_stays_what_it_was():
     denoiser = denoiser_of("ncsn")
-    regime = regime_of(denoiser.network)
-    x_0, sigma, noise, _ = batch_of(regime, denoiser, "ncsn")
+    hooks = regime_of(denoiser.network)
+    x_0, sigma, noise, _ = batch_of(hooks, denoiser, "ncsn")
     x = x_0 + sigma[:, None, None, None] * noise
-    before = regime.target(denoiser, x, sigma, None)
+    before = hooks.target(denoiser, x, sigma, None)
     with torch.no_grad():
         for parameter in denoiser.network.parameters():
             parameter.mul_(0.5)
-    assert torch.equal(regime.target(denoiser, x, sigma, None), before)
-    assert not any(parameter.requires_grad for parameter in regime.teacher.parameters())
+    assert torch.equal(hooks.target(denoiser, x, sigma, None), before)
+    assert not any(parameter.requires_grad for parameter in hooks.teacher.parameters())
 
 
 def ends(family, network, method, steps, guidance, grid=None):
@@ -157,7 +157,7 @@ def ends(family, network, method, steps, guidance, grid=None):
 def test_a_student_ends_nearer_to_its_teacher_than_the_same_steps_without_learning(tmp_path, starts, family):
     scale = GUIDANCE[family]
     settings = settings_of(starts[family], steps=(), epochs=20, label_dropout=0.0)
-    trained = run(starts[family], tmp_path, settings={**settings, "while": {"distill": distillation(guidance=scale)}})
+    trained = run(starts[family], tmp_path, settings={**settings, "hook": {"distill": distillation(guidance=scale)}})
     teacher = weights.read_training(starts[family][0], "raw")[0]
     student = build_network(MODELS[family](), seed=0)
     student.load_state_dict(trained.weights["raw"])
@@ -170,14 +170,14 @@ def test_a_student_ends_nearer_to_its_teacher_than_the_same_steps_without_learni
 def test_a_resumed_distillation_is_the_undisturbed_one(tmp_path, starts):
     """Of a student that is narrower than its teacher, which is neither pruned nor kept in the state."""
     settings = settings_of(starts["ncsn"], steps=(CHANNELS,), epochs=2)
-    settings["while"] = {"distill": distillation()}
+    settings["hook"] = {"distill": distillation()}
     undisturbed = run(starts["ncsn"], tmp_path / "a", settings=settings)
     with terminated_at_save(3):
         run(starts["ncsn"], tmp_path / "b", 0.0, settings=settings)
     resumed = run(starts["ncsn"], tmp_path / "b", settings=settings)
     assert resumed.record["interruptions"] == 1
     assert equal(undisturbed, resumed)
-    plain = run(starts["ncsn"], tmp_path / "c", settings={**settings, "while": {}})
+    plain = run(starts["ncsn"], tmp_path / "c", settings={**settings, "hook": {}})
     assert not equal(undisturbed, plain)
 
 
@@ -188,9 +188,9 @@ def test_recipes_sample_students_at_the_levels_that_they_learnt(model):
     denoiser = denoiser_of(family)
     learnt, folded = {}, []
     for training in ("distilled-4", "distilled-2"):
-        asked = resolve.finetune_settings(CONFIG, "mnist", model, training, 0)["while"]["distill"]
-        regime = Distill(build(DistillSettings, asked, "distill"), denoiser.network)
-        learnt[training] = regime.levels(denoiser)[:: regime.settings.substeps].tolist()
+        requested = resolve.finetune_settings(CONFIG, "mnist", model, training, 0)["hook"]["distill"]
+        hooks = Distill(build(DistillSettings, requested, "distill"), denoiser.network)
+        learnt[training] = hooks.levels(denoiser)[:: hooks.settings.substeps].tolist()
         heard = []
 
         class Listening(Guided):
@@ -201,10 +201,10 @@ def test_recipes_sample_students_at_the_levels_that_they_learnt(model):
         sampler = build(SamplerSettings, resolve.sampler_options(CONFIG, model, training), "sampler")
         find_sampler(sampler.method)(Listening(denoiser), ImageNoise(0, range(2)), (1, 4, 4), sampler)
         assert [*heard, 0.0] == learnt[training]
-        folded.append(regime.settings.guidance)
+        folded.append(hooks.settings.guidance)
     assert folded == [CONFIG["models"][model]["sampler"]["guidance"], 1.0]
     assert learnt["distilled-4"][::2] == learnt["distilled-2"]
-    assert regime.levels(denoiser).tolist() == learnt["distilled-4"]
+    assert hooks.levels(denoiser).tolist() == learnt["distilled-4"]
 
 
 @pytest.mark.parametrize(

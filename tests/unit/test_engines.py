@@ -13,21 +13,21 @@ from builders import MODELS, SOURCE, TRAININGS, model_header, striped_images
 
 import slimdiff
 from slimdiff.catalog import engines
-from slimdiff.catalog.engines import RUNTIMES, Way
+from slimdiff.catalog.engines import ENGINES, Runtime
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.data.image_set import ImageSet
 from slimdiff.engines import lowering
 from slimdiff.engines.calibration import noised, sampler_sigmas
-from slimdiff.engines.network import EngineNetwork, Runner, Site
+from slimdiff.engines.network import Backend, EngineNetwork, Placement
 from slimdiff.engines.split import split_network
 from slimdiff.errors import UserError
 from slimdiff.inference import export
-from slimdiff.io import tensors as tensorfile
+from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.models.registry import build_network
 from slimdiff.profiling import profile
 
 CPU = torch.device("cpu")
-WAYS = [Way(engine, precision) for engine, runtime in RUNTIMES.items() for precision in runtime.precisions]
+WAYS = [Runtime(engine, precision) for engine, runtime in ENGINES.items() for precision in runtime.precisions]
 LOWERED = [way for way in WAYS if not way.plain]
 # How far an engine may be from the network in float32: rounding of sums, of 8 bits of mantissa, of 256 steps.
 TOLERANCE = {"fp32": 1e-5, "bf16": 0.03, "int8": 0.2}
@@ -37,7 +37,7 @@ FAMILIES = list(MODELS)
 
 def case(engine: str, precision: str, family: str):
     slow = (pytest.mark.slow,) if engine != "torch" else ()
-    return pytest.param(Way(engine, precision), family, marks=slow, id=f"{engine}-{precision}-{family}")
+    return pytest.param(Runtime(engine, precision), family, marks=slow, id=f"{engine}-{precision}-{family}")
 
 
 # Every way once and every engine but one with both families: lowering and compiling take seconds to half a minute.
@@ -59,11 +59,11 @@ def test_every_way_has_a_case():
     assert {each.values[0] for each in [*CASES, *COMPILED]} == set(LOWERED)
 
 
-def skip_unless_possible(way: Way) -> None:
+def skip_unless_possible(way: Runtime) -> None:
     missing = engines.missing_modules(way.engine)
     if missing:
         pytest.skip(f"engine {way.engine} needs {', '.join(missing)}")
-    if way == Way("openvino", "bf16"):
+    if way == Runtime("openvino", "bf16"):
         import openvino
 
         if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -83,11 +83,11 @@ def network_of(family: str) -> torch.nn.Module:
 def inputs_of(family: str, n: int = 5) -> tuple[torch.Tensor, ...]:
     model, generator = MODELS[family](), torch.Generator().manual_seed(3)
     x = torch.randn(n, model["channels"], model["image_size"], model["image_size"], generator=generator)
-    told = (torch.arange(n) % 3 - 1,) if family == "ddpm" else ()
-    return (x, torch.linspace(-1.0, 1.0, n), *told)
+    labels = (torch.arange(n) % 3 - 1,) if family == "ddpm" else ()
+    return (x, torch.linspace(-1.0, 1.0, n), *labels)
 
 
-def header_of(family: str, way: Way) -> dict:
+def header_of(family: str, way: Runtime) -> dict:
     header = model_header(MODELS[family](), TRAININGS[family](), engine=way.engine, precision=way.precision)
     header["sampler"] = {**header["sampler"], "steps": 3}
     return header
@@ -97,11 +97,11 @@ def images_of(family: str) -> ImageSet:
     return striped_images(size=20)
 
 
-def write(path: Path, family: str, way: Way, cache: Path | None = None) -> dict:
+def write(path: Path, family: str, way: Runtime, cache: Path | None = None) -> dict:
     """A cell's file as the stage writes it; returns its header."""
     header = header_of(family, way)
-    lowered = lowering.lower_network(network_of(family), header, images_of(family), Site(CPU, cache))
-    tensorfile.write(path, "model", lowered.tensors, {**header, **lowered.header})
+    lowered = lowering.lower_network(network_of(family), header, images_of(family), Placement(CPU, cache))
+    save_tensors(path, "model", lowered.tensors, {**header, **lowered.header})
     return {**header, **lowered.header}
 
 
@@ -153,7 +153,7 @@ def test_an_engine_computes_what_the_network_does(way, family, tmp_path):
     assert float((fewer - found[:2]).norm() / found[:2].norm()) <= max(1e-5, TOLERANCE[way.precision] / 3)
 
     assert profile.count_parameters(loaded.network) == profile.count_parameters(network)
-    stored = sum(t.numel() * t.element_size() for n, t in tensorfile.read(path, "model")[0].items() if n != "graph.xml")
+    stored = sum(t.numel() * t.element_size() for n, t in load_tensors(path, "model")[0].items() if n != "graph.xml")
     floats = sum(4 * value.numel() for value in network.state_dict().values())
     if way.precision != "int8":  # of networks as small as these a graph's description is the larger part
         assert stored / floats == pytest.approx(FILE_SHARE[way.precision], abs=0.1)
@@ -192,7 +192,7 @@ def test_a_fresh_process_samples_the_same_images(way, family, tmp_path):
 @pytest.mark.slow
 def test_a_library_that_a_killed_compiler_left_unfinished_is_made_anew(tmp_path, capfd):
     """In fresh processes, because one that has a library loaded does not read it again."""
-    way = Way("torch-compile", "fp32")
+    way = Runtime("torch-compile", "fp32")
     skip_unless_possible(way)
     path, cache, out = tmp_path / "model.safetensors", tmp_path / "cache", tmp_path / "images.pt"
     write(path, "ncsn", way, cache)
@@ -216,7 +216,7 @@ def test_a_library_that_a_killed_compiler_left_unfinished_is_made_anew(tmp_path,
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_calibration_writes_the_same_bytes_twice(engine, tmp_path):
-    way = Way(engine, "int8")
+    way = Runtime(engine, "int8")
     skip_unless_possible(way)
     for name in "ab":
         write(tmp_path / name, "ncsn", way)
@@ -231,13 +231,13 @@ def test_only_the_body_is_rounded(tmp_path):
         "ncsn": {"fourier.frequencies"},
         "ddpm": {"label.weight"},
     }.items():
-        write(tmp_path / family, family, Way("torch", "bf16"))
-        tensors, _ = tensorfile.read(tmp_path / family, "model")
+        write(tmp_path / family, family, Runtime("torch", "bf16"))
+        tensors, _ = load_tensors(tmp_path / family, "model")
         assert {name for name, tensor in tensors.items() if tensor.dtype == torch.float32} == kept
         assert all(tensor.dtype == torch.bfloat16 for name, tensor in tensors.items() if name not in kept)
 
 
-class Echo(Runner):
+class Echo(Backend):
     """A runner that records what it is called with."""
 
     fixed_batch = True
@@ -256,7 +256,7 @@ class Echo(Runner):
 def test_batches_are_filled_up_to_a_prepared_size():
     embedder, _ = split_network(network_of("ncsn"))
     runner = Echo()
-    network = EngineNetwork(embedder, runner, Way("openvino", "fp32"), Site(CPU), (1, 20, 20), (1, 1))
+    network = EngineNetwork(embedder, runner, Runtime("openvino", "fp32"), Placement(CPU), (1, 20, 20), (1, 1))
     x, level = inputs_of("ncsn", 7)
     whole = network(x, level)
     assert runner.prepared == [7]
@@ -271,7 +271,7 @@ def test_batches_are_filled_up_to_a_prepared_size():
 
 
 def test_calibration_sees_training_and_sampling_levels():
-    header = header_of("ddpm", Way("torch", "bf16"))
+    header = header_of("ddpm", Runtime("torch", "bf16"))
     denoiser = slimdiff.inference.model.build_denoiser(network_of("ddpm"), header["model"], header["training"])
     sigmas = sampler_sigmas(denoiser, header["model"], header["sampler"])
     assert len(sigmas.unique()) == 3  # Heun's three steps evaluate at three levels
@@ -280,8 +280,8 @@ def test_calibration_sees_training_and_sampling_levels():
     assert float(sigmas.max()) == pytest.approx(high)
     images = striped_images(size=20)
     given = noised(denoiser, header["model"], images.train_images, images.train_labels, sigmas, 60, seed=0)
-    asked = denoiser.coefficients(sigmas)[3].float()
-    own = torch.isclose(given.noise_level[:, None], asked[None]).any(1)
+    requested = denoiser.coefficients(sigmas)[3].float()
+    own = torch.isclose(given.noise_level[:, None], requested[None]).any(1)
     assert own[1::2].all()
     assert not own[::2].any()
     assert given.noise_level[::2].unique().numel() == 30
@@ -293,10 +293,10 @@ def test_calibration_sees_training_and_sampling_levels():
 @pytest.mark.parametrize(
     ("way", "device", "message"),
     [
-        (Way("torch", "int8"), CPU, "engine torch with precision int8; allowed: torch in fp32, bf16; "),
-        (Way("onnxruntime", "bf16"), CPU, "engine onnxruntime with precision bf16; allowed: "),
-        (Way("tensorrt", "fp32"), CPU, "engine tensorrt with precision fp32; allowed: "),
-        (Way("openvino", "fp32"), torch.device("cuda"), "engine openvino runs on cpu, not on cuda"),
+        (Runtime("torch", "int8"), CPU, "engine torch with precision int8; allowed: torch in fp32, bf16; "),
+        (Runtime("onnxruntime", "bf16"), CPU, "engine onnxruntime with precision bf16; allowed: "),
+        (Runtime("tensorrt", "fp32"), CPU, "engine tensorrt with precision fp32; allowed: "),
+        (Runtime("openvino", "fp32"), torch.device("cuda"), "engine openvino runs on cpu, not on cuda"),
     ],
 )
 def test_what_no_engine_can_do_is_refused(way, device, message):
@@ -306,16 +306,16 @@ def test_what_no_engine_can_do_is_refused(way, device, message):
 
 
 def test_an_engine_that_is_not_installed_is_refused(monkeypatch):
-    changed = {**RUNTIMES, "openvino": replace(RUNTIMES["openvino"], modules=("no_such_module_here",))}
+    changed = {**ENGINES, "openvino": replace(ENGINES["openvino"], modules=("no_such_module_here",))}
     monkeypatch.setattr(engines, "RUNTIMES", changed)
     with pytest.raises(UserError, match=r"needs no_such_module_here: .*\[engines\]"):
-        lowering.check_way(Way("openvino", "fp32"), CPU)
+        lowering.check_way(Runtime("openvino", "fp32"), CPU)
 
 
 def test_compiling_needs_a_compiler(monkeypatch, tmp_path):
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
-        write(tmp_path / "model", "ncsn", Way("torch-compile", "fp32"))
+        write(tmp_path / "model", "ncsn", Runtime("torch-compile", "fp32"))
 
 
 def test_quantized_linears_are_refused():
@@ -330,23 +330,23 @@ def test_quantized_linears_are_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_a_graph_cannot_be_exported_and_a_damaged_one_not_read(engine, tmp_path):
-    way = Way(engine, "int8")
+    way = Runtime(engine, "int8")
     skip_unless_possible(way)
     path = tmp_path / "model.safetensors"
     header = write(path, "ncsn", way)
     with pytest.raises(UserError, match="no float weights to export"):
         export.in_float(slimdiff.load(path).network)
-    tensors, _ = tensorfile.read(path, "model")
+    tensors, _ = load_tensors(path, "model")
     name = "graph.xml" if engine == "openvino" else "graph.onnx"
-    tensorfile.write(path, "model", {**tensors, name: tensors[name][:100].clone()}, header)
+    save_tensors(path, "model", {**tensors, name: tensors[name][:100].clone()}, header)
     with pytest.raises(UserError, match="is not one that this"):
         slimdiff.load(path)
 
 
 def test_a_profile_tells_loading_compiling_and_error(tmp_path):
     settings = {"batch_size": 4, "repeats": 2, "warmup": 1, "seed": 0}
-    write(tmp_path / "lowered", "ncsn", Way("torch", "bf16"))
-    modelfile.write_model(tmp_path / "plain", network_of("ncsn"), header_of("ncsn", Way("torch", "fp32")))
+    write(tmp_path / "lowered", "ncsn", Runtime("torch", "bf16"))
+    modelfile.write_model(tmp_path / "plain", network_of("ncsn"), header_of("ncsn", Runtime("torch", "fp32")))
     lowered = profile.profile(tmp_path / "lowered", settings, CPU)
     plain = profile.profile(tmp_path / "plain", settings, CPU)
     for column in ("params", "params_nonzero", "macs"):

@@ -142,8 +142,8 @@ def test_levels_are_equally_likely_and_their_losses_repeat(starts, monkeypatch):
     assert len(losses) == LEVELS
     times = torch.tensor([float(time) for _, _, time in seen[:LEVELS]])
     assert times.tolist() == pytest.approx([1000 / LEVELS * (level + 0.5) for level in range(LEVELS)], abs=12)
-    told = torch.cat([labels for _, labels, _ in seen[:LEVELS]])
-    assert float((told == -1).float().mean()) == pytest.approx(0.5, abs=0.05)
+    seen_labels = torch.cat([labels for _, labels, _ in seen[:LEVELS]])
+    assert float((seen_labels == -1).float().mean()) == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -19,10 +19,10 @@ from torch import nn
 
 import slimdiff
 from slimdiff.analysis import row
-from slimdiff.catalog.engines import Way
+from slimdiff.catalog.engines import Runtime
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.samplers import SamplerSettings
-from slimdiff.engines.network import EngineNetwork, Runner, Site
+from slimdiff.engines.network import Backend, EngineNetwork, Placement
 from slimdiff.inference import model
 from slimdiff.inference.images import write_samples
 from slimdiff.inference.sampling import sample_images
@@ -30,8 +30,8 @@ from slimdiff.io.settings import build
 from slimdiff.metrics.score import read_samples
 from slimdiff.models.registry import build_network
 from slimdiff.profiling import profile
-from slimdiff.profiling.latency import race
-from slimdiff.runtime.memory import HalvedOnce, OutOfMemory, ran_out
+from slimdiff.profiling.latency import time_interleaved
+from slimdiff.runtime.memory import HalvingBatch, OutOfMemory, is_oom
 from slimdiff.stages import sample as sample_stage
 
 PETABYTE = 2**50
@@ -70,8 +70,8 @@ def test_other_errors_go_through(wrong):
         raise wrong
 
     with pytest.raises(type(wrong)):
-        HalvedOnce(4).run(work)
-    assert not ran_out(wrong)
+        HalvingBatch(4).run(work)
+    assert not is_oom(wrong)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
@@ -84,11 +84,11 @@ def test_the_batch_is_halved_once_and_stays_so(error):
             raise error
         return size
 
-    batches = HalvedOnce(7)
+    batches = HalvingBatch(7)
     assert [batches.run(work), batches.run(work)] == [3, 3]
     assert seen == [7, 3, 3]
     with pytest.raises(OutOfMemory, match="tried 8 and 4"):
-        HalvedOnce(8).run(work)
+        HalvingBatch(8).run(work)
 
 
 def test_images_are_the_same_after_memory_ran_out(device):
@@ -130,7 +130,7 @@ def test_it_is_halved_where_memory_runs_out_midway():
     assert int((found.images.int() - again.images.int()).abs().max()) <= 1
 
 
-class Graph(Runner):
+class Graph(Backend):
     """A body of fixed batch sizes that has room for fewer once it was prepared."""
 
     fixed_batch = True
@@ -152,8 +152,10 @@ def test_an_engine_does_not_fill_a_halved_batch_up_again():
     graph = Graph()
     embedder = nn.Module()
     embedder.forward = lambda noise_level, labels: noise_level
-    network = EngineNetwork(embedder, graph, Way("openvino", "fp32"), Site(torch.device("cpu")), (1, 4, 4), (1, 1))
-    batches = HalvedOnce(6)
+    network = EngineNetwork(
+        embedder, graph, Runtime("openvino", "fp32"), Placement(torch.device("cpu")), (1, 4, 4), (1, 1)
+    )
+    batches = HalvingBatch(6)
     found = batches.run(lambda size: network(torch.ones(size, 1, 4, 4), torch.ones(size)))
     assert (len(found), batches.size, graph.seen) == (3, 3, [6, 6, 3, 3])
 
@@ -188,8 +190,8 @@ def test_a_profile_measures_what_fits_and_says_so(tmp_path, hungry, bears, batch
     path = tmp_path / "model.safetensors"
     write_small_model(path)
     hungry(bears)
-    asked = 2 if bears == 4 else 4
-    settings = {"batch_size": asked, "repeats": 1, "warmup": 0, "seed": 0}
+    requested = 2 if bears == 4 else 4
+    settings = {"batch_size": requested, "repeats": 1, "warmup": 0, "seed": 0}
     found = profile(path, settings, torch.device("cpu"), path)
     assert (found["status"], found.get("batch_size")) == (status, batch_size)
     assert found["size_bytes"] == path.stat().st_size
@@ -205,8 +207,8 @@ def test_a_race_never_times_a_halved_batch(tmp_path, hungry):
     hungry(2)
     loaded = model.load(tmp_path / "model.safetensors", "cpu")
     with pytest.raises(OutOfMemory):
-        race(loaded, None, 4, 1, 0, 0, torch.device("cpu"))
-    assert len(race(loaded, None, 2, 1, 0, 0, torch.device("cpu")).ms) == 1
+        time_interleaved(loaded, None, 4, 1, 0, 0, torch.device("cpu"))
+    assert len(time_interleaved(loaded, None, 2, 1, 0, 0, torch.device("cpu")).ms) == 1
 
 
 @pytest.mark.parametrize(("bears", "batch_size", "reason"), [(2, 2, None), (1, 0, "sample: out of memory: ")])

@@ -16,7 +16,7 @@ from slimdiff.data import image_set
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 from slimdiff.io import files, records
-from slimdiff.io import tensors as tensorfile
+from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.metrics import classifier, extractors, inception, reference, scaling
 from slimdiff.metrics import score as score_module
 from slimdiff.metrics.classifier import Classifier
@@ -178,8 +178,10 @@ def test_a_score_is_what_its_parts_say(workspace: Workspace) -> None:
     assert copied is not None
     assert (record["memorization_p"], record["nearest_ratio"]) == pytest.approx((copied.p, copied.ratio), rel=1e-12)
     shares = classifier.shares(data.train_labels, 2)
-    judged = classifier.judge(classifier.read(workspace.path("classifier.safetensors")), samples, labels, shares)
-    assert {name: record[name] for name in judged} == judged
+    classes_shown = classifier.classify_samples(
+        classifier.read(workspace.path("classifier.safetensors")), samples, labels, shares
+    )
+    assert {name: record[name] for name in classes_shown} == classes_shown
 
 
 def test_the_neighbourhoods_are_those_of_kept_training_images(workspace: Workspace) -> None:
@@ -399,9 +401,9 @@ def test_a_reference_of_other_images_is_stale(workspace: Workspace) -> None:
 
 def test_a_reference_of_an_older_slimdiff_is_refused(workspace: Workspace) -> None:
     path = workspace.path("reference.safetensors")
-    tensors, header = tensorfile.read(path, reference.KIND)
+    tensors, header = load_tensors(path, reference.KIND)
     del tensors["train_features"]
-    tensorfile.write(path, reference.KIND, tensors, header)
+    save_tensors(path, reference.KIND, tensors, header)
     with pytest.raises(UserError, match=r"made by another slimdiff: it lacks train_features; delete it and run again"):
         reference.read(path)
 

@@ -137,15 +137,15 @@ def test_a_class_is_a_vector_beside_the_noise_level():
     """Without classes the network and its start are the report's; with them, -1 is what is told no class."""
     plain = build_network(MODELS["ncsn"](), seed=1)
     settings = MODELS["ncsn"]()
-    told = build_network({**settings, "network": {**settings["network"], "classes": 3}}, seed=1)
-    extra = set(told.state_dict()) - set(plain.state_dict())
+    conditional = build_network({**settings, "network": {**settings["network"], "classes": 3}}, seed=1)
+    extra = set(conditional.state_dict()) - set(plain.state_dict())
     assert extra == {"label.weight"}
-    assert all(torch.equal(told.state_dict()[name], value) for name, value in plain.state_dict().items())
+    assert all(torch.equal(conditional.state_dict()[name], value) for name, value in plain.state_dict().items())
     x, level = torch.randn(4, 1, 20, 20), torch.rand(4)
     none = torch.full((4,), -1)
-    assert torch.equal(told(x, level, none), plain(x, level))
-    assert torch.equal(told(x, level), plain(x, level))
-    one = told(x, level, torch.tensor([0, 1, 2, -1]))
+    assert torch.equal(conditional(x, level, none), plain(x, level))
+    assert torch.equal(conditional(x, level), plain(x, level))
+    one = conditional(x, level, torch.tensor([0, 1, 2, -1]))
     assert all(not torch.equal(one[i], plain(x, level)[i]) for i in range(3))
     assert torch.equal(one[3], plain(x, level)[3])
 

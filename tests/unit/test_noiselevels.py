@@ -9,7 +9,7 @@ from builders import MODELS, TRAININGS, striped_images
 
 from slimdiff.diffusion.denoiser import EDM_LOG_SIGMA_MEAN, EDM_LOG_SIGMA_STD, NO_LABEL, build_denoiser
 from slimdiff.models.registry import build_network
-from slimdiff.training.losses import HELD_OUT_SEED, denoising_losses, draw, equally_likely, level_losses
+from slimdiff.training.losses import HELD_OUT_SEED, denoising_losses, draw_batch, equally_likely, level_losses
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,7 @@ def test_a_loss_is_the_weighted_error_of_the_estimated_image(family):
     found = denoising_losses(denoiser, images.test_images, images.test_labels, model, CPU, "float32", 5, 6, 4)
     sigmas = equally_likely(denoiser, 6, HELD_OUT_SEED)
     for level, sigma in enumerate(sigmas):
-        drawn = draw(denoiser, images.test_images, images.test_labels, model, HELD_OUT_SEED, level, 4)
+        drawn = draw_batch(denoiser, images.test_images, images.test_labels, model, HELD_OUT_SEED, level, 4)
         assert (drawn.labels is None) == (family == "ncsn")
         with torch.no_grad():
             x = drawn.x_0 + sigma * drawn.noise
@@ -52,13 +52,13 @@ def test_withheld_labels_are_those_of_training_alone():
     model, denoiser = denoiser_of("ddpm")
     images = striped_images()
     given = (denoiser, images.test_images, images.test_labels, model, 3, 2, 500)
-    told, dropped = draw(*given), draw(*given, label_dropout=0.1)
-    assert told.labels.min() >= 0
+    labelled, dropped = draw_batch(*given), draw_batch(*given, label_dropout=0.1)
+    assert labelled.labels.min() >= 0
     gone = dropped.labels == NO_LABEL
     assert 20 < gone.sum() < 90
-    assert torch.equal(told.labels[~gone], dropped.labels[~gone])
-    assert torch.equal(told.x_0, dropped.x_0)
-    assert torch.equal(told.noise, dropped.noise)
+    assert torch.equal(labelled.labels[~gone], dropped.labels[~gone])
+    assert torch.equal(labelled.x_0, dropped.x_0)
+    assert torch.equal(labelled.noise, dropped.noise)
 
 
 def test_level_losses_are_the_held_out_losses_at_the_same_draws():

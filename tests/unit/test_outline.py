@@ -8,7 +8,7 @@ import pytest
 from presets import CONFIG
 from torch import nn
 
-from slimdiff.models.meta import outline
+from slimdiff.models.meta import build_on_meta
 from slimdiff.models.registry import build_network
 
 MODELS = CONFIG["models"]
@@ -21,7 +21,7 @@ def described(network: nn.Module) -> list[tuple[str, tuple[int, ...], str]]:
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("name", MODELS)
 def test_an_outline_holds_the_networks_tensors_and_none_of_their_memory(name: str, groups: int) -> None:
-    found = outline(MODELS[name], groups)
+    found = build_on_meta(MODELS[name], groups)
     assert described(found) == described(build_network(MODELS[name], groups))
     assert {tensor.device.type for tensor in found.state_dict().values()} == {"meta"}
 

@@ -15,8 +15,8 @@ import slimdiff
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.compression.steps import apply_steps
 from slimdiff.errors import UserError
-from slimdiff.io import packed as packing
-from slimdiff.io import tensors as tensorfile
+from slimdiff.io import packed
+from slimdiff.io.tensors import save_tensors
 from slimdiff.models.registry import build_network
 
 RECIPES = [
@@ -46,13 +46,13 @@ def sealed(body: bytes) -> bytes:
 @pytest.mark.parametrize("steps", RECIPES, ids=str)
 def test_unpacking_gives_the_same_file_and_loading_the_same_images(tmp_path, steps):
     source = write(tmp_path / "model.safetensors", steps)
-    packing.pack(source, tmp_path / "model.packed")
-    packing.unpack(tmp_path / "model.packed", tmp_path / "again.safetensors")
+    packed.pack(source, tmp_path / "model.packed")
+    packed.unpack(tmp_path / "model.packed", tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == source.read_bytes()
     one, other = slimdiff.load(source), slimdiff.load(tmp_path / "model.packed")
     assert one.settings == other.settings
     assert torch.equal(one.sample(3, seed=2).images, other.sample(3, seed=2).images)
-    assert packing.is_packed(tmp_path / "model.packed") and not packing.is_packed(source)
+    assert packed.is_packed(tmp_path / "model.packed") and not packed.is_packed(source)
 
 
 def test_every_type_and_shape_survives(tmp_path):
@@ -65,8 +65,8 @@ def test_every_type_and_shape_survives(tmp_path):
     tensors |= {"none": torch.zeros(0, 4), "scalar": torch.tensor(3.5), "zeros": torch.zeros(1000)}
     tensors["odd"] = torch.tensor([0.0, -0.0, torch.nan, -torch.inf, 1e-42, -1e-42])
     save_file(tensors, tmp_path / "all.safetensors", metadata={"note": "ä"})
-    packing.pack(tmp_path / "all.safetensors", tmp_path / "all.packed")
-    packing.unpack(tmp_path / "all.packed", tmp_path / "again.safetensors")
+    packed.pack(tmp_path / "all.safetensors", tmp_path / "all.packed")
+    packed.unpack(tmp_path / "all.packed", tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "all.safetensors").read_bytes()
 
 
@@ -74,48 +74,48 @@ def test_every_type_and_shape_survives(tmp_path):
 def test_zeros_shrink_the_packed_file_more_than_gzip(tmp_path, amount, share):
     """Initial weights are uniform, with 3 bits of exponent less to save than trained ones."""
     source = write(tmp_path / "m.safetensors", [{"prune": {"method": "random", "amount": amount}}], ncsn_model())
-    packing.pack(source, tmp_path / "m.packed")
-    packed = (tmp_path / "m.packed").stat().st_size
-    assert packed < share * source.stat().st_size
-    assert packed < len(gzip.compress(source.read_bytes(), 6))
+    packed.pack(source, tmp_path / "m.packed")
+    n_bytes = (tmp_path / "m.packed").stat().st_size
+    assert n_bytes < share * source.stat().st_size
+    assert n_bytes < len(gzip.compress(source.read_bytes(), 6))
 
 
 def test_equal_models_are_equal_packed_files(tmp_path):
     for name in ("one", "two"):
         write_small_model(tmp_path / f"{name}.safetensors")
-        packing.pack(tmp_path / f"{name}.safetensors", tmp_path / f"{name}.packed")
+        packed.pack(tmp_path / f"{name}.safetensors", tmp_path / f"{name}.packed")
     assert (tmp_path / "one.packed").read_bytes() == (tmp_path / "two.packed").read_bytes()
 
 
 def test_every_flipped_bit_and_every_cut_is_refused_by_name(tmp_path):
     path = tmp_path / "model.packed"
     save_file({"a": torch.randn(40), "b": torch.zeros(9)}, tmp_path / "small.safetensors")
-    packing.pack(tmp_path / "small.safetensors", path)
+    packed.pack(tmp_path / "small.safetensors", path)
     whole = path.read_bytes()
     for position in range(len(whole)):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << position % 8]) + whole[position + 1 :])
         with pytest.raises(UserError, match=r"model.packed is damaged .*: delete it and run again to rebuild it"):
-            list(packing.read(path))
+            list(packed.read(path))
         path.write_bytes(whole[:position])
         with pytest.raises(UserError, match=r"model.packed is damaged"):
-            list(packing.read(path))
+            list(packed.read(path))
     path.write_bytes(whole + b"x")
     with pytest.raises(UserError, match="digest at its end"):
-        list(packing.read(path))
+        list(packed.read(path))
 
 
 def test_flips_under_a_right_digest_are_refused_or_change_nothing(tmp_path):
     """Each check holds by itself: nothing that is read may differ, and nothing but UserError may be raised."""
     path = tmp_path / "model.packed"
     save_file({"a": torch.randn(40), "b": torch.zeros(9), "c": torch.zeros(3)}, tmp_path / "small.safetensors")
-    packing.pack(tmp_path / "small.safetensors", path)
-    body, wanted = path.read_bytes()[: -packing.SHA256_BYTES], (tmp_path / "small.safetensors").read_bytes()[-52 * 4 :]
+    packed.pack(tmp_path / "small.safetensors", path)
+    body, wanted = path.read_bytes()[: -packed.SHA256_BYTES], (tmp_path / "small.safetensors").read_bytes()[-52 * 4 :]
     refused = 0
     for position in range(len(body)):
         for bit in range(8):
             path.write_bytes(sealed(body[:position] + bytes([body[position] ^ 1 << bit]) + body[position + 1 :]))
             try:
-                found = b"".join(packing.read(path))
+                found = b"".join(packed.read(path))
             except UserError:
                 refused += 1
             else:
@@ -127,7 +127,7 @@ def forged(shape, content: bytes) -> bytes:
     """A packed file of one float tensor `a` of this shape, whose record is `content`."""
     size = int(np.prod(shape)) * 4
     text = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
-    start = packing.MAGIC + struct.pack("<IQ", packing.VERSION, len(text)) + struct.pack("<Q", len(text)) + text
+    start = packed.MAGIC + struct.pack("<IQ", packed.VERSION, len(text)) + struct.pack("<Q", len(text)) + text
     return sealed(start + content)
 
 
@@ -139,17 +139,17 @@ def forged(shape, content: bytes) -> bytes:
         (forged([4], b"\0" + bytes(16) + struct.pack("<Q", 5) + bytes(5)), "holds 5 bytes instead of 4"),
         (forged([4], b"\7" + bytes(16)), "unknown encoding 7"),
         (forged([-4], b""), "is not where its header says"),
-        (sealed(packing.MAGIC + struct.pack("<IQ", 9, 0)), "version 9; known here: 1"),
-        (sealed(packing.MAGIC + struct.pack("<IQ", 1, 1 << 60)), "are announced where at most"),
+        (sealed(packed.MAGIC + struct.pack("<IQ", 9, 0)), "version 9; known here: 1"),
+        (sealed(packed.MAGIC + struct.pack("<IQ", 1, 1 << 60)), "are announced where at most"),
         (sealed(b"something else entirely"), "does not begin as a packed file does"),
-        (sealed(packing.MAGIC + struct.pack("<IQQ", 1, 2, 2) + b"[]"), "none of a safetensors file"),
+        (sealed(packed.MAGIC + struct.pack("<IQQ", 1, 2, 2) + b"[]"), "none of a safetensors file"),
         (b"", "cut short"),
     ],
 )
 def test_files_that_lie_are_refused_before_anything_is_allocated(tmp_path, body, message):
     (tmp_path / "model.packed").write_bytes(body)
     with pytest.raises(UserError, match=message):
-        list(packing.read(tmp_path / "model.packed"))
+        list(packed.read(tmp_path / "model.packed"))
 
 
 def test_a_frame_that_would_swell_is_refused(tmp_path):
@@ -157,10 +157,10 @@ def test_a_frame_that_would_swell_is_refused(tmp_path):
     import zstandard
 
     frame = zstandard.ZstdCompressor().compress(bytes(50 << 20))
-    chunk = struct.pack("<Q", len(frame) | packing.COMPRESSED) + frame
+    chunk = struct.pack("<Q", len(frame) | packed.COMPRESSED) + frame
     (tmp_path / "model.packed").write_bytes(forged([4], b"\0" + bytes(16) + chunk))
     with pytest.raises(UserError, match="stands for another number of bytes than 4"):
-        list(packing.read(tmp_path / "model.packed"))
+        list(packed.read(tmp_path / "model.packed"))
 
 
 def test_only_whole_safetensors_files_are_packed(tmp_path):
@@ -169,18 +169,18 @@ def test_only_whole_safetensors_files_are_packed(tmp_path):
     for broken in (content[:-1], content + b"x", content[:5], b"", content[:8] + b"x" + content[9:]):
         (tmp_path / "broken.safetensors").write_bytes(broken)
         with pytest.raises(UserError, match=r"broken.safetensors is damaged"):
-            packing.pack(tmp_path / "broken.safetensors", tmp_path / "model.packed")
+            packed.pack(tmp_path / "broken.safetensors", tmp_path / "model.packed")
     with pytest.raises(UserError, match="does not exist"):
-        packing.pack(tmp_path / "nothing.safetensors", tmp_path / "model.packed")
+        packed.pack(tmp_path / "nothing.safetensors", tmp_path / "model.packed")
     with pytest.raises(UserError, match="cannot be read"):
-        packing.pack(tmp_path, tmp_path / "model.packed")
+        packed.pack(tmp_path, tmp_path / "model.packed")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["broken.safetensors", "model.safetensors"]
 
 
 def test_packed_files_of_another_kind_or_maker_are_no_models(tmp_path):
-    tensorfile.write(tmp_path / "images.safetensors", "images", {"a": torch.zeros(2)}, {})
+    save_tensors(tmp_path / "images.safetensors", "images", {"a": torch.zeros(2)}, {})
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
     for name, message in (("images", "holds 'images', expected 'model'"), ("other", "nothing that slimdiff wrote")):
-        packing.pack(tmp_path / f"{name}.safetensors", tmp_path / f"{name}.packed")
+        packed.pack(tmp_path / f"{name}.safetensors", tmp_path / f"{name}.packed")
         with pytest.raises(UserError, match=message):
             slimdiff.load(tmp_path / f"{name}.packed")

@@ -22,7 +22,7 @@ from slimdiff.compression import restore, steps
 from slimdiff.data import sources
 from slimdiff.diffusion import denoiser
 from slimdiff.errors import UserError
-from slimdiff.inference.model import Loaded
+from slimdiff.inference.model import LoadedModel
 from slimdiff.io.settings import canonical
 from slimdiff.models import registry
 from slimdiff.plugins import REGISTERED, declarations, loading
@@ -193,7 +193,7 @@ def test_from_training_to_images() -> None:
         compress.main([*arguments, "--out", f"{name}.safetensors", "--out-packed", f"{name}.packed"])
     assert Path("model.safetensors").read_bytes() == Path("again.safetensors").read_bytes(), "the seed decides"
     loaded = slimdiff.load("model.safetensors")
-    assert isinstance(loaded, Loaded)
+    assert isinstance(loaded, LoadedModel)
     assert loaded.settings["plugins"] == used
     assert loaded.settings["structure"][0]["step"] == "wrap"
     assert torch.equal(loaded.network.conv1.weight, network.conv1.weight / 4)

@@ -68,13 +68,13 @@ def verdict(overlay: dict[str, Any]) -> str:
 
 
 def test_the_example_is_read_as_it_is_written() -> None:
-    found = declarations.catalogue([FILE])
+    found = declarations.load_catalog([FILE])
     assert list(found.steps) == ["low-rank", "round-mantissa"]
     assert [found.step(name).restores for name in found.steps] == [True, False]
     assert found.source("shapes").classes == ["disk", "square", "cross"]
-    told = found.family("residual").told
-    assert told.samplers == ("heun", "euler-maruyama")
-    assert (told.training, told.sampler) == (("label_dropout",), ("guidance",))
+    entry = found.family("residual").entry
+    assert entry.samplers == ("heun", "euler-maruyama")
+    assert (entry.training, entry.sampler) == (("label_dropout",), ("guidance",))
 
 
 def test_reading_imports_neither_torch_nor_the_plugin(folder: Path) -> None:
@@ -141,7 +141,7 @@ def test_two_files_cannot_declare_the_same(folder: Path) -> None:
     write(folder, STEP, "one.py")
     write(folder, STEP, "two.py")
     with pytest.raises(UserError, match=r"^two\.py: step 'mine' is declared in one\.py as well$"):
-        declarations.catalogue(["one.py", "two.py"])
+        declarations.load_catalog(["one.py", "two.py"])
 
 
 # --- what an edit touches

@@ -126,8 +126,8 @@ def test_every_cell_that_an_open_question_is_about_is_run() -> None:
     ran = {
         (cell.dataset, config["models"][cell.model]["family"], cell.optimization) for cell in expand(config["matrix"])
     }
-    asked = claimfile.read([ROOT / "workflow/resources/open-questions.yaml"])
-    places = [place for claim in asked for expression in claim.comparisons for place in expression.places]
+    requested = claimfile.read([ROOT / "workflow/resources/open-questions.yaml"])
+    places = [place for claim in requested for expression in claim.comparisons for place in expression.places]
     assert places
     for place in places:
         assert (place.dataset or "mnist", place.family, place.recipe) in ran, place
@@ -137,8 +137,8 @@ def test_every_cell_that_an_open_question_is_about_is_run() -> None:
 def test_the_score_network_that_is_told_a_class_is_otherwise_the_same() -> None:
     """Fields that differ: how many classes there are, and how strongly samples are led to the one asked for."""
     config = preset("open-questions.yaml")
-    told, plain = (canonical(merge(config["models"][name], SAME)) for name in ("ncsn-told", "ncsn"))
-    assert told == plain
+    conditional, plain = (canonical(merge(config["models"][name], SAME)) for name in ("ncsn-told", "ncsn"))
+    assert conditional == plain
     assert config["models"]["ncsn-told"]["network"]["classes"] == 10
     assert config["models"]["ncsn-told"]["sampler"]["guidance"] == config["models"]["ddpm"]["sampler"]["guidance"]
     assert (

@@ -7,7 +7,7 @@ import torch
 
 from slimdiff.inference.sampling import Sampled
 from slimdiff.profiling import latency
-from slimdiff.profiling.latency import race
+from slimdiff.profiling.latency import time_interleaved
 
 CPU = torch.device("cpu")
 
@@ -55,7 +55,7 @@ def clock(monkeypatch):
 
 def test_both_are_timed_in_turns_and_the_first_changes(clock):
     turns = []
-    found = race(Model(clock, 0.01, turns, "a"), Model(clock, 0.04, turns, "b"), 10, 3, 1, 0, CPU)
+    found = time_interleaved(Model(clock, 0.01, turns, "a"), Model(clock, 0.04, turns, "b"), 10, 3, 1, 0, CPU)
     assert "".join(turns) == "baabbaab"
     assert found.ms == pytest.approx((10.0, 10.0, 10.0))
     assert found.speedups() == pytest.approx([4.0, 4.0, 4.0])
@@ -65,12 +65,12 @@ def test_both_are_timed_in_turns_and_the_first_changes(clock):
 def test_a_machine_that_slows_down_changes_the_times_and_not_the_ratios(clock):
     """Each round runs under a load of its own: the times of one model differ threefold, the ratio is the idle one."""
     clock.load = [load for load in (9.0, 1.0, 2.0, 3.0) for _ in range(2)]
-    found = race(Model(clock, 0.01, []), Model(clock, 0.02, []), 1, 3, 1, 0, CPU)
+    found = time_interleaved(Model(clock, 0.01, []), Model(clock, 0.02, []), 1, 3, 1, 0, CPU)
     assert found.ms == pytest.approx((10.0, 20.0, 30.0))  # the round before them did not count
     assert found.speedups() == pytest.approx([2.0, 2.0, 2.0])
     assert (found.median(), found.spread()) == pytest.approx((20.0, 10.0))
 
 
 def test_without_a_reference_there_are_times_and_no_ratios(clock):
-    found = race(Model(clock, 0.01, []), None, 1, 1, 0, 0, CPU)
+    found = time_interleaved(Model(clock, 0.01, []), None, 1, 1, 0, 0, CPU)
     assert (found.median(), found.spread(), found.speedups()) == (pytest.approx(10.0), 0.0, [])

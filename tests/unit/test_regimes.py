@@ -7,12 +7,12 @@ from test_finetuning import equal, run, settings_of
 
 from slimdiff.checkpoints import weights as weightfile
 from slimdiff.compression.unstructured import prunable
-from slimdiff.compression.weight_only import store_weights
+from slimdiff.compression.weight_only import quantize_weights
 from slimdiff.errors import UserError
 from slimdiff.io.files import write_json
 from slimdiff.models.registry import build_network
 from slimdiff.training import loop
-from slimdiff.training.compression_aware import Quantized, Sparsify, SparsifySettings, build_regime, zero_smallest
+from slimdiff.training.compression_aware import Quantized, Sparsify, SparsifySettings, build_hooks, zero_smallest
 from slimdiff.training.losses import mean_loss
 
 CPU = torch.device("cpu")
@@ -31,8 +31,8 @@ def start(tmp_path_factory):
     return folder / "weights.safetensors", trained.record, settings
 
 
-def asked(start, meanwhile, **changes):
-    return {**settings_of(start, steps=(), **changes), "while": meanwhile}
+def requested(start, hook, **changes):
+    return {**settings_of(start, steps=(), **changes), "hook": hook}
 
 
 def zeros_of(state):
@@ -48,11 +48,11 @@ def share_of(zeros):
 
 @pytest.mark.parametrize("meanwhile", [CUBIC, ONE_SHOT], ids=["cubic", "one-shot"])
 @pytest.mark.parametrize("kind", ["raw", "ema"])
-def test_as_many_weights_are_zero_as_asked(tmp_path, start, meanwhile, kind):
-    trained = run(start, tmp_path, settings=asked(start, meanwhile, epochs=2))
+def test_as_many_weights_are_zero_as_asked(tmp_path, start, hook, kind):
+    trained = run(start, tmp_path, settings=requested(start, hook, epochs=2))
     zeros, elements = share_of(zeros_of(trained.weights[kind]))
     assert zeros == round(0.7 * elements)
-    assert equal(trained, run(start, tmp_path / "again", settings=asked(start, meanwhile, epochs=2)))
+    assert equal(trained, run(start, tmp_path / "again", settings=requested(start, hook, epochs=2)))
 
 
 def test_a_pruned_weight_never_comes_back(tmp_path, start, monkeypatch):
@@ -60,24 +60,24 @@ def test_a_pruned_weight_never_comes_back(tmp_path, start, monkeypatch):
     seen = []
 
     class Watched(Sparsify):
-        def stepping(self, network, average, step, steps):
+        def around_step(self, network, average, step, steps):
             if seen and step:
                 now = zeros_of(network.state_dict())
                 assert all((seen[-1][name] & ~now[name]).sum() == 0 for name in now)
             seen.append(zeros_of(network.state_dict()))
-            return super().stepping(network, average, step, steps)
+            return super().around_step(network, average, step, steps)
 
     monkeypatch.setattr(
         "slimdiff.training.finetune.build_regime", lambda *_: Watched(SparsifySettings(0.7, "cubic", 0.5))
     )
-    run(start, tmp_path, settings=asked(start, CUBIC, epochs=2))
+    run(start, tmp_path, settings=requested(start, CUBIC, epochs=2))
     counts = [share_of(zeros)[0] for zeros in seen]
     assert counts == sorted(counts)
     assert len(set(counts)) > 3
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, start, monkeypatch):
-    settings = asked(start, CUBIC, epochs=2)
+    settings = requested(start, CUBIC, epochs=2)
     whole = run(start, tmp_path / "whole", settings=settings)
     steps = whole.record["steps"]
 
@@ -103,8 +103,8 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, start, mon
 
 
 def test_the_share_is_zhu_and_guptas():
-    regime = Sparsify(SparsifySettings(0.8, "cubic", 0.5))
-    shares = [regime.share(step, 1000) for step in range(1001)]
+    hooks = Sparsify(SparsifySettings(0.8, "cubic", 0.5))
+    shares = [hooks.share(step, 1000) for step in range(1001)]
     assert shares[0] == 0.0
     assert shares[500] == shares[1000] == 0.8
     for step in range(0, 500, 10):  # where a stair begins
@@ -124,8 +124,8 @@ def test_the_loss_is_the_quantized_weights_and_the_floats_come_back(kind):
     network = build_network(MODELS["ncsn"](), seed=1)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     stored = build_network(MODELS["ncsn"](), seed=1)
-    store_weights(stored, kind)
-    with Quantized(kind).computing(network):
+    quantize_weights(stored, kind)
+    with Quantized(kind).around_backward(network):
         inside = {name: value.clone() for name, value in network.state_dict().items()}
     assert all(torch.equal(inside[name], value) for name, value in stored.state_dict().items())
     assert not torch.equal(inside["conv3.weight"], before["conv3.weight"])
@@ -138,12 +138,12 @@ def test_training_in_four_bits_costs_less_once_quantized(tmp_path, start):
     def loss(trained):
         network = build_network(MODELS["ncsn"](), seed=0)
         network.load_state_dict(trained.weights["raw"])
-        store_weights(network, "4bit")
+        quantize_weights(network, "4bit")
         images = striped_images()
-        return mean_loss(images.train_images, images.train_labels, asked(start, {}), 10, 32)(network)
+        return mean_loss(images.train_images, images.train_labels, requested(start, {}), 10, 32)(network)
 
-    plain = run(start, tmp_path / "plain", settings=asked(start, {}, epochs=6))
-    aware = run(start, tmp_path / "aware", settings=asked(start, {"quantize": {"weights": "4bit"}}, epochs=6))
+    plain = run(start, tmp_path / "plain", settings=requested(start, {}, epochs=6))
+    aware = run(start, tmp_path / "aware", settings=requested(start, {"quantize": {"weights": "4bit"}}, epochs=6))
     assert loss(aware) < loss(plain)
 
 
@@ -158,6 +158,6 @@ def test_training_in_four_bits_costs_less_once_quantized(tmp_path, start):
         ({**CUBIC, "quantize": {"weights": "8bit"}}, "allowed: one of sparsify, quantize"),
     ],
 )
-def test_what_it_cannot_do_is_refused(meanwhile, message):
+def test_what_it_cannot_do_is_refused(hook, message):
     with pytest.raises(UserError, match=message):
-        build_regime(meanwhile)
+        build_hooks(hook)

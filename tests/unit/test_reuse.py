@@ -15,7 +15,7 @@ from slimdiff.diffusion.guidance import labels_in_turn
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, karras_sigmas
 from slimdiff.errors import UserError
-from slimdiff.inference.deepcache import Reusing, reusing
+from slimdiff.inference.deepcache import CachedUNet, reusing
 from slimdiff.inference.sampling import sample_images
 from slimdiff.io.settings import build
 from slimdiff.models.registry import build_network
@@ -58,9 +58,9 @@ def plain_heun(d, steps, whole, index, guidance):
 
     def estimate(x, sigma):
         nonlocal call
-        told, untold = once(x, sigma, index % 2), once(x, sigma, -1)
+        conditional, unconditional = once(x, sigma, index % 2), once(x, sigma, -1)
         call += 1
-        return untold + guidance * (told - untold)
+        return unconditional + guidance * (conditional - unconditional)
 
     sigmas = karras_sigmas(steps, *d.sigma_range(), 7.0).tolist()
     x = ImageNoise(3, [index]).normal((1, 16, 16)) * sigmas[0]
@@ -96,8 +96,8 @@ def test_without_reuse_nothing_is_wrapped_and_with_one_nothing_changes():
     assert reusing(d, 1, "heun") == (d, None)
     x, level, labels = torch.randn(4, 1, 16, 16), torch.rand(4), torch.tensor([0, 1, -1, 0])
     with torch.inference_mode():
-        assert torch.equal(Reusing(d.network, 1, "heun")(x, level, labels), d.network(x, level, labels))
-        again = Reusing(d.network, 5, "ddim")
+        assert torch.equal(CachedUNet(d.network, 1, "heun")(x, level, labels), d.network(x, level, labels))
+        again = CachedUNet(d.network, 5, "ddim")
         first = again(x, level, labels)
         assert torch.equal(first, d.network(x, level, labels))
         assert torch.allclose(again(x, level, labels), first, atol=1e-6), "the same inputs, the same features"

@@ -147,28 +147,28 @@ def test_grid_puts_images_row_by_row(tmp_path):
     assert (tmp_path / "grid.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def told(tmp_path, n=4, labels=None, **sampler):
+def sampled(tmp_path, n=4, labels=None, **sampler):
     """Images of a small conditional model with these settings of its sampler."""
     write_small_model(tmp_path / "m.safetensors", "ddpm", sampler={**UNET_SAMPLER, **sampler})
     return slimdiff.load(tmp_path / "m.safetensors").sample(n, 5, labels=labels)
 
 
 def test_a_conditional_model_goes_through_its_classes(tmp_path):
-    assert told(tmp_path, 5).labels.tolist() == [0, 1, 0, 1, 0]
-    assert told(tmp_path, 3, labels=[1]).labels.tolist() == [1, 1, 1]
-    assert told(tmp_path, 3, labels=[1, 0]).labels.tolist() == [1, 0, 1]
+    assert sampled(tmp_path, 5).labels.tolist() == [0, 1, 0, 1, 0]
+    assert sampled(tmp_path, 3, labels=[1]).labels.tolist() == [1, 1, 1]
+    assert sampled(tmp_path, 3, labels=[1, 0]).labels.tolist() == [1, 0, 1]
 
 
 def test_an_image_depends_on_its_own_label_alone(tmp_path):
-    turns, ones = told(tmp_path, 4).images.int(), told(tmp_path, 4, labels=[1]).images.int()
+    turns, ones = sampled(tmp_path, 4).images.int(), sampled(tmp_path, 4, labels=[1]).images.int()
     assert int((turns[1::2] - ones[1::2]).abs().max()) <= 1
     assert int((turns[::2] - ones[::2]).abs().amax((1, 2, 3)).min()) > 1
 
 
 def test_guidance_of_0_ignores_the_labels(tmp_path):
-    zeros, ones = (told(tmp_path, labels=[label], guidance=0.0).images for label in (0, 1))
+    zeros, ones = (sampled(tmp_path, labels=[label], guidance=0.0).images for label in (0, 1))
     assert torch.equal(zeros, ones)
-    assert not torch.equal(*(told(tmp_path, labels=[label], guidance=1.0).images for label in (0, 1)))
+    assert not torch.equal(*(sampled(tmp_path, labels=[label], guidance=1.0).images for label in (0, 1)))
 
 
 @pytest.mark.parametrize(
@@ -182,13 +182,13 @@ def test_guidance_of_0_ignores_the_labels(tmp_path):
     ],
 )
 def test_both_passes_of_guidance_are_counted(tmp_path, sampler, evaluations):
-    assert told(tmp_path, **sampler).network_evaluations == evaluations
+    assert sampled(tmp_path, **sampler).network_evaluations == evaluations
 
 
 def test_labels_that_a_model_does_not_know_are_refused(tmp_path):
     for label in (2, -1):
         with pytest.raises(UserError, match=rf"label {label} is unknown to this model; allowed: 0 to 1"):
-            told(tmp_path, labels=[0, label])
+            sampled(tmp_path, labels=[0, label])
     write_small_model(tmp_path / "plain.safetensors")
     loaded = slimdiff.load(tmp_path / "plain.safetensors")
     assert loaded.classes == 0
@@ -200,10 +200,10 @@ def test_labels_that_a_model_does_not_know_are_refused(tmp_path):
 def test_another_sampler_and_guidance_can_be_asked_for(tmp_path):
     write_small_model(tmp_path / "m.safetensors", "ddpm")
     loaded = slimdiff.load(tmp_path / "m.safetensors")
-    assert torch.equal(loaded.sample(2, 5, guidance=3.0).images, told(tmp_path, 2, guidance=3.0).images)
+    assert torch.equal(loaded.sample(2, 5, guidance=3.0).images, sampled(tmp_path, 2, guidance=3.0).images)
     ddim = loaded.sample(2, 5, sampler="ddim", steps=4).images
-    assert torch.equal(ddim, told(tmp_path, 2, method="ddim").images)
-    assert torch.equal(loaded.sample(2, 5, sampler="heun").images, told(tmp_path, 2).images)
+    assert torch.equal(ddim, sampled(tmp_path, 2, method="ddim").images)
+    assert torch.equal(loaded.sample(2, 5, sampler="heun").images, sampled(tmp_path, 2).images)
     with pytest.raises(UserError, match=r"sampler 'ddim' needs steps: how many heun takes here says nothing about it"):
         loaded.sample(2, 5, sampler="ddim")
     with pytest.raises(UserError, match=r"sampler is 'ode'; allowed for this model: heun, euler, ddpm, ddim"):
@@ -265,12 +265,12 @@ def test_progress_is_told_in_equal_parts(tmp_path, family, method):
 
 def test_clip_and_precision_reach_the_samples(tmp_path):
     plain, clipped, rough = (
-        told(tmp_path, guidance=3.0, **changes).images for changes in ({}, {"clip": True}, {"precision": "bfloat16"})
+        sampled(tmp_path, guidance=3.0, **changes).images for changes in ({}, {"clip": True}, {"precision": "bfloat16"})
     )
     assert not torch.equal(plain, clipped)
     assert not torch.equal(plain, rough)
     with pytest.raises(UserError, match=r"precision is 'float16'; allowed: float32, bfloat16, auto"):
-        told(tmp_path, precision="float16")
+        sampled(tmp_path, precision="float16")
 
 
 @pytest.mark.parametrize(

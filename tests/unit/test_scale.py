@@ -39,7 +39,7 @@ def calls(work: Callable[[], Any]) -> int:
 
 
 def claims_of(frame: pd.DataFrame) -> dict[str, Any]:
-    return verdicts.to_json(frame, verdicts.judge(frame, results.read_paper(PAPER), file.read([str(CLAIMS)])))
+    return verdicts.to_json(frame, verdicts.evaluate_claims(frame, results.read_paper(PAPER), file.read([str(CLAIMS)])))
 
 
 @pytest.mark.parametrize("part", ["read", "claims", "tables", "answer"])

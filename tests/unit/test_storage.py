@@ -9,10 +9,10 @@ import slimdiff
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.compression.bitsandbytes import bitsandbytes
 from slimdiff.compression.steps import apply_steps
-from slimdiff.compression.weight_only import LAYERS, STORED, decode, encode, store_weights
+from slimdiff.compression.weight_only import LAYERS, STORED, decode, encode, quantize_weights
 from slimdiff.errors import UserError
 from slimdiff.inference.export import write_safetensors
-from slimdiff.io import tensors as tensorfile
+from slimdiff.io.tensors import load_tensors
 from slimdiff.models.registry import build_network
 from slimdiff.profiling.profile import count_macs, count_parameters
 
@@ -23,7 +23,7 @@ def layer(module: nn.Module, kind: str) -> tuple[torch.Tensor, dict[str, torch.T
     """The weight before, and what is stored of a network that is this one layer."""
     network = nn.Sequential(module)
     before = module.weight.detach().clone()
-    record = store_weights(network, kind)
+    record = quantize_weights(network, kind)
     return before, encode(network.state_dict(), record)
 
 
@@ -70,7 +70,7 @@ def test_4bit_is_bitsandbytes_nf4(elements):
     functional = bitsandbytes().functional
     packed, state = functional.quantize_4bit(blocks.flatten(), blocksize=64, quant_type="nf4")
     expected = functional.dequantize_4bit(packed, state).flatten()[:elements]
-    record = store_weights(network, "4bit")
+    record = quantize_weights(network, "4bit")
     assert torch.allclose(network[0].weight.detach().flatten(), expected, rtol=1e-6, atol=0)
     stored = encode(network.state_dict(), record)
     assert torch.equal(stored["0.weight"].flatten(), packed.flatten())
@@ -79,7 +79,7 @@ def test_4bit_is_bitsandbytes_nf4(elements):
 def test_bf16_rounds_to_nearest_even_and_leaves_buffers():
     network = build_network(ncsn_model(), seed=3)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    store_weights(network, "bf16")
+    quantize_weights(network, "bf16")
     for name, value in network.state_dict().items():
         if name == "fourier.frequencies":
             assert torch.equal(value, before[name])
@@ -113,7 +113,7 @@ def test_only_weights_of_convolutions_and_linear_layers_change_and_zeros_stay(ki
     network = build_network(MODELS["ddpm"](), seed=1)
     apply_steps(network, [{"prune": {"method": "random", "amount": 0.3}}], 5)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    record = store_weights(network, kind)
+    record = quantize_weights(network, kind)
     owners = {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, LAYERS)}
     assert set(record["tensors"]) == owners
     for name, value in network.state_dict().items():
@@ -131,15 +131,15 @@ def test_the_file_has_the_size_that_the_bits_make_and_the_columns_stay(tmp_path,
     structure = apply_steps(network, [{"quantize": {"weights": kind}}], 0)
     header = model_header(ncsn_model(), training(), structure=structure)
     modelfile.write_model(tmp_path / "model.safetensors", network, header)
-    tensors, _ = tensorfile.read(tmp_path / "model.safetensors", "model")
-    plain, _ = tensorfile.read(tmp_path / "float.safetensors", "model")
+    tensors, _ = load_tensors(tmp_path / "model.safetensors", "model")
+    plain, _ = load_tensors(tmp_path / "float.safetensors", "model")
     total = {which: sum(t.nbytes for t in found.values()) for which, found in (("now", tensors), ("before", plain))}
     assert total["now"] / total["before"] == pytest.approx(SHARE[kind], rel=1e-3)
     loaded = slimdiff.load(tmp_path / "model.safetensors")
     assert count_parameters(loaded.network)[0] == 1_115_297
     assert count_macs(loaded) == count_macs(slimdiff.load(tmp_path / "float.safetensors"))
     write_safetensors(tmp_path / "export.safetensors", loaded)
-    exported, _ = tensorfile.read(tmp_path / "export.safetensors", "export")
+    exported, _ = load_tensors(tmp_path / "export.safetensors", "export")
     assert all(torch.equal(exported[name], value) for name, value in loaded.network.state_dict().items())
 
 
@@ -148,7 +148,7 @@ def test_how_far_gaussian_weights_move(kind, error):
     module = nn.Linear(576, 64, bias=False)
     nn.init.normal_(module.weight, generator=torch.Generator().manual_seed(0))
     before = module.weight.detach().clone()
-    store_weights(nn.Sequential(module), kind)
+    quantize_weights(nn.Sequential(module), kind)
     assert error / 2 < float((module.weight.detach() - before).norm() / before.norm()) < error
 
 
@@ -161,7 +161,7 @@ def test_rows_without_a_scale(kind):
     module.weight.data[2, 0] = torch.nan
     module.weight.data[3, 0] = torch.inf
     network = nn.Sequential(module)
-    record = store_weights(network, kind)
+    record = quantize_weights(network, kind)
     assert not module.weight.data[:2].any()
     assert module.weight.data[2:].isnan().all()
     once = encode(network.state_dict(), record)
@@ -172,7 +172,7 @@ def test_rows_without_a_scale(kind):
 @pytest.mark.parametrize("kind", STORED)
 def test_tensors_that_do_not_fit_their_header_are_refused(kind):
     network = build_network(small_model(), seed=1)
-    record = store_weights(network, kind)
+    record = quantize_weights(network, kind)
     stored = encode(network.state_dict(), record)
     without = {name: value for name, value in stored.items() if name != "conv2.weight"}
     with pytest.raises(UserError, match=r"'conv2.weight' is to be stored in .* and is not there"):

@@ -249,11 +249,11 @@ def test_colours_are_learnt_with_their_classes(tmp_path, family):
     )
     small = {"ncsn": SMALL_NETWORK, "ddpm": SMALL_UNET}[family]
     model = MODELS[family](channels=3) | {"network": {**small, "classes": 2}}
-    asked = settings(0, model, epochs=30)
-    trained = train(images, asked, tmp_path, CPU, "code")
+    requested = settings(0, model, epochs=30)
+    trained = train(images, requested, tmp_path, CPU, "code")
     network = build_network(model, seed=0)
     network.load_state_dict(trained.weights["raw"])
-    denoiser = build_denoiser(network.eval(), model, asked["training"])
+    denoiser = build_denoiser(network.eval(), model, requested["training"])
     sampler = build(SamplerSettings, {**SAMPLERS[family], "guidance": 1.0}, "sampler")
     labels = torch.arange(8) % 2
     drawn = sample_images(denoiser, sampler, model, trained.header["dataset"], 8, 8, 0, labels)

@@ -111,13 +111,13 @@ def test_one_seed_one_network():
 def test_labels_change_the_output_and_minus_one_is_no_label(device):
     network = small().to(device)
     x, t, labels = (tensor.to(device) for tensor in inputs(4))
-    plain, told = network(x, t), network(x, t, labels)
+    plain, conditional = network(x, t), network(x, t, labels)
     assert torch.equal(network(x, t, torch.full_like(labels, -1)), plain)
-    assert float((told - plain).abs().flatten(1).amax(1).min()) > 1e-3
-    assert not torch.allclose(told, network(x, t, labels.flip(0)), atol=1e-3)
+    assert float((conditional - plain).abs().flatten(1).amax(1).min()) > 1e-3
+    assert not torch.allclose(conditional, network(x, t, labels.flip(0)), atol=1e-3)
     mixed = network(x, t, labels.masked_fill(labels == 1, -1))
     assert torch.equal(mixed[labels == 1], plain[labels == 1])
-    assert torch.equal(mixed[labels == 0], told[labels == 0])
+    assert torch.equal(mixed[labels == 0], conditional[labels == 0])
 
 
 @torch.inference_mode()

@@ -23,7 +23,7 @@ from slimdiff.analysis.claims import file as claimfile
 from slimdiff.checkpoints import header as modelheader
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.errors import UserError
-from slimdiff.io import packed as packing
+from slimdiff.io import packed
 from slimdiff.io import records
 from slimdiff.io.folders import listing
 from slimdiff.report.figures import style
@@ -188,13 +188,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_a_models_header_is_not_believed(model: Path, tmp_path: Path, forgery: str) -> None:
-    forged, packed = tmp_path / "model.safetensors", tmp_path / "model.packed"
+    forged, packed_path = tmp_path / "model.safetensors", tmp_path / "model.packed"
     forged.write_bytes(model.read_bytes())
     forge(forged, FORGERIES[forgery])
     paths = [forged]
     try:
-        packing.pack(forged, packed)
-        paths.append(packed)
+        packed.pack(forged, packed_path)
+        paths.append(packed_path)
     except UserError as error:
         assert str(forged) in str(error)
     for path in paths:
@@ -221,7 +221,7 @@ def test_what_is_no_file_of_tensors_is_refused(tmp_path: Path, content: bytes) -
     with pytest.raises(UserError, match=re.escape(str(path))):
         slimdiff.load(path)
     with pytest.raises(UserError, match=re.escape(str(path))):
-        packing.pack(path, tmp_path / "model.packed")
+        packed.pack(path, tmp_path / "model.packed")
 
 
 def test_a_network_is_measured_before_it_is_built(model: Path) -> None:
@@ -287,8 +287,8 @@ def test_an_openvino_graph_reads_no_other_bytes(old: str, new: str) -> None:
     assert old in description
 
     def read(text: str) -> Any:
-        packed = torch.frombuffer(bytearray(zlib.compress(text.encode())), dtype=torch.uint8)
-        return openvino_backend.from_tensors({**tensors, "graph.xml": packed})
+        compressed = torch.frombuffer(bytearray(zlib.compress(text.encode())), dtype=torch.uint8)
+        return openvino_backend.from_tensors({**tensors, "graph.xml": compressed})
 
     with pytest.raises(UserError, match="not one that this OpenVINO can read"):
         read(description.replace(old, new))

@@ -24,7 +24,8 @@ from slimdiff.config.resolve import Cell
 from slimdiff.data import image_set
 from slimdiff.errors import UserError
 from slimdiff.io import records
-from slimdiff.io import tensors as tensorfile
+from slimdiff.io.safetensors_header import read_header
+from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.metrics import classifier, extractors, reference
 from slimdiff.metrics.score import read_samples
 from slimdiff.stages import compress, profile, row, sample
@@ -83,7 +84,7 @@ def test_a_run_disturbed_in_every_way_ends_with_the_same_matrix(calm: Path, tmp_
     trains("step ")
     end(run, signal.SIGKILL)
     wait_for(lambda: not stages_in(folder), "the orphan to end")
-    saved = tensorfile.read_header(state, "state")["progress"]["step"]
+    saved = read_header(state, "state")["progress"]["step"]
     assert saved > 0
 
     # kill -9 of the trainer: the same run tries again; then Ctrl-C
@@ -132,7 +133,7 @@ def flipped(content: bytes, position: int) -> bytes:
 
 def expected_origin(folder: Path) -> dict[str, Any]:
     """What the rules would tell `compress` about the weights, taken from the weights themselves."""
-    header = tensorfile.read_header(folder / TRAINING / "weights.safetensors", "training")
+    header = read_header(folder / TRAINING / "weights.safetensors", "training")
     known = {key: header[key] for key in ("model", "training", "seed", "code")}
     return {**known, "dataset": header["dataset"]["name"], "start": None}
 
@@ -219,23 +220,23 @@ def test_a_file_that_is_cut_short_is_refused(calm: Path, tmp_path: Path, name: s
 def test_weights_of_another_training_are_refused(calm: Path, tmp_path: Path, key: str, value: Any) -> None:
     """Of another seed, another code, other settings or other data, whole and under the right name."""
     folder = calm / "results"
-    tensors, header = tensorfile.read(folder / TRAINING / "weights.safetensors", "training")
+    tensors, header = load_tensors(folder / TRAINING / "weights.safetensors", "training")
     header[key] = {**header[key], **value} if isinstance(value, dict) else value
     foreign = tmp_path / "weights.safetensors"
-    tensorfile.write(foreign, "training", tensors, header)
+    save_tensors(foreign, "training", tensors, header)
     assert weightfile.read_training(foreign, "raw")[1][key] == header[key], "nothing is wrong with the file itself"
     recipe = {"weights": "raw", "steps": [], "sampler": {}, "engine": "torch", "precision": "fp32", "seed": 0}
     out = ["--out", str(tmp_path / "model.safetensors"), "--out-packed", str(tmp_path / "model.packed")]
-    told = ["--settings", json.dumps(recipe), "--origin", json.dumps(expected_origin(folder))]
+    arguments = ["--settings", json.dumps(recipe), "--origin", json.dumps(expected_origin(folder))]
     with pytest.raises(UserError, match=rf"weights.safetensors is not what this cell .* its {key} is .*run again"):
-        compress.main([*told, "--weights", str(foreign), *out])
+        compress.main([*arguments, "--weights", str(foreign), *out])
     assert not (tmp_path / "model.safetensors").exists()
 
 
 def test_a_model_of_another_cell_is_refused(calm: Path, tmp_path: Path) -> None:
     """By what samples from it, and by what measures it."""
     own, other = (calm / "results" / cell / "model.safetensors" for cell in (OWN, OTHER))
-    expected = tensorfile.read_header(own, "model")["identity"]
+    expected = read_header(own, "model")["identity"]
     assert len(expected) == 16
     identity.check(own, expected, expected)
     settings = {"n_samples": 4, "batch_size": 4, "seed": 0, "repeats": 1, "warmup": 0}

@@ -74,9 +74,15 @@ def test_the_table_in_the_docs_is_what_rules_ask_for() -> None:
     expected = {}
     for name, block in rules().items():
         if "localrule: True" not in block:
-            asked = [re.search(rf"{key}=lambda wildcards, attempt: (\d+)", block)[1] for key in ("mem_mb", "runtime")]  # type: ignore[index]
+            requested = [
+                re.search(rf"{key}=lambda wildcards, attempt: (\d+)", block)[1] for key in ("mem_mb", "runtime")
+            ]  # type: ignore[index]
             threads = re.search(r"threads: (\w+)", block)[1]  # type: ignore[index]
-            expected[name] = (threads.replace("get_all_cores", "1"), "1" if ASKS_FOR_GPU.search(block) else "0", *asked)
+            expected[name] = (
+                threads.replace("get_all_cores", "1"),
+                "1" if ASKS_FOR_GPU.search(block) else "0",
+                *requested,
+            )
     assert listed == expected
 
 
@@ -106,8 +112,8 @@ def test_jobs_through_a_batch_system(name: str, stood_in: Path, batch: dict[str,
     assert done.returncode == 0, done.stdout + done.stderr
     assert (stood_in / samples).is_file()
     if name == "generic":
-        asked = (Path(batch["BATCH"]) / "qsub").read_text().splitlines()
-        assert [re.findall(r"h_vmem=\w+|h_rt=\d+|gpu=\d", line) for line in asked] == [
+        requested = (Path(batch["BATCH"]) / "qsub").read_text().splitlines()
+        assert [re.findall(r"h_vmem=\w+|h_rt=\d+|gpu=\d", line) for line in requested] == [
             ["h_vmem=4000M", f"h_rt={240 * 60}", "gpu=1"],
             ["h_vmem=4000M", f"h_rt={(30 + 240) * 60}", "gpu=1"],
         ]

@@ -109,8 +109,8 @@ def test_waiting_jobs_cost_one_look_for_each_that_ended(stood_in: Path) -> None:
     """Snakemake's own limit of starts looks at all of them once a second, and more often the more have ended."""
     entry = {"dataset": "digits", "model": "ncsn", "optimizations": ["baseline"], "seeds": list(range(24))}
     (stood_in / "many.yaml").write_text(json.dumps({"matrix": [entry]}))
-    asked = ("--cores", "1", "--verbose", "--configfile", "many.yaml", "--until", "train")
-    done = snakemake(stood_in, *asked)
+    requested = ("--cores", "1", "--verbose", "--configfile", "many.yaml", "--until", "train")
+    done = snakemake(stood_in, *requested)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert said.count("Finished jobid") == 25  # with the data set's
@@ -148,9 +148,9 @@ def test_the_shipped_networks_can_be_made_again(fresh: Path, network: str) -> No
 
 def test_inception_is_left_out_until_it_is_asked_for(fresh: Path) -> None:
     assert not {"inception", "inception_weights"} & planned(fresh).keys()
-    asked = planned(fresh, "--config", "inception={paper: download}", "sampling={n_samples: 2048}")
-    assert asked["inception"] == {"mnist/paper"}
-    assert asked["inception_weights"] == {"paper"}
+    requested = planned(fresh, "--config", "inception={paper: download}", "sampling={n_samples: 2048}")
+    assert requested["inception"] == {"mnist/paper"}
+    assert requested["inception_weights"] == {"paper"}
 
 
 @pytest.mark.parametrize(

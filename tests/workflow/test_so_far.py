@@ -68,8 +68,8 @@ def test_the_matrix_so_far_after_jobs_were_killed_and_beside_a_run(tmp_path: Pat
             assert run.poll() is None, (folder / "said").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        asked = [word for path in ("config.yaml", *OVERLAY[1:]) for word in ("--config", path)]
-        shown = json.loads(slimdiff(folder, "matrix", *asked, "--json"))
+        requested = [word for path in ("config.yaml", *OVERLAY[1:]) for word in ("--config", path)]
+        shown = json.loads(slimdiff(folder, "matrix", *requested, "--json"))
         assert ("baseline", 0) in [(found["optimization"], found["seed"]) for found in shown["rows"]]
         assert shown["missing"]["digits/ncsn/baseline/seed1"].startswith("train began")
         assert run.poll() is None

@@ -22,8 +22,8 @@ SOURCE = Path(workflow.basedir, "workflow", "src")
 sys.path.insert(0, str(SOURCE))
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]))
 # A job ends with the Snakemake that started it, also where that one is killed.
-LEASH = f"exec python -I -S {shlex.quote(str(SOURCE / 'slimdiff' / 'runtime' / 'die_with_parent.py'))} $PPID .snakemake/slimdiff.jobs"
-shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(SOURCE))}; {LEASH} ")
+DIE_WITH_PARENT = f"exec python -I -S {shlex.quote(str(SOURCE / 'slimdiff' / 'runtime' / 'die_with_parent.py'))} $PPID .snakemake/slimdiff.jobs"
+shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(SOURCE))}; {DIE_WITH_PARENT} ")
 
 from slimdiff.analysis.claims.file import read as read_claims
 from slimdiff.config import resolve

@@ -108,7 +108,7 @@ def in_report(path, category, format):
 def write_html(path):
     """Let a second Snakemake write its report: it reads finished results, so no job of this run could."""
     if not all(Path(output).exists() for output in get_final_output()):
-        return  # only a part was asked for
+        return  # only a part was requested for
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(config, file)
         file.flush()

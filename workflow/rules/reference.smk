@@ -1,4 +1,4 @@
-"""What samples are held against: extractors and their reference, the judge, and Inception networks if asked for."""
+"""What samples are held against: extractors and their reference, the judge, and Inception networks if requested for."""
 
 
 rule extractors:

@@ -8,6 +8,8 @@ Importing the package is cheap: torch and pandas are loaded when something that 
 
 from typing import TYPE_CHECKING
 
+from slimdiff.version import __version__
+
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
@@ -15,21 +17,25 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from slimdiff.inference.model import Loaded
+    from slimdiff.inference.model import LoadedModel
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "load", "read_matrix"]
 
 
 def read_matrix(path: "str | os.PathLike[str]" = "results/matrix.parquet") -> "pd.DataFrame":
-    """The matrix in `path`: a row for each cell; units in `attrs["units"]`, provenance in `attrs["provenance"]`.
+    """Read a run's results: one row per cell.
+
+    `attrs["units"]` maps columns to units and `attrs["provenance"]` holds code, config, machine, versions and date; both
+    are plain dicts.
 
     Raises:
-        UserError: the file is missing, is no Parquet, or was written with other columns.
+        UserError: the file is missing or damaged, or has unknown columns or other types.
     """
-    from slimdiff.analysis import matrix
+    from slimdiff.analysis.matrix import read_matrix as read
 
-    return matrix.read_matrix(path)
+    matrix = read(path)
+    matrix.frame.attrs = {"units": dict(matrix.units), "provenance": dict(matrix.provenance)}
+    return matrix.frame
 
 
 def load(
@@ -37,7 +43,7 @@ def load(
     device: "torch.device | str" = "cpu",
     plugins: "Sequence[str | os.PathLike[str]]" = (),
     cache: "str | os.PathLike[str] | None" = None,
-) -> "Loaded":
+) -> "LoadedModel":
     """The model in a cell's model.safetensors, in evaluation mode on `device`.
 
     Its `sample(n, labels=…, sampler=…, steps=…, guidance=…, seed=…)` draws images (uint8, N C H W), `network` is the

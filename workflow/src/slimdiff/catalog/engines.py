@@ -17,7 +17,7 @@ EXTRA = "engines"  # of pyproject.toml: what engines other than torch's own need
 
 
 @dataclass(frozen=True, slots=True)
-class Runtime:
+class Engine:
     """What an engine can do, and what must be installed for it."""
 
     precisions: tuple[str, ...]
@@ -25,16 +25,16 @@ class Runtime:
     modules: tuple[str, ...] = ()  # importable names, of the extra `engines`
 
 
-RUNTIMES = {
-    "torch": Runtime(("fp32", "bf16")),
-    "torch-compile": Runtime(("fp32", "bf16")),
-    "openvino": Runtime(("fp32", "bf16", "int8"), ("cpu",), ("openvino", "nncf")),
-    "onnxruntime": Runtime(("fp32", "int8"), ("cpu",), ("onnxruntime", "onnx", "onnxscript")),
+ENGINES = {
+    "torch": Engine(("fp32", "bf16")),
+    "torch-compile": Engine(("fp32", "bf16")),
+    "openvino": Engine(("fp32", "bf16", "int8"), ("cpu",), ("openvino", "nncf")),
+    "onnxruntime": Engine(("fp32", "int8"), ("cpu",), ("onnxruntime", "onnx", "onnxscript")),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Runtime:
     """How a recipe's network is run."""
 
     engine: str
@@ -51,16 +51,16 @@ class Way:
         return not self.plain
 
 
-def way_of(recipe: Mapping[str, Any]) -> Way:
+def runtime_of(recipe: Mapping[str, Any]) -> Runtime:
     """The way that a recipe, or a checkpoint's header, names; torch in fp32 where it names none."""
-    return Way(recipe.get("engine", "torch"), recipe.get("precision", "fp32"))
+    return Runtime(recipe.get("engine", "torch"), recipe.get("precision", "fp32"))
 
 
 def allowed() -> str:
     """Every engine with its precisions, as messages list them."""
-    return "; ".join(f"{engine} in {', '.join(runtime.precisions)}" for engine, runtime in RUNTIMES.items())
+    return "; ".join(f"{engine} in {', '.join(runtime.precisions)}" for engine, runtime in ENGINES.items())
 
 
 def missing_modules(engine: str) -> list[str]:
     """Packages that `engine` needs and that are not installed."""
-    return [name for name in RUNTIMES[engine].modules if importlib.util.find_spec(name) is None]
+    return [name for name in ENGINES[engine].modules if importlib.util.find_spec(name) is None]

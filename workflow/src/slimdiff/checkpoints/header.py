@@ -16,7 +16,7 @@ import jsonschema
 from slimdiff.catalog.families import FAMILIES
 from slimdiff.errors import UserError
 from slimdiff.io.text import one_line
-from slimdiff.models.meta import outline
+from slimdiff.models.meta import build_on_meta
 
 MAX_BYTES = 8 << 30  # of a network's tensors, as of a packed file's
 MAX_SIZE = 4096  # pixels in height and width
@@ -77,7 +77,7 @@ def check(path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
         key = ".".join(map(str, error.absolute_path)) or "header"
         raise UserError(f"{path} is no model of slimdiff: {key}: {one_line(error.message)[:200]}; fetch it again")
     if header["model"]["family"] in FAMILIES:  # another is a plugin's, which is code that the user trusts
-        network = outline(header["model"], header["training"]["groups"])
+        network = build_on_meta(header["model"], header["training"]["groups"])
         found = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
         if found > MAX_BYTES:
             raise UserError(

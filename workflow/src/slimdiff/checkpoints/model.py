@@ -15,12 +15,12 @@ from torch import nn
 
 from slimdiff.checkpoints.weights import rebuild
 from slimdiff.compression import weight_only
-from slimdiff.errors import UserError
-from slimdiff.io import packed, records, settings
-from slimdiff.io import tensors as tensorfile
+from slimdiff.io import packed
+from slimdiff.io.files import damaged
+from slimdiff.io.safetensors_header import LENGTH_BYTES, check_header, parse_layout
+from slimdiff.io.tensors import load_tensors, save_tensors, tensors_digest
 
 KIND = "model"
-LENGTH_BYTES = 8  # before the header of a safetensors file: how long it is
 
 
 def write_model(path: str | os.PathLike[str], network: nn.Module, header: Mapping[str, Any]) -> None:
@@ -32,7 +32,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tens
     """Write what an engine made of one cell's network likewise."""
     for record in _stored(header):
         tensors = weight_only.encode(tensors, record)
-    tensorfile.write(path, KIND, tensors, header)
+    save_tensors(path, KIND, tensors, header)
 
 
 def read_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
@@ -47,7 +47,7 @@ def read_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """What the file holds, weights in fewer bits turned back into floats, and the header."""
-    tensors, header = _read_packed(path) if packed.is_packed(path) else tensorfile.read(path, KIND)
+    tensors, header = _read_packed(path) if packed.is_packed(path) else load_tensors(path, KIND)
     for record in reversed(_stored(header)):
         tensors = weight_only.decode(tensors, record)
     return tensors, header
@@ -66,17 +66,10 @@ def _stored(header: Mapping[str, Any]) -> list[weight_only.Record]:
 
 
 def _read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors and header of a packed model, every digest checked."""
+    """Return tensors and header of a packed model, every digest checked."""
     prefix, *contents = packed.read(path)
-    metadata = settings.parse(prefix[LENGTH_BYTES:].decode(), str(path)).get("__metadata__", {})
-    if tensorfile.KEY not in metadata:
-        raise UserError(f"{path} holds nothing that slimdiff wrote: its metadata has no key {tensorfile.KEY!r}")
-    header = settings.parse(metadata[tensorfile.KEY], str(path))
-    if header.get("kind") != KIND:
-        raise UserError(f"{path} holds {header.get('kind')!r}, expected {KIND!r}")
+    header = check_header(path, parse_layout(prefix[LENGTH_BYTES:]).metadata, KIND)
     tensors = safetensors.torch.load(b"".join([prefix, *contents]))
-    if tensorfile.tensors_digest(tensors) != header.get("sha256"):
-        raise UserError(
-            f"{path} is damaged (its tensors do not have the digest in its header): run again to rebuild it"
-        )
-    return tensors, records.unseal(path, header, tensorfile.BESIDE)
+    if tensors_digest(tensors) != header.get("sha256"):
+        raise damaged(path, "its tensors do not match the digest in its header")
+    return tensors, header

@@ -9,7 +9,7 @@ from torch import nn
 from slimdiff.checkpoints import identity
 from slimdiff.checkpoints import weights as weightfile
 from slimdiff.errors import UserError
-from slimdiff.io import tensors
+from slimdiff.io.safetensors_header import read_header
 
 
 def read(
@@ -23,7 +23,7 @@ def read(
     Raises:
         UserError: the file is missing or damaged, or not the expected one.
     """
-    header = tensors.read_header(path, "training")
+    header = read_header(path, "training")
     try:
         if expected is not None:
             identity.check_training(path, header, expected)

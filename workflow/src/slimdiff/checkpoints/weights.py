@@ -14,7 +14,7 @@ from torch import nn
 from slimdiff.compression.linear_quant import is_frozen_part
 from slimdiff.compression.restore import restore_structure
 from slimdiff.errors import UserError
-from slimdiff.io import tensors as tensorfile
+from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.models.registry import build_network
 
 WEIGHTS = ("raw", "ema")
@@ -27,14 +27,14 @@ def write_training(
 ) -> None:
     """Write state dicts by name (`raw`, `ema`) with the header of their training."""
     tensors = {f"{kind}.{key}": tensor for kind, state in weights.items() for key, tensor in state.items()}
-    tensorfile.write(path, "training", tensors, header)
+    save_tensors(path, "training", tensors, header)
 
 
 def read_training(path: str | os.PathLike[str], weights: str) -> tuple[nn.Module, dict[str, Any]]:
     """The trained network with its `raw` or `ema` weights (CPU), and the header."""
     if weights not in WEIGHTS:
         raise UserError(f"weights is {weights!r}; allowed: {', '.join(WEIGHTS)}")
-    tensors, header = tensorfile.read(path, "training")
+    tensors, header = load_tensors(path, "training")
     prefix = f"{weights}."
     state = {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     return rebuild(header, state), header

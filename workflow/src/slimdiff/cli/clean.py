@@ -78,10 +78,10 @@ def asked_for(paths: Sequence[Path]) -> tuple[set[str], set[str]]:
     trainings: set[str] = set()
     for group in [[base], *([base, overlay] for overlay in overlays)]:
         config = read_config(group)
-        asked = cells_of(config, group)
-        if not asked:
+        requested = cells_of(config, group)
+        if not requested:
             raise UserError(f"{' + '.join(map(str, group))} asks for no cell at all: every result would be an orphan")
-        cells.update(asked)
+        cells.update(requested)
         trainings.update(trainings_of(config, group))
     return cells, trainings
 

@@ -25,7 +25,7 @@ from slimdiff.cli.cells import RESULTS, Results
 from slimdiff.cli.config import Configs, Presets, cells_of, read_config, sources
 from slimdiff.cli.console import console, size, table
 from slimdiff.cli.run import count_gpus, find_root
-from slimdiff.config.resolve import brought
+from slimdiff.config.resolve import plugin_catalog
 from slimdiff.errors import UserError
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -216,8 +216,8 @@ def data(paths: Sequence[Path], results: Path) -> Iterator[Finding]:
             yield Finding(f"data {name}", OK, f"read before, in {results / 'data' / name}")
             continue
         source = merged["datasets"][name]["source"]
-        if source in brought(merged).sources:
-            yield Finding(f"data {name}", OK, f"comes with the plugin {brought(merged).sources[source].path}")
+        if source in plugin_catalog(merged).sources:
+            yield Finding(f"data {name}", OK, f"comes with the plugin {plugin_catalog(merged).sources[source].path}")
             continue
         try:
             place, refusals = find_data(merged["datasets"][name], Path(merged["data_dir"]))

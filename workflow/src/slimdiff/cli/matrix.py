@@ -66,16 +66,16 @@ def matrix(
         raise UserError(
             f"--results {results} is no folder: begin with `slimdiff run`, or name the folder that a run wrote into"
         )
-    asked = read_config(paths)
+    requested = read_config(paths)
     try:
-        found = gather(results, asked)
+        found = gather(results, requested)
     except (KeyError, TypeError):
         raise UserError(
             f"{', '.join(map(str, paths))}: not a configuration that a run could use; "
             "`slimdiff run --dry-run` says what is wrong with it"
         ) from None
     if out is not None:
-        write(found, results, asked, out)
+        write(found, results, requested, out)
     if as_json:
         print(json.dumps({"rows": found.rows, "missing": found.missing}, indent=1))
     else:
@@ -153,7 +153,7 @@ def write(found: SoFar, results: Path, config: Mapping[str, Any], out: Path) -> 
     analysis.write_matrix(out / "matrix.parquet", analysis.to_frame(found.rows), source)
     frame, paper = analysis.read_matrix(out / "matrix.parquet"), analysis.read_paper(root / PAPER)
     claims = claimfile.read(path if (path := Path(name)).is_absolute() else root / name for name in config["claims"])
-    record = verdicts.to_json(frame, verdicts.judge(frame, paper, claims))
+    record = verdicts.to_json(frame, verdicts.evaluate_claims(frame, paper, claims))
     files.write_json(out / "claims.json", record)
     tables.write_tables(frame, paper, record, out / "tables")
     folders = (out / "tables", results / "cells", results / "train", results / "benchmarks")

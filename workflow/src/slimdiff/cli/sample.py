@@ -70,16 +70,16 @@ def sample(
     if steps is None and sampler not in (None, own) and "steps" in SAMPLER_CONSTANTS.get(sampler, ()):
         raise UserError(f"--sampler {sampler} needs --steps: how many {own} takes in this cell says nothing about it")
     classes = loaded.settings["dataset"]["classes"]
-    asked = [*find_labels(label or (), classes), *parse_labels(labels or "", classes)] or None
+    names = [*find_labels(label or (), classes), *parse_labels(labels or "", classes)] or None
     start = time.perf_counter()
     with progress_bar(f"drawing {n} images on {chosen.type}") as progress:
         drawn = loaded.sample(
-            n, seed=seed, sampler=sampler, steps=steps, guidance=guidance, labels=asked, progress=progress
+            n, seed=seed, sampler=sampler, steps=steps, guidance=guidance, labels=names, progress=progress
         )
     seconds = time.perf_counter() - start
     if len(drawn.images):
         # One column for each class that takes its turn, else as square as may be.
-        turns = len(asked) if asked else loaded.classes
+        turns = len(names) if names else loaded.classes
         write_png(out, grid(drawn.images, columns=min(n, turns) if turns > 1 else round(n**0.5)))
     if drawn.reason:
         raise UserError(f"{model}: {drawn.reason}" + (f"; the images are in {out}" if len(drawn.images) else ""))
@@ -96,28 +96,28 @@ def parse_labels(text: str, classes: Sequence[str]) -> list[int]:
     """
     if text in classes:
         return [classes.index(text)]
-    asked: list[str] = []
+    names: list[str] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         match = RANGE.fullmatch(part)
         if match is None or part in classes:
-            asked.append(part)
+            names.append(part)
             continue
         first, last = int(match[1]), int(match[2])
         if first > last:
             raise UserError(f"--labels {part} runs backwards; write {last}-{first}")
-        asked += map(str, range(first, min(last, first + len(classes)) + 1))
-    return find_labels(asked, classes, "--labels")
+        names += map(str, range(first, min(last, first + len(classes)) + 1))
+    return find_labels(names, classes, "--labels")
 
 
-def find_labels(asked: Sequence[str], classes: Sequence[str], option: str = "--label") -> list[int]:
+def find_labels(names: Sequence[str], classes: Sequence[str], option: str = "--label") -> list[int]:
     """The numbers of the classes `asked` for by name or number.
 
     Raises:
         UserError: there is no such class.
     """
     numbers = {**{str(index): index for index in range(len(classes))}, **{name: i for i, name in enumerate(classes)}}
-    for label in asked:
+    for label in names:
         if label not in numbers:
             known = ", ".join(f"{index} {name}" if name != str(index) else name for index, name in enumerate(classes))
             raise UserError(f"{option} {label} is no class of this model; allowed: {known}")
-    return [numbers[label] for label in asked]
+    return [numbers[label] for label in names]

@@ -67,13 +67,13 @@ def status(
             f"--results {results} is no folder: begin with `slimdiff run`, or name the folder that a run wrote into"
         )
     paths = sources(presets, config)
-    asked = cells_of(read_config(paths), paths) if paths else None
+    requested = cells_of(read_config(paths), paths) if paths else None
     source = " + ".join(map(str, paths))
     if watch:
-        _watch(results, asked, source, as_json)
+        _watch(results, requested, source, as_json)
         return
     now = time.time()
-    found = survey(results, asked, now)
+    found = survey(results, requested, now)
     if as_json:
         print(json.dumps(asdict(found), indent=1))
     else:
@@ -81,11 +81,11 @@ def status(
         terminal.print(Group(*_shown(found, source, now, bars=terminal.is_terminal)))
 
 
-def survey(results: Path, asked: Sequence[str] | None, now: float) -> Survey:
+def survey(results: Path, requested: Sequence[str] | None, now: float) -> Survey:
     """What `results` holds, against the cells `asked` for (None: whatever is there); `now` in seconds since 1970."""
     found = Survey()
     present = {name: read_row(results / "cells" / name) for name in listed(results / "cells", "row.json")}
-    for name in asked if asked is not None else sorted(present):
+    for name in requested if requested is not None else sorted(present):
         if name not in present:
             found.missing.append(name)
             if parts := [part for file, part in PARTS.items() if (results / "cells" / name / file).exists()]:
@@ -94,7 +94,7 @@ def survey(results: Path, asked: Sequence[str] | None, now: float) -> Survey:
             found.done.append(name)
         else:
             found.failed[name] = str(present[name]["reason"])
-    found.unasked = sorted(set(present) - set(asked)) if asked is not None else []
+    found.unasked = sorted(set(present) - set(requested)) if requested is not None else []
     found.trainings_finished = listed(results / "train", "train.json")
     for name in listed(results / "state" / "train", "status.json"):
         path = results / "state" / "train" / name / "status.json"
@@ -110,7 +110,7 @@ def _reported_at(report: dict[str, Any]) -> float:
     return datetime.fromisoformat(report["updated_at"]).timestamp()
 
 
-def _watch(results: Path, asked: Sequence[str] | None, source: str, as_json: bool) -> None:
+def _watch(results: Path, requested: Sequence[str] | None, source: str, as_json: bool) -> None:
     terminal = console()
     if as_json:
         raise typer.BadParameter("--watch is for people and --json for programs: choose one")
@@ -119,7 +119,7 @@ def _watch(results: Path, asked: Sequence[str] | None, source: str, as_json: boo
     with contextlib.suppress(KeyboardInterrupt), Live(console=terminal, auto_refresh=False) as live:
         while True:
             now = time.time()
-            live.update(Group(*_shown(survey(results, asked, now), source, now, bars=True)), refresh=True)
+            live.update(Group(*_shown(survey(results, requested, now), source, now, bars=True)), refresh=True)
             time.sleep(REFRESH_S)
 
 

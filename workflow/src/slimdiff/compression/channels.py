@@ -26,7 +26,7 @@ from torch import nn
 from slimdiff.catalog.layers import MODULE, modules, within
 from slimdiff.compression.bitsandbytes import is_quantized
 from slimdiff.compression.importance import LevelLoss, score_by
-from slimdiff.compression.restore import Structure
+from slimdiff.compression.restore import StructuralChange
 from slimdiff.compression.shapes import sizes
 from slimdiff.errors import UserError
 
@@ -56,7 +56,7 @@ class Part:
 
 def prune_channels(
     network: nn.Module, settings: ChannelSettings, seed: int, losses: Sequence[LevelLoss] | None = None
-) -> Structure:
+) -> StructuralChange:
     """Remove the channels that matter least, in place.
 
     Args:

@@ -14,13 +14,15 @@ from slimdiff.compression.linear_quant import restore_linears
 from slimdiff.compression.shapes import resize
 from slimdiff.errors import UserError
 
-Structure = dict[str, Any]  # {"channels": {layer: sizes}} or {"linear": bits, "layers": names}
+StructuralChange = dict[str, Any]  # {"channels": {layer: sizes}} or {"linear": bits, "layers": names}
 
 # By name, for steps that plugins bring: (network, record, tensors) → the structure that the record tells of.
 RESTORERS: dict[str, Callable[[nn.Module, Any, Mapping[str, torch.Tensor]], None]] = {}
 
 
-def restore_structure(network: nn.Module, structure: Sequence[Structure], tensors: Mapping[str, torch.Tensor]) -> None:
+def restore_structure(
+    network: nn.Module, structure: Sequence[StructuralChange], tensors: Mapping[str, torch.Tensor]
+) -> None:
     """Give a freshly built network the structure that a checkpoint's header records."""
     for record in structure:
         if "step" in record:
@@ -33,7 +35,7 @@ def restore_structure(network: nn.Module, structure: Sequence[Structure], tensor
             restore_linears(network, record["linear"], record["layers"], tensors)
 
 
-def restore_shapes(network: nn.Module, structure: Sequence[Structure]) -> None:
+def restore_shapes(network: nn.Module, structure: Sequence[StructuralChange]) -> None:
     """As `restore_structure`, but every layer stays one of floats: for what depends on widths alone."""
     for record in structure:
         if "channels" in record:

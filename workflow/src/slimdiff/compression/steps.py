@@ -11,23 +11,25 @@ from torch import nn
 
 from slimdiff.compression.channels import ChannelSettings, prune_channels
 from slimdiff.compression.linear_quant import BITS, quantize_linears
-from slimdiff.compression.restore import Structure
+from slimdiff.compression.restore import StructuralChange
 from slimdiff.compression.unstructured import Loss, PruneSettings, prune_unstructured
-from slimdiff.compression.weight_only import STORED, store_weights
+from slimdiff.compression.weight_only import STORED, quantize_weights
 from slimdiff.errors import UserError
 from slimdiff.io.settings import build
 
 
-def _prune(network: nn.Module, settings: Mapping[str, Any], seed: int, loss: Loss | None = None) -> Structure | None:
+def _prune(
+    network: nn.Module, settings: Mapping[str, Any], seed: int, loss: Loss | None = None
+) -> StructuralChange | None:
     if settings.get("method") == "channels":
         return prune_channels(network, build(ChannelSettings, settings, "prune"), seed)
     prune_unstructured(network, build(PruneSettings, settings, "prune"), seed, loss)
     return None
 
 
-def _quantize(network: nn.Module, settings: Mapping[str, Any], seed: int) -> Structure | None:
+def _quantize(network: nn.Module, settings: Mapping[str, Any], seed: int) -> StructuralChange | None:
     if set(settings) == {"weights"}:
-        return store_weights(network, settings["weights"])
+        return quantize_weights(network, settings["weights"])
     if set(settings) != {"linear"}:
         allowed = f"linear ({', '.join(BITS)}) or weights ({', '.join(STORED)})"
         raise UserError(f"quantize has the keys {sorted(settings)}; allowed: {allowed}, one of them")
@@ -35,7 +37,7 @@ def _quantize(network: nn.Module, settings: Mapping[str, Any], seed: int) -> Str
     return {"linear": settings["linear"], "layers": names}
 
 
-STEPS: dict[str, Callable[[nn.Module, Mapping[str, Any], int], Structure | None]] = {
+STEPS: dict[str, Callable[[nn.Module, Mapping[str, Any], int], StructuralChange | None]] = {
     "prune": _prune,
     "quantize": _quantize,
 }
@@ -43,7 +45,7 @@ STEPS: dict[str, Callable[[nn.Module, Mapping[str, Any], int], Structure | None]
 
 def apply_steps(
     network: nn.Module, steps: Sequence[Mapping[str, Any]], seed: int, loss: Loss | None = None
-) -> list[Structure]:
+) -> list[StructuralChange]:
     """Apply the recipe's steps in order, in place; returns the structure records for the checkpoint's header.
 
     Args:
@@ -54,8 +56,8 @@ def apply_steps(
         if len(step) != 1 or next(iter(step)) not in STEPS:
             raise UserError(f"compression step {dict(step)} is not one of: {', '.join(STEPS)}")
         ((name, settings),) = step.items()
-        asked = {"loss": loss} if settings.get("allocation") == "sensitivity" else {}
-        record = STEPS[name](network, settings, seed, **asked)
+        extra = {"loss": loss} if settings.get("allocation") == "sensitivity" else {}
+        record = STEPS[name](network, settings, seed, **extra)
         if record is not None:
             structure.append(record)
     return structure

@@ -54,7 +54,7 @@ Record = dict[str, Any]
 Tensors = dict[str, torch.Tensor]
 
 
-def store_weights(network: nn.Module, kind: str) -> Record:
+def quantize_weights(network: nn.Module, kind: str) -> Record:
     """Give `network` the float weights that a file in `kind` will bring back, in place.
 
     Args:

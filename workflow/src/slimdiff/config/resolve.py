@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slimdiff.catalog.engines import RUNTIMES, way_of
+from slimdiff.catalog.engines import ENGINES, runtime_of
 from slimdiff.catalog.families import FAMILIES, SAMPLER_ALWAYS, SAMPLER_CONSTANTS, Family
 from slimdiff.errors import UserError
-from slimdiff.plugins.declarations import Catalogue, catalogue
+from slimdiff.plugins.declarations import PluginCatalog, load_catalog
 
 Config = Mapping[str, Any]
 
@@ -19,9 +19,9 @@ Config = Mapping[str, Any]
 NETWORK_KEYS = ("extractors", "extractors_sha256", "classifier", "classifier_sha256")
 TRAINING_STEPS = ("prune",)  # keys of a training that starts from another: what is done to its weights before
 # Others of its keys, one of them: what is done to its weights meanwhile, or what it learns instead of the images.
-TRAINING_REGIMES = ("sparsify", "quantize", "distill")
+TRAINING_HOOKS = ("sparsify", "quantize", "distill")
 # Of a training that starts from another, and no more.
-START_KEYS = ("start", "weights", *TRAINING_STEPS, *TRAINING_REGIMES, "finetune")
+START_KEYS = ("start", "weights", *TRAINING_STEPS, *TRAINING_HOOKS, "finetune")
 COMPRESSION_STEPS = ("prune", "quantize")  # keys of an optimization, in the order in which they are applied
 
 
@@ -45,21 +45,21 @@ def expand(matrix: Sequence[Mapping[str, Any]]) -> list[Cell]:
     ]
 
 
-def brought(config: Config) -> Catalogue:
+def plugin_catalog(config: Config) -> PluginCatalog:
     """What the configuration's plugins bring."""
-    return catalogue(config.get("plugins") or ())
+    return load_catalog(config.get("plugins") or ())
 
 
 def family_of(config: Config, model: str) -> Family:
     """What the family of `model` can be told."""
     name = config["models"][model]["family"]
-    return FAMILIES[name] if name in FAMILIES else brought(config).family(name).told
+    return FAMILIES[name] if name in FAMILIES else plugin_catalog(config).family(name).entry
 
 
 def steps_of(config: Config, optimization: str) -> list[str]:
     """The recipe's compression steps as they are applied: prune, then those of plugins as declared, then quantize."""
     last = COMPRESSION_STEPS.index("quantize")
-    order = (*COMPRESSION_STEPS[:last], *brought(config).steps, *COMPRESSION_STEPS[last:])
+    order = (*COMPRESSION_STEPS[:last], *plugin_catalog(config).steps, *COMPRESSION_STEPS[last:])
     return [step for step in order if step in config["optimizations"][optimization]]
 
 
@@ -126,7 +126,7 @@ def sampler_options(config: Config, model: str, optimization: str) -> dict[str, 
     options = {**config["models"][model]["sampler"], **config["optimizations"][optimization].get("sampler", {})}
     family = family_of(config, model)
     used = ("method", *SAMPLER_CONSTANTS[options["method"]], *SAMPLER_ALWAYS, *family.sampler)
-    if not way_of(config["optimizations"][optimization]).plain:
+    if not runtime_of(config["optimizations"][optimization]).plain:
         options["precision"] = "float32"  # no autocast: the recipe's own precision decides
     return {key: options[key] for key in used}
 
@@ -134,12 +134,12 @@ def sampler_options(config: Config, model: str, optimization: str) -> dict[str, 
 def needs_images(config: Config, optimization: str) -> bool:
     """Whether the stage `compress` reads images: for an engine's network, or to find out which layers matter."""
     recipe = config["optimizations"][optimization]
-    return way_of(recipe).needs_images or recipe.get("prune", {}).get("allocation") == "sensitivity"
+    return runtime_of(recipe).needs_images or recipe.get("prune", {}).get("allocation") == "sensitivity"
 
 
 def uses_gpu(config: Config, optimization: str) -> bool:
     """Whether the engine of `optimization` can run on a GPU."""
-    return "cuda" in RUNTIMES[way_of(config["optimizations"][optimization]).engine].devices
+    return "cuda" in ENGINES[runtime_of(config["optimizations"][optimization]).engine].devices
 
 
 def data_settings(config: Config, dataset: str) -> dict[str, Any]:
@@ -194,14 +194,14 @@ def train_settings(config: Config, dataset: str, model: str, training: str, seed
 def finetune_settings(config: Config, dataset: str, model: str, training: str, seed: int | str) -> dict[str, Any]:
     """Settings of the stage `finetune`: those of a training, its start, what is done before it begins and meanwhile."""
     options = config["trainings"][training]
-    meanwhile = {name: options[name] for name in TRAINING_REGIMES if name in options}
+    hook = {name: options[name] for name in TRAINING_HOOKS if name in options}
     if (distillation := distillation_of(config, model, training)) is not None:
-        meanwhile["distill"] = distillation
+        hook["distill"] = distillation
     return {
         **train_settings(config, dataset, model, training, seed),
         "start": {"training": options["start"], "weights": options.get("weights", "raw")},
         "steps": [{step: options[step]} for step in TRAINING_STEPS if step in options],
-        **({"while": meanwhile} if meanwhile else {}),
+        **({"hook": hook} if hook else {}),
     }
 
 
@@ -212,8 +212,8 @@ def compress_settings(config: Config, dataset: str, model: str, optimization: st
         "weights": recipe.get("weights", "raw"),
         "steps": [{step: recipe[step]} for step in steps_of(config, optimization)],
         "sampler": sampler_options(config, model, optimization),
-        "engine": way_of(recipe).engine,
-        "precision": way_of(recipe).precision,
+        "engine": runtime_of(recipe).engine,
+        "precision": runtime_of(recipe).precision,
         "seed": int(seed),
         **_plugins(config, [config["models"][model]["family"]], steps_of(config, optimization)),
     }
@@ -295,7 +295,7 @@ def row_settings(config: Config, dataset: str, model: str, optimization: str, se
 
 def _loading(config: Config, model: str, optimization: str) -> dict[str, Any]:
     """The plugins that reading a cell's model needs."""
-    found = brought(config)
+    found = plugin_catalog(config)
     steps = [step for step in steps_of(config, optimization) if step in found.steps and found.step(step).restores]
     return _plugins(config, [config["models"][model]["family"]], steps)
 
@@ -307,7 +307,7 @@ def _plugins(
 
     Empty where plugins bring none of them, so that the settings are those that they would be without plugins.
     """
-    found = brought(config)
+    found = plugin_catalog(config)
     shelves = ((found.families, families), (found.steps, steps), (found.sources, sources))
     entries = [shelf[name].entry for shelf, names in shelves for name in names if name in shelf]
     return {"plugins": entries} if entries else {}

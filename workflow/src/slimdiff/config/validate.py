@@ -13,7 +13,7 @@ import jsonschema
 
 from slimdiff.config.checks.all import problems
 from slimdiff.config.checks.problem import Problem, offer
-from slimdiff.config.resolve import Config, brought
+from slimdiff.config.resolve import Config, plugin_catalog
 from slimdiff.errors import UserError
 from slimdiff.io.text import one_line
 from slimdiff.plugins.declarations import path_problem
@@ -46,7 +46,7 @@ def check(config: Config, schema: Mapping[str, Any], files: Mapping[str, Any]) -
         lambda: _plain_problems(config, ()),
         lambda: _schema_problems({"plugins": config.get("plugins")}, _part(schema, "plugins")),
         lambda: _plugin_problems(config),
-        lambda: _schema_problems(config, extended(schema, brought(config))),
+        lambda: _schema_problems(config, extended(schema, plugin_catalog(config))),
         lambda: problems(config),
     )
     problem = next((problem for step in steps for problem in step()), None)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from slimdiff.io import tensors as tensorfile
+from slimdiff.io.tensors import load_tensors, save_tensors
 
 KIND = "images"
 
@@ -52,7 +52,7 @@ def write(path: str | os.PathLike[str], image_set: ImageSet) -> None:
         "test_labels": image_set.test_labels,
     }
     header = {"dataset": image_set.dataset, "classes": list(image_set.classes), "source": image_set.source}
-    tensorfile.write(path, KIND, tensors, header)
+    save_tensors(path, KIND, tensors, header)
 
 
 def read(path: str | os.PathLike[str]) -> ImageSet:
@@ -61,5 +61,5 @@ def read(path: str | os.PathLike[str]) -> ImageSet:
     Raises:
         UserError: the file is missing, damaged or of another kind; the message says how to rebuild it.
     """
-    tensors, header = tensorfile.read(path, KIND)
+    tensors, header = load_tensors(path, KIND)
     return ImageSet(**tensors, dataset=header["dataset"], classes=tuple(header["classes"]), source=header["source"])

@@ -41,7 +41,7 @@ class SamplerSettings:
 
 
 @dataclass(frozen=True)
-class Trajectories:
+class SamplerResult:
     """Where sampling ended."""
 
     x: torch.Tensor  # (N, C, S, S) in the process's pixel range
@@ -73,7 +73,7 @@ def sigma_limits(denoiser: Denoiser | Guided, sigma_min: float | None, sigma_max
     return low if sigma_min is None else sigma_min, high if sigma_max is None else sigma_max
 
 
-def heun(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> Trajectories:
+def heun(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> SamplerResult:
     """Heun's method on the probability-flow ODE (Karras et al. 2022, algorithm 1): 2·steps - 1 evaluations."""
     low, high = sigma_limits(denoiser, settings.sigma_min, settings.sigma_max)
     sigmas = karras_sigmas(settings.steps, low, high, settings.rho).tolist()
@@ -86,10 +86,10 @@ def heun(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSet
             slope_next = (x_next - denoiser(x_next, x.new_full((n,), sigma_next))) / sigma_next
             x_next = x + (sigma_next - sigma) * (slope + slope_next) / 2
         x = x_next
-    return Trajectories(x, torch.full((n,), 2 * settings.steps - 1))
+    return SamplerResult(x, torch.full((n,), 2 * settings.steps - 1))
 
 
-def euler(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> Trajectories:
+def euler(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> SamplerResult:
     """Euler's method on the probability-flow ODE: `steps` evaluations.
 
     It is Karras et al. 2022, algorithm 1, without its correction, and DDIM (Song et al. 2021, equation 13) in
@@ -101,10 +101,10 @@ def euler(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSe
     n = x.shape[0]
     for sigma, sigma_next in itertools.pairwise(sigmas):
         x = x + (sigma_next - sigma) * (x - denoiser(x, x.new_full((n,), sigma))) / sigma
-    return Trajectories(x, torch.full((n,), settings.steps))
+    return SamplerResult(x, torch.full((n,), settings.steps))
 
 
-def euler_maruyama(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> Trajectories:
+def euler_maruyama(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> SamplerResult:
     """The reverse SDE in `steps` equal steps of t, from 1 to 1e-3; the last step's noise is left out."""
     x = _prior(denoiser, noise, shape)
     times, dt = _times(settings.steps, x)
@@ -112,10 +112,10 @@ def euler_maruyama(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: 
     for t in times:
         mean = x + _drift(denoiser, x, t) * dt
         x = mean + dt.sqrt() * denoiser.sde.diffusion(t) * noise.normal(shape)
-    return Trajectories(mean, torch.full((x.shape[0],), settings.steps))
+    return SamplerResult(mean, torch.full((x.shape[0],), settings.steps))
 
 
-def predictor_corrector(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> Trajectories:
+def predictor_corrector(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> SamplerResult:
     """One Langevin step, then one reverse-SDE step, at each time (Song et al. 2021, algorithms 2 and 4)."""
     x = _prior(denoiser, noise, shape)
     times, dt = _times(settings.steps, x)
@@ -130,10 +130,10 @@ def predictor_corrector(denoiser: Guided, noise: ImageNoise, shape: Shape, setti
         # predictor
         mean = x + _drift(denoiser, x, t) * dt
         x = mean + dt.sqrt() * denoiser.sde.diffusion(t) * noise.normal(shape)
-    return Trajectories(mean, torch.full((x.shape[0],), 2 * settings.steps))
+    return SamplerResult(mean, torch.full((x.shape[0],), 2 * settings.steps))
 
 
-def ode(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> Trajectories:
+def ode(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> SamplerResult:
     """The probability-flow ODE from t = 1 to 1e-5 by an adaptive Runge-Kutta method, each image at its own pace."""
     start = _prior(denoiser, noise, shape)
 
@@ -144,18 +144,18 @@ def ode(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSett
         return gain[:, None, None, None] * (x - x_0)
 
     end, evaluations = solve(slope, start.double(), 1.0, TIME_MIN, settings.tolerance)
-    return Trajectories(end.float(), evaluations)
+    return SamplerResult(end.float(), evaluations)
 
 
 def scheduled(
     denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings, method: str
-) -> Trajectories:
+) -> SamplerResult:
     """One of diffusers' schedulers."""
     x, calls = run_scheduler(method, denoiser, noise, shape, settings.steps)
-    return Trajectories(x, torch.full((x.shape[0],), calls))
+    return SamplerResult(x, torch.full((x.shape[0],), calls))
 
 
-Sampler = Callable[[Guided, ImageNoise, Shape, SamplerSettings], Trajectories]
+Sampler = Callable[[Guided, ImageNoise, Shape, SamplerSettings], SamplerResult]
 SAMPLERS: dict[str, Sampler] = {
     "heun": heun,
     "euler": euler,

@@ -71,12 +71,12 @@ def noised(
     generator = torch.Generator().manual_seed(derive_seed(seed, "noised"))
     chosen = torch.randint(len(images), (n,), generator=generator)
     x_0 = denoiser.from_images(to_model(images[chosen], model["image_size"], model["channels"], model["fit"]))
-    asked = sigmas[torch.randint(len(sigmas), (n,), generator=generator)]
+    sampled = sigmas[torch.randint(len(sigmas), (n,), generator=generator)]
     drawn = denoiser.training_sigmas(n, generator)
-    sigma = torch.where(torch.arange(n) % 2 == 0, drawn, asked)
+    sigma = torch.where(torch.arange(n) % 2 == 0, drawn, sampled)
     _, _, c_in, c_noise = denoiser.coefficients(sigma)
     x = x_0 + sigma[:, None, None, None] * torch.randn(x_0.shape, generator=generator)
-    told = None
+    chosen_labels = None
     if model["network"].get("classes"):
-        told = labels[chosen].masked_fill(torch.arange(n) % UNLABELLED == 0, NO_LABEL)
-    return NetworkInputs((c_in[:, None, None, None] * x).float(), c_noise.float(), told)
+        chosen_labels = labels[chosen].masked_fill(torch.arange(n) % UNLABELLED == 0, NO_LABEL)
+    return NetworkInputs((c_in[:, None, None, None] * x).float(), c_noise.float(), chosen_labels)

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff.catalog.engines import EXTRA, RUNTIMES, Way, allowed, missing_modules, way_of
+from slimdiff.catalog.engines import ENGINES, EXTRA, Runtime, allowed, missing_modules, runtime_of
 from slimdiff.compression.restore import restore_structure
 from slimdiff.data.image_set import ImageSet
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.engines import onnxruntime_backend, openvino_backend
 from slimdiff.engines.calibration import NetworkInputs, noised, sampler_sigmas
-from slimdiff.engines.network import EngineNetwork, Runner, Site
+from slimdiff.engines.network import Backend, EngineNetwork, Placement
 from slimdiff.engines.split import split_network
 from slimdiff.engines.torch_backend import DTYPES, Compiled, Eager
 from slimdiff.errors import UserError
@@ -40,7 +40,7 @@ class Lowered:
     header: dict[str, Any]  # what the header is to say beside what it says of every model
 
 
-def lower_network(network: nn.Module, header: Mapping[str, Any], images: ImageSet, site: Site) -> Lowered:
+def lower_network(network: nn.Module, header: Mapping[str, Any], images: ImageSet, site: Placement) -> Lowered:
     """Make of a float network what its header's engine and precision ask for, and measure what that costs in accuracy.
 
     Args:
@@ -52,7 +52,7 @@ def lower_network(network: nn.Module, header: Mapping[str, Any], images: ImageSe
         Tensors, and `output_error`: ‖y − y32‖ / ‖y32‖ over the test images, y32 being the float network's output in
         float32. For int8 also `graph`: the `params` and `params_nonzero` it stands for, and the engine's `version`.
     """
-    way = way_of(header)
+    way = runtime_of(header)
     check_way(way, site.device)
     network = network.eval().requires_grad_(False)
     model, seed = header["model"], header["seed"]
@@ -85,12 +85,12 @@ def lower_network(network: nn.Module, header: Mapping[str, Any], images: ImageSe
     return Lowered(tensors, additions)
 
 
-def start_network(header: Mapping[str, Any], network: nn.Module, site: Site) -> EngineNetwork:
+def start_network(header: Mapping[str, Any], network: nn.Module, site: Placement) -> EngineNetwork:
     """A network whose float weights were in the file, run as its header says."""
-    way = way_of(header)
+    way = runtime_of(header)
     check_way(way, site.device)
     embedder, body = split_network(network)
-    runner: Runner
+    runner: Backend
     if way.engine == "torch":
         runner = Eager(body, way.precision, site)
     elif way.engine == "torch-compile":
@@ -102,9 +102,9 @@ def start_network(header: Mapping[str, Any], network: nn.Module, site: Site) -> 
     return EngineNetwork(embedder, runner, way, site, _shape(header), _count(network))
 
 
-def start_graph(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], site: Site) -> EngineNetwork:
+def start_graph(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], site: Placement) -> EngineNetwork:
     """A network whose quantized graph was in the file."""
-    way, graph = way_of(header), header["graph"]
+    way, graph = runtime_of(header), header["graph"]
     check_way(way, site.device)
     network = build_network(header["model"], header["training"]["groups"])
     restore_structure(network, header["structure"], tensors)
@@ -127,17 +127,17 @@ def output_error(network: nn.Module, other: nn.Module, inputs: NetworkInputs) ->
     return float((found - expected).norm() / expected.norm())
 
 
-def check_way(way: Way, device: torch.device) -> None:
+def check_way(way: Runtime, device: torch.device) -> None:
     """Refuse what no engine does, what this device cannot, and what is not installed.
 
     Raises:
         UserError: with the way out.
     """
-    if way.engine not in RUNTIMES or way.precision not in RUNTIMES[way.engine].precisions:
+    if way.engine not in ENGINES or way.precision not in ENGINES[way.engine].precisions:
         raise UserError(f"engine {way.engine} with precision {way.precision}; allowed: {allowed()}")
-    if device.type not in RUNTIMES[way.engine].devices:
+    if device.type not in ENGINES[way.engine].devices:
         raise UserError(
-            f"engine {way.engine} runs on {', '.join(RUNTIMES[way.engine].devices)}, not on {device.type}: "
+            f"engine {way.engine} runs on {', '.join(ENGINES[way.engine].devices)}, not on {device.type}: "
             "start it with --gpu 0, or load(path, 'cpu')"
         )
     missing = missing_modules(way.engine)
@@ -147,7 +147,7 @@ def check_way(way: Way, device: torch.device) -> None:
         )
 
 
-def _runner(way: Way, graph: Any, site: Site) -> Runner:
+def _runner(way: Runtime, graph: Any, site: Placement) -> Backend:
     if way.engine == "openvino":
         return openvino_backend.OpenVINO(graph, way.precision, site)
     return onnxruntime_backend.OnnxRuntime(graph, site)

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from slimdiff.catalog.engines import Way
-from slimdiff.runtime.memory import ran_out
+from slimdiff.catalog.engines import Runtime
+from slimdiff.runtime.memory import is_oom
 
 
 @dataclass(frozen=True)
-class Site:
+class Placement:
     """Where an engine works."""
 
     device: torch.device
@@ -25,7 +25,7 @@ class Site:
         return torch.get_num_threads()
 
 
-class Runner(ABC):
+class Backend(ABC):
     """Runs a body. One with `fixed_batch` is made for the batch sizes that it was prepared for."""
 
     fixed_batch: bool
@@ -54,15 +54,15 @@ class EngineNetwork(nn.Module):
     def __init__(
         self,
         embedder: nn.Module,
-        runner: Runner,
-        way: Way,
-        site: Site,
+        runner: Backend,
+        way: Runtime,
+        site: Placement,
         shape: tuple[int, int, int],
-        stands_for: tuple[int, int],
+        source_params: tuple[int, int],
     ) -> None:
         super().__init__()
         self.embedder = embedder.to(site.device)
-        self.runner, self.way, self.site, self.shape, self.stands_for = runner, way, site, shape, stands_for
+        self.runner, self.way, self.site, self.shape, self.source_params = runner, way, site, shape, source_params
         self.sizes: list[int] = []  # batch sizes that it is ready for, ascending
         self.anchor: torch.Tensor
         self.register_buffer("anchor", torch.zeros(0, device=site.device), persistent=False)  # says the device
@@ -75,12 +75,12 @@ class EngineNetwork(nn.Module):
                 if not self.sizes or n > self.sizes[-1]:
                     self.prepare(n)
                 room = next(size for size in self.sizes if size >= n) - n
-            told = None if labels is None else _filled(labels, room)
-            embedding = self.embedder(_filled(noise_level.float(), room), told)
+            batch_labels = None if labels is None else _filled(labels, room)
+            embedding = self.embedder(_filled(noise_level.float(), room), batch_labels)
             try:
                 return self.runner(_filled(x.float(), room), embedding)[:n]
             except Exception as error:
-                if ran_out(error):  # smaller batches must not be filled up to this size again
+                if is_oom(error):  # smaller batches must not be filled up to this size again
                     self.sizes = [size for size in self.sizes if size < n + room]
                 raise
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from slimdiff.engines.network import Runner, Site
+from slimdiff.engines.network import Backend, Placement
 from slimdiff.errors import UserError
 
 INPUTS, OUTPUT = ("x", "embedding"), "F"
@@ -22,12 +22,12 @@ QUANTIZED_OPERATIONS = ["Conv", "ConvTranspose", "MatMul", "Gemm"]
 PERCENTILE = 99.99  # of the activations that their range must hold: a few outliers would coarsen all the others
 
 
-class OnnxRuntime(Runner):
+class OnnxRuntime(Backend):
     """One session for every batch size."""
 
     fixed_batch = False
 
-    def __init__(self, graph: bytes, site: Site) -> None:
+    def __init__(self, graph: bytes, site: Placement) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from slimdiff.engines.network import Runner, Site
+from slimdiff.engines.network import Backend, Placement
 from slimdiff.errors import UserError
 
 # The arithmetic of what is not int8. OpenVINO would otherwise choose bf16 for "fp32" where the processor has it.
@@ -25,12 +25,12 @@ CONVOLUTIONS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "G
 INFLATED_BYTES = 1 << 28  # of a graph's description: more is not one of ours
 
 
-class OpenVINO(Runner):
+class OpenVINO(Backend):
     """One compiled model for each batch size: dynamic batches cost up to half of the speed (docs/decisions.md)."""
 
     fixed_batch = True
 
-    def __init__(self, graph: Any, precision: str, site: Site) -> None:
+    def __init__(self, graph: Any, precision: str, site: Placement) -> None:
         import openvino
 
         self.core = openvino.Core()

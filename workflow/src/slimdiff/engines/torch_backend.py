@@ -9,18 +9,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from slimdiff.engines.network import Runner, Site
+from slimdiff.engines.network import Backend, Placement
 from slimdiff.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class Eager(Runner):
+class Eager(Backend):
     """torch's own kernels, one layer after the other, weights and arithmetic in the precision."""
 
     fixed_batch = False
 
-    def __init__(self, body: nn.Module, precision: str, site: Site) -> None:
+    def __init__(self, body: nn.Module, precision: str, site: Placement) -> None:
         self.dtype = DTYPES[precision]
         self.body = body.to(site.device, self.dtype)
 
@@ -32,7 +32,7 @@ class Eager(Runner):
         return result.float()
 
 
-class Compiled(Runner):
+class Compiled(Backend):
     """torch.compile of the graph that torch.export makes of the body, one for each batch size (dynamic=False).
 
     Exported first, because the graph then holds no Python that the compiler would have to break it at. Its cache lies
@@ -41,7 +41,7 @@ class Compiled(Runner):
 
     fixed_batch = True
 
-    def __init__(self, body: nn.Module, precision: str, site: Site) -> None:
+    def __init__(self, body: nn.Module, precision: str, site: Placement) -> None:
         compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
         if site.device.type == "cpu" and not any(map(shutil.which, compilers)):
             raise UserError(

@@ -25,7 +25,7 @@ from slimdiff.models.unet import UNet
 TWICE = ("heun",)  # samplers that evaluate at a step's end and, with another image, again at the next one's beginning
 
 
-class Reusing(nn.Module):
+class CachedUNet(nn.Module):
     """A U-Net for one batch of one sampling run: called like the network, it keeps what it may use again.
 
     Args:
@@ -48,7 +48,7 @@ class Reusing(nn.Module):
         if whole or self._features is None:
             return self._whole(x, noise_level, labels)
         self.reused += 1
-        return outermost(self.network, x, noise_level, labels, self._features)
+        return shallow_pass(self.network, x, noise_level, labels, self._features)
 
     def _whole(self, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         def keep(module: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -62,7 +62,7 @@ class Reusing(nn.Module):
         return out
 
 
-def outermost(
+def shallow_pass(
     network: UNet, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None, features: torch.Tensor
 ) -> torch.Tensor:
     """The U-Net's outermost level alone: the convolutions before the first skip and after the last.
@@ -76,7 +76,7 @@ def outermost(
     return out
 
 
-def reusing(denoiser: Denoiser, every: int, method: str) -> tuple[Denoiser, Reusing | None]:
+def reusing(denoiser: Denoiser, every: int, method: str) -> tuple[Denoiser, CachedUNet | None]:
     """A denoiser for one batch whose network uses features again, and that network; `denoiser` itself where every is 1.
 
     Raises:
@@ -89,5 +89,5 @@ def reusing(denoiser: Denoiser, every: int, method: str) -> tuple[Denoiser, Reus
             f"sampler.reuse is {every}; allowed for {type(denoiser.network).__name__}: 1, since only a U-Net that "
             "torch itself runs has features to use again"
         )
-    network = Reusing(denoiser.network, every, method)
+    network = CachedUNet(denoiser.network, every, method)
     return Denoiser(network, denoiser.settings), network

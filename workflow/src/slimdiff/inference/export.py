@@ -23,9 +23,9 @@ from slimdiff.diffusion.denoiser import WHITE
 from slimdiff.diffusion.vp import TIMESTEPS
 from slimdiff.engines.network import EngineNetwork
 from slimdiff.errors import UserError
-from slimdiff.inference.model import Loaded
-from slimdiff.io import tensors
+from slimdiff.inference.model import LoadedModel
 from slimdiff.io.files import atomic, write_json
+from slimdiff.io.tensors import save_tensors
 
 KEY = "slimdiff"  # of the metadata in either file
 TOLERANCE = 1e-4  # of ONNX Runtime's output against torch's, in units of the largest
@@ -54,18 +54,18 @@ BETAS = {
 }
 
 
-def write_safetensors(path: str | os.PathLike[str], loaded: Loaded) -> dict[str, Any]:
+def write_safetensors(path: str | os.PathLike[str], loaded: LoadedModel) -> dict[str, Any]:
     """Write the network's state dict, float throughout, with its description as metadata; returns that description.
 
     `load_state_dict` of the network that `slimdiff.models.registry.build_network` builds takes the tensors as they are.
     """
     network, dequantized = in_float(loaded.network)
     description = describe(loaded, dequantized)
-    tensors.write(path, "export", network.state_dict(), description)
+    save_tensors(path, "export", network.state_dict(), description)
     return description
 
 
-def write_onnx(path: str | os.PathLike[str], loaded: Loaded) -> dict[str, Any]:
+def write_onnx(path: str | os.PathLike[str], loaded: LoadedModel) -> dict[str, Any]:
     """Write the network as an ONNX graph for any batch size, with its description as metadata and beside it as JSON.
 
     Where ONNX Runtime is installed the graph is run once and held against torch; the description says how far the two
@@ -95,7 +95,7 @@ def write_onnx(path: str | os.PathLike[str], loaded: Loaded) -> dict[str, Any]:
     return description
 
 
-def describe(loaded: Loaded, dequantized: list[str]) -> dict[str, Any]:
+def describe(loaded: LoadedModel, dequantized: list[str]) -> dict[str, Any]:
     """What somebody needs who has nothing but the exported file."""
     model, classes = loaded.settings["model"], loaded.classes
     image = ["batch", model["channels"], model["image_size"], model["image_size"]]
@@ -159,7 +159,7 @@ def in_float(network: nn.Module) -> tuple[nn.Module, list[str]]:
     return made.eval().requires_grad_(False), names
 
 
-def _example(loaded: Loaded, n: int) -> dict[str, torch.Tensor]:
+def _example(loaded: LoadedModel, n: int) -> dict[str, torch.Tensor]:
     """Inputs of the network, the first image told no class."""
     model, generator = loaded.settings["model"], torch.Generator().manual_seed(0)
     shape = (n, model["channels"], model["image_size"], model["image_size"])

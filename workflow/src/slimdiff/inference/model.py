@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from slimdiff.catalog.engines import way_of
+from slimdiff.catalog.engines import runtime_of
 from slimdiff.catalog.families import FAMILIES, SAMPLER_CONSTANTS, steps_problem
 from slimdiff.checkpoints import header as modelheader
 from slimdiff.checkpoints.model import build_model, read_tensors
@@ -18,7 +18,7 @@ from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
 from slimdiff.diffusion.guidance import Guided, labels_in_turn
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.engines.lowering import start_graph, start_network
-from slimdiff.engines.network import EngineNetwork, Site
+from slimdiff.engines.network import EngineNetwork, Placement
 from slimdiff.errors import UserError
 from slimdiff.inference.sampling import Progress, Sampled, sample_images
 from slimdiff.io.settings import build
@@ -30,7 +30,7 @@ MISLED = (ArithmeticError, AttributeError, LookupError, RuntimeError, Safetensor
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model from a file, ready to sample."""
 
     network: nn.Module  # with the weights of the file, or what runs the graph in a file that holds one
@@ -82,8 +82,8 @@ class Loaded:
             chosen["steps"] = steps
         settings = build(SamplerSettings, chosen, "sampler")
         model, dataset = self.settings["model"], self.settings["dataset"]
-        told = self._labels(n, labels)
-        return sample_images(self.denoiser, settings, model, dataset, n, batch_size, seed, told, progress)
+        class_labels = self._labels(n, labels)
+        return sample_images(self.denoiser, settings, model, dataset, n, batch_size, seed, class_labels, progress)
 
     @property
     def classes(self) -> int:
@@ -101,20 +101,20 @@ class Loaded:
         guided = Guided(self.denoiser, self._labels(batch_size, None), settings.guidance, settings.clip)
         return self.denoiser.network.prepare(batch_size * guided.passes)
 
-    def _labels(self, n: int, asked: Sequence[int] | None) -> torch.Tensor | None:
+    def _labels(self, n: int, labels: Sequence[int] | None) -> torch.Tensor | None:
         if not self.classes:
-            if asked is not None:
+            if labels is not None:
                 raise UserError("labels were given, but this model is told no class: leave them out")
             return None
-        wrong = [label for label in asked or () if not 0 <= label < self.classes]
+        wrong = [label for label in labels or () if not 0 <= label < self.classes]
         if wrong:
             raise UserError(f"label {wrong[0]} is unknown to this model; allowed: 0 to {self.classes - 1}")
-        return labels_in_turn(n, asked or self.classes)
+        return labels_in_turn(n, labels or self.classes)
 
 
 def load(
     path: str | os.PathLike[str], device: torch.device | str = "cpu", cache: str | os.PathLike[str] | None = None
-) -> Loaded:
+) -> LoadedModel:
     """The model in a cell's model.safetensors or model.packed, in evaluation mode on `device`, run by its own engine.
 
     Args:
@@ -125,7 +125,7 @@ def load(
             it (`slimdiff.load` loads plugins); its engine is not installed or not for this device.
     """
     try:
-        return _load(path, Site(torch.device(device), None if cache is None else Path(cache)))
+        return _load(path, Placement(torch.device(device), None if cache is None else Path(cache)))
     except (UserError, torch.OutOfMemoryError):
         raise
     except MISLED as error:
@@ -135,20 +135,22 @@ def load(
         ) from error
 
 
-def _load(path: str | os.PathLike[str], site: Site) -> Loaded:
+def _load(path: str | os.PathLike[str], site: Placement) -> LoadedModel:
     tensors, header = read_tensors(path)
     modelheader.check(path, header)
     restored = {record.get("step") for record in header["structure"]}
-    brought = [entry for entry in header.get("plugins", ()) if entry["kind"] == "family" or entry["name"] in restored]
-    for problem in missing(brought):
+    plugin_catalog = [
+        entry for entry in header.get("plugins", ()) if entry["kind"] == "family" or entry["name"] in restored
+    ]
+    for problem in missing(plugin_catalog):
         raise UserError(f"{path}: {problem}")
     if "graph" in header:
         network: nn.Module = start_graph(header, tensors, site)
         running = network
     else:
         network = build_model(header, tensors).eval().requires_grad_(False).to(site.device)
-        running = network if way_of(header).plain else start_network(header, network, site)
-    return Loaded(network, build_denoiser(running, header["model"], header["training"]), header)
+        running = network if runtime_of(header).plain else start_network(header, network, site)
+    return LoadedModel(network, build_denoiser(running, header["model"], header["training"]), header)
 
 
 def _check_steps(method: str, steps: int) -> None:

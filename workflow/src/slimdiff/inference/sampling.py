@@ -15,7 +15,7 @@ from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, expected_calls, find_sampler
 from slimdiff.inference.deepcache import reusing
 from slimdiff.runtime.devices import autocast
-from slimdiff.runtime.memory import HalvedOnce, OutOfMemory
+from slimdiff.runtime.memory import HalvingBatch, OutOfMemory
 from slimdiff.runtime.memory import reason as memory_reason
 
 DEGENERATE_STD = 1.0 / 255.0  # of pixels in [-1, 1]: about half a gray level
@@ -64,14 +64,14 @@ def sample_images(
     device = next(itertools.chain(denoiser.network.parameters(), denoiser.network.buffers())).device
     shape = (model["channels"], model["image_size"], model["image_size"])
     images, evaluations, reused, finite = [], 0.0, 0.0, True
-    batches, start = HalvedOnce(min(batch_size, n)), 0
+    batches, start = HalvingBatch(min(batch_size, n)), 0
 
     def draw(size: int) -> tuple[torch.Tensor, bool, float, int]:
         indices = range(start, min(start + size, n))
-        told = None if labels is None else labels[indices.start : indices.stop].to(device)
+        batch_labels = None if labels is None else labels[indices.start : indices.stop].to(device)
         watch = _watch(progress, settings, start, len(indices), n)
         runner, reuser = reusing(denoiser, settings.reuse, settings.method)
-        guided = Guided(runner, told, settings.guidance, settings.clip, watch)
+        guided = Guided(runner, batch_labels, settings.guidance, settings.clip, watch)
         with autocast(device, settings.precision):
             end = sampler(guided, ImageNoise(seed, indices, device), shape, settings)
         x = denoiser.to_images(end.x)

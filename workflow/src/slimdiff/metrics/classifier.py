@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from slimdiff.errors import UserError
-from slimdiff.io import tensors as tensorfile
+from slimdiff.io import safetensors_header
+from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.metrics.batches import BATCH_SIZE, check_shape, in_batches
 
 KIND = "classifier"
@@ -72,7 +73,7 @@ def write(path: str | os.PathLike[str], classifier: Classifier, header: dict[str
         header: `dataset`, `classes`, and how it was trained; image size and architecture are added.
     """
     facts = {"image_shape": list(classifier.image_shape), "architecture": ARCHITECTURE}
-    tensorfile.write(path, KIND, classifier.state_dict(), {**header, **facts})
+    save_tensors(path, KIND, classifier.state_dict(), {**header, **facts})
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, damaged or of another kind.
     """
-    return tensorfile.read_header(path, KIND)
+    return safetensors_header.read_header(path, KIND)
 
 
 def read(path: str | os.PathLike[str]) -> Classifier:
@@ -90,7 +91,7 @@ def read(path: str | os.PathLike[str]) -> Classifier:
     Raises:
         UserError: the file is missing, damaged, or holds another architecture.
     """
-    tensors, header = tensorfile.read(path, KIND)
+    tensors, header = load_tensors(path, KIND)
     if header["architecture"] != ARCHITECTURE:
         raise UserError(
             f"{path} holds a classifier of another architecture ({header['architecture']}): train it anew "
@@ -126,7 +127,7 @@ def shares(labels: torch.Tensor, n_classes: int) -> torch.Tensor:
     return torch.bincount(labels, minlength=n_classes).double() / len(labels)
 
 
-def judge(
+def classify_samples(
     classifier: Classifier,
     images: torch.Tensor,
     labels: torch.Tensor,
@@ -165,10 +166,10 @@ def judge(
             f"{n_classes - 1}: set models.<name>.network.classes to {n_classes}"
         )
     confidence, taken_for = probabilities(classifier, images, batch_size, device).max(dim=1)
-    asked = shares(labels, n_classes) if len(labels) else class_shares.double()
+    expected = shares(labels, n_classes) if len(labels) else class_shares.double()
     seen = shares(taken_for, n_classes)
     return {
         "class_accuracy": (taken_for == labels).double().mean().item() if len(labels) else None,
-        "class_tv": 0.5 * (seen - asked).abs().sum().item(),
+        "class_tv": 0.5 * (seen - expected).abs().sum().item(),
         "low_confidence": (confidence < CONFIDENT).double().mean().item(),
     }

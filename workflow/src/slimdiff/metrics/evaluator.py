@@ -19,13 +19,13 @@ Path = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class Evaluator:
     """Everything of one data set that a score needs."""
 
     reference: Reference
     extractors: Sequence[Extractor]  # those of the reference
-    judge: Classifier
-    judge_sha256: str  # of the judge's file
+    classifier: Classifier
+    classifier_sha256: str  # of the judge's file
     train_images: torch.Tensor  # uint8 (N, C, H, W)
     class_shares: torch.Tensor  # float64 (classes,), of the training images
     inception: Sequence[InceptionReference]  # none, or one of each kind
@@ -35,7 +35,7 @@ class Yardstick:
         """SHA-256 of every network, for the record of a score."""
         return {
             "extractors_sha256": self.reference.extractors_sha256,
-            "classifier_sha256": self.judge_sha256,
+            "classifier_sha256": self.classifier_sha256,
             "inception_sha256": {one.kind: one.weights_sha256 for one in self.inception},
         }
 
@@ -47,7 +47,7 @@ def read(
     inception_paths: Sequence[Path],
     training: tuple[torch.Tensor, torch.Tensor],
     images_sha256: str,
-) -> Yardstick:
+) -> Evaluator:
     """The yardstick in these files.
 
     Args:
@@ -80,13 +80,13 @@ def read(
     kinds = [header["inception"] for header in inception_headers]
     if len(set(kinds)) < len(kinds):  # two of a kind would be written into one column
         raise UserError(f"--inception names {len(kinds)} files of kinds {', '.join(kinds)}; allowed: one of each kind")
-    judge, images, labels = classifier.read(classifier_path), *training
-    return Yardstick(
+    network, images, labels = classifier.read(classifier_path), *training
+    return Evaluator(
         reference=known,
         extractors=extractors.read(extractors_path),
-        judge=judge,
-        judge_sha256=files.digest(classifier_path),
+        classifier=network,
+        classifier_sha256=files.digest(classifier_path),
         train_images=images,
-        class_shares=classifier.shares(labels, judge.n_classes),
+        class_shares=classifier.shares(labels, network.n_classes),
         inception=[inception.read(path) for path in inception_paths],
     )

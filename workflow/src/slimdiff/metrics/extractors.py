@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from slimdiff.errors import UserError
-from slimdiff.io import tensors as tensorfile
+from slimdiff.io import safetensors_header
+from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.metrics.batches import BATCH_SIZE, check_shape, in_batches
 
 KIND = "extractors"
@@ -72,12 +73,12 @@ def write(path: str | os.PathLike[str], extractors: Sequence[Extractor], header:
         f"{index}.{name}": tensor for index, one in enumerate(extractors) for name, tensor in one.state_dict().items()
     }
     facts = {"image_shape": list(extractors[0].image_shape), "architecture": ARCHITECTURE, "count": len(extractors)}
-    tensorfile.write(path, KIND, tensors, {**header, **facts})
+    save_tensors(path, KIND, tensors, {**header, **facts})
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What the file says about its extractors: data set, classes, accuracies, settings."""
-    return tensorfile.read_header(path, KIND)
+    return safetensors_header.read_header(path, KIND)
 
 
 def read(path: str | os.PathLike[str]) -> list[Extractor]:
@@ -86,7 +87,7 @@ def read(path: str | os.PathLike[str]) -> list[Extractor]:
     Raises:
         UserError: the file is missing, damaged, or holds another architecture.
     """
-    tensors, header = tensorfile.read(path, KIND)
+    tensors, header = load_tensors(path, KIND)
     if header["architecture"] != ARCHITECTURE:
         raise UserError(f"{path} holds extractors of another architecture ({header['architecture']}): train them anew")
     extractors = []

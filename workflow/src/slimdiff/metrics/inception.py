@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from slimdiff.errors import UserError
-from slimdiff.io import tensors as tensorfile
+from slimdiff.io import safetensors_header
+from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
 
 KIND = "inception"
@@ -190,7 +191,7 @@ def write(path: str | os.PathLike[str], reference: InceptionReference) -> None:
         "n": reference.n,
         "weights_sha256": reference.weights_sha256,
     }
-    tensorfile.write(path, KIND, tensors, header)
+    save_tensors(path, KIND, tensors, header)
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -199,7 +200,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, damaged or of another kind.
     """
-    return tensorfile.read_header(path, KIND)
+    return safetensors_header.read_header(path, KIND)
 
 
 def read(path: str | os.PathLike[str]) -> InceptionReference:
@@ -208,7 +209,7 @@ def read(path: str | os.PathLike[str]) -> InceptionReference:
     Raises:
         UserError: the file is missing, damaged or of another kind.
     """
-    tensors, header = tensorfile.read(path, KIND)
+    tensors, header = load_tensors(path, KIND)
     names = [name for name in tensors if name.startswith(NETWORK_PREFIX)]
     weights = {name.removeprefix(NETWORK_PREFIX): tensors.pop(name) for name in names}
     return InceptionReference(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from slimdiff.errors import UserError
-from slimdiff.io import tensors as tensorfile
+from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.metrics.extractors import FEATURES, Extractor, features
 from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
 from slimdiff.metrics.memorization import nearest_distances
@@ -157,7 +157,7 @@ def write(path: str | os.PathLike[str], reference: Reference) -> None:
         "test_fid_indomain": whole.fid if whole else None,
         "test_fid_indomain_pct": whole.fid_indomain_pct if whole else None,
     }
-    tensorfile.write(path, KIND, tensors, header)
+    save_tensors(path, KIND, tensors, header)
 
 
 def read(path: str | os.PathLike[str]) -> Reference:
@@ -166,7 +166,7 @@ def read(path: str | os.PathLike[str]) -> Reference:
     Raises:
         UserError: the file is missing, damaged, of another kind, or of a slimdiff that kept less in it.
     """
-    tensors, header = tensorfile.read(path, KIND)
+    tensors, header = load_tensors(path, KIND)
     missing = [name for name in (*TENSORS, *FACTS) if name not in {*tensors, *header}]
     if missing:
         raise UserError(f"{path} was made by another slimdiff: it lacks {missing[0]}; delete it and run again")

@@ -1,21 +1,17 @@
 """From a file of samples to its score."""
 
 import hashlib
-import json
-import os
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 
 from slimdiff.errors import UserError
-from slimdiff.io import samples as samplefile
+from slimdiff.io.samples import Samples
 from slimdiff.metrics.batches import BATCH_SIZE
 from slimdiff.metrics.bootstrap import fid_indomain_sampling_sd
-from slimdiff.metrics.classifier import judge
-from slimdiff.metrics.evaluator import Yardstick
+from slimdiff.metrics.classifier import classify_samples
+from slimdiff.metrics.evaluator import Evaluator
 from slimdiff.metrics.extractors import features
 from slimdiff.metrics.inception import COLUMNS as INCEPTION_COLUMNS
 from slimdiff.metrics.inception import score_inception
@@ -24,11 +20,9 @@ from slimdiff.metrics.memorization import memorization, nearest_distances
 from slimdiff.metrics.prdc import manifold
 from slimdiff.metrics.reference import Reference, distance, floor
 from slimdiff.metrics.scaling import on_grid
-from slimdiff.runtime.memory import HalvedOnce, OutOfMemory
+from slimdiff.runtime.memory import HalvingBatch, OutOfMemory
 
 ORDER_SEED = 0  # of the order that samples are brought into
-SAMPLE_ARRAYS = {"images", "labels", "classes", "network_evaluations", "sampler", "status", "reason"}
-SAMPLE_ARRAYS |= {"identity", "batch_size"}  # which older files lack
 FEW = 10  # fewer images than so many for each feature are flagged
 # The keys of a record that only samples can have a value for.
 MEASURES = (
@@ -57,42 +51,7 @@ MEASURES = (
 )
 
 
-@dataclass(frozen=True)
-class Samples:
-    """A cell's images and how they came to be."""
-
-    images: torch.Tensor  # uint8 (N, C, H, W)
-    labels: torch.Tensor  # int64 (N,): the classes they were asked for; (0,) where they were asked for none
-    status: str  # ok or failed
-    reason: str  # why failed, else empty
-    sampler: dict[str, Any]
-    network_evaluations: float  # mean per image
-    batch_size: int | None  # images drawn at once, 0 where memory had no room; None: the file is older than that
-    identity: str | None = None  # of the model that they come from (slimdiff.checkpoints.identity)
-
-
-def read_samples(path: str | os.PathLike[str]) -> Samples:
-    """The samples in `path` (npz, no pickle).
-
-    Raises:
-        UserError: the file is missing, damaged, or not one of samples.
-    """
-    with samplefile.opened(path) as file:
-        if strange := set(file.files) - SAMPLE_ARRAYS:
-            raise ValueError(f"it holds {min(strange)!r}")
-        return Samples(
-            images=torch.from_numpy(np.asarray(file["images"], np.uint8)),
-            labels=torch.from_numpy(np.asarray(file["labels"], np.int64)),
-            status=str(file["status"]),
-            reason=str(file["reason"]),
-            sampler=json.loads(str(file["sampler"])),
-            network_evaluations=float(np.mean(file["network_evaluations"])),
-            batch_size=int(file["batch_size"]) if "batch_size" in file else None,
-            identity=str(file["identity"]) if "identity" in file else None,
-        )
-
-
-def score(samples: Samples, n_samples: int, yardstick: Yardstick, device: torch.device) -> dict[str, Any]:
+def score(samples: Samples, n_samples: int, evaluator: Evaluator, device: torch.device) -> dict[str, Any]:
     """The record of one cell: every metric of docs/metrics.md under its column's name, null where it does not apply.
 
     Beside the columns: `fid_indomain_extractors`, the distance under each extractor; `fid_indomain_floor_n`, how many real test images
@@ -113,8 +72,8 @@ def score(samples: Samples, n_samples: int, yardstick: Yardstick, device: torch.
         "reason": samples.reason,
         "n_samples": n_samples,
         **dict.fromkeys(MEASURES),
-        **yardstick.digests,
-        "reference_n": yardstick.reference.n,
+        **evaluator.digests,
+        "reference_n": evaluator.reference.n,
         "network_evaluations": samples.network_evaluations,
         "sampler": samples.sampler,
         "sampling_batch_size": samples.batch_size,
@@ -124,9 +83,9 @@ def score(samples: Samples, n_samples: int, yardstick: Yardstick, device: torch.
         return record
     if len(samples.images) != n_samples:
         raise UserError(f"there are {len(samples.images)} samples, sampling.n_samples is {n_samples}: sample again")
-    batches = HalvedOnce(BATCH_SIZE)
+    batches = HalvingBatch(BATCH_SIZE)
     try:
-        measures = batches.run(lambda size: _measure(samples, n_samples, yardstick, device, size))
+        measures = batches.run(lambda size: _measure(samples, n_samples, evaluator, device, size))
     except OutOfMemory as error:
         why = f"out of memory with {error.tried[0]} images at once ({error}): score on a device with more memory"
         return record | {"status": "failed", "stage": "score", "reason": why}
@@ -134,26 +93,26 @@ def score(samples: Samples, n_samples: int, yardstick: Yardstick, device: torch.
 
 
 def _measure(
-    samples: Samples, n_samples: int, yardstick: Yardstick, device: torch.device, batch_size: int
+    samples: Samples, n_samples: int, evaluator: Evaluator, device: torch.device, batch_size: int
 ) -> dict[str, Any]:
     """Every metric; the extractors and the judge take `batch_size` images at once."""
-    order = canonical_order(samples.images)
-    images = samples.images[order]
-    labels = samples.labels[order] if len(samples.labels) == n_samples else samples.labels  # the judge refuses others
-    scales = [yardstick.reference.scale(index) for index in range(len(yardstick.extractors))]
+    order = canonical_order(torch.from_numpy(samples.images))
+    images, labels = torch.from_numpy(samples.images)[order], torch.from_numpy(samples.labels)
+    labels = labels[order] if len(labels) == n_samples else labels  # classify_samples refuses other counts
+    scales = [evaluator.reference.scale(index) for index in range(len(evaluator.extractors))]
     # Rounded, so that the noise of batches is gone to the last bit: round-off has roots in the Fréchet distance.
     points = [
         on_grid(features(extractor, images, batch_size, device), factor)
-        for extractor, factor in zip(yardstick.extractors, scales, strict=True)
+        for extractor, factor in zip(evaluator.extractors, scales, strict=True)
     ]
-    record = _frechet(yardstick.reference, [one / factor for one, factor in zip(points, scales, strict=True)])
-    record |= _neighbourhoods(yardstick.reference, points, scales)
-    record |= judge(yardstick.judge, images, labels, yardstick.class_shares, device, batch_size)
-    nearest = nearest_distances(images, yardstick.train_images, device)
-    found = memorization(nearest, yardstick.reference.test_nearest)
+    record = _frechet(evaluator.reference, [one / factor for one, factor in zip(points, scales, strict=True)])
+    record |= _neighbourhoods(evaluator.reference, points, scales)
+    record |= classify_samples(evaluator.classifier, images, labels, evaluator.class_shares, device, batch_size)
+    nearest = nearest_distances(images, evaluator.train_images, device)
+    found = memorization(nearest, evaluator.reference.test_nearest)
     if found:
         record |= {"memorization_p": found.p, "nearest_ratio": found.ratio}
-    return record | {one.column: score_inception(images, one, device) for one in yardstick.inception}
+    return record | {one.column: score_inception(images, one, device) for one in evaluator.inception}
 
 
 def canonical_order(images: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ FILLS = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)  # a tenso
 CHANGES = (torch.Tensor.mul, torch.Tensor.normal_, torch.Tensor.uniform_)  # a tensor's values and nothing else
 
 
-class _Unfilled(TorchFunctionMode):
+class _SkipInit(TorchFunctionMode):
     """No tensor is filled with numbers. On the meta device torch would import its compiler to do nothing: a second."""
 
     def __torch_function__(
@@ -24,7 +24,7 @@ class _Unfilled(TorchFunctionMode):
         return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
 
 
-def outline(model: Mapping[str, Any], groups: int | str = 1) -> nn.Module:
+def build_on_meta(model: Mapping[str, Any], groups: int | str = 1) -> nn.Module:
     """The network that `model` (an entry of `models:`) describes, on torch's meta device."""
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"), _SkipInit():
         return build_network(model, groups)

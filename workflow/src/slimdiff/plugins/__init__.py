@@ -67,7 +67,7 @@ class NetworkFamily:
             raise UserError(f"noise_scale is {self.noise_scale!r}; allowed: a number above 0")
 
     @property
-    def told(self) -> Family:
+    def entry(self) -> Family:
         """What the family can be told: guidance where there are classes, a noise schedule where something uses one."""
         classes = "classes" in self.network
         scheduled = any(method in SCHEDULED for method in self.samplers)

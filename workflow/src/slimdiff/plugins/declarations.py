@@ -34,7 +34,7 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class PluginCatalog:
     """What the plugins of a configuration bring, by name, in the order of files and of lines."""
 
     steps: dict[str, Read] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Catalogue:
         return declared
 
 
-def catalogue(paths: Sequence[str]) -> Catalogue:
+def load_catalog(paths: Sequence[str]) -> PluginCatalog:
     """What the files `paths` declare.
 
     Raises:
@@ -70,8 +70,8 @@ def catalogue(paths: Sequence[str]) -> Catalogue:
 
 
 @functools.cache
-def _catalogue(paths: tuple[str, ...]) -> Catalogue:
-    made = Catalogue()
+def _catalogue(paths: tuple[str, ...]) -> PluginCatalog:
+    made = PluginCatalog()
     shelves: dict[str, dict[str, Read]] = {"step": made.steps, "family": made.families, "source": made.sources}
     for path in paths:
         for found in read(path):

@@ -110,7 +110,7 @@ def _install(one: Registered) -> None:
         if one.restore is not None:
             structure.RESTORERS[declared.name] = _restorer(where, one.restore)
     elif isinstance(declared, NetworkFamily):
-        FAMILIES[declared.name] = declared.told
+        FAMILIES[declared.name] = declared.entry
         denoiser.EDM_NOISE_SCALE[declared.name] = declared.noise_scale
         registry.FAMILIES[declared.name] = _family(where, declared, one)
     else:
@@ -120,8 +120,8 @@ def _install(one: Registered) -> None:
 
 def _step(
     where: str, declared: Step, one: Registered
-) -> Callable[[nn.Module, Mapping[str, Any], int], structure.Structure | None]:
-    def apply(network: nn.Module, settings: Mapping[str, Any], seed: int) -> structure.Structure | None:
+) -> Callable[[nn.Module, Mapping[str, Any], int], structure.StructuralChange | None]:
+    def apply(network: nn.Module, settings: Mapping[str, Any], seed: int) -> structure.StructuralChange | None:
         _check(f"{where}, settings", declared.settings, settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -7,50 +7,50 @@ from typing import Any
 from slimdiff.catalog.families import FAMILIES, SAMPLER_CONSTANTS, Family
 from slimdiff.errors import UserError
 from slimdiff.plugins import Options
-from slimdiff.plugins.declarations import Catalogue
+from slimdiff.plugins.declarations import PluginCatalog
 
 
-def extended(schema: Mapping[str, Any], brought: Catalogue) -> Mapping[str, Any]:
+def extended(schema: Mapping[str, Any], plugin_catalog: PluginCatalog) -> Mapping[str, Any]:
     """`schema` (workflow/schemas/config.schema.yaml) with the keys and names that plugins bring; itself without any.
 
     Raises:
         UserError: a plugin takes a name that slimdiff has.
     """
-    if not (brought.steps or brought.families or brought.sources):
+    if not (plugin_catalog.steps or plugin_catalog.families or plugin_catalog.sources):
         return schema
     made: dict[str, Any] = copy.deepcopy(dict(schema))
     definitions = made["$defs"]
 
     recipe = definitions["optimization"]["properties"]
-    for name, found in brought.steps.items():
+    for name, found in plugin_catalog.steps.items():
         _refuse_taken(found.path, "step", name, recipe)
-        recipe[name] = options_schema(brought.step(name).settings, f"step of {found.path}")
+        recipe[name] = options_schema(plugin_catalog.step(name).settings, f"step of {found.path}")
 
     sources = definitions["dataset"]["properties"]["source"]
-    for name, found in brought.sources.items():
+    for name, found in plugin_catalog.sources.items():
         _refuse_taken(found.path, "source", name, sources["enum"])
-    sources["enum"] = [*sources["enum"], *brought.sources]
+    sources["enum"] = [*sources["enum"], *plugin_catalog.sources]
     dataset, model = definitions["dataset"], definitions["model"]
-    if brought.sources:
+    if plugin_catalog.sources:
         dataset["properties"]["options"] = {"description": "settings of a plugin's source", "type": "object"}
-    for name, found in brought.sources.items():
-        options = brought.source(name).options
+    for name, found in plugin_catalog.sources.items():
+        options = plugin_catalog.source(name).options
         then = {"properties": {"options": options_schema(options, f"settings of the source of {found.path}")}}
         _put_before(dataset, "source", name, then | ({"required": ["options"]} if options else {}))
 
-    for name, found in brought.families.items():
+    for name, found in plugin_catalog.families.items():
         _refuse_taken(found.path, "family", name, FAMILIES)
-        family = brought.family(name)
+        family = plugin_catalog.family(name)
         then = {
             "properties": {
                 "network": options_schema(family.network, "the network's free choices"),
-                "training": {"required": list(family.told.training)},
-                "sampler": {"required": _constants(family.told)},
+                "training": {"required": list(family.entry.training)},
+                "sampler": {"required": _constants(family.entry)},
             }
         }
         _put_before(model, "family", name, then)
     kinds = model["properties"]["family"]
-    kinds["enum"] = [*kinds["enum"], *brought.families]
+    kinds["enum"] = [*kinds["enum"], *plugin_catalog.families]
     return made
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import torch
 
-from slimdiff.inference.model import Loaded
+from slimdiff.inference.model import LoadedModel
 from slimdiff.runtime.devices import synchronize
 from slimdiff.runtime.memory import OutOfMemory
 
 
 @dataclass(frozen=True)
-class Race:
+class Latencies:
     """What the rounds measured."""
 
     ms: tuple[float, ...]  # wall time per image of the model, one for each round
@@ -38,15 +38,15 @@ class Race:
         return sorted(reference / own for own, reference in zip(self.ms, self.reference_ms, strict=False))
 
 
-def race(
-    model: Loaded,
-    reference: Loaded | None,
+def time_interleaved(
+    model: LoadedModel,
+    reference: LoadedModel | None,
     batch_size: int,
     repeats: int,
     warmup: int,
     seed: int,
     device: torch.device,
-) -> Race:
+) -> Latencies:
     """Time the sampling of one batch: from drawing the noise to pixels on the CPU.
 
     Args:
@@ -69,10 +69,10 @@ def race(
             ms = _run_ms(loaded, batch_size, seed, device) / batch_size
             if turn >= warmup:
                 times.append(ms)
-    return Race(tuple(own), tuple(other))
+    return Latencies(tuple(own), tuple(other))
 
 
-def _run_ms(loaded: Loaded, batch_size: int, seed: int, device: torch.device) -> float:
+def _run_ms(loaded: LoadedModel, batch_size: int, seed: int, device: torch.device) -> float:
     synchronize(device)
     start = time.perf_counter()
     sample_at_once(loaded, batch_size, seed)
@@ -80,7 +80,7 @@ def _run_ms(loaded: Loaded, batch_size: int, seed: int, device: torch.device) ->
     return (time.perf_counter() - start) * 1000.0
 
 
-def sample_at_once(loaded: Loaded, batch_size: int, seed: int) -> None:
+def sample_at_once(loaded: LoadedModel, batch_size: int, seed: int) -> None:
     """Sample one batch of `batch_size` images, or raise OutOfMemory where it had to be halved."""
     drawn = loaded.sample(batch_size, seed=seed, batch_size=batch_size)
     if drawn.batch_size != batch_size:

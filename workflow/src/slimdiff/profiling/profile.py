@@ -26,13 +26,13 @@ from slimdiff.data import image_set
 from slimdiff.engines.network import EngineNetwork
 from slimdiff.errors import UserError
 from slimdiff.inference import model as checkpoint
-from slimdiff.inference.deepcache import outermost
-from slimdiff.inference.model import Loaded
-from slimdiff.models.meta import outline
+from slimdiff.inference.deepcache import shallow_pass
+from slimdiff.inference.model import LoadedModel
+from slimdiff.models.meta import build_on_meta
 from slimdiff.models.unet import UNet
-from slimdiff.profiling.latency import race, sample_at_once
+from slimdiff.profiling.latency import sample_at_once, time_interleaved
 from slimdiff.runtime.devices import synchronize
-from slimdiff.runtime.memory import HalvedOnce, OutOfMemory
+from slimdiff.runtime.memory import HalvingBatch, OutOfMemory
 from slimdiff.runtime.memory import reason as memory_reason
 from slimdiff.training.losses import denoising_losses
 
@@ -73,7 +73,7 @@ def profile(
         The profile's columns of the matrix (units in the names).
     """
     sizes = {"size_bytes": path.stat().st_size, "size_gzip_bytes": gzip_bytes(path)}
-    batches = HalvedOnce(settings["batch_size"])
+    batches = HalvingBatch(settings["batch_size"])
     try:
         return batches.run(lambda size: _measure(path, size, settings, device, reference, images)) | sizes
     except OutOfMemory as error:
@@ -116,7 +116,7 @@ def _measure(
 
 
 def _timed(
-    loaded: Loaded,
+    loaded: LoadedModel,
     batch_size: int,
     settings: Mapping[str, Any],
     device: torch.device,
@@ -130,8 +130,8 @@ def _timed(
     memory = peak_memory_bytes(device)  # before there is a second model
     other = checkpoint.load(reference, device, cache) if reference else None
     rounds = (settings["repeats"], settings["warmup"], settings["seed"], device)
-    whole = race(loaded, other, batch_size, *rounds)
-    single = race(loaded, other, 1, *rounds)
+    whole = time_interleaved(loaded, other, batch_size, *rounds)
+    single = time_interleaved(loaded, other, 1, *rounds)
     return {
         "inference_ms_per_image": whole.median(),
         "inference_ms_per_image_iqr": whole.spread(),
@@ -145,7 +145,9 @@ def _timed(
     }
 
 
-def _denoising(loaded: Loaded, images: Path | None, batch_size: int, device: torch.device) -> dict[str, float | None]:
+def _denoising(
+    loaded: LoadedModel, images: Path | None, batch_size: int, device: torch.device
+) -> dict[str, float | None]:
     """The mean denoising loss on test images, over all noise levels and over thirds of them, as columns.
 
     Null where no images are given, where the training failed, and where a loss is no finite number. The images are read
@@ -179,7 +181,7 @@ def count_parameters(network: nn.Module) -> tuple[int, int]:
     """Parameters and non-zero ones of the network that the layers stand for: quantized weights count as the floats
     that they encode, and scales, code books and fixed frequencies are no parameters."""
     if isinstance(network, EngineNetwork):  # it holds a graph, and knows what that was made of
-        return network.stands_for
+        return network.source_params
     params = nonzero = 0
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -190,7 +192,7 @@ def count_parameters(network: nn.Module) -> tuple[int, int]:
     return params, nonzero
 
 
-def count_macs(loaded: Loaded) -> int:
+def count_macs(loaded: LoadedModel) -> int:
     """Multiply-accumulates of one network evaluation of one image, counted by torch's FlopCounterMode.
 
     On the float network without weights: as narrow as the pruning of channels left it, but with its zeros, which are
@@ -199,7 +201,7 @@ def count_macs(loaded: Loaded) -> int:
     return _count_macs(loaded, lambda network, x: network(x, torch.empty(1)))
 
 
-def count_macs_per_image(loaded: Loaded, seed: int) -> int | None:
+def count_macs_per_image(loaded: LoadedModel, seed: int) -> int | None:
     """Multiply-accumulates of drawing one image, the first of a run with this seed: those of all its evaluations,
     guidance's second passes included. Evaluations that use features again count what they compute. None: it failed."""
     drawn = loaded.sample(1, seed=seed, batch_size=1)
@@ -213,14 +215,14 @@ def count_macs_per_image(loaded: Loaded, seed: int) -> int | None:
         assert isinstance(network, UNet)
         width = network.up3.conv1.conv1.in_channels - network.inc.conv2.out_channels
         features = torch.empty(1, width, x.shape[2] // 2, x.shape[3] // 2)
-        outermost(network, x, torch.empty(1), None, features)
+        shallow_pass(network, x, torch.empty(1), None, features)
 
     return whole + round(drawn.reused_evaluations * _count_macs(loaded, shallow))
 
 
-def _count_macs(loaded: Loaded, evaluate: Callable[[nn.Module, torch.Tensor], Any]) -> int:
+def _count_macs(loaded: LoadedModel, evaluate: Callable[[nn.Module, torch.Tensor], Any]) -> int:
     model = loaded.settings["model"]
-    network = outline(model, loaded.settings["training"]["groups"])
+    network = build_on_meta(model, loaded.settings["training"]["groups"])
     with torch.device("meta"):
         restore_shapes(network, loaded.settings["structure"])
         x = torch.empty(1, model["channels"], model["image_size"], model["image_size"])

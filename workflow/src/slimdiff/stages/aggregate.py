@@ -23,9 +23,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     stage.add_argument("--out", required=True, type=Path, help="matrix.parquet")
     arguments = stage.parse_args(argv)
 
-    asked = settings.parse(arguments.matrix, "--matrix")
+    requested = settings.parse(arguments.matrix, "--matrix")
     config = settings.parse(arguments.config, "--config")
-    rows = matrix.read_rows(arguments.cells, expand(asked["matrix"]), asked["trainings"])
+    rows = matrix.read_rows(arguments.cells, expand(requested["matrix"]), requested["trainings"])
     matrix.write_matrix(arguments.out, matrix.to_frame(rows), matrix.provenance(config, arguments.code))
     failed = sum(row["status"] == "failed" for row in rows)
     print(f"{arguments.out}: {len(rows)} cells, {failed} of them failed", flush=True)

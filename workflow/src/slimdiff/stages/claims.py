@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = stage.parse_args(argv)
 
     matrix = results.read_matrix(arguments.matrix)
-    found = verdicts.judge(matrix, results.read_paper(arguments.paper), file.read(arguments.claims))
+    found = verdicts.evaluate_claims(matrix, results.read_paper(arguments.paper), file.read(arguments.claims))
     record = verdicts.to_json(matrix, found)
     records.write_json(arguments.out, record)
     print(f"{arguments.out}: " + ", ".join(f"{n} {verdict}" for verdict, n in record["verdicts"].items()), flush=True)

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimdiff.catalog.engines import way_of
+from slimdiff.catalog.engines import runtime_of
 from slimdiff.checkpoints import model, origin
 from slimdiff.compression.steps import apply_steps
 from slimdiff.data import image_set
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.engines.lowering import lower_network
-from slimdiff.engines.network import Site
+from slimdiff.engines.network import Placement
 from slimdiff.io import packed
 from slimdiff.io.settings import parse
 from slimdiff.runtime.devices import pick_device
@@ -40,12 +40,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     header |= {**recipe, "structure": header["structure"] + structure, "identity": arguments.identity}
     if header["status"] != "ok":  # weights of a failed training: nobody will run them, and no engine could
         header |= {"engine": "torch", "precision": "fp32"}
-    if way_of(header).plain:
+    if runtime_of(header).plain:
         model.write_model(arguments.out, network, header)
     else:
         if images is None:
             stage.error("--images is missing: this engine's network is measured on them")
-        site = Site(pick_device(0, 1), arguments.cache)
+        site = Placement(pick_device(0, 1), arguments.cache)
         lowered = lower_network(network, header, images, site)
         model.write_tensors(arguments.out, lowered.tensors, {**header, **lowered.header})
         print(f"output error against float32: {lowered.header['output_error']:.2g}", flush=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from slimdiff.checkpoints import identity
 from slimdiff.checkpoints.model import KIND
-from slimdiff.io import tensors
+from slimdiff.io.safetensors_header import read_header
 from slimdiff.io.records import write_json
 from slimdiff.profiling.profile import profile
 from slimdiff.runtime.devices import describe_device, pick_device
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     stage.add_argument("--out", type=Path, required=True)
     arguments = stage.parse_args(argv)
 
-    own = tensors.read_header(arguments.model, KIND).get("identity")
+    own = read_header(arguments.model, KIND).get("identity")
     identity.check(arguments.model, own, arguments.identity)
     device = pick_device(arguments.gpu, arguments.threads)
     measured = profile(arguments.model, arguments.settings, device, arguments.reference, arguments.images)

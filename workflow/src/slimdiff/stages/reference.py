@@ -6,7 +6,8 @@ from pathlib import Path
 
 from slimdiff.data import image_set
 from slimdiff.errors import UserError
-from slimdiff.io import files, tensors
+from slimdiff.io import files
+from slimdiff.io.safetensors_header import read_header
 from slimdiff.io.settings import build
 from slimdiff.metrics import extractors, reference
 from slimdiff.runtime.devices import pick_device
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         extractors.read(arguments.extractors),
         image_set.read(arguments.images),
     )
-    images_digest = tensors.read_header(arguments.images, image_set.KIND)["sha256"]
+    images_digest = read_header(arguments.images, image_set.KIND)["sha256"]
     device = pick_device(arguments.gpu, arguments.threads)
     found = reference.measure(
         data.train_images, data.test_images, networks, settings.dataset, digest, images_digest, device

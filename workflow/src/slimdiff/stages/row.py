@@ -6,7 +6,7 @@ from pathlib import Path
 
 from slimdiff.analysis import row
 from slimdiff.checkpoints import identity
-from slimdiff.io import records as sealing
+from slimdiff.io import records
 from slimdiff.io import settings
 from slimdiff.stages import command
 
@@ -24,12 +24,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = stage.parse_args(argv)
 
     cell = settings.parse(arguments.cell, "--cell")
-    records = {record: sealing.read_json(getattr(arguments, record)) for record in row.RECORDS}
+    records = {record: records.read_json(getattr(arguments, record)) for record in row.RECORDS}
     for record in ("score", "profile"):
         identity.check(getattr(arguments, record), records[record].get("identity"), arguments.identity)
     if arguments.identity is not None:
         identity.check_record(arguments.train, records["train"], cell["settings"]["train"])
-    sealing.write_json(arguments.out, row.merge(cell, records))
+    records.write_json(arguments.out, row.merge(cell, records))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from slimdiff.checkpoints import identity
 from slimdiff.data import image_set
-from slimdiff.io import records, tensors
+from slimdiff.io import records
+from slimdiff.io.safetensors_header import read_header
 from slimdiff.io.settings import build
 from slimdiff.metrics import evaluator
 from slimdiff.metrics.batches import BATCH_SIZE
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     settings = build(ScoreSettings, arguments.settings, "--settings of stage score")
     data = image_set.read(arguments.images)
-    digest = tensors.read_header(arguments.images, image_set.KIND)["sha256"]
+    digest = read_header(arguments.images, image_set.KIND)["sha256"]
     networks = (arguments.extractors, arguments.classifier, arguments.inception)
     known = evaluator.read(arguments.reference, *networks, (data.train_images, data.train_labels), digest)
     samples = read_samples(arguments.samples)

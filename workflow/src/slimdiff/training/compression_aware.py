@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from slimdiff.compression.unstructured import prunable
-from slimdiff.compression.weight_only import store_weights
+from slimdiff.compression.weight_only import quantize_weights
 from slimdiff.errors import UserError
 from slimdiff.io.settings import build
-from slimdiff.training.hooks import Regime
+from slimdiff.training.hooks import TrainingHooks
 
 SCHEDULES = ("one-shot", "cubic")
 QUANTIZED = ("8bit", "4bit")
@@ -31,7 +31,7 @@ class SparsifySettings:
     scope: str = "global"  # one of the network's prune_scopes()
 
 
-class Sparsify(Regime):
+class Sparsify(TrainingHooks):
     """L1 pruning while training: the smallest weights become zero, and what is zero stays zero.
 
     `one-shot` prunes all before the first step. `cubic` prunes `amount` · (1 - (1 - t)³) after the share t · until of
@@ -59,7 +59,7 @@ class Sparsify(Regime):
         return self.settings.amount * (1.0 - (1.0 - t) ** 3)
 
     @contextlib.contextmanager
-    def stepping(
+    def around_step(
         self, network: nn.Module, average: Mapping[str, torch.Tensor], step: int, steps: int
     ) -> Iterator[None]:
         """Prune what the schedule asks for, and keep it so through the optimizer's step."""
@@ -99,7 +99,7 @@ def zero_smallest(weights: Mapping[str, torch.Tensor], share: float) -> None:
         value.masked_fill_(mask.reshape(value.shape), 0.0)
 
 
-class Quantized(Regime):
+class Quantized(TrainingHooks):
     """Quantization-aware training: the loss and its gradients are those of the quantized weights.
 
     The gradients are then applied to the float weights (the straight-through estimator; Bengio, Léonard and Courville
@@ -112,11 +112,11 @@ class Quantized(Regime):
         self.kind = kind
 
     @contextlib.contextmanager
-    def computing(self, network: nn.Module) -> Iterator[None]:
+    def around_backward(self, network: nn.Module) -> Iterator[None]:
         """With quantized weights inside, and the float ones back afterwards."""
         state = network.state_dict()
         floats = {name: value.clone() for name, value in state.items()}
-        store_weights(network, self.kind)
+        quantize_weights(network, self.kind)
         try:
             yield
         finally:
@@ -125,31 +125,31 @@ class Quantized(Regime):
                     state[name].copy_(value)
 
 
-def _sparsify(options: Mapping[str, Any]) -> Regime:
+def _sparsify(options: Mapping[str, Any]) -> TrainingHooks:
     return Sparsify(build(SparsifySettings, options, "sparsify"))
 
 
-def _quantize(options: Mapping[str, Any]) -> Regime:
+def _quantize(options: Mapping[str, Any]) -> TrainingHooks:
     return Quantized(options["weights"])
 
 
 # By the key of its entry in `trainings:`.
-REGIMES: dict[str, Callable[[Mapping[str, Any]], Regime]] = {"sparsify": _sparsify, "quantize": _quantize}
+HOOKS: dict[str, Callable[[Mapping[str, Any]], TrainingHooks]] = {"sparsify": _sparsify, "quantize": _quantize}
 
 
-def build_regime(
-    asked: Mapping[str, Any], more: Mapping[str, Callable[[Mapping[str, Any]], Regime]] | None = None
-) -> Regime:
+def build_hooks(
+    settings: Mapping[str, Any], more: Mapping[str, Callable[[Mapping[str, Any]], TrainingHooks]] | None = None
+) -> TrainingHooks:
     """The regime of a training's settings: {name: options}, or {} for plain training.
 
     Args:
         more: regimes that are known beside REGIMES, as those that need to see the training's start.
     """
-    if not asked:
-        return Regime()
-    known = {**REGIMES, **(more or {})}
-    unknown = [name for name in asked if name not in known]
-    if unknown or len(asked) > 1:
-        raise UserError(f"trainings.*: {', '.join(asked)} while training; allowed: one of {', '.join(known)}")
-    ((name, options),) = asked.items()
+    if not settings:
+        return TrainingHooks()
+    known = {**HOOKS, **(more or {})}
+    unknown = [name for name in settings if name not in known]
+    if unknown or len(settings) > 1:
+        raise UserError(f"trainings.*: {', '.join(settings)} while training; allowed: one of {', '.join(known)}")
+    ((name, options),) = settings.items()
     return known[name](options)

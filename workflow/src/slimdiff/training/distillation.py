@@ -27,7 +27,7 @@ from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.samplers import sigma_limits, thinned_sigmas
 from slimdiff.errors import UserError
-from slimdiff.training.hooks import Regime
+from slimdiff.training.hooks import TrainingHooks
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class DistillSettings:
     guidance: float = 1.0  # of the teacher, folded into the student
 
 
-class Distill(Regime):
+class Distill(TrainingHooks):
     """The student learns where its teacher gets to; the teacher never changes and is no part of a training's state.
 
     Args:
@@ -64,9 +64,9 @@ class Distill(Regime):
 
     def levels(self, denoiser: Denoiser) -> torch.Tensor:
         """The teacher's noise levels and a final 0, (steps · substeps + 1,); the student has every substeps-th."""
-        asked = self.settings
-        low, high = sigma_limits(denoiser, asked.sigma_min, asked.sigma_max)
-        return thinned_sigmas(asked.steps * asked.substeps, asked.grid, low, high, asked.rho).float()
+        settings = self.settings
+        low, high = sigma_limits(denoiser, settings.sigma_min, settings.sigma_max)
+        return thinned_sigmas(settings.steps * settings.substeps, settings.grid, low, high, settings.rho).float()
 
     def training_sigmas(self, denoiser: Denoiser, n: int, generator: torch.Generator) -> torch.Tensor:
         """Where the student's steps begin, each as likely as the others: (n,)."""

@@ -18,14 +18,14 @@ from slimdiff.catalog.families import FIXED_BY_START
 from slimdiff.checkpoints import weights
 from slimdiff.compression.channels import ChannelSettings, prune_channels
 from slimdiff.compression.importance import LevelLoss
-from slimdiff.compression.restore import Structure
+from slimdiff.compression.restore import StructuralChange
 from slimdiff.data.image_set import ImageSet
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.errors import UserError
 from slimdiff.io import files
-from slimdiff.io import tensors as tensorfile
+from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.io.settings import build, canonical
-from slimdiff.training.compression_aware import build_regime
+from slimdiff.training.compression_aware import build_hooks
 from slimdiff.training.distillation import Distill, DistillSettings
 from slimdiff.training.loop import Prepared, Trained, fit
 from slimdiff.training.losses import LEVELS, level_losses
@@ -34,12 +34,14 @@ PREPARED_KIND = "prepared"
 PREPARED = "start.safetensors"  # in the folder of the state; slimdiff.training.state.clear_state removes it
 
 
-def _prune(network: nn.Module, settings: Mapping[str, Any], seed: int, losses: Sequence[LevelLoss]) -> Structure | None:
+def _prune(
+    network: nn.Module, settings: Mapping[str, Any], seed: int, losses: Sequence[LevelLoss]
+) -> StructuralChange | None:
     return prune_channels(network, build(ChannelSettings, settings, "prune"), seed, losses)
 
 
 # What can be done to the weights before a training goes on, by the key of its entry in `trainings:`.
-STEPS: dict[str, Callable[[nn.Module, Mapping[str, Any], int, Sequence[LevelLoss]], Structure | None]] = {
+STEPS: dict[str, Callable[[nn.Module, Mapping[str, Any], int, Sequence[LevelLoss]], StructuralChange | None]] = {
     "prune": _prune,
 }
 
@@ -85,19 +87,19 @@ def finetune(
         return Trained(states, {**header, "code": code, "start": origin}, record)
 
     teachers = {"distill": lambda options: Distill(build(DistillSettings, options, "distill"), network)}
-    regime = build_regime(settings.get("while", {}), teachers)  # before the steps, which change the network in place
+    hooks = build_hooks(settings.get("hook", {}), teachers)  # before the steps, which change the network in place
     key = hashlib.sha256(canonical([settings, code, origin]).encode()).hexdigest()
     if not _is_prepared(state_dir / PREPARED, key):
         started = time.monotonic()
         structure = header["structure"] + _apply_steps(network, images, settings, device)
         described = {"model": header["model"], "training": header["training"], "structure": structure, "key": key}
         prepare_s = time.monotonic() - started
-        tensorfile.write(
+        save_tensors(
             state_dir / PREPARED, PREPARED_KIND, network.state_dict(), {**described, "prepare_s": prepare_s}
         )
-    tensors, described = tensorfile.read(state_dir / PREPARED, PREPARED_KIND)
+    tensors, described = load_tensors(state_dir / PREPARED, PREPARED_KIND)
     network = weights.rebuild(described, tensors)
-    prepared = Prepared(network, described["structure"], generation, origin, regime)
+    prepared = Prepared(network, described["structure"], generation, origin, hooks)
     trained = fit(prepared, images, settings, state_dir, device, code, seconds_between_saves)
     own_s = trained.record["train_s"] + described["prepare_s"]
     times = {key: seconds + own_s for key, seconds in before_s.items()}
@@ -110,9 +112,9 @@ def finetune(
 
 def _apply_steps(
     network: nn.Module, images: ImageSet, settings: Mapping[str, Any], device: torch.device
-) -> list[Structure]:
+) -> list[StructuralChange]:
     """Do the training's steps in order, in place; the network ends on the CPU."""
-    records: list[Structure] = []
+    records: list[StructuralChange] = []
     for step in settings["steps"]:
         if len(step) != 1 or next(iter(step)) not in STEPS:
             raise UserError(f"trainings.*: step {dict(step)} is not one of: {', '.join(STEPS)}")
@@ -130,23 +132,25 @@ def _check_start(header: Mapping[str, Any], settings: Mapping[str, Any]) -> None
         raise UserError(
             "the start's weights are of another model than settings.model: start from a training of this one"
         )
-    for key, theirs, asked in (
+    for key, theirs, expected in (
         ("seed", header["seed"], settings["seed"]),
         ("data set", header["dataset"]["name"], settings["dataset"]),
     ):
-        if theirs != asked:
+        if theirs != expected:
             raise UserError(
-                f"the start's weights are of {key} {theirs!r}, expected {asked!r}; delete them and run again"
+                f"the start's weights are of {key} {theirs!r}, expected {expected!r}; delete them and run again"
             )
     for key in FIXED_BY_START:
-        theirs, asked = header["training"].get(key), settings["training"].get(key)
-        if theirs != asked:
-            raise UserError(f"trainings.*.finetune.{key} is {asked!r}; allowed: {theirs!r}, as in the start's training")
+        theirs, expected = header["training"].get(key), settings["training"].get(key)
+        if theirs != expected:
+            raise UserError(
+                f"trainings.*.finetune.{key} is {expected!r}; allowed: {theirs!r}, as in the start's training"
+            )
 
 
 def _is_prepared(path: Path, key: str) -> bool:
     """Whether `path` holds, whole, the network that these settings, this code and this start make."""
     try:
-        return bool(tensorfile.read(path, PREPARED_KIND)[1]["key"] == key)
+        return bool(load_tensors(path, PREPARED_KIND)[1]["key"] == key)
     except UserError:
         return False

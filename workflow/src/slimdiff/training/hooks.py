@@ -13,7 +13,7 @@ from torch import nn
 from slimdiff.diffusion.denoiser import Denoiser
 
 
-class Regime:
+class TrainingHooks:
     """Plain training; the base of all others."""
 
     def training_sigmas(self, denoiser: Denoiser, n: int, generator: torch.Generator) -> torch.Tensor:
@@ -32,12 +32,12 @@ class Regime:
         return denoiser.loss(x_0, sigma, noise, labels)
 
     @contextlib.contextmanager
-    def computing(self, network: nn.Module) -> Iterator[None]:
+    def around_backward(self, network: nn.Module) -> Iterator[None]:
         """Around the loss and its gradients."""
         yield
 
     @contextlib.contextmanager
-    def stepping(
+    def around_step(
         self, network: nn.Module, average: Mapping[str, torch.Tensor], step: int, steps: int
     ) -> Iterator[None]:
         """Around the optimizer's step and the update of the average.

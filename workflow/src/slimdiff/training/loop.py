@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from slimdiff.compression.linear_quant import quantize_linears
-from slimdiff.compression.restore import Structure
+from slimdiff.compression.restore import StructuralChange
 from slimdiff.data.image_set import ImageSet, saturated_share
 from slimdiff.data.transforms import to_model
 from slimdiff.diffusion.denoiser import NO_LABEL, build_denoiser
@@ -33,8 +33,8 @@ from slimdiff.io.settings import build, canonical
 from slimdiff.io.tensors import tensors_digest
 from slimdiff.models.registry import build_network
 from slimdiff.runtime.devices import autocast, resolve_precision
-from slimdiff.runtime.memory import ran_out
-from slimdiff.training.hooks import Regime
+from slimdiff.runtime.memory import is_oom
+from slimdiff.training.hooks import TrainingHooks
 from slimdiff.training.optimizers import build_optimizer, learning_rate_factor
 from slimdiff.training.state import Progress, StateStore, locked, terminable
 
@@ -72,10 +72,10 @@ class Prepared:
     """A network that is ready to be trained."""
 
     network: nn.Module  # on the CPU
-    structure: list[Structure]  # what a load needs to build it, beside its settings
+    structure: list[StructuralChange]  # what a load needs to build it, beside its settings
     generation: int = 0  # trainings before this one in its chain; each has random draws of its own
     start: dict[str, Any] | None = None  # which weights it comes from, for header and record; None: the seed's own
-    regime: Regime = field(default_factory=Regime)  # what is done to the weights meanwhile, and the loss
+    hooks: TrainingHooks = field(default_factory=TrainingHooks)  # what is done to the weights meanwhile, and the loss
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def fit(
         )
 
     # network, its average, optimizer
-    network, regime = prepared.network.train().to(device), prepared.regime
+    network, hooks = prepared.network.train().to(device), prepared.hooks
     precision = resolve_precision(device, options.precision)
     average = {key: value.clone() for key, value in network.state_dict().items()}
     averaged = [key for key, parameter in network.named_parameters() if parameter.requires_grad]
@@ -152,7 +152,7 @@ def fit(
     steps = options.epochs * steps_per_epoch
     draws: tuple[int | str, ...] = (seed, "finetune", prepared.generation) if prepared.generation else (seed,)
     origin = {} if prepared.start is None else {"start": prepared.start}
-    brought = {"plugins": settings["plugins"]} if "plugins" in settings else {}
+    plugin_catalog = {"plugins": settings["plugins"]} if "plugins" in settings else {}
     header = {
         "model": dict(model),
         "training": dict(settings["training"]),
@@ -161,7 +161,7 @@ def fit(
         "seed": seed,
         "code": code,
         **origin,
-        **brought,
+        **plugin_catalog,
     }
     key = hashlib.sha256(canonical([settings, code, images_sha256, prepared.start]).encode()).hexdigest()
 
@@ -184,25 +184,25 @@ def fit(
             generator = torch.Generator().manual_seed(derive_seed(*draws, "step", progress.step))
             chosen = order[position * options.batch_size : (position + 1) * options.batch_size]
             x_0 = denoiser.from_images(to_model(pixels[chosen], model["image_size"], model["channels"], model["fit"]))
-            sigma = regime.training_sigmas(denoiser, len(chosen), generator).to(device)
+            sigma = hooks.training_sigmas(denoiser, len(chosen), generator).to(device)
             noise = torch.randn(x_0.shape, generator=generator).to(device)
-            told = None
+            batch_labels = None
             if classes:
                 dropped = torch.rand(len(chosen), generator=generator).to(device) < options.label_dropout
-                told = labels[chosen].masked_fill(dropped, NO_LABEL)
+                batch_labels = labels[chosen].masked_fill(dropped, NO_LABEL)
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * learning_rate_factor(options.lr_schedule, progress.step, steps)
             optimizer.zero_grad(set_to_none=True)
             try:
-                with regime.computing(network):
+                with hooks.around_backward(network):
                     with autocast(device, precision):
-                        loss = regime.loss(denoiser, x_0, sigma, noise, told).mean()
+                        loss = hooks.loss(denoiser, x_0, sigma, noise, batch_labels).mean()
                     loss.backward()
-                with regime.stepping(network, average, progress.step, steps):
+                with hooks.around_step(network, average, progress.step, steps):
                     optimizer.step()
                     _average(network, average, averaged, _decay(options, progress.step))
             except Exception as error:
-                if not ran_out(error):
+                if not is_oom(error):
                     raise
                 reason = (
                     f"out of memory in step {progress.step + 1}: models.*.training.batch_size is {options.batch_size}; "

@@ -21,7 +21,7 @@ HELD_OUT_SEED = derive_seed("held-out levels")  # of their noise: the same for e
 
 
 @dataclass(frozen=True)
-class Draw:
+class NoisyBatch:
     """Images of the process with the noise to come, all for one noise level."""
 
     x_0: torch.Tensor  # (N, C, S, S)
@@ -40,7 +40,7 @@ def equally_likely(denoiser: Denoiser, levels: int, seed: int) -> torch.Tensor:
     return drawn[DRAWS_PER_LEVEL // 2 :: DRAWS_PER_LEVEL]
 
 
-def draw(
+def draw_batch(
     denoiser: Denoiser,
     images: torch.Tensor,
     labels: torch.Tensor,
@@ -49,7 +49,7 @@ def draw(
     level: int,
     n: int,
     label_dropout: float = 0.0,
-) -> Draw:
+) -> NoisyBatch:
     """`n` of the images for the noise level of index `level`, the same at every call, on the images' device.
 
     Args:
@@ -63,9 +63,9 @@ def draw(
     x_0 = denoiser.from_images(fitted)
     noise = torch.randn(x_0.shape, generator=generator)
     if not model["network"].get("classes", 0):
-        return Draw(x_0, noise, None)
+        return NoisyBatch(x_0, noise, None)
     dropped = torch.rand(n, generator=generator) < label_dropout
-    return Draw(x_0, noise, labels[chosen].masked_fill(dropped, NO_LABEL))
+    return NoisyBatch(x_0, noise, labels[chosen].masked_fill(dropped, NO_LABEL))
 
 
 def level_losses(
@@ -92,11 +92,11 @@ def level_losses(
     precision = resolve_precision(device, training["precision"])
 
     def loss_at(level: int) -> torch.Tensor:
-        drawn = draw(denoiser, images, labels, model, seed, level, images_per_level, training["label_dropout"])
-        told = None if drawn.labels is None else drawn.labels.to(device)
+        drawn = draw_batch(denoiser, images, labels, model, seed, level, images_per_level, training["label_dropout"])
+        batch_labels = None if drawn.labels is None else drawn.labels.to(device)
         sigma = sigmas[level].expand(images_per_level).to(device)
         with autocast(device, precision):
-            return denoiser.loss(drawn.x_0.to(device), sigma, drawn.noise.to(device), told).mean()
+            return denoiser.loss(drawn.x_0.to(device), sigma, drawn.noise.to(device), batch_labels).mean()
 
     return [lambda level=level: loss_at(level) for level in range(levels)]  # type: ignore[misc]
 
@@ -140,10 +140,12 @@ def denoising_losses(
         batch_size: images at once; levels share batches.
     """
     sigmas = equally_likely(denoiser, levels, HELD_OUT_SEED).repeat_interleave(images_per_level)
-    draws = [draw(denoiser, images, labels, model, HELD_OUT_SEED, level, images_per_level) for level in range(levels)]
+    draws = [
+        draw_batch(denoiser, images, labels, model, HELD_OUT_SEED, level, images_per_level) for level in range(levels)
+    ]
     x_0, noise = (torch.cat([getattr(drawn, name) for drawn in draws]) for name in ("x_0", "noise"))
-    told = [drawn.labels for drawn in draws if drawn.labels is not None]
-    parts = [x_0, sigmas, noise, *([torch.cat(told)] if told else [])]
+    batch_labels = [drawn.labels for drawn in draws if drawn.labels is not None]
+    parts = [x_0, sigmas, noise, *([torch.cat(batch_labels)] if batch_labels else [])]
     losses = []
     with autocast(device, precision):
         for batch in zip(*(part.split(batch_size) for part in parts), strict=True):

@@ -19,7 +19,7 @@ from torch import nn
 
 from slimdiff.compression.linear_quant import is_frozen_part
 from slimdiff.errors import UserError
-from slimdiff.io import tensors as tensorfile
+from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.training.optimizers import pack_state, unpack_state
 
 
@@ -58,7 +58,7 @@ class StateStore:
             **{f"optimizer.{name}": tensor for name, tensor in tensors.items()},
         }
         header = {"key": self.key, "optimizer": values, "progress": vars(progress)}
-        tensorfile.write(self.path, "state", everything, header)
+        save_tensors(self.path, "state", everything, header)
 
     def resume(
         self, network: nn.Module, average: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer
@@ -67,7 +67,7 @@ class StateStore:
         if not self.path.exists():
             return Progress()
         try:
-            tensors, header = tensorfile.read(self.path, "state")
+            tensors, header = load_tensors(self.path, "state")
         except UserError as error:
             print(f"starting afresh: {error}", flush=True)
             return Progress()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from slimdiff.config.checks.problem import Problem
-from slimdiff.config.resolve import Config, brought, inception_kinds
+from slimdiff.config.resolve import Config, inception_kinds, plugin_catalog
 from slimdiff.errors import UserError
 from slimdiff.io import files
 from slimdiff.io.folders import is_file, is_folder, listing
@@ -40,7 +40,7 @@ def dataset_problems(config: Config) -> Iterator[Problem]:
                 yield Problem((*path, key), "is missing; source: folder needs it")
             if not folder and key in options:
                 yield Problem((*path, key), f"is only for source: folder, and the source is {options['source']}")
-        if "options" in options and options["source"] not in brought(config).sources:
+        if "options" in options and options["source"] not in plugin_catalog(config).sources:
             yield Problem((*path, "options"), f"is only for sources of plugins, and the source is {options['source']}")
         for network in SHIPPED_NETWORKS:
             if f"{network}_sha256" in options and network not in options:
@@ -109,8 +109,8 @@ def file_problems(config: Config) -> Iterator[Problem]:
 
 def count_classes(config: Config, dataset: Mapping[str, Any]) -> int | None:
     """How many classes a data set has; None where that is not known before it is read."""
-    if dataset["source"] in brought(config).sources:
-        return len(brought(config).source(dataset["source"]).classes)
+    if dataset["source"] in plugin_catalog(config).sources:
+        return len(plugin_catalog(config).source(dataset["source"]).classes)
     if dataset["source"] != "folder":
         return CLASSES.get(dataset["source"])
     return len(_class_folders(Path(dataset["path"]))) if is_folder(dataset["path"]) else None

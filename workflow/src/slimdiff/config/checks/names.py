@@ -7,7 +7,7 @@ from typing import Any
 from slimdiff.catalog.families import FIXED_BY_START
 from slimdiff.catalog.layers import MODULE
 from slimdiff.config.checks.problem import Problem, unknown
-from slimdiff.config.resolve import START_KEYS, TRAINING_REGIMES, Cell, Config, expand
+from slimdiff.config.resolve import START_KEYS, TRAINING_HOOKS, Cell, Config, expand
 
 IMPORTANCES_OF_IMAGES = ("taylor", "diff-pruning")  # of channels, by a loss
 
@@ -73,9 +73,9 @@ def _start_problems(config: Config) -> Iterator[Problem]:
 
 def _regime_problems(options: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Problem]:
     """What is done to the weights while a training goes on: one thing at a time, with what its schedule needs."""
-    asked = [name for name in TRAINING_REGIMES if name in options]
-    if len(asked) > 1:
-        yield Problem((*path, asked[1]), f"stands beside {asked[0]}; allowed: one of {', '.join(TRAINING_REGIMES)}")
+    hooks = [name for name in TRAINING_HOOKS if name in options]
+    if len(hooks) > 1:
+        yield Problem((*path, hooks[1]), f"stands beside {hooks[0]}; allowed: one of {', '.join(TRAINING_HOOKS)}")
     sparsify = options.get("sparsify", {})
     if sparsify.get("amount") == 0:
         yield Problem((*path, "sparsify", "amount"), "is 0; allowed: above 0, or leave sparsify out")

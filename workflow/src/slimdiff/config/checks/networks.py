@@ -7,7 +7,7 @@ from typing import Any
 from slimdiff.catalog.families import FAMILIES, SAMPLER_CONSTANTS, Family, divisors
 from slimdiff.config.checks.datasets import count_classes
 from slimdiff.config.checks.problem import Problem
-from slimdiff.config.resolve import Config, brought
+from slimdiff.config.resolve import Config, plugin_catalog
 
 NCSN_SMALLEST_IMAGE = 17  # pixels that four unpadded 3×3 convolutions of strides 1, 2, 2, 2 leave one of
 DDPM_IMAGE_STEP = 8  # three halvings
@@ -72,7 +72,7 @@ GROUPED_CHANNELS: dict[str, Callable[[Mapping[str, Any]], list[int]]] = {
 def foreign(config: Config, model: str, kind: str, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Keys of `options` (of `kind` training or sampler) that are for other families alone, and what is said of each."""
     family = config["models"][model]["family"]
-    families = FAMILIES | {name: brought(config).family(name).told for name in brought(config).families}
+    families = FAMILIES | {name: plugin_catalog(config).family(name).entry for name in plugin_catalog(config).families}
     for key in options:
         owners = [name for name in families if key in _own_keys(families[name], kind)]
         if owners and family not in owners:

@@ -3,13 +3,21 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from slimdiff.catalog.engines import RUNTIMES, allowed, way_of
+from slimdiff.catalog.engines import ENGINES, allowed, runtime_of
 from slimdiff.catalog.families import FAMILIES, steps_problem
 from slimdiff.catalog.layers import MODULE, channel_modules, layers_of, modules, within
 from slimdiff.config.checks.networks import foreign
 from slimdiff.config.checks.problem import Problem
 from slimdiff.config.checks.trainings import channel_problems
-from slimdiff.config.resolve import Config, brought, distillation_of, family_of, steps_of, training_of, training_options
+from slimdiff.config.resolve import (
+    Config,
+    distillation_of,
+    family_of,
+    plugin_catalog,
+    steps_of,
+    training_of,
+    training_options,
+)
 
 
 def recipe_problems(config: Config, model: str, optimization: str) -> Iterator[Problem]:
@@ -30,8 +38,8 @@ def recipe_problems(config: Config, model: str, optimization: str) -> Iterator[P
 
     own, family = recipe.get("sampler", {}), options["family"]
     yield from _scope_problems(config, model, recipe.get("prune", {}), ("optimizations", optimization, "prune"))
-    meanwhile = config["trainings"][recipe["training"]].get("sparsify", {})
-    yield from _scope_problems(config, model, meanwhile, ("trainings", recipe["training"], "sparsify"))
+    hook = config["trainings"][recipe["training"]].get("sparsify", {})
+    yield from _scope_problems(config, model, hook, ("trainings", recipe["training"], "sparsify"))
     sampler = {**options["sampler"], **own}
 
     def problem(key: str, text: str) -> Problem:
@@ -57,7 +65,7 @@ def recipe_problems(config: Config, model: str, optimization: str) -> Iterator[P
         owner = ("optimizations", optimization) if own.keys() & {"sigma_min", "sigma_max"} else ("models", model)
         text = f"has sigma_min {low} and sigma_max {high}; allowed: sigma_min below sigma_max"
         yield Problem((*owner, "sampler"), text)
-    way = way_of(recipe)
+    way = runtime_of(recipe)
     if sampler.get("reuse", 1) != 1 and not way.plain:
         yield problem("reuse", f"is {sampler['reuse']}; allowed with engine {way.engine} in {way.precision}: 1")
     guidance = sampler.get("guidance", 1)
@@ -102,7 +110,7 @@ def _scope_problems(config: Config, model: str, options: Mapping[str, Any], path
         if layers is not None and not within(layers, scope.removeprefix(MODULE)):
             allowed = ", ".join(modules(layers))
             yield Problem((*path, "scope"), f"is {scope!r}; allowed after {MODULE!r} for model {model}: {allowed}")
-    elif family not in FAMILIES and scope not in (scopes := brought(config).family(family).scopes):
+    elif family not in FAMILIES and scope not in (scopes := plugin_catalog(config).family(family).scopes):
         text = f"is {scope}; allowed for family {family}, as model {model} is: {', '.join(scopes)}"
         yield Problem((*path, "scope"), text)
 
@@ -111,8 +119,8 @@ def _engine_problems(
     recipe: Mapping[str, Any], training: Mapping[str, Any], path: tuple[str, ...]
 ) -> Iterator[Problem]:
     """An engine and its precision: what it can do, and what it can do it to."""
-    way = way_of(recipe)
-    if way.precision not in RUNTIMES[way.engine].precisions:
+    way = runtime_of(recipe)
+    if way.precision not in ENGINES[way.engine].precisions:
         text = f"is {way.precision}, which engine {way.engine} cannot do; allowed: {allowed()}; or take the key out"
         yield Problem((*path, "precision"), text)
     if way.plain:

@@ -7,7 +7,7 @@ from typing import Any
 from slimdiff.catalog.families import FAMILIES, divisors
 from slimdiff.config.checks.networks import GROUPED_CHANNELS, foreign
 from slimdiff.config.checks.problem import Problem
-from slimdiff.config.resolve import Config, brought, chain_of, distillation_of, family_of, training_options
+from slimdiff.config.resolve import Config, chain_of, distillation_of, family_of, plugin_catalog, training_options
 
 
 def training_problems(config: Config, model: str, training: str) -> Iterator[Problem]:
@@ -38,7 +38,7 @@ def training_problems(config: Config, model: str, training: str) -> Iterator[Pro
         text = f"is {options['min_snr_gamma']}; allowed with preconditioning {options['preconditioning']}: null"
         yield problem("min_snr_gamma", text)
     if family not in FAMILIES:
-        if options["groups"] != 1 and not brought(config).family(family).grouped:
+        if options["groups"] != 1 and not plugin_catalog(config).family(family).grouped:
             yield problem("groups", f"is {options['groups']}; allowed for family {family}: 1")
         return
     channels = GROUPED_CHANNELS[family](config["models"][model]["network"])
