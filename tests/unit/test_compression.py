@@ -174,7 +174,7 @@ def used_then_changed(layer):
 
 
 def test_an_8bit_layer_that_keeps_floats_never_looks_at_them_again():
-    """Why an averaged copy that is sampled while its network trains makes noise: docs/decisions.md, 2026-11-24."""
+    """Why an averaged copy that is sampled while its network trains makes noise: docs/decisions, 2026-11-24."""
     layer = bitsandbytes().nn.Linear8bitLt(64, 64, bias=False).requires_grad_(False)  # as a copy is
     before, after, wanted = used_then_changed(layer)
     assert torch.equal(before, after)

@@ -20,7 +20,7 @@ def pick_device(gpu: int, threads: int) -> torch.device:
     """CUDA where there is one and `gpu` is not 0, else the CPU with `threads` threads.
 
     Of several GPUs that this process can see it takes one that no other job has, and keeps it until it ends.
-    Denormals are flushed to zero: they cost the small networks a quarter of their speed (docs/decisions.md).
+    Denormals are flushed to zero: they cost the small networks a quarter of their speed (docs/decisions).
     """
     torch.set_num_threads(max(1, threads))
     torch.set_flush_denormal(True)
@@ -36,7 +36,7 @@ def pick_device(gpu: int, threads: int) -> torch.device:
 
 def _keep_freed_memory() -> None:
     """Have glibc's malloc keep what is freed: by default every large activation is given back to the kernel and faulted
-    in again page by page, which costs up to half of the time on virtual machines (docs/decisions.md)."""
+    in again page by page, which costs up to half of the time on virtual machines (docs/decisions)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:  # not there with musl
         mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
