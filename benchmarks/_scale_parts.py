@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 import yaml
 
+from slimdiff.analysis import findings
 from slimdiff.analysis import matrix as results
-from slimdiff.analysis import selection
 from slimdiff.analysis.claims import file, verdicts
-from slimdiff.config import resolve as configuration
-from slimdiff.io import settings
+from slimdiff.config import resolve
+from slimdiff.config.cells import expand, run_path
+from slimdiff.io import records, settings
 from slimdiff.io.files import read_json, write_json, write_text
+from slimdiff.io.samples import Samples, write_samples
+from slimdiff.report import selection
 from slimdiff.report.figures import samples, timeline
 from slimdiff.report.figures.write import write_figures
 from slimdiff.report.page import build
@@ -59,11 +62,11 @@ def make(folder: Path, cells: int) -> None:
     own = overlay(cells)
     write_text(folder / "overlay.yaml", yaml.safe_dump(own, sort_keys=False))
     config = config | {"optimizations": config["optimizations"] | own["optimizations"], "matrix": own["matrix"]}
-    found = configuration.expand(config["matrix"])
+    found = expand(config["matrix"])
     curve = [{"step": 10 * step, "loss": 1 / step} for step in range(1, 34)]
     for cell in found:
         place = (cell.dataset, cell.model, cell.optimization, cell.seed)
-        facts = configuration.row_settings(config, *place)
+        facts = resolve.row_settings(config, *place)
         row = synthetic.row(cell.optimization, cell.seed, dataset=cell.dataset, model=cell.model)
         row |= {"training": "plain", "settings": settings.canonical(facts["settings"]), "engine_precision": "fp32"}
         row |= {
@@ -74,13 +77,13 @@ def make(folder: Path, cells: int) -> None:
             "threads": 1,
         }
         write_plain(results.row_path(folder / "results/cells", cell), json.dumps(row))
-        (results.folder(folder / "results/cells", cell) / "samples.npz").touch()
-        name = f"{cell.dataset}/{cell.model}/{cell.optimization}/seed{cell.seed}.jsonl"
+        (folder / "results/cells" / cell.path / "samples.npz").touch()
+        name = f"{cell.path}.jsonl"
         for stage in STAGES:
             spent = {"s": 40.5, "cpu_time": 15.0, "max_rss": 601.0}
             write_plain(folder / "results/benchmarks" / stage / name, json.dumps(spent))
         history = {"started_at": "2026-01-01T00:00:00+00:00", "loss_curve": curve}
-        training = f"{cell.dataset}/{cell.model}/plain/seed{cell.seed}"
+        training = run_path(cell.dataset, cell.model, "plain", cell.seed)
         write_plain(folder / "results/train" / training / "train.json", json.dumps(history))
     y, x = np.mgrid[:28, :28]
     images = np.stack(
@@ -89,8 +92,8 @@ def make(folder: Path, cells: int) -> None:
     shown = dict.fromkeys([*selection.pictured(found), *selection.sample_cells(config)])
     for cell in shown:
         labels = np.arange(100) % 10 if cell.model == "ddpm" else np.zeros(0, np.int64)
-        path = results.folder(folder / "results/cells", cell) / "samples.npz"
-        np.savez(path, images=images[:, None].astype(np.uint8), labels=labels, classes=[str(n) for n in range(10)])
+        path = folder / "results/cells" / cell.path / "samples.npz"
+        write_samples(path, Samples(images[:, None].astype(np.uint8), labels, tuple("0123456789"), {}, 1.0))
     write_json(folder / "merged.json", config)
 
 
@@ -102,11 +105,9 @@ def write_plain(path: Path, text: str) -> None:
 
 def aggregate(folder: Path) -> None:
     config = read_json(folder / "merged.json")
-    requested = configuration.matrix_settings(config)
-    rows = results.read_rows(
-        folder / "results/cells", configuration.expand(requested["matrix"]), requested["trainings"]
-    )
-    source = results.provenance(configuration.provenance(config), "made up")
+    requested = resolve.matrix_settings(config)
+    rows = results.read_rows(folder / "results/cells", expand(requested["matrix"]), requested["trainings"])
+    source = results.provenance(resolve.provenance(config), "made up")
     results.write_matrix(folder / "results/matrix.parquet", results.to_frame(rows), source)
 
 
@@ -115,26 +116,32 @@ def claims(folder: Path) -> None:
     stated = file.read([ROOT / "workflow/resources/claims.yaml"])
     record = verdicts.to_json(matrix, verdicts.evaluate_claims(matrix, results.read_paper(PAPER), stated))
     write_json(folder / "results/claims.json", record)
+    records.write_json(folder / "results/findings.json", findings.to_json(findings.find(matrix)))
+
+
+def read_findings(folder: Path) -> findings.Findings:
+    return findings.read(folder / "results/findings.json")
 
 
 def tables_(folder: Path) -> None:
     matrix = results.read_matrix(folder / "results/matrix.parquet")
     record = read_json(folder / "results/claims.json")
-    write_tables(matrix, results.read_paper(PAPER), record, folder / "results/tables")
+    write_tables(matrix, read_findings(folder), results.read_paper(PAPER), record, folder / "results/tables")
 
 
 def figures(folder: Path) -> None:
     matrix, out = results.read_matrix(folder / "results/matrix.parquet"), folder / "results/figures"
-    write_figures(matrix, results.read_paper(PAPER), out)
+    write_figures(matrix, read_findings(folder), results.read_paper(PAPER), out)
     samples.write_all(matrix, folder / "results/cells", out)
-    timeline.write(timeline.read_jobs(folder / "results/benchmarks", folder / "results/train", matrix), out)
+    timeline.write(timeline.read_jobs(folder / "results/benchmarks", folder / "results/train", matrix.frame), out)
 
 
 def page_(folder: Path) -> None:
     matrix = results.read_matrix(folder / "results/matrix.parquet")
     record = read_json(folder / "results/claims.json")
     folders = (folder / "results" / name for name in ("tables", "cells", "train", "benchmarks"))
-    write_text(folder / "results/report.html", build.build(matrix, results.read_paper(PAPER), record, *folders))
+    page = build.build(matrix, read_findings(folder), results.read_paper(PAPER), record, *folders)
+    write_text(folder / "results/report.html", page)
 
 
 PARTS: dict[str, Callable[[Path], None]] = {

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from builders import UNET_SAMPLER, model_header, small_unet_model, unet_training
@@ -13,8 +14,9 @@ from builders import UNET_SAMPLER, model_header, small_unet_model, unet_training
 from slimdiff.analysis import matrix
 from slimdiff.analysis.columns import COLUMNS
 from slimdiff.checkpoints import model as modelfile
-from slimdiff.inference.images import write_png, write_samples
-from slimdiff.inference.sampling import Sampled, grid
+from slimdiff.inference.images import write_png
+from slimdiff.inference.sampling import grid
+from slimdiff.io.samples import Samples, write_samples
 from slimdiff.models.registry import build_network
 
 REPOSITORY = Path(__file__).parents[2]
@@ -108,7 +110,8 @@ def write_cell(folder: Path, seed: int = 0, dataset: dict[str, Any] | None = Non
     modelfile.write_model(folder / "model.safetensors", network, header)
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (24, 1, 16, 16), generator=generator, dtype=torch.uint8)
-    sampled = Sampled(images, 14.0, "", torch.arange(24) % 10)
-    write_samples(folder / "samples.npz", sampled, UNET_SAMPLER, "", DIGITS)
+    labels = np.arange(24) % 10
+    samples = Samples(images.numpy(), labels, tuple(DIGITS), UNET_SAMPLER, network_evaluations=14.0)
+    write_samples(folder / "samples.npz", samples)
     write_png(folder / "grid.png", grid(images))
     return network

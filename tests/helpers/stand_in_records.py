@@ -46,7 +46,10 @@ def main(stage: str, words: list[str]) -> None:
         if path.name == "samples.npz":
             import numpy as np
 
-            np.savez(path, images=np.full((4, 1, 8, 8), 7, np.uint8), labels=np.zeros(0, np.int64), classes=["a"])
+            from slimdiff.io.samples import Samples, write_samples
+
+            images = np.full((4, 1, 8, 8), 7, np.uint8)
+            write_samples(path, Samples(images, np.zeros(0, np.int64), ("a",), sampler={}, network_evaluations=1.0))
         else:
             path.write_text(json.dumps(record if path.suffix == ".json" else str(path)))
     os._exit(0)

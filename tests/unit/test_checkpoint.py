@@ -65,7 +65,7 @@ def test_a_flipped_bit_is_refused(tmp_path):
     content = bytearray(path.read_bytes())
     content[-100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match="do not have the digest"):
+    with pytest.raises(UserError, match="do not match the digest"):
         slimdiff.load(path)
 
 

@@ -17,17 +17,15 @@ from builders import (
 )
 from torch import nn
 
-import slimdiff
 from slimdiff.analysis import row
 from slimdiff.catalog.engines import Runtime
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.engines.network import Backend, EngineNetwork, Placement
 from slimdiff.inference import model
-from slimdiff.inference.images import write_samples
 from slimdiff.inference.sampling import sample_images
+from slimdiff.io.samples import read_samples
 from slimdiff.io.settings import build
-from slimdiff.metrics.score import read_samples
 from slimdiff.models.registry import build_network
 from slimdiff.profiling import profile
 from slimdiff.profiling.latency import time_interleaved
@@ -225,11 +223,3 @@ def test_the_stage_says_so_and_the_row_as_well(tmp_path, hungry, capsys, bears, 
     score = {"status": samples.status, "reason": samples.reason}
     found = row.first_failure({"train": {"status": "ok"}, "score": score, "profile": {"status": "ok"}})
     assert found is None if reason is None else found.startswith(reason)
-
-
-def test_samples_of_an_older_version_can_be_read(tmp_path):
-    write_small_model(tmp_path / "model.safetensors")
-    sampled = slimdiff.load(tmp_path / "model.safetensors").sample(2)
-    object.__setattr__(sampled, "batch_size", None)
-    write_samples(tmp_path / "samples.npz", sampled, SAMPLER, "")
-    assert read_samples(tmp_path / "samples.npz").batch_size is None

@@ -1,5 +1,6 @@
 """Images depend on seed and index alone; degenerate ones are noticed; sizes go there and back."""
 
+import json
 import re
 
 import numpy as np
@@ -8,16 +9,18 @@ import torch
 from builders import MODELS, SAMPLER, SAMPLERS, TRAININGS, UNET_SAMPLER, small_model, training, write_small_model
 
 import slimdiff
-from slimdiff.config.resolve import FAMILIES
+from slimdiff.catalog.families import FAMILIES
 from slimdiff.data.transforms import to_dataset, to_model
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.guidance import labels_in_turn
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.errors import UserError
-from slimdiff.inference.images import write_png, write_samples
+from slimdiff.inference.images import write_png
 from slimdiff.inference.sampling import _degenerate, grid, sample_images
+from slimdiff.io.samples import read_samples
 from slimdiff.io.settings import build
 from slimdiff.models.registry import build_network
+from slimdiff.stages import sample as sample_stage
 
 DATASET = {"channels": 1, "height": 20, "width": 20, "saturated": 0.0}
 
@@ -273,24 +276,20 @@ def test_clip_and_precision_reach_the_samples(tmp_path):
         sampled(tmp_path, precision="float16")
 
 
-@pytest.mark.parametrize(
-    ("family", "labels", "classes"), [("ncsn", [], ()), ("ddpm", [1, 0], ("rows", "columns")), ("ddpm", [1, 0], ())]
-)
-def test_labels_go_into_the_file_with_their_names(tmp_path, family, labels, classes):
+@pytest.mark.parametrize(("family", "labels"), [("ncsn", []), ("ddpm", [0, 1, 0])])
+def test_the_stage_writes_images_and_how_they_were_made(tmp_path, family, labels):
     write_small_model(tmp_path / "m.safetensors", family)
-    sampled = slimdiff.load(tmp_path / "m.safetensors").sample(2, labels=labels or None)
-    write_samples(tmp_path / "samples.npz", sampled, SAMPLERS[family], "", classes)
-    with np.load(tmp_path / "samples.npz", allow_pickle=False) as file:
-        assert file["labels"].dtype == np.int64
-        assert file["labels"].tolist() == labels
-        assert file["classes"].tolist() == list(classes)
-
-
-def test_samples_come_back_without_pickle(tmp_path):
-    write_small_model(tmp_path / "m.safetensors")
-    sampled = slimdiff.load(tmp_path / "m.safetensors").sample(2)
-    write_samples(tmp_path / "samples.npz", sampled, SAMPLER, "")
-    with np.load(tmp_path / "samples.npz", allow_pickle=False) as file:
-        assert np.array_equal(file["images"], sampled.images.numpy())
-        assert str(file["status"]) == "ok"
-        assert float(file["network_evaluations"]) == 7
+    settings = json.dumps({"n_samples": 3, "batch_size": 2, "seed": 5})
+    paths = {"model": "m.safetensors", "out": "samples.npz", "out-grid": "grid.png"}
+    sample_stage.main(
+        ["--settings", settings, *(part for key, name in paths.items() for part in (f"--{key}", str(tmp_path / name)))]
+    )
+    loaded = slimdiff.load(tmp_path / "m.safetensors")
+    samples, expected = read_samples(tmp_path / "samples.npz"), loaded.sample(3, 5, batch_size=2)
+    assert np.array_equal(samples.images, expected.images.numpy())
+    assert samples.labels.tolist() == labels
+    assert samples.classes == tuple(loaded.settings["dataset"]["classes"])
+    assert (samples.status, samples.reason) == (("failed", expected.reason) if expected.reason else ("ok", ""))
+    assert samples.network_evaluations == expected.network_evaluations
+    assert samples.batch_size == 2
+    assert samples.sampler == loaded.settings["sampler"]

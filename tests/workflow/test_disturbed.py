@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from clones import REPOSITORY, clone, snakemake
@@ -20,14 +21,14 @@ from slimdiff.analysis import matrix
 from slimdiff.checkpoints import identity, origin
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.checkpoints import weights as weightfile
-from slimdiff.config.resolve import Cell
+from slimdiff.config.cells import Cell
 from slimdiff.data import image_set
 from slimdiff.errors import UserError
 from slimdiff.io import records
 from slimdiff.io.safetensors_header import read_header
+from slimdiff.io.samples import read_samples
 from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.metrics import classifier, extractors, reference
-from slimdiff.metrics.score import read_samples
 from slimdiff.stages import compress, profile, row, sample
 
 pytestmark = pytest.mark.slow
@@ -172,6 +173,8 @@ def alike(found: Any, meant: Any) -> bool:
     """Whether all that was meant is in what was read; the name of a digest may have become another name beside it."""
     if isinstance(meant, torch.Tensor):
         return torch.equal(found, meant)
+    if isinstance(meant, np.ndarray):
+        return np.array_equal(found, meant)
     if isinstance(meant, dict):
         return found.keys() >= meant.keys() and all(alike(found[key], meant[key]) for key in meant)
     if isinstance(meant, list | tuple):

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: atomic writes, and hashes."""
+"""Atomic writes, strict reads and digests of files."""
 
 import contextlib
 import hashlib
@@ -16,9 +16,9 @@ CHUNK_BYTES = 1 << 20
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path`, moved onto it when the block ends well and removed when it does not.
+    """Yield a temporary path in the same folder; move it onto `path` on success, delete it on failure.
 
-    The temporary name keeps the suffix, so that writers which go by it do the right thing.
+    The temporary name keeps the suffix, since some writers choose the format by it.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -44,12 +44,16 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` atomically as readable JSON; NaN and infinity are refused (write None)."""
+    """Write `value` atomically as indented JSON. NaN and infinity raise ValueError; write None instead."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The JSON value in `path`; a broken file is an error that names it."""
+    """Return the JSON value in `path`.
+
+    Raises:
+        UserError: the file is missing or not JSON.
+    """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -59,9 +63,14 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def digest(path: str | os.PathLike[str], algorithm: str = "sha256") -> str:
-    """Hexadecimal digest of the file's bytes."""
+    """Return the hexadecimal digest of the file's bytes."""
     state = hashlib.new(algorithm)
     with Path(path).open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             state.update(chunk)
     return state.hexdigest()
+
+
+def damaged(path: str | os.PathLike[str], reason: object) -> UserError:
+    """Return the error for a damaged result, with the fix."""
+    return UserError(f"{path} is damaged ({reason}): delete it and run again to rebuild it")

@@ -1,7 +1,7 @@
-"""What lies in a data set's folder, seen without opening a file: the rules hold it against what was read before.
+"""Names and sizes in a folder of images, read without opening a file.
 
-Links that lead out of the folder are refused here, before any job: a folder from somebody else must not bring a file of
-this machine into the images, and from there into results that are passed on.
+Rules compare the listing with the one of the last run, to detect changed data. A link that leads out of the folder is
+refused before any job: a folder from somebody else must not pull this machine's files into images and results.
 """
 
 import os
@@ -13,19 +13,18 @@ from slimdiff.io.text import one_line
 
 
 def listing(folder: str | os.PathLike[str]) -> list[tuple[str, int]]:
-    """Names below `folder`, from there, and their sizes in bytes, in order.
+    """Return the path of everything below `folder`, relative to it, with its size in bytes; sorted.
 
     Raises:
-        UserError: a link leads out of the folder or nowhere, or something cannot be read; the message names it.
+        UserError: a link is broken or leads out of the folder, or something cannot be read.
     """
     root = Path(folder)
-    inside = Path(os.path.realpath(root))
-    found = sorted((path.relative_to(root), size) for path, size in _below(root, inside))
-    return [(str(path), size) for path, size in found]
+    entries = sorted((path.relative_to(root), size) for path, size in _walk(root, Path(os.path.realpath(root))))
+    return [(str(path), size) for path, size in entries]
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a file that one may look at; False, too, for what no path can be."""
+    """Return whether `path` is a readable file; False for an invalid path."""
     try:
         return Path(path).is_file()
     except OSError:
@@ -33,28 +32,28 @@ def is_file(path: str | os.PathLike[str]) -> bool:
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
-    """As `is_file`, for folders."""
+    """Return whether `path` is a readable folder; False for an invalid path."""
     try:
         return Path(path).is_dir()
     except OSError:
         return False
 
 
-def _below(folder: Path, inside: Path) -> Iterator[tuple[Path, int]]:
-    """Everything below `folder`; folders behind links are named, and not entered."""
+def _walk(folder: Path, root: Path) -> Iterator[tuple[Path, int]]:
+    """Yield everything below `folder`; list a link to a folder, but do not follow it."""
     try:
-        with os.scandir(folder) as entries:
-            found = list(entries)
-        for entry in found:
+        with os.scandir(folder) as scan:
+            entries = list(scan)
+        for entry in entries:
             path = Path(entry.path)
-            if entry.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
+            if entry.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
                 raise UserError(
-                    f"{one_line(path)} is a link that leads out of the folder; allowed: files and links within it; put "
-                    "the file itself there"
+                    f"{one_line(path)} is a link that leads out of the folder; allowed: files and links within it. "
+                    "Replace it with the file itself"
                 )
             yield path, entry.stat().st_size
             if entry.is_dir(follow_symlinks=False):
-                yield from _below(path, inside)
+                yield from _walk(path, root)
     except OSError as error:
-        place = one_line(error.filename or folder)
-        raise UserError(f"{place} cannot be read ({error.strerror}); mend or delete it") from None
+        name = one_line(error.filename or folder)
+        raise UserError(f"{name} cannot be read ({error.strerror}): make it readable or delete it") from None

@@ -1,93 +1,57 @@
-"""Safetensors files without loss in fewer bytes: zeros as one bit, the rest by byte planes through zstd.
+"""Lossless compression of safetensors files: zeros as one bit, the rest as byte planes through zstd.
 
-The packed file (`model.packed`), all numbers little-endian:
+Format of a packed file (`model.packed`), all numbers little-endian:
 
-    magic "SLIMPACK" · version u32 · length of the header u64 · header chunk · a record per tensor · SHA-256 of all that
+    magic "SLIMPACK" · version u32 · length of the header u64 · header chunk · record per tensor · SHA-256 of the rest
 
-The header is that of the safetensors file, byte for byte, so that unpacking gives the same file again. Records follow
-in the order in which the tensors lie in it: encoding u8, a digest of the tensor's bytes (BLAKE2b, 16 bytes), chunks.
+The header is the safetensors header byte for byte, so unpacking restores the file exactly. A record is: encoding u8,
+BLAKE2b digest of the tensor's bytes (16 bytes), chunks. Records have the order of the tensors' bytes.
 
-- PLANES: the first bytes of all elements, then the second, and so on, each plane a chunk. Of floats the bits are
-  rotated by one first, which brings sign and exponent apart: exponents of weights are alike, and fill a plane.
-- MASKED: one bit per element that says whether it is other than zero (a zero is all bits 0: -0.0 is kept), a chunk;
-  then the planes of those that are.
+- PLANES: a chunk for each byte position, with that byte of every element. Floats are first rotated left by one bit,
+  which puts the whole exponent into the top byte: exponents of weights vary little and compress well.
+- MASKED: a chunk with one bit per element, set where the element is not zero (all bits 0; -0.0 is not zero), then the
+  planes of the non-zero elements.
 
-A chunk is its length u64, with the top bit set where it is compressed, and its bytes; what it holds is known from the
-header alone, so nothing is allocated on a file's word: whatever says otherwise is refused. One tensor is in memory at a
-time. No torch, and no more of safetensors than its layout: its header is a length u64 and JSON.
+A chunk is its length u64 and its bytes; the top bit of the length is set if zstd compressed it. The uncompressed size
+follows from the header, so a reader allocates nothing that a chunk claims, and refuses a chunk that claims another
+size. One tensor is in memory at a time. This module needs no torch.
 """
 
 import contextlib
 import hashlib
-import json
-import math
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 import zstandard
 
 from slimdiff.errors import UserError
-from slimdiff.io.files import CHUNK_BYTES, atomic
+from slimdiff.io.files import CHUNK_BYTES, atomic, damaged
+from slimdiff.io.safetensors_header import MAX_HEADER_BYTES, DamagedError, Header, Layout, parse_layout, read_layout
 
 MAGIC = b"SLIMPACK"
 VERSION = 1
-LEVEL = 16  # of zstd: files 2 % smaller than at 3, for ten times the time; 19 gains 0.1 % more (docs/decisions.md)
-TRIAL_LEVEL = 1  # at which a tensor's encoding is chosen
-MAX_HEADER_BYTES = 100 << 20  # what safetensors itself allows
-MAX_BYTES = 8 << 30  # of all tensors of a file, before packing and after unpacking
+LEVEL = 16  # of zstd: files 2 % smaller than at 3, in ten times the time; 19 gains only 0.1 % more
+TRIAL_LEVEL = 1  # for choosing a tensor's encoding
+MAX_BYTES = 8 << 30  # of all tensors of a file, uncompressed
 PLANES, MASKED = 0, 1
 COMPRESSED = 1 << 63
 DIGEST_BYTES, SHA256_BYTES = 16, 32
-WIDTHS = {  # bytes of an element by the format's names
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
-    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
-    **dict.fromkeys(("U32", "I32", "F32"), 4),
-    **dict.fromkeys(("U64", "I64", "F64"), 8),
-}
-FLOATS = ("F16", "BF16", "F32", "F64")  # whose first bits are sign and exponent
-
-
-class Layout(NamedTuple):
-    """A tensor as the header of its file describes it."""
-
-    name: str
-    dtype: str
-    elements: int
-
-    @property
-    def width(self) -> int:
-        """Bytes of an element."""
-        return WIDTHS[self.dtype]
-
-
-@dataclass(frozen=True)
-class Header:
-    """The header of a safetensors file."""
-
-    text: bytes  # as it stands in the file
-    tensors: tuple[Layout, ...]  # in the order of their bytes
-
-
-class _Damaged(Exception):
-    """What is wrong with a file; its reader adds the name and the way out."""
+FLOATS = ("F16", "BF16", "F32", "F64")  # start with a sign bit and the exponent
 
 
 def pack(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Write the safetensors file `source` packed to `target`, atomically.
+    """Pack the safetensors file `source` into `target`, atomically.
 
     Raises:
-        UserError: `source` is missing, is no whole safetensors file, or holds more than 8 GiB.
+        UserError: `source` is missing, damaged, or holds more than 8 GiB.
     """
-    with _opened(source) as file, _named(source), atomic(target) as temporary:
-        size = os.fstat(file.fileno()).st_size
-        header = _parse(_exactly(file, _limited(_u64(file), min(size, MAX_HEADER_BYTES))))
-        if file.tell() + sum(tensor.elements * tensor.width for tensor in header.tensors) != size:
-            raise _Damaged("its tensors end elsewhere than the file")
+    with _open(source) as file, _name_damaged(source), atomic(target) as temporary:
+        header = read_layout(file)
+        _check_total(header)
         with temporary.open("wb") as out:
             digest = hashlib.sha256()
 
@@ -97,12 +61,12 @@ def pack(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None
 
             write(MAGIC + struct.pack("<IQ", VERSION, len(header.text)) + _chunk(header.text))
             for tensor in header.tensors:
-                write(_pack_tensor(_exactly(file, tensor.elements * tensor.width), tensor))
+                write(_pack_tensor(_read_exactly(file, tensor.n_bytes), tensor))
             out.write(digest.digest())
 
 
 def unpack(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Write the safetensors file that was packed into `source` to `target`, byte for byte, atomically.
+    """Restore the safetensors file packed in `source` into `target` byte for byte, atomically.
 
     Raises:
         UserError: as `read`.
@@ -113,7 +77,7 @@ def unpack(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> No
 
 
 def is_packed(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` begins as packed files do; False where there is no such file."""
+    """Return whether `path` starts like a packed file; False if it cannot be read."""
     try:
         with Path(path).open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC
@@ -122,40 +86,41 @@ def is_packed(path: str | os.PathLike[str]) -> bool:
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[bytes]:
-    """The bytes of the safetensors file that was packed into `path`: its header with the length, then each tensor.
+    """Yield the bytes of the safetensors file packed in `path`: the header with its length, then each tensor.
 
-    Nothing is handed out before the digest of the whole file was checked, and no tensor before its own was.
+    The digest of the file is checked before the first part is yielded, the digest of each tensor before that tensor.
 
     Raises:
-        UserError: the file is missing, damaged, of a later version, or would become larger than 8 GiB.
+        UserError: the file is missing, damaged, of a newer version, or unpacks to more than 8 GiB.
     """
-    with _opened(path) as file, _named(path):
-        end = _verified(file)
-        magic, version = _exactly(file, len(MAGIC)), struct.unpack("<I", _exactly(file, 4))[0]
+    with _open(path) as file, _name_damaged(path):
+        end = _check_digest(file)
+        magic, version = _read_exactly(file, len(MAGIC)), struct.unpack("<I", _read_exactly(file, 4))[0]
         if magic != MAGIC:
-            raise _Damaged("it does not begin as a packed file does")
+            raise DamagedError(f"it does not start with {MAGIC.decode()}")
         if version != VERSION:
-            raise UserError(f"{path} is packed in version {version}; known here: {VERSION}: take a newer slimdiff")
-        length = _limited(_u64(file), MAX_HEADER_BYTES)
-        header = _parse(_read_chunk(file, length, end))
+            raise UserError(f"{path} is packed in version {version}, this slimdiff reads {VERSION}: update slimdiff")
+        length = _check_length(_read_u64(file), MAX_HEADER_BYTES)
+        header = parse_layout(_read_chunk(file, length, end))
+        _check_total(header)
         yield struct.pack("<Q", len(header.text)) + header.text
         for tensor in header.tensors:
             yield _unpack_tensor(file, tensor, end)
         if file.tell() != end:
-            raise _Damaged("something follows its last tensor")
+            raise DamagedError("data follow the last tensor")
 
 
 def _pack_tensor(content: bytes, tensor: Layout) -> bytes:
-    """The record of a tensor, in the encoding that is shorter at a fast level."""
+    """Return a tensor's record in the encoding that a fast zstd level makes shorter."""
     elements = np.frombuffer(content, dtype=f"<u{tensor.width}")
     encoding = PLANES
     if not elements.all():
-        encoding = min((PLANES, MASKED), key=lambda which: len(_encoded(elements, tensor, which, TRIAL_LEVEL)))
-    return bytes([encoding]) + _digest(content) + _encoded(elements, tensor, encoding, LEVEL)
+        encoding = min((PLANES, MASKED), key=lambda candidate: len(_encode(elements, tensor, candidate, TRIAL_LEVEL)))
+    return bytes([encoding]) + _digest(content) + _encode(elements, tensor, encoding, LEVEL)
 
 
-def _encoded(elements: np.ndarray, tensor: Layout, encoding: int, level: int) -> bytes:
-    """The chunks of a tensor in `encoding`, compressed at `level` of zstd."""
+def _encode(elements: np.ndarray, tensor: Layout, encoding: int, level: int) -> bytes:
+    """Return a tensor's chunks in `encoding` at zstd's `level`."""
     if encoding == PLANES:
         return _planes(elements, tensor, level)
     kept = elements != 0
@@ -163,8 +128,8 @@ def _encoded(elements: np.ndarray, tensor: Layout, encoding: int, level: int) ->
 
 
 def _unpack_tensor(file: BinaryIO, tensor: Layout, end: int) -> bytes:
-    """The bytes of a tensor from its record."""
-    encoding, digest = _exactly(file, 1)[0], _exactly(file, DIGEST_BYTES)
+    """Read a record and return the tensor's bytes."""
+    encoding, digest = _read_exactly(file, 1)[0], _read_exactly(file, DIGEST_BYTES)
     if encoding == PLANES:
         elements = _read_planes(file, tensor.elements, tensor, end)
     elif encoding == MASKED:
@@ -173,39 +138,38 @@ def _unpack_tensor(file: BinaryIO, tensor: Layout, end: int) -> bytes:
         elements = np.zeros(tensor.elements, dtype=f"<u{tensor.width}")
         elements[kept] = _read_planes(file, int(kept.sum()), tensor, end)
     else:
-        raise _Damaged(f"tensor {tensor.name!r} has the unknown encoding {encoding}")
+        raise DamagedError(f"tensor {tensor.name!r} has the unknown encoding {encoding}")
     content = elements.tobytes()
     if _digest(content) != digest:
-        raise _Damaged(f"tensor {tensor.name!r} does not have its digest")
+        raise DamagedError(f"tensor {tensor.name!r} does not match its digest")
     return content
 
 
 def _planes(elements: np.ndarray, tensor: Layout, level: int) -> bytes:
-    """Chunks of the elements' bytes, one for each place in an element."""
+    """Return a chunk for each byte position of the elements."""
     if tensor.dtype in FLOATS:
-        elements = _rotated(elements, 1)
+        elements = _rotate_left(elements, 1)
     rows = elements.view(np.uint8).reshape(-1, tensor.width)
-    return b"".join(_chunk(rows[:, place].tobytes(), level) for place in range(tensor.width))
+    return b"".join(_chunk(rows[:, position].tobytes(), level) for position in range(tensor.width))
 
 
 def _read_planes(file: BinaryIO, count: int, tensor: Layout, end: int) -> np.ndarray:
-    """The way back of `_planes`: `count` elements."""
+    """Read `count` elements that `_planes` wrote."""
     rows = np.empty((count, tensor.width), dtype=np.uint8)
-    for place in range(tensor.width):
-        rows[:, place] = np.frombuffer(_read_chunk(file, count, end), dtype=np.uint8)
+    for position in range(tensor.width):
+        rows[:, position] = np.frombuffer(_read_chunk(file, count, end), dtype=np.uint8)
     elements = rows.reshape(-1).view(f"<u{tensor.width}")
-    return _rotated(elements, 8 * tensor.width - 1) if tensor.dtype in FLOATS else elements
+    return _rotate_left(elements, 8 * tensor.width - 1) if tensor.dtype in FLOATS else elements
 
 
-def _rotated(elements: np.ndarray, bits: int) -> np.ndarray:
-    """Each element's bits rotated to the left."""
+def _rotate_left(elements: np.ndarray, bits: int) -> np.ndarray:
     left, right = np.array([bits, 8 * elements.itemsize - bits], dtype=elements.dtype)
     rotated: np.ndarray = (elements << left) | (elements >> right)
     return rotated
 
 
 def _chunk(content: bytes, level: int = LEVEL) -> bytes:
-    """`content` with its length, compressed where that makes it shorter."""
+    """Return `content` with its length, compressed if that is shorter."""
     compressed = zstandard.ZstdCompressor(level=level).compress(content)
     if len(compressed) < len(content):
         return struct.pack("<Q", len(compressed) | COMPRESSED) + compressed
@@ -213,65 +177,47 @@ def _chunk(content: bytes, level: int = LEVEL) -> bytes:
 
 
 def _read_chunk(file: BinaryIO, length: int, end: int) -> bytes:
-    """The `length` bytes of a chunk; refused before anything is allocated if it stands for another number."""
-    stored = _u64(file)
-    inside = _limited(stored & ~COMPRESSED, end - file.tell())
+    """Read a chunk of `length` uncompressed bytes; refuse another size before allocating anything."""
+    stored = _read_u64(file)
+    stored_length = _check_length(stored & ~COMPRESSED, end - file.tell())
     if not stored & COMPRESSED:
-        if inside != length:
-            raise _Damaged(f"a chunk holds {inside} bytes instead of {length}")
-        return _exactly(file, length)
-    content = _exactly(file, inside)
+        if stored_length != length:
+            raise DamagedError(f"a chunk holds {stored_length} bytes instead of {length}")
+        return _read_exactly(file, length)
+    frame = _read_exactly(file, stored_length)
     try:
-        # The frame's own word is what zstandard allocates by, whatever limit it is given.
-        if zstandard.frame_content_size(content) != length:
-            raise _Damaged(f"a chunk stands for another number of bytes than {length}")
-        found = zstandard.ZstdDecompressor().decompress(content, max_output_size=length)
+        # zstandard allocates the size that the frame claims, whatever max_output_size says.
+        if (claimed := zstandard.frame_content_size(frame)) != length:
+            raise DamagedError(f"a chunk claims {claimed} bytes instead of {length}")
+        content: bytes = zstandard.ZstdDecompressor().decompress(frame, max_output_size=length)
     except zstandard.ZstdError as error:
-        raise _Damaged(str(error)) from None
-    return found
+        raise DamagedError(str(error)) from None
+    return content
 
 
-def _parse(text: bytes) -> Header:
-    """The header of a safetensors file; sizes, types and the order of the tensors are checked."""
-    try:
-        entries = json.loads(text)
-        found = [
-            (*map(int, entry["data_offsets"]), name, entry["dtype"], math.prod(map(abs, entry["shape"])))
-            for name, entry in entries.items()
-            if name != "__metadata__"
-        ]
-        found.sort()
-        position, tensors = 0, []
-        for start, stop, name, dtype, elements in found:
-            if start != position or stop - start != elements * WIDTHS[dtype]:
-                raise _Damaged(f"tensor {name!r} is not where its header says")
-            position = stop
-            tensors.append(Layout(name, dtype, elements))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _Damaged(f"its header is none of a safetensors file: {error or type(error).__name__}") from None
-    if position > MAX_BYTES:
-        raise _Damaged(f"its tensors would take {position} bytes, and at most {MAX_BYTES} are packed")
-    return Header(text, tuple(tensors))
+def _check_total(header: Header) -> None:
+    if header.n_bytes > MAX_BYTES:
+        raise DamagedError(f"its tensors take {header.n_bytes} bytes; allowed: at most {MAX_BYTES}")
 
 
-def _verified(file: BinaryIO) -> int:
-    """Where the records end, after the digest of the whole file was checked; the file is back at its beginning."""
+def _check_digest(file: BinaryIO) -> int:
+    """Check the digest of the file, rewind it, and return where the records end."""
     end = os.fstat(file.fileno()).st_size - SHA256_BYTES
     if end < len(MAGIC):
-        raise _Damaged("it is cut short")
+        raise DamagedError("it is cut short")
     digest, left = hashlib.sha256(), end
     while left:
-        part = _exactly(file, min(left, CHUNK_BYTES))
+        part = _read_exactly(file, min(left, CHUNK_BYTES))
         digest.update(part)
         left -= len(part)
-    if _exactly(file, SHA256_BYTES) != digest.digest():
-        raise _Damaged("it does not have the digest at its end")
+    if _read_exactly(file, SHA256_BYTES) != digest.digest():
+        raise DamagedError("it does not match the digest at its end")
     file.seek(0)
     return end
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def _open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     try:
         file = Path(path).open("rb")  # noqa: SIM115  closed below
     except FileNotFoundError:
@@ -283,30 +229,30 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _named(path: str | os.PathLike[str]) -> Iterator[None]:
+def _name_damaged(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
-    except _Damaged as why:
-        raise UserError(f"{path} is damaged ({why}): delete it and run again to rebuild it") from None
+    except DamagedError as error:
+        raise damaged(path, error) from None
 
 
 def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
 
 
-def _u64(file: BinaryIO) -> int:
-    value: int = struct.unpack("<Q", _exactly(file, 8))[0]
+def _read_u64(file: BinaryIO) -> int:
+    value: int = struct.unpack("<Q", _read_exactly(file, 8))[0]
     return value
 
 
-def _limited(length: int, most: int) -> int:
-    if not 0 <= length <= most:
-        raise _Damaged(f"{length} bytes are announced where at most {most} can be")
+def _check_length(length: int, max_length: int) -> int:
+    if not 0 <= length <= max_length:
+        raise DamagedError(f"a length of {length} bytes where at most {max_length} fit")
     return length
 
 
-def _exactly(file: BinaryIO, length: int) -> bytes:
+def _read_exactly(file: BinaryIO, length: int) -> bytes:
     content = file.read(length)
     if len(content) != length:
-        raise _Damaged("it is cut short")
+        raise DamagedError("it is cut short")
     return content

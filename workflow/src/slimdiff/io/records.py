@@ -1,6 +1,6 @@
-"""Digests of records: a bit that flips in a file of JSON leaves JSON, so the record itself says what it was.
+"""JSON records that carry their own digest: a flipped bit can leave valid JSON, so parsing alone proves nothing.
 
-What was written without one, by an older slimdiff, is taken as it is.
+Records without a digest, from older versions, pass unchecked.
 """
 
 import hashlib
@@ -15,43 +15,43 @@ from slimdiff.io import files
 KEY = "record_sha256"
 
 
-def seal(record: Mapping[str, Any], beside: Collection[str] = ()) -> dict[str, Any]:
-    """`record` with the SHA-256 of its JSON, sorted by names; those in `beside` do not count."""
-    return {**record, KEY: _digest(record, beside)}
+def add_digest(record: Mapping[str, Any], exclude: Collection[str] = ()) -> dict[str, Any]:
+    """Return `record` with the SHA-256 of its JSON, sorted by key, without the keys in `exclude`."""
+    return {**record, KEY: _digest(record, exclude)}
 
 
-def unseal(path: str | os.PathLike[str], record: Mapping[str, Any], beside: Collection[str] = ()) -> dict[str, Any]:
-    """What was sealed, from the file `path`.
+def check_digest(
+    path: str | os.PathLike[str], record: Mapping[str, Any], exclude: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return `record`, read from `path`, without its digest.
 
     Raises:
-        UserError: it is not what was written.
+        UserError: the record does not match its digest.
     """
-    found = {key: value for key, value in record.items() if key != KEY}
-    if KEY in record and record[KEY] != _digest(found, beside):
-        raise UserError(
-            f"{path} is damaged (its content does not have the digest in it): delete it and run again to rebuild it"
-        )
-    return found
+    content = {key: value for key, value in record.items() if key != KEY}
+    if KEY in record and record[KEY] != _digest(content, exclude):
+        raise files.damaged(path, "its content does not match its digest")
+    return content
 
 
 def write_json(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
-    """Write `record` sealed, atomically."""
-    files.write_json(path, seal(record))
+    """Write `record` with its digest atomically."""
+    files.write_json(path, add_digest(record))
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The record in `path`.
+    """Return the record in `path`.
 
     Raises:
-        UserError: there is no such file, it is no JSON object, or not what was written.
+        UserError: the file is missing, not a JSON object, or does not match its digest.
     """
     record = files.read_json(path)
     if not isinstance(record, dict):
-        raise UserError(f"{path} is no JSON object: delete it and run again to rebuild it")
-    return unseal(path, record)
+        raise UserError(f"{path} is not a JSON object: delete it and run again to rebuild it")
+    return check_digest(path, record)
 
 
-def _digest(record: Mapping[str, Any], beside: Collection[str]) -> str:
-    counted = {key: value for key, value in record.items() if key != KEY and key not in beside}
-    read_back = json.loads(json.dumps(counted))  # as a reader has it: names are text there, and sorted as such
-    return hashlib.sha256(json.dumps(read_back, sort_keys=True).encode()).hexdigest()
+def _digest(record: Mapping[str, Any], exclude: Collection[str]) -> str:
+    content = {key: value for key, value in record.items() if key != KEY and key not in exclude}
+    parsed = json.loads(json.dumps(content))  # a reader sees keys as text, and text sorts differently
+    return hashlib.sha256(json.dumps(parsed, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Settings travel between rules and stages as canonical JSON, and live in stages as frozen dataclasses."""
+"""Settings: canonical JSON between rules and stages, frozen dataclasses within a stage."""
 
 import dataclasses
 import json
@@ -11,12 +11,12 @@ T = TypeVar("T")
 
 
 def canonical(value: Any) -> str:
-    """`value` as JSON that is equal exactly when the settings are: sorted keys, no spaces."""
+    """Return `value` as JSON with sorted keys and no spaces: equal text means equal settings."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def parse(text: str, where: str = "--settings") -> dict[str, Any]:
-    """The mapping that `text` (JSON) holds."""
+    """Parse the JSON object `text`; messages name it `where`."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -27,7 +27,11 @@ def parse(text: str, where: str = "--settings") -> dict[str, Any]:
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """The frozen dataclass `cls` from `values`; unknown and missing keys are refused by name."""
+    """Build the frozen dataclass `cls`, lists as tuples.
+
+    Raises:
+        UserError: a key is unknown or missing; the message names it, and `where` it belongs.
+    """
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(fields))
     if unknown:
@@ -40,5 +44,4 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     missing = sorted(set(required) - set(values))
     if missing:
         raise UserError(f"{where}: key {missing[0]!r} is missing")
-    frozen = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
-    return cls(**frozen)
+    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})

@@ -1,8 +1,8 @@
-"""YAML and JSON that people write, read strictly: what is ambiguous, endless or code is refused, never guessed at.
+"""Strict reading of hand-written YAML and JSON: refuse what is ambiguous, endless or code.
 
-A file of a configuration or of claims may come from somebody else. PyYAML alone would keep the last of two equal keys,
-hold a hundred bytes that stand for a billion values, and raise a dozen kinds of exceptions; here all of that is one
-UserError. It constructs plain values only: no tag creates an object.
+A configuration or claims file may come from somebody else. Plain PyYAML keeps the last of two equal keys, expands a
+hundred bytes of aliases to a billion values, and raises a dozen kinds of exceptions. Here each of these is one
+UserError, and no tag creates an object.
 """
 
 import json
@@ -16,14 +16,13 @@ import yaml
 from slimdiff.errors import UserError
 from slimdiff.io.text import one_line
 
-MAX_BYTES = 4 << 20  # PyYAML reads some 100 kB in a second
-MAX_DEPTH = 40  # of mappings and lists in each other; config.yaml has 5
-MAX_VALUES = 1_000_000  # as if every alias were written out
-TEMPLATE_KEY = "__use_yte__"  # the workflow engine runs expressions in a file that has it, as Python
+MAX_BYTES = 4 << 20  # PyYAML reads about 100 kB/s
+MAX_DEPTH = 40  # of nested mappings and lists; config.yaml has 5
+MAX_VALUES = 1_000_000  # with aliases expanded
+TEMPLATE_KEY = "__use_yte__"  # makes Snakemake run expressions in the file as Python
 MERGE = "tag:yaml.org,2002:merge"
 
-# What PyYAML raises besides its own errors: for dates and numbers that are none, for tags on what does not fit them.
-UNREADABLE = (
+PARSE_ERRORS = (  # PyYAML also raises these, for invalid dates and numbers and for misplaced tags
     yaml.YAMLError,
     ArithmeticError,
     AttributeError,
@@ -34,22 +33,22 @@ UNREADABLE = (
 )
 
 
-class _Wrong(Exception):
-    """What is wrong with a text; goes on from its name."""
+class _SyntaxError(Exception):
+    """What is wrong with the text; the caller adds the file's name."""
 
 
 def read(path: str | os.PathLike[str]) -> Any:
-    """The value that the file holds: mappings, lists, text, numbers, truth values, dates, null.
+    """Return the plain value in the file.
 
     Raises:
-        UserError: it is missing, not UTF-8, longer than 4 MiB, no JSON or YAML, says a key twice, is nested too deeply
-            or holds too many values. The message names the file and, where there is one, the line.
-        OSError: it cannot be opened.
+        UserError: the file is not UTF-8, longer than 4 MiB, or neither JSON nor YAML; it repeats a key, is nested too
+            deeply or holds too many values. The message names the file and, if known, the line.
+        OSError: the file cannot be opened.
     """
     with Path(path).open("rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise UserError(f"{one_line(path)} is longer than {MAX_BYTES >> 20} MiB; allowed: shorter files")
+        raise UserError(f"{one_line(path)} is longer than {MAX_BYTES >> 20} MiB; shorten it")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -61,26 +60,26 @@ def read(path: str | os.PathLike[str]) -> Any:
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The mapping in a file of a configuration.
+    """Return the mapping in a configuration file.
 
     Raises:
-        UserError: as `read`, or it holds no mapping, or it is a template, whose expressions are run as code.
-        OSError: it cannot be opened.
+        UserError: as `read`; or the file holds no mapping, or is a template, whose expressions Snakemake runs as code.
+        OSError: the file cannot be opened.
     """
     content = read(path)
     if not isinstance(content, dict):
         kind = "nothing" if content is None else type(content).__name__
-        raise UserError(f"{one_line(path)} must hold a mapping, not {kind}; begin with a key, as data_dir: data")
+        raise UserError(f"{one_line(path)} must hold a mapping, not {kind}; start with a key, such as data_dir: data")
     if TEMPLATE_KEY in content:
         raise UserError(
-            f"{one_line(path)}: {TEMPLATE_KEY} has the workflow engine run expressions in this file as code; allowed: "
-            "plain values; take the key out and write the values"
+            f"{one_line(path)}: {TEMPLATE_KEY} makes Snakemake run expressions in this file as code; allowed: plain "
+            "values. Remove the key and write the values"
         )
     return content
 
 
 def parse(text: str, name: str) -> Any:
-    """The value of `text`, which `name` names in messages; JSON, or else YAML 1.1.
+    """Parse `text` as JSON, else as YAML 1.1; messages name it `name`.
 
     Raises:
         UserError: as `read`.
@@ -90,24 +89,24 @@ def parse(text: str, name: str) -> Any:
             value = json.loads(text, object_pairs_hook=_mapping)
         except (ValueError, RecursionError):
             return _yaml(text)
-        _refuse_deep(value)
+        _check_depth(value)
         return value
-    except _Wrong as wrong:
-        raise UserError(f"{one_line(name)}: {one_line(wrong)}") from None
-    except UNREADABLE as error:
+    except _SyntaxError as error:
+        raise UserError(f"{one_line(name)}: {one_line(error)}") from None
+    except PARSE_ERRORS as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error) or type(error).__name__
         raise UserError(f"{one_line(name)} is not YAML: {' '.join(one_line(reason).split())}") from None
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that gives up at the first value that is too deep, where PyYAML needs half a minute to fail."""
+    """A SafeLoader that stops at the first value that is too deep; PyYAML alone needs half a minute to fail."""
 
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """A value, what is in it included."""
+        """Compose a value and its children."""
         if self.depth > MAX_DEPTH:
-            raise _Wrong(f"line {self.line + 1} is nested too deeply, in more than {MAX_DEPTH} mappings and lists")
+            raise _SyntaxError(f"line {self.line + 1} is nested too deeply; allowed: {MAX_DEPTH} levels")
         self.depth += 1
         node: yaml.Node | None = super().compose_node(parent, index)
         self.depth -= 1
@@ -115,20 +114,20 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         names = [key for key, _ in pairs]
-        twice = next(key for key in names if names.count(key) > 1)
-        raise _Wrong(f"the key {twice} stands twice in a mapping; keep one of them")
-    return made
+        repeated = next(key for key in names if names.count(key) > 1)
+        raise _SyntaxError(f"the key {repeated} appears twice in a mapping; keep one of them")
+    return mapping
 
 
-def _refuse_deep(value: Any) -> None:
+def _check_depth(value: Any) -> None:
     level, depth = [value], 0
     while level:
         depth += 1
         if depth > MAX_DEPTH + 1:
-            raise _Wrong(f"it is nested too deeply, in more than {MAX_DEPTH} mappings and lists; make it flatter")
+            raise _SyntaxError(f"it is nested too deeply; allowed: {MAX_DEPTH} levels")
         parts = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list))
         level = [child for part in parts for child in part]
 
@@ -146,38 +145,36 @@ def _yaml(text: str) -> Any:
 
 
 def _check(root: yaml.Node) -> None:
-    """Refuse what is endless, too deep, too much, or said twice. Each node is looked at once."""
-    sizes: dict[int, tuple[int, int]] = {}  # values and depth of a node, aliases written out
+    """Refuse endless, too deep and too large values and repeated keys. Visits each node once."""
+    sizes: dict[int, tuple[int, int]] = {}  # node → its values and depth, with aliases expanded
     open_nodes: set[int] = set()
     waiting = [(root, False)]
     while waiting:
         node, done = waiting.pop()
         if id(node) in sizes:
             continue
-        inside = list(_inside(node))
+        children = list(_children(node))
         if done:
             open_nodes.discard(id(node))
-            values = 1 + sum(sizes[id(child)][0] for child in inside)
-            depth = 1 + max((sizes[id(child)][1] for child in inside), default=0)
+            values = 1 + sum(sizes[id(child)][0] for child in children)
+            depth = 1 + max((sizes[id(child)][1] for child in children), default=0)
             place = f"line {node.start_mark.line + 1}"
-            if depth > MAX_DEPTH + 1:  # the innermost is a value
-                raise _Wrong(
-                    f"{place} is nested too deeply, in more than {MAX_DEPTH} mappings and lists by its aliases"
-                )
+            if depth > MAX_DEPTH + 1:  # the innermost level is a value
+                raise _SyntaxError(f"{place} is nested too deeply through its aliases; allowed: {MAX_DEPTH} levels")
             if values > MAX_VALUES:
-                raise _Wrong(f"{place} stands for more than {MAX_VALUES:,} values; make it shorter, without aliases")
+                raise _SyntaxError(f"{place} expands to more than {MAX_VALUES:,} values; shorten it and use no aliases")
             sizes[id(node)] = (values, depth)
             continue
         if id(node) in open_nodes:
-            raise _Wrong(f"line {node.start_mark.line + 1} holds itself through an alias; write it without")
+            raise _SyntaxError(f"line {node.start_mark.line + 1} contains itself through an alias; remove the alias")
         open_nodes.add(id(node))
         if isinstance(node, yaml.MappingNode):
-            _refuse_twice(node)
+            _check_repeated_keys(node)
         waiting.append((node, True))
-        waiting.extend((child, False) for child in inside)
+        waiting.extend((child, False) for child in children)
 
 
-def _inside(node: yaml.Node) -> Iterator[yaml.Node]:
+def _children(node: yaml.Node) -> Iterator[yaml.Node]:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             yield key
@@ -186,13 +183,13 @@ def _inside(node: yaml.Node) -> Iterator[yaml.Node]:
         yield from node.value
 
 
-def _refuse_twice(node: yaml.MappingNode) -> None:
-    seen: dict[tuple[str, str], int] = {}  # keys, and the line that each stands in
+def _check_repeated_keys(node: yaml.MappingNode) -> None:
+    seen: dict[tuple[str, str], int] = {}  # tag and key → line
     for key, _ in node.value:
         if not isinstance(key, yaml.ScalarNode) or key.tag == MERGE:
             continue
         line = key.start_mark.line + 1
         if (key.tag, key.value) in seen:
             first = seen[key.tag, key.value]
-            raise _Wrong(f"the key {key.value} stands twice, in lines {first} and {line}; keep one of them")
+            raise _SyntaxError(f"the key {key.value} appears twice, in lines {first} and {line}; keep one of them")
         seen[key.tag, key.value] = line
