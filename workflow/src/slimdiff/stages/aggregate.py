@@ -1,34 +1,31 @@
-"""Gather the rows of the matrix's cells in one Parquet file."""
+"""Stage aggregate: one row.json per cell → matrix.parquet."""
 
-import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 from slimdiff.analysis import matrix
-from slimdiff.config.resolve import expand
-from slimdiff.io import settings
+from slimdiff.config.cells import expand
 from slimdiff.stages import command
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    stage = argparse.ArgumentParser(description=__doc__)
-    stage.add_argument(
-        "--matrix", required=True, help='JSON: {"matrix": [entries], "trainings": {optimization: training}}'
-    )
-    stage.add_argument("--cells", required=True, type=Path, help="folder of DATASET/MODEL/OPTIMIZATION/seedN/row.json")
-    stage.add_argument(
-        "--config", required=True, help="JSON: what the config says about the matrix, kept as provenance"
-    )
-    stage.add_argument("--code", default="unknown", help="fingerprint of the code, kept as provenance")
-    stage.add_argument("--out", required=True, type=Path, help="matrix.parquet")
-    arguments = stage.parse_args(argv)
+@dataclass(frozen=True, kw_only=True)
+class Arguments(command.Arguments):
+    """Collect the rows of the matrix's cells in one Parquet file."""
 
-    requested = settings.parse(arguments.matrix, "--matrix")
-    config = settings.parse(arguments.config, "--config")
-    rows = matrix.read_rows(arguments.cells, expand(requested["matrix"]), requested["trainings"])
-    matrix.write_matrix(arguments.out, matrix.to_frame(rows), matrix.provenance(config, arguments.code))
+    matrix: Annotated[dict[str, Any], 'JSON: {"matrix": [entries], "trainings": {optimization: training}}']
+    cells: Annotated[Path, "folder of DATASET/MODEL/OPTIMIZATION/seedN/row.json"]
+    config: Annotated[dict[str, Any], "JSON: what the config says about the matrix, kept as provenance"]
+    out: Annotated[Path, "matrix.parquet"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = command.parse_arguments(Arguments, argv)
+    rows = matrix.read_rows(args.cells, expand(args.matrix["matrix"]), args.matrix["trainings"])
+    matrix.write_matrix(args.out, matrix.to_frame(rows), matrix.provenance(args.config, args.code))
     failed = sum(row["status"] == "failed" for row in rows)
-    print(f"{arguments.out}: {len(rows)} cells, {failed} of them failed", flush=True)
+    print(f"{args.out}: {len(rows)} cells, {failed} of them failed", flush=True)
 
 
 if __name__ == "__main__":

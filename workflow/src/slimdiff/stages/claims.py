@@ -1,29 +1,36 @@
-"""Hold the claims against the matrix."""
+"""Stage claims: a verdict for each claim, and the findings of the matrix."""
 
-import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from slimdiff.analysis import matrix as results
+from slimdiff.analysis import findings
 from slimdiff.analysis.claims import file, verdicts
+from slimdiff.analysis.matrix import read_matrix, read_paper
 from slimdiff.io import records
 from slimdiff.stages import command
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    stage = argparse.ArgumentParser(description=__doc__)
-    stage.add_argument("--matrix", required=True, type=Path, help="matrix.parquet")
-    stage.add_argument("--paper", required=True, type=Path, help="the report's numbers: paper_reference.csv")
-    stage.add_argument("--claims", required=True, nargs="*", help="files of claims, as workflow/resources/claims.yaml")
-    stage.add_argument("--code", help="fingerprint of the code; not recorded")
-    stage.add_argument("--out", required=True, type=Path, help="claims.json")
-    arguments = stage.parse_args(argv)
+@dataclass(frozen=True, kw_only=True)
+class Arguments(command.Arguments):
+    """Test the claims against the matrix, and compute every statistic that the report shows."""
 
-    matrix = results.read_matrix(arguments.matrix)
-    found = verdicts.evaluate_claims(matrix, results.read_paper(arguments.paper), file.read(arguments.claims))
-    record = verdicts.to_json(matrix, found)
-    records.write_json(arguments.out, record)
-    print(f"{arguments.out}: " + ", ".join(f"{n} {verdict}" for verdict, n in record["verdicts"].items()), flush=True)
+    matrix: Annotated[Path, "matrix.parquet"]
+    paper: Annotated[Path, "the paper's numbers: paper_reference.csv"]
+    claims: Annotated[tuple[str, ...], "files of claims, such as workflow/resources/claims.yaml"]
+    out: Annotated[Path, "claims.json"]
+    out_findings: Annotated[Path, "findings.json"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = command.parse_arguments(Arguments, argv)
+    matrix = read_matrix(args.matrix)
+    claims = verdicts.evaluate_claims(matrix, read_paper(args.paper), file.read(args.claims))
+    record = verdicts.to_json(matrix, claims)
+    records.write_json(args.out, record)
+    records.write_json(args.out_findings, findings.to_json(findings.find(matrix)))
+    print(f"{args.out}: " + ", ".join(f"{n} {verdict}" for verdict, n in record["verdicts"].items()), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Train the judge of a data set."""
+"""Stage classifier: a classifier that recognizes a data set's classes in samples."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
@@ -13,29 +15,27 @@ from slimdiff.runtime.devices import pick_device
 from slimdiff.stages import command
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    stage = command.parser("Train the classifier that says which classes the samples of a data set's models show.")
-    command.add_device(stage)
-    stage.add_argument("--images", required=True, type=Path, help="images.safetensors of the data set")
-    stage.add_argument("--out", required=True, type=Path, help="classifier.safetensors")
-    arguments = stage.parse_args(argv)
+@dataclass(frozen=True, kw_only=True)
+class Arguments(command.DeviceArguments):
+    """Train the classifier that recognizes the classes of a data set in samples."""
 
-    settings = build(ClassifierSettings, arguments.settings, "--settings of stage classifier")
-    device = pick_device(arguments.gpu, arguments.threads)
-    data = image_set.read(arguments.images)
-    train, test = (data.train_images, data.train_labels), (data.test_images, data.test_labels)
-    trained = train_classifier(train, test, len(data.classes), settings, device)
+    images: command.ImagesPath
+    out: Annotated[Path, "classifier.safetensors"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = command.parse_arguments(Arguments, argv)
+    settings = build(ClassifierSettings, args.settings, "--settings of stage classifier")
+    images = image_set.read(args.images)
+    train, test = (images.train_images, images.train_labels), (images.test_images, images.test_labels)
+    trained = train_classifier(train, test, len(images.classes), settings, pick_device(args.gpu, args.threads))
     header = {
-        "dataset": settings.dataset,
-        "classes": list(data.classes),
-        "seed": settings.seed,
-        "epochs": settings.epochs,
-        "batch_size": settings.batch_size,
-        "learning_rate": settings.learning_rate,
+        **asdict(settings),
+        "classes": list(images.classes),
         "accuracy": trained.accuracy,
         "torch_version": str(torch.__version__),
     }
-    classifier.write(arguments.out, trained.classifier, header)
+    classifier.write(args.out, trained.classifier, header)
     print(f"{settings.dataset}: test accuracy {100 * trained.accuracy:.2f} %", flush=True)
 
 

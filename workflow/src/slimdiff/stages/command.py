@@ -1,52 +1,111 @@
-"""What every stage's command line shares."""
+"""Command lines of the stages: a frozen dataclass for each, and one parser built from it.
+
+A field is annotated with its type and its help: `images: Annotated[Path, "images.safetensors of the data set"]`. Its
+name is the option's name, a field without a default is required, a tuple takes any number of values, and a dict takes a
+JSON object. The docstring of the class is the stage's description.
+"""
 
 import argparse
-import importlib
+import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin
 
 from slimdiff.errors import UserError
 from slimdiff.io.settings import parse
 
-
-def parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the two options that every stage takes."""
-    stage = argparse.ArgumentParser(
-        description=description,
-        epilog="Runs by hand as well as from a rule: its outputs are the --out… paths, and nothing else is written.",
-    )
-    stage.add_argument("--settings", required=True, type=_settings, help="this stage's settings as a JSON object")
-    stage.add_argument("--code", default="unknown", help="fingerprint of the code, recorded in what is written")
-    return stage
+EPILOG = "Runs by hand as well as from a rule. It writes its --out… paths and nothing else."
+ImagesPath = Annotated[Path, "images.safetensors of the data set"]
+Identity = Annotated[str | None, "identity that the cell's files must have; without it none is checked"]
+CacheFolder = Annotated[Path | None, "folder for compiled code that other jobs can reuse"]
 
 
-def add_device(stage: argparse.ArgumentParser) -> None:
-    """Let the stage choose its device and its number of threads."""
-    stage.add_argument("--gpu", type=int, default=1, help="0: never use a GPU; 1: use one where there is one")
-    stage.add_argument("--threads", type=int, default=1, help="CPU threads")
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Options of every stage."""
+
+    code: Annotated[str, "fingerprint of the code, recorded in the outputs that hold measurements"] = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingsArguments(Arguments):
+    """Options of a stage with settings."""
+
+    settings: Annotated[dict[str, Any], "settings of this stage as a JSON object"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceArguments(SettingsArguments):
+    """Options of a stage that runs on a device."""
+
+    gpu: Annotated[int, "0: never use a GPU; 1: use one if present"] = 1
+    threads: Annotated[int, "CPU threads"] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixArguments(Arguments):
+    """Options of a stage that presents the matrix."""
+
+    matrix: Annotated[Path, "matrix.parquet"]
+    paper: Annotated[Path, "the paper's numbers: paper_reference.csv"]
+    findings: Annotated[Path, "findings.json"]
+    claims: Annotated[Path, "claims.json"]
+    cells: Annotated[Path, "folder of the cells and their samples"]
+    trainings: Annotated[Path, "folder of the trainings and their records"]
+    benchmarks: Annotated[Path, "folder of the jobs' times; may be missing"]
+
+
+A = TypeVar("A", bound=Arguments)
+
+
+def parse_arguments(cls: type[A], argv: Sequence[str] | None) -> A:
+    """Parse `argv` (None: the command line) into the dataclass `cls`."""
+    parser = argparse.ArgumentParser(description=cls.__doc__, epilog=EPILOG)
+    for field in dataclasses.fields(cls):
+        kind, text = get_args(field.type)
+        flag = f"--{field.name.replace('_', '-')}"
+        options: dict[str, Any] = {"required": field.default is dataclasses.MISSING, "help": text}
+        if not options["required"]:
+            options["default"] = field.default
+            if field.default not in (None, ()):
+                options["help"] += f" (default: {field.default})"
+        options["nargs"] = "*" if get_origin(kind) is tuple else None
+        parser.add_argument(flag, type=_converter(kind, flag), **options)
+    values = vars(parser.parse_args(argv))
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
-    """Call `main`; what the user can mend is printed as one line and ends with exit code 1."""
+    """Call `main` and exit: 0, or 1 with one line for an error that the user can fix."""
     try:
         main(None)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(1)
-    except OSError as error:  # a full disk, a folder that is read-only: the file's name is in it
+    except (UserError, OSError) as error:  # OSError: a full disk or a read-only folder, with the file's name
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
     sys.exit(0)
 
 
+def _converter(kind: Any, flag: str) -> Callable[[str], Any]:
+    """Return the function from an option's text to its value."""
+    item = next((part for part in get_args(kind) if part not in (NoneType, ...)), kind)
+    if get_origin(kind) is dict or get_origin(item) is dict:
+        return _settings if flag == "--settings" else functools.partial(parse, where=flag)
+    converter: Callable[[str], Any] = item
+    return converter
+
+
 def _settings(text: str) -> dict[str, object]:
-    """The settings that `text` holds; the plugins that they name are loaded, as everything after relies on them."""
+    """Parse the settings and load the plugins that they name, since the stage's code relies on them."""
     try:
         settings = parse(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     if settings.get("plugins"):
-        # By its name as text, so that no stage's fingerprint holds it: where no plugin is used it does nothing.
-        importlib.import_module("slimdiff.plugins.loading").load_used(settings["plugins"])
+        from slimdiff.plugins import loading  # imports torch, which not every stage needs
+
+        loading.load_used(settings["plugins"])
     return settings

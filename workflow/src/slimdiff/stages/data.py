@@ -1,27 +1,32 @@
-"""Stage `data`: fetch a data set once and write it as verified uint8 images."""
+"""Stage data: a data set → images.safetensors."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from slimdiff.data import image_set as store
-from slimdiff.data import sources
+from slimdiff.data import image_set, sources
 from slimdiff.io.settings import build
 from slimdiff.stages import command
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    stage = command.parser("Fetch a data set and write its images as uint8.")
-    stage.add_argument("--data-dir", required=True, type=Path, help="where the user may have placed files")
-    stage.add_argument("--out", required=True, type=Path)
-    arguments = stage.parse_args(argv)
+@dataclass(frozen=True, kw_only=True)
+class Arguments(command.SettingsArguments):
+    """Fetch a data set, verify it, and write its images as uint8."""
 
-    settings = build(sources.DataSettings, arguments.settings, "--settings of stage data")
-    image_set = sources.load(settings, arguments.data_dir)
-    store.write(arguments.out, image_set)
-    channels, height, width = image_set.image_shape
+    data_dir: Annotated[Path, "folder in which the user may have placed files"]
+    out: Annotated[Path, "images.safetensors"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = command.parse_arguments(Arguments, argv)
+    settings = build(sources.DataSettings, args.settings, "--settings of stage data")
+    images = sources.load(settings, args.data_dir)
+    image_set.write(args.out, images)
+    channels, height, width = images.image_shape
     print(
-        f"{settings.name}: {len(image_set.train_images):,} training and {len(image_set.test_images):,} test images "
-        f"of {channels}×{height}×{width}, {len(image_set.classes)} classes, from {image_set.source}",
+        f"{settings.name}: {len(images.train_images):,} training and {len(images.test_images):,} test images "
+        f"of {channels}×{height}×{width}, {len(images.classes)} classes, from {images.source}",
         flush=True,
     )
 

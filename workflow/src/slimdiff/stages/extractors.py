@@ -1,7 +1,9 @@
-"""Train the extractors of a data set."""
+"""Stage extractors: small classifiers whose features define a data set's in-domain FID."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
@@ -13,30 +15,29 @@ from slimdiff.runtime.devices import pick_device
 from slimdiff.stages import command
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    stage = command.parser("Train the small classifiers whose features a data set's images are compared in.")
-    command.add_device(stage)
-    stage.add_argument("--images", required=True, type=Path, help="images.safetensors of the data set")
-    stage.add_argument("--out", required=True, type=Path, help="extractors.safetensors")
-    arguments = stage.parse_args(argv)
+@dataclass(frozen=True, kw_only=True)
+class Arguments(command.DeviceArguments):
+    """Train the small classifiers whose features compare samples with a data set's images."""
 
-    settings = build(ExtractorSettings, arguments.settings, "--settings of stage extractors")
-    device = pick_device(arguments.gpu, arguments.threads)
-    data = image_set.read(arguments.images)
-    train, test = (data.train_images, data.train_labels), (data.test_images, data.test_labels)
-    trained = [train_extractor(train, test, len(data.classes), settings, seed, device) for seed in settings.seeds]
+    images: command.ImagesPath
+    out: Annotated[Path, "extractors.safetensors"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = command.parse_arguments(Arguments, argv)
+    settings = build(ExtractorSettings, args.settings, "--settings of stage extractors")
+    device = pick_device(args.gpu, args.threads)
+    images = image_set.read(args.images)
+    train, test = (images.train_images, images.train_labels), (images.test_images, images.test_labels)
+    trained = [train_extractor(train, test, len(images.classes), settings, seed, device) for seed in settings.seeds]
     header = {
-        "dataset": settings.dataset,
-        "classes": list(data.classes),
-        "seeds": list(settings.seeds),
-        "epochs": settings.epochs,
-        "batch_size": settings.batch_size,
-        "learning_rate": settings.learning_rate,
-        "accuracies": [one.accuracy for one in trained],
+        **asdict(settings),
+        "classes": list(images.classes),
+        "accuracies": [result.accuracy for result in trained],
         "torch_version": str(torch.__version__),
     }
-    extractors.write(arguments.out, [one.extractor for one in trained], header)
-    accuracies = ", ".join(f"{100 * one.accuracy:.2f} %" for one in trained)
+    extractors.write(args.out, [result.extractor for result in trained], header)
+    accuracies = ", ".join(f"{100 * result.accuracy:.2f} %" for result in trained)
     print(f"{settings.dataset}: test accuracies {accuracies}", flush=True)
 
 

@@ -1,45 +1,40 @@
-"""Train on from another training's weights: raw and EMA weights, and the record of how it went."""
+"""Stage finetune: continue training from another training's weights, pruned or not."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from slimdiff.checkpoints import weights
 from slimdiff.data import image_set
 from slimdiff.io.records import read_json, write_json
 from slimdiff.runtime.devices import describe_device, pick_device
 from slimdiff.stages import command
+from slimdiff.stages.train import Arguments as TrainArguments
 from slimdiff.training.finetune import finetune
 from slimdiff.training.state import clear_state
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    stage = command.parser(
-        "Take the weights of a training, remove channels if asked to, and train on; goes on from its saved state."
-    )
-    command.add_device(stage)
-    stage.add_argument("--images", type=Path, required=True, help="images.safetensors of the data set")
-    stage.add_argument("--start", type=Path, required=True, help="weights.safetensors of the training to start from")
-    stage.add_argument("--start-record", type=Path, required=True, help="train.json of the same")
-    stage.add_argument("--state", type=Path, required=True, help="folder for the resumable state")
-    stage.add_argument("--seconds-between-saves", type=float, default=30.0, help="what a kill -9 can cost, at most")
-    stage.add_argument("--out-weights", type=Path, required=True)
-    stage.add_argument("--out-record", type=Path, required=True)
-    arguments = stage.parse_args(argv)
+@dataclass(frozen=True, kw_only=True)
+class Arguments(TrainArguments):
+    """Take a training's weights, apply the steps in the settings, and train on.
 
-    device = pick_device(arguments.gpu, arguments.threads)
-    trained = finetune(
-        arguments.start,
-        read_json(arguments.start_record),
-        image_set.read(arguments.images),
-        arguments.settings,
-        arguments.state,
-        device,
-        arguments.code,
-        arguments.seconds_between_saves,
-    )
-    weights.write_training(arguments.out_weights, trained.weights, trained.header)
-    write_json(arguments.out_record, {**trained.record, **describe_device(device, arguments.threads)})
-    clear_state(arguments.state)
+    An interrupted training continues from its saved state.
+    """
+
+    start: Annotated[Path, "weights.safetensors of the training to start from"]
+    start_record: Annotated[Path, "train.json of that training"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = command.parse_arguments(Arguments, argv)
+    device = pick_device(args.gpu, args.threads)
+    start, images = read_json(args.start_record), image_set.read(args.images)
+    run = (args.settings, args.state, device, args.code, args.seconds_between_saves)
+    trained = finetune(args.start, start, images, *run)
+    weights.write_training(args.out_weights, trained.weights, trained.header)
+    write_json(args.out_record, {**trained.record, **describe_device(device, args.threads)})
+    clear_state(args.state)
 
 
 if __name__ == "__main__":

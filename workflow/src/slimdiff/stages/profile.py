@@ -1,42 +1,47 @@
-"""Measure a cell's model: what it holds, what it weighs, how long and how much memory an image takes, how well it
-denoises."""
+"""Stage profile: what a cell's model costs."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from slimdiff.checkpoints import identity
 from slimdiff.checkpoints.model import KIND
-from slimdiff.io.safetensors_header import read_header
 from slimdiff.io.records import write_json
+from slimdiff.io.safetensors_header import read_header
 from slimdiff.profiling.profile import profile
 from slimdiff.runtime.devices import describe_device, pick_device
 from slimdiff.stages import command
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    stage = command.parser(
-        "Measure size, arithmetic, latency, memory and denoising loss of a cell's model. Run it alone on the machine, "
-        "unless `repeats` is 0, which times nothing."
-    )
-    command.add_device(stage)
-    stage.add_argument("--model", type=Path, required=True, help="model.safetensors of the cell")
-    stage.add_argument("--reference", type=Path, help="model.safetensors that its speed is held against")
-    stage.add_argument("--images", type=Path, required=True, help="images.safetensors of its data set")
-    stage.add_argument("--packed", type=Path, required=True, help="model.packed of the cell")
-    stage.add_argument("--identity", help="what the cell's files must carry; not checked without")
-    stage.add_argument("--out", type=Path, required=True)
-    arguments = stage.parse_args(argv)
+@dataclass(frozen=True, kw_only=True)
+class Arguments(command.DeviceArguments):
+    """Measure size, arithmetic, latency, memory and denoising loss of a cell's model.
 
-    own = read_header(arguments.model, KIND).get("identity")
-    identity.check(arguments.model, own, arguments.identity)
-    device = pick_device(arguments.gpu, arguments.threads)
-    measured = profile(arguments.model, arguments.settings, device, arguments.reference, arguments.images)
-    machine = describe_device(device, arguments.threads)
-    packed = {"size_packed_bytes": arguments.packed.stat().st_size}
-    write_json(arguments.out, {**measured, **packed, **machine, "code": arguments.code, "identity": own})
-    if arguments.settings["repeats"] and measured.get("batch_size") != arguments.settings["batch_size"]:
-        kept = measured.get("batch_size") or "half of them was too much as well"
-        print(f"note: memory ran out at {arguments.settings['batch_size']} images at once: {kept}", flush=True)
+    Run it alone on the machine, unless `repeats` is 0, which skips the timing.
+    """
+
+    model: Annotated[Path, "model.safetensors of the cell"]
+    baseline: Annotated[Path | None, "model.safetensors of the baseline, for the speedup"] = None
+    images: command.ImagesPath
+    packed: Annotated[Path, "model.packed of the cell"]
+    identity: command.Identity = None
+    out: Annotated[Path, "profile.json"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = command.parse_arguments(Arguments, argv)
+    settings = args.settings
+    own_identity = read_header(args.model, KIND).get("identity")
+    identity.check(args.model, own_identity, args.identity)
+    device = pick_device(args.gpu, args.threads)
+    measured = profile(args.model, settings, device, args.baseline, args.images)
+    machine = describe_device(device, args.threads)
+    size = {"size_packed_bytes": args.packed.stat().st_size}
+    write_json(args.out, {**measured, **size, **machine, "code": args.code, "identity": own_identity})
+    if settings["repeats"] and measured.get("batch_size") != settings["batch_size"]:
+        again = f"timed with {measured['batch_size']}" if measured.get("batch_size") else "and again with half of them"
+        print(f"note: memory ran out at {settings['batch_size']} images at once: {again}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Sum up a data set's training images as the reference that samples are scored against."""
+"""Stage reference: statistics of a data set's training images in the features of its extractors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from slimdiff.data import image_set
 from slimdiff.errors import UserError
@@ -14,49 +15,49 @@ from slimdiff.runtime.devices import pick_device
 from slimdiff.stages import command
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arguments(command.DeviceArguments):
+    """Compute the statistics of a data set's training images under its extractors."""
+
+    images: command.ImagesPath
+    extractors: Annotated[Path, "extractors.safetensors of the data set"]
+    out: Annotated[Path, "reference.safetensors"]
+
+
 @dataclass(frozen=True)
 class ReferenceSettings:
-    """Which data set, and which extractors it must be."""
+    """Data set and extractors."""
 
     dataset: str
-    extractors_sha256: str | None  # pinned where they are shipped
+    extractors_sha256: str | None  # pinned for shipped extractors
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    stage = command.parser("Sum up a data set's training images under its extractors.")
-    command.add_device(stage)
-    stage.add_argument("--images", required=True, type=Path, help="images.safetensors of the data set")
-    stage.add_argument("--extractors", required=True, type=Path, help="extractors.safetensors of the data set")
-    stage.add_argument("--out", required=True, type=Path, help="reference.safetensors")
-    arguments = stage.parse_args(argv)
-
-    settings = build(ReferenceSettings, arguments.settings, "--settings of stage reference")
-    key, digest = f"datasets.{settings.dataset}.extractors", files.digest(arguments.extractors)
+    args = command.parse_arguments(Arguments, argv)
+    settings = build(ReferenceSettings, args.settings, "--settings of stage reference")
+    key, digest = f"datasets.{settings.dataset}.extractors", files.digest(args.extractors)
     if settings.extractors_sha256 not in (None, digest):
         raise UserError(
-            f"{arguments.extractors} has SHA-256 {digest}, pinned is {settings.extractors_sha256}: restore the file, "
-            f"or leave {key} out to train new ones"
+            f"{args.extractors} has SHA-256 {digest}, expected {settings.extractors_sha256}: restore the file, "
+            f"or remove {key} to train new ones"
         )
-    made_for = extractors.read_header(arguments.extractors)["dataset"]
-    if made_for != settings.dataset:
-        raise UserError(f"{arguments.extractors} is for data set {made_for!r}, not {settings.dataset!r}: correct {key}")
-    networks, data = (
-        extractors.read(arguments.extractors),
-        image_set.read(arguments.images),
+    dataset = extractors.read_header(args.extractors)["dataset"]
+    if dataset != settings.dataset:
+        raise UserError(f"{args.extractors} is for data set {dataset!r}, not {settings.dataset!r}: correct {key}")
+    networks, images = extractors.read(args.extractors), image_set.read(args.images)
+    images_digest = read_header(args.images, image_set.KIND)["sha256"]
+    device = pick_device(args.gpu, args.threads)
+    statistics = reference.measure(
+        images.train_images, images.test_images, networks, settings.dataset, digest, images_digest, device
     )
-    images_digest = read_header(arguments.images, image_set.KIND)["sha256"]
-    device = pick_device(arguments.gpu, arguments.threads)
-    found = reference.measure(
-        data.train_images, data.test_images, networks, settings.dataset, digest, images_digest, device
+    reference.write(args.out, statistics)
+    floor = reference.floor(statistics, len(images.test_images))
+    text = (
+        f"fid_indomain_floor {floor.fid:.3f} ({floor.fid_indomain_pct:.3f} %)"
+        if floor
+        else "too few test images for a floor"
     )
-    reference.write(arguments.out, found)
-    least = reference.floor(found, len(data.test_images))
-    figures = (
-        f"fid {least.fid:.3f}, fid_indomain_pct {least.fid_indomain_pct:.3f} %"
-        if least
-        else "unknown, there are too few"
-    )
-    print(f"{settings.dataset}: {found.n:,} training images; floor of the test images: {figures}", flush=True)
+    print(f"{settings.dataset}: {statistics.n:,} training images; {text}", flush=True)
 
 
 if __name__ == "__main__":

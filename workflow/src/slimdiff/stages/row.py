@@ -1,35 +1,37 @@
-"""Merge what the stages recorded about one cell into one flat row."""
+"""Stage row: the records of one cell → row.json."""
 
-import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 from slimdiff.analysis import row
 from slimdiff.checkpoints import identity
-from slimdiff.io import records
-from slimdiff.io import settings
+from slimdiff.io.records import read_json, write_json
 from slimdiff.stages import command
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    stage = argparse.ArgumentParser(description=__doc__)
-    stage.add_argument(
-        "--cell", required=True, help="JSON: dataset, model, optimization, training, seed, engine, settings"
-    )
-    for record in row.RECORDS:
-        stage.add_argument(f"--{record}", required=True, type=Path, help=f"{record}.json of the cell")
-    stage.add_argument("--identity", help="what the cell's files must carry; not checked without")
-    stage.add_argument("--out", required=True, type=Path, help="row.json")
-    stage.add_argument("--code", help="fingerprint of the code; not recorded, since the row measures nothing itself")
-    arguments = stage.parse_args(argv)
+@dataclass(frozen=True, kw_only=True)
+class Arguments(command.Arguments):
+    """Merge the records of one cell's stages into one flat row."""
 
-    cell = settings.parse(arguments.cell, "--cell")
-    records = {record: records.read_json(getattr(arguments, record)) for record in row.RECORDS}
-    for record in ("score", "profile"):
-        identity.check(getattr(arguments, record), records[record].get("identity"), arguments.identity)
-    if arguments.identity is not None:
-        identity.check_record(arguments.train, records["train"], cell["settings"]["train"])
-    records.write_json(arguments.out, row.merge(cell, records))
+    cell: Annotated[dict[str, Any], "JSON: dataset, model, optimization, training, seed, engine, settings"]
+    train: Annotated[Path, "train.json of the cell's training"]
+    score: Annotated[Path, "score.json of the cell"]
+    profile: Annotated[Path, "profile.json of the cell"]
+    identity: command.Identity = None
+    out: Annotated[Path, "row.json"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = command.parse_arguments(Arguments, argv)
+    paths = {"train": args.train, "score": args.score, "profile": args.profile}
+    records = {name: read_json(path) for name, path in paths.items()}
+    for name in ("score", "profile"):
+        identity.check(paths[name], records[name].get("identity"), args.identity)
+    if args.identity is not None:
+        identity.check_record(args.train, records["train"], args.cell["settings"]["train"])
+    write_json(args.out, row.merge(args.cell, records))
 
 
 if __name__ == "__main__":

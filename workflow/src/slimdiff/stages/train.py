@@ -1,7 +1,9 @@
-"""Train one network: raw and EMA weights, and the record of how it went."""
+"""Stage train: raw and EMA weights of a network, and the record of its training."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from slimdiff.checkpoints import weights
 from slimdiff.data import image_set
@@ -12,24 +14,25 @@ from slimdiff.training.loop import train
 from slimdiff.training.state import clear_state
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    stage = command.parser("Train a network on a data set; goes on from its saved state when it was interrupted.")
-    command.add_device(stage)
-    stage.add_argument("--images", type=Path, required=True, help="images.safetensors of the data set")
-    stage.add_argument("--state", type=Path, required=True, help="folder for the resumable state")
-    stage.add_argument("--seconds-between-saves", type=float, default=30.0, help="what a kill -9 can cost, at most")
-    stage.add_argument("--out-weights", type=Path, required=True)
-    stage.add_argument("--out-record", type=Path, required=True)
-    arguments = stage.parse_args(argv)
+@dataclass(frozen=True, kw_only=True)
+class Arguments(command.DeviceArguments):
+    """Train a network on a data set. An interrupted training continues from its saved state."""
 
-    device = pick_device(arguments.gpu, arguments.threads)
-    images = image_set.read(arguments.images)
-    trained = train(
-        images, arguments.settings, arguments.state, device, arguments.code, arguments.seconds_between_saves
-    )
-    weights.write_training(arguments.out_weights, trained.weights, trained.header)
-    write_json(arguments.out_record, {**trained.record, **describe_device(device, arguments.threads)})
-    clear_state(arguments.state)
+    images: command.ImagesPath
+    state: Annotated[Path, "folder of the saved state"]
+    seconds_between_saves: Annotated[float, "most work in seconds that kill -9 can cost"] = 30.0
+    out_weights: Annotated[Path, "weights.safetensors: raw and EMA weights"]
+    out_record: Annotated[Path, "train.json: loss curve, times, machine"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = command.parse_arguments(Arguments, argv)
+    device = pick_device(args.gpu, args.threads)
+    images = image_set.read(args.images)
+    trained = train(images, args.settings, args.state, device, args.code, args.seconds_between_saves)
+    weights.write_training(args.out_weights, trained.weights, trained.header)
+    write_json(args.out_record, {**trained.record, **describe_device(device, args.threads)})
+    clear_state(args.state)
 
 
 if __name__ == "__main__":
