@@ -1,36 +1,23 @@
-"""The page in a real browser: headless Chromium, at the width of a desk and of a phone."""
+"""The page in headless Chromium, at the width of a desktop and of a phone."""
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import chromium
 import pagefolder
 import pytest
 import synthetic
-from chromium import Browser
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(chromium.program() is None, reason="no Chromium on the PATH: apt install chromium"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH: apt install chromium"),
 ]
 
-WIDE, NARROW = 1400, 400
-DRAWN = "[...document.querySelectorAll('[data-chart]')].every((chart) => chart.querySelector('svg'))"
-TILED = "document.querySelectorAll('#tiles canvas').length > 0"
+WIDE, NARROW, HEIGHT = 1400, 400, 900
 POINTS = "g.cells_marks path"
-MIDDLE = f"""(() => {{
-  const point = [...document.querySelectorAll('{POINTS}')].find((path) => path.__data__.datum.name === '%s');
-  point.scrollIntoView({{block: 'center', behavior: 'instant'}});
-  const box = point.getBoundingClientRect();
-  return [box.x + box.width / 2, box.y + box.height / 2];
-}})()"""
-TIP = "document.getElementById('tip')"
-# The grey of one pixel of the first tile: of the image above, the one below, and their difference.
-GREYS = f"""(() => {{
-  const canvas = document.querySelector('#tiles canvas');
-  const context = canvas.getContext('2d');
-  return [4, {pagefolder.PIXELS} + 5, 2 * {pagefolder.PIXELS} + 6].map((y) => context.getImageData(4, y, 1, 1).data[0]);
-}})()"""
 ROWS = [
     synthetic.row(),
     synthetic.row("l1-30", fid_indomain=44.0),
@@ -41,149 +28,197 @@ ROWS = [
 ]
 
 
+@dataclass
+class Tab:
+    """An open page, with the errors and warnings of its console and the URLs that it requested."""
+
+    page: Page
+    console: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def note(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning", "assert"):
+            self.console.append(message.text)
+
+    @property
+    def tip(self) -> Locator:
+        """The box that shows the cell under the pointer."""
+        return self.page.locator("#tip")
+
+    def point(self, name: str) -> tuple[float, float]:
+        """Scroll to the point of the recipe `name` and return its centre in the window."""
+        point = self.page.locator(f"{POINTS}[aria-label^='{name},']")
+        point.evaluate("element => element.scrollIntoView({block: 'center', behavior: 'instant'})")
+        box = point.bounding_box()
+        assert box is not None
+        return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     pagefolder.write(folder, ROWS)
     return pagefolder.build(folder)
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium.browser(tmp_path_factory.mktemp("chromium")) as found:
-        yield found
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
-def opened(browser: Browser, page: Path, width: int = WIDE, dark: bool = False) -> None:
-    browser.open(page, width, dark=dark)
-    browser.until(DRAWN)
-    browser.until(TILED)
+@pytest.fixture
+def tab(browser: Browser, path: Path, request: pytest.FixtureRequest) -> Iterator[Tab]:
+    """The page, drawn; parametrize indirectly with options of the browser's context."""
+    options = {"viewport": {"width": WIDE, "height": HEIGHT}, **getattr(request, "param", {})}
+    with browser.new_context(**options) as context:
+        tab = Tab(context.new_page())
+        tab.page.on("console", tab.note)
+        tab.page.on("pageerror", lambda error: tab.console.append(str(error)))
+        tab.page.on("request", lambda sent: tab.requests.append(sent.url))
+        tab.page.goto(path.as_uri())
+        charts = tab.page.locator("[data-chart]")
+        for index in range(charts.count()):
+            expect(charts.nth(index).locator("svg").first).to_be_attached()
+        expect(tab.page.locator("#tiles canvas").first).to_be_attached()
+        yield tab
 
 
-@pytest.mark.parametrize("width", [WIDE, NARROW])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_it_opens_without_a_word(browser: Browser, page: Path, width: int, dark: bool) -> None:
-    """No error, nothing fetched, every chart with marks in it, and nothing wider than the window."""
-    opened(browser, page, width, dark)
-    assert browser.console == []
-    assert [url for url in browser.requests if not url.startswith("data:")] == [page.as_uri()]
-    marks = browser.run(
-        "[...document.querySelectorAll('[data-chart]')]"
-        ".map((chart) => chart.querySelectorAll('g.role-mark path').length)"
-    )
-    assert len(marks) == 4, "one of costs, two of losses, one of the timeline"
+def window(width: int = WIDE, **options: object) -> dict[str, object]:
+    return {"viewport": {"width": width, "height": HEIGHT}, **options}
+
+
+WINDOWS = [window(WIDE), window(NARROW)]
+WIDTHS = ["wide", "narrow"]
+DARK_WINDOWS = [{**size, "color_scheme": "dark"} for size in WINDOWS]
+
+
+@pytest.mark.parametrize(
+    "tab", WINDOWS + DARK_WINDOWS, ids=[*WIDTHS, *(f"{name}-dark" for name in WIDTHS)], indirect=True
+)
+def test_it_opens_without_errors(tab: Tab, path: Path) -> None:
+    """No error, no request, marks in every chart, and no horizontal scrolling."""
+    assert tab.console == []
+    assert [url for url in tab.requests if not url.startswith("data:")] == [path.as_uri()]
+    charts = tab.page.locator("[data-chart]")
+    marks = [charts.nth(index).locator("g.role-mark path").count() for index in range(charts.count())]
+    assert len(marks) == 4, "one chart of costs, two of losses, one timeline"
     assert min(marks) > 0
-    assert browser.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    root = "document.documentElement"
+    assert tab.page.evaluate(f"() => {root}.scrollWidth <= {root}.clientWidth")
 
 
-def test_the_policy_holds(browser: Browser, page: Path) -> None:
-    """Neither a script that got in nor a picture from elsewhere would do anything."""
-    opened(browser, page)
-    browser.run(
-        "(() => { const made = document.createElement('script'); made.textContent = 'window.broken = 1';"
-        " document.body.append(made); const image = new Image(); image.src = 'https://example.org/x.png';"
-        " document.body.append(image); })()"
-    )
-    browser.until("true")
-    assert browser.run("window.broken === undefined")
-    assert any("Content Security Policy" in text for text in browser.console)
-    assert (
-        browser.run("(() => { try { return eval('1 + 1'); } catch (error) { return error.name; } })()") == "EvalError"
-    )
+def test_the_policy_blocks_scripts_pictures_and_eval(tab: Tab) -> None:
+    """An injected script does not run, a remote picture is blocked, and text is not evaluated."""
+    result = tab.page.evaluate("""() => {
+        const script = document.createElement('script');
+        script.textContent = 'window.broken = 1';
+        const image = new Image();
+        image.src = 'https://example.org/x.png';
+        document.body.append(script, image);
+        return new Promise((done) => setTimeout(() => {
+            try { done(eval('1 + 1')); } catch (error) { done(error.name); }
+        }));
+    }""")
+    assert result == "EvalError"
+    assert tab.page.evaluate("() => window.broken === undefined")
+    blocked = [text for text in tab.console if "Content Security Policy" in text]
+    for directive in ("script-src", "img-src"):
+        assert any(directive in text for text in blocked), tab.console
 
 
-@pytest.mark.parametrize("width", [WIDE, NARROW])
-def test_a_point_shows_its_cell(browser: Browser, page: Path, width: int) -> None:
-    opened(browser, page, width)
-    assert browser.run(f"{TIP}.hidden")
-    x, y = browser.run(MIDDLE % "ddpm: groups-2")
-    browser.point_at(x, y)
-    browser.until(f"!{TIP}.hidden")
-    assert "ddpm: groups-2 (grouped)" in browser.run(f"{TIP}.textContent")
-    assert "2.00 MB" in browser.run(f"{TIP}.textContent")
-    browser.until(f"{TIP}.querySelector('img').naturalWidth > 0")
-    assert browser.run(f"{TIP}.querySelector('img').naturalWidth") == 10 * pagefolder.PIXELS
-    assert browser.run(f"{TIP}.querySelector('img').alt").endswith("images of mnist/ddpm/groups-2/seed0")
-    edges = browser.run(f"(() => {{ const box = {TIP}.getBoundingClientRect(); return [box.left, box.right]; }})()")
-    assert 0 <= edges[0] < edges[1] <= width
-    browser.press("Escape")
-    assert browser.run(f"{TIP}.hidden")
+@pytest.mark.parametrize("tab", WINDOWS, ids=WIDTHS, indirect=True)
+def test_a_point_shows_its_cell(tab: Tab) -> None:
+    expect(tab.tip).to_be_hidden()
+    tab.page.mouse.move(*tab.point("ddpm: groups-2"))
+    expect(tab.tip).to_be_visible()
+    expect(tab.tip).to_contain_text("ddpm: groups-2 (grouped)")
+    expect(tab.tip).to_contain_text("2.00 MB")
+    image = tab.tip.locator("img")
+    expect(image).to_have_js_property("naturalWidth", 10 * pagefolder.PIXELS)
+    assert str(image.get_attribute("alt")).endswith("images of mnist/ddpm/groups-2/seed0")
+    box = tab.tip.bounding_box()
+    assert box is not None and tab.page.viewport_size is not None
+    assert 0 <= box["x"] < box["x"] + box["width"] <= tab.page.viewport_size["width"]
+    tab.page.keyboard.press("Escape")
+    expect(tab.tip).to_be_hidden()
 
 
-def test_a_tap_shows_a_cell_until_another_tap(browser: Browser, page: Path) -> None:
-    browser.open(page, NARROW, touch=True)
-    browser.until(DRAWN)
-    browser.until(TILED)
-    browser.tap(*browser.run(MIDDLE % "ncsn: l1-30"))
-    browser.until(f"!{TIP}.hidden")
-    browser.run("new Promise((done) => setTimeout(done, 300))")
-    assert "ncsn: l1-30 (pruned)" in browser.run(f"{TIP}.textContent")
-    assert not browser.run(f"{TIP}.hidden"), "the finger has left, and it is still there"
-    browser.run("document.querySelector('#pareto h2').scrollIntoView({behavior: 'instant'})")
-    browser.tap(20, 200)
-    browser.until(f"{TIP}.hidden")
-    assert browser.console == []
+@pytest.mark.parametrize("tab", [window(NARROW, has_touch=True, is_mobile=True)], ids=["phone"], indirect=True)
+def test_a_tap_shows_a_cell_until_another_tap(tab: Tab) -> None:
+    tab.page.touchscreen.tap(*tab.point("ncsn: l1-30"))
+    expect(tab.tip).to_be_visible()
+    tab.page.wait_for_timeout(300)  # the finger has left
+    expect(tab.tip).to_contain_text("ncsn: l1-30 (pruned)")
+    expect(tab.tip).to_be_visible()
+    tab.page.locator("#pareto h2").evaluate("element => element.scrollIntoView({behavior: 'instant'})")
+    tab.page.touchscreen.tap(20, 200)
+    expect(tab.tip).to_be_hidden()
+    assert tab.console == []
 
 
-def test_the_keyboard_reaches_every_point(browser: Browser, page: Path) -> None:
-    opened(browser, page)
-    browser.run("document.querySelector('input[name=cost]').focus()")
-    seen = []
+def test_the_keyboard_reaches_every_point(tab: Tab) -> None:
+    tab.page.locator("input[name=cost]").first.focus()
+    names = []
     for _ in range(5):
-        browser.press("Tab")
-        seen.append(browser.run("document.activeElement.getAttribute('aria-label')?.split(',')[0]"))
-        assert browser.run(f"!{TIP}.hidden")
-    assert sorted(seen) == ["ddpm: baseline", "ddpm: groups-2", "ncsn: baseline", "ncsn: groups-2", "ncsn: l1-30"]
+        tab.page.keyboard.press("Tab")
+        names.append(tab.page.evaluate("() => document.activeElement.getAttribute('aria-label')?.split(',')[0]"))
+        expect(tab.tip).to_be_visible()
+    assert sorted(names) == ["ddpm: baseline", "ddpm: groups-2", "ncsn: baseline", "ncsn: groups-2", "ncsn: l1-30"]
 
 
-def test_the_cost_can_be_switched(browser: Browser, page: Path) -> None:
-    opened(browser, page)
-    title = "document.querySelector('[data-chart=pareto]').textContent"
-    assert "compressed checkpoint (MB, gzip)" in browser.run(title)
+def test_the_cost_can_be_switched(tab: Tab) -> None:
+    chart = tab.page.locator("[data-chart=pareto]")
+    expect(chart).to_contain_text("compressed checkpoint (MB, gzip)")
     for cost, axis in (("inference_ms_per_image", "time per image (ms)"), ("gmacs", "multiply-accumulates per image")):
-        browser.run(f"document.querySelector('input[value={cost}]').click()")
-        browser.until(f"{title}.includes('{axis}')")
-        browser.until(f"document.querySelectorAll('{POINTS}').length === 5")
-    assert browser.console == []
+        tab.page.locator(f"label:has(input[value={cost}])").click()
+        expect(chart).to_contain_text(axis)
+        expect(tab.page.locator(POINTS)).to_have_count(5)
+    assert tab.console == []
 
 
-def test_images_stand_beside_each_other(browser: Browser, page: Path) -> None:
-    """Each made-up image is one grey: its number × 10 and the length of its recipe's name."""
-    opened(browser, page)
-    verdict = "document.getElementById('verdict').textContent"
-    baseline, pruned, groups = len("baseline"), len("l1-30"), len("groups-2")
-    chosen = "[...document.querySelectorAll('select')].map((select) => select.selectedOptions[0].textContent)"
-    assert browser.run(chosen) == ["baseline", "l1-30"]
-    assert browser.run(GREYS) == [baseline, pruned, 255 - (baseline - pruned)]
-    assert "The same noise in each column." in browser.run(verdict)
-    assert browser.run("document.querySelectorAll('#tiles canvas').length") == pagefolder.IMAGES
-    browser.run(
-        "(() => { const select = document.getElementById('cell-b');"
-        " select.value = [...select.options].find((option) => option.textContent === 'groups-2').value;"
-        " select.dispatchEvent(new Event('change')); })()"
+def greys(tab: Tab) -> list[int]:
+    """The grey of one pixel in the first tile: of the upper image, the lower one, and their difference."""
+    found: list[int] = tab.page.locator("#tiles canvas").first.evaluate(
+        "(canvas, rows) => rows.map((y) => canvas.getContext('2d').getImageData(4, y, 1, 1).data[0])",
+        [4, pagefolder.PIXELS + 5, 2 * pagefolder.PIXELS + 6],
     )
-    browser.until(f"{verdict}.includes('ncsn/groups-2')")
-    assert browser.run(GREYS) == [baseline, groups, 255]
-    browser.run(
-        "(() => { const select = document.getElementById('cell-a');"
-        " select.value = [...select.options].pop().value; select.dispatchEvent(new Event('change')); })()"
-    )
-    browser.until(f"{verdict}.includes('ddpm/groups-2')")
-    assert "Other noise" in browser.run(verdict)
+    return found
 
 
-@pytest.mark.parametrize("width", [740, 1000, WIDE])
-def test_no_column_of_a_table_is_squeezed(browser: Browser, page: Path, width: int) -> None:
-    """Between the phone and the desk as well, and on paper: every cell of techniques is wide enough for its words."""
-    opened(browser, page, width)
-    cells = "[...document.querySelectorAll('.strips td, .strips th')]"
-    assert browser.run(f"Math.min(...{cells}.map((cell) => cell.clientWidth).filter(Boolean))") >= 70
+def test_images_are_compared(tab: Tab) -> None:
+    """The fake images are plain grey: ten times their number, plus the length of the recipe's name."""
+    verdict, selects = tab.page.locator("#verdict"), tab.page.locator("select")
+    baseline, pruned, grouped = len("baseline"), len("l1-30"), len("groups-2")
+    chosen = [selects.nth(index).evaluate("select => select.selectedOptions[0].textContent") for index in range(2)]
+    assert chosen == ["baseline", "l1-30"]
+    assert greys(tab) == [baseline, pruned, 255 - (baseline - pruned)]
+    expect(verdict).to_contain_text("same noise")
+    expect(tab.page.locator("#tiles canvas")).to_have_count(pagefolder.IMAGES)
+    tab.page.select_option("#cell-b", label="groups-2")
+    expect(verdict).to_contain_text("ncsn/groups-2")
+    assert greys(tab) == [baseline, grouped, 255]
+    tab.page.select_option("#cell-a", index=tab.page.locator("#cell-a option").count() - 1)
+    expect(verdict).to_contain_text("ddpm/groups-2")
+    expect(verdict).to_contain_text("different noise")
 
 
-def test_print_opens_what_is_closed(browser: Browser, page: Path, tmp_path: Path) -> None:
-    opened(browser, page)
-    assert browser.run("document.querySelectorAll('details:not([open])').length") > 10
-    browser.pdf(tmp_path / "page.pdf")
-    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
-    assert browser.run("document.querySelectorAll('details:not([open])').length") == 0
-    assert browser.console == []
+@pytest.mark.parametrize(
+    "tab", [window(width) for width in (740, 1000, WIDE)], ids=["740", "1000", "1400"], indirect=True
+)
+def test_no_column_of_a_table_is_squeezed(tab: Tab) -> None:
+    """Between phone and desktop, too, every cell of the techniques' tables is wide enough for its words."""
+    cells = tab.page.locator(".dot-plot td, .dot-plot th")
+    widths = cells.evaluate_all("cells => cells.map((cell) => cell.clientWidth).filter(Boolean)")
+    assert len(widths) > 20
+    assert min(widths) >= 70
+
+
+def test_printing_opens_every_section(tab: Tab) -> None:
+    closed = tab.page.locator("details:not([open])")
+    assert closed.count() > 10
+    assert tab.page.pdf().startswith(b"%PDF")
+    expect(closed).to_have_count(0)
+    assert tab.console == []
