@@ -1,4 +1,4 @@
-"""A made-up folder of results that the page can be built from: a matrix, claims, tables, samples, records."""
+"""A synthetic folder of results for the page: a matrix, findings, claims, tables, samples, records."""
 
 import datetime
 import json
@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import synthetic
 
+from slimdiff.analysis import findings
 from slimdiff.analysis import matrix as results
-from slimdiff.analysis import selection
 from slimdiff.analysis.claims import file, verdicts
-from slimdiff.config.resolve import Cell
+from slimdiff.config.cells import Cell
+from slimdiff.io import samples
+from slimdiff.io import records
+from slimdiff.report import selection
 from slimdiff.report.tables import write as tables
 from slimdiff.stages import page
 
@@ -31,7 +33,7 @@ def write(
     rows: Iterable[Mapping[str, Any]],
     config: Mapping[str, Any] = synthetic.CONFIG,
     classes: tuple[str, ...] = ("zero", "one", "two"),
-) -> pd.DataFrame:
+) -> results.Matrix:
     """Write what the page reads below `folder`. Jobs run one by one from BEGAN on, and failed cells have no images."""
     source = {"config": config, "slimdiff": "0.1.0", "written_at": BEGAN.isoformat(), "versions": {"python": "3.11"}}
     results.write_matrix(folder / "matrix.parquet", results.to_frame(list(rows)), source)
@@ -39,9 +41,11 @@ def write(
     paper = results.read_paper(PAPER)
     record = verdicts.to_json(matrix, verdicts.evaluate_claims(matrix, paper, file.read([str(CLAIMS)])))
     (folder / "claims.json").write_text(json.dumps(record), encoding="utf-8")
-    tables.write_tables(matrix, paper, record, folder / "tables")
+    statistics = findings.find(matrix)
+    records.write_json(folder / "findings.json", findings.to_json(statistics))
+    tables.write_tables(matrix, statistics, paper, record, folder / "tables")
     clock = BEGAN.timestamp()
-    for row in matrix.to_dict("records"):
+    for row in matrix.frame.to_dict("records"):
         cell = Cell(row["dataset"], row["model"], row["optimization"], int(row["seed"]))
         training = f"{cell.dataset}/{cell.model}/{row['training']}/seed{cell.seed}"
         place = folder / "train" / training / "train.json"
@@ -64,27 +68,27 @@ def place_of(cell: Cell) -> tuple[str, str, str]:
 
 def write_samples(cells: Path, cell: Cell, images: int, classes: tuple[str, ...]) -> None:
     """Image i is grey i × 10, one level lighter for each letter of the recipe's name; DDPMs are asked for classes."""
-    place = results.folder(cells, cell) / "samples.npz"
-    place.parent.mkdir(parents=True, exist_ok=True)
+    place = cells / cell.path / "samples.npz"
     levels = np.arange(images) * 10 + len(cell.optimization)
     pixels = np.broadcast_to(levels[:, None, None, None], (images, 1, PIXELS, PIXELS)).astype(np.uint8)
     labels = np.arange(images) % len(classes) if cell.model == "ddpm" else np.zeros(0, np.int64)
-    np.savez(place, images=pixels, labels=labels, classes=np.array(classes))
+    samples.write_samples(place, samples.Samples(pixels, labels, classes, sampler={}, network_evaluations=1.0))
 
 
 def build(folder: Path) -> Path:
     """Run the stage on `folder`; the page that it wrote."""
     out = folder / "report.html"
-    arguments = {"matrix": folder / "matrix.parquet", "paper": PAPER, "claims": folder / "claims.json", "out": out}
+    arguments = {"matrix": folder / "matrix.parquet", "paper": PAPER, "out": out}
+    arguments |= {name: folder / f"{name}.json" for name in ("findings", "claims")}
     arguments |= {name: folder / name for name in ("tables", "cells", "benchmarks")}
     arguments["trainings"] = folder / "train"
     page.main([word for name, value in arguments.items() for word in (f"--{name}", str(value))])
     return out
 
 
-def pictured(matrix: pd.DataFrame) -> list[Cell]:
+def pictured(matrix: results.Matrix) -> list[Cell]:
     """The cells of `matrix` that the page may show."""
-    keys = matrix[["dataset", "model", "optimization", "seed"]].itertuples(index=False, name=None)
+    keys = matrix.frame[["dataset", "model", "optimization", "seed"]].itertuples(index=False, name=None)
     return selection.pictured([Cell(*key[:3], int(key[3])) for key in keys])
 
 

@@ -1,4 +1,4 @@
-"""Made-up rows of a matrix: no number here was measured, every one follows from a formula."""
+"""Synthetic rows of a matrix: every number follows from a formula."""
 
 import zlib
 from collections.abc import Iterable, Mapping
@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff.analysis import matrix as results
 from slimdiff.analysis.columns import COLUMNS
+from slimdiff.analysis.matrix import UNITS, Matrix, to_frame
 
-# The vocabulary of recipes, as in config.yaml, in so far as the kind of a recipe follows from it.
+# Recipes as in config.yaml, as far as their kind depends on them.
 TRAININGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "linear-4bit-frozen": {"linear": "4bit"},
@@ -47,7 +47,7 @@ CONFIG: dict[str, Any] = {
 
 
 def row(optimization: str = "baseline", seed: int = 0, **changes: Any) -> dict[str, Any]:
-    """One made-up row; `changes` replace its values. A failed one gets no metric."""
+    """Return one row; `changes` replace its values. A failed row has no metrics."""
     name = f"{changes.get('model', '')}{optimization}"
     draw = zlib.crc32(name.encode()) / 2**32  # the same for every seed of a recipe
     wobble = 1 + 0.04 * (zlib.crc32(f"{name}/{seed}".encode()) / 2**32 - 0.5)
@@ -88,13 +88,16 @@ def row(optimization: str = "baseline", seed: int = 0, **changes: Any) -> dict[s
     return values | changes
 
 
-def matrix(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """The matrix of `rows`, as read_matrix would give it."""
-    frame = results.to_frame(list(rows))
-    frame.attrs["provenance"] = {"config": CONFIG}
-    return frame
+def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return `rows` as the frame of a matrix."""
+    return to_frame(list(rows))
 
 
-def full(seeds: int, optimizations: Iterable[str] = OPTIMIZATIONS) -> pd.DataFrame:
-    """A matrix with `seeds` seeds of each of `optimizations`."""
+def matrix(rows: Iterable[Mapping[str, Any]]) -> Matrix:
+    """Return the matrix of `rows`, as read_matrix returns it."""
+    return Matrix(frame(rows), UNITS, {"config": CONFIG})
+
+
+def full(seeds: int, optimizations: Iterable[str] = OPTIMIZATIONS) -> Matrix:
+    """Return a matrix with `seeds` seeds of each of `optimizations`."""
     return matrix(row(optimization, seed) for optimization in optimizations for seed in range(seeds))

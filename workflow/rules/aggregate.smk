@@ -1,4 +1,4 @@
-"""One row per cell, then all rows in one file, then what they say about the claims."""
+"""One row per cell, all rows in one matrix, and the verdicts on the claims."""
 
 
 rule row:
@@ -49,6 +49,7 @@ rule claims:
         claims=config["claims"],
     output:
         claims="results/claims.json",
+        findings="results/findings.json",
     log:
         "results/logs/claims.log",
     localrule: True
@@ -58,4 +59,4 @@ rule claims:
         code=get_code("claims"),
     shell:
         "python -u -m slimdiff.stages.claims --code {params.code} --matrix {input.matrix:q} --paper {input.paper:q}"
-        " --claims {input.claims:q} --out {output.claims:q} >{log:q} 2>&1"
+        " --claims {input.claims:q} --out {output.claims:q} --out-findings {output.findings:q} >{log:q} 2>&1"

@@ -1,12 +1,13 @@
-"""Tables and figures of the matrix, the page that shows all of it, and Snakemake's own report for the workflow's side."""
+"""Tables and figures of the matrix, the page results/report.html, and Snakemake's own report of the workflow."""
 
-from slimdiff.analysis.selection import pictured_cells, sample_cells
-from slimdiff.analysis.contents import FIGURE_NAMES, PAGE_ASSETS, TABLE_NAMES
+from slimdiff.report.selection import pictured_cells, sample_cells
+from slimdiff.report.contents import FIGURE_NAMES, PAGE_ASSETS, TABLE_NAMES
 
 
 rule report:
     input:
         matrix=rules.aggregate.output.matrix,
+        findings=rules.claims.output.findings,
         claims=rules.claims.output.claims,
         paper="workflow/resources/paper_reference.csv",
         samples=[rules.sample.output.samples.format(**asdict(cell)) for cell in sample_cells(config)],
@@ -26,13 +27,15 @@ rule report:
         code=get_code("report"),
     shell:
         "python -u -m slimdiff.stages.report --code {params.code} --matrix {input.matrix:q} --paper {input.paper:q}"
-        " --claims {input.claims:q} --cells results/cells --trainings results/train --benchmarks results/benchmarks"
+        " --findings {input.findings:q} --claims {input.claims:q} --cells results/cells --trainings results/train"
+        " --benchmarks results/benchmarks"
         " --out-tables results/tables --out-figures results/figures >{log:q} 2>&1"
 
 
 rule page:
     input:
         matrix=rules.aggregate.output.matrix,
+        findings=rules.claims.output.findings,
         claims=rules.claims.output.claims,
         paper="workflow/resources/paper_reference.csv",
         tables=[f"results/tables/{name}.md" for name in TABLE_NAMES],
@@ -50,7 +53,8 @@ rule page:
         code=get_code("page"),
     shell:
         "python -u -m slimdiff.stages.page --code {params.code} --matrix {input.matrix:q} --paper {input.paper:q}"
-        " --claims {input.claims:q} --tables results/tables --cells results/cells --trainings results/train"
+        " --findings {input.findings:q} --claims {input.claims:q} --tables results/tables --cells results/cells"
+        " --trainings results/train"
         " --benchmarks results/benchmarks --out {output.page:q} >{log:q} 2>&1"
 
 
@@ -60,4 +64,4 @@ onsuccess:
 
 
 onerror:
-    write_so_far("results/so-far", log)
+    write_so_far("results/so-far")

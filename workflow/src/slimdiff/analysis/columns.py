@@ -184,6 +184,19 @@ PAPER_COLUMNS: tuple[Column, ...] = (
 )
 
 
+# Former names of columns of the matrix, for messages.
+RENAMED_COLUMNS = {
+    "fid": "fid_indomain",
+    "rfid": "fid_indomain_pct",
+    "fid_min": "fid_indomain_min",
+    "fid_max": "fid_indomain_max",
+    "fid_sampling_sd": "fid_indomain_sampling_sd",
+    "fid_floor": "fid_indomain_floor",
+    "rfid_floor": "fid_indomain_floor_pct",
+    "fid_report": "fid_paper",
+}
+
+
 def check(record: Mapping[str, Any], columns: Sequence[Column] = COLUMNS) -> str | None:
     """What is wrong with `record`, or None: it must have exactly `columns`, each of its type or null."""
     expected = [column.name for column in columns]

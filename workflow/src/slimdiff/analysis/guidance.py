@@ -1,4 +1,4 @@
-"""Recipes that differ in `sampler.guidance` alone, and beside them the models that are told no class."""
+"""Recipes that differ in `sampler.guidance` alone, and unconditional models for comparison."""
 
 import json
 from collections.abc import Mapping
@@ -7,86 +7,84 @@ from typing import Any
 import pandas as pd
 
 from slimdiff.analysis import statistics
+from slimdiff.analysis.measures import BASELINE
 from slimdiff.io.settings import canonical
 
-REFERENCE = "baseline"
 COLUMNS = ("fid_indomain", "class_accuracy")
 NUMBERS = tuple(f"{column}{end}" for column in COLUMNS for end in ("", "_low", "_high"))
 GUIDED = ("dataset", "model", "line", "optimization", "guidance", "seeds", *NUMBERS)
-UNTOLD = ("dataset", "model", "fid_indomain")
-LEAST_SCALES = 2  # of one recipe, for a line
+UNCONDITIONAL = ("dataset", "model", "fid_indomain")
+MIN_SCALES = 2  # of one recipe, for a line
 
 Settings = Mapping[str, Any]
 
 
 def guided_recipes(matrix: pd.DataFrame) -> pd.DataFrame:
-    """The recipes of models that are told a class which come in LEAST_SCALES guidances or more, else being the same.
+    """Return recipes of class-conditional models that come in at least MIN_SCALES guidance scales, all else equal.
 
-    Of two with the same guidance the first. Those of a model that share all else are a line; a model has more than one
-    where pruned networks, say, come in several guidances as well.
+    Recipes that share all else are one line; a model has several if, say, pruned networks come in several scales as
+    well. Of two recipes with the same guidance the first counts.
 
-    Columns, GUIDED: dataset, model, line (the model, and the recipe of the line with the least guidance where the model
-    has several), optimization, guidance, seeds, and each of COLUMNS with its 95 % t-interval over seeds.
+    Columns, GUIDED: dataset, model, line (the model, with the recipe of the smallest guidance if it has several lines),
+    optimization, guidance, seeds, and each of COLUMNS with its 95 % t-interval over seeds.
     """
     lines: dict[tuple[str, str, str], dict[float, statistics.Recipe]] = {}
     for recipe, settings in _settings(matrix).items():
         guidance = settings["compress"]["sampler"].get("guidance")
-        if _classes(settings) and guidance is not None:
-            lines.setdefault((*recipe[:2], _else(settings)), {}).setdefault(float(guidance), recipe)
-    found = {column: statistics.by_recipe(matrix, column) for column in COLUMNS}
-    drawn = [
-        sorted(known.items())
-        for recipes in lines.values()
-        if len(known := {scale: recipe for scale, recipe in recipes.items() if found["fid_indomain"][recipe].n})
-        >= LEAST_SCALES
-    ]
-    models = [recipes[0][1][:2] for recipes in drawn]
+        if _class_conditional(settings) and guidance is not None:
+            lines.setdefault((*recipe[:2], _rest(settings)), {}).setdefault(float(guidance), recipe)
+    summaries = {column: statistics.by_recipe(matrix, column) for column in COLUMNS}
+    drawn = []
+    for recipes in lines.values():
+        scored = {scale: recipe for scale, recipe in recipes.items() if summaries["fid_indomain"][recipe].n}
+        if len(scored) >= MIN_SCALES:
+            drawn.append(sorted(scored.items()))
+    models = [scales[0][1][:2] for scales in drawn]
     rows = []
-    for recipes, model in zip(drawn, models, strict=True):
-        line = model[1] if models.count(model) == 1 else f"{model[1]}, {recipes[0][1][2]}"
-        for guidance, recipe in recipes:
-            fid, accuracy = (found[column][recipe] for column in COLUMNS)
+    for scales, model in zip(drawn, models, strict=True):
+        line = model[1] if models.count(model) == 1 else f"{model[1]}, {scales[0][1][2]}"
+        for guidance, recipe in scales:
+            fid, accuracy = (summaries[column][recipe] for column in COLUMNS)
             numbers = (fid.mean, fid.low, fid.high, accuracy.mean, accuracy.low, accuracy.high)
             rows.append((*model, line, recipe[2], guidance, fid.n, *numbers))
     return pd.DataFrame(rows, columns=list(GUIDED))
 
 
-def untold_models(matrix: pd.DataFrame) -> pd.DataFrame:
-    """Mean FID of the baseline of each model that is told no class. Columns, UNTOLD: dataset, model, fid."""
+def unconditional_models(matrix: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean FID of the baseline of each unconditional model. Columns, UNCONDITIONAL."""
     fids = statistics.by_recipe(matrix, "fid_indomain")
     rows = [
-        dict(zip(UNTOLD, (*recipe[:2], fids[recipe].mean), strict=True))
+        (*recipe[:2], fids[recipe].mean)
         for recipe, settings in _settings(matrix).items()
-        if recipe[2] == REFERENCE and fids[recipe].n and not _classes(settings)
+        if recipe[2] == BASELINE and fids[recipe].n and not _class_conditional(settings)
     ]
-    return pd.DataFrame(rows, columns=list(UNTOLD))
+    return pd.DataFrame(rows, columns=list(UNCONDITIONAL))
 
 
 def _settings(matrix: pd.DataFrame) -> dict[statistics.Recipe, Settings]:
-    """The settings of each recipe: those of its first row, which say what those of its other seeds say."""
+    """Return the settings of each recipe, from its first row: seeds do not differ in them."""
     names = matrix[["dataset", "model", "optimization"]].itertuples(index=False, name=None)
     texts: dict[statistics.Recipe, str] = {}
     for recipe, text in zip(names, matrix["settings"], strict=True):
         if isinstance(text, str) and text:
             texts.setdefault(recipe, text)
-    found = {recipe: json.loads(text) for recipe, text in texts.items()}
-    return {recipe: settings for recipe, settings in found.items() if settings.get("compress")}
+    settings = {recipe: json.loads(text) for recipe, text in texts.items()}
+    return {recipe: values for recipe, values in settings.items() if values.get("compress")}
 
 
-def _classes(settings: Settings) -> bool:
-    """Whether the network is told a class."""
+def _class_conditional(settings: Settings) -> bool:
     return bool(settings["train"]["model"].get("network", {}).get("classes"))
 
 
-def _else(settings: Settings) -> str:
-    """All that makes the images but for guidance and seeds."""
+def _rest(settings: Settings) -> str:
+    """Return the settings that affect the images, without guidance and seeds, as canonical JSON."""
     compress = settings["compress"]
     sampler = {key: value for key, value in compress["sampler"].items() if key != "guidance"}
-    made = {"train": settings["train"], "starts": settings.get("starts"), "compress": {**compress, "sampler": sampler}}
-    return canonical(_seedless(made))
+    rest = {"train": settings["train"], "starts": settings.get("starts"), "compress": {**compress, "sampler": sampler}}
+    return canonical(_without_seeds(rest))
 
 
-def _seedless(value: Any) -> Any:
+def _without_seeds(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _seedless(each) for key, each in value.items() if key != "seed"}
-    return [_seedless(each) for each in value] if isinstance(value, list) else value
+        return {key: _without_seeds(item) for key, item in value.items() if key != "seed"}
+    return [_without_seeds(item) for item in value] if isinstance(value, list) else value

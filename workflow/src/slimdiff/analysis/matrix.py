@@ -1,4 +1,4 @@
-"""The matrix: rows of cells, as a DataFrame with constant dtypes and as a Parquet file with its provenance."""
+"""The matrix: one row per cell, as a DataFrame with constant dtypes and as a Parquet file with provenance."""
 
 import datetime
 import hashlib
@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,47 +17,56 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import slimdiff
-from slimdiff.analysis.columns import COLUMNS, KEY, PAPER_COLUMNS, check_row
-from slimdiff.config.resolve import Cell
+from slimdiff.analysis.columns import COLUMNS, KEY, PAPER_COLUMNS, RENAMED_COLUMNS, check_row
+from slimdiff.config.cells import Cell
 from slimdiff.errors import UserError
 from slimdiff.io import files, records, settings
 from slimdiff.io.text import one_line
+from slimdiff.version import __version__
 
 FOOTER_KEY = b"slimdiff"
 ROWS_KEY = "rows_sha256"  # in the footer
 LIBRARIES = ("altair", "numpy", "pandas", "pyarrow", "scipy")
-NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"  # as in the schema of the configuration
-NO_FORMULA = r"(?![=+\-@\t\r]).*"
+NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"  # as in the config schema
+NO_FORMULA = r"(?![=+\-@\t\r]).*"  # a spreadsheet runs a cell that begins with one of these
 _ARROW = {"string": pa.string(), "Int64": pa.int64(), "Float64": pa.float64()}
 
 
-class Facts(dict[str, Any]):
-    """What goes along with a frame in its `attrs`, for reading.
+@dataclass(frozen=True)
+class Matrix:
+    """The results of a run.
 
-    pandas copies `attrs` deeply whenever it makes a frame or a column of another: with the settings of a thousand
-    recipes, that took longer than all else (docs/scale.md).
+    Units and provenance are fields and not in `frame.attrs`, which pandas copies deeply for every column and selection.
     """
 
-    def __deepcopy__(self, memo: Mapping[int, Any]) -> "Facts":
-        return self
+    frame: pd.DataFrame  # one row per cell, with exactly COLUMNS
+    units: Mapping[str, str]  # column → unit, of the columns that have one
+    provenance: Mapping[str, Any]  # code, config, machine, versions and date, as `provenance` returns them
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The config of the run; empty if the provenance lacks it."""
+        config: Mapping[str, Any] = self.provenance.get("config", {})
+        return config
 
 
-def folder(root: Path, cell: Cell) -> Path:
-    """Where the files of `cell` lie under `root`, the folder of cells."""
-    return root / cell.dataset / cell.model / cell.optimization / f"seed{cell.seed}"
+UNITS = {column.name: column.unit for column in COLUMNS if column.unit}
 
 
 def row_path(root: Path, cell: Cell) -> Path:
-    """Where the row of `cell` lies under `root`."""
-    return folder(root, cell) / "row.json"
+    """Return the path of the row of `cell`; `root` is the folder of all cells."""
+    return root / cell.path / "row.json"
 
 
 def read_rows(root: Path, cells: Iterable[Cell], trainings: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The rows of exactly `cells`, in their order; `trainings` says which training each optimization starts from.
+    """Read the rows of exactly `cells`, in their order.
+
+    Args:
+        root: the folder of all cells.
+        trainings: optimization → the training it uses.
 
     Raises:
-        UserError: a row is missing, broken or another cell's. The message names the file.
+        UserError: a row is missing, malformed or of another cell. The message names the file.
     """
     rows = []
     for cell in cells:
@@ -74,21 +84,24 @@ def read_rows(root: Path, cells: Iterable[Cell], trainings: Mapping[str, str]) -
 
 
 def to_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """`rows` with the constant columns and nullable dtypes; units in `attrs["units"]`."""
+    """Return `rows` as a frame with exactly COLUMNS and nullable dtypes.
+
+    Raises:
+        UserError: two rows are of one cell, or a text is one that no run writes.
+    """
     frame = pd.DataFrame(
         {column.name: pd.array([row[column.name] for row in rows], dtype=column.dtype) for column in COLUMNS}
     )
-    twice = frame.duplicated(list(KEY))
-    if twice.any():
-        cell = "/".join(str(value) for value in frame.loc[twice, list(KEY)].iloc[0])
+    duplicates = frame.duplicated(list(KEY))
+    if duplicates.any():
+        cell = "/".join(str(value) for value in frame.loc[duplicates, list(KEY)].iloc[0])
         raise UserError(f"cell {cell} is listed twice in `matrix:` of the config; list each once")
-    _refuse_forged(frame)
-    frame.attrs["units"] = Facts({column.name: column.unit for column in COLUMNS if column.unit})
+    _reject_tampered(frame)
     return frame
 
 
-def _refuse_forged(frame: pd.DataFrame) -> None:
-    """Refuse names that would be other paths, and texts that a spreadsheet takes for formulas: no run writes them."""
+def _reject_tampered(frame: pd.DataFrame) -> None:
+    """Raise UserError for names that are not safe as paths and for texts that a spreadsheet would run as formulas."""
     for column in COLUMNS:
         if column.dtype != "string":
             continue
@@ -97,15 +110,15 @@ def _refuse_forged(frame: pd.DataFrame) -> None:
         wrong = texts[~texts.str.fullmatch(allowed, flags=re.DOTALL)]
         if len(wrong):
             raise UserError(
-                f"column {column.name} has {one_line(wrong.iloc[0])[:60]!r}, which no run writes; the matrix "
-                "is forged or damaged: delete it and run again"
+                f"column {column.name} has {one_line(wrong.iloc[0])[:60]!r}, which no run writes; the matrix is "
+                "tampered with or damaged: delete it and run again"
             )
 
 
 def provenance(config: Mapping[str, Any], code: str) -> dict[str, Any]:
-    """Where a matrix comes from, as JSON values: code (`code` is a fingerprint), config, machine, versions and date."""
+    """Return the origin of a matrix as JSON values: code (`code` is a fingerprint), config, machine, versions, date."""
     return {
-        "slimdiff": slimdiff.__version__,
+        "slimdiff": __version__,
         "git_commit": _git_commit(),
         "code": code,
         "config": dict(config),
@@ -116,25 +129,23 @@ def provenance(config: Mapping[str, Any], code: str) -> dict[str, Any]:
 
 
 def write_matrix(path: Path, frame: pd.DataFrame, source: Mapping[str, Any]) -> None:
-    """Write `frame` atomically as Parquet: units and meanings with the columns, provenance `source` in the footer."""
+    """Write `frame` atomically as Parquet with the unit and meaning of each column and provenance `source`."""
     fields = [
         pa.field(column.name, _ARROW[column.dtype], metadata={"unit": column.unit, "meaning": column.meaning})
         for column in COLUMNS
     ]
     table = pa.Table.from_pandas(frame, schema=pa.schema(fields), preserve_index=False)
-    footer = settings.canonical(records.seal({**source, ROWS_KEY: rows_digest(table)}))
+    footer = settings.canonical(records.add_digest({**source, ROWS_KEY: rows_digest(table)}))
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), FOOTER_KEY: footer})
     with files.atomic(path) as temporary:
         pq.write_table(table, temporary)
 
 
-def read_matrix(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """The matrix in `path`; units in `attrs["units"]`, provenance in `attrs["provenance"]`.
-
-    A file of an older slimdiff may lack columns that came later: they are null, as what a run did not measure.
+def read_matrix(path: str | os.PathLike[str]) -> Matrix:
+    """Read the matrix in `path`. Columns that are newer than the file are null.
 
     Raises:
-        UserError: the file is missing, is no Parquet, or holds columns that slimdiff does not know or of other types.
+        UserError: the file is missing or damaged, or has unknown columns or other types.
     """
     try:
         table = pq.read_table(path)
@@ -144,46 +155,48 @@ def read_matrix(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise UserError(
             f"{path} is not readable Parquet ({' '.join(str(error).split())}); delete it and run again"
         ) from None
-    found = {field.name: field.type for field in table.schema}
-    known = {column.name: _ARROW[column.dtype] for column in COLUMNS}
-    needed = {column.name for column in COLUMNS if column.required}
-    if len(found) != len(table.schema) or not found.items() <= known.items() or not needed <= found.keys():
-        raise UserError(
-            f"{path} has other columns than slimdiff {slimdiff.__version__} writes; delete it and run again"
-        )
+    types = {field.name: field.type for field in table.schema}
+    expected = {column.name: _ARROW[column.dtype] for column in COLUMNS}
+    required = {column.name for column in COLUMNS if column.required}
+    if len(types) != len(table.schema) or not types.items() <= expected.items() or not required <= types.keys():
+        renamed = sorted(types.keys() & RENAMED_COLUMNS.keys())
+        hint = f" ({renamed[0]} is now called {RENAMED_COLUMNS[renamed[0]]})" if renamed else ""
+        raise UserError(f"{path} has other columns than slimdiff {__version__} writes{hint}; delete it and run again")
     source = _read_footer(path, table)
-    missing = dict.fromkeys(known.keys() - found.keys())
-    frame = to_frame([row | missing for row in table.to_pylist()])
-    frame.attrs["provenance"] = Facts(source)
-    return frame
+    missing = dict.fromkeys(expected.keys() - types.keys())
+    return Matrix(to_frame([row | missing for row in table.to_pylist()]), UNITS, source)
 
 
 def rows_digest(table: pa.Table) -> str:
-    """SHA-256 of the values of a matrix."""
+    """Return the SHA-256 of the values of a matrix."""
     return hashlib.sha256(json.dumps(table.to_pydict(), sort_keys=True).encode()).hexdigest()
 
 
 def _read_footer(path: str | os.PathLike[str], table: pa.Table) -> dict[str, Any]:
-    """The provenance in a matrix's footer, after the digest of its rows was checked; {} where it has none."""
+    """Check the digest of the rows and return the provenance in the footer; {} for a file without one."""
     try:
         footer = json.loads((table.schema.metadata or {}).get(FOOTER_KEY, b"{}"))
         rows = rows_digest(table)
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
-    source = records.unseal(path, footer)
+    source = records.check_digest(path, footer)
     if source.pop(ROWS_KEY, rows) != rows:
         raise UserError(f"{path} is damaged (its rows do not have the digest in its footer); delete it and run again")
     return source
 
 
 def read_paper(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """The report's numbers, one row per line of its tables, with the dtypes of PAPER_COLUMNS."""
+    """Read the paper's numbers: one row per line of its tables, with PAPER_COLUMNS.
+
+    Raises:
+        UserError: the file is missing or has other columns or types.
+    """
     try:
         frame = pd.read_csv(path, dtype={column.name: column.dtype for column in PAPER_COLUMNS})
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: it comes with slimdiff, fetch it from the repository") from None
+        raise UserError(f"{path} does not exist; it is part of slimdiff: restore it with git") from None
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path} is not the table of the report's numbers ({error}); restore it with git") from None
+        raise UserError(f"{path} is not the table of the paper's numbers ({error}); restore it with git") from None
     if list(frame.columns) != [column.name for column in PAPER_COLUMNS]:
         raise UserError(f"{path} must have the columns {', '.join(c.name for c in PAPER_COLUMNS)}; restore it with git")
     return frame
@@ -197,9 +210,9 @@ def _version(library: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of this file's repository, with "-dirty" where tracked files were edited; None outside git.
+    """Return the commit of this file's repository, with "-dirty" after edits of tracked files; None outside git.
 
-    The file must be tracked: an installed copy inside somebody's repository does not carry that repository's commit.
+    The file must be tracked: an installed copy in somebody else's repository is not of that commit.
     """
     here = Path(__file__).resolve()
 

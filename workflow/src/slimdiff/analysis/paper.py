@@ -1,4 +1,4 @@
-"""Our numbers beside the report's, line by line: the frame that tables and figures are drawn from."""
+"""Our numbers next to the paper's, line by line: the frame of tables and figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,152 +6,153 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff.analysis import statistics
-from slimdiff.analysis.contents import Measure, TableSpec
-from slimdiff.analysis.statistics import Outcome, Summary
+from slimdiff.analysis.findings import Findings
+from slimdiff.analysis.matrix import Matrix
+from slimdiff.analysis.measures import BASELINE, Measure, TableSpec
+from slimdiff.analysis.statistics import Outcome, Ratio, Summary, percent_change
+from slimdiff.config.lookup import walk_starts
 
-PAPER_DATASET = "mnist"  # what the report trained on
+PAPER_DATASET = "mnist"  # the paper's data set
 NOT_RUN = "not run"
-MOST_OTHERS = 20  # recipes of a data set and model that `techniques` shows beside those of the tables
+MAX_OTHERS = 20  # recipes outside the paper's tables that a panel shows
 
 
 @dataclass(frozen=True)
 class Line:
-    """One recipe to show, with the report's row for it where there is one."""
+    """One recipe to show, with the paper's row for it if there is one."""
 
     optimization: str
-    label: str = ""  # the report's name for it
+    label: str = ""  # the paper's name for it
     note: str = ""
-    kind: str = "other"  # where the config does not say
+    kind: str = "other"  # if the config lacks the recipe
     paper: Mapping[str, Any] | None = None
 
 
 def spec_lines(paper: pd.DataFrame, spec: TableSpec, family: str) -> list[Line]:
-    """The lines of `spec` for `family`: its reference first, then the report's in their order, then the extra ones."""
-    reference = _reference(paper, spec, family)
+    """Return the lines of `spec` for `family`: its baseline, the paper's lines in their order, then the extra ones."""
+    baseline = _baseline(paper, spec, family)
     lines = [_line(row, spec.kind) for row in _records(paper, spec.paper_table, family)]
-    if reference is not None and spec.reference_table != spec.paper_table:
-        lines.insert(0, _line(reference, spec.kind))
+    if baseline is not None and spec.baseline_table != spec.paper_table:
+        lines.insert(0, _line(baseline, spec.kind))
     return lines + [Line(name, note=note, kind=_line_kind(name, spec.kind)) for name, note in spec.extra]
 
 
 def compare(
-    matrix: pd.DataFrame,
+    matrix: Matrix,
+    findings: Findings,
     lines: Sequence[Line],
     measures: Sequence[Measure],
     family: str,
-    reference: str,
-    paper_reference: Mapping[str, Any] | None,
+    baseline: str,
+    paper_baseline: Mapping[str, Any] | None,
 ) -> pd.DataFrame:
-    """One row per data set, model of `family` and line; a family that was not run still has the report's numbers.
+    """Return one row per data set, model of `family` and line. Families that were not run have the paper's numbers.
 
-    Columns: dataset, model, optimization, label, kind, status ("ok", "not run", "failed: …", "1 of 3 seeds failed:
-    …"), seeds (that did not fail), then for each measure `m` its mean m, m_low and m_high (95 %), m_change_percent
-    against `reference` and the report's paper_p and paper_p_change_percent; approximate (columns that the report
-    prints with a tilde), finding (`statistics.differences` of the FID, or "not run"), note. Missing numbers are NaN.
+    Columns: dataset, model, optimization, label, kind; status ("ok", "not run", "failed: …", "1 of 3 seeds failed: …");
+    seeds (without the failed ones); for each measure `m` its mean m, m_low and m_high (95 %) and m_change_percent
+    against `baseline`, and the paper's paper_p and paper_p_change_percent; approximate (columns that the paper prints
+    with a tilde); finding on the FID, or "not run"; note. Missing numbers are NaN.
     """
-    outcomes = statistics.outcomes(matrix)
-    summaries = {measure.column: statistics.by_recipe(matrix, measure.column) for measure in measures}
-    changes = {m.column: statistics.change(matrix, m.column, reference) for m in measures if m.change}
-    found = statistics.differences(matrix, "fid_indomain", reference)
+    settings = matrix.config
+    differences = findings.differences[baseline]
     rows = []
     for dataset, model in pairs(matrix, family):
         for line in lines:
-            key = (dataset, model, line.optimization)
-            outcome = outcomes.get(key, Outcome())
+            recipe = (dataset, model, line.optimization)
+            outcome = findings.outcomes.get(recipe, Outcome())
             row: dict[str, Any] = {
                 "dataset": dataset,
                 "model": model,
                 "optimization": line.optimization,
                 "label": line.label,
-                "kind": kind(line.optimization, config(matrix), line.kind),
+                "kind": kind(line.optimization, settings, line.kind),
                 "status": _status(outcome),
                 "seeds": outcome.seeds - outcome.failed,
             }
             for measure in measures:
-                summary = summaries[measure.column].get(key, Summary())
-                row |= _ours(measure, summary, changes.get(measure.column, {}).get(key, Summary()))
-                row |= _theirs(measure, line.paper, paper_reference)
-            finding = found[key].finding if key in found else NOT_RUN
+                ratio = findings.ratio(measure.column, recipe, baseline) if measure.change else Ratio()
+                row |= _our_numbers(measure, findings.summary(measure.column, recipe), ratio)
+                row |= _paper_numbers(measure, line.paper, paper_baseline)
+            finding = differences[recipe].finding if recipe in differences else NOT_RUN
             approximate = (line.paper or {}).get("approximate")
             rows.append(row | {"approximate": approximate, "finding": finding, "note": line.note})
     return pd.DataFrame(rows)
 
 
-def table(matrix: pd.DataFrame, paper: pd.DataFrame, spec: TableSpec) -> pd.DataFrame:
-    """`compare` for the table that `spec` declares: its families one after the other."""
+def table(matrix: Matrix, findings: Findings, paper: pd.DataFrame, spec: TableSpec) -> pd.DataFrame:
+    """Return `compare` for the table `spec`, one family after the other."""
     frames = []
     for family in spec.families:
-        lines, reference = spec_lines(paper, spec, family), _reference(paper, spec, family)
-        frames.append(compare(matrix, lines, spec.measures, family, spec.reference, reference))
+        lines, paper_baseline = spec_lines(paper, spec, family), _baseline(paper, spec, family)
+        frames.append(compare(matrix, findings, lines, spec.measures, family, spec.baseline, paper_baseline))
     return pd.concat(frames, ignore_index=True)
 
 
 def techniques(
-    matrix: pd.DataFrame, paper: pd.DataFrame, specs: Sequence[TableSpec], measures: Sequence[Measure]
+    matrix: Matrix, findings: Findings, paper: pd.DataFrame, specs: Sequence[TableSpec], measures: Sequence[Measure]
 ) -> pd.DataFrame:
-    """`compare` for the lines of several tables of the same families, then whatever else was run of these.
+    """Return `compare` for the lines of several tables of the same families, then every other recipe that was run.
 
-    A line that neither the report nor the matrix has a number for is left out. The column `listed` says which recipes
-    stand in the tables.
+    Lines without a number in the paper or the matrix are left out. The column `listed` marks recipes of the tables.
     """
     first = specs[0]
+    recipes = matrix.frame[["model", "optimization"]]
     frames = []
     for family in first.families:
         listed = [line for spec in specs for line in spec_lines(paper, spec, family)]
-        lines = {line.optimization: line for line in reversed(listed)}  # the first of each name has the last word
+        lines = {line.optimization: line for line in reversed(listed)}  # the first line of each name wins
         order = list(dict.fromkeys(line.optimization for line in listed))
         models = {model for _, model in pairs(matrix, family)}
-        run = matrix[matrix["model"].isin(models)]["optimization"].unique()
+        run = recipes[recipes["model"].isin(models)]["optimization"].unique()
         order += [optimization for optimization in run if optimization not in lines]
         chosen = [lines.get(optimization, Line(optimization)) for optimization in order]
-        frame = compare(matrix, chosen, measures, family, first.reference, _reference(paper, first, family))
+        paper_baseline = _baseline(paper, first, family)
+        frame = compare(matrix, findings, chosen, measures, family, first.baseline, paper_baseline)
         frames.append(frame.assign(listed=frame["optimization"].isin(lines)))
     frame = pd.concat(frames, ignore_index=True)
     return frame[(frame["status"] != NOT_RUN) | (frame["label"] != "")].reset_index(drop=True)
 
 
-def fewer(frame: pd.DataFrame, most: int = MOST_OTHERS) -> pd.DataFrame:
-    """The lines of `techniques` without those that would crowd a figure, in their order.
+def drop_crowd(frame: pd.DataFrame, max_others: int = MAX_OTHERS) -> pd.DataFrame:
+    """Return the lines of `techniques` that fit into a figure, in their order.
 
-    Of the recipes that stand in no table each data set and model keeps the `most` with the lowest FID.
+    Of the recipes outside the tables, each data set and model keeps the `max_others` with the lowest FID.
     """
     others = frame[~frame["listed"]].sort_values("fid_indomain", kind="stable")
-    kept = others.groupby(["dataset", "model"], sort=False).head(most).index
+    kept = others.groupby(["dataset", "model"], sort=False).head(max_others).index
     return frame[frame["listed"] | frame.index.isin(kept)].reset_index(drop=True)
 
 
-def pairs(matrix: pd.DataFrame, family: str) -> list[tuple[str, str]]:
-    """The (dataset, model) pairs of `family` in the order of the matrix, or the report's own where none was run."""
-    known = families(matrix)
-    seen = matrix[["dataset", "model"]].drop_duplicates().itertuples(index=False)
-    found = [(str(d), str(m)) for d, m in seen if known[m] == family]
-    return found or [(PAPER_DATASET, family)]
+def pairs(matrix: Matrix, family: str) -> list[tuple[str, str]]:
+    """Return the (dataset, model) pairs of `family` in the order of the matrix; the paper's own if it has none."""
+    family_of = families(matrix)
+    rows = matrix.frame[["dataset", "model"]].drop_duplicates().itertuples(index=False)
+    run = [(str(dataset), str(model)) for dataset, model in rows if family_of[model] == family]
+    return run or [(PAPER_DATASET, family)]
 
 
-def families(matrix: pd.DataFrame) -> dict[str, str]:
-    """The family of each model in `matrix`.
+def families(matrix: Matrix) -> dict[str, str]:
+    """Return the family of each model of `matrix`. A model that the config lacks is its own family."""
+    models = matrix.config.get("models", {})
+    return {str(model): str(models.get(model, {}).get("family", model)) for model in matrix.frame["model"].unique()}
 
-    The config in the matrix's provenance says it; a model that it does not know is a family of its own.
+
+def kind(optimization: str, config: Mapping[str, Any], default: str = "other") -> str:
+    """Return what `optimization` does to a model: a kind of technique, "several" or "other".
+
+    The recipe named baseline is of the kind "baseline". A recipe that `config` lacks is of the kind `default`.
     """
-    models = config(matrix).get("models", {})
-    return {str(model): str(models.get(model, {}).get("family", model)) for model in matrix["model"].unique()}
-
-
-def kind(optimization: str, settings: Mapping[str, Any], unknown: str = "other") -> str:
-    """What `optimization` does to a model: one of the kinds of figures, several of them, or other.
-
-    "baseline" is the recipe of that name; `unknown` is said of one that `settings`, the config, does not hold.
-    """
-    if optimization == "baseline":
+    if optimization == BASELINE:
         return "baseline"
-    recipe = settings.get("optimizations", {}).get(optimization)
+    recipe = config.get("optimizations", {}).get(optimization)
     if recipe is None:
-        return unknown
-    trainings = _chain(settings.get("trainings", {}), recipe.get("training"))
+        return default
+    known = config.get("trainings", {})
+    names = [name for name in walk_starts(known, recipe.get("training", "")) if name in known]
+    trainings = [known[name] for name in reversed(names)]
     training = {key: value for options in trainings for key, value in options.items()}
     prunings = [step["prune"] for step in (*trainings, recipe) if "prune" in step]
-    kinds = {
+    applies = {
         "pruned": any(step.get("method") != "channels" for step in prunings),
         "channel-pruned": any(step.get("method") == "channels" for step in prunings),
         "quantized": bool(recipe.get("quantize"))
@@ -162,31 +163,16 @@ def kind(optimization: str, settings: Mapping[str, Any], unknown: str = "other")
         "sampler": bool(recipe.get("sampler")),
         "engine": recipe.get("engine", "torch") != "torch" or recipe.get("precision", "fp32") != "fp32",
     }
-    found = [name for name, holds in kinds.items() if holds]
-    if len(found) > 1:
+    kinds = [name for name, holds in applies.items() if holds]
+    if len(kinds) > 1:
         return "several"
-    return found[0] if found else "other"
-
-
-def _chain(trainings: Mapping[str, Any], name: str | None) -> list[Mapping[str, Any]]:
-    """The options of a training and of those that it starts from, the first one first."""
-    chain: list[Mapping[str, Any]] = []
-    while name is not None and name in trainings and len(chain) < len(trainings):
-        chain.insert(0, trainings[name])
-        name = trainings[name].get("start")
-    return chain
+    return kinds[0] if kinds else "other"
 
 
 def percent_text(percent: float, decimals: int = 0) -> str:
-    """A change as people write it: with its sign, a true minus, and ± where it rounds to nothing."""
+    """Format a change with its sign and a true minus; ± if it rounds to 0."""
     number = round(percent, decimals)
     return f"{'+' if number > 0 else '−' if number < 0 else '±'}{abs(number):.{decimals}f} %"
-
-
-def config(matrix: pd.DataFrame) -> Mapping[str, Any]:
-    """The config that the matrix was made with; empty where its provenance does not hold it."""
-    found: Mapping[str, Any] = matrix.attrs.get("provenance", {}).get("config", {})
-    return found
 
 
 def _records(paper: pd.DataFrame, table_name: str, family: str) -> list[dict[str, Any]]:
@@ -194,10 +180,10 @@ def _records(paper: pd.DataFrame, table_name: str, family: str) -> list[dict[str
     return [{str(name): value for name, value in row.items()} for row in chosen.to_dict("records")]
 
 
-def _reference(paper: pd.DataFrame, spec: TableSpec, family: str) -> dict[str, Any] | None:
-    """The report's row of the reference recipe of `family`, if it prints one."""
-    found = [row for row in _records(paper, spec.reference_table, family) if row["optimization"] == spec.reference]
-    return found[0] if found else None
+def _baseline(paper: pd.DataFrame, spec: TableSpec, family: str) -> dict[str, Any] | None:
+    """Return the paper's row of the baseline of `family`, if it prints one."""
+    rows = [row for row in _records(paper, spec.baseline_table, family) if row["optimization"] == spec.baseline]
+    return rows[0] if rows else None
 
 
 def _line(row: Mapping[str, Any], kind: str) -> Line:
@@ -209,7 +195,7 @@ def _line(row: Mapping[str, Any], kind: str) -> Line:
 
 
 def _line_kind(optimization: str, kind: str) -> str:
-    """The kind of a line in a table of `kind`: by their names some have averaged weights as well."""
+    """Return the kind of a line in a table of `kind`; a name with ema+ combines several."""
     return "several" if optimization.startswith("ema+") else kind
 
 
@@ -221,22 +207,24 @@ def _status(outcome: Outcome) -> str:
     return f"{outcome.failed} of {outcome.seeds} seeds failed: {outcome.reason}" if outcome.failed else "ok"
 
 
-def _ours(measure: Measure, summary: Summary, change: Summary) -> dict[str, float]:
+def _our_numbers(measure: Measure, summary: Summary, ratio: Ratio) -> dict[str, float]:
     row = {measure.column: summary.mean}
     if measure.interval:
         row |= {f"{measure.column}_low": summary.low, f"{measure.column}_high": summary.high}
     if measure.change:
-        row[f"{measure.column}_change_percent"] = change.mean
+        row[f"{measure.column}_change_percent"] = percent_change(ratio.mean)
     return row
 
 
-def _theirs(measure: Measure, line: Mapping[str, Any] | None, reference: Mapping[str, Any] | None) -> dict[str, float]:
+def _paper_numbers(
+    measure: Measure, line: Mapping[str, Any] | None, baseline: Mapping[str, Any] | None
+) -> dict[str, float]:
     if not measure.paper:
         return {}
     value = _number(line, measure.paper)
     row = {f"paper_{measure.paper}": value}
     if measure.change:
-        row[f"paper_{measure.paper}_change_percent"] = 100 * (value / _number(reference, measure.paper) - 1)
+        row[f"paper_{measure.paper}_change_percent"] = percent_change(value / _number(baseline, measure.paper))
     return row
 
 

@@ -1,49 +1,49 @@
-"""Which cheap number, known before any image is drawn, ranks pruned modules as their FID does."""
+"""Cheap proxies: how well numbers that need no samples rank pruned modules by their FID."""
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from slimdiff.analysis import ablations, statistics
+from slimdiff.analysis.ablations import PROXIES
+from slimdiff.analysis.statistics import CONFIDENCE
 
 RESAMPLES = 1000
 SEED = 0  # of the bootstrap
-LEAST_MODULES = 3  # of which more than one order can be
-ALL = "all"  # ways together
-TIED = 1e-9  # correlations nearer to each other are equal but for rounding
-TABLE = ("dataset", "model", "way", "proxy", "modules", "cells", "rho", "low", "high", "best_share")
+MIN_MODULES = 3  # fewer have no informative order
+ALL = "all"  # all methods together
+TIE_TOLERANCE = 1e-9  # correlations closer than this differ by rounding alone
+TABLE = ("dataset", "model", "method", "proxy", "modules", "cells", "rho", "low", "high", "best_share")
 
 Numbers = NDArray[np.float64]
 
 
-def table(matrix: pd.DataFrame) -> pd.DataFrame:
-    """One row per proxy for each data set, model and way of a study of modules, and for all ways of a model together.
+def table(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per proxy for each data set, model and method of `ablations.module_cells`, and for all methods.
 
-    rho is Spearman's rank correlation over cells between the logarithm of FID's ratio to the same seed's baseline and
-    the proxy (`studies.PROXIES`); low and high are the 95 % percentile interval of a bootstrap that draws modules, each
-    with all of its cells, since the seeds and ways of one module are no independent cells; best_share says in which
-    share of these draws no other proxy's correlation is larger. NaN: the proxy is the same in all cells, is missing in
-    one, or there are fewer than LEAST_MODULES modules.
+    rho is Spearman's rank correlation over cells between log(FID / the same seed's baseline FID) and the proxy
+    (PROXIES). low and high are the 95 % percentile interval of a bootstrap over modules, each with all of its cells:
+    seeds and methods of one module are not independent. best_share is the share of resamples in which no other proxy
+    has a larger correlation. NaN: the proxy is constant, is missing in a cell, or there are fewer than MIN_MODULES.
     """
-    cells, rows = ablations.module_cells(matrix), []
+    rows = []
     for (dataset, model), block in cells.groupby(["dataset", "model"], sort=False):
-        ways = sorted(set(block["way"]))
-        for way in [ALL, *(ways if len(ways) > 1 else [])]:
-            own = block if way == ALL else block[block["way"] == way]
+        methods = sorted(set(block["method"]))
+        for method in [ALL, *(methods if len(methods) > 1 else [])]:
+            own = block if method == ALL else block[block["method"] == method]
             modules = own["module"].nunique()
-            known = {"dataset": dataset, "model": model, "way": way, "modules": modules, "cells": len(own)}
-            found = _correlations(own) if modules >= LEAST_MODULES else np.full((4, len(ablations.PROXIES)), np.nan)
+            head = {"dataset": dataset, "model": model, "method": method, "modules": modules, "cells": len(own)}
+            numbers = _correlations(own) if modules >= MIN_MODULES else np.full((4, len(PROXIES)), np.nan)
             names = ("rho", "low", "high", "best_share")
-            for proxy, numbers in zip(ablations.PROXIES, found.T.tolist(), strict=True):
-                rows.append({**known, "proxy": proxy, **dict(zip(names, numbers, strict=True))})
+            for proxy, column in zip(PROXIES, numbers.T.tolist(), strict=True):
+                rows.append({**head, "proxy": proxy, **dict(zip(names, column, strict=True))})
     return pd.DataFrame(rows, columns=list(TABLE))
 
 
 def rank_correlations(outcome: Numbers, proxies: Numbers) -> Numbers:
-    """Spearman's rank correlation of outcome (n,) with each row of proxies (k, n): (k,).
+    """Return Spearman's rank correlation of outcome (n,) with each row of proxies (k, n): (k,).
 
-    Ties get their mean rank. NaN where either side is constant or holds a NaN.
+    Ties get their mean rank. NaN if either side is constant or contains a NaN.
     """
     ranks = stats.rankdata(np.vstack([outcome, proxies]), axis=1)
     ranks -= ranks.mean(axis=1, keepdims=True)
@@ -55,22 +55,22 @@ def rank_correlations(outcome: Numbers, proxies: Numbers) -> Numbers:
 
 
 def _correlations(cells: pd.DataFrame) -> Numbers:
-    """Rows: correlation, both ends of its interval, share of draws in which it is the best; a column per proxy."""
+    """Return (4, proxies): correlation, both ends of its interval, share of resamples in which it is the largest."""
     outcome = np.log(cells["ratio"].to_numpy(float))
-    proxies = cells[list(ablations.PROXIES)].to_numpy(float).T
+    proxies = cells[list(PROXIES)].to_numpy(float).T
     rho = rank_correlations(outcome, proxies)
-    places = [np.flatnonzero(cells["module"] == module) for module in cells["module"].unique()]
+    rows_of = [np.flatnonzero(cells["module"] == module) for module in cells["module"].unique()]
     generator = np.random.default_rng(SEED)
-    draws = np.empty((RESAMPLES, len(proxies)))
-    for draw in draws:
-        chosen = np.concatenate([places[place] for place in generator.integers(len(places), size=len(places))])
-        draw[:] = rank_correlations(outcome[chosen], proxies[:, chosen])
-    known = ~np.isnan(rho)
+    resamples = np.empty((RESAMPLES, len(proxies)))
+    for resample in resamples:
+        chosen = np.concatenate([rows_of[module] for module in generator.integers(len(rows_of), size=len(rows_of))])
+        resample[:] = rank_correlations(outcome[chosen], proxies[:, chosen])
+    defined = ~np.isnan(rho)
     result = np.vstack([rho, np.full((3, len(rho)), np.nan)])
-    # Draws in which one module stands for all have no correlation; they say nothing of any proxy.
-    whole = draws[:, known][~np.isnan(draws[:, known]).any(axis=1)]
-    if known.any() and len(whole):
-        outside = (1 - statistics.CONFIDENCE) / 2
-        result[1:3, known] = np.quantile(whole, [outside, 1 - outside], axis=0)
-        result[3, known] = (whole > whole.max(axis=1, keepdims=True) - TIED).mean(axis=0)
+    # Resamples of a single module have no correlation, whatever the proxy.
+    complete = resamples[:, defined][~np.isnan(resamples[:, defined]).any(axis=1)]
+    if defined.any() and len(complete):
+        tail = (1 - CONFIDENCE) / 2
+        result[1:3, defined] = np.quantile(complete, [tail, 1 - tail], axis=0)
+        result[3, defined] = (complete > complete.max(axis=1, keepdims=True) - TIE_TOLERANCE).mean(axis=0)
     return result

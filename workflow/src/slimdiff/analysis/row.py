@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from slimdiff.analysis.columns import COLUMNS, check_row
+from slimdiff.config.cells import run_path
 from slimdiff.errors import UserError
 from slimdiff.io import settings
 
@@ -32,9 +33,7 @@ def merge(cell: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> 
     row["code"] = settings.canonical({name: records[name].get("code") for name in RECORDS})
     problem = check_row(row)
     if problem:
-        place = (
-            "/".join(str(cell.get(key)) for key in ("dataset", "model", "optimization")) + f"/seed{cell.get('seed')}"
-        )
+        place = run_path(*(str(cell.get(key)) for key in ("dataset", "model", "optimization", "seed")))
         raise UserError(f"the records of {place} do not make a row: {problem}; delete that cell's folder and run again")
     return row
 

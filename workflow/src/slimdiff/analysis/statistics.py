@@ -1,4 +1,4 @@
-"""What the seeds say together. The unit of replication is the training seed, never the image."""
+"""Statistics over seeds: means, paired ratios, tests. The unit of replication is the training seed, never the image."""
 
 import functools
 import math
@@ -11,23 +11,18 @@ from scipy import special
 
 Recipe = tuple[str, str, str]  # dataset, model, optimization
 CONFIDENCE = 0.95
-# In-domain Fréchet distances nearer to each other than this ratio are ordered differently by different extractors: 40 %
-# of the pairs between 1.1 and 1.25, 11 % up to 1.5 (docs/metrics.md). So no such difference is taken for a result.
+# Smallest ratio of two in-domain Fréchet distances that counts as a difference. Extractors disagree on the order of
+# 40 % of the pairs with ratios from 1.1 to 1.25, and of 11 % up to 1.5 (docs/metrics.md).
 RESOLUTION = 1.25
-ROUNDING = 1e-12  # a spread that small beside the mean is rounding
-FRECHET = (
-    "fid_indomain",
-    "fid_indomain_pct",
-    "fid_indomain_min",
-    "fid_indomain_max",
-)  # the columns that it is the resolution of
+FRECHET = ("fid_indomain", "fid_indomain_pct", "fid_indomain_min", "fid_indomain_max")  # RESOLUTION applies to these
+ROUNDING = 1e-12  # a standard deviation below this share of the mean is rounding
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean of `n` values with their standard deviation and the confidence interval of the mean.
+    """Mean of `n` values with their standard deviation and the 95 % confidence interval of the mean.
 
-    NaN stands for what the values cannot tell: everything without a value, spread and interval with a single one.
+    Without values all numbers are NaN; with one value `sd`, `low` and `high` are.
     """
 
     n: int = 0
@@ -39,9 +34,9 @@ class Summary:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Geometric mean of the ratios of `n` pairs of equal seeds, its interval, and the p-value of a ratio of 1.
+    """Geometric mean of the ratios of `n` pairs with equal seeds, its 95 % interval, and the p-value of a ratio of 1.
 
-    NaN as in Summary: a single pair has neither an interval nor a p-value.
+    Without pairs all numbers are NaN; with one pair `low`, `high` and `p` are.
     """
 
     n: int = 0
@@ -53,21 +48,21 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Difference:
-    """How a recipe differs from the recipe of reference, and what may be said about it."""
+    """A recipe against its baseline."""
 
     ratio: Ratio
-    p_holm: float  # corrected for every recipe that was tested; NaN where there is no test
-    finding: str  # a word of FINDINGS
-    why: str  # what keeps it from being more than that; empty where nothing does
+    p_holm: float  # corrected over all tested recipes; NaN without a test
+    finding: str  # one of FINDINGS
+    why: str  # reason for a finding other than better and worse
 
 
-# reference: the recipe that others are held against; the last three say why there is no comparison at all.
-FINDINGS = ("better", "worse", "unresolved", "one seed", "reference", "failed", "no reference", "no value")
+# "baseline" marks the baseline itself; the last three give the reason for a missing comparison.
+FINDINGS = ("better", "worse", "unresolved", "one seed", "baseline", "failed", "no baseline", "no value")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many seeds a recipe has, how many of them failed, and why the first did."""
+    """Number of seeds of a recipe, number of those that failed, and the reason of the first failure."""
 
     seeds: int = 0
     failed: int = 0
@@ -75,7 +70,7 @@ class Outcome:
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    """Mean, standard deviation (n - 1) and 95 % t-interval of `values`."""
+    """Return mean, standard deviation (n - 1) and 95 % t-interval of `values`."""
     n = len(values)
     if n == 0:
         return Summary()
@@ -88,15 +83,15 @@ def summarize(values: Sequence[float]) -> Summary:
 
 
 def by_recipe(matrix: pd.DataFrame, column: str) -> dict[Recipe, Summary]:
-    """`summarize` of `column` over the seeds of each recipe that did not fail, in the order of the matrix."""
+    """Return `summarize` of `column` for each recipe over its seeds without a failure, in the order of the matrix."""
     return {recipe: summarize(list(values.values())) for recipe, values in by_seed(matrix, column).items()}
 
 
 def paired(own: Mapping[int, float], base: Mapping[int, float]) -> Ratio:
-    """The ratio of `own` to `base`, both by seed: paired t-test and 95 % t-interval on the logarithms.
+    """Return the ratio of `own` to `base`, both seed → value: paired t-test and 95 % t-interval on the logarithms.
 
-    Seeds that one side lacks, or whose value is not above 0 on either, do not count. A seed shares its start and its
-    noise with every recipe, and ratios of distances are nearer normal in the log.
+    Pairing helps because recipes of one seed share initial weights and noise. Log ratios of distances are closer to
+    normal. Seeds that one side lacks, and values that are not above 0, do not count.
     """
     shared = [seed for seed in own if own[seed] > 0 and base.get(seed, 0) > 0]
     logs = [math.log(own[seed] / base[seed]) for seed in shared]
@@ -105,68 +100,60 @@ def paired(own: Mapping[int, float], base: Mapping[int, float]) -> Ratio:
     return Ratio(summary.n, mean, low, high, _p_value(summary))
 
 
-def ratios(matrix: pd.DataFrame, column: str, reference: str) -> dict[Recipe, Ratio]:
-    """`paired` of `column` for each recipe against the recipe `reference` of the same data set and model."""
+def ratios(matrix: pd.DataFrame, column: str, baseline: str) -> dict[Recipe, Ratio]:
+    """Return `paired` of `column` for each recipe against the recipe `baseline` of the same data set and model."""
     values = by_seed(matrix, column)
-    return {recipe: paired(own, values.get((*recipe[:2], reference), {})) for recipe, own in values.items()}
+    return {recipe: paired(own, values.get((*recipe[:2], baseline), {})) for recipe, own in values.items()}
 
 
-def change(matrix: pd.DataFrame, column: str, reference: str) -> dict[Recipe, Summary]:
-    """Change of `column` in percent of the recipe `reference` of the same data set and model, paired by seed.
-
-    Mean and interval are those of `paired`; the standard deviation is left out.
-    """
-    changes = {}
-    for recipe, ratio in ratios(matrix, column, reference).items():
-        mean, low, high = (100 * (number - 1) for number in (ratio.mean, ratio.low, ratio.high))
-        changes[recipe] = Summary(ratio.n, mean, math.nan, low, high)
-    return changes
+def percent_change(ratio: float) -> float:
+    """Return a ratio to the baseline as a change in percent."""
+    return 100 * (ratio - 1)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment (Scandinavian Journal of Statistics 6, 1979) of a family of p-values.
+    """Return Holm's step-down adjustment of a family of p-values (Scandinavian Journal of Statistics 6, 1979).
 
-    To call a result significant where its adjusted value is below alpha keeps the chance of any false one in the family
-    below alpha, however the tests depend on each other. NaN stays NaN and belongs to no family.
+    Rejecting adjusted values below alpha bounds the probability of any false rejection in the family by alpha, under
+    any dependence of the tests. NaN stays NaN and does not count.
     """
     order = sorted((index for index, p in enumerate(p_values) if not math.isnan(p)), key=lambda index: p_values[index])
     adjusted = [math.nan] * len(p_values)
-    least = 0.0
+    largest = 0.0
     for rank, index in enumerate(order):
-        least = max(least, min(1.0, (len(order) - rank) * p_values[index]))
-        adjusted[index] = least
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = largest
     return adjusted
 
 
-def differences(matrix: pd.DataFrame, column: str, reference: str) -> dict[Recipe, Difference]:
-    """What may be said of each recipe against `reference`, for a `column` in which less is better.
+def differences(matrix: pd.DataFrame, column: str, baseline: str) -> dict[Recipe, Difference]:
+    """Return the finding on each recipe against `baseline` for a `column` in which lower is better.
 
-    The family of Holm's correction is every recipe of the matrix that has a p-value: all data sets, all models. A
-    recipe is better or worse where its corrected p-value is below 0.05 and, for a Fréchet distance, its mean ratio lies
-    outside of RESOLUTION.
+    Holm's correction runs over every recipe of the matrix with a p-value: all data sets, all models. A recipe is better
+    or worse if its corrected p-value is below 0.05 and, for a Fréchet distance, its mean ratio is beyond RESOLUTION.
     """
-    found = ratios(matrix, column, reference)
-    tested = [recipe for recipe in found if recipe[2] != reference]
-    corrected = dict(zip(tested, holm([found[recipe].p for recipe in tested]), strict=True))
-    values, ended = by_seed(matrix, column), outcomes(matrix)
+    all_ratios = ratios(matrix, column, baseline)
+    tested = [recipe for recipe in all_ratios if recipe[2] != baseline]
+    corrected = dict(zip(tested, holm([all_ratios[recipe].p for recipe in tested]), strict=True))
+    values, recipe_outcomes = by_seed(matrix, column), outcomes(matrix)
     resolution = RESOLUTION if column in FRECHET else 1.0
     result = {}
-    for recipe, ratio in found.items():
-        p = corrected.get(recipe, math.nan)
-        if recipe[2] == reference:
-            finding, why = "reference", ""
-        elif ended[recipe].failed == ended[recipe].seeds:
-            finding, why = "failed", ended[recipe].reason
+    for recipe, ratio in all_ratios.items():
+        p, outcome = corrected.get(recipe, math.nan), recipe_outcomes[recipe]
+        if recipe[2] == baseline:
+            finding, why = "baseline", ""
+        elif outcome.failed == outcome.seeds:
+            finding, why = "failed", outcome.reason
         elif not values[recipe]:
             finding, why = "no value", f"{column} was not measured"
         elif not ratio.n:
-            finding, why = "no reference", f"no seed that {reference} has as well"
+            finding, why = "no baseline", f"no seed in common with {baseline}"
         elif ratio.n == 1:
             finding, why = "one seed", "no interval and no test"
         elif not p < 1 - CONFIDENCE:
             finding, why = "unresolved", f"p {p:.2f} after Holm's correction"
         elif 1 / resolution <= ratio.mean <= resolution:
-            finding, why = "unresolved", f"within the resolution, a ratio of {resolution}"
+            finding, why = "unresolved", f"ratio within the resolution of {resolution}"
         else:
             finding, why = "better" if ratio.mean < 1 else "worse", ""
         result[recipe] = Difference(ratio, p, finding, why)
@@ -174,9 +161,9 @@ def differences(matrix: pd.DataFrame, column: str, reference: str) -> dict[Recip
 
 
 def sampling_sd(matrix: pd.DataFrame, column: str = "fid_indomain_sampling_sd") -> dict[Recipe, float]:
-    """Noise from the draw of images alone: root mean square over seeds of their standard deviations in `column`.
+    """Return the noise of image sampling: the root mean square of `column`, a standard deviation per seed.
 
-    The standard deviation over seeds (`summarize`) holds this noise and that of training; NaN where none was measured.
+    The standard deviation over seeds (`summarize`) contains this noise and that of training. NaN if not measured.
     """
     return {
         recipe: math.sqrt(math.fsum(sd * sd for sd in own.values()) / len(own)) if own else math.nan
@@ -185,18 +172,18 @@ def sampling_sd(matrix: pd.DataFrame, column: str = "fid_indomain_sampling_sd") 
 
 
 def outcomes(matrix: pd.DataFrame) -> dict[Recipe, Outcome]:
-    """The outcome of each recipe, in the order of the matrix."""
-    found: dict[Recipe, Outcome] = {}
+    """Return the outcome of each recipe, in the order of the matrix."""
+    counts: dict[Recipe, Outcome] = {}
     for recipe, status, reason in zip(_recipes(matrix), matrix["status"], matrix["reason"], strict=True):
-        old = found.get(recipe, Outcome())
+        old = counts.get(recipe, Outcome())
         failed = status == "failed"
-        found[recipe] = Outcome(old.seeds + 1, old.failed + failed, old.reason or (str(reason) if failed else ""))
-    return found
+        counts[recipe] = Outcome(old.seeds + 1, old.failed + failed, old.reason or (str(reason) if failed else ""))
+    return counts
 
 
 def pareto_front(costs: Sequence[tuple[float, float]]) -> list[bool]:
-    """Which of `costs` (pairs, lower is better) no other beats: as good in both and better in one."""
-    best = math.inf  # of the second cost, among those with a smaller first cost
+    """Return which of `costs` (pairs, lower is better) are Pareto-optimal; of equal pairs all or none are."""
+    best = math.inf  # second cost among smaller first costs
     front = dict.fromkeys(costs, False)
     for cost in sorted(front):
         front[cost] = cost[1] < best
@@ -205,9 +192,9 @@ def pareto_front(costs: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def by_seed(matrix: pd.DataFrame, column: str) -> dict[Recipe, dict[int, float]]:
-    """For each recipe the values of `column` by seed, of cells that did not fail and have one."""
+    """Return seed → value of `column` for each recipe, of cells that did not fail and have a value."""
     values: dict[Recipe, dict[int, float]] = {}
-    columns = (matrix[name].to_list() for name in ("status", "seed", column))  # a list is much faster to walk
+    columns = (matrix[name].to_list() for name in ("status", "seed", column))  # lists iterate much faster
     for recipe, status, seed, value in zip(_recipes(matrix), *columns, strict=True):
         own = values.setdefault(recipe, {})
         if status == "ok" and not pd.isna(value):
@@ -216,13 +203,13 @@ def by_seed(matrix: pd.DataFrame, column: str) -> dict[Recipe, dict[int, float]]
 
 
 def _p_value(summary: Summary) -> float:
-    """Two-sided p-value of Student's test that the mean of what `summary` sums up is 0."""
+    """Return the two-sided p-value of Student's t-test that the mean is 0."""
     if summary.n < 2:
         return math.nan
-    if summary.sd <= ROUNDING * abs(summary.mean) or summary.sd == 0:  # as of sizes, which no seed moves
+    if summary.sd <= ROUNDING * abs(summary.mean) or summary.sd == 0:  # for example file sizes
         return 1.0 if summary.mean == 0 else 0.0
     t = summary.mean / (summary.sd / math.sqrt(summary.n))
-    return float(2 * special.stdtr(summary.n - 1, -abs(t)))  # as scipy.stats.ttest_1samp, in a hundredth of its time
+    return float(2 * special.stdtr(summary.n - 1, -abs(t)))  # scipy.stats.ttest_1samp, 100 × faster
 
 
 @functools.cache
@@ -231,5 +218,5 @@ def _t_quantile(degrees: int) -> float:
 
 
 def _recipes(matrix: pd.DataFrame) -> list[Recipe]:
-    """The recipe of each row."""
+    """Return the recipe of each row."""
     return list(zip(*(matrix[name].to_list() for name in ("dataset", "model", "optimization")), strict=True))

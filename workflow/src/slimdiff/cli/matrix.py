@@ -16,7 +16,8 @@ from slimdiff.cli.cells import RESULTS, Results
 from slimdiff.cli.config import BASE, Configs, Presets, read_config, sources
 from slimdiff.cli.console import console, figure, table
 from slimdiff.cli.run import find_root
-from slimdiff.config import resolve as configuration
+from slimdiff.config import resolve
+from slimdiff.config.cells import expand, run_path
 from slimdiff.errors import UserError
 from slimdiff.io import files
 
@@ -90,12 +91,12 @@ def gather(results: Path, config: Mapping[str, Any]) -> SoFar:
     """
     from slimdiff.analysis import matrix as analysis
 
-    trainings = configuration.matrix_settings(config)["trainings"]
+    trainings = resolve.matrix_settings(config)["trainings"]
     found = SoFar()
-    for cell in configuration.expand(config["matrix"]):
-        name = f"{cell.dataset}/{cell.model}/{cell.optimization}/seed{cell.seed}"
-        training = f"{cell.dataset}/{cell.model}/{trainings[cell.optimization]}/seed{cell.seed}"
-        folder = analysis.folder(results / "cells", cell)
+    for cell in expand(config["matrix"]):
+        name = cell.path
+        training = run_path(cell.dataset, cell.model, trainings[cell.optimization], cell.seed)
+        folder = results / "cells" / cell.path
         needed = (folder / "row.json", folder / "samples.npz", results / "train" / training / "train.json")
         if not all(path.exists() for path in needed):
             found.missing[name] = whereabouts(results, name, training)
@@ -136,6 +137,7 @@ def write(found: SoFar, results: Path, config: Mapping[str, Any], out: Path) -> 
     Raises:
         UserError: there is no row yet, or `out` is the folder of the run.
     """
+    from slimdiff.analysis import findings
     from slimdiff.analysis import matrix as analysis
     from slimdiff.analysis.claims import file as claimfile
     from slimdiff.analysis.claims import verdicts
@@ -149,22 +151,23 @@ def write(found: SoFar, results: Path, config: Mapping[str, Any], out: Path) -> 
     if not found.rows:
         raise UserError(f"no cell under {results / 'cells'} has a row yet: ask again later, or see `slimdiff status`")
     root = find_root(Path.cwd())
-    source = analysis.provenance(configuration.provenance(config), "rows so far") | {"missing": found.missing}
+    source = analysis.provenance(resolve.provenance(config), "rows so far") | {"missing": found.missing}
     analysis.write_matrix(out / "matrix.parquet", analysis.to_frame(found.rows), source)
-    frame, paper = analysis.read_matrix(out / "matrix.parquet"), analysis.read_paper(root / PAPER)
+    matrix, paper = analysis.read_matrix(out / "matrix.parquet"), analysis.read_paper(root / PAPER)
     claims = claimfile.read(path if (path := Path(name)).is_absolute() else root / name for name in config["claims"])
-    record = verdicts.to_json(frame, verdicts.evaluate_claims(frame, paper, claims))
+    record = verdicts.to_json(matrix, verdicts.evaluate_claims(matrix, paper, claims))
     files.write_json(out / "claims.json", record)
-    tables.write_tables(frame, paper, record, out / "tables")
+    statistics = findings.find(matrix)
+    tables.write_tables(matrix, statistics, paper, record, out / "tables")
     folders = (out / "tables", results / "cells", results / "train", results / "benchmarks")
-    files.write_text(out / "report.html", build.build(frame, paper, record, *folders))
+    files.write_text(out / "report.html", build.build(matrix, statistics, paper, record, *folders))
 
 
 def _print(found: SoFar, out: Path | None) -> None:
     terminal = console()
     shown = table("cell", *SHOWN, "status")
     for row in found.rows:
-        name = f"{row['dataset']}/{row['model']}/{row['optimization']}/seed{row['seed']}"
+        name = run_path(row["dataset"], row["model"], row["optimization"], row["seed"])
         state = row["status"] if row["status"] == "ok" else f"{row['status']}: {row['reason']}"
         shown.add_row(Text(name), *(figure(row[column]) for column in SHOWN), Text(state))
     if found.rows:

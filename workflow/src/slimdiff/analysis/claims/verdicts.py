@@ -1,6 +1,6 @@
-"""Verdicts on claims: what a matrix says about each, and what the report's own numbers say.
+"""Verdicts on claims: what a matrix says about each, and whether the paper's own numbers support it.
 
-docs/claims.md has the rules in plain words; slimdiff.analysis.statistics the intervals and the resolution.
+docs/claims.md explains the rules.
 """
 
 import itertools
@@ -12,36 +12,32 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff.analysis import paper as comparison
 from slimdiff.analysis import statistics
 from slimdiff.analysis.claims.expressions import EVERY, Comparison, Expression, Failure, Place
 from slimdiff.analysis.claims.file import Claim
-from slimdiff.analysis.paper import PAPER_DATASET
+from slimdiff.analysis.matrix import Matrix
+from slimdiff.analysis.measures import VERSUS_PAPER
+from slimdiff.analysis.paper import PAPER_DATASET, families
 from slimdiff.analysis.statistics import CONFIDENCE, FRECHET, RESOLUTION, Outcome, Recipe
 
 REPLICATED, CONTRADICTED, UNRESOLVED, NOT_RUN = VERDICTS = ("replicated", "contradicted", "unresolved", "not run")
-GRAVEST = (CONTRADICTED, NOT_RUN, UNRESOLVED, REPLICATED)  # a claim is what the first of these is that a part is
-# Columns that no seed's luck moves: one seed tells them.
+WORST_FIRST = (CONTRADICTED, NOT_RUN, UNRESOLVED, REPLICATED)  # a claim takes the first verdict that any part has
+# Deterministic columns: one seed is enough.
 DETERMINISTIC = ("params", "params_nonzero", "macs", "size_bytes", "size_gzip_bytes", "size_packed_bytes")
-PAPER_COLUMNS = {  # our column → the report's of like meaning
-    "fid_indomain": "fid",
-    "size_gzip_bytes": "size_bytes",
-    "inference_ms_per_image": "inference_ms",
-    "train_ms_per_epoch": "train_ms_per_epoch",
-}
+PAPER_COLUMNS = {measure.column: measure.paper for measure in VERSUS_PAPER}
 ONE_SEED = "one seed, no interval"
 
 
 @dataclass(frozen=True)
 class Part:
-    """One comparison between two cells, or of one cell with a number. None stands for a number that there is not."""
+    """One comparison between two cells, or of one cell with a number. None: there is no such number."""
 
     comparison: str  # as the claim has it
     left: str  # dataset/model/optimization
     right: str | None
     column: str | None  # of the left; None: the claim is that the cell fails
-    seeds: int  # that count: paired ones, where there are two cells
-    effect: float | None  # geometric mean of left / right, or mean of left where there is no right
+    seeds: int  # that count; of two cells, those in common
+    effect: float | None  # geometric mean of left / right, or mean of left without a right
     low: float | None  # 95 % t-interval of the effect
     high: float | None
     verdict: str
@@ -49,12 +45,12 @@ class Part:
     paper_left: float | None = None
     paper_right: float | None = None
     paper_effect: float | None = None
-    paper_holds: bool | None = None  # whether the report's own numbers, as printed, bear out what it claims
+    paper_holds: bool | None = None  # whether the comparison holds for the paper's own numbers
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of a claim on one data set."""
+    """The verdict on a claim on one data set."""
 
     id: str
     claim: str
@@ -62,18 +58,29 @@ class Verdict:
     file: str
     dataset: str
     verdict: str  # one of VERDICTS
-    report: str  # whether its own numbers bear it out: yes, no, yes where it prints a number, no number
+    paper_supports: str  # whether the source's own numbers support the claim: yes, no, "yes, where …", "no number"
     contradictions: tuple[str, ...]  # of the source with itself
     parts: tuple[Part, ...]
 
 
-def judge(matrix: pd.DataFrame, paper: pd.DataFrame, claims: Iterable[Claim]) -> list[Verdict]:
-    """The verdict on each claim, for each data set of the matrix that it may be about."""
+@dataclass(frozen=True)
+class Effect:
+    """The measured effect of a comparison, over `n` of the seeds in `shared`."""
+
+    shared: list[int]
+    n: int
+    mean: float
+    low: float
+    high: float
+
+
+def evaluate_claims(matrix: Matrix, paper: pd.DataFrame, claims: Iterable[Claim]) -> list[Verdict]:
+    """Return the verdict on each claim, for each data set of the matrix that it covers."""
     evidence = _Evidence(matrix, paper)
     verdicts = []
     for claim in claims:
         notes = evidence.notes(claim.comparisons)
-        for dataset in _datasets(claim, matrix):
+        for dataset in _datasets(claim, matrix.frame):
             parts = tuple(part for expression in claim.comparisons for part in _parts(expression, dataset, evidence))
             verdicts.append(
                 Verdict(
@@ -83,7 +90,7 @@ def judge(matrix: pd.DataFrame, paper: pd.DataFrame, claims: Iterable[Claim]) ->
                     claim.file,
                     dataset,
                     overall(part.verdict for part in parts),
-                    _report_verdict(parts),
+                    _paper_supports(parts),
                     (*claim.contradictions, *notes),
                     parts,
                 )
@@ -92,17 +99,17 @@ def judge(matrix: pd.DataFrame, paper: pd.DataFrame, claims: Iterable[Claim]) ->
 
 
 def overall(verdicts: Iterable[str]) -> str:
-    """The verdict on a claim whose parts have these; one about every technique has none in a matrix without any."""
-    found = set(verdicts)
-    return next((verdict for verdict in GRAVEST if verdict in found), NOT_RUN)
+    """Return the verdict on a claim from those on its parts; without parts, NOT_RUN."""
+    present = set(verdicts)
+    return next((verdict for verdict in WORST_FIRST if verdict in present), NOT_RUN)
 
 
-def to_json(matrix: pd.DataFrame, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """`verdicts` as JSON values, with the matrix that they are of and how many there are of each."""
-    source = matrix.attrs.get("provenance", {})
-    counts = Counter(verdict.verdict for verdict in verdicts)
+def to_json(matrix: Matrix, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Return `verdicts` as JSON values, with the matrix they are of and the number of each."""
+    source, counts = matrix.provenance, Counter(verdict.verdict for verdict in verdicts)
+    origin = {key: source.get(key) for key in ("slimdiff", "git_commit", "written_at")}
     return {
-        "matrix": {key: source.get(key) for key in ("slimdiff", "git_commit", "written_at")} | {"cells": len(matrix)},
+        "matrix": origin | {"cells": len(matrix.frame)},
         "confidence": CONFIDENCE,
         "resolution": RESOLUTION,
         "verdicts": {verdict: counts[verdict] for verdict in VERDICTS},
@@ -113,70 +120,74 @@ def to_json(matrix: pd.DataFrame, verdicts: Sequence[Verdict]) -> dict[str, Any]
 def decide(
     operator: str, mean: float, low: float, high: float, within: float | None = None, resolution: float = 1.0
 ) -> tuple[str, str]:
-    """The verdict on “mean OPERATOR 1”, and why it is not replicated.
+    """Return the verdict on “mean OPERATOR 1”, and the reason if it is not replicated.
 
     Args:
         operator: "<", ">" or "=".
-        mean: of the effect, in units of the threshold.
+        mean: the effect / the threshold.
         low: lower end of its interval.
-        high: upper end.
-        within: of "=", the share by which it may be off.
-        resolution: a ratio nearer to 1 than this is no difference, whatever the interval.
+        high: upper end of its interval.
+        within: margin of "=", as a share.
+        resolution: ratios closer to 1 than this are no difference, whatever the interval.
     """
     if operator == "=":
         margin = max(1 + (within or 0.0), resolution)
         if 1 / margin <= low and high <= margin:
             return REPLICATED, ""
         if high < 1 / margin or low > margin:
-            return CONTRADICTED, "the interval lies outside of the margin"
-        return UNRESOLVED, "the interval reaches over the margin"
+            return CONTRADICTED, "the interval lies outside the margin"
+        return UNRESOLVED, "the interval extends beyond the margin"
     below = operator == "<"
-    claimed, other = (high < 1, low >= 1) if below else (low > 1, high <= 1)
-    if not claimed and not other:
-        return UNRESOLVED, "the interval holds the threshold"
+    claimed, opposite = (high < 1, low >= 1) if below else (low > 1, high <= 1)
+    if not claimed and not opposite:
+        return UNRESOLVED, "the interval contains the threshold"
     if 1 / resolution <= mean <= resolution and resolution > 1:
-        return UNRESOLVED, f"within the resolution, a ratio of {resolution}"
+        return UNRESOLVED, f"ratio within the resolution of {resolution}"
     return (REPLICATED, "") if claimed else (CONTRADICTED, "the interval lies on the other side of the threshold")
 
 
 class _Evidence:
-    """The matrix and the report's numbers, as comparisons ask for them."""
+    """Look-ups in the matrix and in the paper's numbers."""
 
-    def __init__(self, matrix: pd.DataFrame, paper: pd.DataFrame) -> None:
-        self.families = comparison.families(matrix)
-        self.recipes = comparison.config(matrix).get("optimizations", {})
-        self.outcomes = statistics.outcomes(matrix)
-        self._matrix = matrix
+    def __init__(self, matrix: Matrix, paper: pd.DataFrame) -> None:
+        self.families = families(matrix)
+        self.recipes = matrix.config.get("optimizations", {})
+        self.outcomes = statistics.outcomes(matrix.frame)
+        self._frame = matrix.frame
         self._paper: list[dict[Any, Any]] = paper.to_dict("records")
         self._values: dict[str, dict[Recipe, dict[int, float]]] = {}
 
+    def outcome(self, cell: Recipe) -> Outcome:
+        """Return the outcome of `cell`; one without seeds if it was not run."""
+        return self.outcomes.get(cell, Outcome())
+
     def values(self, column: str, cell: Recipe) -> dict[int, float]:
-        """What `column` is at each seed of `cell` that did not fail."""
+        """Return seed → value of `column`, of the seeds of `cell` that did not fail."""
         if column not in self._values:
-            self._values[column] = statistics.by_seed(self._matrix, column)
+            self._values[column] = statistics.by_seed(self._frame, column)
         return self._values[column].get(cell, {})
 
     def models(self, dataset: str, family: str, *recipes: str) -> list[str]:
-        """The models of `family` that all of `recipes` were run with on `dataset`, else all that ran, else its name."""
-        ran = dict.fromkeys(model for data, model, _ in self.outcomes if data == dataset)
-        own = [model for model in ran if self.families[model] == family]
-        asked = [recipe for recipe in recipes if recipe != EVERY]
-        whole = [model for model in own if all((dataset, model, recipe) in self.outcomes for recipe in asked)]
-        return whole or own or [family]
+        """Return the models of `family` on `dataset` with all of `recipes`, else all that ran, else the family."""
+        models = dict.fromkeys(model for data, model, _ in self.outcomes if data == dataset)
+        own = [model for model in models if self.families[model] == family]
+        required = [recipe for recipe in recipes if recipe != EVERY]
+        complete = [model for model in own if all((dataset, model, recipe) in self.outcomes for recipe in required)]
+        return complete or own or [family]
 
     def techniques(self, dataset: str, model: str, family: str) -> list[str]:
-        """What * stands for: the recipes of the report's tables and of the matrix that keep the model's sampler.
+        """Return the recipes of *: those of the paper's tables and of the matrix that keep the model's sampler.
 
-        Of another data set than the report's only those of the matrix.
+        On data sets other than the paper's, only those of the matrix.
         """
         rows = self._paper if dataset == PAPER_DATASET else []
         printed = [str(row["optimization"]) for row in rows if row["model"] == family and row["table"].isdigit()]
-        ran = [recipe for data, name, recipe in self.outcomes if (data, name) == (dataset, model)]
-        own = [name for name in dict.fromkeys([*printed, *ran]) if not self.recipes.get(name, {}).get("sampler")]
+        run = [recipe for data, name, recipe in self.outcomes if (data, name) == (dataset, model)]
+        own = [name for name in dict.fromkeys([*printed, *run]) if not self.recipes.get(name, {}).get("sampler")]
         return own or [EVERY]
 
     def printed(self, column: str, place: Place, recipe: str) -> float | None:
-        """The report's number: the first that it prints, so that Table 9, which repeats others, comes last."""
+        """Return the paper's first number for a cell: Table 9 repeats others and comes last."""
         if place.dataset not in (None, PAPER_DATASET) or column not in PAPER_COLUMNS:
             return None
         for row in self._paper:
@@ -186,29 +197,28 @@ class _Evidence:
         return None
 
     def notes(self, expressions: Iterable[Expression]) -> tuple[str, ...]:
-        """What paper_reference.csv notes of the cells that `expressions` are about."""
+        """Return the notes of paper_reference.csv on the cells of `expressions`."""
         places = [place for expression in expressions for place in expression.places]
-        wanted = {(place.family, place.recipe) for place in places if place.dataset in (None, PAPER_DATASET)}
-        found = []
+        named = {(place.family, place.recipe) for place in places if place.dataset in (None, PAPER_DATASET)}
+        notes = []
         for row in self._paper:
-            family, recipe = row["model"], row["optimization"]
-            named = (family, recipe) in wanted or ((family, EVERY) in wanted and row["table"].isdigit())
-            if named and not pd.isna(row["note"]):
-                table = f"Table {row['table']}" if row["table"].isdigit() else f"Section {row['section']}"
-                found.append(f"{table}, {row['label']}: {row['note']}")
-        return tuple(found)
+            family, recipe, numbered = row["model"], row["optimization"], row["table"].isdigit()
+            if ((family, recipe) in named or ((family, EVERY) in named and numbered)) and not pd.isna(row["note"]):
+                where = f"Table {row['table']}" if numbered else f"Section {row['section']}"
+                notes.append(f"{where}, {row['label']}: {row['note']}")
+        return tuple(notes)
 
 
-def _datasets(claim: Claim, matrix: pd.DataFrame) -> list[str]:
-    """Those that the claim names, or each of the matrix where it leaves one open."""
+def _datasets(claim: Claim, frame: pd.DataFrame) -> list[str]:
+    """Return the data sets that the claim names, or every one of the matrix if it leaves one open."""
     named = [place.dataset for expression in claim.comparisons for place in expression.places]
     if None in named:
-        return [str(name) for name in matrix["dataset"].unique()] or [PAPER_DATASET]
+        return [str(name) for name in frame["dataset"].unique()] or [PAPER_DATASET]
     return [" and ".join(dict.fromkeys(name for name in named if name))]
 
 
 def _parts(expression: Expression, dataset: str, evidence: _Evidence) -> Iterator[Part]:
-    """The comparison for each pair of models, and each technique, that it stands for."""
+    """Yield the comparison for each pair of models, and each technique, that it covers."""
     if isinstance(expression, Failure):
         place = expression.place
         data = place.dataset or dataset
@@ -216,98 +226,112 @@ def _parts(expression: Expression, dataset: str, evidence: _Evidence) -> Iterato
             yield _failure(expression, (data, model, place.recipe), evidence)
         return
     left, right = expression.left.place, expression.right.place if expression.right else None
-    own_data, other_data = left.dataset or dataset, (right or left).dataset or dataset
-    together = right is None or (own_data, left.family) == (other_data, right.family)  # then of one model
-    of_left = [left.recipe, *([right.recipe] if right and together else [])]
-    models = evidence.models(own_data, left.family, *of_left)
-    others = [None] if right is None or together else evidence.models(other_data, right.family, right.recipe)
+    left_data, right_data = left.dataset or dataset, (right or left).dataset or dataset
+    same_model = right is None or (left_data, left.family) == (right_data, right.family)
+    required = [left.recipe, *([right.recipe] if right and same_model else [])]
+    models = evidence.models(left_data, left.family, *required)
+    others = [None] if right is None or same_model else evidence.models(right_data, right.family, right.recipe)
     for model, other in itertools.product(models, others):
-        second: Recipe | None = (other_data, other or model, right.recipe) if right else None
-        recipes = evidence.techniques(own_data, model, left.family) if left.recipe == EVERY else [left.recipe]
+        right_cell: Recipe | None = (right_data, other or model, right.recipe) if right else None
+        recipes = evidence.techniques(left_data, model, left.family) if left.recipe == EVERY else [left.recipe]
         for recipe in recipes:
-            if (own_data, model, recipe) != second:
-                yield _comparison(expression, (own_data, model, recipe), second, evidence)
+            if (left_data, model, recipe) != right_cell:
+                yield _comparison(expression, (left_data, model, recipe), right_cell, evidence)
 
 
 def _failure(expression: Failure, cell: Recipe, evidence: _Evidence) -> Part:
-    outcome = evidence.outcomes.get(cell, Outcome())
+    outcome, name = evidence.outcome(cell), _name(cell)
     if not outcome.seeds:
-        verdict, why = NOT_RUN, f"{_name(cell)} was not run"
+        verdict, why = NOT_RUN, f"{name} was not run"
     elif outcome.seeds == 1:
-        verdict, why = (
-            UNRESOLVED,
-            f"one seed: {'it failed: ' + outcome.reason if outcome.failed else 'it did not fail'}",
-        )
+        why = f"one seed: {'it failed: ' + outcome.reason if outcome.failed else 'it did not fail'}"
+        verdict = UNRESOLVED
     elif outcome.failed == outcome.seeds:
         verdict, why = REPLICATED, f"all {outcome.seeds} seeds failed: {outcome.reason}"
     elif outcome.failed:
         verdict, why = UNRESOLVED, _some_failed(cell, outcome)
     else:
         verdict, why = CONTRADICTED, f"none of {outcome.seeds} seeds failed"
-    return Part(expression.text, _name(cell), None, None, outcome.seeds, None, None, None, verdict, why)
+    return Part(expression.text, name, None, None, outcome.seeds, None, None, None, verdict, why)
 
 
 def _comparison(expression: Comparison, left: Recipe, right: Recipe | None, evidence: _Evidence) -> Part:
-    columns = (expression.left.column, *((expression.right.column,) if expression.right else ()))
-    cells = (left, *((right,) if right else ()))
-    resolution = RESOLUTION if set(columns) & set(FRECHET) else 1.0
-    values = [evidence.values(column, cell) for column, cell in zip(columns, cells, strict=True)]
-    if len(values) == 2:
-        shared = [seed for seed in values[0] if seed in values[1]]
-        ratio = statistics.paired(*values)
-        n, mean, low, high = ratio.n, ratio.mean, ratio.low, ratio.high
-        alike = bool(shared) and all(values[0][seed] == values[1][seed] for seed in shared)
-    else:
-        shared, alike = list(values[0]), False
-        summary = statistics.summarize(list(values[0].values()))
-        n, mean, low, high = summary.n, summary.mean, summary.low, summary.high
-    if n == 1 and (alike or set(columns) <= set(DETERMINISTIC)):
-        low = high = mean
-
-    outcomes = [evidence.outcomes.get(cell, Outcome()) for cell in cells]
-    pairs = list(zip(cells, outcomes, strict=True))
-    absent = [_name(cell) for cell, outcome in pairs if not outcome.seeds]
-    lost = [f"{_name(cell)} failed: {o.reason}" for cell, o in pairs if o.seeds and o.failed == o.seeds]
-    blank = [f"{column} of {_name(cell)}" for column, cell in zip(columns, cells, strict=True)]
-    blank = [text for text, own in zip(blank, values, strict=True) if not own]
-    if absent:
-        verdict, why = NOT_RUN, f"{' and '.join(absent)} {'were' if len(absent) > 1 else 'was'} not run"
-    elif lost:
-        verdict, why = UNRESOLVED, "; ".join(lost)
-    elif blank:
-        verdict, why = NOT_RUN, f"{' and '.join(blank)} {'were' if len(blank) > 1 else 'was'} not measured"
-    elif not shared:
-        verdict, why = UNRESOLVED, "no seed in common"
-    elif n < len(shared):
-        verdict, why = UNRESOLVED, "a value is not above 0, so there is no ratio"
-    elif math.isnan(low):
-        verdict, why = UNRESOLVED, ONE_SEED
-    else:
-        factor = expression.factor
-        effect = (mean / factor, low / factor, high / factor)
-        verdict, why = decide(expression.operator, *effect, within=expression.within, resolution=resolution)
-    if not lost:
-        some = [_some_failed(cell, outcome) for cell, outcome in pairs if outcome.failed]
-        why = "; ".join([*([why] if why else []), *some])
+    sides = [(expression.left.column, left)]
+    if expression.right and right:
+        sides.append((expression.right.column, right))
+    values = [evidence.values(column, cell) for column, cell in sides]
+    deterministic = all(column in DETERMINISTIC for column, _ in sides)
+    effect = _effect(values, deterministic)
+    verdict, why = _obstacle(sides, values, effect, evidence) or _decide(expression, effect)
+    outcomes = [(cell, evidence.outcome(cell)) for _, cell in sides]
+    if not any(_all_failed(outcome) for _, outcome in outcomes):
+        why = "; ".join(
+            [why] * bool(why) + [_some_failed(cell, outcome) for cell, outcome in outcomes if outcome.failed]
+        )
     return Part(
         expression.text,
         _name(left),
         _name(right) if right else None,
-        columns[0],
-        n,
-        _number(mean),
-        _number(low),
-        _number(high),
+        expression.left.column,
+        effect.n,
+        *(number if math.isfinite(number) else None for number in (effect.mean, effect.low, effect.high)),
         verdict,
         why,
-        *_printed(expression, left[2], evidence),
+        *_paper_numbers(expression, left[2], evidence),
     )
 
 
-def _printed(
+def _effect(values: Sequence[dict[int, float]], deterministic: bool) -> Effect:
+    """Return the effect of one or two sides, each seed → value.
+
+    A single seed has an interval of width 0 if the columns are deterministic or both sides are equal.
+    """
+    if len(values) == 1:
+        summary = statistics.summarize(list(values[0].values()))
+        effect = Effect(list(values[0]), summary.n, summary.mean, summary.low, summary.high)
+    else:
+        left, right = values
+        ratio = statistics.paired(left, right)
+        shared = [seed for seed in left if seed in right]
+        effect = Effect(shared, ratio.n, ratio.mean, ratio.low, ratio.high)
+        deterministic |= bool(shared) and all(left[seed] == right[seed] for seed in shared)
+    if effect.n == 1 and deterministic:
+        return Effect(effect.shared, 1, effect.mean, effect.mean, effect.mean)
+    return effect
+
+
+def _obstacle(
+    sides: Sequence[tuple[str, Recipe]], values: Sequence[dict[int, float]], effect: Effect, evidence: _Evidence
+) -> tuple[str, str] | None:
+    """Return the verdict and the reason if the sides cannot be compared."""
+    outcomes = {cell: evidence.outcome(cell) for _, cell in sides}
+    not_run = [_name(cell) for _, cell in sides if not outcomes[cell].seeds]
+    failed = [f"{_name(cell)} failed: {outcomes[cell].reason}" for _, cell in sides if _all_failed(outcomes[cell])]
+    no_value = [f"{column} of {_name(cell)}" for (column, cell), own in zip(sides, values, strict=True) if not own]
+    if not_run:
+        return NOT_RUN, f"{_were(not_run)} not run"
+    if failed:
+        return UNRESOLVED, "; ".join(failed)
+    if no_value:
+        return NOT_RUN, f"{_were(no_value)} not measured"
+    if not effect.shared:
+        return UNRESOLVED, "no seed in common"
+    if effect.n < len(effect.shared):
+        return UNRESOLVED, "a value is not above 0, so there is no ratio"
+    return (UNRESOLVED, ONE_SEED) if math.isnan(effect.low) else None
+
+
+def _decide(expression: Comparison, effect: Effect) -> tuple[str, str]:
+    columns = {expression.left.column, *({expression.right.column} if expression.right else ())}
+    scaled = [number / expression.factor for number in (effect.mean, effect.low, effect.high)]
+    resolution = RESOLUTION if columns & set(FRECHET) else 1.0
+    return decide(expression.operator, *scaled, within=expression.within, resolution=resolution)
+
+
+def _paper_numbers(
     expression: Comparison, recipe: str, evidence: _Evidence
 ) -> tuple[float | None, float | None, float | None, bool | None]:
-    """The report's numbers for both sides, their ratio (or the left one), and whether the comparison holds for them."""
+    """Return the paper's numbers for both sides, their ratio (or the left one), and whether the comparison holds."""
     left = evidence.printed(expression.left.column, expression.left.place, recipe)
     right = None
     effect = left
@@ -321,7 +345,7 @@ def _printed(
     return left, right, effect, holds
 
 
-def _report_verdict(parts: Iterable[Part]) -> str:
+def _paper_supports(parts: Iterable[Part]) -> str:
     held = {part.paper_holds for part in parts}
     if False in held:
         return "no"
@@ -330,13 +354,17 @@ def _report_verdict(parts: Iterable[Part]) -> str:
     return "yes, where it prints a number" if None in held else "yes"
 
 
+def _all_failed(outcome: Outcome) -> bool:
+    return 0 < outcome.seeds == outcome.failed
+
+
 def _some_failed(cell: Recipe, outcome: Outcome) -> str:
     return f"{outcome.failed} of {outcome.seeds} seeds of {_name(cell)} failed: {outcome.reason}"
 
 
+def _were(names: Sequence[str]) -> str:
+    return f"{' and '.join(names)} {'were' if len(names) > 1 else 'was'}"
+
+
 def _name(cell: Recipe) -> str:
     return "/".join(cell)
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

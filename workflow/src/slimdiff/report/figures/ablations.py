@@ -5,7 +5,10 @@ import itertools
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import ablations, statistics
+from slimdiff.analysis import statistics
+from slimdiff.analysis.ablations import MIN_AMOUNTS
+from slimdiff.analysis.findings import Findings
+from slimdiff.analysis.measures import BASELINE, FID
 from slimdiff.report.figures import style
 from slimdiff.report.figures.style import FONT_PX
 
@@ -28,28 +31,24 @@ SPARSITY_SUBTITLE = (
 )
 
 
-def sensitivity(matrix: pd.DataFrame, title: str) -> alt.VConcatChart:
+def sensitivity(findings: Findings, title: str) -> alt.VConcatChart:
     """FID against the baseline's for each module that is pruned alone, one panel per data set and model.
 
     A colour for each method, a shape for each amount.
     """
-    frame = ablations.module_ratios(ablations.module_cells(matrix))
-    split = frame["way"].str.rsplit(", ", n=1)
-    frame = frame.assign(method=split.str[0], amount=split.str[-1])
+    frame = findings.module_ratios
+    split = frame["method"].str.rsplit(", ", n=1)
+    frame = frame.assign(technique=split.str[0], amount=split.str[-1])
     return _stacked(frame, title, SENSITIVITY_SUBTITLE, "No recipe of this matrix prunes one module alone.")
 
 
-def sparsity(matrix: pd.DataFrame, title: str) -> alt.VConcatChart:
+def sparsity(findings: Findings, title: str) -> alt.VConcatChart:
     """FID over the share of zeros for each way of pruning, one panel per data set and model."""
-    frame = ablations.sparse_recipes(matrix)
-    bases = {
-        recipe[:2]: each.mean
-        for recipe, each in statistics.by_recipe(matrix, "fid_indomain").items()
-        if recipe[2] == ablations.REFERENCE and each.n
-    }
-    known = [bases.get(pair) for pair in zip(frame["dataset"], frame["model"], strict=True)]
-    empty = f"No model of this matrix has {ablations.LEAST_AMOUNTS} amounts of one way of pruning."
-    return _stacked(frame.assign(base=pd.Series(known, dtype="float64")), title, SPARSITY_SUBTITLE, empty)
+    frame = findings.sparse_recipes
+    models = zip(frame["dataset"], frame["model"], strict=True)
+    baselines = [findings.summary(FID.column, (*model, BASELINE)).mean for model in models]
+    empty = f"No model of this matrix has {MIN_AMOUNTS} amounts of one way of pruning."
+    return _stacked(frame.assign(base=pd.Series(baselines, dtype="float64")), title, SPARSITY_SUBTITLE, empty)
 
 
 def _stacked(frame: pd.DataFrame, title: str, subtitle: str, empty: str) -> alt.VConcatChart:
@@ -63,12 +62,12 @@ def _stacked(frame: pd.DataFrame, title: str, subtitle: str, empty: str) -> alt.
 
 def _module_panel(block: pd.DataFrame, name: str, whole: pd.DataFrame) -> alt.LayerChart:
     """A panel of `block`; colours and shapes are those of the `whole` frame, so that panels share a legend."""
-    ways, color = sorted(set(whole["way"])), style.color_of("method", whole)
+    methods, color = sorted(set(whole["method"])), style.color_of("technique", whole)
     modules = list(dict.fromkeys(block["module"]))
     axis = style.log_axis([*block["ratio"], 1 / statistics.RESOLUTION, statistics.RESOLUTION], 1.0)
     labels = alt.Axis(title="module, from the image over the bottom to the image", labelAngle=-40, grid=True)
     x = alt.X("module:N", scale=alt.Scale(domain=modules), axis=labels)
-    beside = alt.XOffset("way:N", scale=alt.Scale(domain=ways, paddingOuter=0.5))
+    beside = alt.XOffset("method:N", scale=alt.Scale(domain=methods, paddingOuter=0.5))
 
     def y(field: str) -> alt.Y:
         return axis.y(field, RATIO)
@@ -77,10 +76,10 @@ def _module_panel(block: pd.DataFrame, name: str, whole: pd.DataFrame) -> alt.La
     band = alt.Chart(edges).mark_rect(color="#d9d9d9", opacity=0.55).encode(y=y("start"), y2="end:Q")
     dashed = style.dashed(1.0).encode(y=y("value"))
     lines = alt.Chart(block).mark_line(strokeWidth=1, opacity=0.5)
-    lines = lines.encode(x=x, xOffset=beside, y=y("ratio"), color=color, detail="way:N")
+    lines = lines.encode(x=x, xOffset=beside, y=y("ratio"), color=color, detail="method:N")
     bars = alt.Chart(style.clipped(block, "low", "high", axis.ends)).mark_rule(strokeWidth=2, opacity=0.6)
     bars = bars.encode(x=x, xOffset=beside, y=y("start"), y2="end:Q", color=color)
-    tooltip = [alt.Tooltip("module:N"), alt.Tooltip("way:N"), *_numbers("ratio", RATIO)]
+    tooltip = [alt.Tooltip("module:N"), alt.Tooltip("method:N"), *_numbers("ratio", RATIO)]
     points = alt.Chart(block).mark_point(filled=True, size=60, opacity=1)
     shape = style.shape_of("amount", whole)
     points = points.encode(x=x, xOffset=beside, y=y("ratio"), color=color, shape=shape, tooltip=tooltip)
@@ -91,7 +90,7 @@ def _module_panel(block: pd.DataFrame, name: str, whole: pd.DataFrame) -> alt.La
 
 def _zeros_panel(block: pd.DataFrame, name: str, whole: pd.DataFrame) -> alt.LayerChart:
     """As `_module_panel`."""
-    color, shape = style.color_of("way", whole), style.shape_of("way", whole)
+    color, shape = style.color_of("method", whole), style.shape_of("method", whole)
     base = block["base"].dropna()
     axis = style.log_axis([*block["fid_indomain"], *base], float(block["fid_indomain"].iloc[0]))
     share = alt.Axis(format=".0%", grid=False)
@@ -104,7 +103,7 @@ def _zeros_panel(block: pd.DataFrame, name: str, whole: pd.DataFrame) -> alt.Lay
     layers.append(alt.Chart(block).mark_line(strokeWidth=1.5).encode(x=x, y=y("fid_indomain"), color=color))
     bars = alt.Chart(style.clipped(block, "low", "high", axis.ends)).mark_rule(strokeWidth=2, opacity=0.5)
     layers.append(bars.encode(x=x, y=y("start"), y2="end:Q", color=color))
-    tooltip = [alt.Tooltip("optimization:N", title="recipe"), alt.Tooltip("way:N"), *_numbers("fid_indomain", "FID")]
+    tooltip = [alt.Tooltip("optimization:N", title="recipe"), alt.Tooltip("method:N"), *_numbers("fid_indomain", "FID")]
     tooltip.append(alt.Tooltip("zeros:Q", title="zeros", format=".1%"))
     points = alt.Chart(block).mark_point(filled=True, size=70, opacity=1)
     layers.append(points.encode(x=x, y=y("fid_indomain"), color=color, shape=shape, tooltip=tooltip))

@@ -2,46 +2,18 @@
 
 import base64
 import io
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from slimdiff.errors import UserError
-from slimdiff.io import samples as samplefile
+from slimdiff.io.samples import Samples
 
 Images = NDArray[np.uint8]
 
 GAP = 4  # pixels between two images
 WHITE = 255
-
-
-@dataclass(frozen=True)
-class Samples:
-    """The images of a cell, and what a conditional model was asked for."""
-
-    images: Images  # (N, C, H, W); N may be 0
-    labels: NDArray[np.int64]  # (N,), or (0,) of an unconditional model
-    classes: tuple[str, ...]  # names of the labels
-
-
-def read_samples(path: str | os.PathLike[str]) -> Samples:
-    """The samples in `path` (npz, no pickle).
-
-    Raises:
-        UserError: the file is missing, damaged, or not one of samples.
-    """
-    with samplefile.opened(path) as file:
-        classes = tuple(str(name) for name in file["classes"])
-        samples = Samples(np.asarray(file["images"], np.uint8), np.asarray(file["labels"], np.int64), classes)
-    if len(samples.labels) not in (0, len(samples.images)):
-        raise UserError(
-            f"{path} has {len(samples.labels)} labels for {len(samples.images)} images: delete it and run again"
-        )
-    return samples
 
 
 def first_columns(images: Images, columns: int, rows: int) -> list[Images]:
@@ -52,8 +24,8 @@ def first_columns(images: Images, columns: int, rows: int) -> list[Images]:
 
 def class_columns(samples: Samples, columns: int, rows: int) -> dict[str, Images]:
     """The first `rows` images of each of the first `columns` classes that were asked for, by name."""
-    asked = np.unique(samples.labels)[:columns]
-    return {samples.classes[label]: samples.images[samples.labels == label][:rows] for label in asked}
+    classes = np.unique(samples.labels)[:columns]
+    return {samples.classes[label]: samples.images[samples.labels == label][:rows] for label in classes}
 
 
 def sheet(columns: Sequence[Images], tile: int, pitch: int | None = None) -> Images:

@@ -5,7 +5,8 @@ import itertools
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import guidance as guided
+from slimdiff.analysis.findings import Findings
+from slimdiff.analysis.guidance import MIN_SCALES
 from slimdiff.report.figures import style
 from slimdiff.report.figures.style import FONT_PX
 
@@ -18,31 +19,36 @@ SUBTITLE = (
     "logarithmic. Dashed: the baseline of a model that is never told a class. Below: the share of images that a "
     "classifier takes for the class asked for. Bars: 95 % t-interval over seeds, cut at the edge; one seed has none."
 )
-EMPTY = f"No model of this matrix is told a class and sampled in {guided.LEAST_SCALES} guidances."
+EMPTY = f"No model of this matrix is told a class and sampled in {MIN_SCALES} guidances."
 
 
-def guidance(matrix: pd.DataFrame, title: str) -> alt.VConcatChart:
+def guidance(findings: Findings, title: str) -> alt.VConcatChart:
     """FID and class accuracy over the scale of guidance, two panels for each data set."""
-    frame, untold = guided.guided_recipes(matrix), guided.untold_models(matrix)
+    frame, unconditional = findings.guided_recipes, findings.unconditional_models
     blocks = {str(dataset): block for dataset, block in frame.groupby("dataset", sort=False)}
     most = style.MOST_PANELS // EACH
     panels: list[alt.LayerChart] = []
     for name, block in itertools.islice(blocks.items(), most):
-        panels += [_fids(block, untold[untold["dataset"] == name], frame, name), _accuracies(block, frame)]
+        panels += [
+            _fids(block, unconditional[unconditional["dataset"] == name], frame, name),
+            _accuracies(block, frame),
+        ]
     left_out = style.listed(f"No room here, but in {ELSEWHERE}", list(blocks)[most:])
     empty = style.sentence(EMPTY, PANEL_PX[0])
     return style.stack(panels or [empty], title, [*style.lines(SUBTITLE), *left_out])
 
 
-def _fids(block: pd.DataFrame, untold: pd.DataFrame, whole: pd.DataFrame, name: str) -> alt.LayerChart:
-    axis = style.log_axis([*block["fid_indomain"], *untold["fid_indomain"]], float(block["fid_indomain"].iloc[0]))
+def _fids(block: pd.DataFrame, unconditional: pd.DataFrame, whole: pd.DataFrame, name: str) -> alt.LayerChart:
+    axis = style.log_axis(
+        [*block["fid_indomain"], *unconditional["fid_indomain"]], float(block["fid_indomain"].iloc[0])
+    )
     column = {field: axis.y(field, "in-domain FID") for field in ("fid_indomain", "start", "value")}
     layers: list[alt.Chart] = []
-    for model, fid in zip(untold["model"], untold["fid_indomain"], strict=True):
+    for model, fid in zip(unconditional["model"], unconditional["fid_indomain"], strict=True):
         layers.append(style.dashed(fid).encode(y=column["value"]))
-        told = alt.Chart(pd.DataFrame({"value": [fid], "text": [f"{model}, told no class"]}))
-        told = told.mark_text(align="right", dy=-7, dx=-4, fontSize=FONT_PX - 1, color=style.GREY)
-        layers.append(told.encode(x=alt.value(PANEL_PX[0]), y=column["value"], text="text:N"))
+        label = alt.Chart(pd.DataFrame({"value": [fid], "text": [f"{model}, told no class"]}))
+        label = label.mark_text(align="right", dy=-7, dx=-4, fontSize=FONT_PX - 1, color=style.GREY)
+        layers.append(label.encode(x=alt.value(PANEL_PX[0]), y=column["value"], text="text:N"))
     layers += _marks(block, whole, "fid_indomain", axis.ends, (column["fid_indomain"], column["start"]))
     title = alt.TitleParams(name, anchor="start", fontSize=FONT_PX + 1)
     return alt.LayerChart(layer=layers, width=PANEL_PX[0], height=PANEL_PX[1], title=title)

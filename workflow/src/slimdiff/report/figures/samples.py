@@ -9,14 +9,17 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import contents, paper, selection
-from slimdiff.analysis import matrix as results
 from slimdiff.analysis.columns import KEY
-from slimdiff.analysis.contents import GallerySpec
-from slimdiff.config.resolve import Cell
+from slimdiff.analysis.matrix import Matrix
+from slimdiff.analysis.paper import families
+from slimdiff.config.cells import Cell
+from slimdiff.io.samples import Samples, read_samples
+from slimdiff.report import contents
+from slimdiff.report.contents import GallerySpec
 from slimdiff.report.figures import contact_sheet, style
-from slimdiff.report.figures.contact_sheet import Images, Samples
+from slimdiff.report.figures.contact_sheet import Images
 from slimdiff.report.figures.style import CHARACTER_PX, FONT_PX
+from slimdiff.report.selection import placeholders
 
 DENSITY = style.PNG_PPI // 72  # pixels of a picture per unit of the chart: one each in the PNG
 COLUMNS, ROWS, TILE = 10, 5, 96  # first images; a tile in pixels of the picture
@@ -31,7 +34,7 @@ BY_CLASS = (
 )
 
 
-def write_all(matrix: pd.DataFrame, cells: Path, folder: Path) -> None:
+def write_all(matrix: Matrix, cells: Path, folder: Path) -> None:
     """Write every gallery of the specs into `folder`, in every format; `cells` is the folder of the cells."""
     for spec in contents.GALLERIES:
         chart = gallery(matrix, cells, spec)
@@ -39,33 +42,33 @@ def write_all(matrix: pd.DataFrame, cells: Path, folder: Path) -> None:
             style.save(chart, folder / f"{spec.name}.{suffix}")
 
 
-def gallery(matrix: pd.DataFrame, cells: Path, spec: GallerySpec) -> alt.VConcatChart:
+def gallery(matrix: Matrix, cells: Path, spec: GallerySpec) -> alt.VConcatChart:
     """The panels of `spec`, those of one data set and model beside each other."""
-    rows = _rows(matrix)
-    slots = selection.slots(spec, list(rows), paper.families(matrix))
+    rows = _rows(matrix.frame)
+    places = placeholders(spec, list(rows), families(matrix))
     blocks: dict[str, list[Cell]] = {}
-    for slot in slots:
-        if slot.cell:
-            blocks.setdefault(f"{slot.dataset}, {slot.model}", []).append(slot.cell)
+    for place in places:
+        if place.cell:
+            blocks.setdefault(f"{place.dataset}, {place.model}", []).append(place.cell)
     panels = []
     for block in itertools.islice(blocks.values(), style.MOST_PANELS):
         drawn = [_panel(cell, rows[cell], cells, spec.by_class) for cell in block]
         panels.append(alt.hconcat(*drawn, spacing=20))
     subtitle = style.lines(BY_CLASS if spec.by_class else FIRST)
-    subtitle += style.listed("Not in the matrix", [str(slot) for slot in slots if slot.cell is None])
+    subtitle += style.listed("Not in the matrix", [str(place) for place in places if place.cell is None])
     subtitle += style.listed("No room here", list(blocks)[style.MOST_PANELS :])
     empty = alt.hconcat(style.sentence("The matrix holds no cell whose images belong here.", 2 * LEAST_PX))
     return style.stack(panels or [empty], spec.title, subtitle)
 
 
-def _rows(matrix: pd.DataFrame) -> dict[Cell, Mapping[Any, Any]]:
+def _rows(frame: pd.DataFrame) -> dict[Cell, Mapping[Any, Any]]:
     """What a panel says of each cell, in the order of the matrix."""
-    records = matrix[[*KEY, "status", "reason", "fid_indomain_pct"]].to_dict("records")
+    records = frame[[*KEY, "status", "reason", "fid_indomain_pct"]].to_dict("records")
     return {Cell(row["dataset"], row["model"], row["optimization"], int(row["seed"])): row for row in records}
 
 
 def _panel(cell: Cell, row: Mapping[Any, Any], cells: Path, by_class: bool) -> alt.LayerChart:
-    samples = contact_sheet.read_samples(results.folder(cells, cell) / "samples.npz")
+    samples = read_samples(cells / cell.path / "samples.npz")
     if not len(samples.images):
         panel = style.sentence("no images", LEAST_PX)
     elif not by_class:

@@ -136,8 +136,8 @@ def family_fill(families: Iterable[str]) -> alt.FillOpacity:
 def families_told(families: Iterable[str]) -> list[str]:
     """A line of the subtitle on what `family_fill` shows; no line where all points are of one family."""
     present = _unique(families)
-    told = [f"{_fill(family)[0]} is {family}" for family in present]
-    return [f"Points tell the family of the model: {', '.join(told)}."] if len(present) > 1 else []
+    legend = [f"{_fill(family)[0]} is {family}" for family in present]
+    return [f"Points tell the family of the model: {', '.join(legend)}."] if len(present) > 1 else []
 
 
 def color_of(field: str, whole: pd.DataFrame) -> alt.Color:

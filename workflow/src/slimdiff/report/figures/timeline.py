@@ -13,9 +13,10 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import contents
+from slimdiff.config.cells import run_path
 from slimdiff.errors import UserError
 from slimdiff.io import files
+from slimdiff.report import contents
 from slimdiff.report.figures import style
 from slimdiff.report.figures.style import FONT_PX
 
@@ -61,12 +62,12 @@ def read_jobs(benchmarks: Path, trainings: Path, matrix: pd.DataFrame) -> pd.Dat
     Raises:
         UserError: a record is broken. The message names the file.
     """
-    asked = _names(matrix)
+    names = _names(matrix)
     rows = []
     for path in sorted(benchmarks.rglob("*.jsonl")):
         stage, *parts = path.relative_to(benchmarks).with_suffix("").parts
         name = "/".join(parts)
-        if name not in asked and not (len(parts) == 1 and name.partition("-")[0] in asked):
+        if name not in names and not (len(parts) == 1 and name.partition("-")[0] in names):
             continue
         record = _last(path)
         end = path.stat().st_mtime
@@ -105,10 +106,10 @@ def figure(jobs: pd.DataFrame, title: str) -> alt.VConcatChart:
     """The figure for files: the last sittings below each other."""
     last = sorted(jobs["sitting"].unique())[-style.MOST_PANELS :]
     panels: list[Any] = [panel(jobs, number).properties(width=WIDTH_PX) for number in last]
-    return style.stack(panels or [style.sentence(EMPTY, WIDTH_PX)], title, told(jobs))
+    return style.stack(panels or [style.sentence(EMPTY, WIDTH_PX)], title, remarks(jobs))
 
 
-def told(jobs: pd.DataFrame) -> list[str]:
+def remarks(jobs: pd.DataFrame) -> list[str]:
     """Lines that say how to read the figure."""
     if not jobs.attrs["began"]:
         return style.lines(
@@ -182,7 +183,7 @@ def _names(matrix: pd.DataFrame) -> set[str]:
     rows = matrix[["dataset", "model", "training", "optimization", "seed"]].itertuples(index=False)
     found: set[str] = set(matrix["dataset"])
     for dataset, model, training, optimization, seed in rows:
-        found |= {f"{dataset}/{model}/{name}/seed{seed}" for name in (training, optimization)}
+        found |= {run_path(dataset, model, name, seed) for name in (training, optimization)}
     return found
 
 

@@ -8,8 +8,11 @@ import altair as alt
 import pandas as pd
 
 from slimdiff.analysis import differences, statistics
-from slimdiff.analysis import paper as comparison
-from slimdiff.analysis.paper import NOT_RUN, percent_text
+from slimdiff.analysis.findings import Findings
+from slimdiff.analysis.matrix import Matrix
+from slimdiff.analysis.measures import BASELINE
+from slimdiff.analysis.paper import NOT_RUN, drop_crowd, percent_text
+from slimdiff.report.contents import TABLES
 from slimdiff.report.figures import style
 from slimdiff.report.figures.style import FONT_PX, LogAxis
 
@@ -30,14 +33,14 @@ SUBTITLE = (
 )
 
 
-def chart(matrix: pd.DataFrame, paper: pd.DataFrame, title: str) -> alt.VConcatChart:
+def chart(matrix: Matrix, findings: Findings, paper: pd.DataFrame, title: str) -> alt.VConcatChart:
     """A panel for each data set and model, and for each family that was not run; a line for each recipe."""
-    everything = differences.table(matrix, paper)
-    everything = everything[everything["optimization"] != differences.REFERENCE]
+    everything = differences.table(matrix, findings, paper, TABLES)
+    everything = everything[everything["optimization"] != BASELINE]
     everything = everything.assign(theirs=1 + everything["paper_fid_change_percent"] / 100)
     # A line without any number is only worth its room where the recipe failed or has no baseline.
     everything = everything[(everything["status"] != NOT_RUN) | everything["theirs"].notna()]
-    frame = comparison.fewer(everything)
+    frame = drop_crowd(everything)
     order = list(dict.fromkeys(frame["dataset"]))  # so that the families of a data set are below each other
     frame = frame.sort_values("dataset", key=lambda names: names.map(order.index), kind="stable")
     groups = frame.groupby(["dataset", "model"], sort=False)

@@ -9,10 +9,14 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import contents, statistics
 from slimdiff.analysis import paper as comparison
-from slimdiff.analysis.contents import FigureSpec
+from slimdiff.analysis import statistics
+from slimdiff.analysis.findings import Findings
+from slimdiff.analysis.matrix import Matrix
+from slimdiff.analysis.measures import FID, FID_PCT
 from slimdiff.analysis.paper import NOT_RUN, percent_text
+from slimdiff.report import contents
+from slimdiff.report.contents import FigureSpec
 from slimdiff.report.figures import ablations, guidance, labels, style, versus_paper
 from slimdiff.report.figures.style import CHARACTER_PX, FONT_PX, LogAxis
 
@@ -40,32 +44,34 @@ PARETO_TOOLTIP = [
 ]
 
 
-def write_figures(matrix: pd.DataFrame, paper: pd.DataFrame, folder: Path) -> None:
+def write_figures(matrix: Matrix, findings: Findings, paper: pd.DataFrame, folder: Path) -> None:
     """Write every figure of the specs into `folder`, in every format."""
     for spec in contents.FIGURES:
-        chart = draw(matrix, paper, spec)
+        chart = draw(matrix, findings, paper, spec)
         for suffix in contents.FIGURE_FORMATS:
             style.save(chart, folder / f"{spec.name}.{suffix}")
 
 
-def draw(matrix: pd.DataFrame, paper: pd.DataFrame, spec: FigureSpec) -> alt.VConcatChart:
+def draw(matrix: Matrix, findings: Findings, paper: pd.DataFrame, spec: FigureSpec) -> alt.VConcatChart:
     """The figure that `spec` declares."""
     if spec.kind == "techniques":
-        return techniques(matrix, paper, spec)
+        return techniques(matrix, findings, paper, spec)
     if spec.kind == "sensitivity":
-        return ablations.sensitivity(matrix, spec.title)
+        return ablations.sensitivity(findings, spec.title)
     if spec.kind == "sparsity":
-        return ablations.sparsity(matrix, spec.title)
+        return ablations.sparsity(findings, spec.title)
     if spec.kind == "guidance":
-        return guidance.guidance(matrix, spec.title)
-    return versus_paper.chart(matrix, paper, spec.title) if spec.kind == "beside" else pareto(matrix, spec)
+        return guidance.guidance(findings, spec.title)
+    if spec.kind == "versus-paper":
+        return versus_paper.chart(matrix, findings, paper, spec.title)
+    return pareto(matrix, findings, spec)
 
 
-def techniques(matrix: pd.DataFrame, paper: pd.DataFrame, spec: FigureSpec) -> alt.VConcatChart:
+def techniques(matrix: Matrix, findings: Findings, paper: pd.DataFrame, spec: FigureSpec) -> alt.VConcatChart:
     """FID of each technique, ours and the report's side by side, one panel per data set and model."""
     tables = [table for table in contents.TABLES if table.name in spec.tables]
-    everything = comparison.techniques(matrix, paper, tables, (contents.FID, contents.RFID))
-    frame = comparison.fewer(everything)
+    everything = comparison.techniques(matrix, findings, paper, tables, (FID, FID_PCT))
+    frame = comparison.drop_crowd(everything)
     subtitle = [
         "Each half has its own scale: our FID is in-domain, the report's is an Inception FID on MNIST.",
         "Both are logarithmic and span the same ratio, so equal distances from the dashed baseline are equal",
@@ -73,14 +79,14 @@ def techniques(matrix: pd.DataFrame, paper: pd.DataFrame, spec: FigureSpec) -> a
     ]
     if len(frame) < len(everything):
         subtitle += style.lines(
-            f"Of the recipes in no table of the report each panel has the {comparison.MOST_OTHERS} with the lowest "
+            f"Of the recipes in no table of the report each panel has the {comparison.MAX_OTHERS} with the lowest "
             f"FID; {len(everything) - len(frame)} others are left out, and are in {ELSEWHERE}."
         )
     blocks = {f"{dataset}, {model}": block for (dataset, model), block in frame.groupby(PAIR, sort=False)}
     panels = []
     for name, block in itertools.islice(blocks.items(), style.MOST_PANELS):
         title = alt.TitleParams(name, anchor="start", fontSize=FONT_PX + 1)
-        panels.append(_halves(block, tables[0].reference).properties(title=title))
+        panels.append(_halves(block, tables[0].baseline).properties(title=title))
     return style.stack(panels, spec.title, subtitle + _left_out(list(blocks)))
 
 
@@ -150,9 +156,9 @@ def _beside(row: Mapping[Any, Any], side: str, reference: str) -> str:
     return f"{row[side]:.1f}" + (f"  ({percent_text(change)})" if known else "")
 
 
-def pareto(matrix: pd.DataFrame, spec: FigureSpec) -> alt.VConcatChart:
+def pareto(matrix: Matrix, findings: Findings, spec: FigureSpec) -> alt.VConcatChart:
     """Compressed size against FID, one panel per data set, one point per recipe, the front joined by a line."""
-    frame = recipes(matrix)
+    frame = recipes(matrix, findings)
     drawn = frame[(frame["fid_indomain"] > 0) & (frame["size_mb"] > 0)]
     subtitle = [
         "Lower and further left is better; both axes are logarithmic. The line joins the recipes that no other",
@@ -172,13 +178,12 @@ def _left_out(panels: Sequence[str]) -> list[str]:
     return style.listed(f"No room here, but in {ELSEWHERE}", panels[style.MOST_PANELS :])
 
 
-def recipes(matrix: pd.DataFrame) -> pd.DataFrame:
+def recipes(matrix: Matrix, findings: Findings) -> pd.DataFrame:
     """One row per recipe: size in MB, FID with its interval, kind, family, and a name unique in the data set.
 
     `gmacs` are the billions of multiply-accumulates that one image takes: those of one evaluation × evaluations.
     """
     families = comparison.families(matrix)
-    matrix = matrix.assign(gmacs=matrix["macs"] * matrix["network_evaluations"] / 1e9)
     columns = (
         "fid_indomain",
         "size_gzip_bytes",
@@ -187,12 +192,12 @@ def recipes(matrix: pd.DataFrame) -> pd.DataFrame:
         "params_nonzero",
         "gmacs",
     )
-    summaries = {column: statistics.by_recipe(matrix, column) for column in columns}
     rows = []
-    for recipe, fid in summaries["fid_indomain"].items():
+    for recipe in findings.outcomes:
+        fid = findings.summary("fid_indomain", recipe)
         row = dict(zip(("dataset", "model", "optimization"), recipe, strict=True))
-        means = {column: summaries[column][recipe].mean for column in columns}
-        kind = comparison.kind(recipe[2], comparison.config(matrix))
+        means = {column: findings.summary(column, recipe).mean for column in columns}
+        kind = comparison.kind(recipe[2], matrix.config)
         row["family"] = families[recipe[1]]
         rows.append({**row, **means, "kind": kind, "seeds": fid.n, "low": fid.low, "high": fid.high})
     frame = pd.DataFrame(rows)

@@ -18,13 +18,16 @@ import pandas as pd
 import vl_convert
 from markdown_it import MarkdownIt
 
-from slimdiff.analysis import contents, statistics
-from slimdiff.analysis import paper as comparison
+from slimdiff.analysis import statistics
+from slimdiff.analysis.findings import Findings
+from slimdiff.analysis.matrix import Matrix
+from slimdiff.analysis.paper import NOT_RUN
 from slimdiff.errors import UserError
+from slimdiff.io.text import duration, significant, size
+from slimdiff.report import contents
 from slimdiff.report.figures import style, timeline
 from slimdiff.report.page import charts as pagecharts
 from slimdiff.report.page import dot_plots, images, summary
-from slimdiff.report.page.summary import significant, size
 from slimdiff.report.tables.markdown import NOTHING, missing
 
 ASSETS = Path(__file__).parent / "assets"
@@ -42,7 +45,8 @@ MOST_ROWS = 500  # lines of a table on the page; the files have all
 
 
 def build(
-    matrix: pd.DataFrame,
+    matrix: Matrix,
+    findings: Findings,
     paper: pd.DataFrame,
     claims: Mapping[str, Any],
     tables: Path,
@@ -53,7 +57,7 @@ def build(
     """The page as HTML.
 
     Args:
-        matrix: as `results.read_matrix` gives it; settings and versions are from its provenance.
+        findings: the statistics that the stage `claims` writes.
         claims: the record that the stage `claims` writes.
         tables: folder of the tables in Markdown.
         cells: folder of the cells, of which `picks.pictured` have their samples there.
@@ -63,14 +67,15 @@ def build(
     Raises:
         UserError: a table, a record or a file of samples is missing or broken.
     """
-    points, jobs = pagecharts.recipes(matrix), timeline.read_jobs(benchmarks, trainings, matrix)
-    curves, more_curves = pagecharts.curves(matrix, trainings)
-    pictures = images.read(matrix, cells)
-    blocks, scale = dot_plots.blocks(matrix, paper)
+    frame, source = matrix.frame, matrix.provenance
+    points, jobs = pagecharts.recipes(matrix, findings), timeline.read_jobs(benchmarks, trainings, frame)
+    curves, more_curves = pagecharts.curves(frame, trainings)
+    pictures = images.read(frame, cells)
+    blocks, scale = dot_plots.blocks(matrix, findings, paper)
     shown = {str(cell["id"]): index for index, cell in enumerate(pictures.cells)}
     data = {
         "points": {
-            dataset: [_point(row, matrix, shown) for row in block.to_dict("records")]
+            dataset: [_point(row, shown) for row in block.to_dict("records")]
             for dataset, block in points.groupby("dataset", sort=False)
         },
         "pareto": {dataset: pagecharts.pareto(block) for dataset, block in points.groupby("dataset", sort=False)},
@@ -83,17 +88,16 @@ def build(
         "columns": images.COLUMNS,
     }
     scripts = [_script(_library()), _script((ASSETS / "page.js").read_text(encoding="utf-8"))]
-    source = matrix.attrs.get("provenance", {})
     return _template().render(
         policy=_policy(scripts),
         style=(ASSETS / "page.css").read_text(encoding="utf-8"),
         scripts=scripts,
         data=data,
-        answer=asdict(summary.answer(matrix)),
-        overview=_overview(matrix, source),
+        answer=asdict(summary.answer(frame, findings)),
+        overview=_overview(frame, source),
         costs=[cost for cost in contents.COSTS if any(points[cost.column] > 0)] if len(points) else [],
         families=style.families_told(points["family"]),
-        undrawn=_undrawn(matrix, points),
+        undrawn=_undrawn(frame, points),
         blocks=blocks,
         scale=scale,
         resolution=statistics.RESOLUTION,
@@ -103,11 +107,11 @@ def build(
         tables=[_table(tables / f"{name}.md") for name in contents.TABLE_NAMES if name != "claims"],
         totals=timeline.totals(jobs).to_dict("records"),
         dated=bool(jobs.attrs["began"]),
-        machines=_machines(matrix),
+        machines=_machines(frame),
         source=_source(source),
         config=json.dumps(source.get("config", {}), indent=2, ensure_ascii=False),
-        failed=matrix[matrix["status"] == "failed"].head(MOST_ROWS).to_dict("records"),
-        n_failed=int((matrix["status"] == "failed").sum()),
+        failed=frame[frame["status"] == "failed"].head(MOST_ROWS).to_dict("records"),
+        n_failed=int((frame["status"] == "failed").sum()),
     )
 
 
@@ -145,7 +149,7 @@ def _policy(scripts: Sequence[str]) -> str:
     )
 
 
-def _point(row: Mapping[Any, Any], matrix: pd.DataFrame, shown: Mapping[str, int]) -> dict[str, Any]:
+def _point(row: Mapping[Any, Any], shown: Mapping[str, int]) -> dict[str, Any]:
     """A point of the charts: its row without what JSON has no word for, and the picture that stands for it."""
     known = {str(key): None if missing(value) else value for key, value in row.items()}
     rounded = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in known.items()}
@@ -186,17 +190,17 @@ def _source(source: Mapping[str, Any]) -> dict[str, str]:
 def _undrawn(matrix: pd.DataFrame, points: pd.DataFrame) -> list[str]:
     """The recipes without a FID, hence without a point."""
     drawn = set(zip(points["dataset"], points["model"], points["optimization"], strict=True))
-    asked = dict.fromkeys(zip(matrix["dataset"], matrix["model"], matrix["optimization"], strict=True))
-    return ["/".join(recipe) for recipe in asked if recipe not in drawn]
+    recipes = dict.fromkeys(zip(matrix["dataset"], matrix["model"], matrix["optimization"], strict=True))
+    return ["/".join(recipe) for recipe in recipes if recipe not in drawn]
 
 
 def _claims(record: Mapping[str, Any]) -> dict[str, Any]:
     """The claims, those with a verdict first; the others apart."""
-    judged = [claim for claim in record["claims"] if claim["verdict"] != comparison.NOT_RUN]
+    evaluated = [claim for claim in record["claims"] if claim["verdict"] != NOT_RUN]
     return {
         "counts": {verdict: number for verdict, number in record["verdicts"].items() if number},
-        "judged": judged,
-        "not_run": [claim for claim in record["claims"] if claim["verdict"] == comparison.NOT_RUN],
+        "judged": evaluated,
+        "not_run": [claim for claim in record["claims"] if claim["verdict"] == NOT_RUN],
         "confidence": 100 * record["confidence"],
     }
 
@@ -239,13 +243,3 @@ def _machines(matrix: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _mark(word: str) -> str:
     return MARKS.get(word, "")
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it: 7.9 s, 6 min 42 s, 2 h 05 min."""
-    if missing(seconds):
-        return NOTHING
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

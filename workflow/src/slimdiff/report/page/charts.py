@@ -11,9 +11,13 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from slimdiff.analysis import contents, statistics
-from slimdiff.analysis.contents import CostSpec
+from slimdiff.analysis import statistics
+from slimdiff.analysis.findings import Findings
+from slimdiff.analysis.matrix import Matrix
+from slimdiff.config.cells import run_path
 from slimdiff.io import files
+from slimdiff.report import contents
+from slimdiff.report.contents import CostSpec
 from slimdiff.report.figures import style, timeline, write
 from slimdiff.report.figures.style import FONT_PX, LogAxis
 
@@ -27,13 +31,13 @@ DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4])  # one fewer than colou
 CURVE_COLUMNS = ("dataset", "model", "training", "seed", "step", "loss")
 
 
-def recipes(matrix: pd.DataFrame) -> pd.DataFrame:
+def recipes(matrix: Matrix, findings: Findings) -> pd.DataFrame:
     """`plots.recipes` of those with a FID, with the columns that the charts draw.
 
     These are front_{cost} (whether no other recipe of the data set beats it in FID and that cost) and start and end,
     the ends of the interval as far as the chart reaches.
     """
-    frame = write.recipes(matrix)
+    frame = write.recipes(matrix, findings)
     frame = frame[frame["fid_indomain"] > 0].reset_index(drop=True)
     for cost in contents.COSTS:
         frame[f"front_{cost.column}"] = False
@@ -63,12 +67,12 @@ def curves(matrix: pd.DataFrame, trainings: Path) -> tuple[pd.DataFrame, int]:
     """The loss curves of the first trainings of `matrix` (CURVE_COLUMNS), and how many more there are."""
     found = matrix[["dataset", "model", "training", "seed"]].drop_duplicates()
     rows = []
-    for dataset, model, training, seed in found.head(contents.MOST_CURVES).itertuples(index=False):
-        record = files.read_json(trainings / dataset / model / training / f"seed{seed}" / "train.json")
+    for dataset, model, training, seed in found.head(contents.MAX_CURVES).itertuples(index=False):
+        record = files.read_json(trainings / run_path(dataset, model, training, seed) / "train.json")
         for point in record.get("loss_curve", []):
             if point["loss"] is not None and point["loss"] > 0:
                 rows.append((dataset, model, training, seed, point["step"], float(f"{point['loss']:.5g}")))
-    return pd.DataFrame(rows, columns=list(CURVE_COLUMNS)), max(0, len(found) - contents.MOST_CURVES)
+    return pd.DataFrame(rows, columns=list(CURVE_COLUMNS)), max(0, len(found) - contents.MAX_CURVES)
 
 
 def losses(frame: pd.DataFrame) -> list[Spec]:

@@ -10,11 +10,14 @@ from typing import Any
 import pandas as pd
 
 from slimdiff.analysis import differences, statistics
-from slimdiff.analysis import paper as comparison
-from slimdiff.analysis.paper import NOT_RUN
+from slimdiff.analysis.findings import Findings
+from slimdiff.analysis.matrix import Matrix
+from slimdiff.analysis.measures import BASELINE
+from slimdiff.analysis.paper import NOT_RUN, drop_crowd
+from slimdiff.io.text import significant
+from slimdiff.report.contents import TABLES
 from slimdiff.report.figures import style
 from slimdiff.report.figures.style import LogAxis
-from slimdiff.report.page.summary import significant
 from slimdiff.report.tables.markdown import missing
 
 # What stands for a kind of recipe where there is no colour: the shapes of the charts.
@@ -71,13 +74,13 @@ class Scale:
     band: tuple[float, float]
 
 
-def blocks(matrix: pd.DataFrame, paper: pd.DataFrame) -> tuple[list[Block], Scale]:
+def blocks(matrix: Matrix, findings: Findings, paper: pd.DataFrame) -> tuple[list[Block], Scale]:
     """The blocks, those that were run first, and their common logarithmic scale of ratios to the baseline."""
-    everything = differences.table(matrix, paper)
-    itself = everything["optimization"] == differences.REFERENCE
+    everything = differences.table(matrix, findings, paper, TABLES)
+    itself = everything["optimization"] == BASELINE
     everything["theirs"] = 1 + everything["paper_fid_change_percent"] / 100
     everything = everything[(everything["status"] != NOT_RUN) | everything["theirs"].notna() | itself]
-    frame = comparison.fewer(everything)
+    frame = drop_crowd(everything)
     axis = style.log_axis(pd.concat([frame["ratio"], frame["theirs"]]).dropna(), 1.0)
     found = []
     for (dataset, model), block in frame.groupby(["dataset", "model"], sort=False):
@@ -91,7 +94,7 @@ def blocks(matrix: pd.DataFrame, paper: pd.DataFrame) -> tuple[list[Block], Scal
 
 
 def _strip(row: Mapping[Any, Any], axis: LogAxis) -> Strip:
-    reference = row["optimization"] == differences.REFERENCE
+    reference = row["optimization"] == BASELINE
     has_fid, has_ratio = not missing(row["fid_indomain"]), not missing(row["ratio"]) and row["ratio"] > 0
     ours = 1.0 if reference and has_fid else row["ratio"] if has_ratio else None
     known = not missing(row["paper_fid"])
@@ -123,7 +126,7 @@ def _place(value: float, axis: LogAxis) -> float:
 
 
 def _interval(mean: float, low: object, high: object) -> str:
-    told = significant(mean)
+    text = significant(mean)
     if not isinstance(low, float) or not isinstance(high, float) or missing(low) or missing(high):
-        return told
-    return f"{told} [{significant(low)}, {significant(high)}]"
+        return text
+    return f"{text} [{significant(low)}, {significant(high)}]"

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff.analysis import contents, selection
-from slimdiff.analysis import matrix as results
 from slimdiff.analysis.columns import KEY
-from slimdiff.config.resolve import Cell
+from slimdiff.config.cells import Cell
+from slimdiff.io.samples import read_samples
+from slimdiff.io.text import significant
+from slimdiff.report import contents, selection
 from slimdiff.report.figures import contact_sheet
-from slimdiff.report.page.summary import significant
 from slimdiff.report.tables.markdown import missing
 
 COLUMNS = 10  # of images in a picture
@@ -35,29 +35,29 @@ class Pictures:
         return found
 
 
-def read(matrix: pd.DataFrame, cells: Path) -> Pictures:
-    """The first images of `picks.pictured` below the folder `cells`, as many cells as fit into the page.
+def read(frame: pd.DataFrame, cells: Path) -> Pictures:
+    """The first images of `selection.pictured` below the folder `cells`, as many cells as fit into the page.
 
     Each is {id, dataset, model, recipe, seed, url (PNG), images, width, height (of one image), labels, told}.
     """
-    rows = {Cell(*(row[name] for name in KEY)): row for row in matrix.to_dict("records")}
+    rows = {Cell(*(row[name] for name in KEY)): row for row in frame.to_dict("records")}
     found: list[dict[str, Any]] = []
     held = 0
-    asked = selection.pictured(list(rows))
-    for cell in asked:
-        samples = contact_sheet.read_samples(results.folder(cells, cell) / "samples.npz")
+    pictured = selection.pictured(list(rows))
+    for cell in pictured:
+        samples = read_samples(cells / cell.path / "samples.npz")
         images = samples.images[: contents.PICTURE_IMAGES]
         if not len(images):
             continue
         picture = contact_sheet.contact(images, COLUMNS, contents.PICTURE_PX)
         url = contact_sheet.data_url(picture)
         held += len(url)
-        if held > contents.MOST_PICTURE_BYTES:
+        if held > contents.MAX_PICTURE_BYTES:
             break
         lines = -(-len(images) // COLUMNS)
         found.append(
             {
-                "id": f"{cell.dataset}/{cell.model}/{cell.optimization}/seed{cell.seed}",
+                "id": cell.path,
                 "dataset": cell.dataset,
                 "model": cell.model,
                 "recipe": cell.optimization,

@@ -33,7 +33,7 @@ def to_csv(record: Mapping[str, Any]) -> str:
     lines = csv.writer(out, lineterminator="\n")
     lines.writerow(["id", "dataset", "claim_verdict", "paper_bears_out", *COLUMNS, *REPORTED, "claim", "source"])
     for claim in record["claims"]:
-        head = [claim["id"], claim["dataset"], claim["verdict"], claim["report"]]
+        head = [claim["id"], claim["dataset"], claim["verdict"], claim["paper_supports"]]
         for part in claim["parts"]:
             values = [_written(part[name]) for name in (*COLUMNS, *REPORTED)]
             lines.writerow([*head, *values, claim["claim"], claim["source"]])
@@ -44,7 +44,9 @@ def to_markdown(record: Mapping[str, Any]) -> str:
     """For people: all claims with their verdicts, then each with its comparisons."""
     counts = ", ".join(f"{number} {verdict}" for verdict, number in record["verdicts"].items() if number)
     header = ["claim", "data set", "verdict", "what is claimed", "the report's own numbers bear it out"]
-    lines = [[f"`{c['id']}`", c["dataset"], f"**{c['verdict']}**", c["claim"], c["report"]] for c in record["claims"]]
+    lines = [
+        [f"`{c['id']}`", c["dataset"], f"**{c['verdict']}**", c["claim"], c["paper_supports"]] for c in record["claims"]
+    ]
     caption = CAPTION.format(confidence=100 * record["confidence"], resolution=record["resolution"])
     parts = ["# The report's claims", caption, f"{counts or 'There are no claims'}.", grid(header, lines)]
     for claim in record["claims"]:

@@ -7,8 +7,12 @@ from typing import Any
 import pandas as pd
 
 from slimdiff.analysis import differences, statistics
+from slimdiff.analysis.findings import Findings
+from slimdiff.analysis.matrix import Matrix
+from slimdiff.analysis.measures import BASELINE, VERSUS_PAPER
 from slimdiff.analysis.paper import percent_text
 from slimdiff.io import files
+from slimdiff.report.contents import TABLES
 from slimdiff.report.tables.markdown import NOTHING, grid, interval, missing, p_value, text
 
 DIFFERENCES_CAPTION = (
@@ -28,19 +32,21 @@ BESIDE_CAPTION = (
 HEADINGS = {"fid_indomain": "FID", "size_gzip_bytes": "gzip size", "inference_ms_per_image": "ms per image"}
 HEADINGS |= {"train_ms_per_epoch": "training per epoch"}
 DIFFERENCE_DECIMALS = {
-    **dict.fromkeys(("fid_indomain", "fid_indomain_low", "fid_indomain_high", "fid_indomain_sd", "fid_indomain_sampling_sd"), 3),
+    **dict.fromkeys(
+        ("fid_indomain", "fid_indomain_low", "fid_indomain_high", "fid_indomain_sd", "fid_indomain_sampling_sd"), 3
+    ),
     **dict.fromkeys(("ratio", "ratio_low", "ratio_high"), 4),
     **dict.fromkeys(("p", "p_holm"), 6),
 }
 
 
-def write_all(matrix: pd.DataFrame, paper: pd.DataFrame, folder: Path) -> None:
-    """Write the tables `differences` and `beside-report` into `folder`."""
-    frame = differences.table(matrix, paper)
+def write_all(matrix: Matrix, findings: Findings, paper: pd.DataFrame, folder: Path) -> None:
+    """Write the tables `differences` and `versus-paper` into `folder`."""
+    frame = differences.table(matrix, findings, paper, TABLES)
     files.write_text(folder / "differences.csv", differences_csv(frame))
     files.write_text(folder / "differences.md", differences_markdown(frame))
-    files.write_text(folder / "beside-report.csv", beside_csv(frame))
-    files.write_text(folder / "beside-report.md", beside_markdown(frame))
+    files.write_text(folder / "versus-paper.csv", beside_csv(frame))
+    files.write_text(folder / "versus-paper.md", beside_markdown(frame))
 
 
 def differences_csv(frame: pd.DataFrame) -> str:
@@ -63,10 +69,8 @@ def differences_markdown(frame: pd.DataFrame) -> str:
 
 def beside_csv(frame: pd.DataFrame) -> str:
     """For programs: one line per recipe, changes in percent of the baseline."""
-    changes = [
-        f"{measure.column}_change_{end}" for measure in differences.MEASURES for end in ("percent", "low", "high")
-    ]
-    theirs = [f"paper_{measure.paper}_change_percent" for measure in differences.MEASURES]
+    changes = [f"{measure.column}_change_{end}" for measure in VERSUS_PAPER for end in ("percent", "low", "high")]
+    theirs = [f"paper_{measure.paper}_change_percent" for measure in VERSUS_PAPER]
     columns = ["dataset", "model", "optimization", "label", "status", "seeds", "finding", "direction"]
     return frame[[*columns, *changes, *theirs, "note"]].round(dict.fromkeys([*changes, *theirs], 1)).to_csv(index=False)
 
@@ -74,11 +78,11 @@ def beside_csv(frame: pd.DataFrame) -> str:
 def beside_markdown(frame: pd.DataFrame) -> str:
     """For people: a table for each data set and model, and for each family that was not run."""
     header = ["recipe", "in the report", "seeds"]
-    for measure in differences.MEASURES:
+    for measure in VERSUS_PAPER:
         header += [f"{HEADINGS[measure.column]}, ours", f"{HEADINGS[measure.column]}, report"]
     parts = ["# Ours beside the report's", BESIDE_CAPTION]
     for (dataset, model), block in frame.groupby(["dataset", "model"], sort=False):
-        others = block[block["optimization"] != differences.REFERENCE]
+        others = block[block["optimization"] != BASELINE]
         parts += [
             f"## {dataset}, {model}",
             grid([*header, "direction"], [_beside(r) for r in others.to_dict("records")]),
@@ -104,7 +108,7 @@ def _difference(row: Mapping[Any, Any]) -> list[str]:
 
 def _beside(row: Mapping[Any, Any]) -> list[str]:
     line = [f"`{row['optimization']}`", str(row["label"] or NOTHING), str(row["seeds"] or row["status"])]
-    for measure in differences.MEASURES:
+    for measure in VERSUS_PAPER:
         column = measure.column
         line.append(_change(*(row[f"{column}_change_{end}"] for end in ("percent", "low", "high"))))
         tilde = "~" if measure.paper in str(row["approximate"]).split(";") else ""

@@ -7,21 +7,23 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff.analysis import contents
 from slimdiff.analysis import paper as comparison
-from slimdiff.analysis.contents import Measure, TableSpec
+from slimdiff.analysis.findings import Findings
+from slimdiff.analysis.matrix import Matrix
+from slimdiff.analysis.measures import Measure, TableSpec
 from slimdiff.analysis.paper import percent_text
 from slimdiff.io import files
+from slimdiff.report import contents
 from slimdiff.report.tables import claims, differences, proxies
 from slimdiff.report.tables.markdown import NOTHING, grid, missing, text
 
 CAPTION = (
-    "Changes in brackets are against `{reference}`. **Compare signs and changes only, never the values**: our FID is "
+    "Changes in brackets are against `{baseline}`. **Compare signs and changes only, never the values**: our FID is "
     "in-domain, on features of small networks trained on the data set itself; the report's is an Inception FID whose "
     "input was normalized twice. Its times are of other hardware and, by default, of another sampler; its numbers are "
     "for MNIST. Our means are over seeds that did not fail, with the 95 % t-interval in square brackets; a single seed "
     "has none. Changes are geometric means of the ratios of equal seeds. The finding is that on the FID against "
-    "`{reference}`, after Holm's correction over all recipes of the matrix and within the metric's resolution. "
+    "`{baseline}`, after Holm's correction over all recipes of the matrix and within the metric's resolution. "
     "A tilde marks a number that the report prints as approximate or only elsewhere."
 )
 CELLS_TITLE = "All cells"
@@ -36,7 +38,7 @@ CELLS_COLUMNS = {  # column of the matrix → heading and decimals of the Markdo
     "seed": ("seed", 0),
     "status": ("status", 0),
     "fid_indomain": ("FID", 2),
-    "fid_indomain_pct": ("rFID (%)", 2),
+    "fid_indomain_pct": ("FID (%)", 2),
     "class_accuracy": ("class accuracy", 3),
     "class_tv": ("class distance", 3),
     "low_confidence": ("low confidence", 3),
@@ -56,17 +58,19 @@ CELLS_COLUMNS = {  # column of the matrix → heading and decimals of the Markdo
 }
 
 
-def write_tables(matrix: pd.DataFrame, paper: pd.DataFrame, verdicts: Mapping[str, Any], folder: Path) -> None:
+def write_tables(
+    matrix: Matrix, findings: Findings, paper: pd.DataFrame, verdicts: Mapping[str, Any], folder: Path
+) -> None:
     """Write every table into `folder`; `verdicts` is the record that the stage `claims` writes."""
     for spec in contents.TABLES:
-        frame = comparison.table(matrix, paper, spec)
+        frame = comparison.table(matrix, findings, paper, spec)
         files.write_text(folder / f"{spec.name}.csv", to_csv(frame, spec.measures))
         files.write_text(folder / f"{spec.name}.md", to_markdown(frame, spec))
-    differences.write_all(matrix, paper, folder)
+    differences.write_all(matrix, findings, paper, folder)
     claims.write_all(verdicts, folder)
-    proxies.write_all(matrix, folder)
-    files.write_text(folder / f"{contents.CELLS}.csv", matrix.drop(columns="settings").to_csv(index=False))
-    files.write_text(folder / f"{contents.CELLS}.md", cells_markdown(matrix))
+    proxies.write_all(findings, folder)
+    files.write_text(folder / f"{contents.CELLS}.csv", matrix.frame.drop(columns="settings").to_csv(index=False))
+    files.write_text(folder / f"{contents.CELLS}.md", cells_markdown(matrix.frame))
 
 
 def to_csv(frame: pd.DataFrame, measures: Sequence[Measure]) -> str:
@@ -78,7 +82,7 @@ def to_csv(frame: pd.DataFrame, measures: Sequence[Measure]) -> str:
 
 def to_markdown(frame: pd.DataFrame, spec: TableSpec) -> str:
     """A comparison as a Markdown page: title, caption, and one table per data set and model."""
-    caption = [CAPTION.format(reference=spec.reference), *(m.meaning for m in spec.measures if m.meaning)]
+    caption = [CAPTION.format(baseline=spec.baseline), *(m.meaning for m in spec.measures if m.meaning)]
     parts = [f"# {spec.title}", " ".join(caption)]
     for (dataset, model), block in frame.groupby(["dataset", "model"], sort=False):
         header = ["recipe", "in the report", "seeds"]
@@ -89,10 +93,10 @@ def to_markdown(frame: pd.DataFrame, spec: TableSpec) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def cells_markdown(matrix: pd.DataFrame) -> str:
+def cells_markdown(frame: pd.DataFrame) -> str:
     """One line per cell, with the columns that a person reads."""
     lines = []
-    for row in matrix[list(CELLS_COLUMNS)].to_dict("records"):
+    for row in frame[list(CELLS_COLUMNS)].to_dict("records"):
         lines.append([text(row[name], decimals) for name, (_, decimals) in CELLS_COLUMNS.items()])
     header = [heading for heading, _ in CELLS_COLUMNS.values()]
     return "\n\n".join([f"# {CELLS_TITLE}", CELLS_CAPTION, grid(header, lines)]) + "\n"
@@ -131,7 +135,7 @@ def _seeds(row: Mapping[Any, Any]) -> str:
 def _change(row: Mapping[Any, Any], column: str, spec: TableSpec) -> str:
     """The change of `column` in percent as people write it, in brackets; nothing on the reference's own line."""
     percent = row.get(f"{column}_change_percent", math.nan)
-    if math.isnan(percent) or row["optimization"] == spec.reference:
+    if math.isnan(percent) or row["optimization"] == spec.baseline:
         return ""
     return f" ({percent_text(percent, 1)})"
 

@@ -1,0 +1,166 @@
+"""Findings: every statistic that tables, figures and the page show, computed once per matrix.
+
+The stage `claims` writes them to findings.json; the stages `report` and `page` read them and compute no statistics.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from slimdiff.analysis import ablations, guidance, proxies, statistics
+from slimdiff.analysis.groups import Group, RecipeComparison, compare_recipes
+from slimdiff.analysis.matrix import Matrix
+from slimdiff.analysis.measures import BASELINE, FID, MEASURES, SAMPLER_BASELINE
+from slimdiff.analysis.statistics import Difference, Outcome, Ratio, Recipe, Summary
+from slimdiff.errors import UserError
+from slimdiff.io import records
+
+BASELINES = (BASELINE, SAMPLER_BASELINE)
+COLUMNS = (*(measure.column for measure in MEASURES), "params_nonzero", "gmacs")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The statistics of a matrix. Recipes without a value are absent from `summaries` and `ratios`."""
+
+    outcomes: Mapping[Recipe, Outcome]  # every recipe, in the order of the matrix
+    summaries: Mapping[str, Mapping[Recipe, Summary]]  # by column: COLUMNS; gmacs: 1e9 multiply-accumulates per image
+    sampling_sd: Mapping[Recipe, float]
+    ratios: Mapping[str, Mapping[str, Mapping[Recipe, Ratio]]]  # by baseline: BASELINES; then by column
+    differences: Mapping[str, Mapping[Recipe, Difference]]  # of the in-domain FID, by baseline
+    groups: tuple[Group, ...]
+    module_ratios: pd.DataFrame  # ablations.module_ratios
+    sparse_recipes: pd.DataFrame  # ablations.sparse_recipes
+    guided_recipes: pd.DataFrame  # guidance.guided_recipes
+    unconditional_models: pd.DataFrame  # guidance.unconditional_models
+    proxies: pd.DataFrame  # proxies.table
+
+    def summary(self, column: str, recipe: Recipe) -> Summary:
+        """Return the summary of `column` over the seeds of `recipe`; an empty one without values."""
+        return self.summaries[column].get(recipe, Summary())
+
+    def ratio(self, column: str, recipe: Recipe, baseline: str = BASELINE) -> Ratio:
+        """Return the ratio of `column` to that of `baseline`; an empty one without pairs."""
+        return self.ratios[baseline][column].get(recipe, Ratio())
+
+
+FRAMES = ("module_ratios", "sparse_recipes", "guided_recipes", "unconditional_models", "proxies")
+
+
+def find(matrix: Matrix) -> Findings:
+    """Compute the findings of `matrix`."""
+    frame = matrix.frame.assign(gmacs=matrix.frame["macs"] * matrix.frame["network_evaluations"] / 1e9)
+    changed = [measure.column for measure in MEASURES if measure.change]
+    cells = ablations.module_cells(frame)
+    return Findings(
+        outcomes=statistics.outcomes(frame),
+        summaries={column: _nonempty(statistics.by_recipe(frame, column)) for column in COLUMNS},
+        sampling_sd=statistics.sampling_sd(frame),
+        ratios={
+            baseline: {column: _nonempty(statistics.ratios(frame, column, baseline)) for column in changed}
+            for baseline in BASELINES
+        },
+        differences={baseline: statistics.differences(frame, FID.column, baseline) for baseline in BASELINES},
+        groups=compare_recipes(matrix),
+        module_ratios=ablations.module_ratios(cells),
+        sparse_recipes=ablations.sparse_recipes(frame),
+        guided_recipes=guidance.guided_recipes(frame),
+        unconditional_models=guidance.unconditional_models(frame),
+        proxies=proxies.table(cells),
+    )
+
+
+def to_json(findings: Findings) -> dict[str, Any]:
+    """Return `findings` as JSON values: recipes as DATASET/MODEL/RECIPE, frames by column, NaN as null."""
+    return {field.name: _encode(getattr(findings, field.name)) for field in fields(findings)}
+
+
+def read(path: str | os.PathLike[str]) -> Findings:
+    """Read the findings in `path`, as `to_json` returns them.
+
+    Raises:
+        UserError: the file is missing or damaged, or of another version.
+    """
+    record = records.read_json(path)
+    try:
+        return Findings(
+            outcomes=_recipes(record["outcomes"], lambda value: Outcome(**value)),
+            summaries={name: _recipes(block, _summary) for name, block in record["summaries"].items()},
+            sampling_sd=_recipes(record["sampling_sd"], _float),
+            ratios={
+                baseline: {name: _recipes(block, _ratio) for name, block in columns.items()}
+                for baseline, columns in record["ratios"].items()
+            },
+            differences={name: _recipes(block, _difference) for name, block in record["differences"].items()},
+            groups=tuple(_group(group) for group in record["groups"]),
+            **{name: pd.DataFrame({key: _column(record[name][key]) for key in record[name]}) for name in FRAMES},
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} holds no findings of this slimdiff ({error!r}); delete it and run again") from None
+
+
+def _nonempty(values: Mapping[Recipe, T]) -> dict[Recipe, T]:
+    return {recipe: value for recipe, value in values.items() if value.n}  # type: ignore[attr-defined]
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, pd.DataFrame):
+        return {str(name): [_encode(item) for item in value[name].tolist()] for name in value}
+    if is_dataclass(value) and not isinstance(value, type):
+        return _encode(asdict(value))
+    if isinstance(value, Mapping):
+        return {"/".join(key) if isinstance(key, tuple) else key: _encode(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encode(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)  # "inf" is no JSON number either
+    return value
+
+
+def _float(value: float | str | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _recipes(values: Mapping[str, Any], decode: Callable[[Any], T]) -> dict[Recipe, T]:
+    decoded = {}
+    for name, value in values.items():
+        dataset, model, optimization = name.split("/")
+        decoded[dataset, model, optimization] = decode(value)
+    return decoded
+
+
+def _summary(value: Mapping[str, Any]) -> Summary:
+    return Summary(value["n"], *(_float(value[name]) for name in ("mean", "sd", "low", "high")))
+
+
+def _ratio(value: Mapping[str, Any]) -> Ratio:
+    return Ratio(value["n"], *(_float(value[name]) for name in ("mean", "low", "high", "p")))
+
+
+def _difference(value: Mapping[str, Any]) -> Difference:
+    return Difference(_ratio(value["ratio"]), _float(value["p_holm"]), value["finding"], value["why"])
+
+
+def _group(value: Mapping[str, Any]) -> Group:
+    comparisons = tuple(
+        RecipeComparison(
+            each["name"],
+            *(_ratio(each[name]) for name in ("fid", "size", "time")),
+            {column: (_float(own), _float(baseline)) for column, (own, baseline) in each["means"].items()},
+            each["faster"],
+        )
+        for each in value["comparisons"]
+    )
+    return Group(value["name"], _float(value["baseline_fid"]), comparisons, _float(value["tolerance"]))
+
+
+def _column(values: list[Any]) -> "pd.Series[Any]":
+    """Return a column with the dtype that it had: null is NaN in a column of numbers."""
+    if values and all(value is None or isinstance(value, float) for value in values):
+        return pd.Series([_float(value) for value in values], dtype="float64")
+    return pd.Series(values, dtype=None if values else "object")

@@ -1,0 +1,59 @@
+"""Measures: the columns that are compared between recipes and with the paper."""
+
+from dataclasses import dataclass
+
+BASELINE = "baseline"  # the recipe that all others are compared with
+SAMPLER_BASELINE = "sampler-euler-maruyama"  # the paper compares its samplers with this one
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One column of the matrix, and how tables show it."""
+
+    column: str
+    heading: str
+    decimals: int
+    paper: str = ""  # the paper's column for the same quantity; empty: it has none
+    change: bool = True  # show the change against the baseline
+    interval: bool = False  # show the confidence interval of the mean
+    share: bool = False  # between 0 and 1; shown in percent
+    meaning: str = ""  # a sentence for the caption
+
+
+FID = Measure("fid_indomain", "FID", 2, paper="fid", interval=True)
+FID_PCT = Measure("fid_indomain_pct", "FID (%)", 2, change=False)
+FLOOR = Measure("fid_indomain_floor", "FID, test set", 2, change=False)
+SIZE = Measure("size_gzip_bytes", "gzip size (bytes)", 0, paper="size_bytes")
+LATENCY = Measure("inference_ms_per_image", "ms per image", 2, paper="inference_ms")
+EVALUATIONS = Measure("network_evaluations", "network evaluations", 1, change=False)
+TRAINING = Measure("train_ms_per_epoch", "training, ms per epoch", 0, paper="train_ms_per_epoch")
+ACCURACY = Measure(
+    "class_accuracy",
+    "class accuracy (%)",
+    3,
+    change=False,
+    share=True,
+    meaning="Class accuracy is the share of samples that a classifier of real images assigns to the requested class; "
+    "unconditional models have none, and the paper reports none.",
+)
+MEASURES = (FID, FID_PCT, FLOOR, SIZE, LATENCY, EVALUATIONS, TRAINING, ACCURACY)
+VERSUS_PAPER = (FID, SIZE, LATENCY, TRAINING)  # the measures that the paper has, too
+TECHNIQUE = (FID, FID_PCT, FLOOR, SIZE, LATENCY, TRAINING)
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A table of the paper next to our numbers.
+
+    Each of `families` gets its baseline, the paper's lines for that family, then `extra`.
+    """
+
+    name: str  # of the files, without suffix
+    title: str
+    families: tuple[str, ...]  # of models; each has its own baseline
+    paper_table: str  # value of the column `table` in paper_reference.csv
+    kind: str = "other"  # of its recipes that the config lacks (paper.kind)
+    measures: tuple[Measure, ...] = TECHNIQUE
+    baseline: str = BASELINE  # recipe that changes are relative to
+    baseline_table: str = "S4.1"  # where the paper prints it
+    extra: tuple[tuple[str, str], ...] = ()  # (recipe, note) of recipes that the paper lacks
