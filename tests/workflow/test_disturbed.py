@@ -1,6 +1,6 @@
 """Two real runs of two cells, one of them disturbed in every way; and what damaged files of a run say.
 
-docs/reliability.md has a row for each of these tests.
+docs/reliability.md lists these faults and what comes of them.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Runs that are interrupted, killed or started twice: no job goes on, and the next plain command ends what they began.
 
-docs/reliability.md has a row for each of these tests, and for those of other files that it names.
+docs/reliability.md lists these faults and what comes of them.
 """
 
 import os
