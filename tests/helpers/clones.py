@@ -1,5 +1,7 @@
 """Clones to run Snakemake in, and what its dry runs say."""
 
+import multiprocessing
+import os
 import re
 import shutil
 import subprocess
@@ -52,10 +54,42 @@ def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.C
 
 
 def planned(folder: Path, *arguments: str, **environment: str) -> Jobs:
-    """The jobs that a dry run lists, without `all`."""
-    done = snakemake(folder, "--dry-run", "--cores", "2", *arguments, **environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return jobs_in(done.stdout + done.stderr)
+    """Return the jobs that a dry run lists, without `all`."""
+    words = ("--dry-run", "--cores", "2", *arguments)
+    if environment:
+        done = snakemake(folder, *words, **environment)
+        code, text = done.returncode, done.stdout + done.stderr
+    else:
+        code, text = forked_snakemake(folder, *words)
+    assert code == 0, text
+    return jobs_in(text)
+
+
+# Keeps a process that has imported Snakemake and none of our code: a fork of it saves half of a dry run's time.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["snakemake.cli", "pandas"])
+
+
+def forked_snakemake(folder: Path, *arguments: str) -> tuple[int | None, str]:
+    """Run Snakemake as `snakemake` does, forked; return its exit code and its output."""
+    output = folder.with_name(f"{folder.name}.output")
+    process = FORKS.Process(target=_run_forked, args=(folder, output, arguments))
+    process.start()
+    process.join(timeout=1200)
+    return process.exitcode, output.read_text(encoding="utf-8")
+
+
+def _run_forked(folder: Path, output: Path, arguments: tuple[str, ...]) -> None:
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(PATH="/usr/bin:/bin", HOME=str(folder), PYTHONDONTWRITEBYTECODE="1")
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    from snakemake.cli import main
+
+    sys.argv = ["snakemake", *arguments]
+    main(list(arguments))
 
 
 def jobs_in(text: str) -> Jobs:
