@@ -92,7 +92,7 @@ def test_another_wheel_is_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_malicious_pickle_is_refused(tmp_path: Path, protocol: int) -> None:
     marker = tmp_path / "marker"
     content = pickle.dumps(Attack(marker), protocol)
-    with pytest.raises(pickle.UnpicklingError, match=r"has no use for \w+\.system"):
+    with pytest.raises(pickle.UnpicklingError, match=r"\w+\.system is not allowed"):
         mnist_package.loads(content)
     assert not marker.exists()
     pickle.loads(content)  # the attack is real: a reader that trusts it falls for it
@@ -102,7 +102,7 @@ def test_a_malicious_pickle_is_refused(tmp_path: Path, protocol: int) -> None:
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3])
 def test_an_attack_inside_an_array_is_refused(tmp_path: Path, protocol: int) -> None:
     content = old_names(pickle.dumps(np.array([Attack(tmp_path / "marker")], dtype=object), protocol))
-    with pytest.raises(pickle.UnpicklingError, match=r"has no use for \w+\."):
+    with pytest.raises(pickle.UnpicklingError, match=r"\w+\.\w+ is not allowed"):
         mnist_package.loads(content)
     assert not (tmp_path / "marker").exists()
 
@@ -110,5 +110,5 @@ def test_an_attack_inside_an_array_is_refused(tmp_path: Path, protocol: int) -> 
 @pytest.mark.parametrize("name", ["builtins eval", "numpy load", "os system", "numpy.core.multiarray fromfile"])
 def test_no_other_name_is_looked_up(name: str) -> None:
     module, attribute = name.split()
-    with pytest.raises(pickle.UnpicklingError, match="has no use for"):
+    with pytest.raises(pickle.UnpicklingError, match="is not allowed"):
         mnist_package.loads(f"c{module}\n{attribute}\n.".encode())

