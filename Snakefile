@@ -1,9 +1,9 @@
 # How far can a diffusion model be slimmed before its images get worse, and does anything really get faster?
 #
 #   snakemake -n                              what would run
-#   snakemake --cores 1 --resources gpu=1     run it: config.yaml says what
+#   snakemake --cores 1 --resources gpu=1     run what config.yaml lists
 #
-# The way of the data: data → train (→ finetune) → compress → sample → score ┐
+# Data flow: data → train (→ finetune) → compress → sample → score ┐
 #                                                        └──→ profile ───────┴→ row → aggregate → claims → report → page
 from snakemake.utils import min_version
 

@@ -53,7 +53,7 @@ UNET_SAMPLER = {
     "rho": 7.0,
     "guidance": 1.5,
     "clip": False,
-    "reuse": 1,
+    "cache_interval": 1,
     "precision": "float32",
 }
 DATASET = {"channels": 1, "height": 20, "width": 20, "saturated": 0.0}
@@ -61,7 +61,7 @@ SAMPLERS = {"ncsn": SAMPLER, "ddpm": UNET_SAMPLER}  # by family, as the next two
 
 
 def ncsn_model(**changes: Any) -> dict[str, Any]:
-    """The report's NCSN."""
+    """The paper's NCSN."""
     return {"family": "ncsn", "image_size": 28, "channels": 1, "fit": "resize", "network": NETWORK, **changes}
 
 
@@ -94,7 +94,7 @@ def training(**changes: Any) -> dict[str, Any]:
 
 
 def unet_model(**changes: Any) -> dict[str, Any]:
-    """The report's DDPM."""
+    """The paper's DDPM."""
     return {"family": "ddpm", "image_size": 64, "channels": 3, "fit": "resize", "network": UNET, **changes}
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from presets import CONFIG, ROOT, merge
 
 from slimdiff.analysis.claims import file as claimfile
-from slimdiff.config import resolve as settings
-from slimdiff.config.resolve import expand
-from slimdiff.config.validate import check
+from slimdiff.config import lookup, resolve
+from slimdiff.config.cells import expand
+from slimdiff.config.validate import validate
 from slimdiff.errors import UserError
 from slimdiff.io.settings import canonical
 
@@ -120,7 +120,7 @@ def trimmed(config: dict[str, Any]) -> dict[str, Any]:
         entry["optimizations"], entry["seeds"] = entry["optimizations"][:8], entry["seeds"][:2]
     used = {name for entry in config["matrix"] for name in entry["optimizations"]} | {"baseline"}
     kept = {name: config["optimizations"][name] for name in config["optimizations"] if name in used}
-    chains = {name for recipe in kept.values() for name in settings.chain_of(config, recipe["training"])}
+    chains = {name for recipe in kept.values() for name in lookup.chain_of(config, recipe["training"])}
     trainings = {name: config["trainings"][name] for name in config["trainings"] if name in chains}
     return {**config, "optimizations": kept, "trainings": trainings}
 
@@ -183,7 +183,7 @@ def outcome(config: dict[str, Any], overlay: dict[str, Any] | None = None) -> st
     Whatever else happens (another exception than UserError, a plan that leaves its folder) fails the test.
     """
     try:
-        check(config, SCHEMA, {"config.yaml": CONFIG, FILE: config if overlay is None else overlay})
+        validate(config, SCHEMA, {"config.yaml": CONFIG, FILE: config if overlay is None else overlay})
         claimfile.read(config["claims"])
     except UserError as error:
         return str(error)
@@ -194,33 +194,33 @@ def outcome(config: dict[str, Any], overlay: dict[str, Any] | None = None) -> st
 def plan(config: dict[str, Any]) -> None:
     """What the rules ask of a sound configuration, for every cell: settings as JSON, and paths that stay in results."""
     for cell in expand(config["matrix"]):
-        path = os.path.normpath("results/cells/{}/{}/{}/seed{}".format(*astuple(cell)))
+        path = os.path.normpath(f"results/cells/{cell.path}")
         assert path.split("/") == ["results", "cells", cell.dataset, cell.model, cell.optimization, f"seed{cell.seed}"]
         assert path.isascii() and path.isprintable() and all(len(part) < 200 for part in path.split("/"))
         assert type(cell.seed) is int
         place = astuple(cell)
         for pick in (
-            settings.compress_settings,
-            settings.sample_settings,
-            settings.score_settings,
-            settings.profile_settings,
-            settings.row_settings,
+            resolve.compress_settings,
+            resolve.sample_settings,
+            resolve.score_settings,
+            resolve.profile_settings,
+            resolve.row_settings,
         ):
             canonical(pick(config, *place))
-        settings.reference_of(config, *place)
-        settings.needs_images(config, cell.optimization)
-        settings.uses_gpu(config, cell.optimization)
+        lookup.baseline_cell(config, *place)
+        lookup.needs_images(config, cell.optimization)
+        lookup.uses_gpu(config, cell.optimization)
         for pick_data in (
-            settings.data_settings,
-            settings.extractors_settings,
-            settings.classifier_settings,
-            settings.reference_settings,
+            resolve.data_settings,
+            resolve.extractors_settings,
+            resolve.classifier_settings,
+            resolve.reference_settings,
         ):
             canonical(pick_data(config, cell.dataset))
-    for kind in settings.inception_kinds(config):
-        canonical(settings.inception_weights_settings(config, kind))
-    canonical(settings.matrix_settings(config))
-    canonical(settings.provenance(config))
+    for kind in lookup.inception_kinds(config):
+        canonical(resolve.inception_weights_settings(config, kind))
+    canonical(resolve.matrix_settings(config))
+    canonical(resolve.provenance(config))
 
 
 def names_the_key(message: str, config: dict[str, Any]) -> bool:

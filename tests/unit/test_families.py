@@ -9,16 +9,17 @@ import yaml
 from builders import MODELS, TRAININGS
 
 from slimdiff.catalog import families
-from slimdiff.config import resolve
+from slimdiff.catalog.samplers import SAMPLER_FACTS, TIMESTEPS
+from slimdiff.config import lookup
 from slimdiff.config.checks import networks
 from slimdiff.config.checks.datasets import CLASSES
 from slimdiff.config.checks.trainings import training_problems
 from slimdiff.data import sources
-from slimdiff.diffusion import denoiser, schedulers, vp
+from slimdiff.diffusion import denoiser, schedulers
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
-from slimdiff.diffusion.samplers import SAMPLERS, SamplerSettings, find_sampler
-from slimdiff.diffusion.vp import SCHEDULES
+from slimdiff.diffusion.samplers import SAMPLERS, SamplerSettings, sample
+from slimdiff.diffusion.processes import NOISE_SCHEDULES, VP
 from slimdiff.errors import UserError
 from slimdiff.models import registry, unet
 from slimdiff.models.ncsn import NCSNSettings
@@ -36,18 +37,19 @@ def fields(settings):
 
 
 def test_families_have_the_same_names_everywhere():
-    names = set(resolve.FAMILIES)
-    assert names == set(registry.FAMILIES) == set(MODELS) == set(TRAININGS)
+    names = set(families.FAMILIES)
+    assert names == set(registry.NETWORKS) == set(MODELS) == set(TRAININGS)
     assert names == set(denoiser.EDM_NOISE_SCALE)
     assert names == set(networks.FAMILY_PROBLEMS) == set(networks.GROUPED_CHANNELS)
     assert names == set(DEFINITIONS["model"]["properties"]["family"]["enum"])
 
 
 def test_every_choice_of_the_schema_exists_and_every_one_that_exists_can_be_chosen():
-    assert set(TRAINING["preconditioning"]["enum"]) == set(denoiser.PRECONDITIONINGS)
-    assert set(denoiser.PRECONDITIONINGS) == {p for f in resolve.FAMILIES.values() for p in f.preconditionings}
-    assert set(SAMPLERS) == {method for family in resolve.FAMILIES.values() for method in family.samplers}
-    assert set(TRAINING["noise_schedule"]["enum"]) == set(SCHEDULES)
+    assert set(TRAINING["preconditioning"]["enum"]) == set(families.PRECONDITIONINGS)
+    assert set(families.PRECONDITIONINGS) == {p for f in families.FAMILIES.values() for p in f.preconditionings}
+    assert list(SAMPLERS) == list(SAMPLER_FACTS)
+    assert set(SAMPLERS) == {method for family in families.FAMILIES.values() for method in family.samplers}
+    assert set(TRAINING["noise_schedule"]["enum"]) == set(NOISE_SCHEDULES)
     assert set(DEFINITIONS["precision"]["enum"]) == set(PRECISIONS)
     pairs = {(n, s) for n in TRAINING["optimizer"]["enum"] for s in TRAINING["optimizer_state"]["enum"]}
     assert pairs == set(OPTIMIZERS)
@@ -64,34 +66,34 @@ def test_every_choice_of_the_schema_exists_and_every_one_that_exists_can_be_chos
     ],
 )
 def test_keys_of_the_schema_are_the_settings(settings, definition):
-    asked_of_starts = resolve.START_KEYS if definition == "training" else ()  # how a training starts from another one
+    asked_of_starts = lookup.START_KEYS if definition == "training" else ()  # how a training starts from another one
     assert set(DEFINITIONS[definition]["properties"]) == fields(settings).union(asked_of_starts)
 
 
-@pytest.mark.parametrize("family", resolve.FAMILIES)
+@pytest.mark.parametrize("family", families.FAMILIES)
 def test_a_familys_trainings_may_leave_out_what_others_have(family):
     """The defaults of TrainingSettings are the keys that some family knows nothing of, and no more."""
     defaulted = {f.name for f in dataclasses.fields(TrainingSettings) if f.default is not dataclasses.MISSING}
-    assert defaulted == {key for known in resolve.FAMILIES.values() for key in known.training}
+    assert defaulted == {key for known in families.FAMILIES.values() for key in known.training}
     branch = "then" if family == "ddpm" else "else"
     everywhere = DEFINITIONS["model"]["properties"]["training"]["required"]
     own = DEFINITIONS["model"][branch]["properties"].get("training", {"required": []})["required"]
     assert not set(everywhere) & set(own)
     required = {*everywhere, *own}
-    assert required == fields(TrainingSettings) - defaulted | set(resolve.FAMILIES[family].training)
+    assert required == fields(TrainingSettings) - defaulted | set(families.FAMILIES[family].training)
 
 
-@pytest.mark.parametrize("family", resolve.FAMILIES)
+@pytest.mark.parametrize("family", families.FAMILIES)
 def test_every_sampler_of_a_family_runs_with_every_preconditioning(family):
     model = MODELS[family]()
     network = registry.build_network(model, seed=1).eval()
     shape = (1, model["image_size"], model["image_size"])
-    for name in resolve.FAMILIES[family].preconditionings:
+    for name in families.FAMILIES[family].preconditionings:
         built = denoiser.build_denoiser(network, model, TRAININGS[family](preconditioning=name))
-        for method in resolve.FAMILIES[family].samplers:
+        for method in families.FAMILIES[family].samplers:
             settings = SamplerSettings(method, steps=4, tolerance=1e-1)
             with torch.inference_mode():
-                end = find_sampler(method)(Guided(built), ImageNoise(0, range(2)), shape, settings)
+                end = sample(Guided(built), ImageNoise(0, range(2)), shape, settings)
             assert end.x.shape == (2, *shape), (name, method)
             assert bool(torch.isfinite(end.x).all()), (name, method)
             assert int(end.evaluations.min()) > 0, (name, method)
@@ -102,7 +104,7 @@ def problems(check, *arguments):
 
 
 @pytest.mark.parametrize("size", [4, 8, 12, 16, 17, 20, 24])
-@pytest.mark.parametrize("family", resolve.FAMILIES)
+@pytest.mark.parametrize("family", families.FAMILIES)
 def test_validation_refuses_the_image_sizes_that_networks_do(family, size):
     model = MODELS[family](image_size=size)
     refused = bool(problems(networks.FAMILY_PROBLEMS[family], model, ("models", "mine")))
@@ -145,8 +147,8 @@ def test_no_label_and_the_step_of_image_sizes_are_the_same_everywhere():
 
 
 def test_the_noise_schedule_has_as_many_steps_and_samplers_for_the_rules_as_for_the_models():
-    assert families.TIMESTEPS == vp.TIMESTEPS == len(vp.VP("linear").betas)
-    assert set(families.SCHEDULED) == set(schedulers.SCHEDULERS)
+    assert len(VP("linear").betas) == TIMESTEPS
+    assert {name for name, facts in SAMPLER_FACTS.items() if facts.scheduled} == set(schedulers.SCHEDULERS)
 
 
 def test_validation_knows_how_many_classes_a_source_has():

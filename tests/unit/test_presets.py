@@ -1,4 +1,4 @@
-"""The presets hold what they say: every number of the report has its cells, and the report's settings are there."""
+"""The presets hold what they say: every number of the paper has its cells, and the paper's settings are there."""
 
 import csv
 import itertools
@@ -10,15 +10,15 @@ from presets import CONFIG, ROOT, merge, preset
 from slimdiff.analysis.claims import file as claimfile
 from slimdiff.catalog.layers import layers_of, modules
 from slimdiff.compression.channels import ChannelSettings, prune_channels
-from slimdiff.config import resolve as settings
-from slimdiff.config.resolve import expand
+from slimdiff.config import lookup, resolve
+from slimdiff.config.cells import expand
 from slimdiff.errors import UserError
 from slimdiff.io.settings import canonical
 from slimdiff.models.registry import build_network
 
 REFERENCE = ROOT / "workflow" / "resources" / "paper_reference.csv"
-PRINTED = ROOT.parent / "shared" / "paper" / "paper_results.csv"  # the report's numbers as they were handed to us
-NEVER_PRINTED = {"ema+linear-8bit-frozen"}  # the report only says that its images were black
+PRINTED = ROOT.parent / "shared" / "paper" / "paper_results.csv"  # the paper's numbers as they were handed to us
+NEVER_PRINTED = {"ema+linear-8bit-frozen"}  # the paper only says that its images were black
 SAME = {"network": {"classes": 0}, "sampler": {"guidance": 1.0}}  # where the two score networks may differ
 DDPM_CELLS = 20  # of Tables 4 to 8
 
@@ -42,7 +42,7 @@ def test_every_number_of_the_report_is_a_cell(name: str, seeds: int, row: dict[s
     assert [cell.seed for cell in found] == list(range(seeds))
 
 
-@pytest.mark.skipif(not PRINTED.exists(), reason="the report's own list of numbers is not part of the project")
+@pytest.mark.skipif(not PRINTED.exists(), reason="the paper's own list of numbers is not part of the project")
 def test_every_printed_number_is_in_our_copy() -> None:
     """So each row of it has a cell, by the test above."""
     ours = {(row["table"], row["model"], row["label"]): row for row in rows(REFERENCE)}
@@ -66,7 +66,7 @@ def test_the_ddpm_half_is_tables_4_to_8_and_the_black_cell(name: str) -> None:
 def test_raw_and_averaged_weights_come_out_of_one_training(name: str) -> None:
     config = preset(name)
     (entry,) = [entry for entry in config["matrix"] if entry["model"] == "ddpm"]
-    trainings = {settings.training_of(config, optimization) for optimization in entry["optimizations"]}
+    trainings = {lookup.training_of(config, optimization) for optimization in entry["optimizations"]}
     assert trainings == {"plain", "linear-8bit-frozen", "linear-8bit-frozen+adam-8bit", "groups-2", "groups-4"}
 
 
@@ -102,9 +102,9 @@ def test_the_papers_preset_has_the_reports_settings() -> None:
 
 
 def test_the_default_trains_one_network_in_two_ways() -> None:
-    """The report's way beside ours: the same network, data, batches and epochs."""
-    plain = settings.train_settings(CONFIG, "mnist", "ddpm", "plain", 0)
-    theirs = settings.train_settings(CONFIG, "mnist", "ddpm", "noise-prediction", 0)
+    """The paper's way beside ours: the same network, data, batches and epochs."""
+    plain = resolve.train_settings(CONFIG, "mnist", "ddpm", "plain", 0)
+    theirs = resolve.train_settings(CONFIG, "mnist", "ddpm", "noise-prediction", 0)
     assert plain["model"] == theirs["model"]
     assert theirs["training"]["preconditioning"] == "epsilon"
     for key in ("epochs", "batch_size", "label_dropout", "precision", "optimizer", "groups"):

@@ -22,14 +22,14 @@ REFUSED = {
     "a path as a name": ("datasets: {../../x: {source: digits}}", "datasets.../../x is not a usable name"),
     "a line break in a name": ('optimizations: {"x\\n": {training: plain}}', "has the character '\\n'"),
     "an escape of a terminal": ('data_dir: "\\e[2J"', "data_dir has the character '\\x1b'"),
-    "an option as a path": ("data_dir: --delete", "data_dir is '--delete', which begins as an option does"),
+    "an option as a path": ("data_dir: --delete", "data_dir is '--delete', which starts like an option"),
     "a pattern as a path": ('data_dir: "{config[seed]}"', "data_dir is '{config[seed]}'"),
     "a seed that is no whole number": (ENTRY.format("baseline", "2.0"), "matrix[0].seeds[0] is 2.0"),
     "a seed of a thousand digits": (ENTRY.format("baseline", "1" + "0" * 999), "matrix[0].seeds[0] is a number of"),
     "a number that is none": ("sampling: {batch_size: .nan}", "sampling.batch_size is nan"),
     "a key said twice": ("data_dir: a\ndata_dir: b", "the key data_dir appears twice"),
     "a key of Snakemake's": ("pathvars: {results: /tmp}", "pathvars is an unknown key"),
-    "a wrong type with two right ones": ("profile: {reference: 3}", "profile.reference is 3"),
+    "a wrong type with two right ones": ("profile: {baseline: 3}", "profile.baseline is 3"),
     "a plugin from elsewhere": ("plugins: [/tmp/evil.py]", "plugins[0] is '/tmp/evil.py'"),
     "claims that are a device": ("claims: [/dev/zero]", "claims[0] is '/dev/zero', which does not exist"),
 }
@@ -97,8 +97,8 @@ def test_slimdiff_run_refuses_before_snakemake_reads(fresh: Path, tmp_path: Path
 
 def test_slimdiff_run_passes_on_what_snakemake_refuses(fresh: Path, tmp_path: Path) -> None:
     overlay = tmp_path / "theirs.yaml"
-    overlay.write_text("profile: {reference: 3}\n", encoding="utf-8")
-    assert "profile.reference is 3" in said(slimdiff_run(fresh, "--configfile", str(overlay)), fresh)
+    overlay.write_text("profile: {baseline: 3}\n", encoding="utf-8")
+    assert "profile.baseline is 3" in said(slimdiff_run(fresh, "--configfile", str(overlay)), fresh)
 
 
 def test_a_value_of_the_command_line_that_is_no_yaml_is_one_line(fresh: Path) -> None:

@@ -1,4 +1,4 @@
-"""A cell's model: the weights of its training, and what its recipe does to them."""
+"""A cell's model: the weights of its training, compressed by its recipe."""
 
 
 rule compress:

@@ -1,4 +1,4 @@
-"""Images of a data set as uint8, once."""
+"""Images of a data set, as uint8."""
 
 
 rule data:
@@ -8,13 +8,13 @@ rule data:
         "results/logs/data/{dataset}.log",
     benchmark:
         "results/benchmarks/data/{dataset}.jsonl"
-    localrule: True  # a cluster's nodes seldom reach the network
+    localrule: True  # cluster nodes seldom reach the network
     conda:
         ENVIRONMENT
     resources:
         mem_mb=4000,
         runtime=30,
-        data_dir=config["data_dir"],  # a place, not a setting: moving it reruns nothing
+        data_dir=config["data_dir"],  # a resource, not a param: moving the folder reruns nothing
     params:
         settings=get_settings(resolve.data_settings),
         code=get_code("data"),

@@ -1,4 +1,4 @@
-"""Trainings that start from another one's weights: the same files as those of rule train, for the other trainings."""
+"""Trainings that start from another one's weights, with the same output files as rule train."""
 
 
 rule finetune:
@@ -14,12 +14,12 @@ rule finetune:
     benchmark:
         f"results/benchmarks/finetune/{TRAINING}.jsonl"
     wildcard_constraints:
-        training=any_of(resolve.later_trainings(config)),
-    priority: 10  # most cells wait for one of them
-    retries: RETRIES  # a killed training goes on from its state
+        training=any_of(lookup.later_trainings(config)),
+    priority: 10  # most cells wait for a training
+    retries: RETRIES  # a killed training resumes from its state
     conda:
         ENVIRONMENT
-    threads: 1  # two trainings of one thread beat one of two
+    threads: 1  # two trainings of one thread each are faster than one of two
     resources:
         gpu=1,
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
@@ -27,7 +27,7 @@ rule finetune:
     params:
         settings=get_settings(resolve.finetune_settings),
         code=get_code("finetune"),
-        state=f"results/state/train/{TRAINING}",  # no output: Snakemake deletes those of a job that failed
+        state=f"results/state/train/{TRAINING}",  # no output: Snakemake deletes the outputs of failed jobs
     shell:
         "python -u -m slimdiff.stages.finetune --settings {params.settings:q} --code {params.code}"
         " --images {input.images:q} --start {input.start:q} --start-record {input.start_record:q}"

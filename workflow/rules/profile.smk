@@ -1,11 +1,11 @@
-"""What a cell's model costs. Where it is timed the job takes every core and the GPU, so that nothing runs beside it."""
+"""Size, latency and memory of a cell's model. A job that measures time takes all cores and the GPU, so it runs alone."""
 
 
 rule profile:
     input:
         model=rules.compress.output.model,
         images=rules.data.output.images,
-        reference=get_reference,
+        baseline=get_baseline,
         packed=rules.compress.output.packed,
     output:
         profile=f"results/cells/{CELL}/profile.json",
@@ -24,8 +24,8 @@ rule profile:
         settings=get_settings(resolve.profile_settings),
         code=get_code("profile"),
         identity=get_identity,
-        reference=lambda wildcards, input: ["--reference", input.reference] if input.get("reference") else [],
+        baseline=lambda wildcards, input: ["--baseline", input.baseline] if input.get("baseline") else [],
     shell:
         "python -u -m slimdiff.stages.profile --settings {params.settings:q} --code {params.code}"
-        " --model {input.model:q} --images {input.images:q} --packed {input.packed:q} {params.reference:q}"
+        " --model {input.model:q} --images {input.images:q} --packed {input.packed:q} {params.baseline:q}"
         " --identity {params.identity} --gpu {resources.gpu} --threads {threads} --out {output.profile:q} >{log:q} 2>&1"

@@ -1,4 +1,4 @@
-"""What samples are held against: extractors and their reference, the judge, and Inception networks if requested for."""
+"""What samples are scored with: extractors and reference statistics, the classifier, and optional Inception networks."""
 
 
 rule extractors:
@@ -80,11 +80,11 @@ rule inception_weights:
         weights="results/inception/{kind}.pth",
     log:
         "results/logs/inception_weights/{kind}.log",
-    localrule: True  # a cluster's nodes seldom reach the network
+    localrule: True  # cluster nodes seldom reach the network
     conda:
         ENVIRONMENT
     resources:
-        data_dir=config["data_dir"],  # a place, not a setting: moving it reruns nothing
+        data_dir=config["data_dir"],  # a resource, not a param: moving the folder reruns nothing
     params:
         settings=get_settings(resolve.inception_weights_settings),
         code=get_code("inception_weights"),
@@ -105,7 +105,7 @@ rule inception:
         "results/benchmarks/inception/{dataset}-{kind}.jsonl"
     conda:
         ENVIRONMENT
-    threads: get_all_cores  # 60,000 images take an hour and a half on two
+    threads: get_all_cores  # 60,000 images take an hour and a half on two cores
     resources:
         gpu=1,
         mem_mb=lambda wildcards, attempt: 4000 * attempt,

@@ -1,4 +1,4 @@
-"""Images from a cell's model."""
+"""Samples of a cell's model."""
 
 
 rule sample:

@@ -1,4 +1,4 @@
-"""How far a cell's samples are from real images, by every metric of docs/metrics.md."""
+"""Scores of a cell's samples: every metric of docs/metrics.md."""
 
 
 rule score:

@@ -1,6 +1,6 @@
-"""One training per data set × model × training × seed: raw and EMA weights for all cells that start from it.
+"""One training per data set × model × training × seed: raw and EMA weights, shared by all cells that use them.
 
-Those that start from their seed alone; rules/finetune.smk has those that start from another training.
+Trainings from random weights only; rules/finetune.smk has those that start from another training.
 """
 
 
@@ -15,12 +15,12 @@ rule train:
     benchmark:
         f"results/benchmarks/train/{TRAINING}.jsonl"
     wildcard_constraints:
-        training=any_of(resolve.first_trainings(config)),
-    priority: 10  # most cells wait for one of them
-    retries: RETRIES  # a killed training goes on from its state
+        training=any_of(lookup.first_trainings(config)),
+    priority: 10  # most cells wait for a training
+    retries: RETRIES  # a killed training resumes from its state
     conda:
         ENVIRONMENT
-    threads: 1  # two trainings of one thread beat one of two
+    threads: 1  # two trainings of one thread each are faster than one of two
     resources:
         gpu=1,
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
@@ -28,7 +28,7 @@ rule train:
     params:
         settings=get_settings(resolve.train_settings),
         code=get_code("train"),
-        state=f"results/state/train/{TRAINING}",  # no output: Snakemake deletes those of a job that failed
+        state=f"results/state/train/{TRAINING}",  # no output: Snakemake deletes the outputs of failed jobs
     shell:
         "python -u -m slimdiff.stages.train --settings {params.settings:q} --code {params.code}"
         " --images {input.images:q} --state {params.state:q} --gpu {resources.gpu} --threads {threads}"

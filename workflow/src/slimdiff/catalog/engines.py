@@ -1,10 +1,7 @@
-"""What runs a network, and in which precision: facts that configuration, rules and engines share.
-
-Apart from the engines themselves (slimdiff.engines), since the rules must not import torch.
+"""Engines that run a network, and the precisions they support. Free of torch, as the rules must be.
 
 A recipe's `precision` is that of the network's weights and of the graph that the engine runs. A sampler's `precision`
-is another thing: torch's autocast around float32 weights, which engine torch with precision fp32 alone can have. So one
-of the two decides, never both.
+is torch's autocast around float32 weights, which only engine torch in fp32 has. The two never apply at once.
 """
 
 import importlib.util
@@ -13,16 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 PRECISIONS = ("fp32", "bf16", "int8")
-EXTRA = "engines"  # of pyproject.toml: what engines other than torch's own need
+EXTRA = "engines"  # extra of pyproject.toml with the packages of all engines but torch
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What an engine can do, and what must be installed for it."""
+    """What an engine supports, and the packages it needs."""
 
     precisions: tuple[str, ...]
     devices: tuple[str, ...] = ("cpu", "cuda")
-    modules: tuple[str, ...] = ()  # importable names, of the extra `engines`
+    modules: tuple[str, ...] = ()  # importable names of its packages
 
 
 ENGINES = {
@@ -35,32 +32,32 @@ ENGINES = {
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """How a recipe's network is run."""
+    """The engine and precision of a recipe."""
 
     engine: str
     precision: str  # of weights and graph: fp32, bf16, int8
 
     @property
-    def plain(self) -> bool:
-        """torch's own kernels one by one with float32 weights, in the precision that the sampler names."""
+    def is_eager_fp32(self) -> bool:
+        """Whether eager torch runs float32 weights, so that the sampler's `precision` applies."""
         return self.engine == "torch" and self.precision == "fp32"
 
     @property
     def needs_images(self) -> bool:
-        """Whether the network is lowered to something else, which real images calibrate or are held against."""
-        return not self.plain
+        """Whether real images calibrate the lowered network, or measure its error."""
+        return not self.is_eager_fp32
 
 
 def runtime_of(recipe: Mapping[str, Any]) -> Runtime:
-    """The way that a recipe, or a checkpoint's header, names; torch in fp32 where it names none."""
+    """Return the runtime that a recipe or a checkpoint's header names; torch in fp32 by default."""
     return Runtime(recipe.get("engine", "torch"), recipe.get("precision", "fp32"))
 
 
-def allowed() -> str:
-    """Every engine with its precisions, as messages list them."""
-    return "; ".join(f"{engine} in {', '.join(runtime.precisions)}" for engine, runtime in ENGINES.items())
+def list_engines() -> str:
+    """Return every engine with its precisions, for messages."""
+    return "; ".join(f"{name} in {', '.join(engine.precisions)}" for name, engine in ENGINES.items())
 
 
 def missing_modules(engine: str) -> list[str]:
-    """Packages that `engine` needs and that are not installed."""
+    """Return the modules that `engine` needs and that are not installed."""
     return [name for name in ENGINES[engine].modules if importlib.util.find_spec(name) is None]

@@ -1,17 +1,17 @@
-"""The names of the layers that can be pruned, without building a network: what a recipe's scope may name.
+"""Names of the prunable layers of each family, which a recipe's scope may name, without building a network.
 
-A test holds them to the networks' own.
+A test compares them with the networks.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-MODULE = "module:"  # before a name in a scope: a layer, or a block and so all of its layers
+MODULE = "module:"  # prefix of a scope that names a layer, or a block with all its layers
 _NCSN = "conv1 dense1 conv2 dense2 conv3 dense3 conv4 dense4 tconv4 dense5 tconv3 dense6 tconv2 dense7 tconv1"
 _DOUBLE = ("conv1", "conv2")
 _SCALED = ("conv1.conv1", "conv1.conv2", "conv2.conv1", "conv2.conv2", "embed")
 _ATTENTION = ("qkv", "proj", "ff1", "ff2")
-_UNET = {  # by block: its layers, and the level of its attention
+_UNET = {  # block → its layers, and the level of its attention
     "inc": (_DOUBLE, None),
     "down1": (_SCALED, None),
     "attend1": (_ATTENTION, 1),
@@ -33,10 +33,10 @@ _UNET = {  # by block: its layers, and the level of its attention
 
 
 def layers_of(family: str, network: Mapping[str, Any]) -> list[str] | None:
-    """Names of the layers of a family's network, in its order; None for a family of a plugin.
+    """Return the names of the layers of a network, in its order; None for a plugin's family.
 
     Args:
-        network: an entry's `network` of `models:`.
+        network: the `network` of an entry of `models:`.
     """
     if family == "ncsn":
         return _NCSN.split()
@@ -51,19 +51,19 @@ def layers_of(family: str, network: Mapping[str, Any]) -> list[str] | None:
 
 
 def within(layers: list[str], module: str) -> list[str]:
-    """The layers that `module` names: itself, or all inside of it."""
+    """Return the layers that `module` names: itself, or all layers in it."""
     return [name for name in layers if name == module or name.startswith(f"{module}.")]
 
 
 def modules(layers: list[str]) -> list[str]:
-    """The blocks and single layers at the top of a network: what a study of modules goes through."""
+    """Return the top-level modules of a network, blocks and single layers, in order."""
     return list(dict.fromkeys(name.partition(".")[0] for name in layers))
 
 
 def channel_modules(family: str, network: Mapping[str, Any]) -> list[str] | None:
-    """The modules whose own channels can go, for which see slimdiff.compression.channels; None as for `layers_of`.
+    """Return the modules whose own channels can be removed (slimdiff.compression.channels); None as for `layers_of`.
 
-    Not the layer that makes the image, and no linear layer of a score network, whose outputs are a convolution's.
+    Leaves out the output layer, and the linear layers of the NCSN, whose outputs are added to a convolution's channels.
     """
     layers = layers_of(family, network)
     if layers is None:

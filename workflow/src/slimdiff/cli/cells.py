@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from slimdiff.config.cells import run_path
 from slimdiff.errors import UserError
 from slimdiff.io import records
 
@@ -43,7 +44,9 @@ CellNames = Annotated[
 
 def listed(root: Path, name: str) -> list[str]:
     """Folders under `root`, four levels down, that hold a file `name`."""
-    return sorted(path.parent.relative_to(root).as_posix() for path in root.glob(f"*/*/*/seed*/{name}"))
+    return sorted(
+        path.parent.relative_to(root).as_posix() for path in root.glob(run_path("*", "*", "*", f"*/{name}"))
+    )
 
 
 def cell_names(results: Path) -> list[str]:

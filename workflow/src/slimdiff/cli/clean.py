@@ -14,6 +14,7 @@ import typer
 from slimdiff.cli.cells import RESULTS, Results
 from slimdiff.cli.config import Configs, Presets, cells_of, read_config, sources, trainings_of
 from slimdiff.cli.console import console, size, table
+from slimdiff.config.cells import run_path
 from slimdiff.errors import UserError
 
 RECENT_S = 120.0  # a state that was written since belongs to a training that may still run, perhaps elsewhere
@@ -93,7 +94,7 @@ def find_orphans(results: Path, cells: set[str], trainings: set[str], now: float
         names = {
             path.relative_to(results / root).as_posix()
             for root in roots
-            for path in (results / root).glob("*/*/*/seed*")
+            for path in (results / root).glob(run_path("*", "*", "*", "*"))
             if path.is_dir()
         }
         found += [_orphan(results, kind, roots, name, now) for name in sorted(names - wanted)]

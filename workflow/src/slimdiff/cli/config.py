@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from slimdiff.config import resolve as configuration
+from slimdiff.config import lookup
+from slimdiff.config.cells import expand
 from slimdiff.errors import UserError
 from slimdiff.io import strict_yaml
 
@@ -106,13 +107,13 @@ def load_plugins(named: Sequence[Path] | None) -> None:
 def cells_of(config: dict[str, Any], paths: Sequence[Path]) -> list[str]:
     """The names of the cells that `config`, read from `paths`, asks for."""
     try:
-        cells = configuration.expand(config["matrix"])
+        cells = expand(config["matrix"])
     except (AttributeError, KeyError, TypeError):
         raise UserError(
             f"{', '.join(map(str, paths))}: key 'matrix' must be a list of dataset, model, optimizations and seeds; "
             "a preset without one goes on top of --config config.yaml"
         ) from None
-    return [f"{cell.dataset}/{cell.model}/{cell.optimization}/seed{cell.seed}" for cell in cells]
+    return [cell.path for cell in cells]
 
 
 def trainings_of(config: dict[str, Any], paths: Sequence[Path]) -> list[str]:
@@ -124,7 +125,7 @@ def trainings_of(config: dict[str, Any], paths: Sequence[Path]) -> list[str]:
         except ValueError:
             raise UserError(f"{', '.join(map(str, paths))}: matrix names {name}, and no name may hold a /") from None
         try:
-            chain = configuration.chain_of(config, configuration.training_of(config, optimization))
+            chain = lookup.chain_of(config, lookup.training_of(config, optimization))
         except (AttributeError, KeyError, TypeError):
             raise UserError(
                 f"{', '.join(map(str, paths))}: optimizations.{optimization} must name its training; "

@@ -14,6 +14,7 @@ from rich.text import Text
 from slimdiff.analysis.columns import COLUMNS, KEY
 from slimdiff.cli.cells import RESULTS, CellName, Results, find_cell, name_of, read_model_header, read_record
 from slimdiff.cli.console import console, figure, size, table
+from slimdiff.config.cells import run_path
 
 INDENT = (0, 0, 0, 2)
 PARSED = ("settings", "code")  # columns that hold JSON
@@ -65,7 +66,7 @@ def _training(folder: Path, row: Mapping[str, Any] | None) -> dict[str, Any] | N
     if row is None or len(folder.resolve().parents) < 5:
         return None
     results = folder.resolve().parents[4]
-    name = f"{row['dataset']}/{row['model']}/{row['training']}/seed{row['seed']}"
+    name = run_path(row["dataset"], row["model"], row["training"], row["seed"])
     record = read_record(results / "train" / name / "train.json")
     if not record:
         return None

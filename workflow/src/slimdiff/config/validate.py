@@ -1,67 +1,67 @@
-"""Is a configuration sound? One line about the first thing that is not, before any job starts.
+"""Validate a config before any job starts; its first problem becomes one line.
 
-The schema says which keys and values there may be, slimdiff.config.checks what no schema can.
+The schema says which keys and values are allowed, slimdiff.config.checks what a schema cannot express.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jsonschema
-
-from slimdiff.config.checks.all import problems
-from slimdiff.config.checks.problem import Problem, offer
-from slimdiff.config.resolve import Config, plugin_catalog
+from slimdiff.config.checks import Problem
+from slimdiff.config.checks.datasets import dataset_problems, file_problems, inception_problems, path_problems
+from slimdiff.config.checks.names import name_problems
+from slimdiff.config.checks.networks import model_problems
+from slimdiff.config.checks.recipes import recipe_problems
+from slimdiff.config.checks.trainings import training_problems
+from slimdiff.config.lookup import Config, chain_of, plugin_catalog, training_of
+from slimdiff.config.schema import cut, dotted, schema_problems, select
 from slimdiff.errors import UserError
 from slimdiff.io.text import one_line
 from slimdiff.plugins.declarations import path_problem
-from slimdiff.plugins.schema import extended
+from slimdiff.plugins.schema import extend_schema
 
-SHOWN_CHARACTERS = 60  # of a value in a message
-LONGEST = 1000  # characters of a text: a path is the longest that a configuration holds
-LARGEST = 2**53  # of whole numbers: up to there JSON and its readers have them exactly
-UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # in names and paths: controls, half characters
-
-# JSON Schema takes 2.0 for a whole number; a seed of 2.0 would make other paths than one of 2.
-STRICT = jsonschema.validators.extend(
-    jsonschema.Draft202012Validator,
-    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
-        "integer", lambda checker, value: isinstance(value, int) and not isinstance(value, bool)
-    ),
-)
+# Old key → new key; * stands for any name.
+RENAMED = {
+    "profile.reference": "profile.baseline",
+    "models.*.sampler.reuse": "models.*.sampler.cache_interval",
+    "optimizations.*.sampler.reuse": "optimizations.*.sampler.cache_interval",
+    "inception.report": "inception.paper",
+}
+MAX_CHARACTERS = 1000  # of a text; paths are the longest texts in a config
+MAX_INTEGER = 2**53  # JSON readers represent integers exactly up to here
+UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # control characters, lone surrogates
 
 
-def check(config: Config, schema: Mapping[str, Any], files: Mapping[str, Any]) -> None:
+def validate(config: Config, schema: Mapping[str, Any], files: Mapping[str, Any]) -> None:
     """Raise UserError about the first problem of `config`.
 
     Args:
-        config: the merged configuration.
+        config: the merged config.
         schema: workflow/schemas/config.schema.yaml as a mapping.
-        files: what was merged, by name, in the order of merging: used to say which file holds the culprit.
+        files: the merged files by name, in the order of merging; the message names the last one that holds the key.
     """
-    # Lazily: each step may rely on what the ones before it would have refused.
+    # Lazy: each step relies on what the steps before it refuse.
     steps: tuple[Callable[[], Iterable[Problem]], ...] = (
-        lambda: _plain_problems(config, ()),
-        lambda: _schema_problems({"plugins": config.get("plugins")}, _part(schema, "plugins")),
+        lambda: _value_problems(config, ()),
+        lambda: _renamed_problems(config),
+        lambda: schema_problems({"plugins": config.get("plugins")}, select(schema, "plugins")),
         lambda: _plugin_problems(config),
-        lambda: _schema_problems(config, extended(schema, plugin_catalog(config))),
-        lambda: problems(config),
+        lambda: schema_problems(config, extend_schema(schema, plugin_catalog(config))),
+        lambda: path_problems(config),
+        lambda: dataset_problems(config),
+        lambda: name_problems(config),
+        lambda: _matrix_problems(config),
+        lambda: inception_problems(config),
+        lambda: file_problems(config),
     )
     problem = next((problem for step in steps for problem in step()), None)
     if problem:
-        raise UserError(one_line(f"{_origin(problem.path, files)}: {dotted(problem.path)} {problem.text}"))
+        raise UserError(one_line(f"{_source(problem.path, files)}: {dotted(problem.path)} {problem.text}"))
 
 
-def dotted(path: Sequence[str | int]) -> str:
-    """("matrix", 0, "seeds") → "matrix[0].seeds"; keys that are nothing or hold spaces are in quotes."""
-    shown = (key if isinstance(key, int) or key.split() == [key] else repr(key) for key in path)
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in shown).removeprefix(".")
-
-
-def _origin(path: Sequence[str | int], files: Mapping[str, Any]) -> str:
-    """The last file that holds `path`, or as much of it as any file holds."""
+def _source(path: Sequence[str | int], files: Mapping[str, Any]) -> str:
+    """Return the name of the last file that holds `path`, or as much of it as any file holds."""
     for length in range(len(path), 0, -1):
         for name, content in reversed(list(files.items())):
             if _holds(content, path[:length]):
@@ -78,132 +78,72 @@ def _holds(content: Any, path: Sequence[str | int]) -> bool:
     return True
 
 
-def _plain_problems(value: Any, path: tuple[str | int, ...]) -> Iterator[Problem]:
-    """Keys and values that YAML can hold and JSON cannot."""
+def _value_problems(value: Any, path: tuple[str | int, ...]) -> Iterator[Problem]:
+    """Yield keys and values that YAML can hold and JSON cannot."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
-                yield Problem(
-                    (*path, _cut(str(key))), f"is a key that YAML reads as {_cut(repr(key))}; write it in quotes"
-                )
+                text = f"is a key that YAML reads as {cut(repr(key))}; write it in quotes"
+                yield Problem((*path, cut(str(key))), text)
             elif problem := _text_problem(key):
-                yield Problem((*path, _cut(key)), f"is a key that {problem}")
+                yield Problem((*path, cut(key)), f"is a key that {problem}")
             else:
-                yield from _plain_problems(item, (*path, key))
+                yield from _value_problems(item, (*path, key))
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _plain_problems(item, (*path, index))
+            yield from _value_problems(item, (*path, index))
     elif isinstance(value, float) and not math.isfinite(value):
         yield Problem(path, f"is {value}; allowed: finite numbers")
-    elif isinstance(value, int) and abs(value) > LARGEST:
-        yield Problem(path, f"is a number of {len(f'{abs(value):x}')} hexadecimal digits; allowed: at most {LARGEST}")
+    elif isinstance(value, int) and abs(value) > MAX_INTEGER:
+        digits = len(f"{abs(value):x}")  # Python refuses to print very large integers in decimal
+        yield Problem(path, f"is a number of {digits} hexadecimal digits; allowed: at most {MAX_INTEGER}")
     elif isinstance(value, str) and (problem := _text_problem(value)):
         yield Problem(path, problem)
     elif not isinstance(value, str | int | float | None):
-        yield Problem(path, f"is {_cut(str(value))}, which YAML reads as a {type(value).__name__}; write it in quotes")
+        yield Problem(path, f"is {cut(str(value))}, which YAML reads as a {type(value).__name__}; write it in quotes")
 
 
 def _text_problem(text: str) -> str | None:
-    """What is wrong with a key or a text, or None: no name or path of ours holds what a terminal or a file refuses."""
-    if len(text) > LONGEST:
-        return f"has {len(text)} characters; allowed: {LONGEST} at most"
-    if found := UNUSABLE.search(text):
-        return f"has the character {found[0]!r}; allowed: characters that can be seen, on one line"
+    """Return what is wrong with a key or a text, or None; names and paths hold only what terminals and files accept."""
+    if len(text) > MAX_CHARACTERS:
+        return f"has {len(text)} characters; allowed: {MAX_CHARACTERS} at most"
+    if match := UNUSABLE.search(text):
+        return f"has the character {match[0]!r}; allowed: visible characters on one line"
     return None
 
 
-def _part(schema: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """The schema of `key` at the top alone."""
-    return {"type": "object", "required": [key], "properties": {key: schema["properties"][key]}}
+def _renamed_problems(config: Config) -> Iterator[Problem]:
+    """Yield keys by their old name."""
+    for old, new in RENAMED.items():
+        for path in _matches(config, old.split(".")):
+            name = dotted([*path[:-1], new.rpartition(".")[2]])
+            yield Problem(path, f"is now {name}; rename the key")
 
 
-def _schema_problems(config: Config, schema: Mapping[str, Any]) -> Iterator[Problem]:
-    return map(_schema_problem, STRICT(schema).iter_errors(config))
+def _matches(value: Any, pattern: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the paths in `value` that match `pattern`, whose * stands for any key."""
+    if not pattern:
+        yield ()
+    elif isinstance(value, Mapping):
+        for key in value if pattern[0] == "*" else {pattern[0]} & value.keys():
+            yield from ((key, *rest) for rest in _matches(value[key], pattern[1:]))
 
 
 def _plugin_problems(config: Config) -> Iterator[Problem]:
-    """Files of plugins that are not there; what is wrong inside of one is raised when it is read."""
+    """Yield plugin files that do not exist; mistakes inside a file are raised when it is read."""
     for index, path in enumerate(config["plugins"]):
-        problem = path_problem(path)
-        if problem:
+        if problem := path_problem(path):
             yield Problem(("plugins", index), problem)
 
 
-def _schema_problem(error: jsonschema.ValidationError) -> Problem:
-    path: tuple[Any, ...] = tuple(error.absolute_path)
-    schema: Any = error.schema
-    value: Any = error.instance
-    if error.validator == "additionalProperties" and "patternProperties" in schema:
-        name = next(name for name in value if not re.search(next(iter(schema["patternProperties"])), name))
-        return Problem(
-            (*path, name), "is not a usable name; allowed: letters, digits, and . _ + - after the first, 100 at most"
+def _matrix_problems(config: Config) -> Iterator[Problem]:
+    """Yield what does not fit together in the models, trainings and recipes that the matrix uses."""
+    for model in dict.fromkeys(entry["model"] for entry in config["matrix"]):
+        used = list(
+            dict.fromkeys(o for entry in config["matrix"] if entry["model"] == model for o in entry["optimizations"])
         )
-    if error.validator == "additionalProperties":
-        known = schema["properties"]
-        name = next(name for name in value if name not in known)
-        place = dotted(path) or "the file"
-        own = "; a step of your own comes with a file named in plugins" if path[:1] == ("optimizations",) else ""
-        return Problem((*path, name), f"is an unknown key; allowed in {place}: {offer(name, known)}{own}")
-    if error.validator == "required":
-        return Problem((*path, next(key for key in schema["required"] if key not in value)), "is missing")
-    return Problem(path, f"is {_show(value)}; allowed: {_allowed(schema)}{_remark(schema)}{_number_hint(value)}")
-
-
-def _allowed(schema: Mapping[str, Any]) -> str:
-    """What a value of `schema` may be, in words."""
-    if "enum" in schema:
-        return ", ".join(map(str, schema["enum"]))
-    if "const" in schema:
-        return str(schema["const"])
-    if "anyOf" in schema:
-        return " or ".join(_allowed(option) for option in schema["anyOf"])
-    words = {
-        "integer": "a whole number",
-        "number": "a number",
-        "string": "text",
-        "array": "a list",
-        "object": "a mapping",
-        "null": "null",
-        "boolean": "true or false",
-    }
-    bounds = {
-        "minimum": "at least {}",
-        "maximum": "at most {}",
-        "exclusiveMinimum": "above {}",
-        "exclusiveMaximum": "below {}",
-        "multipleOf": "a multiple of {}",
-        "minItems": "with {} or more entries",
-        "maxItems": "with {} entries at most",
-        "uniqueItems": "without repeats",
-        "pattern": "of the form {}",
-    }
-    limits = [text.format(schema[key]) for key, text in bounds.items() if key in schema]
-    types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    return " ".join([" or ".join(words[name] for name in types), " and ".join(limits)]).strip()
-
-
-def _remark(schema: Mapping[str, Any]) -> str:
-    return f" ({schema['description']})" if "description" in schema else ""
-
-
-def _number_hint(value: Any) -> str:
-    """The way out for a number that is text."""
-    try:
-        float(value if isinstance(value, str) else "")
-    except ValueError:
-        return ""
-    # YAML 1.1 reads 1e-3 as text: it wants a point in the mantissa and a sign in the exponent.
-    mantissa, e, exponent = value.lower().partition("e")
-    mantissa += "" if "." in mantissa or not e else ".0"
-    exponent = f"+{exponent}" if exponent[:1].isdigit() else exponent
-    written = mantissa + e + exponent
-    return f"; YAML reads {value} as text, write {written}" if written != value.lower() else "; write it without quotes"
-
-
-def _show(value: Any) -> str:
-    """`value` as it would stand in YAML, cut short."""
-    return _cut(json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else repr(value))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+        yield from model_problems(config, model)
+        for training in dict.fromkeys(name for o in used for name in chain_of(config, training_of(config, o))):
+            yield from training_problems(config, model, training)
+        for optimization in used:
+            yield from recipe_problems(config, model, optimization)

@@ -1,24 +1,24 @@
-"""Data sets and other files that a configuration names: paths that can be used, files that are there."""
+"""Data sets, claims and other files that a config names: usable paths, existing files, pinned digests."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from slimdiff.config.checks.problem import Problem
-from slimdiff.config.resolve import Config, inception_kinds, plugin_catalog
+from slimdiff.config.checks import Problem
+from slimdiff.config.lookup import Config, inception_kinds, plugin_catalog
 from slimdiff.errors import UserError
 from slimdiff.io import files
 from slimdiff.io.folders import is_file, is_folder, listing
 
-CLASSES = {"mnist": 10, "fashion_mnist": 10, "cifar10": 10, "digits": 10}  # of the sources; a folder's are counted
-SHIPPED_NETWORKS = {"extractors": "extractors", "classifier": "a classifier"}  # keys of a data set, and what they name
+CLASSES = {"mnist": 10, "fashion_mnist": 10, "cifar10": 10, "digits": 10}  # number of classes of each built-in source
+SHIPPED_NETWORKS = {"extractors": "extractors", "classifier": "a classifier"}  # key of a data set → noun in messages
 INCEPTION_FEATURES = 2048
-PATH_KEYS = ("path", "extractors", "classifier")  # of a data set: what names a file or a folder
-FOLDER_KEYS = ("path", "image_size", "channels", "test_fraction")  # what a folder of images must be told
+PATH_KEYS = ("path", "extractors", "classifier")  # keys of a data set that hold a path
+FOLDER_KEYS = ("path", "image_size", "channels", "test_fraction")  # keys that source: folder requires
 
 
 def path_problems(config: Config) -> Iterator[Problem]:
-    """Paths that a command line would take for an option, or a rule for a pattern."""
+    """Yield paths that a command line would read as an option, or a rule as a pattern."""
     places: list[tuple[tuple[str | int, ...], str]] = [(("data_dir",), config["data_dir"])]
     places += [(("claims", index), file) for index, file in enumerate(config["claims"])]
     places += [(("inception", kind), config["inception"][kind]) for kind in inception_kinds(config)]
@@ -26,29 +26,30 @@ def path_problems(config: Config) -> Iterator[Problem]:
         places += [(("datasets", name, key), options[key]) for key in PATH_KEYS if key in options]
     for path, text in places:
         if text.startswith("-"):
-            yield Problem(path, f"is {text!r}, which begins as an option does; write ./{text}")
+            yield Problem(path, f"is {text!r}, which starts like an option; write ./{text}")
         elif "{" in text or "}" in text:
-            yield Problem(path, f"is {text!r}; allowed: a path without {{ and }}, which stand for patterns; rename it")
+            yield Problem(path, f"is {text!r}; allowed: a path without {{ and }}, which mark patterns; rename it")
 
 
 def dataset_problems(config: Config) -> Iterator[Problem]:
+    """Yield keys that do not fit the source of a data set."""
     for name, options in config["datasets"].items():
         path = ("datasets", name)
         folder = options["source"] == "folder"
         for key in FOLDER_KEYS:
             if folder and key not in options:
-                yield Problem((*path, key), "is missing; source: folder needs it")
+                yield Problem((*path, key), "is missing; source: folder requires it")
             if not folder and key in options:
-                yield Problem((*path, key), f"is only for source: folder, and the source is {options['source']}")
+                yield Problem((*path, key), f"requires source: folder, and the source is {options['source']}")
         if "options" in options and options["source"] not in plugin_catalog(config).sources:
-            yield Problem((*path, "options"), f"is only for sources of plugins, and the source is {options['source']}")
+            yield Problem((*path, "options"), f"requires a plugin's source, and the source is {options['source']}")
         for network in SHIPPED_NETWORKS:
             if f"{network}_sha256" in options and network not in options:
-                yield Problem((*path, f"{network}_sha256"), f"needs the key {network} beside it")
+                yield Problem((*path, f"{network}_sha256"), f"requires the key {network}; add it, or leave both out")
 
 
 def inception_problems(config: Config) -> Iterator[Problem]:
-    """Inception networks that are asked for: their weights, and enough samples for their features."""
+    """Yield Inception weights that do not exist, and a number of samples below that of Inception's features."""
     n_samples = config["sampling"]["n_samples"]
     for kind in inception_kinds(config):
         weights = config["inception"][kind]
@@ -64,59 +65,73 @@ def inception_problems(config: Config) -> Iterator[Problem]:
 
 
 def file_problems(config: Config) -> Iterator[Problem]:
-    """Files of claims, and those of the data sets that the matrix uses."""
+    """Yield missing or changed files: of claims, and of the data sets in the matrix."""
     for index, file in enumerate(config["claims"]):
         if not is_file(file):
             yield Problem(("claims", index), f"is {file!r}, which does not exist; correct it, or take it out")
     for name in dict.fromkeys(entry["dataset"] for entry in config["matrix"]):
         options, path = config["datasets"][name], ("datasets", name)
         for network, noun in SHIPPED_NETWORKS.items():
-            file = options.get(network)
-            if file is not None and not is_file(file):
-                text = f"is {file!r}, which does not exist; correct it, or leave the key out to have {noun} trained"
-                yield Problem((*path, network), text)
-                continue
-            try:
-                pinned, found = options.get(f"{network}_sha256"), files.digest(file) if file is not None else None
-            except OSError as error:
-                yield Problem((*path, network), f"is {file!r}, which cannot be read ({error.strerror}); correct it")
-                continue
-            if pinned not in (None, found):
-                text = (
-                    f"is {pinned}, and {file} has {found}; restore the file, or leave both keys out to have {noun} "
-                    "trained"
-                )
-                yield Problem((*path, f"{network}_sha256"), text)
-        if options["source"] != "folder":
-            continue
-        folder = Path(options["path"])
-        if not is_folder(folder):
-            yield Problem((*path, "path"), f"is {options['path']!r}; allowed: a folder that exists")
-            continue
-        try:
-            listing(folder)
-        except UserError as error:
-            yield Problem((*path, "path"), f"is {options['path']!r}: {error}")
-            continue
-        classes = _class_folders(folder)
-        if len(classes) < 2:
-            found = f"only {classes[0]!r}" if classes else "none"
-            text = (
-                f"is {options['path']!r}; allowed: a folder with a subfolder of images for each of two or more classes"
-            )
-            yield Problem((*path, "path"), f"{text}, found {found}")
+            yield from _network_problems(options, network, noun, path)
+        if options["source"] == "folder":
+            yield from _folder_problems(options["path"], path)
+
+
+def _network_problems(
+    options: Mapping[str, Any], network: str, noun: str, path: tuple[str | int, ...]
+) -> Iterator[Problem]:
+    """Yield a missing, unreadable or changed file of the extractors or the classifier."""
+    file = options.get(network)
+    if file is None:
+        return
+    if not is_file(file):
+        text = f"is {file!r}, which does not exist; correct it, or leave the key out to train {noun}"
+        yield Problem((*path, network), text)
+        return
+    try:
+        digest = files.digest(file)
+    except OSError as error:
+        yield Problem((*path, network), f"is {file!r}, which cannot be read ({error.strerror}); correct it")
+        return
+    pinned = options.get(f"{network}_sha256")
+    if pinned not in (None, digest):
+        text = f"is {pinned}, and {file} has {digest}; restore the file, or leave both keys out to train {noun}"
+        yield Problem((*path, f"{network}_sha256"), text)
+
+
+def _folder_problems(folder: str, path: tuple[str | int, ...]) -> Iterator[Problem]:
+    """Yield a folder of images that does not exist, cannot be used, or has fewer than two classes."""
+    key = (*path, "path")
+    if not is_folder(folder):
+        yield Problem(key, f"is {folder!r}; allowed: a folder that exists")
+        return
+    try:
+        listing(folder)
+    except UserError as error:
+        yield Problem(key, f"is {folder!r}: {error}")
+        return
+    classes = _class_folders(Path(folder))
+    if len(classes) < 2:
+        count = f"only {classes[0]!r}" if classes else "none"
+        text = f"is {folder!r}; allowed: a folder with one subfolder of images per class, two or more; found {count}"
+        yield Problem(key, text)
 
 
 def count_classes(config: Config, dataset: Mapping[str, Any]) -> int | None:
-    """How many classes a data set has; None where that is not known before it is read."""
+    """Return the number of classes of a data set; None if only reading it can tell."""
     if dataset["source"] in plugin_catalog(config).sources:
-        return len(plugin_catalog(config).source(dataset["source"]).classes)
+        return len(plugin_catalog(config).sources[dataset["source"]].declared.classes)
     if dataset["source"] != "folder":
         return CLASSES.get(dataset["source"])
     return len(_class_folders(Path(dataset["path"]))) if is_folder(dataset["path"]) else None
 
 
 def _class_folders(folder: Path) -> list[str]:
+    """Return the names of the class folders in `folder`.
+
+    Raises:
+        UserError: `folder` cannot be read.
+    """
     try:
         return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:

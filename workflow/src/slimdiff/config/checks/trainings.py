@@ -5,17 +5,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from slimdiff.catalog.families import FAMILIES, divisors
-from slimdiff.config.checks.networks import GROUPED_CHANNELS, foreign
-from slimdiff.config.checks.problem import Problem
-from slimdiff.config.resolve import Config, chain_of, distillation_of, family_of, plugin_catalog, training_options
+from slimdiff.config.checks import Problem
+from slimdiff.config.checks.networks import GROUPED_CHANNELS, options_of_other_families
+from slimdiff.config.lookup import Config, chain_of, distillation_of, family_of, plugin_catalog, training_options
 
 
 def training_problems(config: Config, model: str, training: str) -> Iterator[Problem]:
-    """A training of `model`: what its family knows, and numbers that must divide its channels."""
+    """Yield options that the family of `model` lacks, and group counts that do not divide its channels."""
     options, family = training_options(config, model, training), config["models"][model]["family"]
 
     def problem(key: str, text: str) -> Problem:
-        """At the last place in the chain that says it."""
+        """Return a problem at the last place in the chain that sets `key`."""
         for name in reversed(chain_of(config, training)):
             own = config["trainings"][name]
             if key in own.get("finetune", {}):
@@ -28,7 +28,7 @@ def training_problems(config: Config, model: str, training: str) -> Iterator[Pro
         yield from channel_problems(options, ("trainings", training, "prune"), config["trainings"][training]["start"])
     if "distill" in config["trainings"][training]:
         yield from _distill_problems(config, model, training)
-    for key, text in foreign(config, model, "training", options):
+    for key, text in options_of_other_families(config, model, "training", options):
         yield problem(key, text)
     preconditionings = family_of(config, model).preconditionings
     if options["preconditioning"] not in preconditionings:
@@ -38,7 +38,7 @@ def training_problems(config: Config, model: str, training: str) -> Iterator[Pro
         text = f"is {options['min_snr_gamma']}; allowed with preconditioning {options['preconditioning']}: null"
         yield problem("min_snr_gamma", text)
     if family not in FAMILIES:
-        if options["groups"] != 1 and not plugin_catalog(config).family(family).grouped:
+        if options["groups"] != 1 and not plugin_catalog(config).families[family].declared.grouped:
             yield problem("groups", f"is {options['groups']}; allowed for family {family}: 1")
         return
     channels = GROUPED_CHANNELS[family](config["models"][model]["network"])
@@ -48,36 +48,40 @@ def training_problems(config: Config, model: str, training: str) -> Iterator[Pro
 
 
 def _distill_problems(config: Config, model: str, training: str) -> Iterator[Problem]:
-    """A training that makes a student of `model`: a start that can be its teacher."""
+    """Yield what keeps the start of a distillation from being the teacher of `model`."""
     own, path = config["trainings"][training]["distill"], ("trainings", training, "distill")
     start = config["trainings"][training]["start"]
     options, before = training_options(config, model, start), distillation_of(config, model, start)
     if options["preconditioning"] != "edm":
-        yield Problem(path, f"starts from {start}, whose preconditioning is {options['preconditioning']}; allowed: edm")
+        text = f"starts from {start}, whose preconditioning is {options['preconditioning']}; allowed: edm"
+        yield Problem(path, text)
     guidance = (distillation_of(config, model, training) or own)["guidance"]
     if guidance != 1 and before:
         text = f"is {guidance}; allowed after training {start}, which has its teacher's guidance in its weights: 1"
         yield Problem((*path, "guidance"), text)
     elif guidance != 1 and not config["models"][model]["network"].get("classes"):
-        text = f"is {guidance}; allowed for a network that is told no class (network.classes 0): 1"
-        yield Problem((*path, "guidance"), text)
+        yield Problem((*path, "guidance"), f"is {guidance}; allowed for an unconditional network (classes: 0): 1")
     elif guidance != 1 and not options.get("label_dropout"):
         text = f"is {guidance}; allowed after training {start}, whose label_dropout is 0: 1"
         yield Problem((*path, "guidance"), text)
     if before and own["teacher"] != "euler":
-        text = f"is {own['teacher']}; allowed after training {start}, which is a student of euler's steps: euler"
+        text = f"is {own['teacher']}; allowed after training {start}, a student sampled by euler: euler"
         yield Problem((*path, "teacher"), text)
     if before and own["steps"] * own["substeps"] != before["steps"]:
         text = (
-            f"is {own['substeps']}; allowed after training {start}, which has {before['steps']} steps: a number that "
-            f"makes as many of the {own['steps']} here"
+            f"is {own['substeps']}; allowed after training {start}, a student of {before['steps']} steps: "
+            f"{before['steps']} divided by the {own['steps']} steps here"
         )
         yield Problem((*path, "substeps"), text)
 
 
 def channel_problems(options: Mapping[str, Any], path: tuple[str, ...], training: str) -> Iterator[Problem]:
-    """Channels go from float layers without groups alone; `options` are those of the training `training`."""
-    for key, wanted in (("groups", 1), ("linear", "float")):
-        if options[key] != wanted:
-            text = f"removes channels after training {training}, whose {key} is {options[key]}; allowed there: {wanted}"
+    """Yield what keeps channels from being removed: grouped convolutions or quantized linear layers.
+
+    Args:
+        options: the options of the training `training`.
+    """
+    for key, allowed in (("groups", 1), ("linear", "float")):
+        if options[key] != allowed:
+            text = f"removes channels after training {training}, whose {key} is {options[key]}; allowed: {allowed}"
             yield Problem(path, text)

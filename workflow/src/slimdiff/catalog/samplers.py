@@ -1,0 +1,49 @@
+"""Samplers: the options of each and its number of network evaluations. Free of torch, as the rules must be.
+
+slimdiff.diffusion.samplers holds the algorithms, under the same names.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from slimdiff.catalog.families import divisors
+
+TIMESTEPS = 1000  # of DDPM's noise schedule
+SAMPLER_ALWAYS = ("precision",)  # options of every sampler of every family
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerFacts:
+    """What a sampler uses and costs."""
+
+    options: tuple[str, ...]  # a cell's settings leave out all others, so editing those reruns nothing
+    evaluations: Callable[[int], int] | None = lambda steps: steps  # of the denoiser; None: known only afterwards
+    scheduled: bool = False  # steps through a noise schedule of TIMESTEPS
+    corrects: bool = False  # evaluates the end of a step, then the same noise level again for the corrected image
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether `steps` sets the number of steps; if not, the sampler controls its own."""
+        return "steps" in self.options
+
+
+SAMPLER_FACTS = {
+    "heun": SamplerFacts(("steps", "sigma_min", "sigma_max", "rho"), lambda steps: 2 * steps - 1, corrects=True),
+    "euler": SamplerFacts(("steps", "sigma_min", "sigma_max", "rho", "grid")),
+    "euler-maruyama": SamplerFacts(("steps",)),
+    "predictor-corrector": SamplerFacts(("steps", "snr"), lambda steps: 2 * steps),
+    "ode": SamplerFacts(("tolerance",), None),
+    "ddpm": SamplerFacts(("steps",), scheduled=True),
+    "ddim": SamplerFacts(("steps",), scheduled=True),
+    "dpm-solver++": SamplerFacts(("steps",), scheduled=True),
+    "unipc": SamplerFacts(("steps",), scheduled=True),
+}
+
+
+def steps_problem(method: str, steps: int) -> str | None:
+    """Return what is wrong with the `steps` of a sampler, as in "is 15; allowed …"; None if nothing is."""
+    if method == "ddim" and TIMESTEPS % steps:  # ddim's steps must be of equal length
+        return f"is {steps}; allowed for {method}: {divisors(TIMESTEPS)}"
+    if SAMPLER_FACTS[method].scheduled and steps > TIMESTEPS:
+        return f"is {steps}; allowed for {method}: up to {TIMESTEPS}"
+    return None

@@ -1,0 +1,149 @@
+"""Look-ups in a config: the training, sampler and engine of a recipe, and the chain of trainings behind it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from slimdiff.catalog.engines import ENGINES, runtime_of
+from slimdiff.catalog.families import FAMILIES, Family
+from slimdiff.catalog.samplers import SAMPLER_ALWAYS, SAMPLER_FACTS
+from slimdiff.config.cells import Cell
+from slimdiff.errors import UserError
+from slimdiff.plugins.declarations import PluginCatalog, load_catalog
+
+Config = Mapping[str, Any]
+
+TRAINING_STEPS = ("prune",)  # keys of a training with a start, applied before its first step
+TRAINING_HOOKS = ("sparsify", "quantize", "distill")  # mutually exclusive: in-training compression, or distillation
+START_KEYS = ("start", "weights", *TRAINING_STEPS, *TRAINING_HOOKS, "finetune")  # keys that require `start`
+COMPRESSION_STEPS = ("prune", "quantize")  # keys of an optimization, in the order of application
+
+
+def plugin_catalog(config: Config) -> PluginCatalog:
+    """Return what the config's plugins declare."""
+    return load_catalog(config.get("plugins") or ())
+
+
+def family_of(config: Config, model: str) -> Family:
+    """Return the options of the family of `model`, built-in or of a plugin."""
+    name = config["models"][model]["family"]
+    return FAMILIES[name] if name in FAMILIES else plugin_catalog(config).families[name].declared.as_family
+
+
+def steps_of(config: Config, optimization: str) -> list[str]:
+    """Return the recipe's compression steps in order: prune, those of plugins as declared, quantize."""
+    last = COMPRESSION_STEPS.index("quantize")
+    order = (*COMPRESSION_STEPS[:last], *plugin_catalog(config).steps, *COMPRESSION_STEPS[last:])
+    return [step for step in order if step in config["optimizations"][optimization]]
+
+
+def training_of(config: Config, optimization: str) -> str:
+    """Return the name of the training that `optimization` uses."""
+    return str(config["optimizations"][optimization]["training"])
+
+
+def walk_starts(trainings: Mapping[str, Any], name: str) -> Iterator[str]:
+    """Yield `name`, the training that it starts from, and so on.
+
+    Stops after a name that `trainings` lacks, and after one that comes a second time.
+    """
+    seen: set[str] = set()
+    yield name
+    while name not in seen and "start" in (options := trainings.get(name, {})):
+        seen.add(name)
+        name = options["start"]
+        yield name
+
+
+def chain_of(config: Config, training: str) -> list[str]:
+    """Return the trainings behind `training`, the first one first, `training` last.
+
+    Raises:
+        KeyError: one of them does not exist.
+        UserError: the trainings start from each other in a circle.
+    """
+    chain = list(walk_starts(config["trainings"], training))
+    if chain[-1] not in config["trainings"]:
+        raise KeyError(chain[-1])
+    if len(set(chain)) < len(chain):
+        raise UserError(f"trainings.{chain[-2]}.start is {chain[-1]!r}, a circle; allowed: a chain that ends")
+    return chain[::-1]
+
+
+def first_trainings(config: Config) -> list[str]:
+    """Return the trainings that start from random weights: those of the stage `train`."""
+    return [name for name, options in config["trainings"].items() if "start" not in options]
+
+
+def later_trainings(config: Config) -> list[str]:
+    """Return the trainings that start from another one's weights: those of the stage `finetune`."""
+    return [name for name, options in config["trainings"].items() if "start" in options]
+
+
+def training_options(config: Config, model: str, training: str) -> dict[str, Any]:
+    """Return the training options of `model` under `training`: the model's own, overridden along the chain."""
+    first, *later = chain_of(config, training)
+    options = {**config["models"][model]["training"], **config["trainings"][first]}
+    for name in later:
+        options |= config["trainings"][name].get("finetune", {})
+    return options
+
+
+def distillation_of(config: Config, model: str, training: str) -> dict[str, Any] | None:
+    """Return the `distill` of `training` with everything the student's steps depend on; None if it has no `distill`.
+
+    The noise levels are those of the model's own sampler. `grid` is the length of the schedule that the student's
+    levels are taken from: the number of the teacher's steps. A student that becomes a teacher passes on its grid, and
+    already has guidance in its weights.
+    """
+    own = config["trainings"][training].get("distill")
+    if own is None:
+        return None
+    before = distillation_of(config, model, config["trainings"][training]["start"])
+    sampler = config["models"][model]["sampler"]
+    return {
+        "guidance": 1.0 if before else sampler.get("guidance", 1.0),
+        **own,
+        "grid": before["grid"] if before else own["steps"] * own["substeps"],
+        **{key: sampler[key] for key in ("sigma_min", "sigma_max", "rho")},
+    }
+
+
+def sampler_options(config: Config, model: str, optimization: str) -> dict[str, Any]:
+    """Return the sampler of `model` under `optimization`: its method and only the constants that it uses."""
+    options = {**config["models"][model]["sampler"], **config["optimizations"][optimization].get("sampler", {})}
+    family = family_of(config, model)
+    used = ("method", *SAMPLER_FACTS[options["method"]].options, *SAMPLER_ALWAYS, *family.sampler)
+    if not runtime_of(config["optimizations"][optimization]).is_eager_fp32:
+        options["precision"] = "float32"  # no autocast: the recipe's own precision decides
+    return {key: options[key] for key in used}
+
+
+def needs_images(config: Config, optimization: str) -> bool:
+    """Return whether the stage `compress` reads images, to calibrate an engine or to measure layer sensitivity."""
+    recipe = config["optimizations"][optimization]
+    return runtime_of(recipe).needs_images or recipe.get("prune", {}).get("allocation") == "sensitivity"
+
+
+def uses_gpu(config: Config, optimization: str) -> bool:
+    """Return whether the engine of `optimization` can run on a GPU."""
+    return "cuda" in ENGINES[runtime_of(config["optimizations"][optimization]).engine].devices
+
+
+def inception_kinds(config: Config) -> list[str]:
+    """Return the Inception networks to score samples with."""
+    return [kind for kind, weights in config["inception"].items() if weights is not None]
+
+
+def baseline_cell(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> Cell | None:
+    """Return the cell that this one's speed is compared with: `profile.baseline` of the same model and seed.
+
+    None if the matrix lacks that cell, or if nothing is timed.
+    """
+    recipe = config["profile"]["baseline"]
+    if not config["profile"]["repeats"]:
+        return None
+    for entry in config["matrix"]:
+        same = (entry["dataset"], entry["model"]) == (dataset, model) and int(seed) in entry["seeds"]
+        if same and recipe in entry["optimizations"]:
+            return Cell(dataset, model, recipe, int(seed))
+    return None
