@@ -1,4 +1,4 @@
-"""The report's NCSN as the benchmarks use it: untrained, since arithmetic does not depend on the weights."""
+"""The paper's NCSN as the benchmarks use it: untrained, since arithmetic does not depend on the weights."""
 
 from typing import Any
 

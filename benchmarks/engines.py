@@ -21,7 +21,8 @@ from torch import nn
 from slimdiff.catalog.engines import ENGINES, Runtime, missing_modules
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.checkpoints import weights
-from slimdiff.config.resolve import sampler_options, train_settings
+from slimdiff.config.lookup import sampler_options
+from slimdiff.config.resolve import train_settings
 from slimdiff.data import image_set
 from slimdiff.data.image_set import ImageSet
 from slimdiff.engines.lowering import lower_network, start_graph, start_network
@@ -131,7 +132,9 @@ def main() -> None:
             ways += [Runtime(engine, precision) for precision in runtime.precisions]
     images = made_up_images() if given.images is None else image_set.read(given.images)
     for family in ("ncsn", "ddpm"):
-        measured = measure(family, getattr(given, family), images, given.cache, [way for way in ways if not way.plain])
+        measured = measure(
+            family, getattr(given, family), images, given.cache, [way for way in ways if not way.is_eager_fp32]
+        )
         keep(
             given.out, f"engines, {family}: torch fp32 / engine (ms per image)", measured, len(os.sched_getaffinity(0))
         )

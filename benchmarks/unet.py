@@ -1,4 +1,4 @@
-"""The report's U-Net at 64×64: ours against the same network as published, a forward pass and a training step.
+"""The paper's U-Net at 64×64: ours against the same network as published, a forward pass and a training step.
 
 Published: explicit attention weights, float32, contiguous, AdamW as torch has it by default. Ours:
 scaled_dot_product_attention, channels_last, fused AdamW, and bfloat16 where this CPU has instructions for it. Both hold
@@ -19,7 +19,7 @@ from slimdiff.runtime.devices import autocast, pick_device, resolve_precision
 
 BATCH, SIZE, THREADS, ROUNDS = 8, 64, 2, 5
 CPU = torch.device("cpu")
-MODEL = {"family": "ddpm", "image_size": SIZE, "channels": 3, "network": asdict(UNetSettings())}  # the report's
+MODEL = {"family": "ddpm", "image_size": SIZE, "channels": 3, "network": asdict(UNetSettings())}  # the paper's
 
 
 def networks() -> tuple[nn.Module, nn.Module]:

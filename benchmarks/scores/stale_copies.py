@@ -21,7 +21,7 @@ import yaml
 from torch import nn
 
 from slimdiff.checkpoints import weights
-from slimdiff.compression.bitsandbytes import bitsandbytes
+from slimdiff.compression.linear_quant import import_bitsandbytes
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.inference.sampling import sample_images
@@ -35,7 +35,7 @@ N = 16
 
 def in_8bit(network: nn.Module) -> nn.Module:
     """The network with all of its linear layers as bitsandbytes makes them unless it is told otherwise."""
-    layer = bitsandbytes().nn.Linear8bitLt
+    layer = import_bitsandbytes().nn.Linear8bitLt
     for name, old in list(network.named_modules()):
         if type(old) is nn.Linear:
             new = layer(old.in_features, old.out_features, bias=old.bias is not None)
@@ -47,7 +47,7 @@ def in_8bit(network: nn.Module) -> nn.Module:
 def forget(network: nn.Module) -> None:
     """Let every 8-bit layer quantize its weights anew."""
     for module in network.modules():
-        if isinstance(module, bitsandbytes().nn.Linear8bitLt):
+        if isinstance(module, import_bitsandbytes().nn.Linear8bitLt):
             module.state.reset_grads()
 
 

@@ -11,8 +11,9 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from slimdiff.diffusion.denoiser import Denoiser, PreconditioningSettings, build_denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
-from slimdiff.diffusion.samplers import SamplerSettings, find_sampler
-from slimdiff.diffusion.vp import SCHEDULES, TIMESTEPS, VP, betas
+from slimdiff.diffusion.samplers import SamplerSettings, sample
+from slimdiff.catalog.samplers import TIMESTEPS
+from slimdiff.diffusion.processes import NOISE_SCHEDULES, VP, betas
 from slimdiff.errors import UserError
 from slimdiff.io.settings import build
 
@@ -38,7 +39,7 @@ def column(values):
 # --- the process
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", NOISE_SCHEDULES)
 def test_alphas_are_those_of_diffusers(schedule):
     theirs = DDPMScheduler(**in_diffusers(schedule)).alphas_cumprod.double()  # computed in float32
     vp = VP(schedule)
@@ -57,13 +58,13 @@ def test_an_unknown_schedule_is_refused():
         betas("sigmoid")
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", NOISE_SCHEDULES)
 def test_sigma_is_the_noise_over_the_signal(schedule):
     vp = VP(schedule)
     assert torch.allclose(vp.alphas_cumprod * (1 + vp.sigmas**2), torch.ones(TIMESTEPS, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", NOISE_SCHEDULES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 1e-3)])
 def test_time_inverts_every_sigma(schedule, dtype, tolerance):
     vp, steps = VP(schedule), torch.arange(TIMESTEPS, dtype=dtype)
@@ -72,7 +73,7 @@ def test_time_inverts_every_sigma(schedule, dtype, tolerance):
     assert float((found - steps).abs().max()) < tolerance
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", NOISE_SCHEDULES)
 def test_time_rises_between_the_steps_and_stops_beyond_them(schedule):
     vp = VP(schedule)
     low, high = vp.sigmas[:-1], vp.sigmas[1:]
@@ -118,7 +119,7 @@ def prediction(name, x_0, noise, signal, spread):
     return noise if name == "epsilon" else signal * noise - spread * x_0
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", NOISE_SCHEDULES)
 @pytest.mark.parametrize("name", ["epsilon", "v"])
 def test_a_perfect_prediction_gives_x_0(name, schedule):
     x_0, noise, x_t, signal, spread, steps, sigma = example(schedule)
@@ -132,7 +133,7 @@ def test_a_perfect_prediction_gives_x_0(name, schedule):
     assert float(loss.max()) < 1e-12
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", NOISE_SCHEDULES)
 @pytest.mark.parametrize("name", ["epsilon", "v"])
 def test_the_loss_is_the_squared_error_of_the_prediction_summed_over_pixels(name, schedule):
     x_0, noise, x_t, signal, spread, steps, sigma = example(schedule)
@@ -173,7 +174,7 @@ def test_min_snr_weighs_the_error_of_x_0_by_the_clamped_ratio(name, gamma):
     assert torch.allclose(loss, plain * clamped / (snr if name == "epsilon" else snr + 1), rtol=1e-9)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", NOISE_SCHEDULES)
 def test_training_draws_every_step_alike(schedule):
     denoiser = Denoiser(Recorded(), PreconditioningSettings("epsilon", noise_schedule=schedule))
     sigma = denoiser.training_sigmas(50_000, torch.Generator().manual_seed(0))
@@ -212,10 +213,10 @@ class GaussianDenoiser(Denoiser):
 
 def draw(denoiser, method, n, **changes):
     settings = build(SamplerSettings, {**UNET_SAMPLER, "method": method, **changes}, "sampler")
-    return find_sampler(method)(denoiser, ImageNoise(0, range(n)), SHAPE, settings)
+    return sample(denoiser, ImageNoise(0, range(n)), SHAPE, settings)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", NOISE_SCHEDULES)
 @pytest.mark.parametrize(
     ("method", "steps", "evaluations"),
     [("heun", 60, 119), ("ddpm", 1000, 1000), ("ddim", 100, 100), ("dpm-solver++", 25, 25), ("unipc", 25, 25)],
@@ -304,7 +305,7 @@ OF_DIFFUSERS = {
 }
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", NOISE_SCHEDULES)
 @pytest.mark.parametrize("method", OF_DIFFUSERS)
 def test_schedulers_end_where_diffusers_does_with_noise_predictions(method, schedule):
     """diffusers run as its own pipelines run it: x_t and t to the network, noise to the scheduler."""
@@ -325,7 +326,7 @@ def test_schedulers_give_the_same_images_on_every_device(method, device):
     guided = Guided(GaussianDenoiser())
     settings = build(SamplerSettings, {**UNET_SAMPLER, "method": method, "steps": 10}, "sampler")
     here, there = (
-        find_sampler(method)(guided, ImageNoise(0, range(3), where), SHAPE, settings).x for where in ("cpu", device)
+        sample(guided, ImageNoise(0, range(3), where), SHAPE, settings).x for where in ("cpu", device)
     )
     assert there.device.type == device.type
     assert torch.allclose(here, there.cpu(), atol=1e-3)

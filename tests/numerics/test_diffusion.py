@@ -13,8 +13,8 @@ from slimdiff.diffusion.denoiser import Denoiser, PreconditioningSettings
 from slimdiff.diffusion.dopri5 import solve
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
-from slimdiff.diffusion.samplers import SamplerSettings, find_sampler, karras_sigmas
-from slimdiff.diffusion.ve import TIME_MIN, VESDE
+from slimdiff.diffusion.samplers import SamplerSettings, sample, karras_sigmas
+from slimdiff.diffusion.processes import TIME_MIN, VESDE
 from slimdiff.errors import UserError
 from slimdiff.io.settings import build
 
@@ -35,7 +35,7 @@ class GaussianDenoiser(Denoiser):
 
 def draw(method, n=300, **changes):
     settings = build(SamplerSettings, {**SAMPLER, "method": method, **changes}, "sampler")
-    return find_sampler(method)(Guided(GaussianDenoiser()), ImageNoise(0, range(n)), SHAPE, settings)
+    return sample(Guided(GaussianDenoiser()), ImageNoise(0, range(n)), SHAPE, settings)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_heun_converges_at_second_order_to_the_exact_flow_and_euler_at_first(met
             def normal(self, shape):
                 return noise
 
-        end = find_sampler(method)(Guided(GaussianDenoiser()), Fixed(0, range(4)), SHAPE, settings).x
+        end = sample(Guided(GaussianDenoiser()), Fixed(0, range(4)), SHAPE, settings).x
         exact = MEAN + (noise * 5.0 - MEAN) * STD / math.sqrt(STD**2 + 25.0)
         errors.append(float((end - exact).abs().max()))
     assert errors[0] > errors[1] > errors[2]

@@ -83,7 +83,7 @@ def networks(standard_weights: Tensors, report_weights: Tensors) -> dict[str, nn
     return {"standard": build("standard", standard_weights), "paper": build("paper", report_weights)}
 
 
-# --- the report's distance -----------------------------------------------------------------------------------------
+# --- the paper's distance -----------------------------------------------------------------------------------------
 
 
 def resized_as_by_cv2(image: np.ndarray, side: int) -> np.ndarray:

@@ -1,0 +1,78 @@
+"""Forward processes: the variance-exploding SDE of the NCSN and the variance-preserving process of DDPM.
+
+The package works on x = x_0 + sigma·noise. The VE SDE has that form; DDPM's x_t = sqrt(alpha_bar_t)·x_0 +
+sqrt(1 - alpha_bar_t)·noise, t = 0 … 999, takes it when divided by sqrt(alpha_bar_t). One denoiser and one family of
+samplers then serve every parametrization.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from slimdiff.catalog.samplers import TIMESTEPS
+from slimdiff.errors import UserError
+
+TIME_MIN = 1e-5  # where training and the probability-flow ODE stop: at t = 0 the score is undefined
+
+
+@dataclass(frozen=True)
+class VESDE:
+    """dx = sigma^t dw, t in [0, 1] (Song et al. 2021, as in Song's tutorial); x_t = x_0 + marginal_std(t)·noise."""
+
+    sigma: float = 25.0  # base
+
+    def marginal_std(self, t: torch.Tensor) -> torch.Tensor:
+        """Return the standard deviation of p(x_t | x_0): sqrt((sigma^2t - 1) / (2 ln sigma))."""
+        log_sigma = math.log(self.sigma)
+        return torch.sqrt(torch.expm1(2.0 * log_sigma * t) / (2.0 * log_sigma))
+
+    def time(self, std: torch.Tensor) -> torch.Tensor:
+        """Return the t with this marginal standard deviation: the inverse of `marginal_std`."""
+        log_sigma = math.log(self.sigma)
+        return torch.log1p(2.0 * log_sigma * std**2) / (2.0 * log_sigma)
+
+    def diffusion(self, t: torch.Tensor) -> torch.Tensor:
+        """Return g(t) = sigma^t."""
+        return torch.exp(math.log(self.sigma) * t)
+
+
+def _linear() -> torch.Tensor:
+    return torch.linspace(1e-4, 0.02, TIMESTEPS, dtype=torch.float64)
+
+
+def _cosine() -> torch.Tensor:
+    t = torch.arange(TIMESTEPS + 1, dtype=torch.float64) / TIMESTEPS
+    alpha_bar = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+    return (1.0 - alpha_bar[1:] / alpha_bar[:-1]).clamp_max(0.999)
+
+
+NOISE_SCHEDULES = {
+    "linear": _linear,  # Ho et al. 2020
+    "cosine": _cosine,  # Nichol and Dhariwal 2021, eq. 17
+}
+
+
+def betas(schedule: str) -> torch.Tensor:
+    """Return the variances of the forward steps, float64 (1000,)."""
+    if schedule not in NOISE_SCHEDULES:
+        raise UserError(f"training.noise_schedule is {schedule!r}; allowed: {', '.join(NOISE_SCHEDULES)}")
+    return NOISE_SCHEDULES[schedule]()
+
+
+class VP:
+    """DDPM's process under a noise schedule, in terms of sigma."""
+
+    def __init__(self, schedule: str) -> None:
+        self.betas = betas(schedule)
+        self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
+        self.sigmas = torch.sqrt((1.0 - self.alphas_cumprod) / self.alphas_cumprod)  # ascending, float64
+        self._log_sigmas = self.sigmas.log()  # kept on the device of the last call, so that it is copied there once
+
+    def time(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Return the step t with this noise level, (N,) → (N,): linear in ln sigma between steps, clamped beyond."""
+        self._log_sigmas = log_sigmas = self._log_sigmas.to(sigma.device)
+        log_sigma = sigma.double().log().clamp(log_sigmas[0], log_sigmas[-1])
+        above = torch.searchsorted(log_sigmas, log_sigma).clamp(1, TIMESTEPS - 1)
+        low, high = log_sigmas[above - 1], log_sigmas[above]
+        return (above - 1 + (log_sigma - low) / (high - low)).to(sigma.dtype)

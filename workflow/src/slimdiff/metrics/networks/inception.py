@@ -1,0 +1,222 @@
+"""FID in Inception features, optional, in two kinds that are never mixed.
+
+`standard` is the published FID: torch-fidelity's port of the network of 2015-12-05, with its resize. `paper` is the
+paper's: hukkelas/pytorch-frechet-inception-distance with torchvision's weights, which normalizes its input twice.
+
+A data set's reference contains the network and the statistics, so scoring needs one file and no pickle.
+"""
+
+import io
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from slimdiff.errors import UserError
+from slimdiff.io import safetensors_header
+from slimdiff.io.tensors import load_tensors, save_tensors
+from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
+
+KIND = "inception"
+FEATURES = 2048
+INPUT_SIDE = 299  # pixels
+BATCH_SIZE = 32  # fixed, see features
+NETWORK_PREFIX = "network."  # of its tensors in the reference's file
+COLUMNS = {"standard": "fid_inception", "paper": "fid_paper"}  # by kind
+
+
+@dataclass(frozen=True)
+class InceptionReference:
+    """Statistics of a data set's training images in the features of one Inception network."""
+
+    kind: str  # standard or paper
+    network: nn.Module  # frozen; takes uint8 (N, 3, H, W), gives (N, 2048)
+    mean: torch.Tensor  # float64 (2048,)
+    covariance: torch.Tensor  # float64 (2048, 2048)
+    factor: torch.Tensor  # float64 (2048, 2048), factor(covariance)
+    n: int  # training images
+    dataset: str
+    weights_sha256: str  # of the published weights
+
+    @property
+    def column(self) -> str:
+        """The matrix column of this distance."""
+        return COLUMNS[self.kind]
+
+    @property
+    def statistics(self) -> Statistics:
+        """Statistics of the training images."""
+        return Statistics(self.mean, self.covariance, self.n)
+
+
+def build(kind: str, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+    """Return the frozen network of `kind` with these weights: uint8 (N, 3, H, W) → float32 (N, 2048)."""
+    network = NETWORKS[kind](tensors)
+    return network.eval().requires_grad_(False)
+
+
+class InceptionNetwork(nn.Module):
+    """An Inception network in `inception`, with the preprocessing of its kind."""
+
+    inception: nn.Module
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the weights that `build` takes."""
+        return dict(self.inception.state_dict())
+
+
+class Standard(InceptionNetwork):
+    """torch-fidelity's Inception: it resizes like TensorFlow 1 and maps pixels to (x - 128) / 128."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        # It loads its file without torch.load's safety, so it gets bytes made here from verified tensors.
+        packed = io.BytesIO()
+        torch.save(dict(tensors), packed)
+        packed.seek(0)
+        self.inception = FeatureExtractorInceptionV3(
+            "inception-v3-compat", [str(FEATURES)], feature_extractor_weights_path=packed
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.inception(images)[0]
+        return features
+
+
+class Paper(InceptionNetwork):
+    """torchvision's Inception with the paper's input: scaled to [-1, 1], then shifted again by transform_input.
+
+    The network's three input channels lie in [-0.49, 0.43], [-0.54, 0.36] and [-0.64, 0.26].
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        from torchvision.models import inception_v3
+
+        self.inception = inception_v3(weights=None, aux_logits=False, transform_input=True, init_weights=False)
+        self.inception.fc = nn.Identity()  # the features, not the classes
+        used = {name: tensor for name, tensor in tensors.items() if not name.startswith(("AuxLogits.", "fc."))}
+        self.inception.load_state_dict(used)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = images.float() / 255.0
+        x = F.interpolate(x, size=(INPUT_SIDE, INPUT_SIDE), mode="bilinear", align_corners=False)
+        features: torch.Tensor = self.inception(x * 2 - 1)
+        return features
+
+
+NETWORKS: dict[str, Callable[[Mapping[str, torch.Tensor]], Any]] = {"standard": Standard, "paper": Paper}
+
+
+@torch.inference_mode()
+def features(network: nn.Module, images: torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Return the features of `images`, uint8 (N, 1 or 3, H, W), as float32 (N, 2048) on the CPU.
+
+    Gray becomes three equal channels. Single precision, as published. Every batch has the same size, the last one
+    padded, so an image's features do not depend on the number of images.
+    """
+    network.to(device)
+    results = torch.empty(len(images), FEATURES)
+    for start in range(0, len(images), BATCH_SIZE):
+        batch = images[start : start + BATCH_SIZE]
+        full = torch.cat([batch, batch[-1:].expand(BATCH_SIZE - len(batch), -1, -1, -1)])
+        rgb = full.expand(-1, 3, -1, -1).to(device)
+        results[start : start + BATCH_SIZE] = network(rgb)[: len(batch)].cpu()
+    return results
+
+
+def measure(
+    train_images: torch.Tensor,
+    kind: str,
+    network: nn.Module,
+    dataset: str,
+    weights_sha256: str,
+    device: torch.device | str = "cpu",
+) -> InceptionReference:
+    """Return the reference of one data set from its training images, uint8 (N, C, H, W).
+
+    Raises:
+        UserError: there are fewer images than features.
+    """
+    if len(train_images) < FEATURES:
+        raise UserError(
+            f"data set {dataset!r} has {len(train_images)} training images; its Inception reference needs {FEATURES} "
+            f"or more: set config key inception.{kind} to null, or add images (config key datasets.{dataset})"
+        )
+    real = statistics(features(network, train_images, device))
+    return InceptionReference(
+        kind=kind,
+        network=network,
+        mean=real.mean,
+        covariance=real.covariance,
+        factor=factor(real.covariance),
+        n=real.n,
+        dataset=dataset,
+        weights_sha256=weights_sha256,
+    )
+
+
+def score_inception(images: torch.Tensor, reference: InceptionReference, device: torch.device | str = "cpu") -> float:
+    """Return the Fréchet distance between `images`, uint8 (N, C, H, W), and the training images.
+
+    It belongs in the column `reference.column`; the two kinds are not comparable.
+
+    Raises:
+        UserError: there are fewer images than features.
+    """
+    if len(images) < FEATURES:
+        raise UserError(
+            f"{len(images)} samples are too few for FID in {FEATURES} Inception features: raise "
+            f"sampling.n_samples to at least {FEATURES}, better 10,000 or more, or set config key "
+            f"inception.{reference.kind} to null"
+        )
+    generated = statistics(features(reference.network, images, device))
+    return frechet_distance(reference.statistics, generated, reference.factor)
+
+
+def write(path: str | os.PathLike[str], reference: InceptionReference) -> None:
+    """Write `reference` with its network: about 160 MB."""
+    network: Any = reference.network
+    tensors = {f"{NETWORK_PREFIX}{name}": tensor for name, tensor in network.tensors().items()}
+    tensors |= {"mean": reference.mean, "covariance": reference.covariance, "factor": reference.factor}
+    header = {
+        "inception": reference.kind,
+        "dataset": reference.dataset,
+        "n": reference.n,
+        "weights_sha256": reference.weights_sha256,
+    }
+    save_tensors(path, KIND, tensors, header)
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return `inception` (the kind), `dataset`, `n` and `weights_sha256` from the header of `path`.
+
+    Raises:
+        UserError: the file is missing, damaged or of another kind.
+    """
+    return safetensors_header.read_header(path, KIND)
+
+
+def read(path: str | os.PathLike[str]) -> InceptionReference:
+    """Return the reference in `path` with its network, on the CPU.
+
+    Raises:
+        UserError: the file is missing, damaged or of another kind.
+    """
+    tensors, header = load_tensors(path, KIND)
+    names = [name for name in tensors if name.startswith(NETWORK_PREFIX)]
+    weights = {name.removeprefix(NETWORK_PREFIX): tensors.pop(name) for name in names}
+    return InceptionReference(
+        **tensors,
+        kind=header["inception"],
+        network=build(header["inception"], weights),
+        n=header["n"],
+        dataset=header["dataset"],
+        weights_sha256=header["weights_sha256"],
+    )
