@@ -1,22 +1,21 @@
-"""Fingerprints: what changes them, and that they cover every import."""
+"""Fingerprints: the definitions that an entry point reaches, and what changes the digest."""
 
-import ast
 import sys
 from pathlib import Path
 
 import pytest
 
 from slimdiff.errors import UserError
-from slimdiff.runtime import fingerprint as module
-from slimdiff.runtime.fingerprint import fingerprint, modules
+from slimdiff.runtime.fingerprint import Codebase
+from slimdiff.runtime.syntax import bound_names
 
-STAGES = sorted(
-    path.stem for path in (module.PACKAGE / "stages").glob("*.py") if path.stem not in ("__init__", "command")
-)
+MAKE = '''"""A module."""
 
-BEFORE = '''"""A module."""
+from functools import cache
 
 from slimdiff.other import double
+
+UNUSED = 1
 
 
 class Thing:
@@ -25,37 +24,42 @@ class Thing:
     size = 1
 
 
+@cache
 def make(n: int = 2) -> int:
     """Make one."""
     # a remark
     return double(n) + Thing.size
+
+
+def other() -> int:
+    return UNUSED
 '''
+OTHER = "FACTOR = 2\ndef double(n):\n    return FACTOR * n\ndef triple(n):\n    return 3 * n\n"
+Files = dict[str, str]
+BASE = {"__init__": "", "stages/__init__": "", "stages/make": MAKE, "other": OTHER}
 
 
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package of the same name with a stage, a module that it imports, and one that it does not."""
-    root = tmp_path / "slimdiff"
-    (root / "stages").mkdir(parents=True)
-    for name in ("__init__", "stages/__init__"):
-        (root / f"{name}.py").write_text("")
-    (root / "stages" / "make.py").write_text(BEFORE)
-    (root / "other.py").write_text("def double(n):\n    return 2 * n\n")
-    (root / "third.py").write_text("x = 1\n")
-    monkeypatch.setattr(module, "PACKAGE", root)
-    forget()
-    yield root
-    forget()
+def write(folder: Path, files: Files) -> Codebase:
+    """Write a package called slimdiff of these files, and return its code."""
+    for name, text in files.items():
+        path = folder / "slimdiff" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return Codebase([folder])
 
 
-def forget() -> None:
-    for function in (module.fingerprint, module.modules, module._parse, module._imports, module._tree):
-        function.cache_clear()
+def digest(folder: Path, files: Files, entry: str = "slimdiff.stages.make:make") -> str:
+    return write(folder, files).fingerprint(entry)
 
 
-def take() -> str:
-    forget()
-    return fingerprint("slimdiff.stages.make")
+def reached(folder: Path, files: Files, entry: str = "slimdiff.stages.make:make") -> set[str]:
+    """Return the names that the reached definitions bind, each after its module."""
+    definitions = write(folder, files).definitions(entry)
+    return {
+        f"{definition.module.removeprefix('slimdiff.')}.{name}"
+        for definition in definitions
+        for name in bound_names(definition.node) or {"*"}
+    }
 
 
 @pytest.mark.parametrize(
@@ -66,13 +70,15 @@ def take() -> str:
         ('    """A thing."""\n\n', ""),
         ('"""A module."""\n\n', ""),
         ("return double(n) + Thing.size", "return (\n        double(n)\n        + Thing.size\n    )"),
+        ("UNUSED = 1", "UNUSED = 2"),
+        ("return UNUSED", "return -UNUSED"),
+        ("UNUSED = 1\n", "UNUSED = 1\nADDED = 2\n"),
+        ("from functools import cache\n\n", "import os\nfrom functools import cache, partial\n\n"),
     ],
 )
-def test_comments_docstrings_and_layout_do_not_count(package: Path, old: str, new: str) -> None:
-    before = take()
-    assert BEFORE.count(old) == 1
-    (package / "stages" / "make.py").write_text(BEFORE.replace(old, new))
-    assert take() == before
+def test_what_changes_nothing(tmp_path: Path, old: str, new: str) -> None:
+    assert MAKE.count(old) == 1
+    assert digest(tmp_path, {**BASE, "stages/make": MAKE.replace(old, new)}) == digest(tmp_path, BASE)
 
 
 @pytest.mark.parametrize(
@@ -82,104 +88,203 @@ def test_comments_docstrings_and_layout_do_not_count(package: Path, old: str, ne
         ("size = 1", "size = 1.0"),
         ("size = 1", "size = True"),
         ("n: int = 2", "n: int = 3"),
+        ("n: int = 2", "n: float = 2"),
         ("class Thing:", "class Thing(object):"),
-        ("    return double(n) + Thing.size", "    'text'\n    return double(n) + Thing.size"),
+        ("    return double(n)", "    'text'\n    return double(n)"),
+        ("import double\n", "import triple as double\n"),
+        ("from functools import cache\n", "from functools import lru_cache as cache\n"),
+        ("@cache\n", ""),
     ],
 )
-def test_real_edits_count(package: Path, old: str, new: str) -> None:
-    before = take()
-    (package / "stages" / "make.py").write_text(BEFORE.replace(old, new))
-    assert take() != before
+def test_a_real_edit_changes_the_digest(tmp_path: Path, old: str, new: str) -> None:
+    assert MAKE.count(old) == 1
+    assert digest(tmp_path, {**BASE, "stages/make": MAKE.replace(old, new)}) != digest(tmp_path, BASE)
 
 
-def test_an_edit_of_an_imported_module_counts_and_of_another_does_not(package: Path) -> None:
-    before = take()
-    (package / "third.py").write_text("x = 2\n")
-    (package / "__init__.py").write_text("version = 2\n")
-    assert take() == before
-    (package / "other.py").write_text("def double(n):\n    return n + n\n")
-    assert take() != before
+def test_swapped_imports_change_the_digest(tmp_path: Path) -> None:
+    """The same definitions are reached, by other names."""
+    text = "from slimdiff.other import {}\ndef make(n):\n    return double(n), triple(n)\n"
+    plain, swapped = (text.format(names) for names in ("double, triple", "double as triple, triple as double"))
+    assert digest(tmp_path, {**BASE, "stages/make": plain}) != digest(tmp_path, {**BASE, "stages/make": swapped})
+
+
+def test_only_reached_definitions_of_an_imported_module_count(tmp_path: Path) -> None:
+    assert reached(tmp_path, BASE) == {"stages.make.make", "stages.make.Thing", "other.double", "other.FACTOR"}
+    edited = OTHER.replace("3 * n", "n + n + n")
+    assert digest(tmp_path, {**BASE, "other": edited}) == digest(tmp_path, BASE)
+    edited = OTHER.replace("FACTOR = 2", "FACTOR = 4")
+    assert digest(tmp_path, {**BASE, "other": edited}) != digest(tmp_path, BASE)
+
+
+THIRD = "from slimdiff.stages import helper\nA = 1\nB = 2\ndef f():\n    return A\nclass C(Base := object):\n    pass\n"
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("text", "names"),
     [
-        "import slimdiff.third",
-        "from slimdiff import third",
-        "from slimdiff.third import x",
-        "from .. import third",
-        "from ..third import x",
-        "def f():\n    import slimdiff.third as t\n    return t",
-    ],
-)
-def test_every_form_of_import_is_followed(package: Path, line: str) -> None:
-    (package / "stages" / "make.py").write_text(f"{line}\n")
-    forget()
-    assert "slimdiff.third" in modules("slimdiff.stages.make")
-
-
-def test_packages_around_a_module_belong_to_it(package: Path) -> None:
-    assert modules("slimdiff.stages.make") == {"slimdiff.stages", "slimdiff.stages.make", "slimdiff.other"}
-
-
-def test_circles_end(package: Path) -> None:
-    (package / "other.py").write_text("import slimdiff.stages.make\n")
-    assert take()
-
-
-def test_a_missing_module_is_named(package: Path) -> None:
-    (package / "other.py").unlink()
-    with pytest.raises(UserError, match=r"^module slimdiff\.other does not exist .*restore the file$"):
-        take()
-
-
-def test_a_broken_module_is_named(package: Path) -> None:
-    (package / "other.py").write_text("def double(n:\n")
-    with pytest.raises(UserError, match=r"other\.py is not valid Python"):
-        take()
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_knows_every_module_that_it_loads(stage: str) -> None:
-    """Against Python's own idea of what the sources import, found without this module's walk."""
-    known = modules(f"slimdiff.stages.{stage}")
-    files = {path: _dotted(path) for path in module.PACKAGE.rglob("*.py")}
-    for path, name in files.items():
-        if name not in known:
-            continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{name} has a relative import"
-                imported = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            loaded = {one for one in imported if one in files.values() and one != "slimdiff"}
-            assert loaded <= known, f"{name} imports {sorted(loaded - known)}"
-
-
-def _dotted(path: Path) -> str:
-    parts = path.relative_to(module.PACKAGE.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-@pytest.mark.parametrize(
-    ("stage", "foreign"),
-    [
+        ("from slimdiff.third import f\ndef make(): f()", {"third.f", "third.A"}),
+        ("from slimdiff import third\ndef make(): third.f()", {"third.f", "third.A"}),
+        ("import slimdiff.third\ndef make(): slimdiff.third.f()", {"third.f", "third.A"}),
+        ("import slimdiff.third as t\ndef make(): t.f()", {"third.f", "third.A"}),
+        ("from .. import third\ndef make(): third.f()", {"third.f", "third.A"}),
+        ("from ..third import f as g\ndef make(): g()", {"third.f", "third.A"}),
+        ("def make():\n    import slimdiff.third as t\n    return t.f()", {"third.f", "third.A"}),
+        ("def make():\n    from slimdiff.third import B\n    return lambda: [B for x in y]", {"third.B"}),
         (
-            "train",
-            ("sampling", "diffusion.samplers", "compression.prune", "engines", "runtimes", "metrics", "analysis"),
+            "from slimdiff.third import f\nTABLE = {'f': f}\ndef make(name): TABLE[name]()",
+            {"third.f", "third.A", "TABLE"},
         ),
-        ("train", ("reuse", "compression.storage", "modelfile", "packing")),
-        ("compress", ("training", "metrics", "analysis")),
-        ("sample", ("training", "metrics", "analysis")),
-        ("score", ("training", "models", "diffusion", "compression", "analysis")),
-        ("reference", ("training", "models", "diffusion", "compression", "analysis")),
-        ("row", ("training", "models", "config", "validation")),
+        ("from slimdiff.third import C\nclass D(C): pass\ndef make(): D()", {"D", "third.C"}),
+        ("from slimdiff.third import B\ndef g(x=B): pass\ndef make(): g()", {"g", "third.B"}),
+        ("from slimdiff.third import C\ndef make(x: C): pass", {"third.C"}),
+        ("from slimdiff.third import C\ndef make(x: 'list[C]'): pass", {"third.C"}),
+        (
+            "from typing import Annotated\nfrom slimdiff import third\ndef make(x: Annotated[int, 'third.C']): pass",
+            set(),
+        ),
+        ("from slimdiff import third\nX = third.A\ndef make(): return X", {"X", "third.A"}),
+        ("from slimdiff import third\nX = Y = third.A\nX += 1\ndef make(): return Y", {"X", "Y", "third.A"}),
+        ("from slimdiff import third\ndef make():\n    third = 1\n    return third", set()),
+        ("from slimdiff import third\ndef make(third): return [third for third in third]", set()),
+        ("from slimdiff import third\ndef make(): return [third for third in third.A]", {"third.A"}),
+        ("from slimdiff import third\nclass D:\n    third: int\ndef make(): return D", {"D"}),
+        ("import third\ndef make(): third.f()", set()),  # a library of the same name
     ],
 )
-def test_a_stage_does_not_hang_on_what_it_has_no_use_for(stage: str, foreign: tuple[str, ...]) -> None:
-    """Or else an edit there would rerun it: a sampler must not cost a training."""
-    known = modules(f"slimdiff.stages.{stage}")
-    assert not {name for name in known if any(f"{name}.".startswith(f"slimdiff.{other}.") for other in foreign)}
+def test_names_are_followed(tmp_path: Path, text: str, names: set[str]) -> None:
+    files = {**BASE, "stages/helper": "", "third": THIRD, "stages/make": text}
+    expected = {name if "." in name else f"stages.make.{name}" for name in names}
+    assert reached(tmp_path, files) - {"stages.make.make", "third.Base"} == expected
+
+
+WHOLE = {"third.A", "third.B", "third.C", "third.f"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from slimdiff import third\ndef make(name): return getattr(third, name)",
+        "from slimdiff import third\nTABLE = {'third': third}\ndef make(): return TABLE",
+        "from slimdiff import third\ndef make(): return third.g",  # not there by any name
+        "from slimdiff.third import *\ndef make(): return f",
+        "def make():\n    import slimdiff.third as t\n    return vars(t)",
+        "from slimdiff.third import A\nimport importlib\ndef make(name): return importlib.import_module(name)",
+        "from importlib import import_module as load\ndef make(name): return load(name)",
+        "def make(name): return __import__(name)",
+        "def make(name): return eval(name)",
+        "import sys\ndef make(name): return sys.modules[name]",
+        "def make(cls): return cls.__subclasses__()",
+        "import importlib\ndef make(name): return getattr(importlib, name)",
+    ],
+)
+def test_a_name_looked_up_by_text_counts_the_whole_module(tmp_path: Path, text: str) -> None:
+    assert reached(tmp_path, {**BASE, "stages/helper": "", "third": THIRD, "stages/make": text}) >= WHOLE
+
+
+@pytest.mark.parametrize("lookup", ["globals()[name]", "vars()[name]", "locals()[name]"])
+def test_a_name_looked_up_in_its_own_module_counts_that_module(tmp_path: Path, lookup: str) -> None:
+    text = f"from slimdiff import third\nX = 1\ndef make(name): return {lookup}\n"
+    assert reached(tmp_path, {**BASE, "stages/helper": "", "third": THIRD, "stages/make": text}) >= {
+        "stages.make.X",
+        *WHOLE,
+    }
+
+
+@pytest.mark.parametrize(
+    ("statement", "acts"),
+    [
+        ("print(TABLE)", True),
+        ("TABLE['x'] = f", True),
+        ("f.name = 'f'", True),
+        ("TABLE |= {}", True),
+        ("del B", True),
+        ("for name in 'ab': TABLE[name] = f", True),
+        ("if B: B = 3", True),
+        ("try:\n    import nowhere\nexcept ImportError:\n    B = 3", True),
+        ("with open(B): pass", True),
+        ("X = f()", True),
+        ("X = TABLE.setdefault('x', 1)", True),
+        ("X = [f() for _ in 'ab']", True),
+        ("X = print(f)", True),
+        ("X = print(lambda: B)", True),
+        ("@f\ndef g(): pass", True),
+        ("import atexit\n@atexit.register\ndef g(): pass", True),
+        ("@TABLE['f']\ndef g(): pass", True),
+        ("def g(x=f()): pass", True),
+        ("class G:\n    x = f()", True),
+        ("class H:\n    def __init_subclass__(cls): f()\nclass G(H): pass", True),
+        ("class H(type): pass\nclass G(metaclass=H): pass\nclass I(G): pass", True),
+        (
+            "from dataclasses import dataclass\n@dataclass\nclass P:\n    def __post_init__(self): f()\nX = P()",
+            True,
+        ),
+        ("if __name__ == '__main__': f()", False),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import nowhere", False),
+        ("X = B", False),
+        ("X = [B, 'b'.upper(), len('ab')]", False),
+        ("import re\nX = re.compile('b')", False),
+        ("from dataclasses import dataclass\n@dataclass(frozen=True)\nclass P:\n    x: int = B\nX = P(1)", False),
+        ("import functools\n@functools.cache\ndef g(): f()", False),
+        ("X = lambda: f()", False),
+        ("def g(): f()", False),
+        (
+            "class G:\n    x = 1\n    @property\n    def y(self): return f()\n    @y.setter\n    def y(self, v): f()",
+            False,
+        ),
+    ],
+)
+def test_a_statement_that_acts_on_import_counts(tmp_path: Path, statement: str, acts: bool) -> None:
+    """In every module that is loaded, whether or not something in it is reached."""
+    third = f"TABLE = {{}}\nB = 2\nUNUSED = 3\ndef f(): return B\n{statement}\n"
+    files = {**BASE, "third": third, "stages/make": "import slimdiff.third\ndef make(): pass\n"}
+    names = reached(tmp_path, files)
+    assert bool(names - {"stages.make.make"}) == acts
+    assert "third.UNUSED" not in names
+
+
+def test_an_acting_statement_of_an_indirect_import_counts(tmp_path: Path) -> None:
+    files = {**BASE, "other": f"from slimdiff import third\n{OTHER}", "third": "def f(): pass\nf()\n"}
+    assert "third.f" in reached(tmp_path, files)
+    assert "third.f" not in reached(tmp_path, {**files, "other": OTHER})
+
+
+def test_an_acting_statement_of_a_package_counts(tmp_path: Path) -> None:
+    before = digest(tmp_path, BASE)
+    assert digest(tmp_path, {**BASE, "__init__": "VERSION = 2\n"}) == before
+    assert digest(tmp_path, {**BASE, "__init__": "print(2)\n"}) != before
+
+
+def test_the_main_block_counts_in_the_entry_points_module(tmp_path: Path) -> None:
+    files = {**BASE, "stages/make": f"{MAKE}\nif __name__ == '__main__':\n    other()\n"}
+    assert "stages.make.other" in reached(tmp_path, files)
+
+
+def test_packages_around_a_module_are_loaded(tmp_path: Path) -> None:
+    modules = write(tmp_path, BASE).modules("slimdiff.stages.make:make")
+    assert modules == {"slimdiff", "slimdiff.stages", "slimdiff.stages.make", "slimdiff.other"}
+
+
+def test_circles_end(tmp_path: Path) -> None:
+    files = {**BASE, "other": "from slimdiff.third import double\n", "third": "from slimdiff.other import double\n"}
+    assert digest(tmp_path, files)
+
+
+def test_a_module_with_relative_imports_in_a_package_file(tmp_path: Path) -> None:
+    files = {**BASE, "parts/__init__": "from .one import f\n", "parts/one": "def f(): pass\n"}
+    files["stages/make"] = "from slimdiff import parts\ndef make(): parts.f()\n"
+    assert reached(tmp_path, files) == {"stages.make.make", "parts.one.f"}
+
+
+def test_a_missing_module_is_named(tmp_path: Path) -> None:
+    code = write(tmp_path, BASE)
+    (tmp_path / "slimdiff" / "other.py").unlink()
+    with pytest.raises(UserError, match=r"slimdiff\.other .*restore"):
+        code.fingerprint("slimdiff.stages.make:make")
+
+
+def test_a_broken_module_is_named_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"other\.py, line 1"):
+        digest(tmp_path, {**BASE, "other": "def double(n:\n"})
 
 
 def test_torch_stays_out() -> None:

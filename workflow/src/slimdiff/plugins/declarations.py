@@ -1,146 +1,142 @@
-"""What plugins bring, read from their source text: nothing of a plugin runs here, so a dry run needs no torch.
+"""What plugins declare, read from their source text.
 
-A plugin's decorators stand on functions at the top of its file and hold literals (or names of literals assigned once at
-the top of the file), `restore` excepted.
+Nothing of a plugin runs here, so a dry run needs no torch. A plugin's decorators stand on top-level functions of its
+file. Their arguments are literals, or names of literals that the file assigns once at its top; `restore` is exempt.
 """
 
 import ast
 import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from slimdiff.errors import UserError
 from slimdiff.io.folders import is_file
-from slimdiff.plugins import KINDS, Declared, NetworkFamily, Source, Step, digest
+from slimdiff.plugins import KINDS, Declared, NetworkFamily, Source, Step
+from slimdiff.runtime.fingerprint import EXCLUDED, REGISTRATION, SOURCE, Codebase, package
+from slimdiff.runtime.syntax import Module, parse
 
-API = "slimdiff.plugins"
-Entry = dict[str, str]  # path, kind, name and code of something that a plugin brings, as settings and headers have it
+Entry = dict[str, str]  # path, kind, name and code of a declaration, as settings and headers hold it
+D = TypeVar("D", Step, NetworkFamily, Source)
 
 
 @dataclass(frozen=True)
-class Read:
-    """One declaration in a plugin's file."""
+class Declaration(Generic[D]):
+    """One registered function of a plugin."""
 
-    path: str  # as it was given
-    declared: Declared
-    code: str  # digest of what the function uses
+    path: str  # of the plugin, as the config gives it
+    declared: D
+    code: str  # digest of the code that the function reaches
 
     @property
     def entry(self) -> Entry:
-        """What settings and headers say of it."""
+        """The declaration as an entry of the setting `plugins`."""
         return {"path": self.path, "kind": self.declared.kind, "name": self.declared.name, "code": self.code}
 
 
 @dataclass(frozen=True)
 class PluginCatalog:
-    """What the plugins of a configuration bring, by name, in the order of files and of lines."""
+    """The declarations of a config's plugins by name, in the order of files and lines."""
 
-    steps: dict[str, Read] = field(default_factory=dict)
-    families: dict[str, Read] = field(default_factory=dict)
-    sources: dict[str, Read] = field(default_factory=dict)
-
-    def step(self, name: str) -> Step:
-        """The declaration of a step."""
-        declared = self.steps[name].declared
-        assert isinstance(declared, Step)
-        return declared
-
-    def family(self, name: str) -> NetworkFamily:
-        """The declaration of a family."""
-        declared = self.families[name].declared
-        assert isinstance(declared, NetworkFamily)
-        return declared
-
-    def source(self, name: str) -> Source:
-        """The declaration of a source."""
-        declared = self.sources[name].declared
-        assert isinstance(declared, Source)
-        return declared
+    steps: dict[str, Declaration[Step]] = field(default_factory=dict)
+    families: dict[str, Declaration[NetworkFamily]] = field(default_factory=dict)
+    sources: dict[str, Declaration[Source]] = field(default_factory=dict)
 
 
 def load_catalog(paths: Sequence[str]) -> PluginCatalog:
-    """What the files `paths` declare.
+    """Return what the files `paths` declare.
 
     Raises:
-        UserError: a file is no plugin, or two declare the same.
+        UserError: a file is not a plugin, or two files declare the same name.
     """
-    return _catalogue(tuple(paths))
+    return _load_catalog(tuple(paths))
 
 
 @functools.cache
-def _catalogue(paths: tuple[str, ...]) -> PluginCatalog:
-    made = PluginCatalog()
-    shelves: dict[str, dict[str, Read]] = {"step": made.steps, "family": made.families, "source": made.sources}
+def _load_catalog(paths: tuple[str, ...]) -> PluginCatalog:
+    catalog = PluginCatalog()
+    tables: dict[str, dict[str, Any]] = {"step": catalog.steps, "family": catalog.families, "source": catalog.sources}
     for path in paths:
-        for found in read(path):
-            shelf, name = shelves[found.declared.kind], found.declared.name
-            if name in shelf:
-                raise UserError(f"{path}: {found.declared.kind} {name!r} is declared in {shelf[name].path} as well")
-            shelf[name] = found
-    return made
+        for declaration in read(path):
+            kind, name = declaration.declared.kind, declaration.declared.name
+            if name in tables[kind]:
+                raise UserError(f"{path}: {kind} {name!r} is also declared in {tables[kind][name].path}; rename one")
+            tables[kind][name] = declaration
+    return catalog
 
 
 def path_problem(path: str) -> str | None:
-    """What is wrong with `path` as an entry of `plugins`, or None; goes on from it, as in "is 'x'; allowed: …"."""
-    form = "a file that ends in .py, its path without .. and from the folder that the run is started in"
+    """Return what is wrong with `path` as an entry of `plugins`, as in "is 'x'; allowed: …"; None if nothing is."""
     parts = PurePosixPath(path)
     if parts.is_absolute() or ".." in parts.parts or parts.suffix != ".py":
-        return f"is {path!r}; allowed: {form}"
+        return f"is {path!r}; allowed: a file that ends in .py, its path relative to the working directory, without .."
     if not parts.stem.isidentifier():
         return f"is {path!r}; allowed: a name that Python can import, of letters, digits and _"
     if not is_file(path):
-        return f"is {path!r}, which does not exist; correct it, or take it out"
+        return f"is {path!r}, which does not exist; correct the path or remove it"
     return None
 
 
-@functools.cache
-def read(path: str) -> tuple[Read, ...]:
-    """What the plugin in `path` declares, in the order of its lines.
+def parse_plugin(path: str | os.PathLike[str]) -> tuple[Codebase, Module]:
+    """Return the plugin in `path`, and all code that it can reach: slimdiff, and the modules of its own folder.
 
     Raises:
-        UserError: it cannot be read, is not valid Python, declares nothing, or declares something in a way that cannot
-            be read without running it.
+        UserError: it cannot be read, is not valid Python, or has a name by which Python imports another file.
     """
     file = Path(path)
-    tree = digest.parse(file)
-    names = _decorator_names(tree)
-    found = [
+    code = Codebase((SOURCE, file.parent), base=package())
+    module = code.module(file.stem) if file.stem.isidentifier() else None
+    if module is None or module.path.resolve() != file.resolve():
+        parse(file)
+        raise UserError(f"the plugin {path} needs a name that Python can import and no other module has; rename it")
+    return code, module
+
+
+@functools.cache
+def read(path: str) -> tuple[Declaration[Any], ...]:
+    """Return what the plugin in `path` declares, in the order of its lines.
+
+    Raises:
+        UserError: it cannot be read, is not valid Python, declares nothing, or has a decorator that cannot be read
+            without running it.
+    """
+    code, module = parse_plugin(path)
+    names = _decorator_names(module.tree)
+    registered = [
         (statement, kind, call)
-        for statement in tree.body
+        for statement in module.tree.body
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         for kind, call in _decorators(path, statement, names)
     ]
-    if not found:
-        raise UserError(
-            f"{path} registers nothing: a plugin has functions with the decorators step, family or source of {API}"
-        )
-    registered = [statement for statement, _, _ in found]
-    literals = _literals(tree)
-    made: list[Read] = []
-    for statement, kind, call in found:
+    if not registered:
+        raise UserError(f"{path} registers nothing: decorate a function with step, family or source of {REGISTRATION}")
+    literals = _literals(module.tree)
+    declarations: list[Declaration[Any]] = []
+    for statement, kind, call in registered:
         try:
             declared = _declare(kind, call, literals)
         except UserError as error:
             raise UserError(f"{path}, line {call.lineno}: @{kind}: {error}") from None
-        if any((one.declared.kind, one.declared.name) == (kind, declared.name) for one in made):
-            raise UserError(f"{path}, line {call.lineno}: @{kind}: {declared.name!r} is declared a second time")
-        made.append(Read(path, declared, digest.digest(file, tree, statement, registered)))
-    return tuple(made)
+        if any((other.declared.kind, other.declared.name) == (kind, declared.name) for other in declarations):
+            raise UserError(f"{path}, line {call.lineno}: @{kind}: {declared.name!r} is declared twice; rename one")
+        digest = code.fingerprint(f"{module.name}:{statement.name}", texts=EXCLUDED)
+        declarations.append(Declaration(path, declared, digest))
+    return tuple(declarations)
 
 
 def _decorator_names(tree: ast.Module) -> dict[str, str]:
-    """How the file calls the decorators: the text of each, and its kind."""
+    """Return the kind of each decorator by the text that the file has for it."""
     names: dict[str, str] = {}
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module == API:
+        if isinstance(node, ast.ImportFrom) and node.module == REGISTRATION:
             names |= {alias.asname or alias.name: alias.name for alias in node.names if alias.name in KINDS}
         elif isinstance(node, ast.ImportFrom) and node.module == "slimdiff":
             modules = [alias.asname or alias.name for alias in node.names if alias.name == "plugins"]
             names |= {f"{module}.{kind}": kind for module in modules for kind in KINDS}
         elif isinstance(node, ast.Import):
-            modules = [alias.asname or alias.name for alias in node.names if alias.name == API]
+            modules = [alias.asname or alias.name for alias in node.names if alias.name == REGISTRATION]
             names |= {f"{module}.{kind}": kind for module in modules for kind in KINDS}
     return names
 
@@ -154,27 +150,25 @@ def _decorators(
         if kind is None:
             continue
         if call is None or not isinstance(statement, ast.FunctionDef):
-            raise UserError(
-                f"{path}, line {decorator.lineno}: write @{kind}(…) with its arguments, on a plain function"
-            )
+            raise UserError(f"{path}, line {decorator.lineno}: write @{kind}(…) with arguments, on a plain function")
         yield kind, call
 
 
 def _literals(tree: ast.Module) -> dict[str, ast.expr]:
-    """What is assigned once at the top of the file."""
-    made: dict[str, list[ast.expr]] = {}
+    """Return the values that the file assigns once at its top, by name."""
+    values: dict[str, list[ast.expr]] = {}
     for node in tree.body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 if isinstance(target, ast.Name):
-                    made.setdefault(target.id, []).append(node.value)
-    return {name: values[0] for name, values in made.items() if len(values) == 1}
+                    values.setdefault(target.id, []).append(node.value)
+    return {name: assigned[0] for name, assigned in values.items() if len(assigned) == 1}
 
 
 def _declare(kind: str, call: ast.Call, literals: Mapping[str, ast.expr]) -> Declared:
     arguments: dict[str, Any] = {}
     if len(call.args) > 1 or any(keyword.arg is None for keyword in call.keywords):
-        raise UserError("takes the name first, and all else as key=value")
+        raise UserError("takes the name first, then key=value arguments")
     for key, node in [*(("name", node) for node in call.args), *((str(k.arg), k.value) for k in call.keywords)]:
         if (kind, key) == ("step", "restore"):
             arguments["restores"] = not (isinstance(node, ast.Constant) and node.value is None)
@@ -184,8 +178,8 @@ def _declare(kind: str, call: ast.Call, literals: Mapping[str, ast.expr]) -> Dec
             arguments[key] = ast.literal_eval(value)
         except ValueError:
             raise UserError(
-                f"{key} is {ast.unparse(node)[:60]}; allowed: a literal, or the name of one that is assigned once at "
-                "the top of the file, since the rules read it without running the file"
+                f"{key} is {ast.unparse(node)[:60]}; allowed: a literal, or the name of one that the file assigns once "
+                "at its top, since the rules read it without running the file"
             ) from None
     try:
         return KINDS[kind](**arguments)

@@ -1,10 +1,10 @@
-"""Load plugins: import their files, and put what they register into the tables that it belongs to.
+"""Load plugins: import their files, and enter what they register in slimdiff's tables.
 
-What a plugin's function is handed and gives back is checked here, so that a mistake of its own is one line that names
-the file. Nothing here is part of a stage's fingerprint: it acts in jobs that use a plugin alone, and those are rerun by
-the plugin's own digest.
+The tables hold each plugin function in a wrapper. It checks arguments and results, and turns any error into one line
+that names the plugin's file.
 """
 
+import dataclasses
 import importlib
 import os
 import sys
@@ -20,8 +20,7 @@ import torch
 from torch import nn
 
 from slimdiff.catalog.families import FAMILIES
-from slimdiff.compression import restore as structure
-from slimdiff.compression import steps
+from slimdiff.compression import restore, steps
 from slimdiff.data import sources
 from slimdiff.data.image_set import ImageSet
 from slimdiff.diffusion import denoiser
@@ -35,32 +34,31 @@ from slimdiff.plugins import (
     Registered,
     Source,
     Step,
-    declarations,
-    digest,
-    missing,
+    missing_plugins,
 )
+from slimdiff.plugins.declarations import Declaration, parse_plugin, read
 from slimdiff.plugins.schema import options_schema
 
-LOADED: dict[Path, str] = {}  # plugins that were imported, and how they were named
+LOADED: dict[Path, str] = {}  # plugins that were imported, with the paths that the user gave
 Result = TypeVar("Result")
 
 
 def load_used(entries: Sequence[Mapping[str, str]]) -> None:
-    """Load the plugins that a stage's setting `plugins` names, and see that they are the ones that were planned with.
+    """Load the plugins in a stage's setting `plugins`, and check that they are those that the run was planned with.
 
     Raises:
-        UserError: a file is missing, wrong, or was edited since.
+        UserError: a file is missing or wrong, or was edited since.
     """
     load(dict.fromkeys(entry["path"] for entry in entries))
-    for problem in missing(entries):
+    for problem in missing_plugins(entries):
         raise UserError(problem)
 
 
 def load(paths: Iterable[str | os.PathLike[str]]) -> None:
-    """Import the plugins in `paths`; one that is loaded already is left as it is.
+    """Import the plugins in `paths` that are not loaded yet.
 
     Raises:
-        UserError: a file is missing, cannot be imported, or registers something that is there already.
+        UserError: a file is missing, cannot be imported, or registers a name that is taken.
     """
     for given in paths:
         path = os.fspath(given)
@@ -69,103 +67,113 @@ def load(paths: Iterable[str | os.PathLike[str]]) -> None:
             continue
         if not file.is_file():
             raise UserError(f"the plugin {path} does not exist; correct its path")
-        known = {(one.declared.kind, one.declared.name): one for one in declarations.read(path)}
+        codes = {_key(declaration): declaration.code for declaration in read(path)}
         PENDING.clear()
         _import(path, file)
-        found, PENDING[:] = list(PENDING), []
-        if {(one.declared.kind, one.declared.name) for one in found} != known.keys():
-            raise UserError(f"{path} registers something else than its decorators at the top of the file say")
-        for one in found:
-            key = (one.declared.kind, one.declared.name)
-            _install(Registered(one.declared, one.function, one.restore, path, known[key].code))
+        registered, PENDING[:] = list(PENDING), []
+        if {_key(registration) for registration in registered} != codes.keys():
+            raise UserError(f"{path} registers something that no top-level decorator of the file declares")
+        for registration in registered:
+            _install(dataclasses.replace(registration, path=path, code=codes[_key(registration)]))
         LOADED[file] = path
 
 
+def _key(item: Registered | Declaration[Any]) -> tuple[str, str]:
+    """Return kind and name."""
+    return item.declared.kind, item.declared.name
+
+
 def _import(path: str, file: Path) -> ModuleType:
-    """Run the file as the module of its own name, with its folder first on the path, as Python runs a script."""
+    """Import the file by its own name, its folder first on the path, as Python runs a script."""
     if not file.stem.isidentifier() or file.suffix != ".py":
         raise UserError(f"the plugin {path} needs a name that Python can import: letters, digits and _, then .py")
     if str(file.parent) not in sys.path:
         sys.path.insert(0, str(file.parent))
     importlib.invalidate_caches()
-    module = called(path, "loading it", lambda: importlib.import_module(file.stem))
-    expected = {file.stem: file, **digest.beside(file, digest.parse(file))}
-    for name, place in expected.items():
-        taken = getattr(sys.modules.get(name.partition(".")[0]), "__file__", None)
-        if taken is not None and Path(taken).resolve() != place.resolve():
-            raise UserError(f"the plugin {path}: {place.name} has the name of another module ({taken}); rename it")
+    module = call_plugin(path, "loading it", lambda: importlib.import_module(file.stem))
+    code, plugin = parse_plugin(file)
+    for name in {name.partition(".")[0] for name in code.modules(plugin.name)} - {"slimdiff"}:
+        own, imported = code.module(name), getattr(sys.modules.get(name), "__file__", None)
+        if own is not None and imported is not None and Path(imported).resolve() != own.path.resolve():
+            raise UserError(
+                f"the plugin {path}: {own.path.name} has the name of another module ({imported}); rename it"
+            )
     return module
 
 
-def _install(one: Registered) -> None:
-    """Put one registration into its tables."""
-    declared, where = one.declared, f"{one.path}, {one.declared.kind} {one.declared.name!r}"
+def _install(registration: Registered) -> None:
+    """Enter one registration in its tables."""
+    declared = registration.declared
+    where = f"{registration.path}, {declared.kind} {declared.name!r}"
     tables: dict[str, Mapping[str, Any]]
-    tables = {"step": steps.STEPS, "family": registry.FAMILIES, "source": sources.SOURCES}
-    taken = tables[declared.kind]
-    if declared.name in taken:
-        raise UserError(f"{where} would stand in the place of another; give it another name")
+    tables = {"step": steps.TECHNIQUES, "family": registry.NETWORKS, "source": sources.SOURCES}
+    if declared.name in tables[declared.kind]:
+        raise UserError(f"{where} conflicts with an existing name; rename it")
     if isinstance(declared, Step):
-        steps.STEPS[declared.name] = _step(where, declared, one)
-        if one.restore is not None:
-            structure.RESTORERS[declared.name] = _restorer(where, one.restore)
+        steps.TECHNIQUES[declared.name] = _step(where, declared, registration)
+        if registration.restore is not None:
+            restore.RESTORERS[declared.name] = _restorer(where, registration.restore)
     elif isinstance(declared, NetworkFamily):
-        FAMILIES[declared.name] = declared.entry
+        FAMILIES[declared.name] = declared.as_family
         denoiser.EDM_NOISE_SCALE[declared.name] = declared.noise_scale
-        registry.FAMILIES[declared.name] = _family(where, declared, one)
+        registry.NETWORKS[declared.name] = _family(where, declared, registration)
     else:
-        sources.SOURCES[declared.name] = _source(where, declared, one)
-    REGISTERED[declared.kind, declared.name] = one
+        sources.SOURCES[declared.name] = _source(where, declared, registration)
+    REGISTERED[declared.kind, declared.name] = registration
 
 
 def _step(
-    where: str, declared: Step, one: Registered
-) -> Callable[[nn.Module, Mapping[str, Any], int], structure.StructuralChange | None]:
-    def apply(network: nn.Module, settings: Mapping[str, Any], seed: int) -> structure.StructuralChange | None:
-        _check(f"{where}, settings", declared.settings, settings)
+    where: str, declared: Step, registration: Registered
+) -> Callable[[nn.Module, Mapping[str, Any], int], restore.StructuralChange | None]:
+    def apply(network: nn.Module, settings: Mapping[str, Any], seed: int) -> restore.StructuralChange | None:
+        _check_options(f"{where}, settings", declared.settings, settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            record = called(one.path, where, lambda: one.function(network, dict(settings), seed))
+            record = call_plugin(registration.path, where, lambda: registration.function(network, dict(settings), seed))
         if (record is not None) != declared.restores:
-            wanted = "a record for its restore, and gave none" if declared.restores else "nothing, as it has no restore"
-            raise UserError(f"{where} must return {wanted}")
+            expected = "a record for its restore function" if declared.restores else "None, since it has no restore"
+            raise UserError(f"{where} must return {expected}")
         return None if record is None else {"step": declared.name, "record": record}
 
     return apply
 
 
-def _restorer(where: str, restore: Callable[..., Any]) -> Callable[[nn.Module, Any, Mapping[str, torch.Tensor]], None]:
+def _restorer(where: str, function: Callable[..., Any]) -> Callable[[nn.Module, Any, Mapping[str, torch.Tensor]], None]:
     def rebuild(network: nn.Module, record: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-        called(where.partition(",")[0], f"{where}, restore", lambda: restore(network, record, tensors))
+        call_plugin(where.partition(",")[0], f"{where}, restore", lambda: function(network, record, tensors))
 
     return rebuild
 
 
 def _family(
-    where: str, declared: NetworkFamily, one: Registered
+    where: str, declared: NetworkFamily, registration: Registered
 ) -> Callable[[Mapping[str, Any], int | str], nn.Module]:
     def build(model: Mapping[str, Any], groups: int | str) -> nn.Module:
-        _check(f"{where}, network", declared.network, model["network"])
+        _check_options(f"{where}, network", declared.network, model["network"])
         arguments = (dict(model["network"]), model["channels"], model["image_size"], groups)
-        network = called(one.path, where, lambda: one.function(*arguments))
+        network = call_plugin(registration.path, where, lambda: registration.function(*arguments))
         if not isinstance(network, nn.Module):
             raise UserError(f"{where} must return a torch.nn.Module, not {type(network).__name__}")
         prune_scopes: Any = getattr(network, "prune_scopes", None)
         if not callable(prune_scopes):
-            raise UserError(f"{where}: its network needs the method prune_scopes(): names of modules by scope")
-        scopes = called(one.path, f"{where}, prune_scopes", prune_scopes)
+            raise UserError(
+                f"{where}: its network needs the method prune_scopes(), which returns names of modules by scope"
+            )
+        scopes = call_plugin(registration.path, f"{where}, prune_scopes", prune_scopes)
         if set(scopes) != set(declared.scopes):
-            raise UserError(f"{where}: prune_scopes() has {', '.join(scopes)}, declared {', '.join(declared.scopes)}")
+            raise UserError(
+                f"{where}: prune_scopes() returns {', '.join(scopes)}; declared are {', '.join(declared.scopes)}"
+            )
         return network
 
     return build
 
 
-def _source(where: str, declared: Source, one: Registered) -> Callable[[sources.DataSettings, Path], ImageSet]:
-    def read(settings: sources.DataSettings, data_dir: Path) -> ImageSet:
+def _source(where: str, declared: Source, registration: Registered) -> Callable[[sources.DataSettings, Path], ImageSet]:
+    def load_images(settings: sources.DataSettings, data_dir: Path) -> ImageSet:
         options = dict(settings.options or {})
-        _check(f"{where}, options", declared.options, options)
-        parts = called(one.path, where, lambda: one.function(options, data_dir))
+        _check_options(f"{where}, options", declared.options, options)
+        parts = call_plugin(registration.path, where, lambda: registration.function(options, data_dir))
         if not isinstance(parts, tuple | list) or len(parts) != 4:
             raise UserError(f"{where} must return train_images, train_labels, test_images, test_labels")
         tensors = [part if isinstance(part, torch.Tensor) else torch.from_numpy(np.asarray(part)) for part in parts]
@@ -180,36 +188,44 @@ def _source(where: str, declared: Source, one: Registered) -> Callable[[sources.
             test_labels=test_labels,
             dataset=settings.name,
             classes=tuple(declared.classes),
-            source=f"the plugin {one.path}",
+            source=f"the plugin {registration.path}",
         )
 
-    return read
+    return load_images
 
 
 def _images(where: str, images: torch.Tensor, labels: torch.Tensor, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images and labels of one half of a data set as ImageSet has them."""
+    """Return the images and labels of one split as ImageSet holds them: (N, C, H, W) uint8 and (N,) int64."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
-        found = f"{images.dtype} {tuple(images.shape)}"
-        raise UserError(f"{where}_images must be uint8 (N, C, H, W), C 1 or 3, not {found}")
+        got = f"{images.dtype} {tuple(images.shape)}"
+        raise UserError(f"{where}_images must be uint8 (N, C, H, W), C 1 or 3, not {got}")
     if labels.is_floating_point() or labels.shape != images.shape[:1]:
-        found = f"{labels.dtype} {tuple(labels.shape)}"
-        raise UserError(f"{where}_labels must be whole numbers ({len(images)},), not {found}")
+        got = f"{labels.dtype} {tuple(labels.shape)}"
+        raise UserError(f"{where}_labels must be integers ({len(images)},), not {got}")
     if int(labels.min()) < 0 or int(labels.max()) >= classes:
-        raise UserError(f"{where}_labels must be 0 to {classes - 1}, an index of its class each")
-    # Copies: the four may be views of one array, and a file holds each tensor for itself.
+        raise UserError(f"{where}_labels must be 0 to {classes - 1}, the index of a class")
+    # Copies, since the four may be views of one array and safetensors refuses shared memory.
     return images.contiguous().clone(), labels.long().contiguous().clone()
 
 
-def _check(where: str, options: Options, given: Mapping[str, Any]) -> None:
-    """Hold settings against the plugin's schema, for stages that are started by hand."""
+def _check_options(where: str, options: Options, given: Mapping[str, Any]) -> None:
+    """Check settings by the plugin's schema, for stages started by hand.
+
+    Raises:
+        UserError: a setting is missing, unknown or wrong.
+    """
     schema = options_schema(options, "")
     for error in jsonschema.Draft202012Validator(schema).iter_errors(dict(given)):
         key = ".".join(map(str, error.absolute_path))
         raise UserError(f"{where}{f'.{key}' if key else ''}: {error.message}")
 
 
-def called(path: str, where: str, function: Callable[[], Result]) -> Result:
-    """What `function`, the plugin's code, returns; what it raises is one line with the place in its file."""
+def call_plugin(path: str, where: str, function: Callable[[], Result]) -> Result:
+    """Return what `function`, a plugin's code, returns.
+
+    Raises:
+        UserError: it raised something; one line, with the line in its file.
+    """
     try:
         return function()
     except UserError as error:
