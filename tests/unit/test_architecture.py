@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -45,11 +46,22 @@ def unit_of(module: str) -> str:
     return module.partition(".")[2].partition(".")[0]
 
 
+def statements(node: ast.AST, on_load: bool) -> Iterator[ast.AST]:
+    """Yield the nodes below `node`; with `on_load` those that loading the module runs, no function's body."""
+    for child in ast.iter_child_nodes(node):
+        if on_load and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if on_load and isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
+        yield child
+        yield from statements(child, on_load)
+
+
 @cache
-def imported(module: str) -> frozenset[str]:
-    """Return every module that an import statement anywhere in `module` names, ours down to the file that is loaded."""
+def imported(module: str, on_load: bool = False) -> frozenset[str]:
+    """Return every module that `module` imports, ours down to the file that is loaded; `on_load`: when it is loaded."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+    for node in statements(ast.parse(FILES[module].read_text(encoding="utf-8")), on_load):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -60,24 +72,25 @@ def imported(module: str) -> frozenset[str]:
     return frozenset(names)
 
 
-def ours(module: str) -> set[str]:
-    return {name for name in imported(module) if name in FILES and name != "slimdiff"}
+def ours(module: str, on_load: bool = False) -> set[str]:
+    return {name for name in imported(module, on_load) if name in FILES and name != "slimdiff"}
 
 
 @cache
 def reached(module: str) -> frozenset[str]:
-    """Return `module` and the modules of the package that importing it may load."""
-    found, waiting = set(), [module]
+    """Return `module` and the modules of the package that importing it loads."""
+    found: set[str] = set()
+    waiting = [module]
     while waiting:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting += ours(name)
+            waiting += ours(name, on_load=True)
     return frozenset(found)
 
 
 def torch_libraries(module: str) -> set[str]:
-    return {name.partition(".")[0] for name in imported(module)} & TORCH
+    return {name.partition(".")[0] for name in imported(module, on_load=True)} & TORCH
 
 
 def is_torch_free(module: str) -> bool:
@@ -113,7 +126,7 @@ def test_torch_is_out_of_reach(module: str) -> None:
 def test_the_package_imports_nothing_until_it_is_used() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     loaded = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    assert {node.module for node in loaded if isinstance(node, ast.ImportFrom)} <= {"typing"}
+    assert {node.module for node in loaded if isinstance(node, ast.ImportFrom)} <= {"typing", "slimdiff.version"}
     assert not any(isinstance(node, ast.Import) for node in loaded)
 
 
@@ -142,7 +155,7 @@ def test_the_rules_and_the_report_load_without_torch() -> None:
 def test_a_row_needs_the_standard_library_only() -> None:
     """One such job runs for every cell: a thousand of them must be cheap."""
     for module in reached("slimdiff.stages.row"):
-        others = {name.partition(".")[0] for name in imported(module)} - {"slimdiff"}
+        others = {name.partition(".")[0] for name in imported(module, on_load=True)} - {"slimdiff"}
         assert others <= sys.stdlib_module_names, f"{module} imports {others - sys.stdlib_module_names}"
 
 
