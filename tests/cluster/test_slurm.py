@@ -71,7 +71,7 @@ def submitted(cluster: slurm.Cluster, disturbed: Disturbed, tmp_path_factory: py
 
 
 def test_the_matrix_is_that_of_a_local_run_but_for_times(submitted: Path, local: Path) -> None:
-    ours = matrix.read_matrix(submitted / "results" / "matrix.parquet")
+    ours = matrix.read_matrix(submitted / "results" / "matrix.parquet").frame
     assert list(ours["status"]) == ["ok"] * 2
     same_but_for_times(submitted, local)
     assert (submitted / "results" / "report.html").is_file()

@@ -69,6 +69,6 @@ def press_ctrl_c(process: "subprocess.Popen[bytes]") -> int:
 
 def same_but_for_times(run: Path, other: Path) -> None:
     """Their matrices are equal in all that is not a time, a memory or the machine's choice."""
-    ours, theirs = (matrix.read_matrix(folder / "results" / "matrix.parquet") for folder in (run, other))
+    ours, theirs = (matrix.read_matrix(folder / "results" / "matrix.parquet").frame for folder in (run, other))
     kept = [name for name in ours.columns if name not in OF_A_RUN]
     pd.testing.assert_frame_equal(ours[kept], theirs[kept], check_exact=True)

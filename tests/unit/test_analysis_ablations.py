@@ -211,7 +211,7 @@ def test_the_u_has_a_colour_for_each_method_and_a_shape_for_each_amount() -> Non
 def test_a_picture_of_many_data_sets_stays_of_a_size_to_look_at() -> None:
     rows = [{**row, "dataset": f"photos-{number}"} for row in study()[:3] for number in range(8)]
     chart = studyplots.sensitivity(findings.find(synthetic.matrix(rows)), "a title").to_dict()
-    assert len(chart["vconcat"]) == style.MOST_PANELS
+    assert len(chart["vconcat"]) == style.MAX_PANELS
     assert any("photos-6, ncsn; photos-7, ncsn" in line for line in chart["title"]["subtitle"])
 
 
@@ -283,10 +283,10 @@ def test_each_class_conditional_model_is_a_line_over_guidance() -> None:
         {"dataset": "mnist", "model": "ncsn", "fid_indomain": 80.0}
     ]
 
-    chart = guidedplots.guidance(findings.find(matrix), "a title")
+    chart = guidedplots.figure(findings.find(matrix), "a title")
     texts = [str(each.get("text")) for each in drawn(chart)]
-    assert "ncsn, told no class" in texts
-    assert len(chart.to_dict()["vconcat"]) == guidedplots.EACH
+    assert "ncsn, unconditional" in texts
+    assert len(chart.to_dict()["vconcat"]) == guidedplots.PANELS_PER_DATASET
 
 
 def test_a_pruned_network_at_several_scales_is_a_line_of_its_own() -> None:
@@ -303,5 +303,5 @@ def test_a_pruned_network_at_several_scales_is_a_line_of_its_own() -> None:
 def test_one_scale_or_no_class_is_no_line() -> None:
     matrix = synthetic.matrix([row("guidance-3", model="ddpm"), row("baseline"), row("l1-50")])
     assert guidance.guided_recipes(matrix.frame).empty
-    texts = [str(each.get("text")) for each in drawn(guidedplots.guidance(findings.find(matrix), "a title"))]
+    texts = [str(each.get("text")) for each in drawn(guidedplots.figure(findings.find(matrix), "a title"))]
     assert guidedplots.EMPTY in texts

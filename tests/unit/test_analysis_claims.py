@@ -1,4 +1,4 @@
-"""Claims and verdicts: on matrices made so that the answer is known, and the report's own claims against its tables."""
+"""Claims and verdicts: on matrices made so that the answer is known, and the paper's own claims against its tables."""
 
 import json
 import re
@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimdiff.analysis import matrix
+from slimdiff.analysis import findings, matrix
 from slimdiff.analysis.claims import expressions, file, verdicts
 from slimdiff.analysis.claims.file import Claim
 from slimdiff.analysis.claims.verdicts import CONTRADICTED, NOT_RUN, REPLICATED, UNRESOLVED, Part, Verdict
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 CLAIMS = ROOT / "workflow" / "resources" / "claims.yaml"
 PAPER = ROOT / "workflow" / "resources" / "paper_reference.csv"
 
-# The report's claims, with the numbers that it gives for each and those of them that its tables hold.
+# The paper's claims, with the numbers that it gives for each and those of them that its tables hold.
 WANTED = {
     "ncsn-groups2": (182.1, 154.34, 4147037, 2537197),
     "ddpm-groups2-l1": (150.38, 130.44, 66538096, 49014554),
@@ -95,19 +95,19 @@ BASE = cells("baseline", (40.0, 41.0, 39.5))
             (36.0, 37.0, 35.5),
             "fid_indomain(l1-30) < fid_indomain(baseline)",
             UNRESOLVED,
-            "within the resolution, a ratio of 1.25",
+            "within the resolution of 1.25",
         ),
         (
             (44.0, 45.0, 43.5),
             "fid_indomain(l1-30) < fid_indomain(baseline)",
             UNRESOLVED,
-            "within the resolution, a ratio of 1.25",
+            "within the resolution of 1.25",
         ),
         (
             (20.0, 90.0, 65.0),
             "fid_indomain(l1-30) < fid_indomain(baseline)",
             UNRESOLVED,
-            "the interval holds the threshold",
+            "the interval contains the threshold",
         ),
         ((20.0,), "fid_indomain(l1-30) < fid_indomain(baseline)", UNRESOLVED, "one seed, no interval"),
         ((120.0, 121.0, 119.0), "fid_indomain(l1-30) > 2 * fid_indomain(baseline)", REPLICATED, ""),
@@ -123,13 +123,13 @@ BASE = cells("baseline", (40.0, 41.0, 39.5))
             (80.0, 82.0, 79.0),
             "fid_indomain(l1-30) = fid_indomain(baseline) within 10 %",
             CONTRADICTED,
-            "outside of the margin",
+            "outside the margin",
         ),
         (
             (30.0, 55.0, 40.0),
             "fid_indomain(l1-30) = fid_indomain(baseline) within 10 %",
             UNRESOLVED,
-            "reaches over the margin",
+            "extends beyond the margin",
         ),
         (
             (47.0, 48.5, 46.5),
@@ -317,14 +317,14 @@ def test_a_star_is_every_technique_that_keeps_the_sampler() -> None:
     printed = {"random-50-extremes", "linear-8bit-frozen+adam-8bit", "groups-max"}
     assert {"ema", "my-own"} | printed <= set(names)
     assert not {"baseline", "sampler-euler-maruyama"} & set(names)
-    assert found.verdict == NOT_RUN, "most techniques of the report were not"
+    assert found.verdict == NOT_RUN, "most techniques of the paper were not"
     elsewhere = [row | {"dataset": "digits"} for row in rows]
     own = verdict_on(elsewhere, "inference_ms_per_image(*) = inference_ms_per_image(baseline) within 10 %")
     assert [p.left for p in own.parts] == ["digits/ncsn/ema", "digits/ncsn/my-own"]
 
 
 def test_a_star_in_a_matrix_of_baselines_alone_is_not_run() -> None:
-    """On a data set of which the report says nothing there is no technique at all."""
+    """On a data set of which the paper says nothing there is no technique at all."""
     rows = [synthetic.row("baseline", dataset="digits", model=model) for model in ("ncsn", "ddpm")]
     found = verdict_on(rows, "inference_ms_per_image(*) = inference_ms_per_image(baseline) within 10 %")
     assert (found.verdict, found.parts) == (NOT_RUN, ())
@@ -340,7 +340,7 @@ def test_the_reports_own_numbers_are_held_against_its_claims(paper: pd.DataFrame
     assert part(BASE, "params(groups-2) < params(baseline)").paper_holds is None
     assert part(BASE, "fid_indomain(digits: groups-2) < fid_indomain(digits: baseline)").paper_holds is None
     assert (
-        verdict_on(BASE, "fid_indomain(groups-2) < fid_indomain(baseline)", "fid_indomain(ema) < 3").report
+        verdict_on(BASE, "fid_indomain(groups-2) < fid_indomain(baseline)", "fid_indomain(ema) < 3").paper_supports
         == "yes, where it prints a number"
     )
 
@@ -353,7 +353,7 @@ def test_its_contradictions_come_along() -> None:
     assert not any("Rand 50" in note for note in notes)
 
 
-# --- the report's claims, and files of claims ---
+# --- the paper's claims, and files of claims ---
 
 
 def test_every_claim_of_the_report_is_there_with_its_numbers(paper: pd.DataFrame) -> None:
@@ -368,7 +368,7 @@ def test_every_claim_of_the_report_is_there_with_its_numbers(paper: pd.DataFrame
 
 def test_the_reports_own_numbers_bear_out_all_claims_but_two(paper: pd.DataFrame) -> None:
     """Worked out by hand: 33.35 ms are 30 % more than 25.60, and 163.77 is 15 % above 142.88."""
-    found = {v.id: v.report for v in verdicts.evaluate_claims(synthetic.full(1), paper, file.read([CLAIMS]))}
+    found = {v.id: v.paper_supports for v in verdicts.evaluate_claims(synthetic.full(1), paper, file.read([CLAIMS]))}
     assert {name for name, report in found.items() if report == "no"} == {"no-speed", "ddpm-l1-keeps"}
     assert {name for name, report in found.items() if report == "no number"} == {
         "ddpm-ema-8bit-black",
@@ -479,15 +479,27 @@ def test_any_content_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory
 
 def test_the_stage_writes_the_record_and_the_table_shows_it(tmp_path: Path) -> None:
     rows = BASE + cells("groups-2", (60.0, 61.0, 59.0)) + [synthetic.row("l1-70", status="failed")]
-    matrix.write_matrix(tmp_path / "matrix.parquet", synthetic.matrix(rows), matrix.provenance(synthetic.CONFIG, "abc"))
+    matrix.write_matrix(tmp_path / "matrix.parquet", synthetic.frame(rows), matrix.provenance(synthetic.CONFIG, "abc"))
     mine = tmp_path / "mine.yaml"
     mine.write_text(
         yaml.safe_dump([MINE | {"comparisons": ["fid_indomain(ncsn/groups-2) > 1.1 * fid_indomain(ncsn/baseline)"]}])
     )
-    out = tmp_path / "claims.json"
-    arguments = ["--matrix", str(tmp_path / "matrix.parquet"), "--paper", str(PAPER), "--out", str(out)]
+    out, statistics = tmp_path / "claims.json", tmp_path / "findings.json"
+    arguments = [
+        "--out-findings",
+        str(statistics),
+        "--matrix",
+        str(tmp_path / "matrix.parquet"),
+        "--paper",
+        str(PAPER),
+        "--out",
+        str(out),
+    ]
     stage.main([*arguments, "--claims", str(CLAIMS), str(mine)])
     record = json.loads(out.read_text(encoding="utf-8"))
+    assert findings.read(statistics).outcomes.keys() == {
+        ("mnist", "ncsn", name) for name in ("baseline", "groups-2", "l1-70")
+    }
     assert sum(record["verdicts"].values()) == len(record["claims"]) == len(WANTED) + 1
     assert record["matrix"]["cells"] == len(rows)
     by_id = {c["id"]: c for c in record["claims"]}

@@ -15,10 +15,11 @@ import pytest
 import synthetic
 from jsonschema import Draft202012Validator
 
-from slimdiff.analysis import contents, selection
+from slimdiff.analysis import findings
 from slimdiff.analysis.matrix import read_paper
-from slimdiff.config.resolve import Cell
+from slimdiff.config.cells import Cell
 from slimdiff.errors import UserError
+from slimdiff.report import contents, selection
 from slimdiff.report.figures import contact_sheet, timeline
 from slimdiff.report.page import build, charts, dot_plots
 from slimdiff.report.page import images as pagepictures
@@ -175,14 +176,14 @@ def test_a_matrix_that_nobody_timed_has_a_page(tmp_path: Path) -> None:
 
 def test_a_page_of_many_cells_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every recipe's first seed is there before any second, and what is left out is counted."""
-    monkeypatch.setattr(selection, "MOST_PICTURED", 5)
+    monkeypatch.setattr(selection, "MAX_PICTURED_CELLS", 5)
     rows = [synthetic.row(name, seed) for name in ("baseline", "l1-10", "l1-30") for seed in range(3)]
     matrix = pagefolder.write(tmp_path, rows)
     for cell in set(pagefolder.pictured(matrix)) ^ {
         Cell("mnist", "ncsn", row["optimization"], row["seed"]) for row in rows
     }:
         (tmp_path / "cells" / "/".join(pagefolder.place_of(cell)) / f"seed{cell.seed}" / "samples.npz").unlink()
-    found = pagepictures.read(matrix, tmp_path / "cells")
+    found = pagepictures.read(matrix.frame, tmp_path / "cells")
     assert [(cell["recipe"], cell["seed"]) for cell in found.cells] == [
         ("baseline", 0),
         ("l1-10", 0),
@@ -196,16 +197,20 @@ def test_a_page_of_many_cells_stays_small(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_pictures_end_where_the_page_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = pagefolder.write(tmp_path, [synthetic.row(name) for name in ("baseline", "l1-10", "l1-30")])
-    whole = pagepictures.read(matrix, tmp_path / "cells")
+    whole = pagepictures.read(matrix.frame, tmp_path / "cells")
     assert whole.left_out == 0
-    monkeypatch.setattr(contents, "MOST_PICTURE_BYTES", len(whole.cells[0]["url"]) + len(whole.cells[1]["url"]))
-    assert [cell["recipe"] for cell in pagepictures.read(matrix, tmp_path / "cells").cells] == ["baseline", "l1-10"]
+    monkeypatch.setattr(contents, "MAX_PICTURE_BYTES", len(whole.cells[0]["url"]) + len(whole.cells[1]["url"]))
+    assert [cell["recipe"] for cell in pagepictures.read(matrix.frame, tmp_path / "cells").cells] == [
+        "baseline",
+        "l1-10",
+    ]
 
 
 def test_a_thousand_recipes_take_less_than_a_megabyte_of_charts() -> None:
     """Points are there once, whatever the number of costs and widths."""
     rows = [synthetic.row(f"mine-{number}") for number in range(1000)]
-    frame = charts.recipes(synthetic.matrix(rows))
+    matrix = synthetic.matrix(rows)
+    frame = charts.recipes(matrix, findings.find(matrix))
     assert len(json.dumps(charts.pareto(frame))) < 400_000
     assert len(json.dumps(frame.astype(object).where(frame.notna(), None).to_dict("records"))) < 600_000
 
@@ -229,14 +234,15 @@ def test_the_first_images_are_one_picture() -> None:
 def test_strips_place_ours_and_the_reports() -> None:
     rows = [synthetic.row(seed=seed, fid_indomain=40.0) for seed in range(3)]
     rows += [synthetic.row("l1-30", seed, fid_indomain=fid) for seed, fid in enumerate((80.0, 90.0, 100.0))]
-    found, scale = dot_plots.blocks(synthetic.matrix(rows), read_paper(pagefolder.PAPER))
+    matrix = synthetic.matrix(rows)
+    found, scale = dot_plots.blocks(matrix, findings.find(matrix), read_paper(pagefolder.PAPER))
     assert [(block.model, block.ran) for block in found] == [("ncsn", True), ("ddpm", False)]
     lines = {strip.recipe: strip for strip in found[0].strips}
     assert lines["baseline"].ours == lines["baseline"].theirs == scale.one
     one = lines["l1-30"]
     assert one.low is not None and one.ours is not None and one.high is not None and one.theirs is not None
     assert scale.band[1] < one.low < one.ours < one.high <= 100
-    assert 0 <= one.theirs < scale.one, "the report's 170.8 is below its baseline's 182.1"
+    assert 0 <= one.theirs < scale.one, "the paper's 170.8 is below its baseline's 182.1"
     assert one.ratio.startswith("×2.24 [")
     assert one.fid.startswith("90.0 [")
     assert lines["random-10"].ours is None
@@ -245,7 +251,7 @@ def test_strips_place_ours_and_the_reports() -> None:
 
 def test_the_timeline_is_that_of_the_records(folder: Path) -> None:
     matrix = pagefolder.results.read_matrix(folder / "matrix.parquet")
-    jobs = timeline.read_jobs(folder / "benchmarks", folder / "train", matrix)
+    jobs = timeline.read_jobs(folder / "benchmarks", folder / "train", matrix.frame)
     assert jobs.attrs["began"] == [pagefolder.BEGAN.isoformat(timespec="seconds")]
     counts = jobs["stage"].astype(str).value_counts().to_dict()
     assert counts == {"train": 3, "sample": 5, "score": 5}
@@ -274,7 +280,7 @@ def test_jobs_side_by_side_have_lanes_and_a_pause_ends_a_sitting(tmp_path: Path)
             record.parent.mkdir(parents=True)
             start = datetime.datetime.fromtimestamp(began + end - seconds + 5, datetime.UTC).isoformat()
             record.write_text(json.dumps({"started_at": start}), encoding="utf-8")
-    jobs = timeline.read_jobs(tmp_path / "benchmarks", tmp_path / "train", matrix).set_index("job")
+    jobs = timeline.read_jobs(tmp_path / "benchmarks", tmp_path / "train", matrix.frame).set_index("job")
     assert jobs["sitting"].tolist() == [0, 0, 0, 1]
     lanes = jobs["lane"].to_dict()
     assert lanes["mnist/ncsn/groups-4/seed0"] == lanes["mnist/ncsn/plain/seed0"]
@@ -283,7 +289,7 @@ def test_jobs_side_by_side_have_lanes_and_a_pause_ends_a_sitting(tmp_path: Path)
     # Copied without their dates they all end now, which the trainings' own records contradict.
     for path in (tmp_path / "benchmarks").rglob("*.jsonl"):
         path.touch()
-    undated = timeline.read_jobs(tmp_path / "benchmarks", tmp_path / "train", matrix)
+    undated = timeline.read_jobs(tmp_path / "benchmarks", tmp_path / "train", matrix.frame)
     assert undated.attrs["began"] == []
     assert undated.loc[undated["stage"] == "train", "end"].max() == 300 + 400 + 290
     assert "when jobs ran is not known" in " ".join(timeline.remarks(undated))
@@ -294,13 +300,13 @@ def test_records_of_other_matrices_are_left_out_and_broken_ones_named(tmp_path: 
     path.parent.mkdir(parents=True)
     path.write_text("nothing", encoding="utf-8")
     matrix = synthetic.matrix([synthetic.row()])
-    assert timeline.read_jobs(tmp_path, tmp_path, matrix).empty
-    assert timeline.read_jobs(tmp_path / "missing", tmp_path, matrix).empty
+    assert timeline.read_jobs(tmp_path, tmp_path, matrix.frame).empty
+    assert timeline.read_jobs(tmp_path / "missing", tmp_path, matrix.frame).empty
     own = path.parent.parent / "baseline" / "seed0.jsonl"
     own.parent.mkdir()
     own.write_text("[1]\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"baseline/seed0\.jsonl is no benchmark record"):
-        timeline.read_jobs(tmp_path, tmp_path, matrix)
+        timeline.read_jobs(tmp_path, tmp_path, matrix.frame)
 
 
 def test_every_asset_is_an_input_of_the_rule() -> None:

@@ -1,4 +1,4 @@
-"""The report's numbers against a second transcription of its printed tables."""
+"""The paper's numbers against a second transcription of its printed tables."""
 
 import csv
 import json
@@ -9,14 +9,15 @@ import pandas as pd
 import pytest
 import yaml
 
-from slimdiff.analysis import contents, matrix
+from slimdiff.analysis import matrix
 from slimdiff.analysis import paper as comparison
 from slimdiff.errors import UserError
+from slimdiff.report import contents
 
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "workflow" / "resources" / "paper_reference.csv"
 
-# Table | technique | size | inference | FID, as printed; ~ where the report prints it, – where the column holds
+# Table | technique | size | inference | FID, as printed; ~ where the paper prints it, – where the column holds
 # something that cannot be meant.
 PRINTED = """
 1 | 4BitLin | 4146973 | 24.726 | 174.099
@@ -60,7 +61,7 @@ PRINTED = """
 9 | Base DDPM | ~17868145 | ~5300 | 146.77
 9 | Best DDPM | ~12668288 | ~5500 | 130.44
 """
-# Training time in ms per epoch, as printed under the tables; the report prints none for the others.
+# Training time in ms per epoch, as printed under the tables; the paper prints none for the others.
 TRAINING = {"4BitLin": 1364, "8BitLin": 1332, "8BitLin + 8BitAdam": 1387}
 TRAINING_OF_TABLE = {"3": 1399, "4": 510_000, "5": 404_000, "7": 510_000}
 SAMPLERS = {  # label → optimization, milliseconds for 128 samples and for one

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 import synthetic
 
-from slimdiff.analysis import contents
-from slimdiff.analysis import matrix as results
+from slimdiff.analysis import findings
 from slimdiff.analysis import paper as comparison
+from slimdiff.analysis.matrix import Matrix, read_paper
+from slimdiff.report import contents
 from slimdiff.report.figures import labels, style, write
 
 ROOT = Path(__file__).parents[2]
@@ -58,11 +59,11 @@ MATRICES = {
 
 @pytest.fixture(scope="module")
 def paper() -> pd.DataFrame:
-    return results.read_paper(PAPER)
+    return read_paper(PAPER)
 
 
-def draw(matrix: pd.DataFrame, paper: pd.DataFrame, name: str) -> alt.VConcatChart:
-    return write.draw(matrix, paper, FIGURES[name])
+def draw(matrix: Matrix, paper: pd.DataFrame, name: str) -> alt.VConcatChart:
+    return write.draw(matrix, findings.find(matrix), paper, FIGURES[name])
 
 
 def records(chart: alt.VConcatChart) -> list[dict[str, Any]]:
@@ -72,7 +73,7 @@ def records(chart: alt.VConcatChart) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("figure", FIGURES)
 @pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES.keys())
-def test_every_matrix_can_be_drawn(tmp_path: Path, paper: pd.DataFrame, matrix: pd.DataFrame, figure: str) -> None:
+def test_every_matrix_can_be_drawn(tmp_path: Path, paper: pd.DataFrame, matrix: Matrix, figure: str) -> None:
     path = tmp_path / f"{figure}.svg"
     style.save(draw(matrix, paper, figure), path)
     text = path.read_text(encoding="utf-8")
@@ -87,7 +88,7 @@ def test_figure_1_shows_ours_and_the_reports(paper: pd.DataFrame) -> None:
     assert "154.3  (−15 %)" in texts
     assert "failed" in texts
     assert texts.count("not run") == 14
-    ours = matrix.loc[matrix["optimization"] == "baseline", "fid_indomain"].iloc[0]
+    ours = matrix.frame.loc[matrix.frame["optimization"] == "baseline", "fid_indomain"].iloc[0]
     assert f"{ours:.1f}" in texts
 
 
@@ -140,7 +141,7 @@ def test_a_picture_stays_of_a_size_to_look_at(paper: pd.DataFrame, figure: str) 
     chart = draw(MATRICES["eight data sets and many recipes"], paper, figure).to_dict()
     assert len(chart["vconcat"]) == style.MOST_PANELS
     subtitle = " ".join(chart["title"]["subtitle"])
-    first = "photos-3" if figure == "beside-report" else "photos-6"  # it has two panels for each data set
+    first = "photos-3" if figure == "versus-paper" else "photos-6"  # it has two panels for each data set
     assert re.search(rf"No room here, but in tables/cells\.csv: {first}[^;]*; photos-[^;]*", subtitle)
     assert re.search(r"photos-7[^;]*\.$|and \d+ more\.$", subtitle)
     assert max(map(len, chart["title"]["subtitle"])) <= style.LINE_CHARACTERS
@@ -174,10 +175,10 @@ def test_changes_are_drawn_beside_the_reports_on_one_axis(paper: pd.DataFrame) -
     rows = [synthetic.row(seed=seed, fid_indomain=40.0 + seed) for seed in range(3)]
     rows += [synthetic.row("groups-2", seed, fid_indomain=20.0 + seed) for seed in range(3)]
     rows += [synthetic.row("l1-70", status="failed")]
-    chart = draw(synthetic.matrix(rows), paper, "beside-report").to_dict()
+    chart = draw(synthetic.matrix(rows), paper, "versus-paper").to_dict()
     drawn = [row for data in chart["datasets"].values() for row in data]
     points = {(row["optimization"], row["who"]): row["value"] for row in drawn if "value" in row and "who" in row}
-    assert points["groups-2", "the report"] == pytest.approx(0.0 + 150.90 / 150.38), "the last panel is the DDPM's"
+    assert points["groups-2", "the paper"] == pytest.approx(0.0 + 150.90 / 150.38), "the last panel is the DDPM's"
     ours = [row for row in drawn if row.get("who") == "ours" and "start" in row]
     assert [row["optimization"] for row in ours] == ["groups-2"]
     assert ours[0]["start"] < points["groups-2", "ours"] < ours[0]["end"]

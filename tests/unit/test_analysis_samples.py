@@ -16,13 +16,13 @@ import synthetic
 from builders import SOURCE
 from PIL import Image
 
-from slimdiff.analysis import contents
 from slimdiff.analysis import matrix as results
-from slimdiff.analysis.selection import Placeholder, sample_cells, slots
-from slimdiff.config.resolve import Cell
-from slimdiff.errors import UserError
+from slimdiff.config.cells import Cell
+from slimdiff.io.samples import Samples, write_samples
+from slimdiff.report import contents
 from slimdiff.report.figures import contact_sheet, style
 from slimdiff.report.figures import samples as galleries
+from slimdiff.report.selection import Placeholder, placeholders, sample_cells
 from slimdiff.stages import claims, report
 
 ROOT = Path(__file__).parents[2]
@@ -33,18 +33,11 @@ BEST = "groups-2+l1-10"
 CLASSES = ("zero", "one", "two")
 
 
-def write_samples(root: Path, cell: Cell, images: np.ndarray, labels: Sequence[int] = (), **changes: Any) -> None:
+def put_samples(root: Path, cell: Cell, images: np.ndarray, labels: Sequence[int] = (), **changes: Any) -> None:
     """The samples file of `cell`, as the stage `sample` writes it."""
-    path = results.folder(root, cell) / "samples.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values: dict[str, Any] = {
-        "images": images,
-        "status": "ok",
-        "reason": "",
-        "labels": np.array(labels, np.int64),
-        "classes": np.array(CLASSES),
-    }
-    np.savez(path, **values | changes)
+    values: dict[str, Any] = {"classes": CLASSES, "sampler": {}, "network_evaluations": 1.0, **changes}
+    path = root / cell.path / "samples.npz"
+    write_samples(path, Samples(images, np.array(labels, np.int64), **values))
 
 
 def plain_images(n: int, channels: int = 1, size: int = 8) -> np.ndarray:
@@ -89,14 +82,14 @@ def middles(picture: np.ndarray, columns: int, rows: int, pitch: float) -> list[
 
 def test_the_first_seed_that_the_matrix_lists_is_shown() -> None:
     cells = [Cell("mnist", "ncsn", recipe, seed) for recipe in ("groups-2", "baseline") for seed in (3, 0)]
-    found = [slot.cell for slot in slots(GALLERIES["figure-5"], cells, FAMILIES)]
+    found = [place.cell for place in placeholders(GALLERIES["figure-5"], cells, FAMILIES)]
     assert found[:2] == [Cell("mnist", "ncsn", "baseline", 3), Cell("mnist", "ncsn", "groups-2", 3)]
 
 
 def test_figure_5_has_base_and_best_of_every_model_by_its_family() -> None:
     recipes = ("baseline", "groups-2", BEST)
     cells = [Cell(d, m, r, 0) for d in ("mnist", "digits") for m in ("ddpm", "ncsn-wide", "ncsn") for r in recipes]
-    found = [slot.cell for slot in slots(GALLERIES["figure-5"], cells, FAMILIES)]
+    found = [place.cell for place in placeholders(GALLERIES["figure-5"], cells, FAMILIES)]
     expected = [
         ("ncsn-wide", "baseline"),
         ("ncsn-wide", "groups-2"),
@@ -111,7 +104,7 @@ def test_figure_5_has_base_and_best_of_every_model_by_its_family() -> None:
 def test_figure_6_prefers_the_reports_best_recipe() -> None:
     cells = [Cell("mnist", "ddpm", recipe, 1) for recipe in ("ema", "baseline", "groups-2", BEST)]
     cells += [Cell("digits", "ddpm", "baseline", 2), Cell("photos", "ddpm", "ema", 0), Cell("mnist", "ncsn", BEST, 0)]
-    assert slots(GALLERIES["figure-6"], cells, FAMILIES) == [
+    assert placeholders(GALLERIES["figure-6"], cells, FAMILIES) == [
         Placeholder("mnist", "ddpm", (BEST, "baseline"), Cell("mnist", "ddpm", BEST, 1)),
         Placeholder("digits", "ddpm", (BEST, "baseline"), Cell("digits", "ddpm", "baseline", 2)),
         Placeholder("photos", "ddpm", (BEST, "baseline"), None),
@@ -121,7 +114,7 @@ def test_figure_6_prefers_the_reports_best_recipe() -> None:
 def test_a_model_of_another_family_does_not_stand_in() -> None:
     """A model may be called as the other family is."""
     cells = [Cell("mnist", "ddpm", "baseline", 0)]
-    found = slots(GALLERIES["figure-6"], cells, {"ddpm": "ncsn"})
+    found = placeholders(GALLERIES["figure-6"], cells, {"ddpm": "ncsn"})
     assert [slot.cell for slot in found] == [None]
 
 
@@ -140,7 +133,7 @@ def test_what_the_rules_ask_for_is_what_the_figures_read(tmp_path: Path) -> None
     }
     assert len(requested) == 4
     for cell in requested:
-        write_samples(tmp_path, cell, plain_images(9), [0, 1, 2] * 3)
+        put_samples(tmp_path, cell, plain_images(9), [0, 1, 2] * 3)
     cells = [Cell(e["dataset"], e["model"], o, s) for e in matrix for o in optimizations for s in e["seeds"]]
     read = {head for spec in contents.GALLERIES for head in heads(draw(rows_of(cells), tmp_path, spec.name))}
     names = {f"{c.dataset}, {c.model}: {c.optimization}, seed {c.seed}" for c in requested}
@@ -153,7 +146,7 @@ def draw(rows: list[dict[str, Any]], root: Path, name: str) -> alt.VConcatChart:
 
 def test_rules_can_ask_without_numpy_pandas_or_torch() -> None:
     code = (
-        "import sys, slimdiff.analysis.selection, slimdiff.analysis.contents;"
+        "import sys, slimdiff.analysis.selection, slimdiff.report.contents;"
         "print(*{'numpy', 'pandas', 'torch', 'altair', 'PIL'} & set(sys.modules))"
     )
     run = subprocess.run(
@@ -164,7 +157,7 @@ def test_rules_can_ask_without_numpy_pandas_or_torch() -> None:
 
 def test_the_first_images_are_shown_in_reading_order(tmp_path: Path) -> None:
     cell = Cell("mnist", "ncsn", "baseline", 0)
-    write_samples(tmp_path, cell, plain_images(70))
+    put_samples(tmp_path, cell, plain_images(70))
     [picture] = shown(draw(rows_of([cell]), tmp_path, "figure-5"))
     pitch = 96 + contact_sheet.GAP  # images of 8 pixels are enlarged to 96
     columns = middles(picture, galleries.COLUMNS, galleries.ROWS, pitch)
@@ -174,7 +167,7 @@ def test_the_first_images_are_shown_in_reading_order(tmp_path: Path) -> None:
 def test_each_class_has_the_first_of_its_images_below_its_name(tmp_path: Path) -> None:
     cell = Cell("mnist", "ddpm", "baseline", 0)
     labels = [2, 2, 0, 1, 0, 1, 2, 0, 1] + [0] * 12 + [1] * 12 + [2] * 12  # in no order to rely on
-    write_samples(tmp_path, cell, plain_images(len(labels)), labels)
+    put_samples(tmp_path, cell, plain_images(len(labels)), labels)
     chart = draw(rows_of([cell]), tmp_path, "figure-6")
     names = sorted((row["x"], row["name"]) for row in data(chart) if "name" in row)
     assert [name for _, name in names] == list(CLASSES)
@@ -189,7 +182,7 @@ def test_each_class_has_the_first_of_its_images_below_its_name(tmp_path: Path) -
 def test_many_classes_are_cut_to_those_that_find_room(tmp_path: Path) -> None:
     cell = Cell("mnist", "ddpm", "baseline", 0)
     names = np.array([f"class {number}" for number in range(40)])
-    write_samples(tmp_path, cell, plain_images(80, size=64), [*range(40)] * 2, classes=names)
+    put_samples(tmp_path, cell, plain_images(80, size=64), [*range(40)] * 2, classes=names)
     chart = draw(rows_of([cell]), tmp_path, "figure-6")
     assert [row["name"] for row in data(chart) if "name" in row] == list(names[: galleries.CLASSES])
     [picture] = shown(chart)
@@ -198,8 +191,8 @@ def test_many_classes_are_cut_to_those_that_find_room(tmp_path: Path) -> None:
 
 def test_titles_tell_the_cell_and_its_score_or_why_it_failed(tmp_path: Path) -> None:
     good, bad = (Cell("mnist", "ddpm", recipe, 4) for recipe in ("baseline", BEST))
-    write_samples(tmp_path, good, plain_images(6), [0, 1, 2] * 2)
-    write_samples(tmp_path, bad, np.zeros((0, 1, 8, 8), np.uint8), status="failed", reason="loss is NaN")
+    put_samples(tmp_path, good, plain_images(6), [0, 1, 2] * 2)
+    put_samples(tmp_path, bad, np.zeros((0, 1, 8, 8), np.uint8), status="failed", reason="loss is NaN")
     rows = rows_of([good], fid_indomain_pct=12.345) + rows_of([bad], status="failed")
     base, best = heads(draw(rows, tmp_path, "figure-5"))
     assert base == "mnist, ddpm: baseline, seed 4 | rFID 12.35 %" or base.endswith("12.34 %")
@@ -212,7 +205,7 @@ def test_titles_tell_the_cell_and_its_score_or_why_it_failed(tmp_path: Path) -> 
 
 def test_failed_images_are_shown_where_there_are_some(tmp_path: Path) -> None:
     cell = Cell("mnist", "ncsn", "baseline", 0)
-    write_samples(tmp_path, cell, plain_images(1), status="failed", reason="all images are alike")
+    put_samples(tmp_path, cell, plain_images(1), status="failed", reason="all images are alike")
     chart = draw(rows_of([cell], status="failed", reason="sample: all images are alike"), tmp_path, "figure-5")
     assert len(shown(chart)) == 1
     assert "failed: sample: all images are alike" in heads(chart)[0]
@@ -220,7 +213,7 @@ def test_failed_images_are_shown_where_there_are_some(tmp_path: Path) -> None:
 
 def test_images_without_labels_stand_in_no_column(tmp_path: Path) -> None:
     cell = Cell("mnist", "ddpm", "baseline", 0)
-    write_samples(tmp_path, cell, plain_images(6))
+    put_samples(tmp_path, cell, plain_images(6))
     chart = draw(rows_of([cell]), tmp_path, "figure-6")
     assert not shown(chart)
     assert "its images have no labels" in [row.get("text") for row in data(chart)]
@@ -228,7 +221,7 @@ def test_images_without_labels_stand_in_no_column(tmp_path: Path) -> None:
 
 def test_what_the_matrix_lacks_is_named(tmp_path: Path) -> None:
     cell = Cell("mnist", "ncsn", "baseline", 0)
-    write_samples(tmp_path, cell, plain_images(6))
+    put_samples(tmp_path, cell, plain_images(6))
     rows = rows_of([cell])
     chart = draw(rows, tmp_path, "figure-5")
     assert len(heads(chart)) == 1
@@ -244,7 +237,7 @@ def test_what_the_matrix_lacks_is_named(tmp_path: Path) -> None:
 def test_many_models_are_cut_to_those_that_find_room(tmp_path: Path) -> None:
     cells = [Cell(f"photos-{number}", "ddpm", "baseline", 0) for number in range(8)]
     for place, cell in enumerate(cells[: style.MOST_PANELS]):  # the others are not even read
-        write_samples(tmp_path, cell, plain_images(6) + np.uint8(place), [0, 1, 2] * 2)
+        put_samples(tmp_path, cell, plain_images(6) + np.uint8(place), [0, 1, 2] * 2)
     chart = draw(rows_of(cells), tmp_path, "figure-6")
     assert len(shown(chart)) == style.MOST_PANELS
     assert "No room here: photos-6, ddpm; photos-7, ddpm." in subtitle(chart)
@@ -269,7 +262,7 @@ def test_large_images_are_shrunk(channels: int) -> None:
 def test_colours_survive(tmp_path: Path) -> None:
     cell = Cell("mnist", "ncsn", "baseline", 0)
     colour = np.array([200, 100, 50], np.uint8)
-    write_samples(tmp_path, cell, np.broadcast_to(colour[None, :, None, None], (1, 3, 8, 8)))
+    put_samples(tmp_path, cell, np.broadcast_to(colour[None, :, None, None], (1, 3, 8, 8)))
     [picture] = shown(draw(rows_of([cell]), tmp_path, "figure-5"))
     assert picture[40, 40].tolist() == colour.tolist()
 
@@ -277,7 +270,7 @@ def test_colours_survive(tmp_path: Path) -> None:
 def test_fewer_images_than_places_are_drawn() -> None:
     assert [len(column) for column in contact_sheet.first_columns(plain_images(13), 10, 5)] == [2, 2, 2, *[1] * 7]
     assert [len(column) for column in contact_sheet.first_columns(plain_images(3), 10, 5)] == [1, 1, 1]
-    samples = contact_sheet.Samples(plain_images(4), np.array([2, 2, 2, 0]), CLASSES)
+    samples = Samples(plain_images(4), np.array([2, 2, 2, 0]), CLASSES, sampler={}, network_evaluations=1.0)
     assert {name: len(images) for name, images in contact_sheet.class_columns(samples, 10, 10).items()} == {
         "zero": 1,
         "two": 3,
@@ -285,34 +278,31 @@ def test_fewer_images_than_places_are_drawn() -> None:
     assert contact_sheet.sheet(list(contact_sheet.class_columns(samples, 10, 10).values()), 8).shape == (32, 24, 1)
 
 
-def test_a_broken_file_is_refused_by_its_name(tmp_path: Path) -> None:
-    cell = Cell("mnist", "ncsn", "baseline", 0)
-    path = results.folder(tmp_path, cell) / "samples.npz"
-    with pytest.raises(UserError, match=r"seed0/samples\.npz does not exist"):
-        contact_sheet.read_samples(path)
-    write_samples(tmp_path, cell, plain_images(3), [0, 1])
-    with pytest.raises(UserError, match=r"samples\.npz has 2 labels for 3 images"):
-        contact_sheet.read_samples(path)
-    write_samples(tmp_path, cell, plain_images(3), classes=np.array([{"pickled": 1}], dtype=object))
-    with pytest.raises(UserError, match=r"samples\.npz is not a whole file of samples"):
-        contact_sheet.read_samples(path)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"samples\.npz is not a whole file of samples"):
-        contact_sheet.read_samples(path)
-
-
 def test_the_stage_writes_everything_and_html_fetches_nothing(tmp_path: Path) -> None:
     cells = [Cell("mnist", "ncsn", recipe, 0) for recipe in ("baseline", "groups-2", "groups-max", "l1-30")]
     cells += [Cell("mnist", "ddpm", "baseline", 0)]
     for cell in cells:
-        write_samples(tmp_path / "cells", cell, plain_images(6, size=28), [0, 1, 2] * 2)
+        put_samples(tmp_path / "cells", cell, plain_images(6, size=28), [0, 1, 2] * 2)
     matrix = tmp_path / "matrix.parquet"
-    results.write_matrix(matrix, synthetic.matrix(rows_of(cells)), {"config": synthetic.CONFIG})
+    results.write_matrix(matrix, synthetic.frame(rows_of(cells)), {"config": synthetic.CONFIG})
     paper = ROOT / "workflow" / "resources" / "paper_reference.csv"
     tables, figures = tmp_path / "tables", tmp_path / "figures"
-    record = tmp_path / "claims.json"
-    claims.main(["--matrix", str(matrix), "--paper", str(paper), "--claims", str(CLAIMS), "--out", str(record)])
-    inputs = ["--matrix", str(matrix), "--paper", str(paper), "--claims", str(record)]
+    record, statistics = tmp_path / "claims.json", tmp_path / "findings.json"
+    claims.main(
+        [
+            "--matrix",
+            str(matrix),
+            "--paper",
+            str(paper),
+            "--claims",
+            str(CLAIMS),
+            "--out",
+            str(record),
+            "--out-findings",
+            str(statistics),
+        ]
+    )
+    inputs = ["--matrix", str(matrix), "--paper", str(paper), "--claims", str(record), "--findings", str(statistics)]
     inputs += ["--cells", str(tmp_path / "cells"), "--code", "abc"]
     inputs += ["--trainings", str(tmp_path / "train"), "--benchmarks", str(tmp_path / "benchmarks")]
     report.main([*inputs, "--out-tables", str(tables), "--out-figures", str(figures)])

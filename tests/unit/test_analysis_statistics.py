@@ -45,7 +45,7 @@ def test_failed_seeds_do_not_count() -> None:
         synthetic.row(seed=1, fid_indomain=20.0),
         synthetic.row(seed=2, status="failed"),
     ]
-    matrix = synthetic.matrix([*rows, synthetic.row("l1-30", status="failed")])
+    matrix = synthetic.frame([*rows, synthetic.row("l1-30", status="failed")])
     found = statistics.by_recipe(matrix, "fid_indomain")
     assert (found[BASELINE].n, found[BASELINE].mean) == (2, 15.0)
     assert found[PRUNED].n == 0
@@ -53,25 +53,26 @@ def test_failed_seeds_do_not_count() -> None:
     assert statistics.outcomes(matrix)[PRUNED] == Outcome(1, 1, "train: loss is NaN at step 12")
 
 
-def test_changes_are_paired_by_seed() -> None:
+def test_ratios_are_paired_by_seed() -> None:
     """Every seed doubles, though the recipe lacks the seed at which the baseline is worst."""
     rows = [synthetic.row(seed=seed, fid_indomain=fid) for seed, fid in enumerate((10.0, 20.0, 1000.0))]
     rows += [synthetic.row("l1-30", seed, fid_indomain=fid) for seed, fid in enumerate((20.0, 40.0))]
-    found = statistics.change(synthetic.matrix(rows), "fid_indomain", "baseline")
-    assert (found[PRUNED].n, found[PRUNED].mean) == (2, pytest.approx(100.0))
-    assert found[PRUNED].low == pytest.approx(found[PRUNED].high) == pytest.approx(100.0)
-    assert found[BASELINE].mean == pytest.approx(0.0)
+    ratios = statistics.ratios(synthetic.frame(rows), "fid_indomain", "baseline")
+    assert (ratios[PRUNED].n, ratios[PRUNED].mean) == (2, pytest.approx(2.0))
+    assert ratios[PRUNED].low == pytest.approx(ratios[PRUNED].high) == pytest.approx(2.0)
+    assert ratios[BASELINE].mean == pytest.approx(1.0)
+    assert statistics.percent_change(2.0) == 100.0
 
 
-def test_a_change_needs_the_reference_of_the_same_data_set_and_model() -> None:
-    matrix = synthetic.matrix([synthetic.row(dataset="digits"), synthetic.row("l1-30")])
-    assert math.isnan(statistics.change(matrix, "fid_indomain", "baseline")[PRUNED].mean)
+def test_a_ratio_needs_the_baseline_of_the_same_data_set_and_model() -> None:
+    matrix = synthetic.frame([synthetic.row(dataset="digits"), synthetic.row("l1-30")])
+    assert math.isnan(statistics.ratios(matrix, "fid_indomain", "baseline")[PRUNED].mean)
 
 
 def test_halving_and_doubling_are_opposite_changes() -> None:
     rows = [synthetic.row(seed=seed, fid_indomain=10.0) for seed in (0, 1)]
     rows += [synthetic.row("l1-30", seed, fid_indomain=fid) for seed, fid in enumerate((5.0, 20.0))]
-    assert statistics.change(synthetic.matrix(rows), "fid_indomain", "baseline")[PRUNED].mean == pytest.approx(0.0)
+    assert statistics.ratios(synthetic.frame(rows), "fid_indomain", "baseline")[PRUNED].mean == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -137,7 +138,7 @@ def test_holm_leaves_out_what_was_not_tested() -> None:
 
 
 def found_in(rows: list[dict[str, object]], recipe: str = "l1-30") -> statistics.Difference:
-    return statistics.differences(synthetic.matrix(rows), "fid_indomain", "baseline")[("mnist", "ncsn", recipe)]
+    return statistics.differences(synthetic.frame(rows), "fid_indomain", "baseline")[("mnist", "ncsn", recipe)]
 
 
 def cells(recipe: str, fids: tuple[float, ...], **changes: object) -> list[dict[str, object]]:
@@ -149,7 +150,7 @@ def cells(recipe: str, fids: tuple[float, ...], **changes: object) -> list[dict[
     [
         ((60.0, 61.0, 59.0), "worse", ""),
         ((20.0, 21.0, 19.0), "better", ""),
-        ((44.0, 45.0, 44.0), "unresolved", "within the resolution, a ratio of 1.25"),
+        ((44.0, 45.0, 44.0), "unresolved", "within the resolution of 1.25"),
         ((20.0, 90.0, 65.0), "unresolved", "after Holm's correction"),
         ((90.0,), "one seed", "no interval and no test"),
     ],
@@ -165,16 +166,16 @@ def test_findings_where_there_is_nothing_to_compare() -> None:
     base = cells("baseline", (40.0, 41.0))
     failed = found_in([*base, synthetic.row("l1-30", status="failed")])
     assert (failed.finding, failed.why) == ("failed", "train: loss is NaN at step 12")
-    assert found_in([*base, synthetic.row("l1-30", seed=7)]).finding == "no reference"
-    assert found_in([synthetic.row(status="failed"), synthetic.row("l1-30")]).finding == "no reference"
+    assert found_in([*base, synthetic.row("l1-30", seed=7)]).finding == "no baseline"
+    assert found_in([synthetic.row(status="failed"), synthetic.row("l1-30")]).finding == "no baseline"
     assert found_in([*base, synthetic.row("l1-30", fid_indomain=None)]).finding == "no value"
-    assert found_in(base, "baseline").finding == "reference"
+    assert found_in(base, "baseline").finding == "baseline"
 
 
 def test_the_resolution_is_that_of_frechet_distances_alone() -> None:
     rows = [synthetic.row(seed=seed, train_s=200.0 + seed) for seed in range(3)]
     rows += [synthetic.row("l1-30", seed, train_s=210.0 + seed) for seed in range(3)]
-    assert statistics.differences(synthetic.matrix(rows), "train_s", "baseline")[PRUNED].finding == "worse"
+    assert statistics.differences(synthetic.frame(rows), "train_s", "baseline")[PRUNED].finding == "worse"
 
 
 def test_every_recipe_of_the_matrix_is_in_the_family() -> None:
@@ -195,7 +196,7 @@ def test_sampling_noise_is_apart_from_the_spread_over_seeds() -> None:
         synthetic.row(seed=seed, fid_indomain=10.0 + seed, fid_indomain_sampling_sd=sd)
         for seed, sd in enumerate((3.0, 4.0))
     ]
-    matrix = synthetic.matrix([*rows, synthetic.row("l1-30")])
+    matrix = synthetic.frame([*rows, synthetic.row("l1-30")])
     assert statistics.sampling_sd(matrix)[BASELINE] == pytest.approx(math.sqrt((9 + 16) / 2))
     assert math.isnan(statistics.sampling_sd(matrix)[PRUNED])
     assert statistics.by_recipe(matrix, "fid_indomain")[BASELINE].sd == pytest.approx(math.sqrt(0.5))

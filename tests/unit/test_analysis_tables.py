@@ -1,4 +1,4 @@
-"""Our numbers beside the report's, as people and programs read them."""
+"""Our numbers beside the paper's, as people and programs read them."""
 
 import io
 import math
@@ -8,9 +8,12 @@ import pandas as pd
 import pytest
 import synthetic
 
-from slimdiff.analysis import contents, differences, matrix
+from slimdiff.analysis import differences, findings
 from slimdiff.analysis import paper as comparison
 from slimdiff.analysis.claims import verdicts
+from slimdiff.analysis.matrix import Matrix, read_paper
+from slimdiff.analysis.measures import TableSpec
+from slimdiff.report import contents
 from slimdiff.report.figures import style
 from slimdiff.report.tables import differences as differencetables
 from slimdiff.report.tables import write
@@ -21,16 +24,24 @@ TABLES = {table.name: table for table in contents.TABLES}
 
 @pytest.fixture(scope="module")
 def paper() -> pd.DataFrame:
-    return matrix.read_paper(ROOT / "workflow" / "resources" / "paper_reference.csv")
+    return read_paper(ROOT / "workflow" / "resources" / "paper_reference.csv")
 
 
 @pytest.fixture(scope="module")
-def mixed() -> pd.DataFrame:
+def mixed() -> Matrix:
     """Run, failed, half failed and not run."""
     rows = [synthetic.row(seed=seed, fid_indomain=fid) for seed, fid in enumerate((40.0, 42.0, 38.0))]
     rows += [synthetic.row("random-10", 0, fid_indomain=20.0), synthetic.row("random-10", 1, status="failed")]
     rows += [synthetic.row("random-30", status="failed"), synthetic.row("my-own", fid_indomain=9.0)]
     return synthetic.matrix(rows)
+
+
+def table_of(matrix: Matrix, paper: pd.DataFrame, spec: TableSpec) -> pd.DataFrame:
+    return comparison.table(matrix, findings.find(matrix), paper, spec)
+
+
+def differences_of(matrix: Matrix, paper: pd.DataFrame) -> pd.DataFrame:
+    return differences.table(matrix, findings.find(matrix), paper, contents.TABLES)
 
 
 def line(frame: pd.DataFrame, optimization: str) -> pd.Series:
@@ -46,7 +57,7 @@ def markdown_line(text: str, optimization: str) -> list[str]:
 
 
 def test_table_1_holds_the_reports_meaning_and_ours(paper: pd.DataFrame) -> None:
-    frame = comparison.table(synthetic.full(1), paper, TABLES["table-1"])
+    frame = table_of(synthetic.full(1), paper, TABLES["table-1"])
     assert frame["optimization"].tolist() == [
         "baseline",
         "linear-4bit-frozen",
@@ -57,7 +68,7 @@ def test_table_1_holds_the_reports_meaning_and_ours(paper: pd.DataFrame) -> None
         "adam-8bit",
     ]
     assert line(frame, "linear-8bit")["label"] == ""
-    assert "quantized after" in line(frame, "linear-8bit")["note"]
+    assert "then quantized" in line(frame, "linear-8bit")["note"]
 
 
 def test_together_they_hold_the_19_recipes_of_the_report(paper: pd.DataFrame) -> None:
@@ -65,13 +76,13 @@ def test_together_they_hold_the_19_recipes_of_the_report(paper: pd.DataFrame) ->
     names = {
         name
         for table in ("table-1", "table-2", "table-3")
-        for name in comparison.table(synthetic.full(1), paper, TABLES[table])["optimization"]
+        for name in table_of(synthetic.full(1), paper, TABLES[table])["optimization"]
     }
     assert len(names - (extra - {"random-70", "l1-50", "baseline"})) == 19
 
 
 def test_table_5_says_what_became_of_the_recipe_without_a_number(paper: pd.DataFrame) -> None:
-    frame = comparison.table(synthetic.matrix([synthetic.row(model="ddpm")]), paper, TABLES["table-5"])
+    frame = table_of(synthetic.matrix([synthetic.row(model="ddpm")]), paper, TABLES["table-5"])
     assert frame["optimization"].tolist() == [
         "baseline",
         "linear-8bit-frozen",
@@ -96,7 +107,7 @@ def test_table_9_counts_each_family_from_its_own_baseline(paper: pd.DataFrame) -
         synthetic.row("groups-2+l1-10", model="ddpm", fid_indomain=8.0),
     ]
     rows += [synthetic.row("groups-2", model="ddpm", fid_indomain=1.0)]
-    frame = comparison.table(synthetic.matrix(rows), paper, TABLES["table-9"])
+    frame = table_of(synthetic.matrix(rows), paper, TABLES["table-9"])
     assert list(zip(frame["model"], frame["optimization"], strict=True)) == [
         ("ncsn", "baseline"),
         ("ncsn", "groups-2"),
@@ -109,7 +120,7 @@ def test_table_9_counts_each_family_from_its_own_baseline(paper: pd.DataFrame) -
 
 
 def test_table_9_has_the_family_that_was_not_run(paper: pd.DataFrame) -> None:
-    frame = comparison.table(synthetic.matrix([synthetic.row(fid_indomain=40.0)]), paper, TABLES["table-9"])
+    frame = table_of(synthetic.matrix([synthetic.row(fid_indomain=40.0)]), paper, TABLES["table-9"])
     assert frame["status"].tolist() == ["ok", "not run", "not run", "not run"]
     assert frame["paper_fid"].tolist() == [182.1, 134.35, 146.77, 130.44]
 
@@ -117,7 +128,7 @@ def test_table_9_has_the_family_that_was_not_run(paper: pd.DataFrame) -> None:
 def test_class_accuracy_is_a_share_for_programs_and_percent_for_people(paper: pd.DataFrame) -> None:
     rows = [synthetic.row(), synthetic.row(model="ddpm", class_accuracy=0.98765)]
     spec = TABLES["table-9"]
-    frame = comparison.table(synthetic.matrix(rows), paper, spec)
+    frame = table_of(synthetic.matrix(rows), paper, spec)
     heading, *lines = [row.split(" | ") for row in write.to_markdown(frame, spec).splitlines() if " | " in row]
     place = heading.index("class accuracy (%)")
     shown = [row[place] for row in lines if row[0] == "| `baseline`"]
@@ -127,8 +138,8 @@ def test_class_accuracy_is_a_share_for_programs_and_percent_for_people(paper: pd
     assert not any("class accuracy" in heading for heading in (m.heading for m in TABLES["table-3"].measures))
 
 
-def test_changes_are_against_each_ones_own_baseline(paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
-    row = line(comparison.table(mixed, paper, TABLES["table-2"]), "random-10")
+def test_changes_are_against_each_ones_own_baseline(paper: pd.DataFrame, mixed: Matrix) -> None:
+    row = line(table_of(mixed, paper, TABLES["table-2"]), "random-10")
     assert row["fid_indomain"] == 20.0
     assert row["fid_indomain_change_percent"] == pytest.approx(-50.0)
     assert row["paper_fid"] == 162.357
@@ -136,8 +147,8 @@ def test_changes_are_against_each_ones_own_baseline(paper: pd.DataFrame, mixed: 
     assert row["paper_size_bytes_change_percent"] == pytest.approx(100 * (4_021_665 / 4_147_037 - 1))
 
 
-def test_every_line_says_how_it_ended(paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
-    frame = comparison.table(mixed, paper, TABLES["table-2"])
+def test_every_line_says_how_it_ended(paper: pd.DataFrame, mixed: Matrix) -> None:
+    frame = table_of(mixed, paper, TABLES["table-2"])
     status = dict(zip(frame["optimization"], frame["status"], strict=True))
     assert status["baseline"] == "ok"
     assert status["random-10"] == "1 of 2 seeds failed: train: loss is NaN at step 12"
@@ -147,9 +158,9 @@ def test_every_line_says_how_it_ended(paper: pd.DataFrame, mixed: pd.DataFrame) 
     assert line(frame, "l1-10")["paper_fid"] == 163.601
 
 
-def test_markdown_shows_intervals_where_there_are_seeds(paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
+def test_markdown_shows_intervals_where_there_are_seeds(paper: pd.DataFrame, mixed: Matrix) -> None:
     spec = TABLES["table-2"]
-    text = write.to_markdown(comparison.table(mixed, paper, spec), spec)
+    text = write.to_markdown(table_of(mixed, paper, spec), spec)
     baseline = markdown_line(text, "baseline")
     assert baseline[2] == "3"
     assert baseline[3] == "40.00 [35.03, 44.97]"
@@ -162,14 +173,14 @@ def test_markdown_shows_intervals_where_there_are_seeds(paper: pd.DataFrame, mix
 
 def test_the_reports_contradictions_and_tildes_are_shown(paper: pd.DataFrame) -> None:
     spec = TABLES["table-3"]
-    text = write.to_markdown(comparison.table(synthetic.full(1), paper, spec), spec)
+    text = write.to_markdown(table_of(synthetic.full(1), paper, spec), spec)
     assert "Table 9 prints 134.35 for the same cell" in markdown_line(text, "groups-2")[-1]
     assert "~4147037" in markdown_line(text, "baseline")
 
 
-def test_csv_is_for_programs(paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
+def test_csv_is_for_programs(paper: pd.DataFrame, mixed: Matrix) -> None:
     spec = TABLES["table-2"]
-    frame = pd.read_csv(io.StringIO(write.to_csv(comparison.table(mixed, paper, spec), spec.measures)))
+    frame = pd.read_csv(io.StringIO(write.to_csv(table_of(mixed, paper, spec), spec.measures)))
     row = line(frame, "random-30-middle")
     assert row["paper_fid"] == 183.64
     assert pd.isna(row["fid_indomain"])
@@ -181,7 +192,7 @@ def test_samplers_are_counted_from_euler_maruyama(paper: pd.DataFrame) -> None:
     spec = TABLES["samplers"]
     rows = [synthetic.row("sampler-euler-maruyama", inference_ms_per_image=100.0)]
     rows += [synthetic.row("baseline", inference_ms_per_image=5.0)]
-    frame = comparison.table(synthetic.matrix(rows), paper, spec)
+    frame = table_of(synthetic.matrix(rows), paper, spec)
     assert line(frame, "baseline")["inference_ms_per_image_change_percent"] == pytest.approx(-95.0)
     ode = line(frame, "sampler-ode")
     assert ode["paper_inference_ms_change_percent"] == pytest.approx(100 * (58 / 38 - 1))
@@ -192,14 +203,14 @@ def test_samplers_are_counted_from_euler_maruyama(paper: pd.DataFrame) -> None:
 def test_each_data_set_and_model_of_the_family_has_its_block(paper: pd.DataFrame) -> None:
     rows = [synthetic.row(dataset=d, model=m) for d in ("mnist", "digits") for m in ("ncsn", "ncsn-wide", "ddpm")]
     spec = TABLES["table-3"]
-    frame = comparison.table(synthetic.matrix(rows), paper, spec)
+    frame = table_of(synthetic.matrix(rows), paper, spec)
     text = write.to_markdown(frame, spec)
     headings = [row for row in text.splitlines() if row.startswith("## ")]
     assert headings == ["## mnist, ncsn", "## mnist, ncsn-wide", "## digits, ncsn", "## digits, ncsn-wide"]
 
 
 def test_without_the_family_the_report_stands_alone(paper: pd.DataFrame) -> None:
-    frame = comparison.table(synthetic.matrix([synthetic.row(model="ddpm")]), paper, TABLES["table-1"])
+    frame = table_of(synthetic.matrix([synthetic.row(model="ddpm")]), paper, TABLES["table-1"])
     assert set(frame["status"]) == {"not run"}
     assert line(frame, "linear-4bit-frozen")["paper_fid"] == 174.099
 
@@ -259,19 +270,19 @@ def test_the_kind_of_a_recipe_follows_from_the_config(optimization: str, kind: s
     assert kind in style.KINDS or kind == "unknown"
 
 
-def test_every_table_is_written(tmp_path: Path, paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
-    write.write_tables(mixed, paper, verdicts.to_json(mixed, []), tmp_path)
+def test_every_table_is_written(tmp_path: Path, paper: pd.DataFrame, mixed: Matrix) -> None:
+    write.write_tables(mixed, findings.find(mixed), paper, verdicts.to_json(mixed, []), tmp_path)
     expected = {f"{name}.{suffix}" for name in contents.TABLE_NAMES for suffix in contents.TABLE_FORMATS}
     assert {path.name for path in tmp_path.iterdir()} == expected
     cells = pd.read_csv(tmp_path / "cells.csv")
-    assert len(cells) == len(mixed)
-    assert set(mixed) - set(cells) == {"settings"}
+    assert len(cells) == len(mixed.frame)
+    assert set(mixed.frame) - set(cells) == {"settings"}
     assert "train: loss is NaN at step 12" in (tmp_path / "cells.md").read_text(encoding="utf-8")
 
 
 def test_what_a_reason_holds_cannot_break_a_table() -> None:
     rows = [synthetic.row(status="failed", reason="sample: a | b\nc")]
-    text = write.cells_markdown(synthetic.matrix(rows))
+    text = write.cells_markdown(synthetic.frame(rows))
     assert r"sample: a \| b c |" in text
 
 
@@ -302,13 +313,13 @@ def tested(paper: pd.DataFrame) -> pd.DataFrame:
         for seed, fid in enumerate(values)
     ]
     rows += [synthetic.row("random-10", 1, status="failed"), synthetic.row("random-30", status="failed")]
-    return differences.table(synthetic.matrix(rows), paper)
+    return differences_of(synthetic.matrix(rows), paper)
 
 
 def test_differences_say_what_was_found_and_why_not_more(tested: pd.DataFrame) -> None:
     found = {name: line(tested[tested["model"] == "ncsn"], name) for name in tested["optimization"].unique()[:17]}
     assert {name: row["finding"] for name, row in found.items() if row["finding"] != "not run"} == {
-        "baseline": "reference",
+        "baseline": "baseline",
         "groups-2": "better",
         "l1-70": "worse",
         "l1-10": "unresolved",
@@ -342,7 +353,7 @@ def test_differences_for_programs(tested: pd.DataFrame) -> None:
 
 
 def test_ours_beside_the_reports(tested: pd.DataFrame) -> None:
-    """The report's 2 groups are 15 % better and its L1 70 is 13 % worse; ours are twice as good and twice as bad."""
+    """The paper's 2 groups are 15 % better and its L1 70 is 13 % worse; ours are twice as good and twice as bad."""
     found = {str(row["optimization"]): row for _, row in tested[tested["model"] == "ncsn"].iterrows()}
     assert found["groups-2"]["direction"] == differences.SAME
     assert found["l1-70"]["direction"] == differences.SAME
@@ -354,7 +365,7 @@ def test_ours_beside_the_reports(tested: pd.DataFrame) -> None:
     assert row[3].startswith("−49.8 %")
     assert "[−5" in row[3]
     assert row[4:7] == ["−15.2 %", "−25.0 %", "−38.8 %"]
-    assert "## mnist, ddpm" in text, "the report's stand alone where nothing was run"
+    assert "## mnist, ddpm" in text, "the paper's stand alone where nothing was run"
     frame = pd.read_csv(io.StringIO(differencetables.beside_csv(tested)))
     assert set(frame["model"]) == {"ncsn", "ddpm"}
     assert line(frame[frame["model"] == "ncsn"], "groups-2")["paper_size_bytes_change_percent"] == -38.8
@@ -363,15 +374,15 @@ def test_ours_beside_the_reports(tested: pd.DataFrame) -> None:
 def test_a_worse_recipe_that_the_report_found_better_is_opposite(paper: pd.DataFrame) -> None:
     rows = [synthetic.row(seed=seed, fid_indomain=fid) for seed, fid in enumerate((40.0, 41.0))]
     rows += [synthetic.row("groups-2", seed, fid_indomain=fid) for seed, fid in enumerate((80.0, 82.1))]
-    frame = differences.table(synthetic.matrix(rows), paper)
+    frame = differences_of(synthetic.matrix(rows), paper)
     assert line(frame[frame["model"] == "ncsn"], "groups-2")["direction"] == differences.OPPOSITE
 
 
-def test_technique_tables_say_what_was_found(paper: pd.DataFrame, mixed: pd.DataFrame) -> None:
+def test_technique_tables_say_what_was_found(paper: pd.DataFrame, mixed: Matrix) -> None:
     spec = TABLES["table-2"]
-    text = write.to_markdown(comparison.table(mixed, paper, spec), spec)
+    text = write.to_markdown(table_of(mixed, paper, spec), spec)
     assert [markdown_line(text, name)[-2] for name in ("baseline", "random-10", "random-30", "l1-10")] == [
-        "reference",
+        "baseline",
         "one seed",
         "failed",
         "not run",

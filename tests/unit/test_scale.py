@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import synthetic
 from pagefolder import CLAIMS, PAPER
 
+from slimdiff.analysis import findings
 from slimdiff.analysis import matrix as results
 from slimdiff.analysis.claims import file, verdicts
 from slimdiff.report.figures import timeline
@@ -22,7 +22,7 @@ from slimdiff.report.tables import write as tables
 SEEDS = 4
 
 
-def matrix(recipes: int, path: Path) -> pd.DataFrame:
+def matrix(recipes: int, path: Path) -> results.Matrix:
     """A matrix of so many prunings, SEEDS seeds of each, read from its file as the stages read it."""
     names = ["baseline", *(f"l1-{index:04}" for index in range(1, recipes))]
     known = {name: {"training": "plain", "prune": {"method": "l1", "amount": 0.1}} for name in names[1:]}
@@ -38,11 +38,11 @@ def calls(work: Callable[[], Any]) -> int:
     return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
 
 
-def claims_of(frame: pd.DataFrame) -> dict[str, Any]:
+def claims_of(frame: results.Matrix) -> dict[str, Any]:
     return verdicts.to_json(frame, verdicts.evaluate_claims(frame, results.read_paper(PAPER), file.read([str(CLAIMS)])))
 
 
-@pytest.mark.parametrize("part", ["read", "claims", "tables", "answer"])
+@pytest.mark.parametrize("part", ["read", "claims", "findings", "tables", "answer"])
 def test_four_times_the_cells_take_no_more_than_four_times_the_calls(tmp_path: Path, part: str) -> None:
     found = []
     for recipes in (60, 60, 240):  # the first fills caches
@@ -50,36 +50,35 @@ def test_four_times_the_cells_take_no_more_than_four_times_the_calls(tmp_path: P
         frame = matrix(recipes, path)
         record = claims_of(frame) if part == "tables" else {}
 
-        def write(frame: pd.DataFrame = frame, record: dict[str, Any] = record) -> None:
-            tables.write_tables(frame, results.read_paper(PAPER), record, tmp_path / "tables")
+        statistics = findings.find(frame)
+
+        def write(
+            frame: results.Matrix = frame,
+            statistics: findings.Findings = statistics,
+            record: dict[str, Any] = record,
+        ) -> None:
+            tables.write_tables(frame, statistics, results.read_paper(PAPER), record, tmp_path / "tables")
 
         work: dict[str, Callable[[], Any]] = {
             "read": lambda path=path: results.read_matrix(path),  # type: ignore[misc]
             "claims": lambda frame=frame: claims_of(frame),  # type: ignore[misc]
             "tables": write,
-            "answer": lambda frame=frame: summary.answer(frame),  # type: ignore[misc]
+            "findings": lambda frame=frame: findings.find(frame),  # type: ignore[misc]
+            "answer": lambda frame=frame, s=statistics: summary.answer(frame.frame, s),  # type: ignore[misc]
         }
         found.append(calls(work[part]))
     assert found[2] < 4.4 * found[1]
 
 
-def test_a_columns_provenance_is_the_matrix_s_own(tmp_path: Path) -> None:
-    """pandas copies what goes along with a frame for each column and each selection of it."""
-    frame = matrix(3, tmp_path / "matrix.parquet")
-    for made in (frame["fid_indomain"], frame[frame["seed"] == 0], frame.assign(one=1), frame.copy()):
-        assert made.attrs["provenance"] is frame.attrs["provenance"]
-    assert json.loads(json.dumps(frame.attrs["provenance"])) == frame.attrs["provenance"]
-
-
 def test_a_timeline_of_many_jobs_has_a_bar_for_what_a_screen_can_show(tmp_path: Path) -> None:
     frame = matrix(150, tmp_path / "matrix.parquet")
     for name in ("sample", "score"):
-        for index, row in enumerate(frame.to_dict("records")):
+        for index, row in enumerate(frame.frame.to_dict("records")):
             path = tmp_path / "benchmarks" / name / "mnist/ncsn" / row["optimization"] / f"seed{row['seed']}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({"s": 9.0, "cpu_time": 5.0, "max_rss": 100.0 + index}))
             os.utime(path, (1e9 + 10 * index, 1e9 + 10 * index))
-    jobs = timeline.read_jobs(tmp_path / "benchmarks", tmp_path / "train", frame)
+    jobs = timeline.read_jobs(tmp_path / "benchmarks", tmp_path / "train", frame.frame)
     assert len(jobs) == 2 * 150 * SEEDS > timeline.MOST_BARS
     drawn = timeline.panel(jobs, 0).data
     assert len(drawn) <= 2 * (timeline.MOST_BINS + 1)

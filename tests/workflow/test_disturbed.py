@@ -28,7 +28,8 @@ from slimdiff.io import records
 from slimdiff.io.safetensors_header import read_header
 from slimdiff.io.samples import read_samples
 from slimdiff.io.tensors import load_tensors, save_tensors
-from slimdiff.metrics import classifier, extractors, reference
+from slimdiff.metrics import reference
+from slimdiff.metrics.networks import classifier, extractors
 from slimdiff.stages import compress, profile, row, sample
 
 pytestmark = pytest.mark.slow
@@ -164,7 +165,7 @@ FILES: dict[str, tuple[Path, Callable[[Path, Path], Any]]] = {
     "score": (OWN / "score.json", lambda path, root: records.read_json(path)),
     "profile": (OWN / "profile.json", lambda path, root: records.read_json(path)),
     "row": (OWN / "row.json", lambda path, root: records.read_json(path)),
-    "matrix": (Path("matrix.parquet"), lambda path, root: matrix.read_matrix(path).to_dict("list")),
+    "matrix": (Path("matrix.parquet"), lambda path, root: matrix.read_matrix(path).frame.to_dict("list")),
 }
 FLIPS = 100  # positions: half of them among the first bytes, where headers are, and some at the end
 

@@ -13,8 +13,8 @@ from clones import REPOSITORY, SMOKE, clone, planned, snakemake
 from PIL import Image
 
 from slimdiff.analysis import matrix as results
-from slimdiff.analysis.contents import FIGURE_NAMES, TABLE_NAMES
-from slimdiff.config.resolve import expand
+from slimdiff.report.contents import FIGURE_NAMES, TABLE_NAMES
+from slimdiff.config.cells import expand
 from slimdiff.report.tables import proxies
 
 pytestmark = pytest.mark.slow
@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def matrix(run: Path) -> pd.DataFrame:
-    return results.read_matrix(run / "results" / "matrix.parquet")
+    return results.read_matrix(run / "results" / "matrix.parquet").frame
 
 
 def folder_of(run: Path, optimization: str, model: str = "ncsn") -> Path:
@@ -129,7 +129,7 @@ def test_tables_and_figures_are_written(run: Path) -> None:
             assert rows > 0
             assert "|" in text
     studies = {"sensitivity", "sparsity", "guidance"}
-    shown = {"figure-1", "figure-2", "figure-5", "figure-6", "beside-report", "pareto", "timeline"}
+    shown = {"figure-1", "figure-2", "figure-5", "figure-6", "versus-paper", "pareto", "timeline"}
     assert shown | studies == set(FIGURE_NAMES)
     for name in FIGURE_NAMES:
         assert "<svg" in (run / "results" / "figures" / f"{name}.svg").read_text(encoding="utf-8")
@@ -205,7 +205,7 @@ def test_a_training_that_diverges_is_a_row_with_its_reason(run: Path, tmp_path: 
     )
     done = snakemake(tree, "--cores", "2", *SMOKE, "diverging.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
-    matrix = results.read_matrix(tree / "results" / "matrix.parquet").set_index("optimization")
+    matrix = results.read_matrix(tree / "results" / "matrix.parquet").frame.set_index("optimization")
     assert list(matrix["status"]) == ["ok", "failed", "failed"]
     assert matrix.loc["baseline", "fid_indomain"] > 0
     for optimization in ("diverging", "diverging+l1-30"):

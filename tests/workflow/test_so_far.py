@@ -43,9 +43,9 @@ def test_the_matrix_so_far_after_jobs_were_killed_and_beside_a_run(tmp_path: Pat
     assert done.returncode == 1, said
     assert said.count("Trying to restart job") == 2, "a training is tried three times, as it goes on from its state"
     assert not (folder / "results/matrix.parquet").exists()
-    frame = matrix.read_matrix(folder / "results/so-far/matrix.parquet")
-    assert names(frame) == [("baseline", 0)]
-    missing = frame.attrs["provenance"]["missing"]
+    so_far = matrix.read_matrix(folder / "results/so-far/matrix.parquet")
+    assert names(so_far.frame) == [("baseline", 0)]
+    missing = so_far.provenance["missing"]
     assert set(missing) == {f"digits/ncsn/{name}" for name in ("l1-30/seed0", "baseline/seed1", "l1-30/seed1")}
     log = "results/logs/sample/digits/ncsn/l1-30/seed0.log"
     assert (
@@ -78,5 +78,5 @@ def test_the_matrix_so_far_after_jobs_were_killed_and_beside_a_run(tmp_path: Pat
     finally:
         run.kill()
         run.wait()
-    assert names(matrix.read_matrix(folder / "results/matrix.parquet")) == [(r, s) for r in RECIPES for s in SEEDS]
+    assert names(matrix.read_matrix(folder / "results/matrix.parquet").frame) == [(r, s) for r in RECIPES for s in SEEDS]
     assert not (folder / "results/so-far").exists()
