@@ -134,15 +134,15 @@ def test_every_cell_that_an_open_question_is_about_is_run() -> None:
     assert "ema+linear-8bit-frozen" in {recipe for _, family, recipe in ran if family == "ddpm"}
 
 
-def test_the_score_network_that_is_told_a_class_is_otherwise_the_same() -> None:
-    """Fields that differ: how many classes there are, and how strongly samples are led to the one asked for."""
+def test_the_conditional_score_network_is_otherwise_the_same() -> None:
+    """Only the number of classes and the guidance scale differ."""
     config = preset("open-questions.yaml")
-    conditional, plain = (canonical(merge(config["models"][name], SAME)) for name in ("ncsn-told", "ncsn"))
+    conditional, plain = (canonical(merge(config["models"][name], SAME)) for name in ("ncsn-conditional", "ncsn"))
     assert conditional == plain
-    assert config["models"]["ncsn-told"]["network"]["classes"] == 10
-    assert config["models"]["ncsn-told"]["sampler"]["guidance"] == config["models"]["ddpm"]["sampler"]["guidance"]
+    assert config["models"]["ncsn-conditional"]["network"]["classes"] == 10
+    assert config["models"]["ncsn-conditional"]["sampler"]["guidance"] == config["models"]["ddpm"]["sampler"]["guidance"]
     assert (
-        config["models"]["ncsn-told"]["training"]["label_dropout"]
+        config["models"]["ncsn-conditional"]["training"]["label_dropout"]
         == (config["models"]["ddpm"]["training"]["label_dropout"])
     )
 
