@@ -1,11 +1,9 @@
-"""Which runs are alive in a folder, so that the locks of one that was killed are told from those of one that works.
+"""Track live runs in a folder to detect stale Snakemake locks.
 
-A run locks the files that it makes by writing their names down. If it is killed the names stay, and the next run would
-be refused until somebody removes them. So every run holds a second lock, one that the kernel frees with the process
-(flock): where nobody holds that one, nor any job, the first kind was left behind.
+Snakemake locks a folder with files, which stay after a kill and block the next run. So each run and each job also holds a
+lock that the kernel frees with the process (flock). Where nobody holds that one, Snakemake's locks are stale.
 
-A lock that the kernel keeps is seen by other machines on most shared file systems, not on all. So what a run on another
-machine left is never removed here.
+Not every shared file system shows flock to other machines, so locks of a run on another machine are never removed.
 """
 
 import contextlib
@@ -17,16 +15,16 @@ import time
 from pathlib import Path
 from typing import IO
 
-RUNS = "slimdiff.runs"  # held by every run; says which machine and process the last one to begin work was
+RUNS = "slimdiff.runs"  # held by every run; names the host and process that started last
 JOBS = "slimdiff.jobs"  # held by every job (slimdiff.runtime.die_with_parent)
-PATIENCE_S = 60.0  # for the jobs of a run that was killed: a training saves its state first
+JOBS_TIMEOUT_S = 60.0  # a training saves its state after SIGTERM
 
 
 def enter(folder: Path) -> IO[str] | None:
-    """Take part in the runs of `folder`, after removing what killed ones left in its folder `locks`.
+    """Register this run in `folder`, and remove stale locks from its subfolder `locks`.
 
     Returns:
-        What must stay open for as long as the run lives; None where the file system has no such locks, or is read-only.
+        A file to keep open while the run lives; None where the file system has no flock or is read-only.
     """
     try:
         folder.mkdir(exist_ok=True)
@@ -38,7 +36,7 @@ def enter(folder: Path) -> IO[str] | None:
         if left and _host(file) == socket.gethostname() and _alone(file) and _jobs_ended(folder):
             for path in left:
                 path.unlink(missing_ok=True)
-            print("the last run here was killed: this one goes on from what it saved", file=sys.stderr)
+            print("the last run here was killed: resuming from what it saved", file=sys.stderr)
         fcntl.flock(file, fcntl.LOCK_SH)
     except OSError:
         file.close()
@@ -47,7 +45,7 @@ def enter(folder: Path) -> IO[str] | None:
 
 
 def sign(file: IO[str] | None) -> None:
-    """Say in the file that `enter` returned who works here from now on."""
+    """Write this host and process into the file that `enter` returned."""
     if file is not None:
         file.truncate(0)
         file.write(f"{socket.gethostname()} {os.getpid()}\n")
@@ -55,7 +53,7 @@ def sign(file: IO[str] | None) -> None:
 
 
 def find_worker(folder: Path) -> str | None:
-    """Who works in `folder`, as a message can say it; None where nobody does, or where that cannot be known."""
+    """Return the process that is at work in `folder`, worded for a message; None if there is none or it is unknown."""
     if not list_locks(folder):
         return None
     with contextlib.suppress(OSError), (folder / RUNS).open("r+", encoding="utf-8") as file:
@@ -66,7 +64,7 @@ def find_worker(folder: Path) -> str | None:
 
 
 def list_locks(folder: Path) -> list[Path]:
-    """The locks of runs that are at work in `folder`, or were killed there."""
+    """Return the lock files of runs in `folder`, live or stale."""
     return sorted((folder / "locks").glob("*.lock"))
 
 
@@ -76,7 +74,7 @@ def _host(file: IO[str]) -> str:
 
 
 def _alone(file: IO[str]) -> bool:
-    """Whether no other process holds the file; it is then held by this one."""
+    """Take the file's lock; return False if another process holds it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -85,8 +83,8 @@ def _alone(file: IO[str]) -> bool:
 
 
 def _jobs_ended(folder: Path) -> bool:
-    """Whether no job is left, after a while at most."""
-    deadline = time.monotonic() + PATIENCE_S
+    """Wait for jobs of a killed run to end, at most JOBS_TIMEOUT_S; return whether they did."""
+    deadline = time.monotonic() + JOBS_TIMEOUT_S
     with (folder / JOBS).open("a+", encoding="utf-8") as file:
         if _alone(file):
             return True
@@ -95,5 +93,5 @@ def _jobs_ended(folder: Path) -> bool:
             time.sleep(0.2)
             if _alone(file):
                 return True
-    print("jobs of the run that was killed still work here: wait for them, or end them", file=sys.stderr, flush=True)
+    print("jobs of the killed run are still running here: wait for them, or end them", file=sys.stderr, flush=True)
     return False
