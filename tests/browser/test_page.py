@@ -190,19 +190,19 @@ def greys(tab: Tab) -> list[int]:
 
 def test_images_are_compared(tab: Tab) -> None:
     """The fake images are plain grey: ten times their number, plus the length of the recipe's name."""
-    verdict, selects = tab.page.locator("#verdict"), tab.page.locator("select")
+    comparison, selects = tab.page.locator("#comparison"), tab.page.locator("select")
     baseline, pruned, grouped = len("baseline"), len("l1-30"), len("groups-2")
     chosen = [selects.nth(index).evaluate("select => select.selectedOptions[0].textContent") for index in range(2)]
     assert chosen == ["baseline", "l1-30"]
     assert greys(tab) == [baseline, pruned, 255 - (baseline - pruned)]
-    expect(verdict).to_contain_text("same noise")
+    expect(comparison).to_contain_text("same noise")
     expect(tab.page.locator("#tiles canvas")).to_have_count(pagefolder.IMAGES)
     tab.page.select_option("#cell-b", label="groups-2")
-    expect(verdict).to_contain_text("ncsn/groups-2")
+    expect(comparison).to_contain_text("ncsn/groups-2")
     assert greys(tab) == [baseline, grouped, 255]
     tab.page.select_option("#cell-a", index=tab.page.locator("#cell-a option").count() - 1)
-    expect(verdict).to_contain_text("ddpm/groups-2")
-    expect(verdict).to_contain_text("different noise")
+    expect(comparison).to_contain_text("ddpm/groups-2")
+    expect(comparison).to_contain_text("different noise")
 
 
 @pytest.mark.parametrize(

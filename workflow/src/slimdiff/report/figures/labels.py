@@ -1,52 +1,99 @@
-"""Places for the names of points, so that none covers a point, a line or another name."""
+"""Placement of the names of points, so that none covers a point, a line or another name."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import pandas as pd
+
+from slimdiff.analysis.measures import BASELINE
+from slimdiff.report.figures.style import CHARACTER_PX, FONT_PX, LogAxis
 
 Point = tuple[float, float]  # x to the right, y down, in pixels
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 POINT_RADIUS = 7.0
-LEADER = 18.0  # a name further from its point than this needs a line to it
-# Where a name may go, nearest first: distance from its point, then direction of its nearest edge.
+MAX_DISTANCE = 18.0  # beyond, a name needs a leader line to its point
+# Candidate places, nearest first: distance from the point to the nearest edge, then direction.
 DISTANCES = (9.0, 20.0, 34.0, 50.0, 70.0)
 DIRECTIONS = ((1, 0), (-1, 0), (0, -1), (0, 1), (0.8, -0.8), (-0.8, -0.8), (0.8, 0.8), (-0.8, 0.8))
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a name goes."""
+    """The place of a name."""
 
     left: float
     middle: float  # of its height
-    near: float  # x of the end of a line from the point
+    near: float  # x of the end of the leader line
     leader: bool  # the line is needed: the name is far away, or nearer to another point
 
 
-def place(
-    points: Sequence[Point], widths: Sequence[float], height: float, area: Point, obstacles: Sequence[Box] = ()
-) -> list[Place | None]:
-    """The place of each point's name, or None where none is free.
+def place_names(frame: pd.DataFrame, column: str, axes: tuple[LogAxis, LogAxis], area: tuple[int, int]) -> pd.DataFrame:
+    """Return the rows whose name fits, in data units: label_x, label_y, and near_x, near_y, the end of a leader line.
+
+    `leader` says whether the line is needed. Points of the front (column `front`) are placed first.
 
     Args:
-        points: earlier ones choose first.
+        column: of the horizontal axis; the vertical axis shows fid_indomain.
+        area: width and height of the panel in pixels.
+    """
+    x_axis, y_axis = axes
+    width, height = area
+    frame = frame.sort_values(["front", column], ascending=[False, True])
+    points = [
+        (x_axis.pixel(x, width), height - y_axis.pixel(y, height))
+        for x, y in zip(frame[column], frame["fid_indomain"], strict=True)
+    ]
+    lines: list[Box] = []
+    for (x, y), is_baseline in zip(points, frame["optimization"] == BASELINE, strict=True):
+        if is_baseline:
+            lines += [(0, y, width, y), (x, 0, x, height)]
+    front = points[: int(frame["front"].sum())]
+    for (x, y), (next_x, next_y) in itertools.pairwise(front):
+        lines += [(x, y, next_x, y), (next_x, y, next_x, next_y)]
+    widths = [CHARACTER_PX * len(name) for name in frame["name"]]
+    rows = []
+    for (_, row), place in zip(frame.iterrows(), place_boxes(points, widths, FONT_PX, area, lines), strict=True):
+        if place is not None:
+            level = y_axis.value(height - place.middle, height)
+            rows.append(
+                {
+                    **row[[column, "fid_indomain", "name", "front"]],
+                    "label_x": x_axis.value(place.left, width),
+                    "label_y": level,
+                    "near_x": x_axis.value(place.near, width),
+                    "near_y": level,
+                    "leader": place.leader,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def place_boxes(
+    points: Sequence[Point], widths: Sequence[float], height: float, area: Point, obstacles: Sequence[Box] = ()
+) -> list[Place | None]:
+    """Return the place of each point's name, or None if no candidate is free. Quadratic in the number of points.
+
+    Args:
+        points: earlier points are placed first.
         widths: width of each name.
         height: height of a name.
         area: width and height of the panel; names stay inside.
-        obstacles: what else no name may cover.
+        obstacles: further boxes that names must not cover.
     """
     taken = [(x - POINT_RADIUS, y - POINT_RADIUS, x + POINT_RADIUS, y + POINT_RADIUS) for x, y in points]
     taken += obstacles
     places: list[Place | None] = []
     for point, width in zip(points, widths, strict=True):
-        box = next((box for box in _candidates(point, width, height) if _free(box, taken, area)), None)
+        box = next((box for box in _candidates(point, width, height) if _is_free(box, taken, area)), None)
         if box is None:
             places.append(None)
             continue
         taken.append(box)
         own = _distance(box, point)
-        leader = own > LEADER or any(_distance(box, other) < own for other in points)
+        leader = own > MAX_DISTANCE or any(_distance(box, other) < own for other in points)
         places.append(Place(box[0], (box[1] + box[3]) / 2, min(max(point[0], box[0]), box[2]), leader))
     return places
 
@@ -62,7 +109,7 @@ def _candidates(point: Point, width: float, height: float) -> list[Box]:
     return boxes
 
 
-def _free(box: Box, taken: Sequence[Box], area: Point) -> bool:
+def _is_free(box: Box, taken: Sequence[Box], area: Point) -> bool:
     left, top, right, bottom = box
     if left < 0 or top < 0 or right > area[0] or bottom > area[1]:
         return False
@@ -70,7 +117,7 @@ def _free(box: Box, taken: Sequence[Box], area: Point) -> bool:
 
 
 def _distance(box: Box, point: Point) -> float:
-    """How far `point` lies outside `box`."""
+    """Return the distance from `point` to `box`; 0 inside."""
     across = max(box[0] - point[0], 0, point[0] - box[2])
     down = max(box[1] - point[1], 0, point[1] - box[3])
     return math.hypot(across, down)

@@ -1,7 +1,7 @@
-"""The page that a reviewer is sent: one HTML file that needs no network, with all that a matrix has to say.
+"""The page results/report.html: one HTML file that shows the whole matrix and needs no network.
 
-What is written by people (names, reasons, settings) reaches the page through a template that escapes it, and reaches
-its script as JSON; a content security policy lets no other script run and nothing be fetched.
+User text (names, reasons, settings) is escaped by the template and reaches the script as JSON. A content security
+policy blocks all other scripts and every request.
 """
 
 import base64
@@ -25,13 +25,15 @@ from slimdiff.analysis.paper import NOT_RUN
 from slimdiff.errors import UserError
 from slimdiff.io.text import duration, significant, size
 from slimdiff.report import contents
-from slimdiff.report.figures import style, timeline
-from slimdiff.report.page import charts as pagecharts
-from slimdiff.report.page import dot_plots, images, summary
+from slimdiff.report.figures import pareto, style, timeline
+from slimdiff.report.page import charts, images
+from slimdiff.report.page.dot_plots import dot_plots
+from slimdiff.report.page.summary import answer
 from slimdiff.report.tables.markdown import NOTHING, missing
 
+RECIPE = ["dataset", "model", "optimization"]
 ASSETS = Path(__file__).parent / "assets"
-# How a verdict or a finding looks beside its word, so that none hangs on a colour.
+# Symbols of verdicts and findings, so that they are more than a colour.
 MARKS = {
     "replicated": "✓",
     "contradicted": "✗",
@@ -41,7 +43,7 @@ MARKS = {
     "worse": "↑",
     "failed": "✗",
 }
-MOST_ROWS = 500  # lines of a table on the page; the files have all
+MAX_ROWS = 500  # of a table; the files have all
 
 
 def build(
@@ -54,64 +56,66 @@ def build(
     trainings: Path,
     benchmarks: Path,
 ) -> str:
-    """The page as HTML.
+    """Return the page as HTML.
 
     Args:
         findings: the statistics that the stage `claims` writes.
         claims: the record that the stage `claims` writes.
         tables: folder of the tables in Markdown.
-        cells: folder of the cells, of which `picks.pictured` have their samples there.
+        cells: folder of the cells, with the samples of `selection.pictured`.
         trainings: folder of the trainings, with the record of each.
-        benchmarks: folder of what the workflow timed; it may be empty.
+        benchmarks: folder of the benchmark records; it may be empty.
 
     Raises:
-        UserError: a table, a record or a file of samples is missing or broken.
+        UserError: a table, a record or a samples file is missing or damaged.
     """
     frame, source = matrix.frame, matrix.provenance
-    points, jobs = pagecharts.recipes(matrix, findings), timeline.read_jobs(benchmarks, trainings, frame)
-    curves, more_curves = pagecharts.curves(frame, trainings)
-    pictures = images.read(frame, cells)
-    blocks, scale = dot_plots.blocks(matrix, findings, paper)
-    shown = {str(cell["id"]): index for index, cell in enumerate(pictures.cells)}
+    recipes = pareto.recipes(matrix, findings)
+    points, jobs = pareto.points(recipes), timeline.read_jobs(benchmarks, trainings, frame)
+    curves, n_more_curves = charts.read_curves(frame, trainings)
+    sheets = images.read(frame, cells)
+    plots, scale = dot_plots(matrix, findings, paper)
+    failed = frame[frame["status"] == "failed"]
     data = {
         "points": {
-            dataset: [_point(row, shown) for row in block.to_dict("records")]
+            dataset: [_point(row, sheets.cells) for row in block.to_dict("records")]
             for dataset, block in points.groupby("dataset", sort=False)
         },
-        "pareto": {dataset: pagecharts.pareto(block) for dataset, block in points.groupby("dataset", sort=False)},
+        "facts": [asdict(fact) for fact in pareto.FACTS],
+        "pareto": {dataset: charts.pareto_charts(block) for dataset, block in points.groupby("dataset", sort=False)},
         "losses": [
-            {"title": f"{dataset}, {model}", "specs": pagecharts.losses(block)}
+            {"title": f"{dataset}, {model}", "specs": charts.loss_charts(block)}
             for (dataset, model), block in curves.groupby(["dataset", "model"], sort=False)
         ],
-        "sittings": pagecharts.sittings(jobs),
-        "cells": pictures.cells,
+        "sittings": charts.timeline_charts(jobs),
+        "cells": sheets.cells,
         "columns": images.COLUMNS,
     }
-    scripts = [_script(_library()), _script((ASSETS / "page.js").read_text(encoding="utf-8"))]
+    scripts = [_escape_script(_library()), _escape_script((ASSETS / "page.js").read_text(encoding="utf-8"))]
     return _template().render(
         policy=_policy(scripts),
         style=(ASSETS / "page.css").read_text(encoding="utf-8"),
         scripts=scripts,
         data=data,
-        answer=asdict(summary.answer(frame, findings)),
+        answer=asdict(answer(frame, findings)),
         overview=_overview(frame, source),
-        costs=[cost for cost in contents.COSTS if any(points[cost.column] > 0)] if len(points) else [],
-        families=style.families_told(points["family"]),
-        undrawn=_undrawn(frame, points),
-        blocks=blocks,
+        costs=[cost for cost in contents.COSTS if any(points[cost.column] > 0)],
+        families=style.family_legend(points["family"]),
+        undrawn=["/".join(row) for row in recipes.loc[~(recipes["fid_indomain"] > 0), RECIPE].itertuples(index=False)],
+        plots=plots,
         scale=scale,
         resolution=statistics.RESOLUTION,
-        more_curves=more_curves,
-        pictures=pictures,
+        n_more_curves=n_more_curves,
+        sheets=sheets,
         claims=_claims(claims),
         tables=[_table(tables / f"{name}.md") for name in contents.TABLE_NAMES if name != "claims"],
         totals=timeline.totals(jobs).to_dict("records"),
-        dated=bool(jobs.attrs["began"]),
+        timeline_caption=timeline.caption(jobs),
         machines=_machines(frame),
         source=_source(source),
         config=json.dumps(source.get("config", {}), indent=2, ensure_ascii=False),
-        failed=frame[frame["status"] == "failed"].head(MOST_ROWS).to_dict("records"),
-        n_failed=int((frame["status"] == "failed").sum()),
+        failed=failed.head(MAX_ROWS).to_dict("records"),
+        n_failed=len(failed),
     )
 
 
@@ -129,18 +133,18 @@ def _template() -> jinja2.Template:
 
 
 def _library() -> str:
-    """Vega, Vega-Lite and Vega-Embed in one script, the version that altair writes specifications for."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script, in the version of altair's specifications."""
     version = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
     return str(vl_convert.javascript_bundle(None, version))  # type: ignore[arg-type]  # None: all three as globals
 
 
-def _script(text: str) -> str:
-    """`text` as it may stand within a script element."""
+def _escape_script(text: str) -> str:
+    """Return `text` so that it cannot end its script element."""
     return text.replace("</script", r"<\/script").replace("<!--", r"<\!--")
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """A content security policy: these scripts alone, pictures and styles from within the page, and no network."""
+    """Return a content security policy: `scripts` alone, inline styles and pictures, and no requests."""
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     return (
@@ -149,20 +153,20 @@ def _policy(scripts: Sequence[str]) -> str:
     )
 
 
-def _point(row: Mapping[Any, Any], shown: Mapping[str, int]) -> dict[str, Any]:
-    """A point of the charts: its row without what JSON has no word for, and the picture that stands for it."""
-    known = {str(key): None if missing(value) else value for key, value in row.items()}
-    rounded = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in known.items()}
+def _point(row: Mapping[Any, Any], cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a point of the charts as JSON values, with the index of its first cell among `cells` as `picture`."""
+    point: dict[str, Any] = {str(key): None if missing(value) else value for key, value in row.items()}
+    point = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in point.items()}
     recipe = (row["dataset"], row["model"], row["optimization"])
-    names = [name for name in shown if tuple(name.split("/")[:3]) == recipe]
-    return rounded | {"picture": shown[names[0]] if names else None}
+    indices = (i for i, cell in enumerate(cells) if (cell["dataset"], cell["model"], cell["recipe"]) == recipe)
+    return point | {"picture": next(indices, None)}
 
 
 def _overview(matrix: pd.DataFrame, source: Mapping[str, Any]) -> dict[str, Any]:
     seeds = matrix["seed"].nunique()
     return {
         "cells": len(matrix),
-        "missing": len(source.get("missing", {})),  # of a matrix so far
+        "missing": len(source.get("missing", {})),  # cells without a row yet
         "seeds": seeds,
         "datasets": list(dict.fromkeys(matrix["dataset"])),
         "models": list(dict.fromkeys(matrix["model"])),
@@ -173,9 +177,9 @@ def _overview(matrix: pd.DataFrame, source: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _source(source: Mapping[str, Any]) -> dict[str, str]:
-    """Where the matrix comes from: what its provenance knows of code, machine and versions."""
+    """Return the code, machine and versions in the provenance."""
     machine = source.get("machine", {})
-    known = {
+    values = {
         "slimdiff": source.get("slimdiff"),
         "commit": source.get("git_commit"),
         "code of the matrix": source.get("code"),
@@ -184,60 +188,52 @@ def _source(source: Mapping[str, Any]) -> dict[str, str]:
         "CPUs": machine.get("cpu_count"),
         **source.get("versions", {}),
     }
-    return {name: str(value) for name, value in known.items() if value}
-
-
-def _undrawn(matrix: pd.DataFrame, points: pd.DataFrame) -> list[str]:
-    """The recipes without a FID, hence without a point."""
-    drawn = set(zip(points["dataset"], points["model"], points["optimization"], strict=True))
-    recipes = dict.fromkeys(zip(matrix["dataset"], matrix["model"], matrix["optimization"], strict=True))
-    return ["/".join(recipe) for recipe in recipes if recipe not in drawn]
+    return {name: str(value) for name, value in values.items() if value}
 
 
 def _claims(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The claims, those with a verdict first; the others apart."""
-    evaluated = [claim for claim in record["claims"] if claim["verdict"] != NOT_RUN]
+    """Return the claims with a verdict, and those about cells outside the matrix."""
     return {
         "counts": {verdict: number for verdict, number in record["verdicts"].items() if number},
-        "judged": evaluated,
+        "evaluated": [claim for claim in record["claims"] if claim["verdict"] != NOT_RUN],
         "not_run": [claim for claim in record["claims"] if claim["verdict"] == NOT_RUN],
         "confidence": 100 * record["confidence"],
     }
 
 
 def _table(path: Path) -> dict[str, Any]:
-    """The title of a table's Markdown page, and the rest of it as HTML: text of ours and escaped text of others."""
+    """Return a Markdown table: its title, and the rest as HTML. The parser escapes HTML and ignores links."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "image", "autolink"])
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: run the stage `report` to make it") from None
+        raise UserError(f"{path} does not exist: run the stage `report` first") from None
     title, _, rest = text.removeprefix("# ").partition("\n")
-    rest = _shortened(rest, path.stem)
-    body = parser.render(rest).replace("<table>", '<div class="scroll" tabindex="0"><table>')
+    body = parser.render(_truncated(rest, path.stem)).replace("<table>", '<div class="scroll" tabindex="0"><table>')
     body = body.replace("</table>", "</table></div>").replace("<h2>", "<h3>").replace("</h2>", "</h3>")
     return {"name": path.stem, "title": title, "body": body}
 
 
-def _shortened(text: str, name: str) -> str:
-    """The first MOST_ROWS lines of a page's tables, and how many are left out; a browser draws no ten thousand."""
-    kept, rows, lines = [], 0, text.split("\n")
+def _truncated(text: str, name: str) -> str:
+    """Return the tables of `text` up to MAX_ROWS lines, and how many are omitted; browsers are slow with thousands."""
+    kept, n_rows, lines = [], 0, text.split("\n")
     for line in lines:
-        rows += line.startswith("|")
-        if rows <= MOST_ROWS or not line.startswith("|"):
+        n_rows += line.startswith("|")
+        if n_rows <= MAX_ROWS or not line.startswith("|"):
             kept.append(line)
-    left_out = len(lines) - len(kept)
-    note = f"{left_out:,} more lines are in tables/{name}.md, and in tables/{name}.csv."
-    return "\n".join(kept + (["", note] if left_out else []))
+    n_omitted = len(lines) - len(kept)
+    note = f"{n_omitted:,} more lines are in tables/{name}.md and tables/{name}.csv."
+    return "\n".join(kept + (["", note] if n_omitted else []))
 
 
 def _machines(matrix: pd.DataFrame) -> list[dict[str, Any]]:
-    """The machines that were profiled, with how many cells each."""
+    """Return the machines of the profiles, with the number of cells of each."""
     columns = ["device", "cpu_model", "gpu_model", "threads", "torch_version"]
-    found = matrix[matrix["device"].notna()].groupby(columns, dropna=False, sort=False).size().reset_index(name="cells")
+    profiled = matrix[matrix["device"].notna()]
+    machines = profiled.groupby(columns, dropna=False, sort=False).size().reset_index(name="cells")
     return [
         {str(key): NOTHING if missing(value) else value for key, value in row.items()}
-        for row in found.to_dict("records")
+        for row in machines.to_dict("records")
     ]
 
 

@@ -1,6 +1,6 @@
-"""FID of each recipe beside its baseline's, ours and the report's, as rows of a table with a strip to look along.
+"""FID of each recipe relative to its baseline, ours and the paper's: tables with a dot plot per row.
 
-Places on a strip are percents of its width, so that a page can draw it at any width, without a script.
+Positions are percentages of the width of a plot, so the page draws them at any width without a script.
 """
 
 from collections.abc import Mapping
@@ -9,18 +9,19 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff.analysis import differences, statistics
+from slimdiff.analysis import differences
 from slimdiff.analysis.findings import Findings
 from slimdiff.analysis.matrix import Matrix
 from slimdiff.analysis.measures import BASELINE
 from slimdiff.analysis.paper import NOT_RUN, drop_crowd
+from slimdiff.analysis.statistics import RESOLUTION
 from slimdiff.io.text import significant
 from slimdiff.report.contents import TABLES
 from slimdiff.report.figures import style
 from slimdiff.report.figures.style import LogAxis
 from slimdiff.report.tables.markdown import missing
 
-# What stands for a kind of recipe where there is no colour: the shapes of the charts.
+# Characters for the shapes of the charts, so that the kind of a recipe is more than a colour.
 GLYPHS = {
     "circle": "●",
     "square": "■",
@@ -36,97 +37,94 @@ GLYPHS = {
 
 
 @dataclass(frozen=True)
-class Strip:
-    """One recipe; places are percents of the width of the strip, None where there is nothing to draw."""
+class DotRow:
+    """One recipe; positions are in percent of the width, None without a number."""
 
     recipe: str
-    label: str  # in the report; empty: it is not there
+    label: str  # in the paper; empty if it is not there
     kind: str
     glyph: str
-    fid: str  # ours with its interval, or why there is none
-    ratio: str  # of our FID to the baseline's, with its interval
+    fid: str  # in-domain, with its interval, or why there is none
+    ratio: str  # of the FID to the baseline's, with its interval
     paper_fid: str
     paper_ratio: str
     finding: str
     ours: float | None
     low: float | None
     high: float | None
-    theirs: float | None
+    paper: float | None
 
 
 @dataclass(frozen=True)
-class Block:
+class DotPlot:
     """The recipes of one data set and model."""
 
     dataset: str
     model: str
     ran: bool
-    strips: tuple[Strip, ...]
-    left_out: int  # recipes that would crowd it
+    rows: tuple[DotRow, ...]
+    omitted: int  # recipes left out for lack of room
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What all strips share: named places, the place of the baseline, and the band of the metric's resolution."""
+    """The scale of all plots: ticks, the position of the baseline, and the band within the resolution of the FID."""
 
     ticks: tuple[tuple[str, float], ...]
-    one: float
+    baseline: float
     band: tuple[float, float]
 
 
-def blocks(matrix: Matrix, findings: Findings, paper: pd.DataFrame) -> tuple[list[Block], Scale]:
-    """The blocks, those that were run first, and their common logarithmic scale of ratios to the baseline."""
-    everything = differences.table(matrix, findings, paper, TABLES)
-    itself = everything["optimization"] == BASELINE
-    everything["theirs"] = 1 + everything["paper_fid_change_percent"] / 100
-    everything = everything[(everything["status"] != NOT_RUN) | everything["theirs"].notna() | itself]
-    frame = drop_crowd(everything)
-    axis = style.log_axis(pd.concat([frame["ratio"], frame["theirs"]]).dropna(), 1.0)
-    found = []
-    for (dataset, model), block in frame.groupby(["dataset", "model"], sort=False):
-        whole = everything[(everything["dataset"] == dataset) & (everything["model"] == model)]
-        strips = tuple(_strip(row, axis) for row in block.to_dict("records"))
-        found.append(Block(str(dataset), str(model), bool(block["ran"].any()), strips, len(whole) - len(block)))
-    found.sort(key=lambda block: not block.ran)
-    ticks = tuple((f"{tick:g}", _place(tick, axis)) for tick in axis.ticks())
-    resolution = statistics.RESOLUTION
-    return found, Scale(ticks, _place(1.0, axis), (_place(1 / resolution, axis), _place(resolution, axis)))
+def dot_plots(matrix: Matrix, findings: Findings, paper: pd.DataFrame) -> tuple[list[DotPlot], Scale]:
+    """Return the plots, families that were run first, and their common logarithmic scale of ratios."""
+    lines = differences.table(matrix, findings, paper, TABLES)
+    lines["paper_ratio"] = 1 + lines["paper_fid_change_percent"] / 100
+    lines = lines[(lines["status"] != NOT_RUN) | lines["paper_ratio"].notna() | (lines["optimization"] == BASELINE)]
+    shown = drop_crowd(lines)
+    counts = lines.groupby(["dataset", "model"]).size()
+    axis = style.log_axis(pd.concat([shown["ratio"], shown["paper_ratio"]]).dropna(), 1.0)
+    plots = []
+    for (dataset, model), block in shown.groupby(["dataset", "model"], sort=False):
+        rows = tuple(_row(line, axis) for line in block.to_dict("records"))
+        omitted = int(counts[dataset, model]) - len(block)
+        plots.append(DotPlot(str(dataset), str(model), bool(block["ran"].any()), rows, omitted))
+    plots.sort(key=lambda plot: not plot.ran)
+    ticks = tuple((f"{tick:g}", _position(tick, axis)) for tick in axis.ticks())
+    return plots, Scale(ticks, _position(1.0, axis), (_position(1 / RESOLUTION, axis), _position(RESOLUTION, axis)))
 
 
-def _strip(row: Mapping[Any, Any], axis: LogAxis) -> Strip:
-    reference = row["optimization"] == BASELINE
-    has_fid, has_ratio = not missing(row["fid_indomain"]), not missing(row["ratio"]) and row["ratio"] > 0
-    ours = 1.0 if reference and has_fid else row["ratio"] if has_ratio else None
-    known = not missing(row["paper_fid"])
-    theirs = row["theirs"] if known and not missing(row["theirs"]) else None
-    spread = has_ratio and not missing(row["ratio_low"])
-    shape = style.KINDS[row["kind"]][1]
-    return Strip(
-        recipe=row["optimization"],
-        label=row["label"],
-        kind=row["kind"],
-        glyph=GLYPHS[shape],
-        fid=_interval(row["fid_indomain"], row["fid_indomain_low"], row["fid_indomain_high"])
-        if has_fid
-        else row["status"].partition(":")[0],
-        ratio="" if reference or not has_ratio else f"×{_interval(row['ratio'], row['ratio_low'], row['ratio_high'])}",
-        paper_fid=f"{row['paper_fid']:.1f}" if known else "",
-        paper_ratio="" if reference or theirs is None else f"×{significant(theirs)}",
-        finding=row["finding"],
-        ours=None if ours is None else _place(ours, axis),
-        low=_place(row["ratio_low"], axis) if spread else None,
-        high=_place(row["ratio_high"], axis) if spread else None,
-        theirs=None if theirs is None else _place(theirs, axis),
+def _row(line: Mapping[Any, Any], axis: LogAxis) -> DotRow:
+    is_baseline = line["optimization"] == BASELINE
+    has_fid, has_ratio = not missing(line["fid_indomain"]), not missing(line["ratio"]) and line["ratio"] > 0
+    has_interval = has_ratio and not missing(line["ratio_low"])
+    has_paper_fid = not missing(line["paper_fid"])
+    ours = 1.0 if is_baseline and has_fid else line["ratio"] if has_ratio else None
+    paper = line["paper_ratio"] if has_paper_fid and not missing(line["paper_ratio"]) else None
+    fid = _interval(line, "fid_indomain") if has_fid else line["status"].partition(":")[0]
+    return DotRow(
+        recipe=line["optimization"],
+        label=line["label"],
+        kind=line["kind"],
+        glyph=GLYPHS[style.KINDS[line["kind"]][1]],
+        fid=fid,
+        ratio="" if is_baseline or not has_ratio else f"×{_interval(line, 'ratio')}",
+        paper_fid=f"{line['paper_fid']:.1f}" if has_paper_fid else "",
+        paper_ratio="" if is_baseline or paper is None else f"×{significant(paper)}",
+        finding=line["finding"],
+        ours=None if ours is None else _position(ours, axis),
+        low=_position(line["ratio_low"], axis) if has_interval else None,
+        high=_position(line["ratio_high"], axis) if has_interval else None,
+        paper=None if paper is None else _position(paper, axis),
     )
 
 
-def _place(value: float, axis: LogAxis) -> float:
-    """Where `value` lies, in percent of the axis; what lies outside is cut at its edge."""
+def _position(value: float, axis: LogAxis) -> float:
+    """Return the position of `value` in percent of the axis, clipped to its ends."""
     return round(axis.pixel(min(max(value, axis.low), axis.high), 100.0), 2)
 
 
-def _interval(mean: float, low: object, high: object) -> str:
+def _interval(line: Mapping[Any, Any], column: str) -> str:
+    """Return `column` with its interval in brackets, if it has one."""
+    mean, low, high = (line[f"{column}{end}"] for end in ("", "_low", "_high"))
     text = significant(mean)
-    if not isinstance(low, float) or not isinstance(high, float) or missing(low) or missing(high):
-        return text
-    return f"{text} [{significant(low)}, {significant(high)}]"
+    return text if missing(low) or missing(high) else f"{text} [{significant(low)}, {significant(high)}]"

@@ -1,4 +1,4 @@
-"""The images of cells that the page holds: of each cell one picture, from which its script cuts single images."""
+"""Samples on the page: one contact sheet per cell, which the script cuts into images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from slimdiff.analysis.columns import KEY
+from slimdiff.analysis.measures import BASELINE
 from slimdiff.config.cells import Cell
 from slimdiff.io.samples import read_samples
 from slimdiff.io.text import significant
@@ -15,47 +16,51 @@ from slimdiff.report import contents, selection
 from slimdiff.report.figures import contact_sheet
 from slimdiff.report.tables.markdown import missing
 
-COLUMNS = 10  # of images in a picture
+COLUMNS = 10  # of a contact sheet
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """The cells whose images the page holds, as its script reads them, and how many it leaves out."""
+class ContactSheets:
+    """The cells whose samples the page holds, as its script reads them."""
 
     cells: list[dict[str, Any]]
-    left_out: int
-    first: int  # index of the cell that is shown at first
-    second: int  # and of the one beside it
+    omitted: int  # cells left out
+    first: int  # index of the cell shown above at first
+    second: int  # and below
 
     def groups(self) -> dict[str, list[tuple[int, dict[str, Any]]]]:
-        """The cells with their indices, by data set and model, in the order of the matrix."""
-        found: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        """Return the cells with their indices by data set and model, in the order of the matrix."""
+        groups: dict[str, list[tuple[int, dict[str, Any]]]] = {}
         for index, cell in enumerate(self.cells):
-            found.setdefault(f"{cell['dataset']}, {cell['model']}", []).append((index, cell))
-        return found
+            groups.setdefault(f"{cell['dataset']}, {cell['model']}", []).append((index, cell))
+        return groups
 
 
-def read(frame: pd.DataFrame, cells: Path) -> Pictures:
-    """The first images of `selection.pictured` below the folder `cells`, as many cells as fit into the page.
+def read(frame: pd.DataFrame, cells: Path) -> ContactSheets:
+    """Return the first samples of `selection.pictured` cells, up to the limits in `contents`.
 
-    Each is {id, dataset, model, recipe, seed, url (PNG), images, width, height (of one image), labels, told}.
+    Each cell is {id, dataset, model, recipe, seed, url (PNG), images, width, height (of one image), labels, scores}.
+
+    Args:
+        frame: the matrix.
+        cells: folder of the cells.
     """
     rows = {Cell(*(row[name] for name in KEY)): row for row in frame.to_dict("records")}
-    found: list[dict[str, Any]] = []
-    held = 0
-    pictured = selection.pictured(list(rows))
-    for cell in pictured:
+    sheets: list[dict[str, Any]] = []
+    n_bytes = 0
+    for cell in selection.pictured(list(rows)):
         samples = read_samples(cells / cell.path / "samples.npz")
         images = samples.images[: contents.PICTURE_IMAGES]
         if not len(images):
             continue
-        picture = contact_sheet.contact(images, COLUMNS, contents.PICTURE_PX)
-        url = contact_sheet.data_url(picture)
-        held += len(url)
-        if held > contents.MAX_PICTURE_BYTES:
+        columns = contact_sheet.first_columns(images, COLUMNS, len(images))
+        tile = min(contents.PICTURE_PX, max(images.shape[2:]))  # shrink large images, enlarge none
+        sheet = contact_sheet.sheet(columns, tile, gap=0)
+        url = contact_sheet.data_url(sheet)
+        n_bytes += len(url)
+        if n_bytes > contents.MAX_PICTURE_BYTES:
             break
-        lines = -(-len(images) // COLUMNS)
-        found.append(
+        sheets.append(
             {
                 "id": cell.path,
                 "dataset": cell.dataset,
@@ -64,34 +69,34 @@ def read(frame: pd.DataFrame, cells: Path) -> Pictures:
                 "seed": int(cell.seed),
                 "url": url,
                 "images": len(images),
-                "width": picture.shape[1] // COLUMNS,
-                "height": picture.shape[0] // lines,
+                "width": sheet.shape[1] // len(columns),
+                "height": sheet.shape[0] // len(columns[0]),
                 "labels": [samples.classes[label] for label in samples.labels[: len(images)]],
-                "told": _told(rows[cell]),
+                "scores": _scores(rows[cell]),
             }
         )
-    return Pictures(found, len(rows) - len(found), *_pair(found))
+    return ContactSheets(sheets, len(rows) - len(sheets), *_first_pair(sheets))
 
 
-def _told(row: Mapping[Any, Any]) -> str:
-    """What is said of a cell below its name."""
+def _scores(row: Mapping[Any, Any]) -> str:
+    """Return the scores of a cell, or why it failed."""
     if row["status"] == "failed":
         return f"failed: {row['reason']}"
-    parts = [] if missing(row["fid_indomain"]) else [f"FID {significant(row['fid_indomain'])}"]
+    parts = [] if missing(row["fid_indomain"]) else [f"in-domain FID {significant(row['fid_indomain'])}"]
     if not missing(row["class_accuracy"]):
-        parts.append(f"{100 * row['class_accuracy']:.0f} % show the class asked for")
+        parts.append(f"class accuracy {100 * row['class_accuracy']:.0f} %")
     return ", ".join(parts)
 
 
-def _pair(cells: list[dict[str, Any]]) -> tuple[int, int]:
-    """A baseline and a pruned or other recipe of the same model and seed; 0 twice where there is no such pair."""
-    for first, cell in enumerate(cells):
-        if cell["recipe"] == "baseline":
-            same = [
+def _first_pair(sheets: list[dict[str, Any]]) -> tuple[int, int]:
+    """Return a baseline and another recipe of its model and seed, L1-pruned if possible; (0, 0) without a pair."""
+    for first, sheet in enumerate(sheets):
+        if sheet["recipe"] == BASELINE:
+            others = [
                 index
-                for index, other in enumerate(cells)
-                if index != first and all(other[key] == cell[key] for key in ("dataset", "model", "seed"))
+                for index, other in enumerate(sheets)
+                if index != first and all(other[key] == sheet[key] for key in ("dataset", "model", "seed"))
             ]
-            if same:
-                return first, next((index for index in same if "l1" in cells[index]["recipe"]), same[0])
+            if others:
+                return first, next((index for index in others if "l1" in sheets[index]["recipe"]), others[0])
     return 0, 0

@@ -1,6 +1,6 @@
 "use strict";
-// Draws the charts, shows the cell under the pointer, and puts two cells' images beside each other.
-// Text that people wrote goes into the page by textContent alone.
+// Draws the charts, shows the cell under the pointer, and compares the samples of two cells.
+// User text reaches the page through textContent alone.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const DARK = {
@@ -8,24 +8,24 @@ const DARK = {
   "#cccccc": "#3a4047", "#e6e6e6": "#2a2f34", "#0072B2": "#4aa5df", "#D55E00": "#ef7a2a", "#009E73": "#1fb98c",
   "#997700": "#cfa62a",
 };
-const NEAR_PX = 22; // a point reacts from so far away
+const NEAR_PX = 22; // distance within which a point reacts to the pointer
 const scheme = matchMedia("(prefers-color-scheme: dark)");
 const charts = [...document.querySelectorAll("[data-chart]")];
 const tip = document.getElementById("tip");
 
 function variants(chart) {
-  const found = DATA[chart.dataset.chart][chart.dataset.key];
-  if (chart.dataset.chart !== "pareto") return found.specs || found;
+  const all = DATA[chart.dataset.chart][chart.dataset.key];
+  if (chart.dataset.chart !== "pareto") return all.specs || all;
   const cost = document.querySelector("input[name=cost]:checked").value;
-  const own = found.filter((variant) => variant.cost === cost);
-  return own.length ? own : found;
+  const own = all.filter((variant) => variant.cost === cost);
+  return own.length ? own : all;
 }
 
-// The widest drawing that has room; panels are narrower than the drawing by their axis.
+// The widest variant that fits. The axis takes about 90 pixels beside the panel.
 function fitting(chart) {
   const room = chart.clientWidth - 90;
-  const found = variants(chart);
-  return found.filter((variant) => variant.width <= room).pop() || found[0];
+  const all = variants(chart);
+  return all.filter((variant) => variant.width <= room).pop() || all[0];
 }
 
 function themed(value, key) {
@@ -51,23 +51,23 @@ async function draw(chart) {
     spec.datasets = { ...spec.datasets, points: DATA.points[chart.dataset.key] };
   }
   chart.view?.finalize();
-  const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, tooltip: quietTip };
+  const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, tooltip: showBar };
   const result = await vegaEmbed(chart, spec, options);
   chart.view = result;
   chart.drawn = chosen;
   chart.dataset.drawn = scheme.matches ? "dark" : "light";
-  if (chart.dataset.chart === "pareto") reach(chart);
+  if (chart.dataset.chart === "pareto") listen(chart);
 }
 
-// Vega's own tooltips, as a line of text, for the bars of the timeline.
-function quietTip(_handler, event, _item, value) {
+// Vega's tooltip handler, for the bars of the timeline.
+function showBar(_handler, event, _item, value) {
   if (!value || typeof value !== "object") return hide();
   fill(null, value.job || "", Object.entries(value).filter(([name]) => name !== "job"));
   place(event.clientX, event.clientY);
 }
 
-// Points can be reached with the keyboard, and react to a pointer that is near enough.
-function reach(chart) {
+// Makes points reachable with the keyboard, and reactive to a pointer nearby.
+function listen(chart) {
   const marks = [...chart.querySelectorAll("g.cells_marks path")];
   for (const mark of marks) {
     const point = mark.__data__.datum;
@@ -91,24 +91,26 @@ function reach(chart) {
     if (mark) show(mark);
     else if (!chart.contains(document.activeElement)) hide();
   };
-  // A finger leaves at once; what it tapped stays until it taps elsewhere.
+  // A finger leaves at once; what it tapped stays until the next tap.
   chart.onpointerleave = (event) => event.pointerType !== "mouse" || chart.contains(document.activeElement) || hide();
 }
 
+// The columns in DATA.facts that were measured, as [label, text]; the first of them, the FID, has an interval.
 function facts(point) {
-  const number = (value, digits) => value.toLocaleString("en", { minimumSignificantDigits: digits, maximumSignificantDigits: digits });
-  const found = [];
-  if (point.fid !== null) {
-    const interval = point.low === null ? "" : ` [${number(point.low, 3)}, ${number(point.high, 3)}]`;
-    found.push(["FID", number(point.fid, 3) + interval]);
+  const text = (value, fact) => (fact.format.endsWith(".0f") ? Math.round(value).toLocaleString("en") : significant(value));
+  const rows = [];
+  for (const [place, fact] of DATA.facts.entries()) {
+    const value = point[fact.column];
+    if (value === null) continue;
+    const interval = place > 0 || point.low === null ? "" : ` [${significant(point.low)}, ${significant(point.high)}]`;
+    rows.push([fact.label, `${text(value, fact)}${interval} ${fact.unit}`.trim()]);
   }
-  if (point.fid_indomain_pct !== null) found.push(["rFID", `${number(point.fid_indomain_pct, 3)} %`]);
-  if (point.size_mb !== null) found.push(["gzip size", `${number(point.size_mb, 3)} MB`]);
-  if (point.inference_ms_per_image !== null) found.push(["per image", `${number(point.inference_ms_per_image, 3)} ms`]);
-  if (point.gmacs !== null) found.push(["arithmetic", `${number(point.gmacs, 3)} G multiply-accumulates`]);
-  if (point.params_nonzero !== null) found.push(["non-zero", `${Math.round(point.params_nonzero).toLocaleString("en")} parameters`]);
-  found.push(["seeds", String(point.seeds)]);
-  return found;
+  rows.push(["seeds", String(point.seeds)]);
+  return rows;
+}
+
+function significant(value) {
+  return value.toLocaleString("en", { minimumSignificantDigits: 3, maximumSignificantDigits: 3 });
 }
 
 function show(mark) {
@@ -144,15 +146,15 @@ function hide() {
 }
 
 function element(name, text) {
-  const made = document.createElement(name);
-  made.textContent = text;
-  return made;
+  const node = document.createElement(name);
+  node.textContent = text;
+  return node;
 }
 
-// Image i of both cells above each other, and below them how far each pixel moved: white is nothing, black is all the way.
+// Sample i of both cells, and below them the difference of each pixel: white is none, black the full range.
 const loaded = new Map();
 
-async function picture(cell) {
+async function loadSheet(cell) {
   if (!loaded.has(cell.id)) {
     const image = new Image();
     image.src = cell.url;
@@ -171,7 +173,7 @@ function pixels(cell, image, index) {
   return context.getImageData(0, 0, cell.width, cell.height);
 }
 
-function moved(one, other, context) {
+function difference(one, other, context) {
   const result = context.createImageData(one.width, one.height);
   let sum = 0;
   for (let i = 0; i < one.data.length; i += 4) {
@@ -187,7 +189,7 @@ function moved(one, other, context) {
 
 async function compare() {
   const [a, b] = ["cell-a", "cell-b"].map((id) => DATA.cells[document.getElementById(id).value]);
-  const [imageA, imageB] = [await picture(a), await picture(b)];
+  const [imageA, imageB] = [await loadSheet(a), await loadSheet(b)];
   const fits = a.width === b.width && a.height === b.height;
   const tiles = [];
   let sum = 0;
@@ -199,22 +201,22 @@ async function compare() {
     context.putImageData(one, 0, 0);
     context.putImageData(other, 0, a.height + 1);
     if (fits) {
-      const [gaps, mean] = moved(one, other, context);
+      const [gaps, mean] = difference(one, other, context);
       context.putImageData(gaps, 0, a.height + b.height + 2);
       sum += mean;
     }
-    const asked = a.labels[index] === undefined ? "" : `, asked for ${a.labels[index]}`;
+    const label = a.labels[index];
     canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", `image ${index + 1}${asked}: ${a.id} above, ${b.id} below`);
+    canvas.setAttribute("aria-label", `image ${index + 1}${label === undefined ? "" : `, class ${label}`}: ${a.id} above, ${b.id} below`);
     const figure = document.createElement("figure");
-    figure.append(canvas, element("figcaption", a.labels[index] === undefined ? `${index + 1}` : `${index + 1}: “${a.labels[index]}”`));
+    figure.append(canvas, element("figcaption", label === undefined ? `${index + 1}` : `${index + 1}: “${label}”`));
     tiles.push(figure);
   }
   const same = a.dataset === b.dataset && a.model === b.model && a.seed === b.seed;
-  const noise = a.id === b.id ? "Twice the same cell." : same ? "The same noise in each column." : "Other noise: these cells differ in data set, model or seed, so a column is no pair.";
-  const mean = fits && tiles.length ? ` Pixels moved by ${(sum / tiles.length / 2.55).toFixed(1)} % of the range on average.` : "";
-  const told = (cell) => `${cell.id}${cell.told ? ` (${cell.told})` : ""}`;
-  document.getElementById("verdict").textContent = `Above: ${told(a)}. Below: ${told(b)}. ${noise}${mean}`;
+  const noise = a.id === b.id ? "Both cells are the same." : same ? "Each tile starts from the same noise." : "Each tile starts from different noise: the cells differ in data set, model or seed.";
+  const mean = fits && tiles.length ? ` Mean pixel difference: ${(sum / tiles.length / 2.55).toFixed(1)} % of the range.` : "";
+  const describe = (cell) => `${cell.id}${cell.scores ? ` (${cell.scores})` : ""}`;
+  document.getElementById("comparison").textContent = `Above: ${describe(a)}. Below: ${describe(b)}. ${noise}${mean}`;
   document.getElementById("tiles").replaceChildren(...tiles);
 }
 
