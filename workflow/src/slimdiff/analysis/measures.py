@@ -20,9 +20,9 @@ class Measure:
     meaning: str = ""  # a sentence for the caption
 
 
-FID = Measure("fid_indomain", "FID", 2, paper="fid", interval=True)
-FID_PCT = Measure("fid_indomain_pct", "FID (%)", 2, change=False)
-FLOOR = Measure("fid_indomain_floor", "FID, test set", 2, change=False)
+FID = Measure("fid_indomain", "in-domain FID", 2, paper="fid", interval=True)
+FID_PCT = Measure("fid_indomain_pct", "in-domain FID (% of variance)", 2, change=False)
+FLOOR = Measure("fid_indomain_floor", "in-domain FID, test set", 2, change=False)
 SIZE = Measure("size_gzip_bytes", "gzip size (bytes)", 0, paper="size_bytes")
 LATENCY = Measure("inference_ms_per_image", "ms per image", 2, paper="inference_ms")
 EVALUATIONS = Measure("network_evaluations", "network evaluations", 1, change=False)

@@ -57,7 +57,7 @@ class GallerySpec:
 class CostSpec:
     """A cost axis of the page's chart of FID."""
 
-    column: str  # of `figures.write.recipes`
+    column: str  # of `figures.pareto.recipes`
     label: str  # on the button
     axis: str
 

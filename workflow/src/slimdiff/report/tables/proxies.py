@@ -1,4 +1,4 @@
-"""The table of proxies: how well cheap numbers rank pruned modules as their FID does."""
+"""The table of proxies: how well cheap numbers rank pruned modules by FID."""
 
 from pathlib import Path
 
@@ -10,22 +10,21 @@ from slimdiff.io import files
 from slimdiff.report.tables.markdown import grid, interval, missing, text
 
 CAPTION = (
-    "Cells whose only difference from their baseline is that one module was pruned. Spearman's rank correlation, over "
-    "these cells, of the FID's ratio to the same seed's baseline with a number that is known before any image is "
-    f"drawn; its {100 * statistics.CONFIDENCE:g} % interval is from a bootstrap of {proxies.RESAMPLES} draws of "
-    "modules, each with all of its cells. 1: the proxy orders the cells as their FID does; 0: not at all. Best in: the "
-    "share of these draws in which no other proxy correlates more; the largest correlation is in bold. A dash: the "
-    f"proxy is the same in all cells or missing in one, or there are fewer than {proxies.MIN_MODULES} modules. "
-    "docs/metrics.md says more."
+    "Cells that differ from their baseline by one pruned module alone. ρ is Spearman's rank correlation over these "
+    "cells, between the ratio of in-domain FID to the baseline of the same seed and a number known before sampling: 1 "
+    f"means the same order, 0 none. Its {100 * statistics.CONFIDENCE:g} % interval is from {proxies.RESAMPLES} "
+    "bootstrap resamples of modules, each with all its cells. Best in: share of the resamples in which no other proxy "
+    "correlates more. The largest correlation is in bold. A dash: the proxy is constant, missing in a cell, or there "
+    f"are fewer than {proxies.MIN_MODULES} modules. docs/metrics.md says more."
 )
 NONE = "No recipe of this matrix prunes one module alone."
 HEADINGS = {
-    "denoising_loss": "denoising loss / the baseline's",
-    "denoising_loss_low": "the same, low noise",
-    "denoising_loss_middle": "the same, middle noise",
-    "denoising_loss_high": "the same, high noise",
-    "fraction_removed": "share of the parameters that are zero or gone",
-    "macs_saved": "share of the multiply-accumulates saved",
+    "denoising_loss": "denoising loss / baseline's",
+    "denoising_loss_low": "denoising loss / baseline's, low noise",
+    "denoising_loss_middle": "denoising loss / baseline's, middle noise",
+    "denoising_loss_high": "denoising loss / baseline's, high noise",
+    "fraction_removed": "share of parameters zeroed or removed",
+    "macs_saved": "share of multiply-accumulates saved",
 }
 DECIMALS = dict.fromkeys(("rho", "low", "high", "best_share"), 3)
 
@@ -38,9 +37,9 @@ def write_all(findings: Findings, folder: Path) -> None:
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
-    """For people: a table for each data set and model; the proxy that correlates most is in bold."""
-    header = ["cells", "proxy", "modules", "number", "Spearman's ρ [95 %]", "best in"]
-    parts = ["# Cheap proxies of what a pruned module costs", CAPTION]
+    """Return a table per data set and model; the proxy with the largest correlation is in bold."""
+    header = ["method", "proxy", "modules", "cells", "Spearman's ρ [95 %]", "best in"]
+    parts = ["# Proxies for the FID of a pruned module", CAPTION]
     for (dataset, model), block in frame.groupby(["dataset", "model"], sort=False):
         most = block.groupby("method")["rho"].transform("max")
         lines = []

@@ -1,4 +1,4 @@
-"""Tables as CSV (for programs) and Markdown (for people), from the specs and the comparison."""
+"""Every table, as CSV for programs and as Markdown for people."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,18 +18,19 @@ from slimdiff.report.tables import claims, differences, proxies
 from slimdiff.report.tables.markdown import NOTHING, grid, missing, text
 
 CAPTION = (
-    "Changes in brackets are against `{baseline}`. **Compare signs and changes only, never the values**: our FID is "
-    "in-domain, on features of small networks trained on the data set itself; the report's is an Inception FID whose "
-    "input was normalized twice. Its times are of other hardware and, by default, of another sampler; its numbers are "
-    "for MNIST. Our means are over seeds that did not fail, with the 95 % t-interval in square brackets; a single seed "
-    "has none. Changes are geometric means of the ratios of equal seeds. The finding is that on the FID against "
-    "`{baseline}`, after Holm's correction over all recipes of the matrix and within the metric's resolution. "
-    "A tilde marks a number that the report prints as approximate or only elsewhere."
+    "Changes in brackets are relative to `{baseline}`. **Compare signs and changes, never the values**: our FID is "
+    "in-domain, in the features of small networks trained on the same data set; the paper's is an Inception FID whose "
+    "input was normalized twice. The paper's times are from other hardware and, by default, another sampler; its "
+    "numbers are for MNIST. Ours are means over the seeds that did not fail, with the 95 % t-interval in square "
+    "brackets; a single seed has none. Changes are geometric means of the ratios per seed. The finding is on the FID "
+    "relative to `{baseline}`, with Holm's correction over all recipes of the matrix and the resolution of the "
+    "metric. A tilde marks a number that the paper prints as approximate or only elsewhere."
 )
+PAPER_HEADINGS = {"fid": "Inception FID"}  # where the paper measures another quantity
 CELLS_TITLE = "All cells"
 CELLS_CAPTION = (
-    "One line per cell; speedup is the baseline's time over the cell's, in turns. cells.csv has every column of "
-    "the matrix, without the settings."
+    "One line per cell. Speedup is the baseline's time / the cell's, timed interleaved. cells.csv has every column of "
+    "the matrix except the settings."
 )
 CELLS_COLUMNS = {  # column of the matrix → heading and decimals of the Markdown table
     "dataset": ("data set", 0),
@@ -37,10 +38,10 @@ CELLS_COLUMNS = {  # column of the matrix → heading and decimals of the Markdo
     "optimization": ("recipe", 0),
     "seed": ("seed", 0),
     "status": ("status", 0),
-    "fid_indomain": ("FID", 2),
-    "fid_indomain_pct": ("FID (%)", 2),
+    "fid_indomain": ("in-domain FID", 2),
+    "fid_indomain_pct": ("in-domain FID (% of variance)", 2),
     "class_accuracy": ("class accuracy", 3),
-    "class_tv": ("class distance", 3),
+    "class_tv": ("class distance (TV)", 3),
     "low_confidence": ("low confidence", 3),
     "coverage": ("coverage", 3),
     "memorization_p": ("memorization p", 3),
@@ -50,7 +51,7 @@ CELLS_COLUMNS = {  # column of the matrix → heading and decimals of the Markdo
     "size_gzip_bytes": ("gzip size (bytes)", 0),
     "size_packed_bytes": ("packed (bytes)", 0),
     "inference_ms_per_image": ("ms per image", 2),
-    "speedup": ("speedup in turns", 2),
+    "speedup": ("speedup", 2),
     "network_evaluations": ("network evaluations", 1),
     "train_s": ("training (s)", 0),
     "device": ("device", 0),
@@ -61,7 +62,7 @@ CELLS_COLUMNS = {  # column of the matrix → heading and decimals of the Markdo
 def write_tables(
     matrix: Matrix, findings: Findings, paper: pd.DataFrame, verdicts: Mapping[str, Any], folder: Path
 ) -> None:
-    """Write every table into `folder`; `verdicts` is the record that the stage `claims` writes."""
+    """Write every table into `folder`; `verdicts` is the record of the stage `claims`."""
     for spec in contents.TABLES:
         frame = comparison.table(matrix, findings, paper, spec)
         files.write_text(folder / f"{spec.name}.csv", to_csv(frame, spec.measures))
@@ -74,27 +75,29 @@ def write_tables(
 
 
 def to_csv(frame: pd.DataFrame, measures: Sequence[Measure]) -> str:
-    """A comparison as CSV: our numbers rounded as its measures say, nothing where there is no number."""
+    """Return `paper.compare` as CSV, our numbers rounded as `measures` say; missing numbers are empty."""
     decimals = {name: places for measure in measures for name, places in _decimals(measure).items() if name in frame}
     whole = {name: "Int64" for name, places in decimals.items() if places == 0}
     return frame.drop(columns=["kind", "approximate"]).round(decimals).astype(whole).to_csv(index=False)
 
 
 def to_markdown(frame: pd.DataFrame, spec: TableSpec) -> str:
-    """A comparison as a Markdown page: title, caption, and one table per data set and model."""
+    """Return `paper.compare` as Markdown: title, caption, and one table per data set and model."""
     caption = [CAPTION.format(baseline=spec.baseline), *(m.meaning for m in spec.measures if m.meaning)]
     parts = [f"# {spec.title}", " ".join(caption)]
     for (dataset, model), block in frame.groupby(["dataset", "model"], sort=False):
-        header = ["recipe", "in the report", "seeds"]
+        header = ["recipe", "in the paper", "seeds"]
         for measure in spec.measures:
-            header += [measure.heading] + ([f"{measure.heading}, report"] if measure.paper else [])
+            header += [measure.heading] + (
+                [f"{PAPER_HEADINGS.get(measure.paper, measure.heading)}, paper"] if measure.paper else []
+            )
         lines = [_markdown_line(row, spec) for row in block.to_dict("records")]
         parts += [f"## {dataset}, {model}", grid([*header, "finding", "note"], lines)]
     return "\n\n".join(parts) + "\n"
 
 
 def cells_markdown(frame: pd.DataFrame) -> str:
-    """One line per cell, with the columns that a person reads."""
+    """Return one line per cell, with the columns in CELLS_COLUMNS."""
     lines = []
     for row in frame[list(CELLS_COLUMNS)].to_dict("records"):
         lines.append([text(row[name], decimals) for name, (_, decimals) in CELLS_COLUMNS.items()])
@@ -105,20 +108,20 @@ def cells_markdown(frame: pd.DataFrame) -> str:
 def _markdown_line(row: Mapping[Any, Any], spec: TableSpec) -> list[str]:
     line = [f"`{row['optimization']}`", str(row["label"] or NOTHING), _seeds(row)]
     for measure in spec.measures:
-        own = _measured(row[measure.column], measure)
+        own = _number(row[measure.column], measure)
         if measure.interval and not missing(row[f"{measure.column}_low"]):
-            low, high = (_measured(row[f"{measure.column}_{end}"], measure) for end in ("low", "high"))
+            low, high = (_number(row[f"{measure.column}_{end}"], measure) for end in ("low", "high"))
             own += f" [{low}, {high}]"
         line.append(own + _change(row, measure.column, spec))
         if measure.paper:
-            theirs = text(row[f"paper_{measure.paper}"], measure.decimals)
-            tilde = "~" if measure.paper in str(row["approximate"]).split(";") and theirs != NOTHING else ""
-            line.append(tilde + theirs + _change(row, f"paper_{measure.paper}", spec))
+            printed = text(row[f"paper_{measure.paper}"], measure.decimals)
+            tilde = "~" if measure.paper in str(row["approximate"]).split(";") and printed != NOTHING else ""
+            line.append(tilde + printed + _change(row, f"paper_{measure.paper}", spec))
     return [*line, str(row["finding"]), str(row["note"])]
 
 
 def _decimals(measure: Measure) -> dict[str, int]:
-    """Decimals of the columns that a comparison has for `measure`. The report's own digits are kept."""
+    """Return the decimals of the columns of `measure`. The paper's numbers keep their digits."""
     own = dict.fromkeys((measure.column, f"{measure.column}_low", f"{measure.column}_high"), measure.decimals)
     changes = dict.fromkeys((f"{measure.column}_change_percent", f"paper_{measure.paper}_change_percent"), 1)
     return own | changes | ({f"paper_{measure.paper}": 0} if measure.decimals == 0 else {})
@@ -133,15 +136,15 @@ def _seeds(row: Mapping[Any, Any]) -> str:
 
 
 def _change(row: Mapping[Any, Any], column: str, spec: TableSpec) -> str:
-    """The change of `column` in percent as people write it, in brackets; nothing on the reference's own line."""
+    """Return the change of `column` in percent, in brackets; empty for the baseline itself."""
     percent = row.get(f"{column}_change_percent", math.nan)
     if math.isnan(percent) or row["optimization"] == spec.baseline:
         return ""
     return f" ({percent_text(percent, 1)})"
 
 
-def _measured(value: object, measure: Measure) -> str:
-    """Our `value` as people read it: a share in percent."""
+def _number(value: object, measure: Measure) -> str:
+    """Return our `value` as text; a share in percent."""
     if measure.share and isinstance(value, float):
         return text(100 * value, measure.decimals - 2)
     return text(value, measure.decimals)
