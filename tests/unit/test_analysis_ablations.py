@@ -267,13 +267,13 @@ def test_each_class_conditional_model_is_a_line_over_guidance() -> None:
     """The unconditional model is apart; a baseline whose guidance the line already has is not drawn twice."""
     rows = [guided_row("baseline", seed, "ncsn", 80.0) for seed in range(3)]
     scales = {"guidance-0": 0.0, "guidance-1": 1.0, "guidance-1.5": 1.5, "guidance-3": 3.0}
-    for (recipe, scale), model, seed in itertools.product(scales.items(), ("ncsn-told", "ddpm"), range(3)):
+    for (recipe, scale), model, seed in itertools.product(scales.items(), ("ncsn-conditional", "ddpm"), range(3)):
         rows.append(guided_row(recipe, seed, model, 10 + scale + seed, class_accuracy=0.5 + scale / 10))
     rows += [guided_row("baseline", seed, "ddpm", 1000.0) for seed in range(3)]
     rows += [guided_row("l1-50", seed, "ddpm", 1000.0) for seed in range(3)]
     matrix = synthetic.matrix(rows)
     found = guidance.guided_recipes(matrix.frame)
-    expected = {(model, scale): 11 + scale for model in ("ncsn-told", "ddpm") for scale in scales.values()}
+    expected = {(model, scale): 11 + scale for model in ("ncsn-conditional", "ddpm") for scale in scales.values()}
     assert {(each["line"], each["guidance"]): each["fid_indomain"] for each in found.to_dict("records")} == expected
     assert set(found["seeds"]) == {3}
     assert found["class_accuracy"].tolist() == pytest.approx((0.5 + found["guidance"] / 10).tolist())

@@ -397,8 +397,8 @@ MINE = {
     ("content", "complaint"),
     [
         ("a: [", "is not YAML"),
-        ("mine: 1", "holds a mapping; allowed: a list of claims"),
-        ("", "holds nothing; allowed: a list of claims"),
+        ("mine: 1", "contains a mapping; allowed: a list of claims"),
+        ("", "contains nothing; allowed: a list of claims"),
         (
             ["fid_indomain(a) < fid_indomain(b)"],
             "entry 1 is text; allowed: a mapping with id, claim, source, comparisons",
@@ -413,14 +413,14 @@ MINE = {
         ([MINE | {"comparisons": []}], "claim 'mine': comparisons is an empty list"),
         (
             [MINE | {"comparisons": [{"fid_indomain(mnist": "ncsn/a) > 0.5"}]}],
-            "comparisons has a mapping; allowed: text, in quotes",
+            "comparisons has a mapping; allowed: text, quoted",
         ),
         ([MINE | {"family": "gan"}], "claim 'mine': family is 'gan'; allowed: ncsn, ddpm"),
         (
             [MINE | {"comparisons": ["fd(ncsn/a) < 3"]}],
-            "claim 'mine': comparison 'fd(ncsn/a) < 3' has the column 'fd'; allowed",
+            "claim 'mine': comparison 'fd(ncsn/a) < 3' has the unknown column 'fd'; allowed",
         ),
-        ([MINE, MINE], "claim 'mine' stands in it twice"),
+        ([MINE, MINE], "two claims have the id 'mine'"),
     ],
 )
 def test_a_file_that_is_none_of_claims_is_refused(tmp_path: Path, content: Any, complaint: str) -> None:
@@ -439,9 +439,9 @@ def test_users_bring_claims_of_their_own(tmp_path: Path) -> None:
     both = file.read([CLAIMS, path])
     assert (both[-1].id, both[-1].file) == ("mine", str(path))
     assert len(both) == len(WANTED) + 1
-    with pytest.raises(UserError, match=r"claim 'ncsn-groups2' stands in .*claims\.yaml already"):
+    with pytest.raises(UserError, match=r"claim 'ncsn-groups2' is also in .*claims\.yaml"):
         file.read([CLAIMS, CLAIMS])
-    with pytest.raises(UserError, match=r"none\.yaml cannot be read"):
+    with pytest.raises(UserError, match=r"cannot read .*none\.yaml"):
         file.read([tmp_path / "none.yaml"])
     assert file.read([]) == []
 
@@ -522,4 +522,4 @@ def test_the_stage_writes_the_record_and_the_table_shows_it(tmp_path: Path) -> N
     stage.main([*arguments, "--claims"])
     assert json.loads(out.read_text(encoding="utf-8"))["claims"] == []
     claimtables.write_all(json.loads(out.read_text(encoding="utf-8")), tmp_path)
-    assert "There are no claims." in (tmp_path / "claims.md").read_text(encoding="utf-8")
+    assert "No claims." in (tmp_path / "claims.md").read_text(encoding="utf-8")

@@ -59,7 +59,7 @@ def test_other_readers_get_units_and_dtypes_too(tmp_path: Path) -> None:
     matrix.write_matrix(path, matrix.to_frame([synthetic.row()]), {})
     field = pq.read_schema(path).field("inference_ms_per_image")
     assert field.metadata[b"unit"] == b"ms"
-    assert b"median time" in field.metadata[b"meaning"]
+    assert b"sampling time per image" in field.metadata[b"meaning"]
     plain = pd.read_parquet(path)
     assert str(plain["params"].dtype) == "Int64"
     assert str(plain["kid"].dtype) == "Float64"

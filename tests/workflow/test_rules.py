@@ -165,7 +165,7 @@ def test_inception_is_left_out_until_it_is_asked_for(fresh: Path) -> None:
         (["--config", "claims=[mine.yaml]"], "--config: claims[0] is 'mine.yaml', which does not exist"),
         (
             ["--config", "claims=[bad-claims.yaml]"],
-            "bad-claims.yaml: claim 'mine': comparison 'fd(ncsn/ema) < 3' has the column 'fd'; allowed: ",
+            "bad-claims.yaml: claim 'mine': comparison 'fd(ncsn/ema) < 3' has the unknown column 'fd'; allowed: ",
         ),
         (["--configfile", "bad.yaml"], "bad.yaml: matrix[0].optimizations[1] is 'l1-31'; allowed: baseline, "),
     ],

@@ -1,6 +1,6 @@
-"""The columns of the matrix: one constant list that the row stage, the Parquet file and the JSON schema share.
+"""The columns of the matrix: one list for rows, the Parquet file, the JSON schema and the reference page.
 
-Standard library only, because the row stage runs once per cell.
+Standard library only, because the stage `row` runs once per cell.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 Dtype = Literal["string", "Int64", "Float64"]
 
-# JSON types a value may have, and what a person calls them. bool is a subclass of int and is refused apart.
+# Python types of a value, and their name in messages. bool is a subclass of int and gets its own check.
 _ACCEPTED: dict[Dtype, tuple[tuple[type, ...], str]] = {
     "string": ((str,), "a string"),
     "Int64": ((int,), "an integer"),
@@ -25,164 +25,225 @@ class Column:
 
     name: str
     dtype: Dtype
-    unit: str  # empty for names, counts and ratios
-    meaning: str  # one line, read by people: the schema and the Parquet footer repeat it
-    source: str = ""  # the stage record that holds the value under the same name; empty: worked out by the row stage
-    required: bool = False  # null is refused
+    unit: str  # empty: a name, a count, a ratio or a share
+    meaning: str  # one line for people; also in the schema and the Parquet file
+    source: str = ""  # record with the value under the same name; empty: set by the stage row
+    required: bool = False  # not null
 
 
 def _identity(name: str, meaning: str, dtype: Dtype = "string") -> Column:
     return Column(name, dtype, "", meaning, source="cell", required=True)
 
 
-# How a cell ended: the values of the column `status`.
 STATUSES = ("ok", "failed")
-
-# Where a cell stands in the matrix, and under results/cells/.
-KEY = ("dataset", "model", "optimization", "seed")
+KEY = ("dataset", "model", "optimization", "seed")  # identifies a row, and its folder below results/cells/
 
 COLUMNS: tuple[Column, ...] = (
-    _identity("dataset", "data set the model was trained on"),
-    _identity("model", "named network in `models:`"),
-    _identity("optimization", "named recipe in `optimizations:`"),
-    _identity("training", "named training in `trainings:` that the recipe starts from"),
+    _identity("dataset", "name of the data set in `datasets:`"),
+    _identity("model", "name of the model in `models:`"),
+    _identity("optimization", "name of the recipe in `optimizations:`"),
+    _identity("training", "name of the training in `trainings:` that the recipe uses"),
     _identity("seed", "seed of training, pruning and sampling noise", "Int64"),
-    Column("sampler", "string", "", "method that drew the scored images"),
-    _identity("engine", "what runs the network"),
-    Column("engine_precision", "string", "", "of the network's weights and graph: fp32, bf16, int8", "cell"),
-    Column("status", "string", "", "ok, or failed for the reason given", required=True),
-    Column("reason", "string", "", "first stage that failed, and why"),
-    Column("params", "Int64", "", "parameters of the network as built", "profile"),
+    Column("sampler", "string", "", "sampling method of the scored images, such as heun or ddim"),
+    _identity("engine", "software that runs the network: torch, torch-compile, openvino or onnxruntime"),
+    Column(
+        "engine_precision", "string", "", "number format of weights and graph in the engine: fp32, bf16 or int8", "cell"
+    ),
+    Column("status", "string", "", "ok, or failed with a `reason`", required=True),
+    Column("reason", "string", "", "first failed stage and its message; null if ok"),
+    Column("params", "Int64", "", "parameters of the network", "profile"),
     Column("params_nonzero", "Int64", "", "parameters that are not zero", "profile"),
     Column("macs", "Int64", "", "multiply-accumulates of one network evaluation of one image", "profile"),
-    Column("macs_per_image", "Int64", "", "multiply-accumulates of drawing one image, all evaluations", "profile"),
-    Column("size_bytes", "Int64", "bytes", "checkpoint as written", "profile"),
-    Column("size_gzip_bytes", "Int64", "bytes", "checkpoint after gzip, the report's measure", "profile"),
-    Column("size_packed_bytes", "Int64", "bytes", "the same checkpoint packed without loss, model.packed", "profile"),
-    Column("train_ms_per_epoch", "Float64", "ms", "mean time of a training epoch", "train"),
-    Column("train_s", "Float64", "s", "time of the whole training, with those that it starts from", "train"),
-    Column("finetune_s", "Float64", "s", "the part of train_s that came after the first training", "train"),
-    Column("inference_ms_per_image", "Float64", "ms", "median time per image of a full sampling run", "profile"),
-    Column("inference_ms_per_image_iqr", "Float64", "ms", "interquartile range of the same", "profile"),
-    Column("inference_ms_per_image_batch_1", "Float64", "ms", "median time per image, one at a time", "profile"),
-    Column("inference_ms_per_image_batch_1_iqr", "Float64", "ms", "interquartile range of the same", "profile"),
-    Column("speedup", "Float64", "", "reference's time per image / this cell's, median of rounds in turns", "profile"),
-    Column("speedup_low", "Float64", "", "least of the rounds", "profile"),
-    Column("speedup_high", "Float64", "", "greatest of the rounds", "profile"),
-    Column("speedup_batch_1", "Float64", "", "the same as speedup, one image at a time", "profile"),
-    Column("speedup_batch_1_low", "Float64", "", "least of the rounds", "profile"),
-    Column("speedup_batch_1_high", "Float64", "", "greatest of the rounds", "profile"),
+    Column("macs_per_image", "Int64", "", "multiply-accumulates of all evaluations of one sampled image", "profile"),
+    Column("size_bytes", "Int64", "bytes", "size of the checkpoint, model.safetensors", "profile"),
+    Column(
+        "size_gzip_bytes", "Int64", "bytes", "size of the checkpoint after gzip, as the paper measures it", "profile"
+    ),
+    Column("size_packed_bytes", "Int64", "bytes", "size of the losslessly packed checkpoint, model.packed", "profile"),
+    Column("train_ms_per_epoch", "Float64", "ms", "mean duration of a training epoch", "train"),
+    Column("train_s", "Float64", "s", "duration of the training and of all trainings that it starts from", "train"),
+    Column("finetune_s", "Float64", "s", "part of train_s after the first training", "train"),
+    Column(
+        "inference_ms_per_image",
+        "Float64",
+        "ms",
+        "median sampling time per image at batch_size, over repeated runs",
+        "profile",
+    ),
+    Column(
+        "inference_ms_per_image_iqr",
+        "Float64",
+        "ms",
+        "interquartile range of inference_ms_per_image over the runs",
+        "profile",
+    ),
+    Column(
+        "inference_ms_per_image_batch_1",
+        "Float64",
+        "ms",
+        "median sampling time of a single image, over repeated runs",
+        "profile",
+    ),
+    Column(
+        "inference_ms_per_image_batch_1_iqr",
+        "Float64",
+        "ms",
+        "interquartile range of inference_ms_per_image_batch_1 over the runs",
+        "profile",
+    ),
+    Column(
+        "speedup",
+        "Float64",
+        "",
+        "the baseline's time per image / this cell's, both timed interleaved: median over rounds",
+        "profile",
+    ),
+    Column("speedup_low", "Float64", "", "smallest speedup of a round", "profile"),
+    Column("speedup_high", "Float64", "", "largest speedup of a round", "profile"),
+    Column("speedup_batch_1", "Float64", "", "speedup for a single image: median over rounds", "profile"),
+    Column("speedup_batch_1_low", "Float64", "", "smallest speedup_batch_1 of a round", "profile"),
+    Column("speedup_batch_1_high", "Float64", "", "largest speedup_batch_1 of a round", "profile"),
     Column("batch_size", "Int64", "", "images per batch in inference_ms_per_image", "profile"),
-    Column("sampling_batch_size", "Int64", "", "images drawn at once; fewer than asked where memory ran out", "score"),
-    Column("network_evaluations", "Float64", "", "network evaluations per image", "score"),
+    Column(
+        "sampling_batch_size",
+        "Int64",
+        "",
+        "images per batch of the scored samples; below the configured number if memory ran out",
+        "score",
+    ),
+    Column("network_evaluations", "Float64", "", "network evaluations per sampled image", "score"),
     Column("peak_memory_bytes", "Int64", "bytes", "peak memory of the profiled sampling run", "profile"),
-    Column("compile_s", "Float64", "s", "time the engine took to compile, nothing cached, and to run once", "profile"),
-    Column("load_s", "Float64", "s", "time from the file to a network that is ready to compile or run", "profile"),
+    Column("compile_s", "Float64", "s", "duration of compilation without a cache and of the first run", "profile"),
+    Column("load_s", "Float64", "s", "duration from the file to a network that is ready to compile or run", "profile"),
     Column(
         "output_error",
         "Float64",
         "",
-        "norm of the network's error against itself in torch and float32 / norm of that output, on real noised images",
+        "norm of the output's difference from torch in float32 / norm of that output, on noisy real images",
         "profile",
     ),
     Column(
         "denoising_loss",
         "Float64",
         "",
-        "the training's own loss per test image at equally likely noise levels; no comparison across preconditionings",
+        "training loss on test images, noise levels equally likely; not comparable across preconditionings",
         "profile",
     ),
-    Column("denoising_loss_low", "Float64", "", "the same over the lowest third of the noise levels", "profile"),
-    Column("denoising_loss_middle", "Float64", "", "the same over the middle third", "profile"),
-    Column("denoising_loss_high", "Float64", "", "the same over the highest third", "profile"),
-    Column("fid_indomain", "Float64", "", "in-domain Fréchet distance, mean of the extractors", "score"),
-    Column("fid_indomain_min", "Float64", "", "the smallest of the extractors' Fréchet distances", "score"),
-    Column("fid_indomain_max", "Float64", "", "the largest of them", "score"),
+    Column("denoising_loss_low", "Float64", "", "denoising_loss over the lowest third of the noise levels", "profile"),
     Column(
-        "fid_indomain_sampling_sd",
+        "denoising_loss_middle", "Float64", "", "denoising_loss over the middle third of the noise levels", "profile"
+    ),
+    Column(
+        "denoising_loss_high", "Float64", "", "denoising_loss over the highest third of the noise levels", "profile"
+    ),
+    Column(
+        "fid_indomain",
         "Float64",
         "",
-        "standard deviation of fid_indomain from the draw of the images alone, by bootstrap; not from training",
+        "Fréchet distance to the training images in features of small classifiers of them, mean over these extractors",
         "score",
     ),
     Column(
         "fid_indomain_pct",
         "Float64",
         "%",
-        "100 · fid_indomain / trace of the real covariance, mean of the extractors",
+        "100 · fid_indomain / trace of the covariance of the training images, mean over extractors",
         "score",
     ),
     Column(
         "fid_indomain_floor",
         "Float64",
         "",
-        "fid_indomain of n_samples real test images, or of all of them if fewer: mean over disjoint draws",
+        "fid_indomain of n_samples test images (all if there are fewer), mean over disjoint draws",
         "score",
     ),
     Column("fid_indomain_floor_pct", "Float64", "%", "fid_indomain_pct of the same test images", "score"),
-    Column("n_samples", "Int64", "", "images scored", "score"),
-    Column("fid_inception", "Float64", "", "Fréchet distance in Inception features", "score"),
-    Column("fid_paper", "Float64", "", "Fréchet distance as the report computed it", "score"),
-    Column("kid", "Float64", "", "kernel distance in scaled features, mean of the extractors", "score"),
-    Column("precision", "Float64", "", "share of samples inside the real manifold", "score"),
-    Column("recall", "Float64", "", "share of real images inside the samples' manifold", "score"),
-    Column("density", "Float64", "", "mean count of real neighbourhoods around a sample, scaled", "score"),
-    Column("coverage", "Float64", "", "share of real neighbourhoods that hold a sample", "score"),
-    Column("class_accuracy", "Float64", "", "share of samples that the judge takes for the class asked for", "score"),
+    Column("fid_indomain_min", "Float64", "", "smallest Fréchet distance over the extractors", "score"),
+    Column("fid_indomain_max", "Float64", "", "largest Fréchet distance over the extractors", "score"),
+    Column(
+        "fid_indomain_sampling_sd",
+        "Float64",
+        "",
+        "bootstrap standard deviation of fid_indomain over draws of images, without that of training",
+        "score",
+    ),
+    Column("n_samples", "Int64", "", "scored images", "score"),
+    Column("fid_inception", "Float64", "", "Fréchet distance in Inception features (FID)", "score"),
+    Column(
+        "fid_paper",
+        "Float64",
+        "",
+        "Fréchet distance as the paper computes it: Inception features of images that are normalized twice",
+        "score",
+    ),
+    Column("kid", "Float64", "", "kernel distance (KID) in scaled features, mean over extractors", "score"),
+    Column("precision", "Float64", "", "share of samples inside the manifold of real images", "score"),
+    Column("recall", "Float64", "", "share of real images inside the manifold of samples", "score"),
+    Column(
+        "density",
+        "Float64",
+        "",
+        "mean number of neighborhoods of real images that contain a sample, divided by the neighbors of each",
+        "score",
+    ),
+    Column("coverage", "Float64", "", "share of neighborhoods of real images that contain a sample", "score"),
+    Column(
+        "class_accuracy",
+        "Float64",
+        "",
+        "share of samples that a classifier assigns to the requested class; null without classes",
+        "score",
+    ),
     Column(
         "class_tv",
         "Float64",
         "",
-        "total variation distance between the classes that the judge sees and those asked for, or the training set's",
+        "total variation distance of the samples' classes from the requested ones, or from the training set's",
         "score",
     ),
-    Column("low_confidence", "Float64", "", "share of samples whose likeliest class gets less than 0.9", "score"),
+    Column(
+        "low_confidence", "Float64", "", "share of samples whose most likely class has a probability below 0.9", "score"
+    ),
     Column(
         "memorization_p",
         "Float64",
         "",
-        "p-value of samples being no nearer to training images than test images are",
+        "p-value of the hypothesis that samples are no closer to training images than test images are",
         "score",
     ),
     Column(
         "nearest_ratio",
         "Float64",
         "",
-        "median distance of samples to the nearest training image / of test images to theirs",
+        "median distance of samples to their nearest training image / that of test images",
         "score",
     ),
-    Column("device", "string", "", "device that was profiled", "profile"),
-    Column("cpu_model", "string", "", "processor of that machine", "profile"),
-    Column("gpu_model", "string", "", "GPU of that machine", "profile"),
-    Column("torch_version", "string", "", "torch that was profiled", "profile"),
-    Column("threads", "Int64", "", "CPU threads of the profiled run", "profile"),
-    Column("code", "string", "", "JSON: fingerprint of the code of each measuring stage"),
-    Column("settings", "string", "", "JSON: the cell's resolved settings"),
-    Column("started_at", "string", "", "when the training began, ISO 8601", "train"),
+    Column("device", "string", "", "device of the profile", "profile"),
+    Column("cpu_model", "string", "", "processor of the profile", "profile"),
+    Column("gpu_model", "string", "", "GPU of the profile", "profile"),
+    Column("torch_version", "string", "", "torch version of the profile", "profile"),
+    Column("threads", "Int64", "", "CPU threads of the profile", "profile"),
+    Column("code", "string", "", "fingerprints of the code of the measuring stages, as JSON"),
+    Column("settings", "string", "", "resolved settings of the cell, as JSON"),
+    Column("started_at", "string", "", "start of the training, ISO 8601", "train"),
 )
 
-# The report's numbers, workflow/resources/paper_reference.csv.
+# The paper's numbers, workflow/resources/paper_reference.csv.
 PAPER_COLUMNS: tuple[Column, ...] = (
-    Column("table", "string", "", "table of the report; S marks a section without one", required=True),
+    Column("table", "string", "", "table of the paper; S marks a section without a table", required=True),
     Column("section", "string", "", "section that prints the number", required=True),
     Column("model", "string", "", "family of the network", required=True),
-    Column("label", "string", "", "technique as the report calls it", required=True),
-    Column("optimization", "string", "", "the same recipe in our vocabulary", required=True),
-    Column("size_bytes", "Int64", "bytes", "compressed state dictionary"),
-    Column("inference_ms", "Float64", "ms", "time per image"),
-    Column("fid", "Float64", "", "Fréchet distance in Inception features, input normalized twice"),
-    Column("train_ms_per_epoch", "Float64", "ms", "time of a training epoch, as printed"),
+    Column("label", "string", "", "the paper's name of the technique", required=True),
+    Column("optimization", "string", "", "the recipe in `optimizations:`", required=True),
+    Column("size_bytes", "Int64", "bytes", "size of the compressed state dictionary"),
+    Column("inference_ms", "Float64", "ms", "sampling time per image"),
+    Column("fid", "Float64", "", "Fréchet distance in Inception features of images that are normalized twice"),
+    Column("train_ms_per_epoch", "Float64", "ms", "duration of a training epoch, as printed"),
     Column("samples", "Int64", "", "images in the timed run"),
-    Column("total_ms", "Float64", "ms", "time of the timed run"),
-    Column(
-        "approximate",
-        "string",
-        "",
-        "columns the report prints with a tilde, or that are printed elsewhere; joined by ;",
-    ),
-    Column("note", "string", "", "where the report contradicts itself"),
+    Column("total_ms", "Float64", "ms", "duration of the timed run"),
+    Column("approximate", "string", "", "columns printed with a tilde or elsewhere, joined by ;"),
+    Column("note", "string", "", "contradictions of the paper with itself"),
 )
-
 
 # Former names of columns of the matrix, for messages.
 RENAMED_COLUMNS = {
@@ -198,7 +259,7 @@ RENAMED_COLUMNS = {
 
 
 def check(record: Mapping[str, Any], columns: Sequence[Column] = COLUMNS) -> str | None:
-    """What is wrong with `record`, or None: it must have exactly `columns`, each of its type or null."""
+    """Return the first violation of `columns` by `record`, or None: exactly these names, each of its type or null."""
     expected = [column.name for column in columns]
     missing = [name for name in expected if name not in record]
     if missing:
@@ -223,7 +284,7 @@ def check(record: Mapping[str, Any], columns: Sequence[Column] = COLUMNS) -> str
 
 
 def check_row(row: Mapping[str, Any]) -> str | None:
-    """What is wrong with a row of the matrix, or None: `check`, and a reason exactly where the cell failed."""
+    """Return the first error of a row of the matrix, or None: `check`, and a reason if and only if the cell failed."""
     problem = check(row)
     if problem:
         return problem
@@ -235,7 +296,7 @@ def check_row(row: Mapping[str, Any]) -> str | None:
 
 
 def schema(columns: Sequence[Column], title: str) -> dict[str, Any]:
-    """The JSON schema (draft 2020-12) of one record with exactly `columns`."""
+    """Return the JSON schema (draft 2020-12) of a record with exactly `columns`."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": title,
@@ -253,7 +314,7 @@ def schema(columns: Sequence[Column], title: str) -> dict[str, Any]:
 
 
 def row_schema() -> dict[str, Any]:
-    """The JSON schema of a row of the matrix, as workflow/schemas/row.schema.json holds it."""
+    """Return the JSON schema of a row of the matrix: workflow/schemas/row.schema.json."""
     document = schema(COLUMNS, "One cell of the matrix")
     document["properties"]["status"]["enum"] = list(STATUSES)
     document["properties"]["reason"]["minLength"] = 1
@@ -267,5 +328,5 @@ def row_schema() -> dict[str, Any]:
 
 
 def paper_schema() -> dict[str, Any]:
-    """The JSON schema of a row of the report's numbers, as workflow/schemas/paper.schema.json holds it."""
-    return schema(PAPER_COLUMNS, "One row of the report's tables")
+    """Return the JSON schema of a row of the paper's numbers: workflow/schemas/paper.schema.json."""
+    return schema(PAPER_COLUMNS, "One row of the paper's tables")

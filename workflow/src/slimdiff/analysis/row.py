@@ -1,4 +1,4 @@
-"""One cell's records become one flat row. Standard library only: there is one such job per cell."""
+"""Merge the records of a cell into one flat row. Standard library only, because one job per cell does this."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,20 +8,20 @@ from slimdiff.config.cells import run_path
 from slimdiff.errors import UserError
 from slimdiff.io import settings
 
-# The records of a cell in the order in which they come to be, and the stage that a failure in each is laid to:
-# scoring passes on what sampling said of its images, and names itself where it is the one that failed.
+# Records of a cell in the order of the stages → the stage to name for a failure. The record of `score` passes on the
+# failure of `sample`, and names itself in `stage` for its own.
 RECORDS = {"train": "train", "score": "sample", "profile": "profile"}
 
 
 def merge(cell: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The row of `cell` from its `records`, with exactly the columns of the matrix.
+    """Return the row of `cell`, with exactly the columns of the matrix.
 
     Args:
         cell: dataset, model, optimization, training, seed, engine, settings (a mapping).
-        records: what the stages `train`, `score` and `profile` wrote, by name. What a record lacks is null.
+        records: the records of `train`, `score` and `profile` by name. Values they lack are null.
 
     Raises:
-        UserError: a record holds a value that the matrix has no room for.
+        UserError: a record has a value of the wrong type.
     """
     sources = {**records, "cell": cell}
     row = {column.name: sources[column.source].get(column.name) if column.source else None for column in COLUMNS}
@@ -34,13 +34,15 @@ def merge(cell: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> 
     problem = check_row(row)
     if problem:
         place = run_path(*(str(cell.get(key)) for key in ("dataset", "model", "optimization", "seed")))
-        raise UserError(f"the records of {place} do not make a row: {problem}; delete that cell's folder and run again")
+        raise UserError(
+            f"the records of {place} do not fit the matrix: {problem}; delete that cell's folder and run again"
+        )
     return row
 
 
 def first_failure(records: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Stage and reason of the first record whose status is not ok, or None."""
+    """Return the stage and reason of the first record that is not ok, or None."""
     for name, stage in RECORDS.items():
         if records[name].get("status") != "ok":
-            return f"{records[name].get('stage', stage)}: {records[name].get('reason') or 'no reason was given'}"
+            return f"{records[name].get('stage', stage)}: {records[name].get('reason') or 'no reason given'}"
     return None

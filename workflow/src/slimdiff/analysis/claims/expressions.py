@@ -3,9 +3,9 @@
     comparison: term < side | term > side | term = side within NUMBER % | failed(cell)
     term:       COLUMN(cell)
     side:       term | NUMBER * term | NUMBER
-    cell:       [DATASET:] [FAMILY/] RECIPE     RECIPE is * for every technique, on the left alone
+    cell:       [DATASET:] [FAMILY/] RECIPE     RECIPE may be * for every technique, on the left only
 
-Standard library only: the rules read claims at every dry run. No text is ever evaluated.
+Standard library only, because every dry run reads the claims. No text is ever evaluated.
 """
 
 import math
@@ -13,15 +13,15 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from slimdiff.analysis.columns import COLUMNS
+from slimdiff.analysis.columns import COLUMNS, RENAMED_COLUMNS
 from slimdiff.catalog.families import FAMILIES
 from slimdiff.errors import UserError
 
-EVERY = "*"  # as a recipe: every technique
-LONGEST = 300  # characters of a comparison
-NAMES = tuple(column.name for column in COLUMNS if column.dtype != "string" and not column.required)
+EVERY = "*"  # recipe: every technique
+MAX_CHARACTERS = 300  # of a comparison
+COLUMN_NAMES = tuple(column.name for column in COLUMNS if column.dtype != "string" and not column.required)
 
-_NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"  # of data sets and recipes, as in the schema of the configuration
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"  # of data sets and recipes, as in the config schema
 _NUMBER = r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
 _CELL = re.compile(rf"\s*(?:({_NAME})\s*:)?\s*(?:({_NAME})\s*/)?\s*({_NAME}|\*)\s*")
 _CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*\(([^()]*)\)\s*")
@@ -32,7 +32,7 @@ _EXAMPLE = "fid_indomain(ncsn/groups-2) < 0.9 * fid_indomain(ncsn/baseline)"
 
 @dataclass(frozen=True)
 class Place:
-    """What a cell of a comparison stands for."""
+    """The cells that a comparison names."""
 
     dataset: str | None  # None: each data set of the matrix
     family: str  # each model of that family
@@ -54,29 +54,29 @@ class Term:
 class Comparison:
     """left OPERATOR factor · right, or left OPERATOR factor where there is no right."""
 
-    text: str  # as written, but for spaces
+    text: str  # as written, with single spaces
     left: Term
     operator: Literal["<", ">", "="]
     factor: float
     right: Term | None
-    within: float | None  # of "=": a share, so 0.1 for 10 %
+    within: float | None  # margin of "=" as a share: 0.1 for 10 %
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """The cells that it is about."""
+        """The cells on its sides."""
         return (self.left.place,) if self.right is None else (self.left.place, self.right.place)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The cell fails: its training or its samples are not to be scored."""
+    """The claim that the cell fails: its training diverges, or its samples cannot be scored."""
 
     text: str
     place: Place
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """The cell that it is about."""
+        """The cell."""
         return (self.place,)
 
 
@@ -84,48 +84,48 @@ Expression = Comparison | Failure
 
 
 def parse(text: str, family: str | None = None) -> Expression:
-    """The comparison that `text` holds; a cell without a family is of `family`.
+    """Parse the comparison `text`; `family` is the default family of its cells.
 
     Raises:
-        UserError: it is no comparison. The message says what is wrong and what is allowed, and begins with the text.
+        UserError: `text` is not a comparison. The message begins with the text and says what is allowed.
     """
     try:
         return _parse(" ".join(text.split()), family)
-    except _Wrong as wrong:
-        shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-        raise UserError(f"{' '.join(shown.split())!r} {wrong}") from None
+    except _SyntaxError as error:
+        shown = text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"
+        raise UserError(f"{' '.join(shown.split())!r} {error}") from None
 
 
-class _Wrong(Exception):
-    """What is wrong; goes on from the text."""
+class _SyntaxError(Exception):
+    """The message without the text it follows."""
 
 
 def _parse(text: str, family: str | None) -> Expression:
-    if len(text) > LONGEST:
-        raise _Wrong(f"is too long; allowed: {LONGEST} characters; split it into several comparisons")
+    if len(text) > MAX_CHARACTERS:
+        raise _SyntaxError(f"is too long; allowed: {MAX_CHARACTERS} characters; split it into several comparisons")
     operators = re.findall("[<>=]", text)
     if not operators:
         name, inside = _call(text, "has no <, > or =, and is not failed(cell)")
         if name != "failed":
-            raise _Wrong(f"compares {name} with nothing; allowed: {_EXAMPLE}, or failed(cell)")
+            raise _SyntaxError(f"has only one side; allowed: {_EXAMPLE}, or failed(cell)")
         place = _place(inside, family)
         if place.recipe == EVERY:
-            raise _Wrong("has * in failed(…), where a recipe is wanted; write one comparison for each recipe")
+            raise _SyntaxError("has * in failed(…), which takes one recipe; write one comparison for each recipe")
         return Failure(text, place)
     if len(operators) > 1:
-        raise _Wrong(f"has {len(operators)} of <, > and =; allowed: one; split it into several comparisons")
+        raise _SyntaxError(f"has {len(operators)} of <, > and =; allowed: one; split it into several comparisons")
     operator: Literal["<", ">", "="] = operators[0]
     first, second = text.split(operator)
     within = _WITHIN.fullmatch(second)
     if (within is not None) != (operator == "="):
         needs = "needs a margin after =" if operator == "=" else f"has a margin after {operator}"
-        raise _Wrong(f"{needs}; allowed: =, then “within 10 %” at the end, and neither with < nor with >")
+        raise _SyntaxError(f"{needs}; allowed: “within 10 %” at the end with =, no margin with < and >")
     left = _term(first, family)
     factor, right = _side(within[1] if within else second, family)
     if right and right.place.recipe == EVERY:
-        raise _Wrong("has * on its right; allowed there: a recipe; * may stand on the left alone")
+        raise _SyntaxError("has * on the right; allowed there: a recipe; * is for the left side only")
     if right and left == right:
-        raise _Wrong("compares a cell with itself; correct one of its sides")
+        raise _SyntaxError("compares a cell with itself; correct one side")
     return Comparison(text, left, operator, factor, right, _positive(within[2]) / 100 if within else None)
 
 
@@ -137,34 +137,38 @@ def _side(text: str, family: str | None) -> tuple[float, Term | None]:
 
 
 def _term(text: str, family: str | None) -> Term:
-    column, inside = _call(text, f"has {text.strip()!r} where COLUMN(cell) is wanted")
-    if column not in NAMES:
-        raise _Wrong(f"has the column {column!r}; allowed: {', '.join(NAMES)}")
+    column, inside = _call(text, f"has {text.strip()!r} instead of COLUMN(cell)")
+    if column in RENAMED_COLUMNS:
+        raise _SyntaxError(f"has the column {column!r}, which is now called {RENAMED_COLUMNS[column]}; rename it")
+    if column not in COLUMN_NAMES:
+        raise _SyntaxError(f"has the unknown column {column!r}; allowed: {', '.join(COLUMN_NAMES)}")
     return Term(column, _place(inside, family))
 
 
 def _call(text: str, otherwise: str) -> tuple[str, str]:
-    found = _CALL.fullmatch(text)
-    if found is None:
-        raise _Wrong(f"{otherwise}; allowed: for example {_EXAMPLE}")
-    return found[1], found[2]
+    call = _CALL.fullmatch(text)
+    if call is None:
+        raise _SyntaxError(f"{otherwise}; allowed: for example {_EXAMPLE}")
+    return call[1], call[2]
 
 
 def _place(text: str, family: str | None) -> Place:
-    found = _CELL.fullmatch(text)
-    if found is None:
-        raise _Wrong(f"has the cell {text.strip()!r}; allowed: [data set:] [family/] recipe, as mnist: ncsn/groups-2")
-    chosen = found[2] or family
+    cell = _CELL.fullmatch(text)
+    if cell is None:
+        raise _SyntaxError(
+            f"has the invalid cell {text.strip()!r}; allowed: [data set:] [family/] recipe, as in mnist: ncsn/ema"
+        )
+    chosen = cell[2] or family
     if chosen is None:
         name = text.strip()
-        raise _Wrong(f"does not say the family of {name!r}; write it before, as in ncsn/{name}, or set family: once")
+        raise _SyntaxError(f"has no family for {name!r}; write ncsn/{name}, for example, or set `family:` of the claim")
     if chosen not in FAMILIES:
-        raise _Wrong(f"has the family {chosen!r}; allowed: {', '.join(FAMILIES)}")
-    return Place(found[1], chosen, found[3])
+        raise _SyntaxError(f"has the unknown family {chosen!r}; allowed: {', '.join(FAMILIES)}")
+    return Place(cell[1], chosen, cell[3])
 
 
 def _positive(text: str) -> float:
     number = float(text)
     if not 0 < number < math.inf:
-        raise _Wrong(f"has the number {text}; allowed: a number above 0")
+        raise _SyntaxError(f"has the number {text}; allowed: numbers above 0")
     return number

@@ -1,6 +1,6 @@
-"""Claims as their files hold them: workflow/resources/claims.yaml, and those that users bring.
+"""Files of claims: workflow/resources/claims.yaml and the user's own.
 
-Neither torch nor pandas: the rules read the files at every dry run, so that a mistake in one is told before any job.
+Neither torch nor pandas, because every dry run reads the files and reports mistakes before any job.
 """
 
 import os
@@ -14,36 +14,36 @@ from slimdiff.catalog.families import FAMILIES
 from slimdiff.errors import UserError
 from slimdiff.io import strict_yaml
 
-KEYS = {  # of a claim, with what each holds
-    "id": "a name that no other claim has",
-    "claim": "the sentence that is claimed",
-    "source": "where it is claimed: table, section, paper",
-    "family": "family of the cells that name none",
-    "comparisons": "what must hold, as docs/claims.md says",
-    "contradictions": "where the source contradicts itself",
+KEYS = {  # of a claim, with their contents
+    "id": "a unique name",
+    "claim": "the claim, as one sentence",
+    "source": "where it is made: table, section, paper",
+    "family": "default family of the cells",
+    "comparisons": "the comparisons that must hold; see docs/claims.md",
+    "contradictions": "contradictions of the source with itself",
 }
 REQUIRED = ("id", "claim", "source", "comparisons")
 LISTS = ("comparisons", "contradictions")
-FORMULA = ("=", "+", "-", "@")  # with which a spreadsheet takes a text of a CSV table for a formula
+FORMULA = ("=", "+", "-", "@")  # a spreadsheet runs a cell of a CSV file that begins with one of these
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence, and the comparisons that must all hold for it to be replicated."""
+    """A claim, and the comparisons that must all hold."""
 
     id: str
     claim: str
     source: str
     comparisons: tuple[Expression, ...]
     contradictions: tuple[str, ...] = ()
-    file: str = ""  # the name of the file that it stands in, as it was given
+    file: str = ""  # path of its file, as given
 
 
 def read(paths: Iterable[str | os.PathLike[str]]) -> list[Claim]:
-    """The claims of all files, in their order.
+    """Read the claims of all files, in their order.
 
     Raises:
-        UserError: a file is missing or no YAML, an entry is no claim, or an id stands twice. The message names the
+        UserError: a file is missing or not YAML, an entry is not a claim, or an id is not unique. The message names the
             file, the claim, the text and what is allowed.
     """
     claims: dict[str, Claim] = {}
@@ -51,7 +51,7 @@ def read(paths: Iterable[str | os.PathLike[str]]) -> list[Claim]:
         for claim in _read(path):
             if claim.id in claims:
                 other = claims[claim.id].file
-                raise UserError(f"{path}: claim {claim.id!r} stands in {other} already; give one of them another id")
+                raise UserError(f"{path}: claim {claim.id!r} is also in {other}; give one of them another id")
             claims[claim.id] = claim
     return list(claims.values())
 
@@ -60,18 +60,18 @@ def _read(path: str | os.PathLike[str]) -> list[Claim]:
     try:
         content = strict_yaml.read(path)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); correct `claims:` in the config") from None
+        raise UserError(f"cannot read {path} ({error.strerror}); correct `claims:` in the config") from None
     except UserError as error:
-        raise UserError(f"{error}; put texts with : or # in them in quotes") from None
+        raise UserError(f"{error}; quote text that contains : or #") from None
     if not isinstance(content, list):
-        raise UserError(f"{path} holds {_kind(content)}; allowed: a list of claims, each beginning with “- id: …”")
-    found: list[Claim] = []
+        raise UserError(f"{path} contains {_kind(content)}; allowed: a list of claims, each starting with “- id: …”")
+    claims: list[Claim] = []
     for position, entry in enumerate(content):
         claim = _claim(entry, f"{path}: ", position, os.fspath(path))
-        if claim.id in {other.id for other in found}:
-            raise UserError(f"{path}: claim {claim.id!r} stands in it twice; give one of them another id")
-        found.append(claim)
-    return found
+        if claim.id in {other.id for other in claims}:
+            raise UserError(f"{path}: two claims have the id {claim.id!r}; give one of them another id")
+        claims.append(claim)
+    return claims
 
 
 def _claim(entry: Any, where: str, position: int, file: str) -> Claim:
@@ -88,7 +88,7 @@ def _claim(entry: Any, where: str, position: int, file: str) -> Claim:
     for key in entry:
         for value in _items(entry[key], key, where):
             if not isinstance(value, str) or not value.strip():
-                raise UserError(f"{where}: {key} has {_kind(value)}; allowed: text, in quotes if need be ({KEYS[key]})")
+                raise UserError(f"{where}: {key} has {_kind(value)}; allowed: text, quoted if necessary ({KEYS[key]})")
     if not entry["comparisons"]:
         raise UserError(f"{where}: comparisons is an empty list; allowed: one or more ({KEYS['comparisons']})")
     family = entry.get("family")
@@ -103,9 +103,7 @@ def _claim(entry: Any, where: str, position: int, file: str) -> Claim:
     texts = {key: " ".join(entry[key].split()) for key in ("id", "claim", "source")}
     for key, text in texts.items():
         if text.startswith(FORMULA):
-            raise UserError(
-                f"{where}: {key} begins with {text[0]}, as a spreadsheet's formula does; put a word before it"
-            )
+            raise UserError(f"{where}: {key} begins with {text[0]} like a spreadsheet formula; put a word before it")
     remarks = tuple(" ".join(text.split()) for text in entry.get("contradictions", ()))
     return Claim(**texts, comparisons=tuple(parts), contradictions=remarks, file=file)
 
@@ -119,7 +117,7 @@ def _items(value: Any, key: str, where: str) -> list[Any]:
 
 
 def _kind(value: Any) -> str:
-    """`value` as a message calls it."""
+    """Return the name of the type of `value` for messages."""
     if value is None:
         return "nothing"
     for kind, name in ((dict, "a mapping"), (list, "a list"), (str, "text")):
