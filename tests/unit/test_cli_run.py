@@ -96,10 +96,10 @@ def test_gpus_are_counted_as_nvidia_smi_lists_them(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("arguments", "code", "parts"),
     [
-        (("smok",), 1, ("no preset 'smok'", "did you mean smoke")),
-        (("absent",), 1, ("no preset 'absent'", "paper, smoke")),
+        (("smok",), 1, ("no preset", "'smok'", "did you mean smoke")),
+        (("absent",), 1, ("no preset", "'absent'", "paper, smoke")),
         (("--configfile", "absent.yaml"), 1, ("absent.yaml", "does not exist")),
-        (("--cores", "none"), 2, ("'none'", "a number above 0, or all")),
+        (("--cores", "none"), 2, ("'none'", "a positive number, or all")),
         (("--cores", "0"), 2, ("'0'",)),
         (("--gpus", "-1"), 2, ("--gpus",)),
         (("--forcerun", "score"), 2, ("--forcerun", "slimdiff run --help")),
@@ -127,7 +127,7 @@ def test_elsewhere_it_says_where_to_go(
     monkeypatch.chdir(tmp_path)
     code, _, err = command("run")
     assert code == 1
-    assert f"{tmp_path} is in no folder that holds slimdiff's Snakefile" in err
+    assert f"{tmp_path} is not inside a clone" in err
     assert f"cd {SOURCE.parents[1]}" in err
     assert started == []
 

@@ -49,9 +49,9 @@ def test_the_matrix_so_far_after_jobs_were_killed_and_beside_a_run(tmp_path: Pat
     assert set(missing) == {f"digits/ncsn/{name}" for name in ("l1-30/seed0", "baseline/seed1", "l1-30/seed1")}
     log = "results/logs/sample/digits/ncsn/l1-30/seed0.log"
     assert (
-        missing["digits/ncsn/l1-30/seed0"] == f"sample began and has not ended; {log} ends with: sample goes on and on"
+        missing["digits/ncsn/l1-30/seed0"] == f"sample has started and not finished; {log} ends with: sample goes on and on"
     )
-    assert missing["digits/ncsn/baseline/seed1"].startswith("train began and has not ended; ")
+    assert missing["digits/ncsn/baseline/seed1"].startswith("train has started and not finished; ")
     page = (folder / "results/so-far/report.html").read_text(encoding="utf-8")
     assert "3 more not finished when this was made" in page
 
@@ -71,7 +71,7 @@ def test_the_matrix_so_far_after_jobs_were_killed_and_beside_a_run(tmp_path: Pat
         requested = [word for path in ("config.yaml", *OVERLAY[1:]) for word in ("--config", path)]
         shown = json.loads(slimdiff(folder, "matrix", *requested, "--json"))
         assert ("baseline", 0) in [(found["optimization"], found["seed"]) for found in shown["rows"]]
-        assert shown["missing"]["digits/ncsn/baseline/seed1"].startswith("train began")
+        assert shown["missing"]["digits/ncsn/baseline/seed1"].startswith("train has started")
         assert run.poll() is None
         (folder / "go").touch()
         assert run.wait(PATIENCE_S) == 0, (folder / "said").read_text()

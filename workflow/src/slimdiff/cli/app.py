@@ -1,6 +1,6 @@
-"""The `slimdiff` command: run the workflow, look at results, and take models elsewhere.
+"""The `slimdiff` command: run the workflow, inspect results, export models.
 
-Exit codes: 0 done; 1 failed or refused, with one line that says why; 2 the command line itself is wrong; 130 Ctrl-C.
+Exit codes: 0 success; 1 failure, with one line that says why; 2 invalid command line; 130 Ctrl-C.
 """
 
 import os
@@ -10,19 +10,23 @@ from typing import Annotated
 import typer
 
 from slimdiff import __version__
-from slimdiff.cli import clean, compare, doctor, export, matrix, run, sample, show, status
+from slimdiff.cli.clean import clean
+from slimdiff.cli.compare import compare
+from slimdiff.cli.doctor import doctor
+from slimdiff.cli.export import export
+from slimdiff.cli.matrix import matrix
+from slimdiff.cli.run import RunCommand, run
+from slimdiff.cli.sample import sample
+from slimdiff.cli.show import show
+from slimdiff.cli.status import status
 from slimdiff.errors import UserError
 from slimdiff.io.text import one_line
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
-# What is wrong with a command line; UsageError has no public name where typer brings its own copy of click.
-USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
-
 app = typer.Typer(
     name="slimdiff",
-    # Boxes and colours belong on a terminal; what is piped stays plain text.
-    rich_markup_mode="rich" if sys.stdout.isatty() else None,
+    rich_markup_mode="rich" if sys.stdout.isatty() else None,  # a pipe gets plain text
     pretty_exceptions_enable=False,
     invoke_without_command=True,
 )
@@ -31,11 +35,11 @@ app = typer.Typer(
 @app.callback()
 def slimdiff(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     """How far can a diffusion model be slimmed before its images get worse?
 
-    `slimdiff run` fills a folder of results; the other commands look into it. Each has its own --help.
+    `slimdiff run` fills a folder of results; the other commands inspect it. Each has its own --help.
     """
     if version:
         print(f"slimdiff {__version__}")
@@ -45,32 +49,30 @@ def slimdiff(
         raise typer.Exit(USAGE)
 
 
-for panel, modules in {
-    "Run": (run, status, doctor),
-    "Look": (matrix, show, compare, sample),
-    "Take and tidy": (export, clean),
+app.command("run", cls=RunCommand, rich_help_panel="Run")(run)
+for panel, commands in {
+    "Run": (status, doctor),
+    "Inspect": (matrix, show, compare, sample),
+    "Export and clean up": (export, clean),
 }.items():
-    for module in modules:
-        name = module.__name__.rpartition(".")[2]
-        command = getattr(module, name)
-        app.command(name, cls=run.PassingOn if module is run else None, rich_help_panel=panel)(command)
+    for command in commands:
+        app.command(command.__name__, rich_help_panel=panel)(command)
 
 
 def main() -> None:
-    """Run the command; what the user can mend is one line on the standard error, and an exit code."""
+    """Run the command; print an error that the user can fix as one line on standard error, and exit."""
     try:
         code = app(standalone_mode=False, prog_name="slimdiff")
         sys.stdout.flush()
     except UserError as error:
         code = _complain(str(error), FAILED)
-    except USAGE_ERROR as error:
+    except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "slimdiff"
-        text = getattr(error, "format_message", error.__str__)()
-        code = _complain(f"{text} (`{path} --help` says what there is)", USAGE)
+        code = _complain(f"{error.format_message()} (see `{path} --help`)", USAGE)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except BrokenPipeError:  # `slimdiff show … | head`: nobody reads on, and Python must not try at its end
+    except BrokenPipeError:  # `slimdiff show … | head`: Python would fail again when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
     except OSError as error:

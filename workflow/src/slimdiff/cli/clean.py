@@ -1,4 +1,4 @@
-"""`slimdiff clean`: results that nothing asks for any more."""
+"""`slimdiff clean`: delete results that no configuration requests."""
 
 import fcntl
 import json
@@ -13,66 +13,69 @@ import typer
 
 from slimdiff.cli.cells import RESULTS, Results
 from slimdiff.cli.config import Configs, Presets, cells_of, read_config, sources, trainings_of
-from slimdiff.cli.console import console, size, table
+from slimdiff.cli.console import console, table
 from slimdiff.config.cells import run_path
 from slimdiff.errors import UserError
+from slimdiff.io.text import size
 
-RECENT_S = 120.0  # a state that was written since belongs to a training that may still run, perhaps elsewhere
-CELL_STAGES = ("compress", "sample", "score", "profile", "row")  # whose logs bear a cell's name
+RECENT_S = 120.0  # a state written within this time may belong to a running training, perhaps on another machine
+CELL_STAGES = ("compress", "sample", "score", "profile", "row")  # their logs have a cell's name
 
 
 @dataclass
 class Orphan:
-    """A cell or a training that is not asked for."""
+    """A cell or a training that no configuration requests."""
 
     kind: str  # cell, training
     name: str
     paths: list[str] = field(default_factory=list)
     n_bytes: int = 0
-    kept: str = ""  # why it must not be deleted
+    kept: str = ""  # why it is kept
 
 
 def clean(
     presets: Presets = None,
     orphans: Annotated[
-        bool, typer.Option("--orphans", help="Cells and trainings that the matrix no longer asks for.")
+        bool, typer.Option("--orphans", help="Cells and trainings that are no longer in a matrix.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete them. Without this they are listed only.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete them instead of listing them.")] = False,
     results: Results = RESULTS,
     config: Configs = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List or delete results that nothing asks for.
+    """List or delete results that no configuration requests.
 
-    Name the presets of every run whose results you want to keep: what neither config.yaml alone nor one of them on
-    top of it asks for is an orphan, and goes with its logs. Nothing is deleted without --yes.
+    Name the presets of all runs whose results you want to keep. Cells and trainings that neither config.yaml alone nor
+    with one of the presets requests are orphans. --yes deletes them with their logs.
     """
     if not orphans:
-        raise typer.BadParameter("say what to clean: --orphans")
+        raise typer.BadParameter("name what to clean: --orphans")
     if not results.is_dir():
-        raise UserError(f"--results {results} is no folder: name the folder that a run wrote into")
+        raise UserError(f"--results {results} is not a folder: name the folder of a run")
     paths = sources(presets, config)
     if not paths:
-        raise UserError("there is no config.yaml here, so every result would be an orphan: name one with --config")
-    wanted_cells, wanted_trainings = asked_for(paths)
-    found = find_orphans(results, wanted_cells, wanted_trainings, time.time())
+        raise UserError("no config.yaml here, so every result would be an orphan: name one with --config")
+    wanted_cells, wanted_trainings = requested_by(paths)
+    orphan_list = find_orphans(results, wanted_cells, wanted_trainings, time.time())
     if yes:
-        for orphan in found:
+        for orphan in orphan_list:
             if not orphan.kept:
                 delete(results, orphan)
     if as_json:
         print(
-            json.dumps({"config": list(map(str, paths)), "deleted": yes, "orphans": list(map(asdict, found))}, indent=1)
+            json.dumps(
+                {"config": list(map(str, paths)), "deleted": yes, "orphans": list(map(asdict, orphan_list))}, indent=1
+            )
         )
     else:
-        _print_orphans(found, " + ".join(map(str, paths)), yes)
+        _print_orphans(orphan_list, " + ".join(map(str, paths)), yes)
 
 
-def asked_for(paths: Sequence[Path]) -> tuple[set[str], set[str]]:
-    """Names of the cells and trainings that the base alone or with any one preset on top of it asks for.
+def requested_by(paths: Sequence[Path]) -> tuple[set[str], set[str]]:
+    """Return the names of the cells and trainings that the base requests, alone or with any one overlay.
 
     Raises:
-        UserError: one of them asks for no cell at all.
+        UserError: one of these configurations requests no cell.
     """
     base, *overlays = paths
     cells: set[str] = set()
@@ -81,15 +84,15 @@ def asked_for(paths: Sequence[Path]) -> tuple[set[str], set[str]]:
         config = read_config(group)
         requested = cells_of(config, group)
         if not requested:
-            raise UserError(f"{' + '.join(map(str, group))} asks for no cell at all: every result would be an orphan")
+            raise UserError(f"{' + '.join(map(str, group))} requests no cell: every result would be an orphan")
         cells.update(requested)
         trainings.update(trainings_of(config, group))
     return cells, trainings
 
 
 def find_orphans(results: Path, cells: set[str], trainings: set[str], now: float) -> list[Orphan]:
-    """What lies under `results` and is in neither set, the largest first."""
-    found = []
+    """Return what is under `results` and in neither set, largest first."""
+    orphan_list = []
     for kind, roots, wanted in (("cell", ("cells",), cells), ("training", ("train", "state/train"), trainings)):
         names = {
             path.relative_to(results / root).as_posix()
@@ -97,12 +100,12 @@ def find_orphans(results: Path, cells: set[str], trainings: set[str], now: float
             for path in (results / root).glob(run_path("*", "*", "*", "*"))
             if path.is_dir()
         }
-        found += [_orphan(results, kind, roots, name, now) for name in sorted(names - wanted)]
-    return sorted(found, key=lambda orphan: -orphan.n_bytes)
+        orphan_list += [_orphan(results, kind, roots, name, now) for name in sorted(names - wanted)]
+    return sorted(orphan_list, key=lambda orphan: -orphan.n_bytes)
 
 
 def delete(results: Path, orphan: Orphan) -> None:
-    """Remove the orphan's folders, its logs and the folders above them that are then empty."""
+    """Delete the orphan's folders and logs, and parent folders that become empty."""
     for text in orphan.paths:
         path = Path(text)
         if path.is_dir():
@@ -126,9 +129,9 @@ def _orphan(results: Path, kind: str, roots: Sequence[str], name: str, now: floa
             orphan.paths.append(str(path))
             orphan.n_bytes += sum(file.lstat().st_size for file in _files(path))
             if path.resolve() != results.resolve() / path.relative_to(results):
-                orphan.kept = f"{path} is a link or lies behind one"
+                orphan.kept = f"{path} is a link or behind one"
     if kind == "training" and not orphan.kept and _runs(results / "state" / "train" / name, now):
-        orphan.kept = "it is being trained"
+        orphan.kept = "training is running"
     return orphan
 
 
@@ -140,7 +143,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _runs(state: Path, now: float) -> bool:
-    """Whether somebody trains here: the lock is held, or, where locks of other machines are not seen, lately wrote."""
+    """Return whether a training uses `state`: it wrote lately, perhaps on another machine, or holds the lock."""
     status, lock = state / "status.json", state / "lock"
     if status.exists() and now - status.stat().st_mtime < RECENT_S:
         return True
@@ -154,21 +157,21 @@ def _runs(state: Path, now: float) -> bool:
     return False
 
 
-def _print_orphans(found: Sequence[Orphan], source: str, deleted: bool) -> None:
+def _print_orphans(orphan_list: Sequence[Orphan], source: str, deleted: bool) -> None:
     terminal = console()
-    if not found:
-        terminal.print(f"no orphans: {source} asks for all that is there")
+    if not orphan_list:
+        terminal.print(f"no orphans: {source} requests everything")
         return
     shown = table("size", "", "")
     for column in shown.columns[1:]:
         column.justify = "left"
-    for orphan in found:
+    for orphan in orphan_list:
         remark = f"  kept: {orphan.kept}" if orphan.kept else ""
         shown.add_row(size(orphan.n_bytes), orphan.kind, f"{orphan.name}{remark}")
     terminal.print(shown)
-    gone = [orphan for orphan in found if not orphan.kept]
-    total = size(sum(orphan.n_bytes for orphan in gone))
+    deletable = [orphan for orphan in orphan_list if not orphan.kept]
+    total = size(sum(orphan.n_bytes for orphan in deletable))
     if deleted:
-        terminal.print(f"deleted {len(gone)}, {total}")
+        terminal.print(f"deleted {len(deletable)}, {total}")
     else:
-        terminal.print(f"{len(gone)} that {source} does not ask for, {total}: --yes deletes them")
+        terminal.print(f"{len(deletable)} orphans of {source}, {total}: --yes deletes them")

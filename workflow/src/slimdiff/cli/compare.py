@@ -1,4 +1,4 @@
-"""`slimdiff compare`: cells side by side, in figures and in images."""
+"""`slimdiff compare`: measurements and images of several cells side by side."""
 
 import json
 from collections.abc import Mapping
@@ -9,18 +9,19 @@ import typer
 
 from slimdiff.analysis.columns import COLUMNS
 from slimdiff.cli.cells import RESULTS, CellNames, Results, find_cell, read_row
-from slimdiff.cli.console import console, figure, ratio, table
+from slimdiff.cli.console import console, format_ratio, format_value, table
 from slimdiff.errors import UserError
 from slimdiff.io.files import atomic
 
 if TYPE_CHECKING:
-    from slimdiff.report.figures.contact_sheet import Images, Samples
+    from slimdiff.io.samples import Samples
+    from slimdiff.report.figures.contact_sheet import Images
 
 MACHINE = ("device", "cpu_model", "gpu_model", "threads", "torch_version")
 PROVENANCE = ("code", "settings", "started_at")
 COLUMNS_OF_IMAGES = 10
-TILE = 64  # pixels of an image's longer side, at most
-CAPTION = 16  # pixels of height
+TILE = 64  # maximal pixels of an image's longer side
+CAPTION = 16  # height in pixels
 
 
 def compare(
@@ -28,17 +29,19 @@ def compare(
     results: Results = RESULTS,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Also write their samples as one picture (.png): image i under image i."),
+        typer.Option(
+            "--out", help="Also write the samples into one PNG: image i of each cell under image i of the first."
+        ),
     ] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="How many images of each cell the picture shows.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as one JSON object.")] = False,
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of images per cell in the PNG.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Cells side by side, in figures and in images.
+    """Compare the measurements and images of cells.
 
-    Each figure stands with its ratio to the first cell's. --out draws what the same noise became in each cell.
+    Shows the ratio of each number to the first cell's. --out shows what each cell makes of the same noise.
     """
     if len(cells) < 2:
-        raise UserError(f"compare takes two cells or more, got {len(cells)}; `slimdiff status` lists them")
+        raise UserError(f"compare needs two or more cells, got {len(cells)}; `slimdiff status` lists them")
     if out is not None and out.suffix.lower() != ".png":
         raise UserError(f"--out {out} must end in .png")
     rows = {cell: read_row(find_cell(cell, results)) for cell in cells}
@@ -49,13 +52,13 @@ def compare(
     if out is not None:
         _write_picture(out, {cell: find_cell(cell, results) for cell in cells}, n)
         if not as_json:
-            print(f"{out}: the first images of each cell, one under the other")
+            print(f"{out}: the first images of each cell")
             for problem in noise_problems(rows):
                 print(problem)
 
 
 def noise_problems(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Why images of the same number do not start from the same noise; nothing where they do."""
+    """Return the reasons why image i of the cells does not start from the same noise; none if it does."""
     seeds = {row.get("seed") for row in rows.values()}
     shapes = set()
     for row in rows.values():
@@ -63,16 +66,16 @@ def noise_problems(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
         shapes.add((model.get("channels"), model.get("image_size")))
     problems = []
     if len(seeds) > 1:
-        problems.append("images do not start from the same noise: seed differs")
+        problems.append("images start from different noise: the seeds differ")
     if len(shapes) > 1:
-        problems.append("images do not start from the same noise: the models' image_size or channels differ")
+        problems.append("images start from different noise: the models' image_size or channels differ")
     return problems
 
 
 def _write_picture(path: Path, folders: Mapping[str, Path], n: int) -> None:
     from PIL import Image
 
-    from slimdiff.report.figures.contact_sheet import read_samples
+    from slimdiff.io.samples import read_samples
 
     samples = {cell: read_samples(folder / "samples.npz") for cell, folder in folders.items()}
     picture = side_by_side(samples, n)
@@ -81,31 +84,31 @@ def _write_picture(path: Path, folders: Mapping[str, Path], n: int) -> None:
 
 
 def side_by_side(samples: Mapping[str, "Samples"], n: int) -> "Images":
-    """The first `n` images of each cell as one picture (H, W, 3): in each block of ten, a captioned row for each cell.
+    """Return the first `n` images of each cell in one picture (H, W, 3): blocks of ten, a captioned row per cell.
 
     Raises:
-        UserError: a cell has no images, or images of another size than the others.
+        UserError: a cell has no images, or the sizes differ.
     """
     import numpy as np
 
     from slimdiff.report.figures.contact_sheet import GAP, WHITE, sheet
 
-    sizes = {cell: found.images.shape[2:] for cell, found in samples.items()}
-    empty = [cell for cell, found in samples.items() if not len(found.images)]
+    sizes = {cell: sampled.images.shape[2:] for cell, sampled in samples.items()}
+    empty = [cell for cell, sampled in samples.items() if not len(sampled.images)]
     if empty:
-        raise UserError(f"{empty[0]} has no images: leave it or --out out")
+        raise UserError(f"{empty[0]} has no images: omit it or --out")
     first = next(iter(sizes))
     for cell, shape in sizes.items():
         if shape != sizes[first]:
             raise UserError(
                 f"images of {cell} are {shape[0]}×{shape[1]}, of {first} {sizes[first][0]}×{sizes[first][1]}: "
-                "--out takes cells of one data set"
+                "--out needs cells of one data set"
             )
-    n = min(n, *(len(found.images) for found in samples.values()))
+    n = min(n, *(len(sampled.images) for sampled in samples.values()))
     pieces = []
     for start in range(0, n, COLUMNS_OF_IMAGES):
-        for cell, found in samples.items():
-            chosen = found.images[start : min(start + COLUMNS_OF_IMAGES, n)]
+        for cell, sampled in samples.items():
+            chosen = sampled.images[start : min(start + COLUMNS_OF_IMAGES, n)]
             strip = sheet([image[None] for image in chosen], TILE)
             pieces += [_caption(cell, strip.shape[1]), np.broadcast_to(strip, (*strip.shape[:2], 3))]
         pieces.append(np.full((GAP, 1, 3), WHITE, np.uint8))
@@ -125,7 +128,7 @@ def _caption(text: str, width: int) -> "Images":
 
 
 def _print_comparison(rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """One line per column that was measured; of names only those that differ, since they explain the figures."""
+    """Print a line per measured column, and per name that differs between the cells."""
     terminal = console()
     first, *others = rows
     shown = table("", first, *(heading for name in others for heading in (name, "ratio")))
@@ -134,8 +137,10 @@ def _print_comparison(rows: Mapping[str, Mapping[str, Any]]) -> None:
         measured = column.dtype != "string" and column.name not in ("seed", *MACHINE)
         if column.name in PROVENANCE or (len(set(values)) == 1 and (not measured or values[0] is None)):
             continue
-        others_shown = [(figure(value), ratio(value, values[0]) if measured else "") for value in values[1:]]
-        shown.add_row(column.name, figure(values[0]), *(part for pair in others_shown for part in pair))
+        others_shown = [
+            (format_value(value), format_ratio(value, values[0]) if measured else "") for value in values[1:]
+        ]
+        shown.add_row(column.name, format_value(values[0]), *(part for pair in others_shown for part in pair))
     terminal.print(shown)
     for names, what in ((MACHINE, "times and memory"), (("n_samples",), "fid and fid_indomain_pct")):
         differing = [name for name in names if len({row.get(name) for row in rows.values()} - {None}) > 1]

@@ -1,4 +1,4 @@
-"""What a configuration asks for, read as far as the commands need it: without Snakemake, and without its checks."""
+"""Configuration files as the commands need them: merged as Snakemake does it, without validation."""
 
 import difflib
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ BASE = Path("config.yaml")
 
 
 def complete_preset(incomplete: str) -> list[str]:
-    """For the shell's completion: presets that begin so."""
+    """Return the presets that start with `incomplete`, for shell completion."""
     return [name for name in preset_names(PRESETS) if name.startswith(incomplete)]
 
 
@@ -25,7 +25,7 @@ Presets = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[PRESET]...",
-        help="Overlays of config.yaml: a name from config/, such as smoke, or a file of your own.",
+        help="Overlays of config.yaml: a name from config/, such as smoke, or the path of a file.",
         autocompletion=complete_preset,
         show_default=False,
     ),
@@ -34,7 +34,7 @@ Configs = Annotated[
     list[Path] | None,
     typer.Option(
         "--config",
-        help="What the matrix asks for; files after the first go on top in order.",
+        help="Configuration file; later files override earlier ones.",
         show_default="config.yaml and the presets",
     ),
 ]
@@ -43,40 +43,40 @@ Plugins = Annotated[
     list[Path] | None,
     typer.Option(
         "--plugin",
-        help="A Python file that the model was made with; several may be named. It is run.",
+        help="Python file that the model was made with; repeatable. It is executed.",
         show_default="the plugins of config.yaml",
     ),
 ]
 
 
 def preset_names(folder: Path) -> list[str]:
-    """The presets in `folder`, by the names that one calls them."""
+    """Return the names of the presets in `folder`."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def find_preset(name: str, folder: Path) -> Path:
-    """The file of a preset: the one that `name` is, or NAME.yaml in `folder`.
+    """Return the file of a preset: the path `name`, or NAME.yaml in `folder`.
 
     Raises:
-        UserError: there is neither.
+        UserError: neither exists.
     """
     for path in (Path(name), folder / name, folder / f"{name}.yaml"):
         if path.is_file():
             return path
-    known = preset_names(folder)
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"{folder} has {', '.join(known) or 'none'}"
-    raise UserError(f"no preset {name!r}, and no such file: {hint}")
+    names = preset_names(folder)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"presets in {folder}: {', '.join(names) or 'none'}"
+    raise UserError(f"no preset or file {name!r}: {hint}")
 
 
 def sources(presets: Sequence[str] | None, configs: Sequence[Path] | None) -> list[Path]:
-    """The files that say what is asked for, the base first; none where there is no config.yaml and none is named."""
+    """Return the configuration files, the base first; none if there is no config.yaml and none is given."""
     base = list(configs) if configs else [path for path in [BASE] if path.exists()]
     return base + [find_preset(name, PRESETS) for name in presets or ()]
 
 
 def read_config(paths: Sequence[Path]) -> dict[str, Any]:
-    """The files merged as Snakemake does it: mappings into each other, anything else replaced."""
+    """Return the files merged as Snakemake does it: mappings merge, anything else is replaced."""
     merged: dict[str, Any] = {}
     for path in paths:
         try:
@@ -92,9 +92,9 @@ def read_config(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def load_plugins(named: Sequence[Path] | None) -> None:
-    """Load the plugins that are `named`, or those of config.yaml where none is: files that the user chose either way.
+    """Load the plugins that are `named`, or else those of config.yaml.
 
-    What a checkpoint's header names is not run: a file that came from elsewhere must not choose code.
+    Plugins that a checkpoint's header names are never loaded: a file from elsewhere must not choose code to run.
     """
     configured = read_config([BASE]).get("plugins") if not named and BASE.exists() else None
     paths = list(named or configured or ())
@@ -105,34 +105,34 @@ def load_plugins(named: Sequence[Path] | None) -> None:
 
 
 def cells_of(config: dict[str, Any], paths: Sequence[Path]) -> list[str]:
-    """The names of the cells that `config`, read from `paths`, asks for."""
+    """Return the names of the cells in the matrix of `config`, which was read from `paths`."""
     try:
         cells = expand(config["matrix"])
     except (AttributeError, KeyError, TypeError):
         raise UserError(
             f"{', '.join(map(str, paths))}: key 'matrix' must be a list of dataset, model, optimizations and seeds; "
-            "a preset without one goes on top of --config config.yaml"
+            "a preset without one needs --config config.yaml before it"
         ) from None
     return [cell.path for cell in cells]
 
 
 def trainings_of(config: dict[str, Any], paths: Sequence[Path]) -> list[str]:
-    """The names of the trainings that those cells start from, each once."""
-    found: dict[str, None] = {}
+    """Return the names of the trainings that those cells need, each once."""
+    trainings: dict[str, None] = {}
     for name in cells_of(config, paths):
         try:
             dataset, model, optimization, seed = name.split("/")
         except ValueError:
-            raise UserError(f"{', '.join(map(str, paths))}: matrix names {name}, and no name may hold a /") from None
+            raise UserError(f"{', '.join(map(str, paths))}: matrix holds {name}; a name must not hold a /") from None
         try:
             chain = lookup.chain_of(config, lookup.training_of(config, optimization))
         except (AttributeError, KeyError, TypeError):
             raise UserError(
                 f"{', '.join(map(str, paths))}: optimizations.{optimization} must name its training; "
-                "`slimdiff run --dry-run` checks a configuration"
+                "`slimdiff run --dry-run` validates a configuration"
             ) from None
-        found |= dict.fromkeys(f"{dataset}/{model}/{training}/{seed}" for training in chain)
-    return list(found)
+        trainings |= dict.fromkeys(f"{dataset}/{model}/{training}/{seed}" for training in chain)
+    return list(trainings)
 
 
 def _merge(base: dict[str, Any], overlay: dict[str, Any]) -> None:

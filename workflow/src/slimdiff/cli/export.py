@@ -1,4 +1,4 @@
-"""`slimdiff export`: a cell's network for programs that know nothing of slimdiff."""
+"""`slimdiff export`: a cell's network for other programs."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -8,12 +8,13 @@ import typer
 
 from slimdiff.cli.cells import RESULTS, CellName, Results, find_model
 from slimdiff.cli.config import Plugins, load_plugins
-from slimdiff.cli.console import console, size
+from slimdiff.cli.console import console
 from slimdiff.errors import UserError
+from slimdiff.io.text import size
 
 
 class Format(StrEnum):
-    """What `--to` may be."""
+    """The values of `--to`."""
 
     ONNX = "onnx"
     SAFETENSORS = "safetensors"
@@ -27,22 +28,21 @@ def export(
         Format,
         typer.Option(
             "--to",
-            help="onnx: the network as a graph; safetensors: its tensors; packed: its checkpoint in fewer bytes.",
+            help="onnx: network as a graph; safetensors: its tensors; packed: compressed checkpoint for slimdiff.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="The file to write: .onnx, .safetensors or .packed.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write: .onnx, .safetensors or .packed.")],
     plugin: Plugins = None,
     results: Results = RESULTS,
 ) -> None:
-    """Write a cell's network for other programs.
+    """Export a cell's network for other programs.
 
-    With it goes a description of its inputs, and of how a denoiser and a sampler are made of it. A packed file is for
-    slimdiff itself, which loads and unpacks it.
+    Adds a description of its inputs and of the formulas for denoiser and sampler. A packed file is for slimdiff itself.
     """
     if to is Format.DIFFUSERS:
         raise UserError(
-            "--to diffusers: its pipelines load its own architectures alone, and neither of slimdiff's networks is one "
-            "of them; --to onnx writes a network that runs anywhere, with what a sampler must know of it"
+            "--to diffusers: its pipelines load only diffusers' architectures, and slimdiff's networks are others; "
+            "use --to onnx, which runs anywhere"
         )
     if out.suffix.lower() != f".{to}":
         raise UserError(f"--out {out} must end in .{to}")
@@ -51,27 +51,29 @@ def export(
         raise UserError(f"--out {out} is the cell's own model: name another file")
 
     if to is Format.PACKED:
-        from slimdiff.io import packed
+        from slimdiff.io.packed import is_packed, pack
 
-        if packed.is_packed(model):
-            raise UserError(f"{model} is packed already: copy it")
-        packed.pack(model, out)
+        if is_packed(model):
+            raise UserError(f"{model} is already packed: copy it")
+        pack(model, out)
         print(f"{out}: {size(out.stat().st_size)}, {size(model.stat().st_size)} as safetensors")
         return
 
-    from slimdiff.inference import export as exporting
+    from slimdiff.inference.export import write_onnx, write_safetensors
     from slimdiff.inference.model import load
 
     load_plugins(plugin)
     with console().status(f"writing {out}"):
         loaded = load(model)
-        write = exporting.write_onnx if to is Format.ONNX else exporting.write_safetensors
+        write = write_onnx if to is Format.ONNX else write_safetensors
         description = write(out, loaded)
     print(f"{out}: {size(out.stat().st_size)}, inputs {', '.join(description['inputs'])}")
     if description["dequantized"]:
-        print(f"{len(description['dequantized'])} quantized layers were written as the float weights they stand for")
+        print(f"{len(description['dequantized'])} quantized layers are exported as float weights")
     if to is Format.ONNX:
         difference = description["max_difference"]
-        checked = "onnxruntime is not installed" if difference is None else f"{difference:.1g} of the largest output"
-        print(f"{out.with_suffix('.json')}: what its inputs mean, and how a sampler is made of it")
+        checked = (
+            "not checked, onnxruntime is missing" if difference is None else f"{difference:.1g} of the largest output"
+        )
+        print(f"{out.with_suffix('.json')}: inputs and formulas of denoiser and sampler")
         print(f"difference between ONNX Runtime and torch: {checked}")

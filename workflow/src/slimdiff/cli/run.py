@@ -1,4 +1,4 @@
-"""`slimdiff run`: Snakemake with what suits this machine, for people who need not know it."""
+"""`slimdiff run`: Snakemake with options that suit this machine."""
 
 import os
 import shlex
@@ -15,14 +15,14 @@ from slimdiff.errors import UserError
 from slimdiff.io import strict_yaml
 from slimdiff.runtime import run_lock
 
-PASSED_ON = "slimdiff.cli.run"  # under which the arguments after -- stand in the context
+PASSED_ON = "slimdiff.cli.run"  # context key of the arguments after --
 
 
-class PassingOn(typer.core.TyperCommand):
-    """A command that leaves alone what follows `--`: it is for another program."""
+class RunCommand(typer.core.TyperCommand):
+    """A command that does not parse the arguments after `--`, which are for Snakemake."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Set the rest aside, and parse what comes before it."""
+        """Store the arguments after `--` in the context and parse the others."""
         if "--" in args:
             cut = args.index("--")
             ctx.meta[PASSED_ON] = args[cut + 1 :]
@@ -34,22 +34,22 @@ def run(
     context: typer.Context,
     presets: Presets = None,
     configfile: Annotated[
-        list[Path] | None, typer.Option("--configfile", help="An overlay of your own; goes on top of the presets.")
+        list[Path] | None, typer.Option("--configfile", help="Overlay on top of the presets; repeatable.")
     ] = None,
-    cores: Annotated[str, typer.Option("--cores", help="CPU cores to use: a number, or all.")] = "all",
+    cores: Annotated[str, typer.Option("--cores", help="Number of CPU cores, or all.")] = "all",
     gpus: Annotated[
         int | None,
-        typer.Option("--gpus", min=0, help="Jobs that may use a GPU at once.", show_default="as many as there are"),
+        typer.Option("--gpus", min=0, help="Number of jobs that may use a GPU at once.", show_default="all GPUs"),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only list what would run.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only list the jobs that would run.")] = False,
 ) -> None:
-    """Run what config.yaml and the presets ask for.
+    """Run the matrix of config.yaml and the presets.
 
-    Only what is not there yet is made. A run may be interrupted (Ctrl-C) at any time, and the next goes on from there.
-    What follows -- goes to Snakemake as it is: slimdiff run smoke -- --forcerun score
+    Makes only what is missing or outdated. Interrupt a run (Ctrl-C) at any time; the next run continues it. Arguments
+    after -- go to Snakemake unchanged: slimdiff run smoke -- --forcerun score
     """
     if cores != "all" and not (cores.isdigit() and int(cores) > 0):
-        raise typer.BadParameter(f"--cores is {cores!r}; allowed: a number above 0, or all")
+        raise typer.BadParameter(f"--cores is {cores!r}; allowed: a positive number, or all")
     root = find_root(Path.cwd())
     overlays = [find_preset(name, root / PRESETS) for name in presets or ()]
     for path in configfile or ():
@@ -57,10 +57,11 @@ def run(
             raise UserError(f"--configfile {path} does not exist")
         overlays.append(path)
     rest = context.meta.get(PASSED_ON, [])
-    worker = None if dry_run or rest else run_lock.find_worker(root / ".snakemake")  # other targets may be free
+    # Snakemake's own arguments can name targets that the active run does not touch.
+    worker = None if dry_run or rest else run_lock.find_worker(root / ".snakemake")
     if worker:
-        raise UserError(f"another run works in {root} ({worker}): wait for it, or end it, then run again")
-    for path in [root / BASE, *overlays]:  # Snakemake would run the expressions of a template, and end in a traceback
+        raise UserError(f"another run is active in {root} ({worker}): wait for it or stop it, then run again")
+    for path in [root / BASE, *overlays]:  # Snakemake would execute a template's expressions
         if path.is_file():
             strict_yaml.read_config(path)
     arguments = snakemake_arguments(
@@ -70,41 +71,41 @@ def run(
         [*(["--dry-run"] if dry_run else []), *rest],
     )
     print(f"snakemake {shlex.join(arguments)}", file=sys.stderr, flush=True)
-    # In our place, not below us: Ctrl-C, signals and the exit code are then Snakemake's own.
+    # Replace this process, so that Ctrl-C, signals and the exit code are Snakemake's own.
     os.chdir(root)
     os.execv(sys.executable, [sys.executable, "-m", "snakemake", *arguments])
 
 
 def snakemake_arguments(overlays: list[Path], cores: str, gpus: int, rest: list[str]) -> list[str]:
-    """The command line; an option that takes several values never stands before `rest`, whose first it would take."""
+    """Return Snakemake's arguments; --cores precedes `rest`, since --configfile would swallow its first argument."""
     files = ["--configfile", *map(str, overlays)] if overlays else []
     return ["--resources", f"gpu={gpus}", *files, "--cores", cores, *rest]
 
 
 def find_root(start: Path) -> Path:
-    """The clone that `start` is in: the folder of its Snakefile.
+    """Return the clone that holds `start`: the folder of the Snakefile.
 
     Raises:
-        UserError: there is none.
+        UserError: `start` is outside a clone.
     """
     for folder in (start, *start.parents):
         if is_root(folder):
             return folder
     own = Path(__file__).parents[4]
-    place = f"the one that this command comes from: cd {own}" if is_root(own) else "a clone of slimdiff's repository"
-    raise UserError(f"{start} is in no folder that holds slimdiff's Snakefile; go to {place}")
+    target = f"cd {own}" if is_root(own) else "change to a clone of slimdiff's repository"
+    raise UserError(f"{start} is not inside a clone, a folder with slimdiff's Snakefile: {target}")
 
 
 def is_root(folder: Path) -> bool:
-    """Whether `folder` holds the workflow."""
+    """Return whether `folder` holds the workflow."""
     return (folder / "Snakefile").is_file() and (folder / "workflow" / "rules").is_dir()
 
 
 def count_gpus() -> int:
-    """How many GPUs nvidia-smi lists; 0 where there is no nvidia-smi."""
+    """Return the number of GPUs that nvidia-smi lists; 0 without nvidia-smi."""
     try:
         command = ["nvidia-smi", "--list-gpus"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return 0
-    return len(done.stdout.splitlines()) if done.returncode == 0 else 0
+    return len(result.stdout.splitlines()) if result.returncode == 0 else 0

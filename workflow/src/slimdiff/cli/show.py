@@ -1,4 +1,4 @@
-"""`slimdiff show`: everything that is known of one cell."""
+"""`slimdiff show`: all records of one cell."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -12,9 +12,11 @@ from rich.padding import Padding
 from rich.text import Text
 
 from slimdiff.analysis.columns import COLUMNS, KEY
-from slimdiff.cli.cells import RESULTS, CellName, Results, find_cell, name_of, read_model_header, read_record
-from slimdiff.cli.console import console, figure, size, table
+from slimdiff.cli.cells import RESULTS, CellName, Results, cell_name, find_cell, read_record
+from slimdiff.cli.console import console, format_value, table
 from slimdiff.config.cells import run_path
+from slimdiff.io.safetensors_header import read_header
+from slimdiff.io.text import size
 
 INDENT = (0, 0, 0, 2)
 PARSED = ("settings", "code")  # columns that hold JSON
@@ -24,24 +26,21 @@ UNMEASURED = (*KEY, "training", "sampler", "engine", "engine_precision", "status
 def show(
     cell: CellName,
     results: Results = RESULTS,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Everything known of a cell.
-
-    Measurements, settings, provenance, files, and where its picture lies.
-    """
-    known = gather(find_cell(cell, results))
+    """Show all records of a cell: measurements, settings, provenance, files."""
+    records = gather(find_cell(cell, results))
     if as_json:
-        print(json.dumps(known, indent=1))
+        print(json.dumps(records, indent=1))
     else:
-        console().print(Group(*_shown(known)))
+        console().print(Group(*_render(records)))
 
 
 def gather(folder: Path) -> dict[str, Any]:
-    """What the files of a cell say; a part that no stage has written yet is None.
+    """Return the records of a cell; None for those not written yet.
 
-    `row` is the cell's row of the matrix, `model` the header of its checkpoint, `training` the record of the training
-    that it starts from, where that lies in the same results.
+    `row` is the cell's row of the matrix, `model` the header of its checkpoint, `training` a summary of its training's
+    record, if that is in the same results.
     """
     row = read_record(folder / "row.json")
     if row is not None:
@@ -49,10 +48,10 @@ def gather(folder: Path) -> dict[str, Any]:
     model = folder / "model.safetensors"
     picture = folder / "grid.png"
     return {
-        "cell": name_of(folder),
+        "cell": cell_name(folder),
         "folder": str(folder),
         "row": row,
-        "model": read_model_header(model) if model.is_file() else None,
+        "model": read_header(model, "model") if model.is_file() else None,
         "score": read_record(folder / "score.json"),
         "profile": read_record(folder / "profile.json"),
         "training": _training(folder, row),
@@ -62,7 +61,7 @@ def gather(folder: Path) -> dict[str, Any]:
 
 
 def _training(folder: Path, row: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The record of the cell's training, its loss curve cut down to the end."""
+    """Return a summary of the record of the cell's training."""
     if row is None or len(folder.resolve().parents) < 5:
         return None
     results = folder.resolve().parents[4]
@@ -80,21 +79,21 @@ def _training(folder: Path, row: Mapping[str, Any] | None) -> dict[str, Any] | N
     }
 
 
-def _shown(known: Mapping[str, Any]) -> Iterator[RenderableType]:
-    row, header, training = known["row"] or {}, known["model"] or {}, known["training"] or {}
-    yield Text(known["cell"], style="bold")
+def _render(records: Mapping[str, Any]) -> Iterator[RenderableType]:
+    row, header, training = records["row"] or {}, records["model"] or {}, records["training"] or {}
+    yield Text(records["cell"], style="bold")
     state = row.get("status") or header.get("status") or "unknown"
     reason = row.get("reason") or header.get("reason")
     yield Text(f"{state}: {reason}" if reason else state, style="red" if state == "failed" else "")
     if not row:
-        yield Text("not measured yet: there is no row.json")
+        yield Text("not measured yet: no row.json")
 
     measured = table("measurement", "value", "unit")
     measured.add_column("meaning", justify="left", overflow="fold")
     for column in COLUMNS:
         value = row.get(column.name)
         if column.name not in UNMEASURED and value is not None:
-            measured.add_row(column.name, Text(figure(value)), column.unit, Text(column.meaning, style="dim"))
+            measured.add_row(column.name, Text(format_value(value)), column.unit, Text(column.meaning, style="dim"))
     if measured.row_count:
         yield from (Text(), measured)
 
@@ -106,12 +105,12 @@ def _shown(known: Mapping[str, Any]) -> Iterator[RenderableType]:
 
     facts = {
         "training": row.get("training"),
-        "began": row.get("started_at"),
+        "started": row.get("started_at"),
         "steps": training.get("steps"),
         "last loss": training.get("last_loss"),
         "interruptions": training.get("interruptions"),
         "code": ", ".join(f"{stage} {digest}" for stage, digest in (row.get("code") or {}).items()),
-        "extractors": (known["score"] or {}).get("extractors_sha256"),
+        "extractors": (records["score"] or {}).get("extractors_sha256"),
         "tensors": header.get("sha256"),
     }
     yield Text("\nprovenance", style="bold")
@@ -120,14 +119,14 @@ def _shown(known: Mapping[str, Any]) -> Iterator[RenderableType]:
     provenance.show_header = False
     for name, fact in facts.items():
         if fact not in (None, ""):
-            provenance.add_row(name, Text(figure(fact)))
+            provenance.add_row(name, Text(format_value(fact)))
     yield Padding(provenance, INDENT, expand=False)
 
     yield Text("\nfiles", style="bold")
-    yield Padding(Text(known["folder"]), INDENT, expand=False)
+    yield Padding(Text(records["folder"]), INDENT, expand=False)
     listing = table("", "")
     listing.show_header = False
-    for name, n_bytes in known["files"].items():
+    for name, n_bytes in records["files"].items():
         listing.add_row(name, size(n_bytes))
     yield Padding(listing, INDENT, expand=False)
-    yield Text(f"\npicture    {known['picture'] or 'none yet'}")
+    yield Text(f"\npicture    {records['picture'] or 'none'}")

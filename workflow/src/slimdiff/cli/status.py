@@ -1,4 +1,4 @@
-"""`slimdiff status`: what a folder of results holds, against what was asked for."""
+"""`slimdiff status`: which requested cells are done, failed, missing or running."""
 
 import contextlib
 import json
@@ -15,39 +15,40 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from slimdiff.cli.cells import RESULTS, Results, listed, read_row
+from slimdiff.cli.cells import RESULTS, Results, folders_with, read_row
 from slimdiff.cli.config import Configs, Presets, cells_of, read_config, sources
-from slimdiff.cli.console import console, duration, figure, table
+from slimdiff.cli.console import console, format_value, table
 from slimdiff.errors import UserError
 from slimdiff.io import files
+from slimdiff.io.text import duration
 
-STALE_S = 120.0  # a running training reports every ten seconds, more rarely only where one step takes longer
+STALE_S = 120.0  # a running training reports every ten seconds, or after each step if steps take longer
 REFRESH_S = 2.0
-LISTED = 20  # cells named before it says how many more there are
+MAX_LISTED = 20  # cells per heading
 BAR_WIDTH = 30
 PARTS = {"model.safetensors": "model", "samples.npz": "samples", "score.json": "score", "profile.json": "profile"}
 
 
 @dataclass
 class Survey:
-    """What is there and what is not; cells are named DATASET/MODEL/OPTIMIZATION/seedN, trainings likewise."""
+    """The state of cells (DATASET/MODEL/OPTIMIZATION/seedN) and trainings (DATASET/MODEL/TRAINING/seedN)."""
 
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)  # cell → reason
     missing: list[str] = field(default_factory=list)
-    begun: dict[str, list[str]] = field(default_factory=dict)  # of the missing → what is there already
-    unasked: list[str] = field(default_factory=list)  # on disk, but not in the matrix
+    started: dict[str, list[str]] = field(default_factory=dict)  # missing cell → files written so far
+    unrequested: list[str] = field(default_factory=list)  # on disk, not in the matrix
     trainings_finished: list[str] = field(default_factory=list)
-    trainings_running: dict[str, dict[str, Any]] = field(default_factory=dict)  # training → its last report
+    trainings_running: dict[str, dict[str, Any]] = field(default_factory=dict)  # training → last report
     trainings_stopped: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def is_empty(self) -> bool:
-        """Whether nothing was begun."""
-        begun = self.begun or self.trainings_finished or self.reports()
-        return not (self.done or self.failed or self.unasked or begun)
+        """Return whether nothing was started."""
+        started = self.started or self.trainings_finished or self.reports()
+        return not (self.done or self.failed or self.unrequested or started)
 
     def reports(self) -> dict[str, dict[str, Any]]:
-        """Of the trainings that have begun and not ended, the running ones first."""
+        """Return the last report of each unfinished training, running ones first."""
         return {**self.trainings_running, **self.trainings_stopped}
 
 
@@ -55,17 +56,15 @@ def status(
     presets: Presets = None,
     results: Results = RESULTS,
     config: Configs = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it anew every two seconds, until Ctrl-C.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every two seconds until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what is done, failed, missing or running.
+    """Show which cells are done, failed, missing or running.
 
-    Of a training that runs: its step, its loss and how long it will take.
+    For a running training: its step, loss and remaining time.
     """
     if not results.is_dir():
-        raise UserError(
-            f"--results {results} is no folder: begin with `slimdiff run`, or name the folder that a run wrote into"
-        )
+        raise UserError(f"--results {results} is not a folder: start with `slimdiff run`, or name the folder of a run")
     paths = sources(presets, config)
     requested = cells_of(read_config(paths), paths) if paths else None
     source = " + ".join(map(str, paths))
@@ -73,37 +72,37 @@ def status(
         _watch(results, requested, source, as_json)
         return
     now = time.time()
-    found = survey(results, requested, now)
+    state = survey(results, requested, now)
     if as_json:
-        print(json.dumps(asdict(found), indent=1))
+        print(json.dumps(asdict(state), indent=1))
     else:
         terminal = console()
-        terminal.print(Group(*_shown(found, source, now, bars=terminal.is_terminal)))
+        terminal.print(Group(*_render(state, source, now, bars=terminal.is_terminal)))
 
 
 def survey(results: Path, requested: Sequence[str] | None, now: float) -> Survey:
-    """What `results` holds, against the cells `asked` for (None: whatever is there); `now` in seconds since 1970."""
-    found = Survey()
-    present = {name: read_row(results / "cells" / name) for name in listed(results / "cells", "row.json")}
+    """Compare `results` with the `requested` cells (None: all on disk); `now` in seconds since 1970."""
+    state = Survey()
+    present = {name: read_row(results / "cells" / name) for name in folders_with("row.json", results / "cells")}
     for name in requested if requested is not None else sorted(present):
         if name not in present:
-            found.missing.append(name)
+            state.missing.append(name)
             if parts := [part for file, part in PARTS.items() if (results / "cells" / name / file).exists()]:
-                found.begun[name] = parts
+                state.started[name] = parts
         elif present[name]["status"] == "ok":
-            found.done.append(name)
+            state.done.append(name)
         else:
-            found.failed[name] = str(present[name]["reason"])
-    found.unasked = sorted(set(present) - set(requested)) if requested is not None else []
-    found.trainings_finished = listed(results / "train", "train.json")
-    for name in listed(results / "state" / "train", "status.json"):
+            state.failed[name] = str(present[name]["reason"])
+    state.unrequested = sorted(set(present) - set(requested)) if requested is not None else []
+    state.trainings_finished = folders_with("train.json", results / "train")
+    for name in folders_with("status.json", results / "state" / "train"):
         path = results / "state" / "train" / name / "status.json"
-        if name in found.trainings_finished or not path.exists():  # a training that ends takes its state away
+        if name in state.trainings_finished or not path.exists():  # a finished training deletes its state
             continue
         report = files.read_json(path)
         running = now - _reported_at(report) < STALE_S
-        (found.trainings_running if running else found.trainings_stopped)[name] = report
-    return found
+        (state.trainings_running if running else state.trainings_stopped)[name] = report
+    return state
 
 
 def _reported_at(report: dict[str, Any]) -> float:
@@ -113,53 +112,53 @@ def _reported_at(report: dict[str, Any]) -> float:
 def _watch(results: Path, requested: Sequence[str] | None, source: str, as_json: bool) -> None:
     terminal = console()
     if as_json:
-        raise typer.BadParameter("--watch is for people and --json for programs: choose one")
+        raise typer.BadParameter("--watch and --json exclude each other")
     if not terminal.is_terminal:
-        raise UserError("--watch needs a terminal: leave it out, or ask for --json as often as you like")
+        raise UserError("--watch needs a terminal: omit it, or call --json repeatedly")
     with contextlib.suppress(KeyboardInterrupt), Live(console=terminal, auto_refresh=False) as live:
         while True:
             now = time.time()
-            live.update(Group(*_shown(survey(results, requested, now), source, now, bars=True)), refresh=True)
+            live.update(Group(*_render(survey(results, requested, now), source, now, bars=True)), refresh=True)
             time.sleep(REFRESH_S)
 
 
-def _shown(found: Survey, source: str, now: float, bars: bool) -> Iterator[RenderableType]:
-    """The lines of a survey."""
-    total = len(found.done) + len(found.failed) + len(found.missing)
-    counts = f"{len(found.done)} done, {len(found.failed)} failed"
+def _render(state: Survey, source: str, now: float, bars: bool) -> Iterator[RenderableType]:
+    """Yield the lines of a survey."""
+    total = len(state.done) + len(state.failed) + len(state.missing)
+    counts = f"{len(state.done)} done, {len(state.failed)} failed"
     if source:
-        counts += f", {len(found.missing)} missing of the {total} that {source} asks for"
-    if found.begun:
-        counts += f" ({len(found.begun)} begun)"
-    if found.unasked:
-        counts += f"; {len(found.unasked)} more that it does not"
+        counts += f", {len(state.missing)} missing of {total} in {source}"
+    if state.started:
+        counts += f" ({len(state.started)} started)"
+    if state.unrequested:
+        counts += f"; {len(state.unrequested)} not in it"
     yield Text(f"cells      {counts}")
     if bars and total:
-        yield ProgressBar(total=total, completed=total - len(found.missing), width=BAR_WIDTH)
-    running, stopped = found.trainings_running, found.trainings_stopped
-    yield Text(f"trainings  {len(found.trainings_finished)} finished, {len(running)} running, {len(stopped)} stopped")
-    if found.is_empty():
-        yield Text("\nnothing was run into this folder yet: `slimdiff run` begins")
-    if found.reports():
+        yield ProgressBar(total=total, completed=total - len(state.missing), width=BAR_WIDTH)
+    running, stopped = state.trainings_running, state.trainings_stopped
+    yield Text(f"trainings  {len(state.trainings_finished)} finished, {len(running)} running, {len(stopped)} stopped")
+    if state.is_empty():
+        yield Text("\nthis folder is empty: start with `slimdiff run`")
+    if state.reports():
         yield Text()
-        yield _trainings(found, now, bars)
-    failed = [f"{name}  {reason}" for name, reason in found.failed.items()]
-    begun = [f"{name}  {', '.join(parts)}" for name, parts in found.begun.items()]
-    untouched = [name for name in found.missing if name not in found.begun]
-    for heading, lines in (("failed", failed), ("begun, with what is there", begun), ("missing", untouched)):
+        yield _trainings(state, now, bars)
+    failed = [f"{name}  {reason}" for name, reason in state.failed.items()]
+    started = [f"{name}  {', '.join(parts)}" for name, parts in state.started.items()]
+    untouched = [name for name in state.missing if name not in state.started]
+    for heading, lines in (("failed", failed), ("started, with the files so far", started), ("missing", untouched)):
         if lines:
             yield Text(f"\n{heading}", style="bold")
-            yield Text("\n".join(lines[:LISTED]))  # a reason may hold brackets, which are markup elsewhere
-    if max(len(found.failed), len(begun), len(untouched)) > LISTED:
+            yield Text("\n".join(lines[:MAX_LISTED]))  # Text: a reason may hold brackets, which are markup in strings
+    if max(len(state.failed), len(started), len(untouched)) > MAX_LISTED:
         yield Text("… `slimdiff status --json` lists all")
 
 
-def _trainings(found: Survey, now: float, bars: bool) -> RenderableType:
+def _trainings(state: Survey, now: float, bars: bool) -> RenderableType:
     shown = table("training", *([""] * bars), "step", "of", "loss", "images/s", "last report", "left")
-    for name, report in found.reports().items():
-        left = duration(report["eta_s"]) if name in found.trainings_running else "stopped: the next run goes on"
+    for name, report in state.reports().items():
+        left = duration(report["eta_s"]) if name in state.trainings_running else "stopped: the next run continues"
         bar = ProgressBar(total=report["steps"], completed=report["step"], width=BAR_WIDTH)
-        figures = (report["step"], report["steps"], report["loss"], report["images_per_s"])
+        values = (report["step"], report["steps"], report["loss"], report["images_per_s"])
         age = f"{duration(max(0.0, now - _reported_at(report)))} ago"
-        shown.add_row(Text(name), *([bar] * bars), *map(figure, figures), age, left)
+        shown.add_row(Text(name), *([bar] * bars), *map(format_value, values), age, left)
     return shown
