@@ -1,21 +1,38 @@
-"""Linear layers in 8 or 4 bits through bitsandbytes: quantize, find, look into, and build again from a file.
+"""Linear layers quantized to 8 or 4 bits by bitsandbytes, which compute in that form.
 
-Quantized weights get no gradient (bitsandbytes 0.50). So the two meanings of "a model with quantized linears" differ:
-*frozen from the start* (the report's: replace, then train everything but these weights, which stay as initialized), and
-*quantized after* training in float. Both end in the same layers and the same file.
+Quantized weights get no gradient (bitsandbytes 0.50), so a model with quantized linears is one of two: *frozen from the
+start* (as in the paper: these weights stay as initialized, and all others are trained) or *quantized after* training in
+float. Layers and file are the same.
 """
 
+import logging
 import re
 from collections.abc import Mapping
+from types import ModuleType
 
 import torch
 from torch import nn
 
-from slimdiff.compression.bitsandbytes import bitsandbytes, is_quantized
 from slimdiff.errors import UserError
 
 BITS = ("8bit", "4bit")
 FROZEN_PART = re.compile(r"\.(weight|SCB|weight_format|weight\..+)$")
+
+
+def import_bitsandbytes() -> ModuleType:
+    """Import bitsandbytes on use, which takes four seconds of CPU time.
+
+    Its hint about the optional package `kernels`, which fetches code from a hub, is kept out of the logs.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    import bitsandbytes
+
+    return bitsandbytes
+
+
+def is_quantized(module: nn.Module | None) -> bool:
+    """Whether `module` is a layer of bitsandbytes."""
+    return type(module).__module__.startswith("bitsandbytes.")
 
 
 def quantize_linears(network: nn.Module, bits: str, device: torch.device | str = "cpu") -> list[str]:
@@ -23,15 +40,15 @@ def quantize_linears(network: nn.Module, bits: str, device: torch.device | str =
 
     Args:
         bits: `8bit` (absolute maximum per row, int8; Dettmers et al. 2022) or `4bit` (nf4 in blocks of 64).
-        device: where the quantized weights live; the CPU works.
+        device: of the quantized weights; the CPU works.
 
     Returns:
-        Names of the layers that were replaced.
+        Names of the replaced layers.
     """
     _check_bits(bits)
     names = [name for name, module in network.named_modules() if type(module) is nn.Linear]
     if not names:
-        raise UserError(f"quantize.linear is {bits!r}, but the network has no float linear layer left to quantize")
+        raise UserError(f"quantize.linear is {bits!r}, but the network has no float linear layer")
     for name in names:
         old = network.get_submodule(name)
         assert isinstance(old, nn.Linear)
@@ -42,7 +59,7 @@ def quantize_linears(network: nn.Module, bits: str, device: torch.device | str =
 
 
 def restore_linears(network: nn.Module, bits: str, names: list[str], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Replace the layers `names` by quantized ones holding exactly what `tensors` (a state dict on the CPU) says."""
+    """Replace the layers `names` by quantized ones with exactly the values of `tensors`, a state dict on the CPU."""
     _check_bits(bits)
     for name in names:
         old = network.get_submodule(name)
@@ -54,46 +71,46 @@ def restore_linears(network: nn.Module, bits: str, names: list[str], tensors: Ma
             new.load_state_dict(part)
         else:
             quantized = {key: value for key, value in part.items() if key.startswith("weight.")}
-            new.weight = bitsandbytes().nn.Params4bit.from_prequantized(part["weight"], quantized, device="cpu")
+            new.weight = import_bitsandbytes().nn.Params4bit.from_prequantized(part["weight"], quantized, device="cpu")
             if new.bias is not None:
                 new.bias.data.copy_(part["bias"])
         network.set_submodule(name, new)
 
 
 def is_frozen_part(network: nn.Module, key: str) -> bool:
-    """Whether the state dict's `key` belongs to a quantized weight, which training leaves alone."""
+    """Whether the state dict's `key` belongs to a quantized weight, which is not trained."""
     name = FROZEN_PART.sub("", key)
     return name != key and is_quantized(_find(network, name))
 
 
 def dense_weight(module: nn.Module) -> torch.Tensor:
-    """The float weight that a quantized layer stands for, (out, in)."""
+    """Return the dequantized float weight of a quantized layer, (out, in)."""
     if not is_quantized(module):
         raise TypeError(f"{type(module).__name__} is not a quantized linear layer")
     state = module.state_dict()
     if "SCB" in state:  # int8 in units of the row's absolute maximum / 127
         return state["weight"].float() * (state["SCB"].float() / 127.0)[:, None]
     weight = module.weight
-    dense: torch.Tensor = bitsandbytes().functional.dequantize_4bit(weight.data, weight.quant_state)  # type: ignore[union-attr]
+    dense: torch.Tensor = import_bitsandbytes().functional.dequantize_4bit(weight.data, weight.quant_state)  # type: ignore[union-attr]
     return dense
 
 
 def _empty(old: nn.Linear, bits: str) -> nn.Linear:
-    layers, bias = bitsandbytes().nn, old.bias is not None
+    layers, bias = import_bitsandbytes().nn, old.bias is not None
     layer: nn.Linear
     if bits == "8bit":
         layer = layers.Linear8bitLt(old.in_features, old.out_features, bias=bias, has_fp16_weights=False)
     else:
         layer = layers.Linear4bit(old.in_features, old.out_features, bias=bias, quant_type="nf4")
-        # On CPUs with AVX-512 bf16 bitsandbytes 0.50 would rewrite the weight at the first forward pass, round its
-        # scales to bf16 and refuse layers narrower than a block: a result that depends on the machine.
+        # On CPUs with AVX-512 bf16, bitsandbytes 0.50 rewrites the weight at the first forward pass, rounds its scales
+        # to bf16 and refuses layers narrower than a block: results would depend on the machine.
         layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     layer.register_forward_pre_hook(_in_float32)
     return layer
 
 
 def _in_float32(layer: nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Inputs of a quantized layer under autocast: bitsandbytes would turn its bias into their dtype, for good."""
+    """Cast inputs under autocast to float32: bitsandbytes permanently casts its bias to their dtype."""
     return tuple(argument.float() for argument in arguments)
 
 

@@ -1,7 +1,7 @@
-"""Compression steps by name: each takes a network and changes it in place.
+"""Compression techniques by name: each changes a network in place.
 
-A step is one entry of a recipe's list, {name: settings}. It returns what a later load needs to build the network's
-structure again before weights are read (None when the structure is as it was).
+A step is one entry of a recipe's list, {name: settings}. It returns the structural change that a load must repeat
+before it reads weights, or None.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from slimdiff.compression.channels import ChannelSettings, prune_channels
 from slimdiff.compression.linear_quant import BITS, quantize_linears
 from slimdiff.compression.restore import StructuralChange
 from slimdiff.compression.unstructured import Loss, PruneSettings, prune_unstructured
-from slimdiff.compression.weight_only import STORED, quantize_weights
+from slimdiff.compression.weight_only import WEIGHT_FORMATS, quantize_weights
 from slimdiff.errors import UserError
 from slimdiff.io.settings import build
 
@@ -31,13 +31,13 @@ def _quantize(network: nn.Module, settings: Mapping[str, Any], seed: int) -> Str
     if set(settings) == {"weights"}:
         return quantize_weights(network, settings["weights"])
     if set(settings) != {"linear"}:
-        allowed = f"linear ({', '.join(BITS)}) or weights ({', '.join(STORED)})"
-        raise UserError(f"quantize has the keys {sorted(settings)}; allowed: {allowed}, one of them")
+        allowed = f"linear ({', '.join(BITS)}) or weights ({', '.join(WEIGHT_FORMATS)})"
+        raise UserError(f"quantize has the keys {sorted(settings)}; allowed: one of {allowed}")
     names = quantize_linears(network, settings["linear"])
     return {"linear": settings["linear"], "layers": names}
 
 
-STEPS: dict[str, Callable[[nn.Module, Mapping[str, Any], int], StructuralChange | None]] = {
+TECHNIQUES: dict[str, Callable[[nn.Module, Mapping[str, Any], int], StructuralChange | None]] = {
     "prune": _prune,
     "quantize": _quantize,
 }
@@ -46,18 +46,18 @@ STEPS: dict[str, Callable[[nn.Module, Mapping[str, Any], int], StructuralChange 
 def apply_steps(
     network: nn.Module, steps: Sequence[Mapping[str, Any]], seed: int, loss: Loss | None = None
 ) -> list[StructuralChange]:
-    """Apply the recipe's steps in order, in place; returns the structure records for the checkpoint's header.
+    """Apply the recipe's steps in order, in place; return the structural changes for the checkpoint's header.
 
     Args:
-        loss: of a network, for the steps that ask for one (`prune` with allocation `sensitivity`).
+        loss: of a network, for `prune` with allocation `sensitivity`.
     """
     structure = []
     for step in steps:
-        if len(step) != 1 or next(iter(step)) not in STEPS:
-            raise UserError(f"compression step {dict(step)} is not one of: {', '.join(STEPS)}")
+        if len(step) != 1 or next(iter(step)) not in TECHNIQUES:
+            raise UserError(f"compression step is {dict(step)}; allowed: one of {', '.join(TECHNIQUES)}")
         ((name, settings),) = step.items()
         extra = {"loss": loss} if settings.get("allocation") == "sensitivity" else {}
-        record = STEPS[name](network, settings, seed, **extra)
+        record = TECHNIQUES[name](network, settings, seed, **extra)
         if record is not None:
             structure.append(record)
     return structure

@@ -1,8 +1,8 @@
-"""Unstructured pruning by torch.nn.utils.prune: zeros in place, at random or where the weights are small.
+"""Unstructured pruning by torch.nn.utils.prune: zero weights at random or by magnitude, in place.
 
-The report's techniques (§4.2.2). A scope names layers; of all their weights and biases exactly round(amount · elements)
-become zero. They form one pool, or each layer has a share of its own (slimdiff.compression.allocation). Masks are made
-permanent, so that what is left is a plain network with zeros.
+The paper's techniques (§4.2.2). Of all weights and biases of a scope's layers exactly round(amount · elements) become
+zero, from one pool or by a share per layer (slimdiff.compression.allocation). Masks are made permanent: the result is a
+plain network with zeros.
 """
 
 import copy
@@ -15,12 +15,12 @@ from torch import nn
 from torch.nn.utils import prune
 
 from slimdiff.catalog.layers import MODULE, modules, within
-from slimdiff.compression.allocation import ALLOCATIONS, MOST, by_sensitivity, rising
+from slimdiff.compression.allocation import ALLOCATIONS, MAX_SHARE, by_sensitivity, rising
 from slimdiff.errors import UserError
 
 Pool = list[tuple[nn.Module, str]]  # modules, each with the name of one of its parameters
-Loss = Callable[[nn.Module], float]  # of a network of the same structure, on images and noise that stay the same
-PROBED = (0.2, 0.4, 0.6, 0.8, MOST)  # shares of a layer at which its sensitivity is measured
+Loss = Callable[[nn.Module], float]  # of a network of the same structure, on fixed images and noise
+PROBED_SHARES = (0.2, 0.4, 0.6, 0.8, MAX_SHARE)  # of zeros in a layer, to measure its sensitivity
 
 METHODS: dict[str, type[prune.BasePruningMethod]] = {
     "random": prune.RandomUnstructured,
@@ -30,11 +30,11 @@ METHODS: dict[str, type[prune.BasePruningMethod]] = {
 
 @dataclass(frozen=True)
 class PruneSettings:
-    """What to set to zero."""
+    """Which weights to zero."""
 
     method: str  # random | l1
     amount: float  # share of the scope's elements, 0 to below 1
-    scope: str = "global"  # one of the network's prune_scopes(), or `module:` and the name of a layer or a block
+    scope: str = "global"  # a key of prune_scopes(), or `module:NAME` of a layer or block
     allocation: str = "pool"  # one of ALLOCATIONS
 
 
@@ -42,16 +42,16 @@ def prune_unstructured(network: nn.Module, settings: PruneSettings, seed: int, l
     """Zero a share of the scope's elements, in place; the same seed zeroes the same elements.
 
     Args:
-        loss: what allocation `sensitivity` measures layers by.
+        loss: by which the allocation `sensitivity` measures layers.
     """
     if settings.method not in METHODS:
         raise UserError(f"prune.method is {settings.method!r}; allowed: {', '.join(METHODS)}, channels")
     if not 0.0 <= settings.amount < 1.0:
-        raise UserError(f"prune.amount is {settings.amount}; allowed: 0 up to, but not including, 1")
+        raise UserError(f"prune.amount is {settings.amount}; allowed: 0 to below 1")
     if settings.allocation not in ALLOCATIONS:
         raise UserError(f"prune.allocation is {settings.allocation!r}; allowed: {', '.join(ALLOCATIONS)}")
     if settings.allocation == "pool":
-        with _drawn(seed):
+        with _seeded(seed):
             _zero(prunable(network, settings.scope), settings.method, settings.amount)
         return
     sizes = {name: _size(_parameters(network, name)) for name in layers(network, settings.scope)}
@@ -61,49 +61,49 @@ def prune_unstructured(network: nn.Module, settings: PruneSettings, seed: int, l
         raise UserError("prune.allocation is 'sensitivity', which needs images; allowed without: pool, rising")
     else:
         zeros = by_sensitivity(sizes, settings.amount, sensitivity(network, settings, seed, loss))
-    with _drawn(seed):  # once for all layers: one seed each would zero the same places of those of one size
+    with _seeded(seed):  # once: with a seed per layer, layers of one size would get the same zeros
         for name, count in zeros.items():
             _zero(_parameters(network, name), settings.method, count)
 
 
 def sensitivity(
-    network: nn.Module, settings: PruneSettings, seed: int, loss: Loss, shares: Sequence[float] = PROBED
+    network: nn.Module, settings: PruneSettings, seed: int, loss: Loss, shares: Sequence[float] = PROBED_SHARES
 ) -> dict[str, list[tuple[float, float]]]:
-    """The loss with one layer pruned alone, at each of `shares` and at none: a curve for each layer of the scope."""
-    whole = loss(network)
+    """Return a curve per layer of the scope: the loss with that layer alone pruned to 0 and to each of `shares`."""
+    unpruned = loss(network)
     curves = {}
     for name in layers(network, settings.scope):
-        curves[name] = [(0.0, whole)]
+        curves[name] = [(0.0, unpruned)]
         for share in shares:
             pruned = copy.deepcopy(network)
-            with _drawn(seed):
+            with _seeded(seed):
                 _zero(_parameters(pruned, name), settings.method, share)
             curves[name].append((share, loss(pruned)))
     return curves
 
 
 def layers(network: nn.Module, scope: str) -> list[str]:
-    """Names of the scope's layers in the order in which the network defines, and so applies, them.
+    """Return the names of the scope's layers in the order of the network's definition.
 
     Raises:
-        UserError: no scope, no layer and no block of the network is called so.
+        UserError: the network has no such scope, layer or block.
     """
     scopes: dict[str, tuple[str, ...]] = network.prune_scopes()  # type: ignore[operator]
     every = [name for name, _ in network.named_modules() if name in scopes["global"]]
     if scope.startswith(MODULE):
-        found = within(every, scope.removeprefix(MODULE))
-        if not found:
+        selected = within(every, scope.removeprefix(MODULE))
+        if not selected:
             raise UserError(f"prune.scope is {scope!r}; allowed after {MODULE!r}: {', '.join(modules(every))}")
-        return found
+        return selected
     if scope not in scopes:
-        allowed = f"{', '.join(scopes)}, or {MODULE!r} and the name of a layer or a block"
+        allowed = f"{', '.join(scopes)}, or {MODULE!r} and the name of a layer or block"
         raise UserError(f"prune.scope is {scope!r}; allowed for this network: {allowed}")
     return [name for name in every if name in scopes[scope]]
 
 
 @contextmanager
-def _drawn(seed: int) -> Iterator[None]:
-    """Random masks within are `seed`'s; torch's generator is afterwards what it was."""
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed torch's generator within the block, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -111,16 +111,16 @@ def _drawn(seed: int) -> Iterator[None]:
 
 def _zero(pool: Pool, method: str, amount: float | int) -> None:
     """Zero a share (float) or a number (int) of the pool's elements."""
-    for module, name in pool:  # torch flattens by a view, which channels_last refuses; files keep no memory format
+    for module, name in pool:  # torch flattens by a view, which channels_last does not allow
         getattr(module, name).data = getattr(module, name).data.contiguous()
     prune.global_unstructured(pool, pruning_method=METHODS[method], amount=amount)
     for module, name in pool:
         prune.remove(module, name)
-        getattr(module, name).data.add_(0.0)  # torch's masks make negative weights -0.0: their signs take room in files
+        getattr(module, name).data.add_(0.0)  # masks turn negative weights into -0.0, which compresses worse
 
 
 def prunable(network: nn.Module, scope: str) -> Pool:
-    """(module, parameter name) pairs of `scope`, in the order of the scope's modules."""
+    """Return the (module, parameter name) pairs of `scope`, in the order of its modules."""
     scopes: dict[str, tuple[str, ...]] = network.prune_scopes()  # type: ignore[operator]
     names = scopes[scope] if scope in scopes else layers(network, scope)
     return [pair for name in names for pair in _parameters(network, name)]
@@ -130,7 +130,7 @@ def _parameters(network: nn.Module, layer: str) -> Pool:
     module = network.get_submodule(layer)
     for name, parameter in module.named_parameters(recurse=False):
         if not parameter.is_floating_point():
-            raise UserError(f"prune cannot reach {layer}.{name}: it is quantized; prune before quantizing")
+            raise UserError(f"prune.scope includes {layer}.{name}, which is quantized; prune before quantizing")
     return [(module, name) for name, _ in module.named_parameters(recurse=False)]
 
 

@@ -1,18 +1,17 @@
-"""Weights kept in fewer bits in the file and turned back into floats on loading: 8bit, 4bit, bf16.
+"""Weight-only quantization: 8bit, 4bit or bf16 in the file, float again on loading.
 
-The network computes in float all the same, so nothing here makes it faster (compression.linears quantizes layers that
-also run so). Zero stays zero in each of them.
+The network computes in float, so this shrinks the file and changes no speed; slimdiff.compression.linear_quant
+quantizes layers that also compute in fewer bits. Zero stays zero in every format.
 
-- `8bit`: w ≈ q · s with whole q from -127 to 127, one scale s for each output channel, its absolute maximum / 127
+- `8bit`: w ≈ q · s with integers q from -127 to 127. One scale s per output channel, its absolute maximum / 127
   (Krishnamoorthi 2018, section 3.1.3).
-- `4bit`: w ≈ NF4[q] · s, the 16 levels of Dettmers et al. 2023 (QLoRA, appendix E), one scale for 64 weights in a row
-  of the flattened tensor, their absolute maximum; two q in a byte, the first in its upper half.
-- `bf16`: every parameter, biases, norms and embedding tables included, rounded to nearest even.
+- `4bit`: w ≈ NF4[q] · s with the 16 levels of Dettmers et al. 2023 (QLoRA, appendix E). One scale per 64 consecutive
+  weights of the flattened tensor, their absolute maximum. A byte holds two q, the first in its upper half.
+- `bf16`: every parameter, including biases, norms and embedding tables, rounded to nearest even.
 
-8bit and 4bit take the weights of every convolution and linear layer; biases, norms, embedding tables and buffers stay
-as they are. Scales are bfloat16: with a significand that short, dividing by them gives back every q, and the largest
-weight of a row gives back the scale. So quantizing a second time finds the same, and a loaded network is written as the
-bytes that it was read from.
+8bit and 4bit quantize the weights of every convolution and linear layer; biases, norms, embedding tables and buffers
+are unchanged. Scales are bfloat16. Their significand is so short that dividing by them recovers every q, and a row's
+largest weight recovers the scale. Quantizing is thus idempotent, and a loaded network is written byte for byte as read.
 """
 
 from collections.abc import Mapping
@@ -21,12 +20,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff.compression.bitsandbytes import is_quantized
+from slimdiff.compression.linear_quant import is_quantized
 from slimdiff.errors import UserError
 
-STORED = ("8bit", "4bit", "bf16")
-BLOCK = 64  # weights to a scale in 4 bits
-LARGEST = 127  # q in 8 bits
+WEIGHT_FORMATS = ("8bit", "4bit", "bf16")
+BLOCK = 64  # weights per scale in 4bit
+LARGEST = 127  # q in 8bit
 # The levels of bitsandbytes' nf4: quantiles of a normal distribution, scaled to [-1, 1], with an exact zero.
 NF4 = (
     -1.0,
@@ -46,7 +45,7 @@ NF4 = (
     0.7229568362236023,
     1.0,
 )
-SCALE = ".scale"  # after a tensor's name: its scales
+SCALE = ".scale"  # suffix of a tensor's scales
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)  # their weight is (in, out / groups, …)
 
@@ -55,33 +54,33 @@ Tensors = dict[str, torch.Tensor]
 
 
 def quantize_weights(network: nn.Module, kind: str) -> Record:
-    """Give `network` the float weights that a file in `kind` will bring back, in place.
+    """Round the float weights of `network` to those that a file in format `kind` restores, in place.
 
     Args:
         kind: `8bit`, `4bit` or `bf16`.
 
     Returns:
-        The record for the checkpoint's header, by which `encode` and `decode` find the tensors.
+        The record for the checkpoint's header, which `encode` and `decode` need.
 
     Raises:
-        UserError: another kind, or a layer that already runs quantized.
+        UserError: the format is unknown, or a layer is already quantized.
     """
-    if kind not in STORED:
-        raise UserError(f"quantize.weights is {kind!r}; allowed: {', '.join(STORED)}")
+    if kind not in WEIGHT_FORMATS:
+        raise UserError(f"quantize.weights is {kind!r}; allowed: {', '.join(WEIGHT_FORMATS)}")
     taken = next((name for name, module in network.named_modules() if is_quantized(module)), None)
     if taken is not None:
-        raise UserError(f"quantize.weights is {kind!r}, but layer {taken} is quantized already: leave one of them out")
+        raise UserError(f"quantize.weights is {kind!r}, but layer {taken} is already quantized; leave one of them out")
     record: Record = {"weights": kind, "tensors": _chosen(network, kind)}
     state = network.state_dict()
     floats = decode(encode({name: state[name] for name in record["tensors"]}, record), record)
     with torch.no_grad():
         for name, value in floats.items():
-            state[name].copy_(value)  # a state dict shares its memory with the network, and keeps its memory format
+            state[name].copy_(value)  # a state dict shares the network's memory and memory format
     return record
 
 
 def encode(tensors: Mapping[str, torch.Tensor], record: Record) -> Tensors:
-    """`tensors` (a state dict) as the file keeps them: those that `record` names in its kind, the others unchanged."""
+    """Return `tensors` (a state dict) as stored: those named by `record` quantized, the others unchanged."""
     kind, chosen = record["weights"], record["tensors"]
     stored: Tensors = {}
     for name, tensor in tensors.items():
@@ -96,15 +95,15 @@ def encode(tensors: Mapping[str, torch.Tensor], record: Record) -> Tensors:
 
 
 def decode(stored: Mapping[str, torch.Tensor], record: Record) -> Tensors:
-    """The state dict of float tensors that `stored`, what `encode` made, stands for.
+    """Return the state dict of float tensors encoded in `stored`; inverse of `encode`.
 
     Raises:
-        UserError: a tensor is missing or has another size than `record` says.
+        UserError: a tensor is missing or does not have the shape in `record`.
     """
     kind, chosen = record["weights"], record["tensors"]
     missing = next((name for name in chosen if name not in stored), None)
     if missing is not None:
-        raise UserError(f"checkpoint and header do not fit: {missing!r} is to be stored in {kind} and is not there")
+        raise UserError(f"checkpoint and header do not match: {missing!r}, stored in {kind}, is missing")
     tensors: Tensors = {}
     for name, tensor in stored.items():
         owner = name.removesuffix(SCALE)
@@ -116,7 +115,7 @@ def decode(stored: Mapping[str, torch.Tensor], record: Record) -> Tensors:
 
 
 def _chosen(network: nn.Module, kind: str) -> dict[str, dict[str, Any]]:
-    """What is stored by tensor name: shape, and for transposed convolutions their groups; in bf16 every parameter."""
+    """Return the tensors to quantize, with shapes and groups of transposed convolutions; for bf16 all parameters."""
     if kind == "bf16":
         return {name: {} for name, parameter in network.named_parameters() if parameter.is_floating_point()}
     chosen: dict[str, dict[str, Any]] = {}
@@ -127,12 +126,12 @@ def _chosen(network: nn.Module, kind: str) -> dict[str, dict[str, Any]]:
                 what["transposed_groups"] = module.groups
             chosen[f"{name}.weight"] = what
     if not chosen:
-        raise UserError(f"quantize.weights is {kind!r}, but the network has neither a convolution nor a linear layer")
+        raise UserError(f"quantize.weights is {kind!r}, but the network has neither convolutions nor linear layers")
     return chosen
 
 
 def _rows(weight: torch.Tensor, what: Mapping[str, Any], kind: str) -> torch.Tensor:
-    """The weights (rows, n) that share scales row by row: output channels, or blocks filled up with zeros."""
+    """Return the weights as (rows, n) with one scale per row: output channels, or zero-padded blocks."""
     if kind == "4bit":
         flat = weight.flatten()
         return nn.functional.pad(flat, (0, -flat.numel() % BLOCK)).unflatten(0, (-1, BLOCK))
@@ -143,7 +142,7 @@ def _rows(weight: torch.Tensor, what: Mapping[str, Any], kind: str) -> torch.Ten
 
 
 def _unrows(rows: torch.Tensor, what: Mapping[str, Any], kind: str) -> torch.Tensor:
-    """The way back of `_rows`."""
+    """Invert `_rows`."""
     shape: list[int] = what["shape"]
     if kind == "4bit":
         return rows.flatten()[: torch.Size(shape).numel()].reshape(shape)
@@ -155,9 +154,9 @@ def _unrows(rows: torch.Tensor, what: Mapping[str, Any], kind: str) -> torch.Ten
 
 
 def _scales(rows: torch.Tensor, largest: float) -> torch.Tensor:
-    """The absolute maximum of each row / `largest`, (rows,) bfloat16.
+    """Return the absolute maximum of each row / `largest`, (rows,) bfloat16.
 
-    Rows too small for a scale become zeros. Rows with NaN or infinity, of a training that failed, become NaN.
+    Rows too small for a scale become zero. Rows with NaN or infinity, from a failed training, become NaN.
     """
     scales = (rows.abs().amax(1) / largest).to(torch.bfloat16)
     scales[scales.abs() < torch.finfo(torch.float32).tiny] = 0
@@ -166,18 +165,18 @@ def _scales(rows: torch.Tensor, largest: float) -> torch.Tensor:
 
 
 def _in_steps(rows: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """The weights in units of their row's scale; 0 where there is no such unit."""
+    """Return the weights in units of their row's scale; 0 if the scale is 0 or NaN."""
     return (rows / scales.float()[:, None]).nan_to_num(0.0, 0.0, 0.0)
 
 
 def _quantize_8bit(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """q int8 (rows, n), and scales (rows,)."""
+    """Return q int8 (rows, n) and scales (rows,)."""
     scales = _scales(rows, LARGEST)
     return _in_steps(rows, scales).round().clamp(-LARGEST, LARGEST).to(torch.int8), scales
 
 
 def _quantize_4bit(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """q two by two in uint8 (rows, 32), and scales (rows,)."""
+    """Return pairs of q in uint8 (rows, 32) and scales (rows,)."""
     scales = _scales(rows, 1.0)
     levels = torch.tensor(NF4, device=rows.device)
     q = torch.bucketize(_in_steps(rows, scales), (levels[1:] + levels[:-1]) / 2).to(torch.uint8)  # the nearest level
@@ -191,7 +190,7 @@ def _dequantize(name: str, stored: Mapping[str, torch.Tensor], what: Mapping[str
     room = codes.numel() * 2 - elements if kind == "4bit" else codes.numel() - elements
     fits = codes.dim() == 2 and codes.dtype == dtype and width in (None, codes.shape[-1])
     if not fits or not 0 <= room < (BLOCK if kind == "4bit" else 1) or scales is None or len(scales) != len(codes):
-        raise UserError(f"checkpoint and header do not fit: {name!r} is not the {kind} form of {what['shape']}")
+        raise UserError(f"checkpoint and header do not match: {name!r} is not the {kind} form of {what['shape']}")
     if kind == "8bit":
         values = codes.float()
     else:
