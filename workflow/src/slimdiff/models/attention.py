@@ -1,4 +1,4 @@
-"""softmax(q kᵀ / sqrt(d)) v, by the kernel that is fastest for it."""
+"""Scaled dot-product attention by the fastest kernel for the device, dtype and number of tokens."""
 
 from typing import Any
 
@@ -8,14 +8,15 @@ import torch.nn.functional as F
 from slimdiff.models import attention_avx512
 from slimdiff.runtime.devices import has_amx
 
-SHORT = 256  # tokens up to which torch's bf16 kernel is slower on a CPU than its float32 one, with AMX or without
+SHORT = 256  # tokens; up to this many torch's bf16 CPU kernel is slower than its float32 one, even with AMX
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Scaled dot-product attention of q, k, v (N, heads, tokens, d), in their precision: (N, heads, tokens, d).
+    """Return softmax(q kᵀ / sqrt(d)) v for q, k, v (N, heads, tokens, d), in their dtype: (N, heads, tokens, d).
 
-    Torch's, but for bfloat16 on a CPU. There few tokens are computed in float32; many by torch's bf16 kernel where the
-    processor has AMX, else by our own (slimdiff.models.attention_avx512), else in float32 as well (docs/decisions.md).
+    All but bfloat16 on a CPU goes to torch's kernel. On a CPU, bfloat16 of few tokens is computed in float32. Of many,
+    it goes to torch's bf16 kernel on processors with AMX, else to the AVX-512 kernel if available, else to float32
+    (docs/decisions).
     """
     if q.device.type != "cpu" or q.element_size() >= 4:
         return F.scaled_dot_product_attention(q, k, v)
@@ -23,14 +24,14 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor
         if has_amx():
             return F.scaled_dot_product_attention(q, k, v)
         if attention_avx512.fits(q, k, v):
-            mixed: torch.Tensor = _Own.apply(q.contiguous(), k.contiguous(), v.contiguous())
+            mixed: torch.Tensor = _AVX512Attention.apply(q.contiguous(), k.contiguous(), v.contiguous())
             return mixed
     with torch.autocast("cpu", enabled=False):
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
 
 
-class _Own(torch.autograd.Function):
-    """Our kernel and its gradients."""
+class _AVX512Attention(torch.autograd.Function):
+    """The AVX-512 kernel and its gradients."""
 
     @staticmethod
     def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

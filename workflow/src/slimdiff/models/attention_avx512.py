@@ -1,8 +1,8 @@
-"""Attention in bfloat16 for CPUs that have AVX-512 BF16 and no AMX: AMD's since Zen 4. avx512bf16.c says how.
+"""The AVX-512 attention kernel: bfloat16 on CPUs with AVX-512 BF16 but no AMX, such as AMD's since Zen 4.
 
-torch has no such kernel: its own take two to three times as long there, in bfloat16 and in float32
-(benchmarks/attention.py). The source is compiled when it is first needed, which takes two seconds, into a file that is
-gone once it is loaded. Where there is no C compiler, torch's kernel does the work; `slimdiff doctor` says so.
+torch's kernels take two to three times as long there, in bfloat16 and in float32 (benchmarks/attention.py). The source,
+attention_avx512.c, is compiled on first use, which takes two seconds; the library is deleted once loaded. Without a C
+compiler torch's kernel is used, and `slimdiff doctor` reports it.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ import torch
 from slimdiff.runtime.devices import cpu_flags
 
 SOURCE = Path(__file__).with_suffix(".c")
-# Of the source: an edit there is one here, so that fingerprints see it.
+# Of the C source: fingerprints see Python alone, so an edit there must change this.
 SHA256 = "60823942d3bf5b115c1f6c8708f96edef4a0958c24ffdf5b6ac1f3d433a62b1e"
 INSTRUCTIONS = {
     "avx512f": "-mavx512f",
@@ -35,18 +35,21 @@ BLOCK = 128  # tokens are a multiple of it
 
 
 def fits(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
-    """Whether the kernel is there and takes these: bfloat16 of one shape, heads of a width in WIDTHS, tokens a multiple
-    of BLOCK, and real tensors rather than what a compiler traces with."""
+    """Whether the kernel is available and supports these tensors.
+
+    They must be bfloat16 of one shape, with a head width in WIDTHS and a multiple of BLOCK tokens, and not a compiler's
+    traced tensors.
+    """
     plain = all(type(tensor) is torch.Tensor and tensor.dtype == torch.bfloat16 for tensor in (q, k, v))
     shapes = q.shape == k.shape == v.shape and q.shape[-1] in WIDTHS and q.shape[-2] % BLOCK == 0
     return plain and shapes and not torch.compiler.is_compiling() and load()[0] is not None
 
 
 def forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """softmax(q kᵀ / sqrt(d)) v, and what its gradients need: log2 of each query's sum of exponentials.
+    """Return softmax(q kᵀ / sqrt(d)) v and, for its gradients, log2 of each query's sum of exponentials.
 
     Args:
-        q, k, v: bfloat16 (…, tokens, d), contiguous, as `fits` has them.
+        q, k, v: bfloat16 (…, tokens, d), contiguous, accepted by `fits`.
 
     Returns:
         bfloat16 (…, tokens, d) and float32 (…, tokens).
@@ -59,7 +62,7 @@ def forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Te
 def backward(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, grad: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The gradients of q, k and v from that of `out`, all like q."""
+    """Return the gradients of q, k and v from that of `out`, all shaped like q."""
     delta = (out.float() * grad.float()).sum(-1)
     grads = torch.empty_like(q), torch.empty_like(q), torch.empty_like(q)
     _call("attention_backward", (q, k, v, grad, lse, delta, *grads), q.shape)
@@ -68,7 +71,7 @@ def backward(
 
 @functools.cache
 def load() -> tuple[ctypes.CDLL | None, str]:
-    """The compiled kernel and an empty text; or none, and why."""
+    """Return the compiled kernel and "", or None and the reason."""
     missing = sorted(set(INSTRUCTIONS) - cpu_flags())
     if missing:
         return None, f"this processor lacks {', '.join(missing)}"
@@ -77,21 +80,26 @@ def load() -> tuple[ctypes.CDLL | None, str]:
         raise RuntimeError(f"{SOURCE} was edited: put its new SHA-256 into {__name__}.SHA256")
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        return None, "there is no C compiler: install gcc, or set CC"
+        return None, "there is no C compiler: install gcc or set CC"
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder, "attention.so")
-        done = subprocess.run([compiler, *OPTIONS, "-o", made, SOURCE, "-lm"], capture_output=True, text=True)
+        library = Path(folder, "attention.so")
+        done = subprocess.run([compiler, *OPTIONS, "-o", library, SOURCE, "-lm"], capture_output=True, text=True)
         if done.returncode:
-            return None, f"{compiler} cannot compile it: {done.stderr.strip().splitlines()[0] if done.stderr else ''}"
+            return (
+                None,
+                f"{compiler} cannot compile the kernel: {done.stderr.strip().splitlines()[0] if done.stderr else ''}",
+            )
         try:
-            return ctypes.CDLL(str(made)), ""
+            return ctypes.CDLL(str(library)), ""
         except OSError as error:
-            return None, f"it cannot be loaded: {error}"
+            return None, f"the compiled kernel does not load: {error}"
 
 
 def _call(name: str, tensors: tuple[torch.Tensor, ...], shape: torch.Size) -> None:
-    """Call a function of the kernel for all heads, torch's number of threads at once. No head sees another one's
-    numbers, so results do not depend on the threads."""
+    """Call a function of the kernel for all heads, on torch's number of threads.
+
+    Heads are independent, so results do not depend on the number of threads.
+    """
     library, why = load()
     if library is None:
         raise RuntimeError(why)
@@ -105,7 +113,7 @@ def _call(name: str, tensors: tuple[torch.Tensor, ...], shape: torch.Size) -> No
             for tensor in tensors
         ]
         if function(*places, end - first, tokens, width, ctypes.c_float(width**-0.5)):
-            raise MemoryError("no memory for attention")
+            raise MemoryError("out of memory in the AVX-512 attention kernel")
 
     if threads == 1:
         run(0, heads)

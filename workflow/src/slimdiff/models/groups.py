@@ -1,15 +1,15 @@
-"""How a training's `groups` divides a convolution."""
+"""Groups of a convolution under the training option `groups`."""
 
 import math
 
 from slimdiff.errors import UserError
 
 
-def split(c_in: int, c_out: int, groups: int | str) -> int:
-    """The groups of a convolution with these channels: `groups`, which must divide both, or for `max` the most.
+def conv_groups(c_in: int, c_out: int, groups: int | str) -> int:
+    """Return the groups of a convolution: `groups`, or the greatest common divisor of the channels for `max`.
 
     Raises:
-        UserError: `groups` does not divide them.
+        UserError: `groups` does not divide both channel counts.
     """
     if groups == "max":
         return math.gcd(c_in, c_out)

@@ -1,8 +1,8 @@
-"""The score network of Song's tutorial on score-based models: a small U-Net without padding, told the noise level.
+"""The paper's NCSN: the score network of Song's tutorial, a small U-Net without padding.
 
-Y. Song, "A tutorial on score-based generative modelling" (2021); the report's NCSN. The raw output is returned: to
-divide it by the marginal standard deviation is the business of the preconditioning (slimdiff.diffusion.denoiser).
-Told classes, which the report's is not, it adds a vector for each to the noise level's features, as the U-Net does.
+Y. Song, "A tutorial on score-based generative modelling" (2021). The raw output is returned; the preconditioning
+(slimdiff.diffusion.denoiser) divides it by the marginal standard deviation. With classes, which the paper's NCSN does
+not have, the label's embedding is added to that of the noise level, as in the U-Net.
 """
 
 import math
@@ -14,26 +14,21 @@ import torch.nn.functional as F
 from torch import nn
 
 from slimdiff.errors import UserError
-from slimdiff.models.groups import split
+from slimdiff.models.groups import conv_groups
 
 STRIDES = (1, 2, 2, 2)
 
 
 @dataclass(frozen=True)
 class NCSNSettings:
-    """The network's free choices."""
+    """Settings of the network."""
 
     channels: tuple[int, ...] = (32, 64, 128, 256)  # of the four levels
     embed_dim: int = 256  # width of the noise level's embedding
     fourier_scale: float = 30.0  # standard deviation of the fixed frequencies
-    norm_groups: tuple[int, ...] = (
-        4,
-        32,
-        32,
-        32,
-    )  # groups of each level's GroupNorm; the second is also the last norm's
+    norm_groups: tuple[int, ...] = (4, 32, 32, 32)  # of each level's GroupNorm; the last norm has the second, too
     sigma: float = 25.0  # base of the VE SDE
-    classes: int = 0  # that it can be told; 0: it is told none
+    classes: int = 0  # 0: unconditional
 
 
 class GaussianFourierEmbedding(nn.Module):
@@ -53,9 +48,8 @@ class GaussianFourierEmbedding(nn.Module):
 class ScoreNetwork(nn.Module):
     """Four levels down, four up, skips by concatenation, one linear layer of the embedding per level.
 
-    `groups` splits the inner convolutions: a number must divide both channel counts of each of them; `max` takes
-    each layer's greatest common divisor. The first and the last layer, which touch the image's channels, take the
-    same count where it divides both and stay whole where it does not.
+    `groups` divides the inner convolutions: a number must divide both channel counts of each; `max` is each layer's
+    greatest common divisor. The first and the last layer have 1 group if a number does not divide the image's channels.
     """
 
     def __init__(self, settings: NCSNSettings, image_channels: int, image_size: int, groups: int | str = 1) -> None:
@@ -67,14 +61,14 @@ class ScoreNetwork(nn.Module):
         sizes = _level_sizes(image_size)
 
         def conv(name: str, c_in: int, c_out: int, level: int) -> nn.Conv2d:
-            split = _split(name, c_in, c_out, groups, image_channels)
-            return nn.Conv2d(c_in, c_out, 3, stride=STRIDES[level], bias=False, groups=split)
+            count = _conv_groups(name, c_in, c_out, groups, image_channels)
+            return nn.Conv2d(c_in, c_out, 3, stride=STRIDES[level], bias=False, groups=count)
 
         def tconv(name: str, c_in: int, c_out: int, level: int, bias: bool = False) -> nn.ConvTranspose2d:
-            split = _split(name, c_in, c_out, groups, image_channels)
+            count = _conv_groups(name, c_in, c_out, groups, image_channels)
             extra = sizes[level] - ((sizes[level + 1] - 1) * STRIDES[level] + 3)
             return nn.ConvTranspose2d(
-                c_in, c_out, 3, stride=STRIDES[level], bias=bias, groups=split, output_padding=extra
+                c_in, c_out, 3, stride=STRIDES[level], bias=bias, groups=count, output_padding=extra
             )
 
         self.fourier = GaussianFourierEmbedding(embed_dim, settings.fourier_scale)
@@ -121,30 +115,30 @@ class ScoreNetwork(nn.Module):
         return self.tconv1(torch.cat([h, h1], dim=1))
 
     def _features(self, noise_level: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        """(N, embed_dim): sines and cosines of the noise level, and the class's vector where there is a class."""
+        """Return (N, embed_dim): the noise level's Fourier features, plus the label's embedding if there is a label."""
         features: torch.Tensor = self.fourier(noise_level)
         if labels is None or not self.classes:
             return features
         return features + self.label(labels.clamp_min(0)) * (labels >= 0)[:, None]
 
     def prune_scopes(self) -> dict[str, tuple[str, ...]]:
-        """Module names that each pruning scope covers: the report's split (its list in §4.2.2).
+        """Return the module names of each pruning scope, as the paper lists them (§4.2.2).
 
-        All their weights and biases count; the embedding's layers and the norms are in none.
+        Scopes hold weights and biases; no scope holds the embedding or the norms.
         """
         middle = ("conv3", "dense3", "conv4", "dense4", "tconv4", "dense5", "tconv3")
         extremes = ("conv1", "dense1", "conv2", "dense2", "dense6", "tconv2", "dense7", "tconv1")
         return {"global": middle + extremes, "middle": middle, "extremes": extremes}
 
     def channel_plan(self) -> dict[str, Any]:
-        """What a tool that removes channels must know: `inputs` to trace the network with, the layers that `keep` all
-        their outputs, and the `heads` of every attention by the name of its module."""
+        """Return what channel pruning needs: `inputs` for tracing, layers that `keep` all outputs, and the `heads` of
+        each attention module."""
         x = torch.zeros(1, self.conv1.in_channels, self.image_size, self.image_size)
         return {"inputs": (x, torch.zeros(1)), "keep": ("tconv1",), "heads": {}}
 
 
 def _level_sizes(image_size: int) -> list[int]:
-    """Height of the image and of each level's activations."""
+    """Return the height of the image and of each level's activations."""
     sizes = [image_size]
     for stride in STRIDES:
         sizes.append((sizes[-1] - 3) // stride + 1)
@@ -162,7 +156,7 @@ def _check_norms(pairs: tuple[tuple[int, int], ...]) -> None:
             )
 
 
-def _split(name: str, c_in: int, c_out: int, groups: int | str, image_channels: int) -> int:
-    """Groups of the layer; the first and the last stay whole where the count does not divide the image's channels."""
+def _conv_groups(name: str, c_in: int, c_out: int, groups: int | str, image_channels: int) -> int:
+    """Return the groups of a layer: 1 for the first and the last if `groups` does not divide the image's channels."""
     outer = name in ("conv1", "tconv1") and groups != "max" and image_channels % int(groups) != 0
-    return 1 if outer else split(c_in, c_out, groups)
+    return 1 if outer else conv_groups(c_in, c_out, groups)

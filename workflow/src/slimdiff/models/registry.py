@@ -1,10 +1,11 @@
-"""Families of networks by name: what `models.*.family` in the configuration may be."""
+"""Networks by the name of their family, the value of `models.*.family`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from slimdiff.errors import UserError
 from slimdiff.io.settings import build
@@ -20,20 +21,41 @@ def _ncsn(model: Mapping[str, Any], groups: int | str) -> nn.Module:
 def _ddpm(model: Mapping[str, Any], groups: int | str) -> nn.Module:
     settings = build(UNetSettings, model["network"], "models.*.network")
     network = UNet(settings, model["channels"], model["image_size"], groups)
-    return network.to(memory_format=torch.channels_last)  # attention then reads pixels as tokens without a copy
+    return network.to(memory_format=torch.channels_last)  # attention reads pixels as tokens without a copy
 
 
-FAMILIES: dict[str, Callable[[Mapping[str, Any], int | str], nn.Module]] = {"ncsn": _ncsn, "ddpm": _ddpm}
+NETWORKS: dict[str, Callable[[Mapping[str, Any], int | str], nn.Module]] = {"ncsn": _ncsn, "ddpm": _ddpm}
 
 
 def build_network(model: Mapping[str, Any], groups: int | str = 1, seed: int = 0) -> nn.Module:
-    """The network that `model` (an entry of `models:`) describes, initialized by `seed`.
+    """Return the network of `model` (an entry of `models:`), initialized from `seed`.
 
-    The global random state is left as it was.
+    The global random state is unchanged.
     """
     family = model["family"]
-    if family not in FAMILIES:
-        raise UserError(f"models.*.family is {family!r}; allowed: {', '.join(FAMILIES)}; others need their plugin")
+    if family not in NETWORKS:
+        raise UserError(f"models.*.family is {family!r}; allowed: {', '.join(NETWORKS)}; others need their plugin")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return FAMILIES[family](model, groups)
+        return NETWORKS[family](model, groups)
+
+
+FILLS = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)  # take the tensor by its keyword
+CHANGES = (torch.Tensor.mul, torch.Tensor.normal_, torch.Tensor.uniform_)  # change values alone
+
+
+class _SkipInit(TorchFunctionMode):
+    """Skip initialization. On the meta device torch imports its compiler to do nothing, which takes a second."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in FILLS or func in CHANGES:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
+
+
+def build_on_meta(model: Mapping[str, Any], groups: int | str = 1) -> nn.Module:
+    """Return the network of `model` on torch's meta device: all shapes, no memory."""
+    with torch.device("meta"), _SkipInit():
+        return build_network(model, groups)

@@ -1,9 +1,9 @@
-"""The report's DDPM: a conditional U-Net with attention, told the noise level and the class.
+"""The paper's DDPM: a class-conditional U-Net with attention.
 
-The architecture of dome272's Diffusion-Models-pytorch (`UNet_conditional`), whose 23,335,299 parameters the report
-prints. Its attention makes a matrix of all pairs of pixels; here scaled_dot_product_attention gives the same result
-without one. Queries, keys and values come from one linear layer and the heads' width from the tensor's shape, so that a
-tool that removes channels can follow them.
+The architecture of dome272's Diffusion-Models-pytorch (`UNet_conditional`) with the paper's 23,335,299 parameters. Its
+attention materializes a matrix of all pairs of pixels; scaled_dot_product_attention gives the same result without one.
+Queries, keys and values are one linear layer, and a head's width follows from the tensor's shape, so that channel
+pruning can trace them.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from torch import nn
 
 from slimdiff.errors import UserError
 from slimdiff.models.attention import attention
-from slimdiff.models.groups import split
+from slimdiff.models.groups import conv_groups
 
 LEVELS_DOWN = 3  # halvings of the image
 WAVELENGTHS = 10_000.0  # of the embedding, from 2π to this many times 2π
@@ -24,26 +24,28 @@ GROUPED = ("bottleneck", "all")
 
 @dataclass(frozen=True)
 class UNetSettings:
-    """The network's free choices."""
+    """Settings of the network."""
 
     base: int = 64  # channels at the image's own size; a multiple of `heads`
-    embed_dim: int = 256  # width of the embedding of noise level and class
+    embed_dim: int = 256  # width of the embedding of noise level and label
     heads: int = 4  # of every attention
-    attention_levels: tuple[int, ...] = (0, 1, 2, 3)  # where there is attention; level l has images of 1/2^l the size
-    classes: int = 10  # that it can be asked for; 0: it knows none
-    grouped: str = "bottleneck"  # which convolutions a training's `groups` divides: bottleneck (the report's) or all
+    attention_levels: tuple[int, ...] = (0, 1, 2, 3)  # with attention; images of level l have 1/2^l the size
+    classes: int = 10  # 0: unconditional
+    grouped: str = (
+        "bottleneck"  # convolutions that the training's `groups` divides: bottleneck (as in the paper) or all
+    )
 
 
 class DoubleConv(nn.Module):
-    """Two 3×3 convolutions, each with one norm over all channels; `residual` adds the input before a last GELU."""
+    """Two 3×3 convolutions, each with a norm over all channels; `residual` adds the input and applies a GELU."""
 
     def __init__(self, c_in: int, c_out: int, c_mid: int | None = None, residual: bool = False, groups: int | str = 1):
         super().__init__()
         c_mid = c_mid or c_out
         self.residual = residual
-        self.conv1 = nn.Conv2d(c_in, c_mid, 3, padding=1, bias=False, groups=split(c_in, c_mid, groups))
+        self.conv1 = nn.Conv2d(c_in, c_mid, 3, padding=1, bias=False, groups=conv_groups(c_in, c_mid, groups))
         self.norm1 = nn.GroupNorm(1, c_mid)
-        self.conv2 = nn.Conv2d(c_mid, c_out, 3, padding=1, bias=False, groups=split(c_mid, c_out, groups))
+        self.conv2 = nn.Conv2d(c_mid, c_out, 3, padding=1, bias=False, groups=conv_groups(c_mid, c_out, groups))
         self.norm2 = nn.GroupNorm(1, c_out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -80,7 +82,7 @@ class Up(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attention between all pixels, then two linear layers, both with a residual and a norm before."""
+    """Attention between all pixels, then two linear layers, each block with a norm before and a residual."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -108,7 +110,7 @@ class SelfAttention(nn.Module):
 class UNet(nn.Module):
     """Three levels down, three double convolutions at the bottom, three levels up.
 
-    `groups` splits the convolutions that `settings.grouped` names.
+    `groups` divides the convolutions that `settings.grouped` names.
     """
 
     def __init__(self, settings: UNetSettings, image_channels: int, image_size: int, groups: int | str = 1) -> None:
@@ -142,7 +144,7 @@ class UNet(nn.Module):
             self.label = nn.Embedding(settings.classes, dim)
 
     def forward(self, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """x (N, C, S, S), noise_level (N,), labels int64 (N,) with -1 for no class → (N, C, S, S)."""
+        """x (N, C, S, S), noise_level (N,), labels int64 (N,) with -1 for none → (N, C, S, S)."""
         embedding = self._embed(noise_level, labels)
         x1 = self.inc(x)
         x2 = self.attend1(self.down1(x1, embedding))
@@ -155,10 +157,10 @@ class UNet(nn.Module):
         return self.outc(h)
 
     def prune_scopes(self) -> dict[str, tuple[str, ...]]:
-        """Module names that each pruning scope covers: the convolutions and linear layers, with their biases.
+        """Return the module names of each pruning scope: convolutions and linear layers, with their biases.
 
-        `middle` is what works on images of a quarter of the size and less, `extremes` the rest. Norms and the embedding
-        of the classes are in none.
+        `middle` works on images of a quarter of the size or less, `extremes` is the rest. No scope holds the norms or
+        the label's embedding.
         """
         middle: list[str] = []
         extremes: list[str] = []
@@ -169,17 +171,17 @@ class UNet(nn.Module):
         return {"global": (*middle, *extremes), "middle": tuple(middle), "extremes": tuple(extremes)}
 
     def channel_plan(self) -> dict[str, Any]:
-        """What a tool that removes channels must know: `inputs` to trace the network with, the layers that `keep` all
-        their outputs, and the `heads` of every attention by the name of its module.
+        """Return what channel pruning needs: `inputs` for tracing, layers that `keep` all outputs, and the `heads` of
+        each attention module.
 
-        The embedding keeps its width, which is the sines' and cosines'; so the labels need not be traced.
+        The embedding keeps its width, that of its sines and cosines, so labels need not be traced.
         """
         x = torch.zeros(1, self.outc.out_channels, self.image_size, self.image_size)
         heads = {name: module.heads for name, module in self.named_modules() if isinstance(module, SelfAttention)}
         return {"inputs": (x, torch.zeros(1)), "keep": ("outc",), "heads": heads}
 
     def _embed(self, noise_level: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        """(N, embed_dim): sines and cosines of the noise level, and the class's vector where there is a class."""
+        """Return (N, embed_dim): sines and cosines of the noise level, plus the label's embedding if there is one."""
         exponent = torch.arange(0, self.embed_dim, 2, device=noise_level.device) / self.embed_dim
         angle = noise_level[:, None] * WAVELENGTHS**-exponent
         embedding = torch.cat([angle.sin(), angle.cos()], dim=-1)
