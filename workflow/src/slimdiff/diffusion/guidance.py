@@ -1,8 +1,8 @@
-"""Classifier-free guidance (Ho and Salimans 2022): the denoiser that samplers are given.
+"""Classifier-free guidance (Ho and Salimans 2022): the denoiser that samplers call.
 
-D = lerp(D(x, no label), D(x, label), scale): 0 is the unconditional denoiser, 1 the conditional one, more than 1
-exaggerates what the label changes. D and the network's output differ by an affine map that both passes share, so this
-is the same as mixing noise predictions. Both passes are one batch of twice the size.
+D = lerp(D(x, no label), D(x, label), scale). Scale 0 is unconditional, 1 conditional; above 1 the label's effect is
+exaggerated. D is an affine map of the network's output that both passes share, so this equals mixing noise predictions.
+Both passes run as one batch of twice the size.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,17 +10,16 @@ from collections.abc import Callable, Sequence
 import torch
 
 from slimdiff.diffusion.denoiser import NO_LABEL, WHITE, Denoiser
-from slimdiff.diffusion.ve import VESDE
-from slimdiff.diffusion.vp import VP
+from slimdiff.diffusion.processes import VESDE, VP
 
 
 class Guided:
-    """A denoiser with the labels of the images that are being drawn.
+    """A denoiser with the labels of a batch.
 
     Args:
-        labels: int64 (N,) for the N images of a call; None: no network pass is told a label.
-        scale: of guidance, where there are labels.
-        clip: keep estimates of x_0 within black and white. With few steps noise predictions diverge otherwise.
+        labels: int64 (N,) for the N images of a call; None: unconditional.
+        scale: of guidance; unused without labels.
+        clip: clamp estimates of x_0 to [black, white]. With few steps noise predictions diverge otherwise.
         watch: called after each call.
     """
 
@@ -40,25 +39,25 @@ class Guided:
 
     @property
     def passes(self) -> int:
-        """Network evaluations per image of one call."""
+        """Network evaluations per image and call."""
         return 1 if self.labels is None or self.scale in (0.0, 1.0) else 2
 
     @property
     def sde(self) -> VESDE:
-        """Of the denoiser."""
+        """The denoiser's VE SDE."""
         return self.denoiser.sde
 
     @property
     def vp(self) -> VP:
-        """Of the denoiser."""
+        """The denoiser's VP process."""
         return self.denoiser.vp
 
     def sigma_range(self) -> tuple[float, float]:
-        """Of the denoiser."""
+        """Return the denoiser's smallest and largest noise level."""
         return self.denoiser.sigma_range()
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """x (N, C, S, S) and sigma (N,) → the estimate of x_0."""
+        """Return the estimate of x_0 for x (N, C, S, S) and sigma (N,)."""
         x_0 = self._estimate(x, sigma)
         if self.watch is not None:
             self.watch()
@@ -75,6 +74,6 @@ class Guided:
 
 
 def labels_in_turn(n: int, classes: int | Sequence[int]) -> torch.Tensor:
-    """Labels (n,) that go through the classes, all of them or those listed, again and again."""
+    """Return labels (n,) that cycle through the classes: all of a number, or those listed."""
     order = torch.tensor(list(range(classes)) if isinstance(classes, int) else list(classes))
     return order[torch.arange(n) % len(order)]

@@ -1,4 +1,4 @@
-"""Noise that belongs to an image, not to a batch: image 17 gets the same draws at any batch size, on any device."""
+"""Noise per image, not per batch: image 17 gets the same draws at any batch size, on any device."""
 
 import hashlib
 from collections.abc import Iterable
@@ -7,19 +7,19 @@ import torch
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed from `parts`, spread so that neighbouring numbers give unrelated streams."""
+    """Return a 63-bit seed from `parts`, hashed so that neighbouring numbers give unrelated streams."""
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 class ImageNoise:
-    """One CPU generator per image of the run, seeded by (seed, index of the image)."""
+    """One CPU generator per image, seeded by (seed, index of the image)."""
 
     def __init__(self, seed: int, indices: Iterable[int], device: torch.device | str = "cpu") -> None:
         self.generators = [torch.Generator().manual_seed(derive_seed(seed, "image", index)) for index in indices]
         self.device = torch.device(device)
 
     def normal(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """Standard normal (images, *shape), the next draw of every image's generator."""
+        """Return standard normal noise (images, *shape), the next draw of every image's generator."""
         draws = [torch.randn(shape, generator=generator) for generator in self.generators]
         return torch.stack(draws).to(self.device)

@@ -1,7 +1,8 @@
-"""Samplers by name: each takes a guided denoiser, the images' own noise and settings.
+"""Samplers by name. `sample` runs one on a guided denoiser, with noise that belongs to each image.
 
-Every step uses an image's own noise and nothing of its neighbours (the tutorial's predictor-corrector takes a mean over
-the batch, and its ODE solver one step size for all), so an image does not depend on the batch it was made in.
+A step uses an image's own noise and nothing of the other images, so an image does not depend on its batch. The
+tutorial's samplers differ: its predictor-corrector averages over the batch, and its ODE solver has one step size for
+all. Options and numbers of evaluations are in slimdiff.catalog.samplers.
 """
 
 import functools
@@ -11,12 +12,13 @@ from dataclasses import dataclass
 
 import torch
 
+from slimdiff.catalog.samplers import SAMPLER_FACTS
 from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.dopri5 import solve
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
+from slimdiff.diffusion.processes import TIME_MIN
 from slimdiff.diffusion.schedulers import SCHEDULERS, Shape, run_scheduler
-from slimdiff.diffusion.ve import TIME_MIN
 from slimdiff.errors import UserError
 
 SDE_TIME_END = 1e-3  # where the tutorial's stochastic samplers stop
@@ -24,19 +26,19 @@ SDE_TIME_END = 1e-3  # where the tutorial's stochastic samplers stop
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """Which sampler and its constants; those that a method does not use are ignored."""
+    """A sampler and its options; options of other samplers are ignored."""
 
     method: str
     steps: int = 10  # all but ode
-    sigma_min: float | None = None  # heun, euler; None: what the training covered
-    sigma_max: float | None = None
-    rho: float = 7.0  # heun, euler: how the noise levels crowd towards sigma_min
-    grid: int | None = None  # euler: a multiple of steps, of so many steps' levels it takes some; None: as many
+    sigma_min: float | None = None  # heun, euler; None: the smallest noise level of training
+    sigma_max: float | None = None  # heun, euler; None: the largest
+    rho: float = 7.0  # heun, euler: how densely the noise levels crowd towards sigma_min
+    grid: int | None = None  # euler: length of the noise schedule to subsample, a multiple of steps; None: steps
     snr: float = 0.16  # predictor-corrector: signal-to-noise ratio of the corrector's step
     tolerance: float = 1e-5  # ode: absolute and relative
-    guidance: float = 1.0  # scale of classifier-free guidance: 0 ignores the labels, 1 is plainly conditional
-    clip: bool = False  # keep every estimate of x_0 within black and white
-    reuse: int = 1  # evaluations of a U-Net that share the features of one (slimdiff.inference.deepcache); 1: none do
+    guidance: float = 1.0  # scale of classifier-free guidance; 0: unconditional, 1: conditional
+    clip: bool = False  # clamp every estimate of x_0 to [black, white]
+    cache_interval: int = 1  # DeepCache: evaluations that share one set of deep features; 1: off
     precision: str = "float32"  # of the network: float32, bfloat16 or auto
 
 
@@ -45,21 +47,39 @@ class SamplerResult:
     """Where sampling ended."""
 
     x: torch.Tensor  # (N, C, S, S) in the process's pixel range
-    evaluations: torch.Tensor  # (N,) calls of the denoiser spent on each image
+    evaluations: torch.Tensor  # (N,) calls of the denoiser per image
+
+
+Level = float | torch.Tensor  # a noise level of the whole batch, or (N,), one for each image
+
+
+def sample(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> SamplerResult:
+    """Draw one image for each generator of `noise`.
+
+    Args:
+        shape: (C, S, S) of an image.
+
+    Raises:
+        UserError: the method is unknown, or does not allow these steps.
+        FloatingPointError: `ode` met a NaN, an infinity or too many steps.
+    """
+    if settings.method not in SAMPLERS:
+        raise UserError(f"sampler.method is {settings.method!r}; allowed: {', '.join(SAMPLERS)}")
+    return SAMPLERS[settings.method].run(denoiser, noise, shape, settings)
 
 
 def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) -> torch.Tensor:
-    """Noise levels from sigma_max down to sigma_min and a final 0: (steps + 1,), Karras et al. 2022, eq. 5."""
+    """Return noise levels from sigma_max down to sigma_min and a final 0: (steps + 1,), Karras et al. 2022, eq. 5."""
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return torch.cat([(high + ramp * (low - high)) ** rho, torch.zeros(1, dtype=torch.float64)])
 
 
 def thinned_sigmas(steps: int, grid: int | None, sigma_min: float, sigma_max: float, rho: float) -> torch.Tensor:
-    """Every (grid / steps)-th of the noise levels that `grid` steps have, and the final 0: (steps + 1,).
+    """Return every (grid / steps)-th of the noise levels of `grid` steps, and the final 0: (steps + 1,).
 
-    The levels are equidistant in sigma^(1 / rho), and so is this choice of them; but its last step begins higher than
-    sigma_min, where a step to 0 still changes something. None: as many levels as steps.
+    Both are equidistant in sigma^(1 / rho). The last step of the thinned levels starts above sigma_min, where a step to
+    0 still changes the image. A `grid` of None subsamples nothing.
     """
     grid = steps if grid is None else grid
     if grid % steps:
@@ -68,51 +88,62 @@ def thinned_sigmas(steps: int, grid: int | None, sigma_min: float, sigma_max: fl
 
 
 def sigma_limits(denoiser: Denoiser | Guided, sigma_min: float | None, sigma_max: float | None) -> tuple[float, float]:
-    """The least and the greatest noise level that were asked for; None: the one that the training covered."""
+    """Return the smallest and the largest noise level: the given ones, or those of training for None."""
     low, high = denoiser.sigma_range()
     return low if sigma_min is None else sigma_min, high if sigma_max is None else sigma_max
 
 
+def euler_step(denoiser: Guided, x: torch.Tensor, sigma: Level, sigma_next: Level) -> torch.Tensor:
+    """Take one step of Euler's method on the probability-flow ODE."""
+    return x + _column(sigma_next - sigma) * _slope(denoiser, x, sigma)
+
+
+def heun_step(denoiser: Guided, x: torch.Tensor, sigma: Level, sigma_next: Level) -> torch.Tensor:
+    """Take one step of Heun's method on the probability-flow ODE: Euler's, corrected unless it ends at 0."""
+    slope, step = _slope(denoiser, x, sigma), _column(sigma_next - sigma)
+    ahead = x + step * slope
+    last = sigma_next == 0
+    if last if isinstance(last, bool) else bool(last.all()):
+        return ahead
+    slope_next = _slope(denoiser, ahead, sigma_next + last * sigma)  # at 0 the slope is undefined, and not used
+    corrected = x + step * (slope + slope_next) / 2
+    return corrected if isinstance(last, bool) else torch.where(_column(last), ahead, corrected)
+
+
 def heun(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> SamplerResult:
-    """Heun's method on the probability-flow ODE (Karras et al. 2022, algorithm 1): 2·steps - 1 evaluations."""
+    """Heun's method on the probability-flow ODE (Karras et al. 2022, algorithm 1)."""
     low, high = sigma_limits(denoiser, settings.sigma_min, settings.sigma_max)
     sigmas = karras_sigmas(settings.steps, low, high, settings.rho).tolist()
     x = noise.normal(shape) * sigmas[0]
-    n = x.shape[0]
     for sigma, sigma_next in itertools.pairwise(sigmas):
-        slope = (x - denoiser(x, x.new_full((n,), sigma))) / sigma
-        x_next = x + (sigma_next - sigma) * slope
-        if sigma_next > 0:
-            slope_next = (x_next - denoiser(x_next, x.new_full((n,), sigma_next))) / sigma_next
-            x_next = x + (sigma_next - sigma) * (slope + slope_next) / 2
-        x = x_next
-    return SamplerResult(x, torch.full((n,), 2 * settings.steps - 1))
+        x = heun_step(denoiser, x, sigma, sigma_next)
+    return _result(x, settings)
 
 
 def euler(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> SamplerResult:
-    """Euler's method on the probability-flow ODE: `steps` evaluations.
+    """Euler's method on the probability-flow ODE.
 
     It is Karras et al. 2022, algorithm 1, without its correction, and DDIM (Song et al. 2021, equation 13) in
-    variables of exploding variance.
+    variance-exploding variables.
     """
     low, high = sigma_limits(denoiser, settings.sigma_min, settings.sigma_max)
     sigmas = thinned_sigmas(settings.steps, settings.grid, low, high, settings.rho).tolist()
     x = noise.normal(shape) * sigmas[0]
-    n = x.shape[0]
     for sigma, sigma_next in itertools.pairwise(sigmas):
-        x = x + (sigma_next - sigma) * (x - denoiser(x, x.new_full((n,), sigma))) / sigma
-    return SamplerResult(x, torch.full((n,), settings.steps))
+        # euler_step divides first: the last bit of published samples would differ
+        x = x + (sigma_next - sigma) * (x - denoiser(x, _levels(x, sigma))) / sigma
+    return _result(x, settings)
 
 
 def euler_maruyama(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> SamplerResult:
-    """The reverse SDE in `steps` equal steps of t, from 1 to 1e-3; the last step's noise is left out."""
+    """The reverse SDE in `steps` equal steps of t, from 1 to 1e-3; the last step adds no noise."""
     x = _prior(denoiser, noise, shape)
     times, dt = _times(settings.steps, x)
     mean = x
     for t in times:
         mean = x + _drift(denoiser, x, t) * dt
         x = mean + dt.sqrt() * denoiser.sde.diffusion(t) * noise.normal(shape)
-    return SamplerResult(mean, torch.full((x.shape[0],), settings.steps))
+    return _result(mean, settings)
 
 
 def predictor_corrector(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> SamplerResult:
@@ -121,7 +152,7 @@ def predictor_corrector(denoiser: Guided, noise: ImageNoise, shape: Shape, setti
     times, dt = _times(settings.steps, x)
     mean = x
     for t in times:
-        # corrector: a step length that gives the noise `snr` times the score's norm, per image
+        # corrector: the step length makes the noise `snr` times the score's norm, per image
         score = _score(denoiser, x, t)
         draw = noise.normal(shape)
         ratio = settings.snr * draw.flatten(1).norm(dim=1) / score.flatten(1).norm(dim=1)
@@ -130,11 +161,11 @@ def predictor_corrector(denoiser: Guided, noise: ImageNoise, shape: Shape, setti
         # predictor
         mean = x + _drift(denoiser, x, t) * dt
         x = mean + dt.sqrt() * denoiser.sde.diffusion(t) * noise.normal(shape)
-    return SamplerResult(mean, torch.full((x.shape[0],), 2 * settings.steps))
+    return _result(mean, settings)
 
 
 def ode(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> SamplerResult:
-    """The probability-flow ODE from t = 1 to 1e-5 by an adaptive Runge-Kutta method, each image at its own pace."""
+    """The probability-flow ODE from t = 1 to 1e-5 by an adaptive Runge-Kutta method, with a step size per image."""
     start = _prior(denoiser, noise, shape)
 
     def slope(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -155,31 +186,48 @@ def scheduled(
     return SamplerResult(x, torch.full((x.shape[0],), calls))
 
 
-Sampler = Callable[[Guided, ImageNoise, Shape, SamplerSettings], SamplerResult]
+@dataclass(frozen=True)
+class Sampler:
+    """The algorithm of a sampler."""
+
+    run: Callable[[Guided, ImageNoise, Shape, SamplerSettings], SamplerResult]
+    step: Callable[[Guided, torch.Tensor, Level, Level], torch.Tensor] | None = None  # between any two noise levels
+
+
 SAMPLERS: dict[str, Sampler] = {
-    "heun": heun,
-    "euler": euler,
-    "euler-maruyama": euler_maruyama,
-    "predictor-corrector": predictor_corrector,
-    "ode": ode,
-    **{method: functools.partial(scheduled, method=method) for method in SCHEDULERS},
+    "heun": Sampler(heun, heun_step),
+    "euler": Sampler(euler, euler_step),
+    "euler-maruyama": Sampler(euler_maruyama),
+    "predictor-corrector": Sampler(predictor_corrector),
+    "ode": Sampler(ode),
+    **{method: Sampler(functools.partial(scheduled, method=method)) for method in SCHEDULERS},
 }
 
 
 def expected_calls(settings: SamplerSettings) -> int | None:
-    """How often the sampler calls its denoiser for a batch; None where that shows only while it runs."""
-    if settings.method == "ode":
-        return None
-    if settings.method == "heun":
-        return 2 * settings.steps - 1
-    return 2 * settings.steps if settings.method == "predictor-corrector" else settings.steps
+    """Return how often the sampler calls its denoiser for a batch; None: known only afterwards."""
+    evaluations = SAMPLER_FACTS[settings.method].evaluations
+    return None if evaluations is None else evaluations(settings.steps)
 
 
-def find_sampler(method: str) -> Sampler:
-    """The sampler of this name."""
-    if method not in SAMPLERS:
-        raise UserError(f"sampler.method is {method!r}; allowed: {', '.join(SAMPLERS)}")
-    return SAMPLERS[method]
+def _result(x: torch.Tensor, settings: SamplerSettings) -> SamplerResult:
+    calls = expected_calls(settings)
+    assert calls is not None
+    return SamplerResult(x, torch.full((x.shape[0],), calls))
+
+
+def _slope(denoiser: Guided, x: torch.Tensor, sigma: Level) -> torch.Tensor:
+    """Return dx / dsigma of the probability-flow ODE, Karras et al. 2022, eq. 3."""
+    return (x - denoiser(x, _levels(x, sigma))) / _column(sigma)
+
+
+def _levels(x: torch.Tensor, sigma: Level) -> torch.Tensor:
+    """Return the noise level of each image, (N,)."""
+    return x.new_full((x.shape[0],), sigma) if isinstance(sigma, float) else sigma
+
+
+def _column(level: Level) -> Level:
+    return level if isinstance(level, float) else level[:, None, None, None]
 
 
 def _prior(denoiser: Guided, noise: ImageNoise, shape: Shape) -> torch.Tensor:
@@ -193,11 +241,11 @@ def _times(steps: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _score(denoiser: Guided, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """The score of p(x_t): (D(x) - x) / sigma², Karras et al. 2022, eq. 3."""
+    """Return the score of p(x_t): (D(x) - x) / sigma², Karras et al. 2022, eq. 3."""
     sigma = denoiser.sde.marginal_std(t)
     return (denoiser(x, sigma.expand(x.shape[0])) - x) / sigma.square()
 
 
 def _drift(denoiser: Guided, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """g(t)² times the score: what the reverse SDE adds per unit of time."""
+    """Return g(t)² times the score: what the reverse SDE adds per unit of time."""
     return denoiser.sde.diffusion(t).square() * _score(denoiser, x, t)

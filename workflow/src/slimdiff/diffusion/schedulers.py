@@ -1,7 +1,7 @@
-"""Samplers that step through DDPM's noise schedule: diffusers' schedulers, driven by an estimate of x_0.
+"""Samplers on DDPM's noise schedule: diffusers' schedulers, driven by an estimate of x_0.
 
-A scheduler keeps x_t, the denoiser works on x_t / sqrt(alpha_bar_t); with `prediction_type="sample"` the scheduler asks
-for x_0 and nothing is converted twice. Noise comes from each image's own generator.
+A scheduler keeps x_t; the denoiser works on x_t / sqrt(alpha_bar_t). With `prediction_type="sample"` the scheduler
+takes x_0 itself, so nothing is converted twice. Noise comes from each image's own generator.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from slimdiff.catalog.families import steps_problem
+from slimdiff.catalog.samplers import steps_problem
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.errors import UserError
@@ -20,14 +20,14 @@ Shape = tuple[int, int, int]
 def _ddpm(common: Mapping[str, Any]) -> Any:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-    # Ho et al. 2020, section 3.2: of the two variances the one that the report's code takes, beta_t
+    # Ho et al. 2020, section 3.2; of the two variances beta_t, as in the paper's code
     return DDPMScheduler(**common, variance_type="fixed_large", clip_sample=False)
 
 
 def _ddim(common: Mapping[str, Any]) -> Any:
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-    # trailing: the first of few steps is the noisiest (Lin et al. 2024); steps that do not divide 1,000 would miss it
+    # trailing: few steps start at the noisiest one (Lin et al. 2024), which steps that do not divide 1,000 would miss
     return DDIMScheduler(**common, clip_sample=False, timestep_spacing="trailing")
 
 
@@ -43,7 +43,7 @@ def _unipc(common: Mapping[str, Any]) -> Any:
     return UniPCMultistepScheduler(**common, solver_order=2)
 
 
-# Imported where they are used: diffusers takes four seconds to load (docs/decisions.md).
+# Imported on use: diffusers takes four seconds to load (docs/decisions).
 SCHEDULERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "ddpm": _ddpm,  # ancestral sampling, Ho et al. 2020
     "ddim": _ddim,  # Song et al. 2021
@@ -55,10 +55,10 @@ SCHEDULERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
 def run_scheduler(
     method: str, denoiser: Guided, noise: ImageNoise, shape: Shape, steps: int
 ) -> tuple[torch.Tensor, int]:
-    """Images' x_0 (N, C, S, S) after `steps` steps of the scheduler, and the calls of the denoiser.
+    """Return images (N, C, S, S) after `steps` steps of the scheduler, and the number of denoiser calls.
 
     Raises:
-        UserError: more steps than the process has, or a number that ddim cannot take.
+        UserError: `steps` exceeds the schedule's length, or does not divide it for ddim.
     """
     problem = steps_problem(method, steps)
     if problem:
