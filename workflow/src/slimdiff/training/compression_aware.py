@@ -1,6 +1,6 @@
-"""Pruning and quantizing while a training goes on; a loss against a teacher stands in slimdiff.training.distillation.
+"""Training hooks that compress: gradual pruning and quantization-aware training.
 
-Only trainings with a start import these.
+The third hook, distillation, is slimdiff.training.distillation.
 """
 
 import contextlib
@@ -17,26 +17,26 @@ from slimdiff.errors import UserError
 from slimdiff.io.settings import build
 from slimdiff.training.hooks import TrainingHooks
 
-SCHEDULES = ("one-shot", "cubic")
-QUANTIZED = ("8bit", "4bit")
+SPARSITY_SCHEDULES = ("one-shot", "cubic")
+QAT_FORMATS = ("8bit", "4bit")
 
 
 @dataclass(frozen=True)
 class SparsifySettings:
     """Settings of `sparsify`."""
 
-    amount: float  # share of the scope's elements that are zero in the end
+    amount: float  # final share of zeros in the scope
     schedule: str  # one-shot | cubic
-    until: float = 1.0  # cubic: share of the steps after which the amount is reached; the rest trains what is left
-    scope: str = "global"  # one of the network's prune_scopes()
+    until: float = 1.0  # cubic: share of the steps after which `amount` is reached
+    scope: str = "global"  # a key of the network's prune_scopes()
 
 
 class Sparsify(TrainingHooks):
-    """L1 pruning while training: the smallest weights become zero, and what is zero stays zero.
+    """L1 pruning during training: the smallest weights become zero, and zeros stay zero.
 
-    `one-shot` prunes all before the first step. `cubic` prunes `amount` · (1 - (1 - t)³) after the share t · until of
-    the steps (Zhu and Gupta 2017, "To prune, or not to prune", equation 1, from no zeros), EVENTS times. A pruned
-    weight never comes back: it is zero before each step and put back to zero after it, in the average too.
+    `one-shot` prunes before the first step. `cubic` prunes `amount` · (1 - (1 - t)³) after the share t · until of the
+    steps (Zhu and Gupta 2017, "To prune, or not to prune", equation 1, from no zeros), EVENTS times. A pruned weight
+    never comes back: it is zero before each step and reset to zero after it, in the average, too.
     """
 
     EVENTS = 50
@@ -44,14 +44,14 @@ class Sparsify(TrainingHooks):
     def __init__(self, settings: SparsifySettings) -> None:
         if not 0.0 < settings.amount < 1.0:
             raise UserError(f"sparsify.amount is {settings.amount}; allowed: above 0 and below 1")
-        if settings.schedule not in SCHEDULES:
-            raise UserError(f"sparsify.schedule is {settings.schedule!r}; allowed: {', '.join(SCHEDULES)}")
+        if settings.schedule not in SPARSITY_SCHEDULES:
+            raise UserError(f"sparsify.schedule is {settings.schedule!r}; allowed: {', '.join(SPARSITY_SCHEDULES)}")
         if not 0.0 < settings.until <= 1.0:
             raise UserError(f"sparsify.until is {settings.until}; allowed: above 0, up to 1")
         self.settings = settings
 
     def share(self, step: int, steps: int) -> float:
-        """The share of the elements that is to be zero before `step`: a staircase of EVENTS stairs."""
+        """Return the share of zeros before `step`: a staircase of EVENTS stairs."""
         if self.settings.schedule == "one-shot":
             return self.settings.amount
         stairs = min(self.EVENTS, max(1, int(steps * self.settings.until)))
@@ -62,7 +62,7 @@ class Sparsify(TrainingHooks):
     def around_step(
         self, network: nn.Module, average: Mapping[str, torch.Tensor], step: int, steps: int
     ) -> Iterator[None]:
-        """Prune what the schedule asks for, and keep it so through the optimizer's step."""
+        """Prune by the schedule, and keep zeros through the optimizer's step."""
         names = self._names(network)
         state = network.state_dict()
         weights = {name: state[name] for name in names}
@@ -70,7 +70,7 @@ class Sparsify(TrainingHooks):
             zero_smallest(weights, self.share(step, steps))
         zeros = {name: value == 0 for name, value in weights.items()}
         yield
-        if step + 1 == steps:  # a schedule that ends with the training has its last stair here
+        if step + 1 == steps:  # the last stair of a schedule that ends with the training
             zero_smallest(weights, self.share(steps, steps))
             zeros = {name: zeros[name] | (value == 0) for name, value in weights.items()}
         for name, mask in zeros.items():
@@ -84,36 +84,36 @@ class Sparsify(TrainingHooks):
 
 @torch.no_grad()
 def zero_smallest(weights: Mapping[str, torch.Tensor], share: float) -> None:
-    """Make exactly round(share · elements) of the weights zero, in place, those of the smallest magnitude.
+    """Zero exactly round(share · elements) of the weights, those of the smallest magnitude, in place.
 
-    Weights that are zero already count and come first.
+    Weights that are already zero count, and come first.
     """
     sizes = [value.numel() for value in weights.values()]
-    wanted = round(share * sum(sizes))
-    if not wanted:
+    count = round(share * sum(sizes))
+    if not count:
         return
     magnitudes = torch.cat([value.detach().abs().reshape(-1) for value in weights.values()])
     chosen = torch.zeros_like(magnitudes, dtype=torch.bool)
-    chosen[magnitudes.topk(wanted, largest=False, sorted=False).indices] = True
+    chosen[magnitudes.topk(count, largest=False, sorted=False).indices] = True
     for value, mask in zip(weights.values(), chosen.split(sizes), strict=True):
         value.masked_fill_(mask.reshape(value.shape), 0.0)
 
 
 class Quantized(TrainingHooks):
-    """Quantization-aware training: the loss and its gradients are those of the quantized weights.
+    """Quantization-aware training: loss and gradients are those of the quantized weights.
 
-    The gradients are then applied to the float weights (the straight-through estimator; Bengio, Léonard and Courville
-    2013; Jacob et al. 2018). What counts as quantized is what the recipe's `quantize: {weights: …}` will make of them.
+    The gradients are applied to the float weights (the straight-through estimator; Bengio, Léonard and Courville 2013;
+    Jacob et al. 2018). The quantization is that of a recipe's `quantize: {weights: …}`.
     """
 
     def __init__(self, kind: str) -> None:
-        if kind not in QUANTIZED:
-            raise UserError(f"trainings.*.quantize.weights is {kind!r}; allowed: {', '.join(QUANTIZED)}")
+        if kind not in QAT_FORMATS:
+            raise UserError(f"trainings.*.quantize.weights is {kind!r}; allowed: {', '.join(QAT_FORMATS)}")
         self.kind = kind
 
     @contextlib.contextmanager
     def around_backward(self, network: nn.Module) -> Iterator[None]:
-        """With quantized weights inside, and the float ones back afterwards."""
+        """Quantize the weights within the block, and restore the floats afterwards."""
         state = network.state_dict()
         floats = {name: value.clone() for name, value in state.items()}
         quantize_weights(network, self.kind)
@@ -133,23 +133,23 @@ def _quantize(options: Mapping[str, Any]) -> TrainingHooks:
     return Quantized(options["weights"])
 
 
-# By the key of its entry in `trainings:`.
+# By the key of an entry of `trainings:`.
 HOOKS: dict[str, Callable[[Mapping[str, Any]], TrainingHooks]] = {"sparsify": _sparsify, "quantize": _quantize}
 
 
 def build_hooks(
     settings: Mapping[str, Any], more: Mapping[str, Callable[[Mapping[str, Any]], TrainingHooks]] | None = None
 ) -> TrainingHooks:
-    """The regime of a training's settings: {name: options}, or {} for plain training.
+    """Return the hooks of a training's setting `hook`, {name: options}; {} is plain training.
 
     Args:
-        more: regimes that are known beside REGIMES, as those that need to see the training's start.
+        more: hooks besides HOOKS, for those that need the training's start.
     """
     if not settings:
         return TrainingHooks()
-    known = {**HOOKS, **(more or {})}
-    unknown = [name for name in settings if name not in known]
+    available = {**HOOKS, **(more or {})}
+    unknown = [name for name in settings if name not in available]
     if unknown or len(settings) > 1:
-        raise UserError(f"trainings.*: {', '.join(settings)} while training; allowed: one of {', '.join(known)}")
+        raise UserError(f"trainings.* has the hooks {', '.join(settings)}; allowed: one of {', '.join(available)}")
     ((name, options),) = settings.items()
-    return known[name](options)
+    return available[name](options)

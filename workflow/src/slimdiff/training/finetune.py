@@ -1,8 +1,7 @@
-"""A training that starts from another one's weights: take them, do something to them, go on training.
+"""Fine-tuning: take a training's weights, change them (channel pruning), and train on in slimdiff.training.loop.
 
-The loop is slimdiff.training.loop's. What is done to the weights before it (today: channels are removed) is done once, kept
-beside the resumable state, and read back from there at once: a run that was interrupted goes on from the very same
-network, whatever device it was pruned on.
+The changed network is stored next to the resumable state and always read back from there. An interrupted run thus
+resumes with the very same network, whatever device it was pruned on.
 """
 
 import hashlib
@@ -23,15 +22,15 @@ from slimdiff.data.image_set import ImageSet
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.errors import UserError
 from slimdiff.io import files
-from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.io.settings import build, canonical
+from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.training.compression_aware import build_hooks
 from slimdiff.training.distillation import Distill, DistillSettings
 from slimdiff.training.loop import Prepared, Trained, fit
 from slimdiff.training.losses import LEVELS, level_losses
 
 PREPARED_KIND = "prepared"
-PREPARED = "start.safetensors"  # in the folder of the state; slimdiff.training.state.clear_state removes it
+PREPARED = "start.safetensors"  # in the state folder; slimdiff.training.state.clear_state removes it
 
 
 def _prune(
@@ -40,8 +39,8 @@ def _prune(
     return prune_channels(network, build(ChannelSettings, settings, "prune"), seed, losses)
 
 
-# What can be done to the weights before a training goes on, by the key of its entry in `trainings:`.
-STEPS: dict[str, Callable[[nn.Module, Mapping[str, Any], int, Sequence[LevelLoss]], StructuralChange | None]] = {
+# Changes of the weights before the first step, by the key of an entry of `trainings:`.
+PREPARATIONS: dict[str, Callable[[nn.Module, Mapping[str, Any], int, Sequence[LevelLoss]], StructuralChange | None]] = {
     "prune": _prune,
 }
 
@@ -59,20 +58,18 @@ def finetune(
     """Train on from the weights in `start`.
 
     Args:
-        start: weights.safetensors of a training.
-        start_record: its train.json.
-        settings: those of a training (slimdiff.training.loop.fit), `start` (`training`: its name, `weights`: raw or ema),
-            `steps`, a list of {name in STEPS: settings}, and `while` where there is one: {name in
-            slimdiff.training.compression_aware.REGIMES, or distill: settings}.
-        state_dir: as in `fit`; holds the prepared network as well.
+        start: weights.safetensors of a training. start_record: its train.json. settings: those of
+        slimdiff.training.loop.fit; `start` (`training`: its name, `weights`: raw or ema); `steps`, a list of {name in
+        PREPARATIONS: settings}; and optionally `hook`, {distill or a name in slimdiff.training.compression_aware.HOOKS:
+        settings}. state_dir: as in `fit`; also holds the prepared network.
 
     Returns:
         The training. Its record has the seconds of the whole chain (`train_s`), of all but its first training
-        (`finetune_s`), of this one (`own_s`), and of what this one did before its first step (`prepare_s`). Where the
-        start has failed: its own weights and its reason.
+        (`finetune_s`), of this training (`own_s`), and of its preparation (`prepare_s`). If the start has failed: its
+        own weights and its reason.
 
     Raises:
-        UserError: settings that do not go with the start, and what `fit` raises.
+        UserError: settings that do not match the start, and errors of `fit`.
         SystemExit: 143 after SIGTERM, with the state saved.
     """
     network, header = weights.read_training(start, settings["start"]["weights"])
@@ -87,16 +84,14 @@ def finetune(
         return Trained(states, {**header, "code": code, "start": origin}, record)
 
     teachers = {"distill": lambda options: Distill(build(DistillSettings, options, "distill"), network)}
-    hooks = build_hooks(settings.get("hook", {}), teachers)  # before the steps, which change the network in place
+    hooks = build_hooks(settings.get("hook", {}), teachers)  # before the steps: they change the network in place
     key = hashlib.sha256(canonical([settings, code, origin]).encode()).hexdigest()
     if not _is_prepared(state_dir / PREPARED, key):
         started = time.monotonic()
         structure = header["structure"] + _apply_steps(network, images, settings, device)
         described = {"model": header["model"], "training": header["training"], "structure": structure, "key": key}
         prepare_s = time.monotonic() - started
-        save_tensors(
-            state_dir / PREPARED, PREPARED_KIND, network.state_dict(), {**described, "prepare_s": prepare_s}
-        )
+        save_tensors(state_dir / PREPARED, PREPARED_KIND, network.state_dict(), {**described, "prepare_s": prepare_s})
     tensors, described = load_tensors(state_dir / PREPARED, PREPARED_KIND)
     network = weights.rebuild(described, tensors)
     prepared = Prepared(network, described["structure"], generation, origin, hooks)
@@ -113,21 +108,21 @@ def finetune(
 def _apply_steps(
     network: nn.Module, images: ImageSet, settings: Mapping[str, Any], device: torch.device
 ) -> list[StructuralChange]:
-    """Do the training's steps in order, in place; the network ends on the CPU."""
+    """Apply the training's steps in order, in place; the network ends on the CPU."""
     records: list[StructuralChange] = []
     for step in settings["steps"]:
-        if len(step) != 1 or next(iter(step)) not in STEPS:
-            raise UserError(f"trainings.*: step {dict(step)} is not one of: {', '.join(STEPS)}")
+        if len(step) != 1 or next(iter(step)) not in PREPARATIONS:
+            raise UserError(f"trainings.* has the step {dict(step)}; allowed: one of {', '.join(PREPARATIONS)}")
         ((name, options),) = step.items()
         losses = level_losses(network.to(device), images.train_images, images.train_labels, settings, device, LEVELS)
-        record = STEPS[name](network, options, derive_seed(settings["seed"], "compress"), losses)
+        record = PREPARATIONS[name](network, options, derive_seed(settings["seed"], "compress"), losses)
         records += [] if record is None else [record]
     network.cpu()
     return records
 
 
 def _check_start(header: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """The start is of the same model, and its network computes the same."""
+    """Raise if the start is of another model, seed or data set, or if its network computes something else."""
     if header["model"] != settings["model"]:
         raise UserError(
             "the start's weights are of another model than settings.model: start from a training of this one"
@@ -143,13 +138,11 @@ def _check_start(header: Mapping[str, Any], settings: Mapping[str, Any]) -> None
     for key in FIXED_BY_START:
         theirs, expected = header["training"].get(key), settings["training"].get(key)
         if theirs != expected:
-            raise UserError(
-                f"trainings.*.finetune.{key} is {expected!r}; allowed: {theirs!r}, as in the start's training"
-            )
+            raise UserError(f"trainings.*.finetune.{key} is {expected!r}; allowed: {theirs!r}, the start's value")
 
 
 def _is_prepared(path: Path, key: str) -> bool:
-    """Whether `path` holds, whole, the network that these settings, this code and this start make."""
+    """Whether `path` holds the intact network of these settings, this code and this start."""
     try:
         return bool(load_tensors(path, PREPARED_KIND)[1]["key"] == key)
     except UserError:

@@ -1,4 +1,4 @@
-"""The training's loss level by level: what a channel, a layer or a whole compression costs, and at which noise."""
+"""The training loss by noise level, for sensitivity, importance and held-out loss."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,25 +15,25 @@ from slimdiff.runtime.devices import autocast, resolve_precision
 
 LEVELS = 50  # noise levels that are equally likely in training
 IMAGES_PER_LEVEL = 64
-DRAWS_PER_LEVEL = 200  # of the training's own noise levels, to find so many equally likely ones
-HELD_OUT_LEVELS, HELD_OUT_IMAGES = 30, 32  # of `denoising_losses`: noise levels, and test images at each
+DRAWS_PER_LEVEL = 200  # draws of training noise levels, to find equally likely ones
+HELD_OUT_LEVELS, HELD_OUT_IMAGES = 30, 32  # of `denoising_losses`: noise levels, and test images per level
 HELD_OUT_SEED = derive_seed("held-out levels")  # of their noise: the same for every cell
 
 
 @dataclass(frozen=True)
 class NoisyBatch:
-    """Images of the process with the noise to come, all for one noise level."""
+    """Images and noise for one noise level."""
 
     x_0: torch.Tensor  # (N, C, S, S)
     noise: torch.Tensor  # like x_0, standard normal
-    labels: torch.Tensor | None  # int64 (N,), -1 for none; None: the network knows no classes
+    labels: torch.Tensor | None  # int64 (N,), -1 for none; None: unconditional
 
 
 def equally_likely(denoiser: Denoiser, levels: int, seed: int) -> torch.Tensor:
-    """Noise levels (levels,) that are equally likely in training, ascending, on the CPU.
+    """Return noise levels (levels,) that are equally likely in training, ascending, on the CPU.
 
-    For a discrete schedule these are steps at equal distances, for continuous noise levels the middles of equal shares
-    of their distribution, by their quantiles among DRAWS_PER_LEVEL draws for each.
+    They are the quantiles at the middle of equal shares, among DRAWS_PER_LEVEL draws per level. For a discrete schedule
+    these are equidistant steps.
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "levels"))
     drawn = denoiser.training_sigmas(levels * DRAWS_PER_LEVEL, generator).sort().values
@@ -50,7 +50,7 @@ def draw_batch(
     n: int,
     label_dropout: float = 0.0,
 ) -> NoisyBatch:
-    """`n` of the images for the noise level of index `level`, the same at every call, on the images' device.
+    """Return `n` of the images for the noise level of index `level`, the same at every call, on the images' device.
 
     Args:
         images, labels: uint8 (M, C, H, W) and int64 (M,).
@@ -77,13 +77,13 @@ def level_losses(
     levels: int = LEVELS,
     images_per_level: int = IMAGES_PER_LEVEL,
 ) -> list[LevelLoss]:
-    """The training loss at noise levels that are equally likely in training, ascending, each of its own images.
+    """Return the training loss at equally likely noise levels, ascending, each on its own images.
 
-    A function gives the same loss at every call; labels are withheld as in training.
+    A function returns the same loss at every call. Labels are withheld as in training.
 
     Args:
         network: on `device`.
-        images, labels: uint8 (M, C, H, W) and int64 (M,), of which images_per_level are drawn for each level.
+        images, labels: uint8 (M, C, H, W) and int64 (M,); each level uses images_per_level of them.
         settings: `model`, `training` and `seed` of the training.
     """
     model, training, seed = settings["model"], settings["training"], settings["seed"]
@@ -92,11 +92,11 @@ def level_losses(
     precision = resolve_precision(device, training["precision"])
 
     def loss_at(level: int) -> torch.Tensor:
-        drawn = draw_batch(denoiser, images, labels, model, seed, level, images_per_level, training["label_dropout"])
-        batch_labels = None if drawn.labels is None else drawn.labels.to(device)
+        batch = draw_batch(denoiser, images, labels, model, seed, level, images_per_level, training["label_dropout"])
+        batch_labels = None if batch.labels is None else batch.labels.to(device)
         sigma = sigmas[level].expand(images_per_level).to(device)
         with autocast(device, precision):
-            return denoiser.loss(drawn.x_0.to(device), sigma, drawn.noise.to(device), batch_labels).mean()
+            return denoiser.loss(batch.x_0.to(device), sigma, batch.noise.to(device), batch_labels).mean()
 
     return [lambda level=level: loss_at(level) for level in range(levels)]  # type: ignore[misc]
 
@@ -104,12 +104,12 @@ def level_losses(
 def mean_loss(
     images: torch.Tensor, labels: torch.Tensor, settings: Mapping[str, Any], levels: int, images_per_level: int
 ) -> Callable[[nn.Module], float]:
-    """A function from a network on the CPU to its mean loss over all levels; arguments are those of `level_losses`."""
+    """Return a function from a network on the CPU to its mean loss over all levels; arguments as in `level_losses`."""
 
     @torch.no_grad()
     def loss(network: nn.Module) -> float:
-        each = level_losses(network, images, labels, settings, torch.device("cpu"), levels, images_per_level)
-        return sum(float(at_level()) for at_level in each) / levels
+        losses = level_losses(network, images, labels, settings, torch.device("cpu"), levels, images_per_level)
+        return sum(float(at_level()) for at_level in losses) / levels
 
     return loss
 
@@ -126,25 +126,25 @@ def denoising_losses(
     levels: int = HELD_OUT_LEVELS,
     images_per_level: int = HELD_OUT_IMAGES,
 ) -> list[float]:
-    """The training loss at `levels` noise levels, as `equally_likely` has them, each the mean over its own images.
+    """Return the training loss at `levels` equally likely noise levels, each the mean over its own images.
 
-    Images, noise and levels depend on neither the cell nor its seed, so cells of one data set, model and
-    preconditioning compare image by image. Labels are all told, as in sampling, and no guidance is at work. A loss that
-    is no finite number is given as it is.
+    Images, noise and levels depend on neither the cell nor its seed. Cells of one data set, model and preconditioning
+    thus compare image by image. No label is withheld, as in sampling, and there is no guidance. Losses may be NaN or
+    infinite.
 
     Args:
         denoiser: of the network on `device` as its engine runs it.
         images, labels: uint8 (M, C, H, W) and int64 (M,) that the network was not trained on.
         model: of the training's settings.
-        precision: of the arithmetic, as a sampler has it.
-        batch_size: images at once; levels share batches.
+        precision: of the arithmetic, as in a sampler.
+        batch_size: images per batch; levels share batches.
     """
     sigmas = equally_likely(denoiser, levels, HELD_OUT_SEED).repeat_interleave(images_per_level)
-    draws = [
+    batches = [
         draw_batch(denoiser, images, labels, model, HELD_OUT_SEED, level, images_per_level) for level in range(levels)
     ]
-    x_0, noise = (torch.cat([getattr(drawn, name) for drawn in draws]) for name in ("x_0", "noise"))
-    batch_labels = [drawn.labels for drawn in draws if drawn.labels is not None]
+    x_0, noise = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("x_0", "noise"))
+    batch_labels = [batch.labels for batch in batches if batch.labels is not None]
     parts = [x_0, sigmas, noise, *([torch.cat(batch_labels)] if batch_labels else [])]
     losses = []
     with autocast(device, precision):

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff.compression.bitsandbytes import bitsandbytes
+from slimdiff.compression.linear_quant import import_bitsandbytes
 from slimdiff.errors import UserError
 
-WARMUP_SHARE = 0.1  # of the steps, where a schedule warms up
+WARMUP_SHARE = 0.1  # of the steps, in schedules with a warm-up
 
 
 def _adam(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -23,21 +23,21 @@ def _adamw(parameters: list[nn.Parameter], learning_rate: float, weight_decay: f
 
 
 def _adam_8bit(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    optimizer: torch.optim.Optimizer = bitsandbytes().optim.Adam8bit(
+    optimizer: torch.optim.Optimizer = import_bitsandbytes().optim.Adam8bit(
         parameters, lr=learning_rate, weight_decay=weight_decay
     )
     return optimizer
 
 
 def _adamw_8bit(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    optimizer: torch.optim.Optimizer = bitsandbytes().optim.AdamW8bit(
+    optimizer: torch.optim.Optimizer = import_bitsandbytes().optim.AdamW8bit(
         parameters, lr=learning_rate, weight_decay=weight_decay
     )
     return optimizer
 
 
-# By name and by what its state is kept in: floats, or 8 bits for tensors of 4,096 elements or more (Dettmers et al.
-# 2022; its Adam decays weights as AdamW does).
+# By name and format of the state: float, or 8 bits for tensors of 4,096 elements or more (Dettmers et al. 2022; its
+# Adam decays weights as AdamW does).
 OPTIMIZERS: dict[tuple[str, str], Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]] = {
     ("adam", "float"): _adam,
     ("adamw", "float"): _adamw,
@@ -49,9 +49,9 @@ OPTIMIZERS: dict[tuple[str, str], Callable[[list[nn.Parameter], float, float], t
 def build_optimizer(
     name: str, state: str, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """The optimizer of this name, with its state in floats or `8bit`, over the parameters that take a gradient."""
+    """Return an optimizer over the parameters that need a gradient, with its state in `float` or `8bit`."""
     if (name, state) not in OPTIMIZERS:
-        allowed = ", ".join(f"{known} with {kept}" for known, kept in OPTIMIZERS)
+        allowed = ", ".join(f"{optimizer} with {kept}" for optimizer, kept in OPTIMIZERS)
         raise UserError(f"training.optimizer is {name!r} with optimizer_state {state!r}; allowed: {allowed}")
     return OPTIMIZERS[name, state]([p for p in parameters if p.requires_grad], learning_rate, weight_decay)
 
@@ -70,7 +70,7 @@ def _one_cycle(progress: float) -> float:
     return _cosine((progress - WARMUP_SHARE) / (1.0 - WARMUP_SHARE))
 
 
-SCHEDULES: dict[str, Callable[[float], float]] = {
+LR_SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": _constant,
     "cosine": _cosine,
     "one-cycle": _one_cycle,  # linear warm-up, then cosine to zero (Smith and Topin 2018, without the momentum's cycle)
@@ -78,37 +78,37 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
-    """What the learning rate is multiplied with at `step` (0-based) of `steps`."""
-    if schedule not in SCHEDULES:
-        raise UserError(f"training.lr_schedule is {schedule!r}; allowed: {', '.join(SCHEDULES)}")
-    return SCHEDULES[schedule]((step + 0.5) / steps)
+    """Return the factor on the learning rate at `step` (0-based) of `steps`."""
+    if schedule not in LR_SCHEDULES:
+        raise UserError(f"training.lr_schedule is {schedule!r}; allowed: {', '.join(LR_SCHEDULES)}")
+    return LR_SCHEDULES[schedule]((step + 0.5) / steps)
 
 
 def pack_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The optimizer's state as tensors and JSON values, both by "index/key"."""
+    """Return the optimizer's state as tensors and JSON values, both by "index/key"."""
     tensors: dict[str, torch.Tensor] = {}
     values: dict[str, Any] = {}
     for index, state in optimizer.state_dict()["state"].items():
-        nested = [value for value in state.values() if isinstance(value, dict)]  # bitsandbytes wraps 8-bit states
+        nested = [value for value in state.values() if isinstance(value, dict)]  # bitsandbytes nests 8-bit states
         flat = {key: value for key, value in state.items() if not isinstance(value, dict)}
         for key, value in itertools.chain(flat.items(), *(part.items() for part in nested)):
             name = f"{index}/{key}"
             if isinstance(value, torch.Tensor):
-                tensors[name] = value.clone()  # 8-bit states share their code book, which safetensors refuses
+                tensors[name] = value.clone()  # 8-bit states share a code book, which safetensors refuses
             else:
                 values[name] = value
     return tensors, values
 
 
 def unpack_state(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
-    """Give a fresh optimizer the state that `pack_state` took."""
+    """Restore into a fresh optimizer the state that `pack_state` returned."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for name, value in {**tensors, **values}.items():
         index, key = name.split("/", 1)
         parameter = parameters[int(index)]
         if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-            # Files keep no memory format, and fused optimizers walk state and parameter as they lie in memory.
+            # Files have no memory format, and fused optimizers need state and parameter in the same one.
             value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

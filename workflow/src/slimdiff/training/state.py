@@ -1,7 +1,6 @@
-"""The resumable state of a training: one file replaced whole, a lock on its folder, and SIGTERM as a polite request.
+"""The resumable state of a training: one file replaced as a whole, a lock on its folder, and a handler of SIGTERM.
 
-A kill -9 loses what was done since the last save and nothing else: the run that goes on is the run that was not killed,
-bit for bit.
+A kill -9 loses the steps since the last save and nothing else: the resumed run equals an undisturbed one, bit for bit.
 """
 
 import contextlib
@@ -25,19 +24,19 @@ from slimdiff.training.optimizers import pack_state, unpack_state
 
 @dataclass
 class Progress:
-    """What a training has been through; goes into its record."""
+    """The history of a training, for its record."""
 
     step: int = 0
     epochs: list[dict[str, Any]] = field(default_factory=list)
     loss_curve: list[dict[str, Any]] = field(default_factory=list)
-    loss_sum: float = 0.0  # of the running epoch, per image
-    epoch_s: float = 0.0  # spent in the running epoch
+    loss_sum: float = 0.0  # of the current epoch, per image
+    epoch_s: float = 0.0  # spent in the current epoch
     interruptions: int = 0
     started_at: str = ""  # ISO 8601, of the first process
 
 
 class StateStore:
-    """The resumable state of one training, a single file that is replaced whole."""
+    """The resumable state of one training, a single file that is replaced as a whole."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self.folder = folder
@@ -52,18 +51,18 @@ class StateStore:
         progress: Progress,
     ) -> None:
         tensors, values = pack_state(optimizer)
-        everything = {
+        state = {
             **{f"raw.{name}": tensor for name, tensor in network.state_dict().items()},
             **{f"ema.{name}": tensor for name, tensor in average.items()},
             **{f"optimizer.{name}": tensor for name, tensor in tensors.items()},
         }
         header = {"key": self.key, "optimizer": values, "progress": vars(progress)}
-        save_tensors(self.path, "state", everything, header)
+        save_tensors(self.path, "state", state, header)
 
     def resume(
         self, network: nn.Module, average: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer
     ) -> Progress:
-        """Put the saved state in place; a missing, damaged or foreign state means a fresh start, and says so."""
+        """Load the saved state; if it is missing, damaged or of another training, start afresh and print why."""
         if not self.path.exists():
             return Progress()
         try:
@@ -72,13 +71,13 @@ class StateStore:
             print(f"starting afresh: {error}", flush=True)
             return Progress()
         if header["key"] != self.key:
-            print("starting afresh: the saved state belongs to other settings, code or data", flush=True)
+            print("starting afresh: the saved state is of other settings, code or data", flush=True)
             return Progress()
         parts: dict[str, dict[str, torch.Tensor]] = {"raw": {}, "ema": {}, "optimizer": {}}
         for name, tensor in tensors.items():
             kind, rest = name.split(".", 1)
             parts[kind][rest] = tensor
-        # quantized weights cannot be loaded into, and are what the seed made them: the fresh network has them already
+        # quantized weights are frozen and cannot be loaded into; the seed made the same ones
         trained = {name: tensor for name, tensor in parts["raw"].items() if not is_frozen_part(network, name)}
         network.load_state_dict(trained, strict=False)
         for name, tensor in parts["ema"].items():
@@ -99,7 +98,7 @@ def clear_state(state_dir: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder: an orphan of a killed run that still trains here must not be joined by a second trainer."""
+    """Lock the folder, so that an orphan of a killed run that still trains here is not joined by a second trainer."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "lock"
     with path.open("a+") as file:
@@ -109,7 +108,7 @@ def locked(folder: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise UserError(
-                f"{folder} is in use by process {holder}, which still trains: wait for it, or end it with kill {holder}"
+                f"{folder} is in use by process {holder}, which still trains; wait for it or stop it: kill {holder}"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -119,14 +118,14 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[Callable[[], bool]]:
-    """Within the block SIGTERM only sets a flag, which the yielded function reads."""
-    seen: list[int] = []
+    """Within the block SIGTERM sets a flag alone, which the yielded function reads."""
+    received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
+        received.append(number)
 
     previous = signal.signal(signal.SIGTERM, note)
     try:
-        yield lambda: bool(seen)
+        yield lambda: bool(received)
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,154 @@
+"""What a training reports about itself: lines in the log, its checkpoint's header, and its record, train.json."""
+
+import math
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slimdiff.data.image_set import ImageSet, saturated_share
+from slimdiff.io.files import write_json
+from slimdiff.training.state import Progress
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class TrainingFailed(Exception):
+    """The training cannot go on; its message is the reason in header and record."""
+
+
+class TrainingLog:
+    """Count the steps of a training in its progress, and print and write how far it is.
+
+    Args:
+        progress: updated in place.
+        steps: of the whole training.
+        folder: of status.json, which other programs read.
+    """
+
+    def __init__(
+        self,
+        progress: Progress,
+        steps: int,
+        steps_per_epoch: int,
+        batch_size: int,
+        folder: Path,
+        device: torch.device,
+    ) -> None:
+        self.progress, self.steps, self.steps_per_epoch, self.batch_size = progress, steps, steps_per_epoch, batch_size
+        self.status = folder / "status.json"
+        self.loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
+        self.line_at = self.epoch_at = time.monotonic()
+        self.line_step, self.resumed_epoch_s = progress.step, progress.epoch_s
+        progress.started_at = progress.started_at or _now()
+        if progress.step:
+            print(f"resuming at step {progress.step}/{steps}", flush=True)
+
+    def end_step(self, loss: torch.Tensor) -> None:
+        """Count a step.
+
+        Args:
+            loss: its mean loss per image.
+
+        Raises:
+            TrainingFailed: the mean loss of the epoch that ends here is NaN or infinite.
+        """
+        progress = self.progress
+        self.loss_sum += loss.detach()
+        progress.step += 1
+        ends = progress.step % self.steps_per_epoch == 0
+        mean = float(self.loss_sum) / self.steps_per_epoch if ends else None
+        now = time.monotonic()  # after the only line that waits for a GPU
+        progress.epoch_s = self.resumed_epoch_s + now - self.epoch_at
+        if mean is not None:
+            self._end_epoch(mean)
+            self.epoch_at, self.resumed_epoch_s = now, 0.0
+        if now - self.line_at >= SECONDS_BETWEEN_LINES or progress.step == self.steps:
+            rate = (progress.step - self.line_step) * self.batch_size / max(now - self.line_at, 1e-9)
+            self._print(loss.item(), rate)
+            self.line_at, self.line_step = now, progress.step
+
+    def before_save(self) -> None:
+        """Bring the progress up to date."""
+        self.progress.loss_sum = float(self.loss_sum)
+
+    def _end_epoch(self, loss: float) -> None:
+        progress, images = self.progress, self.steps_per_epoch * self.batch_size
+        epoch, ms = progress.step // self.steps_per_epoch, progress.epoch_s * 1000.0
+        rate = 1000.0 * images / max(ms, 1e-9)
+        progress.epochs.append({"epoch": epoch, "loss": _finite(loss), "ms": ms, "images_per_s": rate})
+        progress.loss_sum = progress.epoch_s = 0.0
+        self.loss_sum.zero_()
+        if not math.isfinite(loss):
+            raise TrainingFailed(f"loss became {loss} in epoch {epoch}")
+
+    def _print(self, loss: float, images_per_s: float) -> None:
+        """Print one line, add a point to the loss curve, and write the status file."""
+        step, steps = self.progress.step, self.steps
+        eta_s = (steps - step) * self.batch_size / max(images_per_s, 1e-9)
+        self.progress.loss_curve.append({"step": step, "loss": _finite(loss)})
+        print(
+            f"step {step}/{steps}  loss {loss:.4g}  "
+            f"{images_per_s:.0f} images/s  ETA {int(eta_s // 60)}:{int(eta_s % 60):02d}",
+            flush=True,
+        )
+        status = {"step": step, "steps": steps, "loss": _finite(loss), "images_per_s": images_per_s, "eta_s": eta_s}
+        write_json(self.status, {**status, "updated_at": _now()})
+
+
+def describe_dataset(images: ImageSet, images_sha256: str) -> dict[str, Any]:
+    """Return the data set's description for a checkpoint's header."""
+    channels, height, width = images.image_shape
+    return {
+        "name": images.dataset,
+        "channels": channels,
+        "height": height,
+        "width": width,
+        "classes": list(images.classes),
+        "saturated": saturated_share(images.train_images),
+        "sha256": images_sha256,
+    }
+
+
+def build_record(
+    progress: Progress,
+    settings: Mapping[str, Any],
+    start: Mapping[str, Any] | None,
+    code: str,
+    precision: str,
+    reason: str,
+) -> dict[str, Any]:
+    """Return the record of a finished training for train.json.
+
+    Args:
+        start: identity of the weights that it started from; None: its seed's own.
+        precision: of the network's arithmetic, resolved.
+        reason: why it failed; empty if it did not.
+    """
+    train_ms = sum(epoch["ms"] for epoch in progress.epochs)
+    return {
+        "status": "failed" if reason else "ok",
+        "reason": reason,
+        "steps": progress.step,
+        "train_s": train_ms / 1000.0,
+        "train_ms_per_epoch": train_ms / max(1, len(progress.epochs)),
+        "epochs": progress.epochs,
+        "loss_curve": progress.loss_curve,
+        "interruptions": progress.interruptions,
+        "precision": precision,
+        "settings": dict(settings),
+        "code": code,
+        **({} if start is None else {"start": start}),
+        "started_at": progress.started_at,
+    }
+
+
+def _finite(loss: float) -> float | None:
+    return loss if math.isfinite(loss) else None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
