@@ -1,4 +1,4 @@
-"""Trainings that are stopped on the way: with a SIGTERM, or as a process of their own without warning."""
+"""Trainings stopped half-way: in process by SIGTERM, or as a process by kill -9."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from slimdiff.training.state import StateStore
 
 @contextlib.contextmanager
 def terminated_at_save(number: int) -> Iterator[None]:
-    """The training within gets a SIGTERM once it saved its state so many times, and must end with 143."""
+    """Send SIGTERM to the training in the block after its state was saved `number` times; it must exit with 143."""
     saves, original = 0, StateStore.save
 
     def save_then_terminate(self: StateStore, *arguments: Any) -> None:
@@ -37,11 +37,12 @@ def terminated_at_save(number: int) -> Iterator[None]:
 
 
 def killed_half_way_and_resumed(tmp_path: Path, command: Callable[[Path], list[str]], steps: int) -> None:
-    """Train twice, once calmly and once with a kill -9 on the way: the files are those of the run that was not killed.
+    """Train twice, once undisturbed and once with a kill -9: both must write the same files.
 
     Args:
-        command: the stage's command line by folder: state in `state`, weights in w.safetensors, record in train.json.
-        steps: of the whole training.
+        command: from a folder to the stage's command line, with state in `state`, weights in w.safetensors and the
+            record in train.json.
+        steps: number of steps of the training.
     """
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}

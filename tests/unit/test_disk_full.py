@@ -1,4 +1,4 @@
-"""A disk that is full, for real: a small file system of its own, which grows when somebody has made room."""
+"""Training on a really full disk: a small file system that is enlarged later."""
 
 import json
 import subprocess
@@ -22,16 +22,16 @@ SETTINGS = {
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder with room for one state of a training, not for a second beside it."""
+    """A folder with room for one saved state, not for two."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=500k", "none", folder]
     try:
-        done = subprocess.run(command, capture_output=True, text=True)
+        mounted = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError as error:
         pytest.skip(f"no file system can be mounted here: {error}")
-    if done.returncode != 0:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    if mounted.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
@@ -50,8 +50,10 @@ def test_a_training_on_a_full_disk_keeps_its_last_state_and_goes_on(
     with pytest.raises(Exception, match="No space left on device"):
         run(disk)
     step = load_tensors(disk / "state" / "state.safetensors", "state")[1]["progress"]["step"]
-    assert step > 0, "the state from before is whole"
-    assert not [path.name for path in (disk / "state").iterdir() if path.name.startswith(".")], "and no rest beside it"
+    assert step > 0, "the last saved state is valid"
+    assert not [path.name for path in (disk / "state").iterdir() if path.name.startswith(".")], (
+        "no temporary file is left"
+    )
     assert not (disk / "w.safetensors").exists()
 
     subprocess.run(["mount", "-o", "remount,size=10m", disk], check=True)

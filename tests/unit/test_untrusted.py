@@ -1,4 +1,4 @@
-"""Files from somebody else: none of them runs code, leads out of its folder, or takes memory on its word."""
+"""Files from somebody else never run code, lead out of their folder, or claim memory that they do not fill."""
 
 import ast
 import json
@@ -23,8 +23,7 @@ from slimdiff.analysis.claims import file as claimfile
 from slimdiff.checkpoints import header as modelheader
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.errors import UserError
-from slimdiff.io import packed
-from slimdiff.io import records
+from slimdiff.io import packed, records
 from slimdiff.io.folders import listing
 from slimdiff.report.figures import style
 from slimdiff.report.tables import claims, markdown
@@ -33,9 +32,9 @@ PACKAGE = Path(slimdiff.__file__).parent
 REPOSITORY = PACKAGE.parents[2]
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
-# What runs text or objects as code, and who may name it, and why that is safe.
+# Runs text or objects as code → modules that may use it, and why that is safe.
 FORBIDDEN = {
-    "pickle": {"data/mnist_package.py"},  # after its SHA-256 matched, and of arrays alone
+    "pickle": {"data/mnist_package.py"},  # after its SHA-256 matches, and of arrays only
     "marshal": set(),
     "shelve": set(),
     "dill": set(),
@@ -62,7 +61,7 @@ def sources() -> list[tuple[str, ast.Module]]:
 
 
 def dotted(node: ast.AST) -> str:
-    """`os.system` of the expression os.system, and nothing of what is no name."""
+    """Return the dotted name of an expression, such as os.system; empty for anything else."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute):
@@ -87,7 +86,7 @@ def test_nothing_in_the_package_runs_text_or_objects_as_code() -> None:
                 assert not word.endswith((".extractall", ".extract")), f"{name}: {word}"
 
 
-def test_what_could_unpack_a_pickle_is_told_not_to_and_no_shell_is_started() -> None:
+def test_pickles_are_disabled_and_no_shell_is_started() -> None:
     wanted = {
         "torch.load": ("weights_only", True),
         "np.load": ("allow_pickle", False),
@@ -121,7 +120,7 @@ Header = dict[str, Any]
 
 
 def of_model(change: Callable[[Header], Any]) -> Callable[[Header], None]:
-    """A change of our header within that of the file, without the digest that a forger would make anew."""
+    """Change slimdiff's header within the file's, and drop its digest, which a forger would recompute."""
 
     def apply(outer: Header) -> None:
         inner = json.loads(outer["__metadata__"]["slimdiff"])
@@ -141,7 +140,7 @@ def of_tensor(**changes: Any) -> Callable[[Header], None]:
 
 
 def forge(path: Path, change: Callable[[Header], None]) -> None:
-    """Change the header of a safetensors file, its tensors left as they are."""
+    """Change the header of a safetensors file and keep its tensors."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
@@ -333,7 +332,7 @@ def test_a_folder_of_images_is_not_left(tmp_path: Path) -> None:
 )
 def test_a_forged_matrix_is_refused(column: str, value: str) -> None:
     changes = {"status": "failed"} if column == "reason" else {}
-    with pytest.raises(UserError, match="forged or damaged"):
+    with pytest.raises(UserError, match="or damaged"):
         matrix.to_frame([synthetic.row(**{**changes, column: value})])
 
 

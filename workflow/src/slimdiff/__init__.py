@@ -1,9 +1,9 @@
 """slimdiff: how far can a diffusion model be slimmed before its images get worse?
 
-Importing the package is cheap: torch and pandas are loaded when something that needs them is asked for.
+Importing the package is cheap: torch and pandas load when a function needs them.
 
-- `load(path)`: a cell's model, ready to sample: `.sample(n, …)`, `.network`, `.settings`.
-- `read_matrix(path)`: the table of results, with units in `attrs["units"]`.
+- `load(path)`: a cell's model, ready to sample.
+- `read_matrix(path)`: the table of results.
 """
 
 from typing import TYPE_CHECKING
@@ -44,17 +44,17 @@ def load(
     plugins: "Sequence[str | os.PathLike[str]]" = (),
     cache: "str | os.PathLike[str] | None" = None,
 ) -> "LoadedModel":
-    """The model in a cell's model.safetensors, in evaluation mode on `device`.
+    """Load the model in a cell's model.safetensors or model.packed, in evaluation mode on `device`.
 
-    Its `sample(n, labels=…, sampler=…, steps=…, guidance=…, seed=…)` draws images (uint8, N C H W), `network` is the
-    torch module, `settings` the file's header: model, training, dataset, steps, sampler, seed, status and so on.
+    `sample(n, labels=…, sampler=…, steps=…, guidance=…, seed=…)` returns images (uint8, N C H W), `network` is the torch
+    module, and `settings` is the file's header: model, training, dataset, steps, sampler, seed, status and more.
 
     Args:
-        plugins: files whose families and steps the model was made with; they are run, so name only those you trust.
-        cache: folder where compilers keep what they made for other processes; None: where they do so by themselves.
+        plugins: Python files that the model was made with. They are executed, so name only files you trust.
+        cache: folder in which compilers keep code for later processes; None: their default.
 
     Raises:
-        UserError: the file is missing, damaged, or no model; or it needs a plugin that is not among them.
+        UserError: the file is missing, damaged, not a model, or needs a plugin that is not given.
     """
     if plugins:
         from slimdiff.plugins import loading

@@ -1,5 +1,5 @@
-"""The one exception that a user is meant to read."""
+"""The exception whose message is meant for users."""
 
 
 class UserError(Exception):
-    """Something the user can mend: one line naming the value, what was allowed, the key or file, the way out."""
+    """An error that the user can fix. The message names the value, what is allowed, the key or file, and the fix."""
