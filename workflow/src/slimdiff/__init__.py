@@ -25,8 +25,7 @@ __all__ = ["__version__", "load", "read_matrix"]
 def read_matrix(path: "str | os.PathLike[str]" = "results/matrix.parquet") -> "pd.DataFrame":
     """Read a run's results: one row per cell.
 
-    `attrs["units"]` maps columns to units and `attrs["provenance"]` holds code, config, machine, versions and date; both
-    are plain dicts.
+    `attrs["units"]` maps columns to units; `attrs["provenance"]` holds code, config, machine, versions and date.
 
     Raises:
         UserError: the file is missing or damaged, or has unknown columns or other types.
@@ -46,8 +45,8 @@ def load(
 ) -> "LoadedModel":
     """Load the model in a cell's model.safetensors or model.packed, in evaluation mode on `device`.
 
-    `sample(n, labels=…, sampler=…, steps=…, guidance=…, seed=…)` returns images (uint8, N C H W), `network` is the torch
-    module, and `settings` is the file's header: model, training, dataset, steps, sampler, seed, status and more.
+    `sample(n, labels=…, sampler=…, steps=…, guidance=…, seed=…)` returns images (uint8, N C H W), `network` is the
+    torch module, and `settings` is the file's header: model, training, dataset, steps, sampler, seed, status and more.
 
     Args:
         plugins: Python files that the model was made with. They are executed, so name only files you trust.

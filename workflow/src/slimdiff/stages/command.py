@@ -75,8 +75,10 @@ def parse_arguments(cls: type[A], argv: Sequence[str] | None) -> A:
                 options["help"] += f" (default: {field.default})"
         options["nargs"] = "*" if get_origin(kind) is tuple else None
         parser.add_argument(flag, type=_converter(kind, flag), **options)
-    values = vars(parser.parse_args(argv))
-    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    values: dict[str, Any] = {}
+    for name, value in vars(parser.parse_args(argv)).items():
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**values)
 
 
 def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
