@@ -1,6 +1,6 @@
-"""A plugin with one of everything: two compression steps, a family of networks, and a source of images.
+"""A plugin with two compression steps, a family of networks, and a source of images.
 
-examples/config.yaml names this file and asks for cells of it. Copy what you need; nothing of slimdiff is edited.
+examples/config.yaml runs it. Copy what you need; slimdiff itself stays unchanged.
 """
 
 import math
@@ -15,11 +15,11 @@ from slimdiff.plugins import family, source, step
 
 FLOAT32_MANTISSA = 23  # bits
 
-# --- a step that changes the structure: `restore` does it again before a file's tensors are read
+# --- a step that changes the structure: `restore` repeats the change before a file's tensors are loaded
 
 
 def put_factors(network, name, rank):
-    """Replace a linear layer by two thin ones, whose weights are yet to come; returns the old one and the new pair."""
+    """Replace a linear layer by two thin ones, without setting their weights; return the old layer and the new pair."""
     old = network.get_submodule(name)
     pair = nn.Sequential(nn.Linear(old.in_features, rank, bias=False), nn.Linear(rank, old.out_features))
     network.set_submodule(name, pair)
@@ -27,7 +27,7 @@ def put_factors(network, name, rank):
 
 
 def restore_factors(network, record, tensors):
-    """The structure that `low_rank` recorded: name → rank."""
+    """Restore the structure that `low_rank` recorded as name → rank."""
     for name, rank in record.items():
         put_factors(network, name, rank)
 
@@ -36,7 +36,7 @@ def restore_factors(network, record, tensors):
     "low-rank",
     settings={
         "share": {
-            "description": "rank of each linear layer, as a share of the smaller of its sides",
+            "description": "rank of each linear layer, as a fraction of its smaller dimension",
             "type": "number",
             "exclusiveMinimum": 0,
             "maximum": 1,
@@ -45,7 +45,7 @@ def restore_factors(network, record, tensors):
     restore=restore_factors,
 )
 def low_rank(network, settings, seed):
-    """Factorize linear layers by their singular values, wherever that saves parameters (Eckart and Young 1936)."""
+    """Factorize linear layers by truncated SVD where that saves parameters (Eckart and Young 1936)."""
     record = {}
     for name, layer in list(network.named_modules()):
         if type(layer) is not nn.Linear or layer.bias is None:
@@ -60,23 +60,23 @@ def low_rank(network, settings, seed):
         pair[1].bias.data = old.bias.data
         record[name] = rank
     if not record:
-        raise UserError(f"low-rank.share is {settings['share']}, which makes no linear layer smaller: take less")
+        raise UserError(f"low-rank.share is {settings['share']}, which shrinks no linear layer; choose a smaller share")
     return record
 
 
-# --- a step that leaves the network's structure as it is: the file needs no plugin to be loaded
+# --- a step that keeps the structure: the file loads without the plugin
 
 
 @step(
     "round-mantissa",
     settings={
-        "bits": {"description": "mantissa bits that every weight keeps", "type": "integer", "minimum": 0, "maximum": 22}
+        "bits": {"description": "mantissa bits to keep of every weight", "type": "integer", "minimum": 0, "maximum": 22}
     },
 )
 def round_mantissa(network, settings, seed):
     """Round every float32 parameter to the nearest number with fewer mantissa bits, ties to even.
 
-    The file stays as large and compresses better: 8 bits of exponent and sign are all that is hard to guess.
+    The file keeps its size and compresses better, since the dropped bits are zero.
     """
     for parameter in network.parameters():
         if parameter.dtype == torch.float32:
@@ -84,7 +84,7 @@ def round_mantissa(network, settings, seed):
 
 
 def rounded(values, bits):
-    """float32 values with `bits` mantissa bits; a carry runs over into the exponent, as it should."""
+    """Return float32 values with `bits` mantissa bits; a carry correctly runs over into the exponent."""
     dropped = FLOAT32_MANTISSA - bits
     pattern = values.contiguous().view(torch.int32)
     half = (1 << (dropped - 1)) - 1 + (pattern >> dropped & 1)
@@ -99,19 +99,19 @@ def rounded(values, bits):
     network={
         "width": {"description": "channels, an even number", "type": "integer", "minimum": 2, "multipleOf": 2},
         "blocks": {"description": "residual blocks", "type": "integer", "minimum": 1},
-        "classes": {"description": "as many as the data set has, or 0", "type": "integer", "minimum": 0},
+        "classes": {"description": "number of classes, that of the data set, or 0", "type": "integer", "minimum": 0},
     },
     preconditionings=["edm", "score"],
     samplers=["heun", "euler-maruyama"],
     scopes=["global", "middle"],
 )
 def residual(network, channels, image_size, groups):
-    """The network for `models.*.network`; convolutions take images of any size, so `image_size` is not needed."""
+    """Return the network for `models.*.network`; its convolutions accept any `image_size`."""
     return Residual(channels, network["width"], network["blocks"], network["classes"])
 
 
 class Block(nn.Module):
-    """Two convolutions around which the image goes, shifted by what is known of noise and class."""
+    """Residual block of two convolutions, shifted by the embedding of noise level and class."""
 
     def __init__(self, width):
         super().__init__()
@@ -126,7 +126,7 @@ class Block(nn.Module):
 
 
 class Residual(nn.Module):
-    """Convolutions at one size, told the noise level and, where there are classes, the class."""
+    """Residual blocks at one resolution, conditioned on the noise level and, with classes, on the class."""
 
     def __init__(self, channels, width, blocks, classes):
         super().__init__()
@@ -150,7 +150,7 @@ class Residual(nn.Module):
         return self.leave(F.silu(h))
 
     def prune_scopes(self):
-        """Names of the modules whose weights and biases pruning takes from, by scope."""
+        """Return the names of the prunable modules by scope."""
         inner = [f"blocks.{i}.{part}" for i in range(len(self.blocks)) for part in ("first", "second", "shift")]
         return {"global": ["enter", *inner, "leave"], "middle": inner}
 
@@ -169,7 +169,7 @@ SIZE = 12  # pixels
     },
 )
 def shapes(options, data_dir):
-    """Disks, squares and crosses of random size, place and brightness on black, drawn here rather than read."""
+    """Draw disks, squares and crosses of random size, place and brightness on black."""
     rng = np.random.default_rng(0)
     n = options["train_images"] + options["test_images"]
     labels = np.arange(n) % 3
@@ -179,7 +179,7 @@ def shapes(options, data_dir):
 
 
 def draw(label, rng):
-    """One image, uint8 (SIZE, SIZE)."""
+    """Return one image, uint8 (SIZE, SIZE)."""
     radius = rng.uniform(2.5, 4.5)
     row, column = rng.uniform(radius, SIZE - 1 - radius, 2)
     down, across = np.mgrid[:SIZE, :SIZE] - np.array([row, column])[:, None, None]
