@@ -1,7 +1,7 @@
-"""Made-up results of many cells, and the parts of the workflow that look at all of them: one part in each process.
+"""Synthetic results of many cells, and the parts of the workflow that read all of them: one part per process.
 
-Without torch, as the stages that it stands for. Rows follow from formulas (tests/helpers/synthetic.py), with the settings that
-real rows have; samples are there for the cells that pages and figures show, and the benchmark records of every job.
+Without torch, like the stages they replace. Rows follow from formulas (tests/helpers/synthetic.py) with the settings of
+real rows; samples exist for the cells that the page and figures show, and benchmark records for every job.
 """
 
 import argparse
@@ -16,8 +16,8 @@ import numpy as np
 import yaml
 
 from slimdiff.analysis import findings
-from slimdiff.analysis import matrix as results
 from slimdiff.analysis.claims import file, verdicts
+from slimdiff.analysis.matrix import provenance, read_matrix, read_paper, read_rows, row_path, to_frame, write_matrix
 from slimdiff.config import resolve
 from slimdiff.config.cells import expand, run_path
 from slimdiff.io import records, settings
@@ -76,7 +76,7 @@ def make(folder: Path, cells: int) -> None:
             "fid_indomain_sampling_sd": 0.4,
             "threads": 1,
         }
-        write_plain(results.row_path(folder / "results/cells", cell), json.dumps(row))
+        write_plain(row_path(folder / "results/cells", cell), json.dumps(row))
         (folder / "results/cells" / cell.path / "samples.npz").touch()
         name = f"{cell.path}.jsonl"
         for stage in STAGES:
@@ -106,15 +106,15 @@ def write_plain(path: Path, text: str) -> None:
 def aggregate(folder: Path) -> None:
     config = read_json(folder / "merged.json")
     requested = resolve.matrix_settings(config)
-    rows = results.read_rows(folder / "results/cells", expand(requested["matrix"]), requested["trainings"])
-    source = results.provenance(resolve.provenance(config), "made up")
-    results.write_matrix(folder / "results/matrix.parquet", results.to_frame(rows), source)
+    rows = read_rows(folder / "results/cells", expand(requested["matrix"]), requested["trainings"])
+    source = provenance(resolve.provenance(config), "made up")
+    write_matrix(folder / "results/matrix.parquet", to_frame(rows), source)
 
 
 def claims(folder: Path) -> None:
-    matrix = results.read_matrix(folder / "results/matrix.parquet")
+    matrix = read_matrix(folder / "results/matrix.parquet")
     stated = file.read([ROOT / "workflow/resources/claims.yaml"])
-    record = verdicts.to_json(matrix, verdicts.evaluate_claims(matrix, results.read_paper(PAPER), stated))
+    record = verdicts.to_json(matrix, verdicts.evaluate_claims(matrix, read_paper(PAPER), stated))
     write_json(folder / "results/claims.json", record)
     records.write_json(folder / "results/findings.json", findings.to_json(findings.find(matrix)))
 
@@ -124,23 +124,23 @@ def read_findings(folder: Path) -> findings.Findings:
 
 
 def tables_(folder: Path) -> None:
-    matrix = results.read_matrix(folder / "results/matrix.parquet")
+    matrix = read_matrix(folder / "results/matrix.parquet")
     record = read_json(folder / "results/claims.json")
-    write_tables(matrix, read_findings(folder), results.read_paper(PAPER), record, folder / "results/tables")
+    write_tables(matrix, read_findings(folder), read_paper(PAPER), record, folder / "results/tables")
 
 
 def figures(folder: Path) -> None:
-    matrix, out = results.read_matrix(folder / "results/matrix.parquet"), folder / "results/figures"
-    write_figures(matrix, read_findings(folder), results.read_paper(PAPER), out)
+    matrix, out = read_matrix(folder / "results/matrix.parquet"), folder / "results/figures"
+    write_figures(matrix, read_findings(folder), read_paper(PAPER), out)
     samples.write_all(matrix, folder / "results/cells", out)
     timeline.write(timeline.read_jobs(folder / "results/benchmarks", folder / "results/train", matrix.frame), out)
 
 
 def page_(folder: Path) -> None:
-    matrix = results.read_matrix(folder / "results/matrix.parquet")
+    matrix = read_matrix(folder / "results/matrix.parquet")
     record = read_json(folder / "results/claims.json")
     folders = (folder / "results" / name for name in ("tables", "cells", "train", "benchmarks"))
-    page = build.build(matrix, read_findings(folder), results.read_paper(PAPER), record, *folders)
+    page = build.build(matrix, read_findings(folder), read_paper(PAPER), record, *folders)
     write_text(folder / "results/report.html", page)
 
 

@@ -11,11 +11,10 @@ import numpy as np
 import synthetic
 
 from slimdiff.analysis import findings
-from slimdiff.analysis import matrix as results
 from slimdiff.analysis.claims import file, verdicts
+from slimdiff.analysis.matrix import Matrix, read_matrix, read_paper, to_frame, write_matrix
 from slimdiff.config.cells import Cell
-from slimdiff.io import samples
-from slimdiff.io import records
+from slimdiff.io import records, samples
 from slimdiff.report import selection
 from slimdiff.report.tables import write as tables
 from slimdiff.stages import page
@@ -33,12 +32,12 @@ def write(
     rows: Iterable[Mapping[str, Any]],
     config: Mapping[str, Any] = synthetic.CONFIG,
     classes: tuple[str, ...] = ("zero", "one", "two"),
-) -> results.Matrix:
+) -> Matrix:
     """Write what the page reads below `folder`. Jobs run one by one from BEGAN on, and failed cells have no images."""
     source = {"config": config, "slimdiff": "0.1.0", "written_at": BEGAN.isoformat(), "versions": {"python": "3.11"}}
-    results.write_matrix(folder / "matrix.parquet", results.to_frame(list(rows)), source)
-    matrix = results.read_matrix(folder / "matrix.parquet")
-    paper = results.read_paper(PAPER)
+    write_matrix(folder / "matrix.parquet", to_frame(list(rows)), source)
+    matrix = read_matrix(folder / "matrix.parquet")
+    paper = read_paper(PAPER)
     record = verdicts.to_json(matrix, verdicts.evaluate_claims(matrix, paper, file.read([str(CLAIMS)])))
     (folder / "claims.json").write_text(json.dumps(record), encoding="utf-8")
     statistics = findings.find(matrix)
@@ -86,7 +85,7 @@ def build(folder: Path) -> Path:
     return out
 
 
-def pictured(matrix: results.Matrix) -> list[Cell]:
+def pictured(matrix: Matrix) -> list[Cell]:
     """The cells of `matrix` that the page may show."""
     keys = matrix.frame[["dataset", "model", "optimization", "seed"]].itertuples(index=False, name=None)
     return selection.pictured([Cell(*key[:3], int(key[3])) for key in keys])

@@ -12,9 +12,9 @@ import yaml
 from clones import REPOSITORY, SMOKE, clone, planned, snakemake
 from PIL import Image
 
-from slimdiff.analysis import matrix as results
-from slimdiff.report.contents import FIGURE_NAMES, TABLE_NAMES
+from slimdiff.analysis.matrix import read_matrix
 from slimdiff.config.cells import expand
+from slimdiff.report.contents import FIGURE_NAMES, TABLE_NAMES
 from slimdiff.report.tables import proxies
 
 pytestmark = pytest.mark.slow
@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def matrix(run: Path) -> pd.DataFrame:
-    return results.read_matrix(run / "results" / "matrix.parquet").frame
+    return read_matrix(run / "results" / "matrix.parquet").frame
 
 
 def folder_of(run: Path, optimization: str, model: str = "ncsn") -> Path:
@@ -205,7 +205,7 @@ def test_a_training_that_diverges_is_a_row_with_its_reason(run: Path, tmp_path: 
     )
     done = snakemake(tree, "--cores", "2", *SMOKE, "diverging.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
-    matrix = results.read_matrix(tree / "results" / "matrix.parquet").frame.set_index("optimization")
+    matrix = read_matrix(tree / "results" / "matrix.parquet").frame.set_index("optimization")
     assert list(matrix["status"]) == ["ok", "failed", "failed"]
     assert matrix.loc["baseline", "fid_indomain"] > 0
     for optimization in ("diverging", "diverging+l1-30"):

@@ -149,12 +149,14 @@ def _difference(value: Mapping[str, Any]) -> Difference:
 def _group(value: Mapping[str, Any]) -> Group:
     comparisons = tuple(
         RecipeComparison(
-            each["name"],
-            *(_ratio(each[name]) for name in ("fid", "size", "time")),
-            {column: (_float(own), _float(baseline)) for column, (own, baseline) in each["means"].items()},
-            each["faster"],
+            name=item["name"],
+            fid=_ratio(item["fid"]),
+            size=_ratio(item["size"]),
+            time=_ratio(item["time"]),
+            means={column: (_float(own), _float(baseline)) for column, (own, baseline) in item["means"].items()},
+            faster=item["faster"],
         )
-        for each in value["comparisons"]
+        for item in value["comparisons"]
     )
     return Group(value["name"], _float(value["baseline_fid"]), comparisons, _float(value["tolerance"]))
 

@@ -147,9 +147,9 @@ def kind(optimization: str, config: Mapping[str, Any], default: str = "other") -
     recipe = config.get("optimizations", {}).get(optimization)
     if recipe is None:
         return default
-    known = config.get("trainings", {})
-    names = [name for name in walk_starts(known, recipe.get("training", "")) if name in known]
-    trainings = [known[name] for name in reversed(names)]
+    settings = config.get("trainings", {})
+    names = [name for name in walk_starts(settings, recipe.get("training", "")) if name in settings]
+    trainings = [settings[name] for name in reversed(names)]
     training = {key: value for options in trainings for key, value in options.items()}
     prunings = [step["prune"] for step in (*trainings, recipe) if "prune" in step]
     applies = {

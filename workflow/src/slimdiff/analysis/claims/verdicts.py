@@ -274,7 +274,9 @@ def _comparison(expression: Comparison, left: Recipe, right: Recipe | None, evid
         _name(right) if right else None,
         expression.left.column,
         effect.n,
-        *(number if math.isfinite(number) else None for number in (effect.mean, effect.low, effect.high)),
+        _finite(effect.mean),
+        _finite(effect.low),
+        _finite(effect.high),
         verdict,
         why,
         *_paper_numbers(expression, left[2], evidence),
@@ -323,9 +325,9 @@ def _obstacle(
 
 def _decide(expression: Comparison, effect: Effect) -> tuple[str, str]:
     columns = {expression.left.column, *({expression.right.column} if expression.right else ())}
-    scaled = [number / expression.factor for number in (effect.mean, effect.low, effect.high)]
-    resolution = RESOLUTION if columns & set(FRECHET) else 1.0
-    return decide(expression.operator, *scaled, within=expression.within, resolution=resolution)
+    factor, resolution = expression.factor, RESOLUTION if columns & set(FRECHET) else 1.0
+    ratios = (effect.mean / factor, effect.low / factor, effect.high / factor)
+    return decide(expression.operator, *ratios, within=expression.within, resolution=resolution)
 
 
 def _paper_numbers(
@@ -360,6 +362,10 @@ def _all_failed(outcome: Outcome) -> bool:
 
 def _some_failed(cell: Recipe, outcome: Outcome) -> str:
     return f"{outcome.failed} of {outcome.seeds} seeds of {_name(cell)} failed: {outcome.reason}"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _were(names: Sequence[str]) -> str:
