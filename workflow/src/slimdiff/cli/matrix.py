@@ -83,7 +83,7 @@ def gather(results: Path, config: Mapping[str, Any]) -> SoFar:
 
     A row counts only with its samples and its training's record, which Snakemake deletes first when it remakes a cell.
     """
-    from slimdiff.analysis import matrix as analysis
+    from slimdiff.analysis.matrix import read_rows
 
     trainings = resolve.matrix_settings(config)["trainings"]
     so_far = SoFar()
@@ -96,7 +96,7 @@ def gather(results: Path, config: Mapping[str, Any]) -> SoFar:
             so_far.missing[name] = whereabouts(results, name, training)
             continue
         try:
-            so_far.rows += analysis.read_rows(results / "cells", [cell], trainings)
+            so_far.rows += read_rows(results / "cells", [cell], trainings)
         except UserError as error:  # deleted just now, or of other settings
             so_far.missing[name] = str(error)
     return so_far
@@ -136,25 +136,24 @@ def write(so_far: SoFar, results: Path, config: Mapping[str, Any], out: Path) ->
         UserError: there are no rows, or `out` is the folder of the run.
     """
     from slimdiff.analysis import findings
-    from slimdiff.analysis import matrix as analysis
-    from slimdiff.analysis.claims import file as claimfile
-    from slimdiff.analysis.claims import verdicts
+    from slimdiff.analysis.claims import file, verdicts
+    from slimdiff.analysis.matrix import provenance, read_matrix, read_paper, to_frame, write_matrix
     from slimdiff.report.page import build
-    from slimdiff.report.tables import write as tables
+    from slimdiff.report.tables.write import write_tables
 
     if out.resolve() == results.resolve():
         raise UserError(f"--out {out} is the folder of the run: name another, such as {out}/so-far")
     if not so_far.rows:
         raise UserError(f"no cell under {results / 'cells'} has a row yet: try again later, or see `slimdiff status`")
     root = find_root(Path.cwd())
-    source = analysis.provenance(resolve.provenance(config), "rows so far") | {"missing": so_far.missing}
-    analysis.write_matrix(out / "matrix.parquet", analysis.to_frame(so_far.rows), source)
-    matrix, paper = analysis.read_matrix(out / "matrix.parquet"), analysis.read_paper(root / PAPER)
-    claims = claimfile.read(path if (path := Path(name)).is_absolute() else root / name for name in config["claims"])
+    source = provenance(resolve.provenance(config), "rows so far") | {"missing": so_far.missing}
+    write_matrix(out / "matrix.parquet", to_frame(so_far.rows), source)
+    matrix, paper = read_matrix(out / "matrix.parquet"), read_paper(root / PAPER)
+    claims = file.read(path if (path := Path(name)).is_absolute() else root / name for name in config["claims"])
     record = verdicts.to_json(matrix, verdicts.evaluate_claims(matrix, paper, claims))
     files.write_json(out / "claims.json", record)
     statistics = findings.find(matrix)
-    tables.write_tables(matrix, statistics, paper, record, out / "tables")
+    write_tables(matrix, statistics, paper, record, out / "tables")
     folders = (out / "tables", results / "cells", results / "train", results / "benchmarks")
     files.write_text(out / "report.html", build.build(matrix, statistics, paper, record, *folders))
 
