@@ -79,9 +79,9 @@ def test_a_timeline_of_many_jobs_has_a_bar_for_what_a_screen_can_show(tmp_path: 
             path.write_text(json.dumps({"s": 9.0, "cpu_time": 5.0, "max_rss": 100.0 + index}))
             os.utime(path, (1e9 + 10 * index, 1e9 + 10 * index))
     jobs = timeline.read_jobs(tmp_path / "benchmarks", tmp_path / "train", frame.frame)
-    assert len(jobs) == 2 * 150 * SEEDS > timeline.MOST_BARS
+    assert len(jobs) == 2 * 150 * SEEDS > timeline.MAX_BARS
     drawn = timeline.panel(jobs, 0).data
-    assert len(drawn) <= 2 * (timeline.MOST_BINS + 1)
+    assert len(drawn) <= 2 * (timeline.MAX_BINS + 1)
     assert drawn["seconds"].sum() == pytest.approx(jobs["seconds"].sum())
     assert drawn["memory_mb"].max() == jobs["memory_mb"].max()
     assert drawn["job"].str.contains(" and 1 more| and 2 more").any()
@@ -91,11 +91,11 @@ def test_a_timeline_of_many_jobs_has_a_bar_for_what_a_screen_can_show(tmp_path: 
 
 
 def test_a_long_table_on_the_page_says_how_much_it_leaves_out(tmp_path: Path) -> None:
-    lines = [f"| recipe-{index} | 1 |" for index in range(build.MOST_ROWS + 100)]
+    lines = [f"| recipe-{index} | 1 |" for index in range(build.MAX_ROWS + 100)]
     text = "\n".join(["# All cells", "", "Caption.", "", "| recipe | FID |", "|---|---|", *lines, ""])
     (tmp_path / "cells.md").write_text(text, encoding="utf-8")
     body = build._table(tmp_path / "cells.md")["body"]
-    assert body.count("<tr>") == build.MOST_ROWS - 1, "with its heading, but for the rule below that"
+    assert body.count("<tr>") == build.MAX_ROWS - 1, "with its heading, but for the rule below that"
     assert "102 more lines are in tables/cells.md" in body
     assert "recipe-0<" in body
     short = "\n".join(text.split("\n")[:20])
