@@ -1,4 +1,4 @@
-"""Clones to run Snakemake in, and what its dry runs say."""
+"""Clones to run Snakemake in, and the jobs of its dry runs."""
 
 import multiprocessing
 import os
@@ -17,7 +17,7 @@ Jobs = dict[str, set[str]]  # rule → its jobs, each as its wildcards joined by
 
 
 def clone(target: Path) -> Path:
-    """A copy of what a run needs, as a fresh clone has it."""
+    """Return a copy of the files that a run needs, as in a fresh clone."""
     target.mkdir(parents=True)
     for name in CLONED:
         source = REPOSITORY / name
@@ -29,20 +29,20 @@ def clone(target: Path) -> Path:
 
 
 def with_stand_ins(folder: Path) -> Path:
-    """The clone, its stages stood in for by ones that take no time."""
+    """Return the clone with stub stages that take no time (stand_in.py)."""
     shutil.copy(STAND_IN, folder / "workflow" / "src" / "sitecustomize.py")
     return folder
 
 
 def finish(folder: Path, *arguments: str) -> Path:
-    """The clone after a run that ended well."""
+    """Return the clone after a successful run."""
     done = snakemake(folder, "--cores", "2", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
 
 def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run Snakemake in `folder` as a user whose shell knows nothing of this test's environment."""
+    """Run Snakemake in `folder` without the environment variables of this test."""
     return subprocess.run(
         [sys.executable, "-m", "snakemake", *arguments],
         cwd=folder,
@@ -93,7 +93,7 @@ def _run_forked(folder: Path, output: Path, arguments: tuple[str, ...]) -> None:
 
 
 def jobs_in(text: str) -> Jobs:
-    """The jobs that Snakemake's output announces."""
+    """Return the jobs in Snakemake's output."""
     jobs: Jobs = {}
     for name, block in re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", text, flags=re.MULTILINE):
         wildcards = re.search(r"^    wildcards: (.*)$", block, flags=re.MULTILINE)

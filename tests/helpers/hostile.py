@@ -1,4 +1,4 @@
-"""Configurations that go wrong in every way that one can think of, and what may come of one."""
+"""Configs with mistakes of every kind, and what becomes of them."""
 
 import copy
 import os
@@ -17,10 +17,10 @@ from slimdiff.errors import UserError
 from slimdiff.io.settings import canonical
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
-FILE = "theirs.yaml"  # as messages call what was mutated
+FILE = "theirs.yaml"  # name of the mutated file in messages
 PLUGIN = "examples/round_mantissa.py"
 
-# Small, and complete: what the tests elsewhere lay over config.yaml.
+# A small overlay of config.yaml.
 MINIMAL = {
     "matrix": [
         {"dataset": "digits", "model": "ncsn", "optimizations": ["baseline", "l1-30", "channels-50"], "seeds": [0, 1]},
@@ -85,7 +85,7 @@ VALUES = st.one_of(
     st.integers(),
     st.floats(),
 )
-# Values of the right kind: most of them are refused for what they stand beside, if at all.
+# Values of the right type; most are refused, if at all, because of other keys.
 SMALL = st.one_of(
     st.integers(0, 12), st.sampled_from([16, 17, 28, 32, 64, 2048, 0.0, 0.1, 0.3, 0.5, 0.9, 1.0, 1.5, 25.0])
 )
@@ -93,7 +93,7 @@ Place = tuple[Any, Any]  # a mapping or a list, and a key or an index of it
 
 
 def words(schema: Any) -> list[str]:
-    """Every word that the schema allows somewhere."""
+    """Return every word that the schema allows somewhere."""
     if isinstance(schema, list):
         return [word for item in schema for word in words(item)]
     if not isinstance(schema, dict):
@@ -109,13 +109,13 @@ WORDS = sorted(set(words(SCHEMA)) | set(CONFIG["trainings"]) | set(CONFIG["optim
 
 
 def bases() -> list[dict[str, Any]]:
-    """config.yaml, every preset and a minimal matrix, each without the recipes that it does not use."""
+    """Return config.yaml, every preset and a minimal matrix, each without unused recipes."""
     overlays = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "config").glob("*.yaml"))]
     return [trimmed(merge(CONFIG, overlay)) for overlay in ({}, MINIMAL, *overlays)]
 
 
 def trimmed(config: dict[str, Any]) -> dict[str, Any]:
-    """`config` with no more recipes, trainings and seeds than its matrix can do with."""
+    """Return `config` with few recipes and seeds, and only the trainings that these use."""
     for entry in config["matrix"]:
         entry["optimizations"], entry["seeds"] = entry["optimizations"][:8], entry["seeds"][:2]
     used = {name for entry in config["matrix"] for name in entry["optimizations"]} | {"baseline"}
@@ -129,7 +129,7 @@ BASES = bases()
 
 
 def places(value: Any) -> list[Place]:
-    """Every place in `value` that can be replaced, deleted or doubled."""
+    """Return every place in `value` that can be replaced, deleted or doubled."""
     found: list[Place] = []
     if isinstance(value, dict | list):
         for key in list(value) if isinstance(value, dict) else range(len(value)):
@@ -140,7 +140,7 @@ def places(value: Any) -> list[Place]:
 
 @st.composite
 def mutated(draw: st.DrawFn) -> dict[str, Any]:
-    """A configuration with one to three mistakes in it, or none: a change may turn out harmless."""
+    """Draw a config with one to three changes, which may be mistakes or harmless."""
     made = copy.deepcopy(draw(st.sampled_from(BASES)))
     for _ in range(draw(st.integers(1, 3))):
         found = places(made)
@@ -163,7 +163,7 @@ def mutated(draw: st.DrawFn) -> dict[str, Any]:
             del holder[key]
         elif change == "empty":
             holder[key] = type(holder[key])() if isinstance(holder[key], dict | list | str) else None
-        elif change == "move":  # a value that belongs elsewhere
+        elif change == "move":  # a value from elsewhere
             other, place = found[draw(st.integers(0, len(found) - 1))]
             holder[key] = copy.deepcopy(other[place])
         elif change == "wrap":
@@ -178,9 +178,9 @@ def mutated(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def outcome(config: dict[str, Any], overlay: dict[str, Any] | None = None) -> str | None:
-    """What is said against a configuration before any job; None: it is sound, and everything can be planned.
+    """Return the message that refuses a config; None if it is valid and every job can be planned.
 
-    Whatever else happens (another exception than UserError, a plan that leaves its folder) fails the test.
+    Any other exception than UserError, or a path outside of results/, fails the test.
     """
     try:
         validate(config, SCHEMA, {"config.yaml": CONFIG, FILE: config if overlay is None else overlay})
@@ -192,7 +192,7 @@ def outcome(config: dict[str, Any], overlay: dict[str, Any] | None = None) -> st
 
 
 def plan(config: dict[str, Any]) -> None:
-    """What the rules ask of a sound configuration, for every cell: settings as JSON, and paths that stay in results."""
+    """Compute what the rules need of a valid config for every cell: settings as JSON, and paths inside results/."""
     for cell in expand(config["matrix"]):
         path = os.path.normpath(f"results/cells/{cell.path}")
         assert path.split("/") == ["results", "cells", cell.dataset, cell.model, cell.optimization, f"seed{cell.seed}"]
@@ -224,7 +224,7 @@ def plan(config: dict[str, Any]) -> None:
 
 
 def names_the_key(message: str, config: dict[str, Any]) -> bool:
-    """Whether a refusal says where: a file, then a key from the top; or the file of claims or the plugin."""
+    """Return whether a message says where: a file and a key from the top, or the file of claims or of a plugin."""
     file, _, rest = message.partition(": ")
     if file in (FILE, "config.yaml"):
         known = {*SCHEMA["properties"], *map(str, config)}

@@ -1,8 +1,8 @@
-"""Stands in for the stages, so that the rules can be tried in seconds and without torch.
+"""Stub stages, to test the rules in seconds and without torch.
 
-Copied into a clone's package folder as sitecustomize.py, which every Python imports at its start. One that was started
-with `-m slimdiff.stages.…` writes the outputs it was told to write and ends; any other goes on as if nothing was.
-$STAND_IN_FAILS names a stage that fails, $STAND_IN_WAITS one that takes as long as there is a file `wait`.
+Tests copy this file into a clone's package folder as sitecustomize.py, which every Python imports at start-up. A Python
+started with `-m slimdiff.stages.…` writes the outputs on its command line and exits; any other continues normally.
+$STAND_IN_FAILS names a stage that fails, $STAND_IN_WAITS a stage that runs as long as the file `wait` exists.
 """
 
 import os
@@ -16,7 +16,7 @@ WEIGHTS_BYTES = 2_000_000  # above Snakemake's own limit for comparing contents 
 def outputs(options: dict[str, str]) -> list[Path]:
     paths = [Path(value) for key, value in options.items() if key.startswith("--out")]
     if "--out-tables" in options:
-        from slimdiff.analysis import contents
+        from slimdiff.report import contents
 
         tables, figures = Path(options["--out-tables"]), Path(options["--out-figures"])
         paths = [tables / f"{name}.{suffix}" for name in contents.TABLE_NAMES for suffix in contents.TABLE_FORMATS]
@@ -33,7 +33,7 @@ if stage is not None:
             file.write(f"{os.getpid()}\n")
         time.sleep(0.05)
     if os.environ.get("STAND_IN_FAILS") == stage:
-        sys.exit("error: told to fail")
+        sys.exit("error: STAND_IN_FAILS")
     for path in outputs(dict(zip(sys.orig_argv, sys.orig_argv[1:], strict=False))):
         path.parent.mkdir(parents=True, exist_ok=True)
         filler = b"\0" * WEIGHTS_BYTES if path.name == "weights.safetensors" else b""

@@ -1,8 +1,8 @@
-"""Stands in for the stages up to `profile` with records that make real rows, and has some jobs killed by the kernel.
+"""Stub stages up to `profile`, whose records make real rows; some jobs are killed, as by the kernel.
 
-Copied into a clone's package folder as sitecustomize.py, as stand_in.py is; `row` and `aggregate` run as they are.
-KILLED names jobs, each STAGE:PART with a part of its paths: they end as the kernel ends what takes too much memory.
-HELD names jobs likewise that wait for the file GO, so that a test can look at the run while it goes.
+Tests copy this file into a clone's package folder as sitecustomize.py, like stand_in.py; `row` and `aggregate` are real.
+$KILLED lists jobs as STAGE:PART, with a part of their paths; they kill themselves, as the kernel does without memory.
+$HELD lists jobs likewise that wait for the file $GO, so that a test can look at a run in progress.
 """
 
 import json
@@ -55,6 +55,6 @@ def main(stage: str, words: list[str]) -> None:
     os._exit(0)
 
 
-found = next((word for word in sys.orig_argv if word.startswith("slimdiff.stages.")), None)
-if found is not None:
-    main(found.rpartition(".")[2], sys.orig_argv)
+stage_module = next((word for word in sys.orig_argv if word.startswith("slimdiff.stages.")), None)
+if stage_module is not None:
+    main(stage_module.rpartition(".")[2], sys.orig_argv)

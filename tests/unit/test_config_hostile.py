@@ -216,7 +216,7 @@ def test_a_link_out_of_a_folder_of_images_is_refused_before_any_job(tmp_path: Pa
         "channels": 1,
         "test_fraction": 0.5,
     }
-    overlay = {"datasets": {"mnist": source}, "matrix": BASES[0]["matrix"][:1]}  # of the network that is told no class
+    overlay = {"datasets": {"mnist": source}, "matrix": BASES[0]["matrix"][:1]}  # the unconditional network
     message = outcome(merge({**BASES[0], "datasets": {}}, overlay), overlay)
     assert message is not None
     assert "datasets.mnist.path" in message

@@ -1,4 +1,4 @@
-"""Plugins at work: what their functions are handed and give back, what files say of them, and their mistakes."""
+"""Plugin loading: arguments and results of plugin functions, what files record of plugins, and errors."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from slimdiff.catalog.families import FAMILIES
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.checkpoints import weights
 from slimdiff.compression import restore, steps
-from slimdiff.data import sources
+from slimdiff.data import image_set, sources
 from slimdiff.diffusion import denoiser
 from slimdiff.errors import UserError
 from slimdiff.inference.model import LoadedModel
@@ -118,7 +118,7 @@ def test_low_rank_is_the_nearest_of_its_rank(example: Any) -> None:
     assert error == pytest.approx(float(torch.linalg.svdvals(weight)[4:].square().sum()), rel=1e-4)
     assert torch.equal(network[0][1].bias.data, bias)
     assert network[2] is untouched, "a pair would hold more than 16 × 1"
-    with pytest.raises(UserError, match=r"share is 1, which makes no linear layer smaller"):
+    with pytest.raises(UserError, match=r"low-rank\.share is 1, .*smaller"):
         example.low_rank(nn.Sequential(nn.Linear(8, 8)), {"share": 1}, 0)
 
 
@@ -212,7 +212,7 @@ def test_the_data_stage_reads_a_plugins_source() -> None:
     Path("mine.py").write_text(PLUGIN, encoding="utf-8")
     settings = {"name": "x", "source": "noise", "options": {"n": 6}, "plugins": [entry("source", "noise")]}
     data.main(["--settings", canonical(settings), "--data-dir", ".", "--out", "images.safetensors"])
-    assert data.store.read(Path("images.safetensors")).classes == ("a", "b")
+    assert image_set.read(Path("images.safetensors")).classes == ("a", "b")
 
 
 def test_a_plugin_that_was_edited_since_is_refused() -> None:
@@ -242,9 +242,8 @@ def test_a_model_that_needs_a_plugin_says_so_and_one_that_does_not_loads() -> No
 
 def test_a_header_without_its_plugins_still_fails_clearly() -> None:
     write_small_model(Path("m.safetensors"), structure=[{"step": "wrap", "record": {}}])
-    assert refused(lambda: slimdiff.load("m.safetensors")) == (
-        "the step 'wrap' of a plugin changed this network: load its plugin first"
-    )
+    message = refused(lambda: slimdiff.load("m.safetensors"))
+    assert "'wrap'" in message and "load its plugin" in message
     assert "'residual'; allowed: ncsn, ddpm; others need their plugin" in refused(
         lambda: registry.build_network(RESIDUAL)
     )
@@ -273,15 +272,15 @@ def test_loading_twice_is_loading_once(example: Any) -> None:
         ),
         (
             "@step('a', settings={})\ndef f(n, s, r): ...\nstep('b', settings={})(f)\n",
-            "mine.py registers something else than its decorators at the top of the file say",
+            "mine.py registers something that no top-level decorator",
         ),
         ("if False:\n    pass\n", "mine.py registers nothing"),
-        ("@step('prune', settings={})\ndef f(n, s, r): ...\n", "step 'prune' would stand in the place of another"),
+        ("@step('prune', settings={})\ndef f(n, s, r): ...\n", "step 'prune' conflicts"),
         (
             "@family('ncsn', network={}, preconditionings=['edm'], samplers=['heun'])\ndef f(*a): ...\n",
-            "'ncsn' would st",
+            "'ncsn' conflicts",
         ),
-        ("@source('digits', classes=['a', 'b'])\ndef f(o, d): ...\n", "source 'digits' would stand in the place"),
+        ("@source('digits', classes=['a', 'b'])\ndef f(o, d): ...\n", "source 'digits' conflicts"),
     ],
 )
 def test_a_plugin_that_cannot_be_loaded_is_one_line(text: str, said: str) -> None:
@@ -303,7 +302,7 @@ def test_the_name_of_another_module_is_refused() -> None:
 @pytest.mark.parametrize(
     ("body", "settings", "said"),
     [
-        ("return 3", {"k": 1}, "mine.py, step 'a' must return nothing, as it has no restore"),
+        ("return 3", {"k": 1}, "mine.py, step 'a' must return None"),
         (
             "raise ValueError('no\\n  way')",
             {"k": 1},
@@ -339,7 +338,7 @@ def test_a_step_draws_by_its_seed_and_leaves_the_global_state_alone() -> None:
     [
         ("return 3", "family 'a' must return a torch.nn.Module, not int"),
         ("return nn.Linear(1, 1)", "family 'a': its network needs the method prune_scopes()"),
-        ("return Scoped()", "prune_scopes() has middle, declared global"),
+        ("return Scoped()", "prune_scopes() returns middle; declared are global"),
         ("return nn.Lnear(1, 1)", "mine.py, line 11: mine.py, family 'a': AttributeError: module 'torch.nn' has no"),
     ],
 )
@@ -362,7 +361,7 @@ def test_a_family_that_goes_wrong_is_one_line(body: str, said: str) -> None:
             "train_images must be uint8 (N, C, H, W), C 1 or 3, not torch.float32 (4, 1, 8, 8)",
         ),
         ("return x[:, 0], y, x, y", "train_images must be uint8 (N, C, H, W), C 1 or 3, not torch.uint8 (4, 8, 8)"),
-        ("return x, y, x, y[:2]", "test_labels must be whole numbers (4,), not torch.int64 (2,)"),
+        ("return x, y, x, y[:2]", "test_labels must be integers (4,), not torch.int64 (2,)"),
         ("return x, y, x, y + 1", "test_labels must be 0 to 1"),
         ("return x, y, x[..., :4], y", "training and test images differ in size"),
         ("return x, y, x[:0], y[:0]", "test_images must be uint8"),

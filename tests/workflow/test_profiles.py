@@ -1,4 +1,4 @@
-"""Profiles: what they share, that Snakemake takes them, and the scripts of those that bring some."""
+"""Profiles: their shared settings, that Snakemake accepts them, and their scripts."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def batch(tmp_path: Path) -> dict[str, str]:
 
 
 def test_a_cluster_gets_what_any_machine_gets() -> None:
-    """A profile that is named replaces the default one, key by key or not at all."""
+    """A named profile replaces the default profile as a whole."""
     assert CLUSTERS == ["generic", "kubernetes", "slurm"]
     shared = profile("default")
     for name in CLUSTERS:
@@ -132,7 +132,7 @@ def run(folder: Path, batch: dict[str, str], *command: str) -> str:
 
 
 def status_in_the_end(folder: Path, batch: dict[str, str], job: str) -> str:
-    """What a job comes to; asked again and again, as Snakemake does."""
+    """Return the final status of a job, polled as Snakemake does."""
     for _ in range(200):
         if (found := run(folder, batch, str(PROFILES / "generic" / "status"), "qstat", "-j", job)) != "running":
             return found

@@ -1,4 +1,4 @@
-"""What reruns after an edit: exactly the jobs that it touches."""
+"""An edit reruns exactly the jobs that it affects."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -41,14 +41,14 @@ DDPM_TRAININGS = {
     f"{OTHER}/{training}/0" for training in ("plain", "linear-8bit-frozen", "groups-2", "noise-prediction")
 }
 TRAININGS = NCSN_TRAININGS | DDPM_TRAININGS
-NCSN_LATER, DDPM_LATER = {f"{BASE}/channels-50/0"}, {f"{OTHER}/channels-50-diff/0"}  # that start from another training
+NCSN_LATER, DDPM_LATER = {f"{BASE}/channels-50/0"}, {f"{OTHER}/channels-50-diff/0"}  # trainings with a start
 LATER = NCSN_LATER | DDPM_LATER
 CELL_RULES = ("compress", "sample", "score", "profile", "row")
 FRECHET = "workflow/src/slimdiff/metrics/frechet.py"
 
 
 def gathered(**jobs: set[str]) -> Jobs:
-    """`jobs` and the four that follow any change of a row."""
+    """Return `jobs` and the four that follow any changed row."""
     return {**jobs, "aggregate": {""}, "claims": {""}, "report": {""}, "page": {""}}
 
 

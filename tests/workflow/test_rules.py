@@ -1,4 +1,4 @@
-"""The rules themselves: their form, their speed, how they take mistakes, and the user's own way to run them."""
+"""The rules: their form, their speed, mistakes in the config, and the documented ways to run them."""
 
 import json
 import os
@@ -88,14 +88,14 @@ def test_a_thousand_cells_are_planned_quickly_and_without_torch(
 
 
 def cpu_s(plan: Callable[[], Jobs]) -> tuple[float, Jobs]:
-    """What `plan` finds, and the processor's seconds that its processes take."""
+    """Return the processor seconds of the processes that `plan` starts, and the jobs that it returns."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     jobs = plan()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime), jobs
 
 
-def test_the_users_own_way(stood_in: Path) -> None:
+def test_one_core_and_a_gpu(stood_in: Path) -> None:
     done = snakemake(stood_in, "--cores", "1", "--resources", "gpu=1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (stood_in / "results" / "matrix.parquet").is_file()
@@ -106,7 +106,7 @@ def test_the_users_own_way(stood_in: Path) -> None:
 
 
 def test_waiting_jobs_cost_one_look_for_each_that_ended(stood_in: Path) -> None:
-    """Snakemake's own limit of starts looks at all of them once a second, and more often the more have ended."""
+    """With its default limit of job starts, Snakemake would go through all ready jobs every second."""
     entry = {"dataset": "digits", "model": "ncsn", "optimizations": ["baseline"], "seeds": list(range(24))}
     (stood_in / "many.yaml").write_text(json.dumps({"matrix": [entry]}))
     requested = ("--cores", "1", "--verbose", "--configfile", "many.yaml", "--until", "train")
@@ -118,7 +118,7 @@ def test_waiting_jobs_cost_one_look_for_each_that_ended(stood_in: Path) -> None:
 
 
 def test_without_a_gpu(stood_in: Path) -> None:
-    """gpu=0 is no limit but a wish: jobs run, on the CPU."""
+    """With gpu=0, jobs run on the CPU."""
     done = snakemake(stood_in, "--cores", "3", "--resources", "gpu=0", *SMOKE)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "--gpu 0 --threads 1" in (stood_in / "results/logs/train/digits/ncsn/plain/seed0.log").read_text()
@@ -133,7 +133,7 @@ def test_without_a_gpu(stood_in: Path) -> None:
 def test_a_crash_stops_no_other_job(stood_in: Path) -> None:
     done = snakemake(stood_in, "--cores", "2", *SMOKE, STAND_IN_FAILS="slimdiff.stages.profile")
     assert done.returncode != 0
-    assert "told to fail" in done.stdout + done.stderr, "the log of the failed job is shown"
+    assert "error: STAND_IN_FAILS" in done.stdout + done.stderr, "the log of the failed job is shown"
     cells = stood_in / "results" / "cells" / "digits" / "ncsn"
     assert {path.parts[-3] for path in cells.glob("*/seed0/score.json")} == {path.name for path in cells.iterdir()}
     assert not (stood_in / "results" / "report.html").exists()
@@ -146,7 +146,7 @@ def test_the_shipped_networks_can_be_made_again(fresh: Path, network: str) -> No
     assert planned(fresh, target) == {"data": {"mnist"}, network: {"mnist"}}
 
 
-def test_inception_is_left_out_until_it_is_asked_for(fresh: Path) -> None:
+def test_inception_runs_only_on_request(fresh: Path) -> None:
     assert not {"inception", "inception_weights"} & planned(fresh).keys()
     requested = planned(fresh, "--config", "inception={paper: download}", "sampling={n_samples: 2048}")
     assert requested["inception"] == {"mnist/paper"}
