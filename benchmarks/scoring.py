@@ -17,8 +17,8 @@ import torch_fidelity
 from _record import interleaved, record
 from torch.utils.data import Dataset
 
-from slimdiff.metrics import extractors
 from slimdiff.metrics.frechet import factor, frechet_distance, statistics
+from slimdiff.metrics.networks import extractors
 from slimdiff.runtime.devices import pick_device
 
 SHIPPED = Path(__file__).parents[1] / "workflow/resources/extractors/mnist.safetensors"

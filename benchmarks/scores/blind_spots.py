@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from slimdiff.data import image_set
 from slimdiff.io import files
 from slimdiff.io.safetensors_header import read_header
+from slimdiff.io.samples import Samples
 from slimdiff.metrics import evaluator
-from slimdiff.metrics.score import Samples, score
+from slimdiff.metrics.score import score
 from slimdiff.runtime.devices import pick_device
 
 RESOURCES = Path(__file__).parents[2] / "workflow/resources"
@@ -94,11 +95,11 @@ def main() -> None:
     images_path = folder / "images.safetensors"
     data, digest = image_set.read(images_path), read_header(images_path, image_set.KIND)["sha256"]
     training = (data.train_images, data.train_labels)
-    known = evaluator.read(folder / "reference.safetensors", extractors, classifier, [], training, digest)
+    scorer = evaluator.read(folder / "reference.safetensors", extractors, classifier, [], training, digest)
     rows = []
     for name, images, labels in sets(data, arguments.n):
-        found = score(Samples(images, labels, "ok", "", {}, 0.0, None), len(images), known, device)
-        rows.append({"set": name, "n": len(images), **{column: found[column] for column in COLUMNS}})
+        record = score(Samples(images.numpy(), labels.numpy(), (), {}, 0.0), len(images), scorer, device)
+        rows.append({"set": name, "n": len(images), **{column: record[column] for column in COLUMNS}})
         print(rows[-1], flush=True)
     frame = pd.DataFrame(rows)
     files.write_text(arguments.out / "blind-spots.csv", frame.to_csv(index=False))

@@ -14,12 +14,15 @@ import torch.nn.functional as F
 from slimdiff.data import sources
 from slimdiff.data.image_set import ImageSet
 from slimdiff.data.sources import DataSettings
-from slimdiff.metrics import classifier, classifier_training, extractor_training, reference
+from slimdiff.io.samples import Samples
+from slimdiff.metrics import reference
 from slimdiff.metrics import score as score_module
-from slimdiff.metrics.classifier_training import ClassifierSettings, train_classifier
 from slimdiff.metrics.evaluator import Evaluator
-from slimdiff.metrics.extractor_training import ExtractorSettings, train_extractor
-from slimdiff.metrics.score import Samples, score
+from slimdiff.metrics.networks import classifier, fit
+from slimdiff.metrics.networks.classifier import Classifier
+from slimdiff.metrics.networks.extractors import Extractor
+from slimdiff.metrics.networks.fit import ClassifierSettings, ExtractorSettings, train_network
+from slimdiff.metrics.score import score
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
@@ -39,12 +42,17 @@ def digits() -> ImageSet:
 def evaluator(digits: ImageSet) -> Iterator[Evaluator]:
     train, test = (digits.train_images, digits.train_labels), (digits.test_images, digits.test_labels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extractor_training, "MIN_STEPS", STEPS)
-        patch.setattr(classifier_training, "MIN_STEPS", STEPS)
-        how = ExtractorSettings("digits", (0, 1, 2), epochs=1, batch_size=64, learning_rate=2e-3)
-        networks = [train_extractor(train, test, 10, how, seed, CPU).extractor.double() for seed in how.seeds]
-        of_classifier = ClassifierSettings("digits", 3, epochs=1, batch_size=64, learning_rate=2e-3)
-        network = train_classifier(train, test, 10, of_classifier, CPU).classifier
+        patch.setattr(fit, "MIN_STEPS", STEPS)
+        shared: dict[str, Any] = {"dataset": "digits", "epochs": 1, "batch_size": 64, "learning_rate": 2e-3}
+        how: dict[str, Any] = {"name": "", "device": CPU}
+        settings = ExtractorSettings(seeds=(0, 1, 2), **shared)
+        networks = [
+            train_network(Extractor, train, test, 10, settings, seed=seed, **how).network.double()
+            for seed in settings.seeds
+        ]
+        network = train_network(
+            Classifier, train, test, 10, ClassifierSettings(seed=3, **shared), seed=3, **how
+        ).network
     yield Evaluator(
         reference=reference.measure(digits.train_images, digits.test_images, networks, "digits", "", "", CPU),
         extractors=networks,
@@ -58,7 +66,7 @@ def evaluator(digits: ImageSet) -> Iterator[Evaluator]:
 
 def scored(evaluator: Evaluator, images: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, Any]:
     requested = torch.zeros(0, dtype=torch.int64) if labels is None else labels
-    return score(Samples(images, requested, "ok", "", {}, 1.0, None), len(images), evaluator, CPU)
+    return score(Samples(images.numpy(), requested.numpy(), (), {}, 1.0), len(images), evaluator, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +174,7 @@ def test_a_few_images_repeated_are_seen_by_recall_and_coverage_too(
 
 
 def test_double_digits_are_seen_by_confidence(evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]) -> None:
-    """A tenth of them: the judge hesitates; precision hardly moves."""
+    """In a tenth of the images: confidence drops, precision hardly moves."""
     images = digits.test_images.clone()
     images[::10] = torch.maximum(images[::10], images.roll(7, 0)[::10])
     found = scored(evaluator, images)

@@ -1,4 +1,4 @@
-"""The judge: what it counts is what a count by hand gives, and it is as good as it says."""
+"""The classifier: its metrics equal a count by hand, and its accuracy is the stated one."""
 
 import json
 from pathlib import Path
@@ -11,10 +11,10 @@ from slimdiff.data import image_set
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 from slimdiff.io import files
-from slimdiff.metrics import classifier, classifier_training
-from slimdiff.metrics.classifier import Classifier, classify_samples, probabilities, shares
-from slimdiff.metrics.classifier_training import ClassifierSettings, TrainedClassifier, train_classifier
-from slimdiff.metrics.extractors import Extractor
+from slimdiff.metrics.networks import classifier, fit
+from slimdiff.metrics.networks.classifier import Classifier, classify_samples, probabilities, shares
+from slimdiff.metrics.networks.extractors import Extractor
+from slimdiff.metrics.networks.fit import ClassifierSettings, Trained, train_network
 from slimdiff.stages import classifier as stage
 
 SHIPPED = Path(__file__).parents[2] / "workflow" / "resources" / "classifiers"
@@ -128,11 +128,11 @@ def test_shares_count_classes_that_are_not_there() -> None:
 @pytest.mark.parametrize(
     ("n", "labels", "class_shares", "message"),
     [
-        (0, [], UNIFORM, "there is no image to judge"),
-        (3, [0, 1], UNIFORM, "there are 2 labels for 3 images; allowed: one for each, or none"),
-        (2, [0, 1], UNIFORM[:3], "the data set has 3 classes, its classifier knows 4"),
-        (2, [0, 4], UNIFORM, r"asked for class 0 to 4; the classifier knows 0 to 3: set models\.<name>\.network"),
-        (2, [-1, 3], UNIFORM, "asked for class -1 to 3"),
+        (0, [], UNIFORM, "there is no image .*sampling.n_samples"),
+        (3, [0, 1], UNIFORM, "there are 2 labels for 3 images; allowed: 3 or 0"),
+        (2, [0, 1], UNIFORM[:3], "the data set has 3 classes, its classifier 4"),
+        (2, [0, 4], UNIFORM, r"labels 0 to 4; the classifier knows 0 to 3: set models\.<name>\.network"),
+        (2, [-1, 3], UNIFORM, "labels -1 to 3"),
     ],
 )
 def test_what_does_not_fit_is_refused(n: int, labels: list[int], class_shares: torch.Tensor, message: str) -> None:
@@ -161,21 +161,22 @@ def test_neither_does_the_device() -> None:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> ClassifierSettings:
-    monkeypatch.setattr(classifier_training, "MIN_STEPS", 40)
-    return ClassifierSettings("stripes", seed=0, epochs=1, batch_size=32, learning_rate=1e-3)
+    monkeypatch.setattr(fit, "MIN_STEPS", 40)
+    return ClassifierSettings(dataset="stripes", seed=0, epochs=1, batch_size=32, learning_rate=1e-3)
 
 
-def train(settings: ClassifierSettings) -> TrainedClassifier:
-    return train_classifier(striped(200, 1), striped(100, 2), 2, settings, CPU)
+def train(settings: ClassifierSettings) -> Trained[Classifier]:
+    train, test, seed = striped(200, 1), striped(100, 2), settings.seed
+    return train_network(Classifier, train, test, 2, settings, seed=seed, name="classifier", device=CPU)
 
 
 def test_training_learns_and_depends_on_the_seed_alone(short: ClassifierSettings) -> None:
-    other_seed = ClassifierSettings("stripes", seed=1, epochs=1, batch_size=32, learning_rate=1e-3)
+    other_seed = ClassifierSettings(dataset="stripes", seed=1, epochs=1, batch_size=32, learning_rate=1e-3)
     before = torch.random.get_rng_state()
     first, again, other = train(short), train(short), train(other_seed)
     assert torch.equal(before, torch.random.get_rng_state())
     assert first.accuracy == again.accuracy > 0.9
-    weights = [one.classifier.state_dict() for one in (first, again, other)]
+    weights = [one.network.state_dict() for one in (first, again, other)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not torch.equal(weights[0]["conv1.weight"], weights[2]["conv1.weight"])
 
@@ -188,7 +189,7 @@ def test_a_small_data_set_is_gone_through_more_often(
 
 
 def test_a_file_gives_back_what_was_written(tmp_path: Path, short: ClassifierSettings) -> None:
-    trained = train(short).classifier
+    trained = train(short).network
     header = {"dataset": "stripes", "classes": ["rows", "columns"], "accuracy": 1.0}
     classifier.write(tmp_path / "a.safetensors", trained, header)
     classifier.write(tmp_path / "b.safetensors", trained, header)
@@ -204,7 +205,7 @@ def test_a_truncated_or_foreign_file_is_refused(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "classifier.safetensors"
     classifier.write(path, untrained(), {"dataset": "x", "classes": ["c"] * 10})
     monkeypatch.setattr(classifier, "ARCHITECTURE", "another")
-    with pytest.raises(UserError, match=r"another architecture .*: train it anew .*datasets\.x\.classifier"):
+    with pytest.raises(UserError, match=r"another architecture .*datasets\.x\.classifier"):
         classifier.read(path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"classifier\.safetensors is damaged"):
@@ -216,7 +217,7 @@ def test_a_truncated_or_foreign_file_is_refused(tmp_path: Path, monkeypatch: pyt
 def test_its_stage_trains_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(classifier_training, "MIN_STEPS", 3)
+    monkeypatch.setattr(fit, "MIN_STEPS", 3)
     train, test = striped(40, 1), striped(20, 2)
     image_set.write(tmp_path / "images.safetensors", ImageSet(*train, *test, "stripes", ("rows", "columns"), "made up"))
     settings = {"dataset": "stripes", "seed": 5, "epochs": 1, "batch_size": 30, "learning_rate": 1e-3}
@@ -269,7 +270,7 @@ def test_the_shipped_classifier_is_as_accurate_as_it_says(
     assert found["low_confidence"] < 0.03
 
 
-def test_what_the_distance_overlooks_the_judge_sees(
+def test_the_classifier_sees_what_the_distance_overlooks(
     shipped: Classifier, mnist_images: ImageSet, mnist_shares: torch.Tensor
 ) -> None:
     """Digits drawn over one another lower its confidence, a lost class shifts the shares, wrong labels the accuracy."""

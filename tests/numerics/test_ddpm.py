@@ -8,12 +8,12 @@ import torch
 from builders import UNET_SAMPLER, small_unet_model, unet_training
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
+from slimdiff.catalog.samplers import TIMESTEPS
 from slimdiff.diffusion.denoiser import Denoiser, PreconditioningSettings, build_denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
-from slimdiff.diffusion.samplers import SamplerSettings, sample
-from slimdiff.catalog.samplers import TIMESTEPS
 from slimdiff.diffusion.processes import NOISE_SCHEDULES, VP, betas
+from slimdiff.diffusion.samplers import SamplerSettings, sample
 from slimdiff.errors import UserError
 from slimdiff.io.settings import build
 
@@ -325,9 +325,7 @@ def test_schedulers_end_where_diffusers_does_with_noise_predictions(method, sche
 def test_schedulers_give_the_same_images_on_every_device(method, device):
     guided = Guided(GaussianDenoiser())
     settings = build(SamplerSettings, {**UNET_SAMPLER, "method": method, "steps": 10}, "sampler")
-    here, there = (
-        sample(guided, ImageNoise(0, range(3), where), SHAPE, settings).x for where in ("cpu", device)
-    )
+    here, there = (sample(guided, ImageNoise(0, range(3), where), SHAPE, settings).x for where in ("cpu", device))
     assert there.device.type == device.type
     assert torch.allclose(here, there.cpu(), atol=1e-3)
 

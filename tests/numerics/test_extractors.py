@@ -11,10 +11,10 @@ from torch.utils.data import Dataset
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 from slimdiff.io import files
-from slimdiff.metrics import extractor_training, extractors
-from slimdiff.metrics.extractor_training import ExtractorSettings, TrainedExtractor, train_extractor
-from slimdiff.metrics.extractors import FEATURES, Extractor, features
 from slimdiff.metrics.frechet import frechet_distance, statistics
+from slimdiff.metrics.networks import extractors, fit
+from slimdiff.metrics.networks.extractors import FEATURES, Extractor, features
+from slimdiff.metrics.networks.fit import ExtractorSettings, Trained, train_network
 
 SHIPPED = Path(__file__).parents[2] / "workflow" / "resources" / "extractors"
 NAMES = ("mnist", "fashion_mnist")
@@ -39,14 +39,15 @@ def striped(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return pictures, labels
 
 
-def train(seed: int, settings: ExtractorSettings) -> TrainedExtractor:
-    return train_extractor(striped(200, 1), striped(100, 2), 2, settings, seed, torch.device("cpu"))
+def train(seed: int, settings: ExtractorSettings) -> Trained[Extractor]:
+    how = {"seed": seed, "name": f"seed {seed}", "device": torch.device("cpu")}
+    return train_network(Extractor, striped(200, 1), striped(100, 2), 2, settings, **how)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> ExtractorSettings:
-    monkeypatch.setattr(extractor_training, "MIN_STEPS", 40)
-    return ExtractorSettings("stripes", (0, 1, 2), epochs=1, batch_size=32, learning_rate=1e-3)
+    monkeypatch.setattr(fit, "MIN_STEPS", 40)
+    return ExtractorSettings(dataset="stripes", seeds=(0, 1, 2), epochs=1, batch_size=32, learning_rate=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 5, 70), (1, 100, 64)])
@@ -67,7 +68,7 @@ def test_smaller_images_are_refused() -> None:
 
 
 def test_images_of_another_size_are_refused() -> None:
-    with pytest.raises(UserError, match=r"images are 3×12×12 .* the extractors take 1×12×12"):
+    with pytest.raises(UserError, match=r"images are 3×12×12 .* extractor takes 1×12×12"):
         features(untrained(), images(2, (3, 12, 12)))
 
 
@@ -93,7 +94,7 @@ def test_training_learns_and_depends_on_the_seed_alone(short: ExtractorSettings)
     first, again, other = train(0, short), train(0, short), train(1, short)
     assert torch.equal(before, torch.random.get_rng_state())
     assert first.accuracy == again.accuracy > 0.9
-    weights = [one.extractor.state_dict() for one in (first, again, other)]
+    weights = [one.network.state_dict() for one in (first, again, other)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not torch.equal(weights[0]["conv1.weight"], weights[2]["conv1.weight"])
 
@@ -106,7 +107,7 @@ def test_a_small_data_set_is_gone_through_more_often(
 
 
 def test_a_file_gives_back_what_was_written(tmp_path: Path, short: ExtractorSettings) -> None:
-    trained = [train(seed, short).extractor for seed in (0, 1)]
+    trained = [train(seed, short).network for seed in (0, 1)]
     header = {"dataset": "stripes", "classes": ["rows", "columns"], "accuracies": [1.0, 1.0]}
     extractors.write(tmp_path / "a.safetensors", trained, header)
     extractors.write(tmp_path / "b.safetensors", trained, header)
@@ -219,10 +220,8 @@ def test_shipped_extractors_are_the_ones_whose_hashes_are_shipped(shipped: tuple
 def test_shipped_extractors_are_as_accurate_as_they_say(mnist_images: ImageSet) -> None:
     header = extractors.read_header(SHIPPED / "mnist.safetensors")
     extractor = extractors.read(SHIPPED / "mnist.safetensors")[0]
-    right = extractor_training.accuracy(
-        extractor, mnist_images.test_images, mnist_images.test_labels, device=torch.device("cpu")
-    )
-    assert right == pytest.approx(header["accuracies"][0], abs=2e-4)
+    accuracy = fit.accuracy(extractor, mnist_images.test_images, mnist_images.test_labels, torch.device("cpu"))
+    assert accuracy == pytest.approx(header["accuracies"][0], abs=2e-4)
 
 
 def test_torch_fidelity_agrees_on_digits(mnist_images: ImageSet, tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from slimdiff.data.download import Unavailable
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 from slimdiff.io import files
-from slimdiff.metrics import inception, inception_weights
 from slimdiff.metrics.frechet import Statistics, frechet_distance
-from slimdiff.metrics.inception import build, features, measure, score_inception
+from slimdiff.metrics.networks import inception, inception_weights
+from slimdiff.metrics.networks.inception import build, features, measure, score_inception
 from slimdiff.stages import inception as inception_stage
 from slimdiff.stages import inception_weights as weights_stage
 
@@ -275,7 +275,7 @@ def pin(monkeypatch: pytest.MonkeyPatch, kind: str, path: Path) -> None:
 def test_other_weights_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, caught = tmp_path / "weights.pth", tmp_path / "caught"
     path.write_bytes(pickle.dumps(Trap(caught), protocol=2))
-    with pytest.raises(UserError, match=r"weights\.pth has SHA-256 .*; allowed for config key inception\.paper: 0cc3"):
+    with pytest.raises(UserError, match=r"weights\.pth has SHA-256 .*; config key inception\.paper needs 0cc3"):
         inception_weights.read_weights(path, "paper")
     pin(monkeypatch, "paper", path)
     with pytest.raises(pickle.UnpicklingError):
@@ -303,7 +303,7 @@ def test_weights_that_the_user_placed_are_not_downloaded(
     (tmp_path / "data").mkdir()
     placed = tmp_path / "data" / name
     torch.save({"a": torch.ones(2)}, placed)
-    with pytest.raises(UserError, match=f"{name} has SHA-256 .*; allowed for config key inception"):
+    with pytest.raises(UserError, match=f"{name} has SHA-256 .*; config key inception"):
         fetch_weights(tmp_path)
     assert not (tmp_path / "out").exists()
     pin(monkeypatch, "standard", placed)
@@ -319,7 +319,7 @@ def test_a_download_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return b"an error page"
 
     monkeypatch.setattr(weights_stage, "fetch", fetch)
-    with pytest.raises(UserError, match=r"^https://download\.pytorch\.org/\S+ has SHA-256 .*; allowed for config key"):
+    with pytest.raises(UserError, match=r"^https://download\.pytorch\.org/\S+ has SHA-256 .*; config key"):
         fetch_weights(tmp_path, "paper")
     assert requested == [(inception_weights.WEIGHTS["paper"].url, inception_weights.WEIGHTS["paper"].max_bytes)]
     assert not (tmp_path / "out").exists()
@@ -393,7 +393,7 @@ def test_its_stage_makes_the_reference(tiny: Tensors, tmp_path: Path, monkeypatc
     )
     arguments = ["--settings", json.dumps({"dataset": "blobs", "kind": "paper"}), "--out", str(out)]
     arguments += ["--images", str(tmp_path / "images.safetensors"), "--weights", str(weights)]
-    with pytest.raises(UserError, match=r"allowed for config key inception\.paper"):
+    with pytest.raises(UserError, match=r"config key inception\.paper"):
         inception_stage.main(arguments)
     pin(monkeypatch, "paper", weights)
     inception_stage.main(arguments)

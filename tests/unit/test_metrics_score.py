@@ -18,56 +18,24 @@ from slimdiff.errors import UserError
 from slimdiff.io import files, records
 from slimdiff.io.samples import Samples, write_samples
 from slimdiff.io.tensors import load_tensors, save_tensors
-from slimdiff.metrics import classifier, extractors, inception, reference, scaling
+from slimdiff.metrics import reference
 from slimdiff.metrics import score as score_module
-from slimdiff.metrics.classifier import Classifier
-from slimdiff.metrics.extractors import Extractor, features
 from slimdiff.metrics.frechet import factor, frechet_distance, statistics
-from slimdiff.metrics.inception import InceptionReference
 from slimdiff.metrics.kid import kernel_distance
 from slimdiff.metrics.memorization import memorization, nearest_distances
-from slimdiff.metrics.prdc import manifold
+from slimdiff.metrics.networks import classifier, extractors, inception
+from slimdiff.metrics.networks.classifier import Classifier
+from slimdiff.metrics.networks.extractors import Extractor, features
+from slimdiff.metrics.networks.inception import InceptionReference
+from slimdiff.metrics.prdc import compute_prdc
 from slimdiff.stages import extractors as extractors_stage
 from slimdiff.stages import reference as reference_stage
 from slimdiff.stages import score as score_stage
 
 KEYS = {
-    "identity",
-    "status",
-    "reason",
-    "n_samples",
-    "fid_indomain",
-    "fid_indomain_min",
-    "fid_indomain_max",
-    "fid_indomain_extractors",
-    "fid_indomain_sampling_sd",
-    "fid_indomain_pct",
-    "fid_indomain_floor",
-    "fid_indomain_floor_pct",
-    "fid_indomain_floor_n",
-    "few_samples",
-    "kid",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "manifold_n",
-    "class_accuracy",
-    "class_tv",
-    "low_confidence",
-    "memorization_p",
-    "nearest_ratio",
-    "fid_inception",
-    "fid_paper",
-    "extractors_sha256",
-    "classifier_sha256",
-    "inception_sha256",
-    "reference_n",
-    "network_evaluations",
-    "sampler",
-    "sampling_batch_size",
-    "score_batch_size",
-    "code",
+    *score_module.MEASURES,
+    *("identity", "status", "reason", "n_samples", "reference_n", "network_evaluations", "sampler", "code"),
+    *("extractors_sha256", "classifier_sha256", "inception_sha256", "sampling_batch_size", "score_batch_size"),
 }
 SAMPLER = {"method": "heun", "steps": 4}
 
@@ -184,15 +152,15 @@ def test_the_neighbourhoods_are_those_of_kept_training_images(workspace: Workspa
     workspace.write_samples(samples)
     record = workspace.score(100)
     drawn = torch.randperm(400, generator=torch.Generator().manual_seed(reference.DRAW_SEED))[:100]
-    kids, manifolds = [], []
+    kids, results = [], []
     for extractor in extractors.read(workspace.path("extractors.safetensors")):
-        size = scaling.scale(statistics(features(extractor, data.train_images)))
-        ours, theirs = (scaling.on_grid(features(extractor, x), size) for x in (data.train_images[drawn], samples))
+        size = reference.scale(statistics(features(extractor, data.train_images)))
+        ours, theirs = (reference.on_grid(features(extractor, x), size) for x in (data.train_images[drawn], samples))
         kids.append(kernel_distance(ours, theirs))
-        manifolds.append(manifold(ours, theirs))
+        results.append(compute_prdc(ours, theirs))
     assert record["kid"] == pytest.approx(np.mean(kids), rel=1e-9)
     for name in ("precision", "recall", "density", "coverage"):
-        assert record[name] == pytest.approx(np.mean([getattr(one, name) for one in manifolds]), rel=1e-12)
+        assert record[name] == pytest.approx(np.mean([getattr(result, name) for result in results]), rel=1e-12)
     assert record["manifold_n"] == 100
 
 
@@ -258,7 +226,7 @@ def test_the_floor_is_the_mean_over_disjoint_draws(workspace: Workspace) -> None
     draws = [reference.distance(known, list(block.unbind())) for block in blocks[:2]]
     found = reference.floor(known, 70)
     assert found is not None
-    assert found.fid == pytest.approx((draws[0].fid + draws[1].fid) / 2)
+    assert found.fid_indomain == pytest.approx((draws[0].fid_indomain + draws[1].fid_indomain) / 2)
     assert found.fid_indomain_pct == pytest.approx((draws[0].fid_indomain_pct + draws[1].fid_indomain_pct) / 2)
     assert found.n == 70
 
@@ -276,7 +244,7 @@ def test_fewer_images_lie_higher(workspace: Workspace) -> None:
     small, large = reference.floor(known, 66), reference.floor(known, 200)
     assert small is not None
     assert large is not None
-    assert small.fid > large.fid
+    assert small.fid_indomain > large.fid_indomain
 
 
 def test_the_order_of_samples_does_not_matter(workspace: Workspace) -> None:
@@ -314,7 +282,7 @@ def test_a_failure_is_passed_along(workspace: Workspace) -> None:
     assert record["sampler"] == SAMPLER
 
 
-def test_class_accuracy_is_what_the_judge_takes_samples_for(workspace: Workspace) -> None:
+def test_class_accuracy_is_the_share_of_recognized_labels(workspace: Workspace) -> None:
     """In whatever order samples and labels come, as long as they come together."""
     samples = pictures(100, 3)
     guesses = classifier.probabilities(classifier.read(workspace.path("classifier.safetensors")), samples).argmax(1)
@@ -380,7 +348,7 @@ def test_a_reference_of_an_older_slimdiff_is_refused(workspace: Workspace) -> No
     tensors, header = load_tensors(path, reference.KIND)
     del tensors["train_features"]
     save_tensors(path, reference.KIND, tensors, header)
-    with pytest.raises(UserError, match=r"made by another slimdiff: it lacks train_features; delete it and run again"):
+    with pytest.raises(UserError, match=r"lacks train_features: delete it and run again"):
         reference.read(path)
 
 
@@ -468,14 +436,14 @@ def test_fewer_samples_than_features_are_refused(workspace: Workspace) -> None:
 
 def test_samples_of_another_size_are_refused(workspace: Workspace) -> None:
     workspace.write_samples(torch.zeros(100, 1, 28, 28, dtype=torch.uint8))
-    with pytest.raises(UserError, match=r"images are 1×28×28 .* take 1×10×10"):
+    with pytest.raises(UserError, match=r"images are 1×28×28 .* takes 1×10×10"):
         workspace.score(100)
 
 
 def test_a_reference_checks_what_it_is_made_from(workspace: Workspace) -> None:
     digest = files.digest(workspace.path("extractors.safetensors"))
     assert workspace.make_reference(pinned=digest).extractors_sha256 == digest
-    with pytest.raises(UserError, match=rf"SHA-256 {digest}, pinned is 00ff: restore the file"):
+    with pytest.raises(UserError, match=rf"SHA-256 {digest}, expected 00ff: restore the file"):
         workspace.make_reference(pinned="00ff")
     with pytest.raises(UserError, match=r"is for data set 'noise', not 'mnist': correct datasets\.mnist\.extractors"):
         workspace.make_reference(dataset="mnist")
@@ -492,7 +460,7 @@ def test_a_reference_needs_more_images_than_features(workspace: Workspace) -> No
 def test_extractors_are_trained_by_their_stage(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("slimdiff.metrics.extractor_training.MIN_STEPS", 3)
+    monkeypatch.setattr("slimdiff.metrics.networks.fit.MIN_STEPS", 3)
     settings = {"dataset": "noise", "seeds": [0, 5], "epochs": 1, "batch_size": 200, "learning_rate": 1e-3}
     paths = ["--images", str(workspace.path("images.safetensors")), "--out", str(workspace.path("new.safetensors"))]
     extractors_stage.main(["--settings", json.dumps(settings), *paths])

@@ -1,4 +1,4 @@
-"""What the samples of a data set's models are held against: its images, their reference, every network that scores."""
+"""Everything that scoring the samples of one data set needs: its training images, reference and networks."""
 
 import os
 from collections.abc import Sequence
@@ -9,80 +9,81 @@ import torch
 
 from slimdiff.errors import UserError
 from slimdiff.io import files
-from slimdiff.metrics import classifier, extractors, inception, reference
-from slimdiff.metrics.classifier import Classifier
-from slimdiff.metrics.extractors import Extractor
-from slimdiff.metrics.inception import InceptionReference
+from slimdiff.metrics import reference
+from slimdiff.metrics.networks import classifier, extractors, inception
+from slimdiff.metrics.networks.classifier import Classifier
+from slimdiff.metrics.networks.extractors import Extractor
+from slimdiff.metrics.networks.inception import InceptionReference
 from slimdiff.metrics.reference import Reference
 
-Path = str | os.PathLike[str]
+StrPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Everything of one data set that a score needs."""
+    """Everything that scoring the samples of one data set needs."""
 
     reference: Reference
-    extractors: Sequence[Extractor]  # those of the reference
+    extractors: Sequence[Extractor]  # that made the reference
     classifier: Classifier
-    classifier_sha256: str  # of the judge's file
+    classifier_sha256: str  # of its file
     train_images: torch.Tensor  # uint8 (N, C, H, W)
     class_shares: torch.Tensor  # float64 (classes,), of the training images
-    inception: Sequence[InceptionReference]  # none, or one of each kind
+    inception: Sequence[InceptionReference]  # at most one of each kind
 
     @property
     def digests(self) -> dict[str, Any]:
-        """SHA-256 of every network, for the record of a score."""
+        """SHA-256 of every network, for the score's record."""
         return {
             "extractors_sha256": self.reference.extractors_sha256,
             "classifier_sha256": self.classifier_sha256,
-            "inception_sha256": {one.kind: one.weights_sha256 for one in self.inception},
+            "inception_sha256": {item.kind: item.weights_sha256 for item in self.inception},
         }
 
 
 def read(
-    reference_path: Path,
-    extractors_path: Path,
-    classifier_path: Path,
-    inception_paths: Sequence[Path],
+    reference_path: StrPath,
+    extractors_path: StrPath,
+    classifier_path: StrPath,
+    inception_paths: Sequence[StrPath],
     training: tuple[torch.Tensor, torch.Tensor],
     images_sha256: str,
 ) -> Evaluator:
-    """The yardstick in these files.
+    """Return the evaluator that these files define.
 
     Args:
-        training: the images uint8 (N, C, H, W) and labels int64 (N,) of the data set's training part.
-        images_sha256: of the tensors in the file that they came from.
+        training: the data set's training images, uint8 (N, C, H, W), and labels, int64 (N,).
+        images_sha256: of the tensors in the file of these images.
 
     Raises:
-        UserError: a file is missing or damaged, or they do not belong together.
+        UserError: a file is missing or damaged, or the files do not belong together.
     """
-    known = reference.read(reference_path)
+    real = reference.read(reference_path)
     digest = files.digest(extractors_path)
-    if digest != known.extractors_sha256:
+    if digest != real.extractors_sha256:
         raise UserError(
-            f"{reference_path} was made with other extractors (SHA-256 {known.extractors_sha256}) than "
+            f"{reference_path} was made with other extractors (SHA-256 {real.extractors_sha256}) than "
             f"{extractors_path} ({digest}): delete the reference and run again"
         )
-    if images_sha256 != known.images_sha256:
+    if images_sha256 != real.images_sha256:
         raise UserError(
-            f"{reference_path} was made from other images (SHA-256 {known.images_sha256}) than the data set's "
+            f"{reference_path} was made from other images (SHA-256 {real.images_sha256}) than the data set's "
             f"({images_sha256}): delete the reference and run again"
         )
     inception_headers = [inception.read_header(path) for path in inception_paths]
     headers = [classifier.read_header(classifier_path), *inception_headers]
     for path, header in zip([classifier_path, *inception_paths], headers, strict=True):
-        if header["dataset"] != known.dataset:
+        if header["dataset"] != real.dataset:
             raise UserError(
-                f"{path} is for data set {header['dataset']!r}, the reference for {known.dataset!r}: correct "
-                f"config key datasets.{known.dataset}.classifier, or delete the file and run again"
+                f"{path} is for data set {header['dataset']!r}, the reference for {real.dataset!r}: correct "
+                f"config key datasets.{real.dataset}.classifier, or delete the file and run again"
             )
     kinds = [header["inception"] for header in inception_headers]
-    if len(set(kinds)) < len(kinds):  # two of a kind would be written into one column
+    if len(set(kinds)) < len(kinds):  # both would go into one column
         raise UserError(f"--inception names {len(kinds)} files of kinds {', '.join(kinds)}; allowed: one of each kind")
     network, images, labels = classifier.read(classifier_path), *training
     return Evaluator(
-        reference=known,
+        reference=real,
         extractors=extractors.read(extractors_path),
         classifier=network,
         classifier_sha256=files.digest(classifier_path),

@@ -1,4 +1,4 @@
-"""The Fréchet distance between two sets of features (Heusel et al. 2017, eq. 6), in double precision throughout."""
+"""The Fréchet distance between two sets of features (Heusel et al. 2017, eq. 6), in double precision."""
 
 from dataclasses import dataclass
 
@@ -9,18 +9,18 @@ from slimdiff.errors import UserError
 
 @dataclass(frozen=True)
 class Statistics:
-    """The Gaussian that a set of features is summed up in."""
+    """The Gaussian that summarizes a set of features."""
 
     mean: torch.Tensor  # float64 (d,)
     covariance: torch.Tensor  # float64 (d, d), unbiased
-    n: int  # how many images it comes from
+    n: int  # number of images
 
 
 def statistics(features: torch.Tensor) -> Statistics:
-    """Mean and unbiased covariance of `features` (n, d).
+    """Return the mean and the unbiased covariance of `features` (n, d).
 
     Raises:
-        UserError: n < d. The covariance of so few images lacks directions, and the distance is mostly bias.
+        UserError: n < d: the covariance would be singular, and the distance mostly bias.
     """
     n, d = features.shape
     if n < d:
@@ -35,20 +35,20 @@ def statistics(features: torch.Tensor) -> Statistics:
 
 
 def factor(covariance: torch.Tensor) -> torch.Tensor:
-    """B with B Bᵀ = `covariance`, by eigh: unlike Cholesky it takes dead features, which leave the matrix singular."""
+    """Return B with B Bᵀ = `covariance`, by eigh: unlike Cholesky it handles dead features (a singular matrix)."""
     values, vectors = torch.linalg.eigh(covariance)
     return vectors * values.clamp(min=0).sqrt()
 
 
 def frechet_distance(a: Statistics, b: Statistics, factor_a: torch.Tensor | None = None) -> float:
-    """|μ_a - μ_b|² + tr Σ_a + tr Σ_b - 2 tr (Σ_a Σ_b)^½, at least 0.
+    """Return |μ_a - μ_b|² + tr Σ_a + tr Σ_b - 2 tr (Σ_a Σ_b)^½, at least 0.
 
-    With Σ_a = B Bᵀ the eigenvalues of Σ_a Σ_b are those of the symmetric Bᵀ Σ_b B: real, and without a matrix root.
-    Directions that Σ_a lacks are left out, since each would add the root of its round-off. Right to 1e-14 of the total
-    variance, and to 1e-8 where Σ_b lacks directions that Σ_a has.
+    With Σ_a = B Bᵀ, the eigenvalues of Σ_a Σ_b are those of the symmetric Bᵀ Σ_b B: real, without a matrix root.
+    Null directions of Σ_a are dropped, since each would add the root of its round-off. The error is 1e-14 of the total
+    variance, or 1e-8 if Σ_b has null directions that Σ_a lacks.
 
     Args:
-        factor_a: `factor(a.covariance)` where it is known.
+        factor_a: `factor(a.covariance)`, if already computed.
     """
     root = factor(a.covariance) if factor_a is None else factor_a
     variances = root.square().sum(dim=0)

@@ -1,20 +1,20 @@
-"""The kernel distance (KID, Bińkowski et al. 2018): unlike Fréchet's it has no bias from few images."""
+"""The kernel distance (KID, Bińkowski et al. 2018): unlike the Fréchet distance, unbiased for few images."""
 
 import torch
 
-BLOCK = 2500  # images whose kernel matrices are held at once: 50 MB each
+BLOCK = 2500  # images per kernel matrix, of 50 MB
 
 
 def kernel_distance(real: torch.Tensor, generated: torch.Tensor) -> float:
-    """The unbiased squared maximum mean discrepancy under the kernel (x·y / d + 1)³ (eq. 4).
+    """Return the unbiased squared maximum mean discrepancy under the kernel (x·y / d + 1)³ (eq. 4).
 
-    Around 0, and as often below as above it, where both sets come from one distribution. As many of each are compared
-    as there are in the smaller set: its size cut into equal blocks of at most 2,500, and the mean taken over them. No
-    image is in two blocks, unlike in the overlapping subsets that torch-fidelity draws by default.
+    It scatters around 0 if both sets come from one distribution. The first m images of each set are compared, m being
+    the size of the smaller one, in equal disjoint blocks of at most 2,500 whose mean is returned; torch-fidelity draws
+    overlapping subsets by default.
 
     Args:
-        real, generated: features (n, d) on the scale of `slimdiff.metrics.scaling`, at least 2 of each, their order
-            drawn at random: the first are taken.
+        real, generated: features (n, d) on the scale of `slimdiff.metrics.reference`, at least 2 of each, in random
+            order.
     """
     m = min(len(real), len(generated))
     blocks = -(-m // BLOCK)
@@ -23,7 +23,7 @@ def kernel_distance(real: torch.Tensor, generated: torch.Tensor) -> float:
 
 
 def _all_pairs(x: torch.Tensor, y: torch.Tensor) -> float:
-    """The estimate from all pairs of x (m, d) and y (m, d), but those of an image with itself."""
+    """Return the estimate from all pairs in x (m, d) and y (m, d), except an image with itself."""
     m, d = x.shape
     within = 0.0
     for own in (x, y):

@@ -1,4 +1,4 @@
-"""Do samples lie nearer to training images than unseen real images do? In pixels, where a copy is a copy."""
+"""Memorization: are samples closer to training images, in pixels, than unseen real images are?"""
 
 from dataclasses import dataclass
 
@@ -8,38 +8,38 @@ import torch
 
 from slimdiff.errors import UserError
 
-CANDIDATES = 4  # of single precision, whose exact distances are compared
-QUERIES, POOL = 1000, 10_000  # images whose distances are held at once
+CANDIDATES = 4  # found in single precision, then compared exactly
+QUERIES, POOL = 1000, 10_000  # images per block of distances
 ROUNDING = 2.0**-24  # of single precision
 
 
 @dataclass(frozen=True)
 class Memorization:
-    """The samples' distances to the training images beside those of the test images."""
+    """Distances of samples to the training images, compared with those of test images."""
 
-    p: float  # one-sided: the chance of samples so near, did they lie as test images do
-    ratio: float  # median of the samples' distances over that of the test images'; copies: 0
+    p: float  # one-sided, under the null hypothesis that samples are distributed like test images
+    ratio: float  # median distance of the samples / of the test images; copies: 0
 
 
 def memorization(samples: torch.Tensor, test: torch.Tensor) -> Memorization | None:
-    """Whether `samples` (n,), distances to the nearest training image, are smaller than those of `test` images (m,).
+    """Test whether the distances `samples` (n,) to the nearest training image are smaller than those of `test` (m,).
 
-    The test of Meehan et al. 2020 over all images at once: Mann and Whitney's, one-sided, by the normal approximation
-    with ties. None where there is no test image, or where half of them or more are copies of training images.
+    The test of Meehan et al. 2020 over all images at once: Mann-Whitney, one-sided, in the normal approximation with
+    ties. None without test images, or if half of them or more are copies of training images.
     """
-    ours, theirs = samples.numpy(), test.numpy()
-    if len(theirs) == 0 or np.median(theirs) == 0:
+    sample_distances, test_distances = samples.numpy(), test.numpy()
+    if len(test_distances) == 0 or np.median(test_distances) == 0:
         return None
-    found = scipy.stats.mannwhitneyu(ours, theirs, alternative="less", method="asymptotic")
-    return Memorization(float(found.pvalue), float(np.median(ours) / np.median(theirs)))
+    result = scipy.stats.mannwhitneyu(sample_distances, test_distances, alternative="less", method="asymptotic")
+    return Memorization(float(result.pvalue), float(np.median(sample_distances) / np.median(test_distances)))
 
 
 @torch.inference_mode()
 def nearest_distances(images: torch.Tensor, training: torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
-    """The Euclidean distance of each of `images` to the nearest `training` image, white being 1: float64 (n,), exact.
+    """Return the exact Euclidean distance of each image to the nearest `training` image, white being 1: float64 (n,).
 
-    Single precision finds the candidates. Where its rounding leaves doubt whether the nearest is among them, double
-    precision, in which whole numbers are exact, goes through all training images.
+    Single precision finds candidates. If its rounding could hide the nearest image, double precision, in which whole
+    numbers are exact, searches all training images.
 
     Args:
         images, training: uint8 (n, C, H, W) and (N, C, H, W), N > 0.
@@ -48,26 +48,26 @@ def nearest_distances(images: torch.Tensor, training: torch.Tensor, device: torc
         UserError: the images differ in size.
     """
     if images.shape[1:] != training.shape[1:]:
-        shapes = ["×".join(map(str, one.shape[1:])) for one in (images, training)]
+        shapes = ["×".join(map(str, part.shape[1:])) for part in (images, training)]
         raise UserError(f"images are {shapes[0]} (channels×height×width), the training images are {shapes[1]}")
     queries, pool = images.flatten(1).to(device), training.flatten(1).to(device)
     norms = torch.cat([rows.double().square().sum(1) for rows in pool.split(POOL)])
-    found = torch.empty(len(queries), dtype=torch.float64)
+    squared = torch.empty(len(queries), dtype=torch.float64)
     for start in range(0, len(queries), QUERIES):
-        found[start : start + QUERIES] = _nearest(queries[start : start + QUERIES], pool, norms).cpu()
-    return found.sqrt() / 255.0
+        squared[start : start + QUERIES] = _nearest(queries[start : start + QUERIES], pool, norms).cpu()
+    return squared.sqrt() / 255.0
 
 
 def _nearest(queries: torch.Tensor, pool: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
-    """The squared distance of each query (n, D) to the nearest of `pool` (N, D), uint8: whole numbers as float64."""
+    """Return the squared distance of each query (n, D) to the nearest of `pool` (N, D), uint8, as float64."""
     x = queries.double()
     own = x.square().sum(1)
     values, indices = _smallest(queries.float(), pool, norms, CANDIDATES)
     exact = torch.stack([(x - pool[column].double()).square().sum(1) for column in indices.T], dim=1)
     best = exact.min(dim=1).values
     if len(pool) > CANDIDATES:
-        # What single precision put behind the candidates is at least as far as the last of them, but for its rounding:
-        # of a sum of D products, of the norm, and of their difference.
+        # Images behind the candidates are at least as far as the last candidate, up to single precision's rounding of
+        # a sum of D products, of the norm, and of their difference.
         largest = norms.max()
         rounding = ROUNDING * (2 * (x.shape[1] + 4) * (own * largest).sqrt() + 4 * largest)
         doubtful = best - own > values[:, -1].double() - rounding
@@ -80,14 +80,14 @@ def _nearest(queries: torch.Tensor, pool: torch.Tensor, norms: torch.Tensor) -> 
 def _smallest(
     queries: torch.Tensor, pool: torch.Tensor, norms: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `k` smallest |p|² - 2 q·p over the pool for each query, ascending, in the queries' precision, and whose."""
+    """Return for each query the `k` smallest |p|² - 2 q·p over the pool, ascending, in its precision, and indices."""
     values, indices = [], []
     for start in range(0, len(pool), POOL):
         rows = pool[start : start + POOL].to(queries.dtype)
-        here = torch.addmm(norms[start : start + POOL].to(queries.dtype), queries, rows.T, alpha=-2)
-        least = here.topk(min(k, len(rows)), dim=1, largest=False)
-        values.append(least.values)
-        indices.append(least.indices + start)
-    every = torch.cat(values, dim=1)
-    least = every.topk(min(k, every.shape[1]), dim=1, largest=False)
-    return least.values, torch.cat(indices, dim=1).gather(1, least.indices)
+        block = torch.addmm(norms[start : start + POOL].to(queries.dtype), queries, rows.T, alpha=-2)
+        smallest = block.topk(min(k, len(rows)), dim=1, largest=False)
+        values.append(smallest.values)
+        indices.append(smallest.indices + start)
+    candidates = torch.cat(values, dim=1)
+    smallest = candidates.topk(min(k, candidates.shape[1]), dim=1, largest=False)
+    return smallest.values, torch.cat(indices, dim=1).gather(1, smallest.indices)

@@ -1,4 +1,10 @@
-"""What samples are compared with: a data set's training images, summed up once under each of its extractors."""
+"""The reference of a data set: statistics and features of its training images under each of its extractors.
+
+The Fréchet distance takes raw features; all other metrics take features scaled and rounded to a grid. The scale is one
+factor per extractor: raw ReLU features are so large that a cubic kernel would see only outliers, and a factor per
+feature would inflate nearly dead ones. The grid removes the rounding noise of batches and makes distances exact in
+double precision: a copy is at distance 0, and ties fall the same way on every machine.
+"""
 
 import os
 from collections.abc import Sequence
@@ -9,60 +15,74 @@ import torch
 
 from slimdiff.errors import UserError
 from slimdiff.io.tensors import load_tensors, save_tensors
-from slimdiff.metrics.extractors import FEATURES, Extractor, features
 from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
 from slimdiff.metrics.memorization import nearest_distances
-from slimdiff.metrics.scaling import scale
+from slimdiff.metrics.networks.extractors import FEATURES, Extractor, features
 
 KIND = "reference"
-SHUFFLE_SEED = 0  # of the order in which the test images' features are kept
+SHUFFLE_SEED = 0  # of the order of the test images' features
 DRAW_SEED = 1  # of the training images whose features are kept
-MOST_KEPT = 10_000  # training images
-# What a file of one holds as tensors, and what its header says.
+MAX_KEPT = 10_000  # training images
+GRID = 2.0**-16  # a hundred-thousandth of a typical feature; sums stay exact up to squared norms of 2^19
+# Tensors and header fields of the file
 TENSORS = ("mean", "covariance", "factor", "test_features", "train_features", "test_nearest")
 FACTS = ("n", "dataset", "extractors_sha256", "images_sha256")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The training images of a data set under its k extractors, and the test images to show what noise alone costs."""
+    """A data set's training images under its k extractors, and its test images, which give the floor."""
 
     mean: torch.Tensor  # float64 (k, d)
     covariance: torch.Tensor  # float64 (k, d, d)
     factor: torch.Tensor  # float64 (k, d, d), factor(covariance)
-    test_features: torch.Tensor  # float32 (k, m, d), in an order drawn once, the same for every extractor
-    train_features: torch.Tensor  # float32 (k, at most 10,000, d), of training images drawn once
-    test_nearest: torch.Tensor  # float64 (m,), distance of each test image to the nearest training image in pixels
+    test_features: torch.Tensor  # float32 (k, m, d), in one random order for all extractors
+    train_features: torch.Tensor  # float32 (k, at most 10,000, d), of one random draw
+    test_nearest: torch.Tensor  # float64 (m,), pixel distance of each test image to the nearest training image
     n: int  # training images
     dataset: str
-    extractors_sha256: str  # of the file that the extractors came from
+    extractors_sha256: str  # of the extractors' file
     images_sha256: str  # of the tensors in the data set's file
 
     def statistics(self, index: int) -> Statistics:
-        """Those of the training images under extractor `index`."""
+        """Return the statistics of the training images under extractor `index`."""
         return Statistics(self.mean[index], self.covariance[index], self.n)
 
     def scale(self, index: int) -> float:
-        """The factor that the features of extractor `index` are multiplied with for all but the Fréchet distance."""
+        """Return the factor that `on_grid` takes for the features of extractor `index`."""
         return scale(self.statistics(index))
 
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a set of images is from the training images."""
+    """Fréchet distance between a set of images and the training images."""
 
-    fid: float  # mean over the extractors
+    fid_indomain: float  # mean over the extractors
     fid_indomain_pct: float  # percent of the training images' total variance, mean over the extractors
     fid_indomain_extractors: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Floor:
-    """What real images that no model was trained on score: the mean over the draws of n of them."""
+    """Fréchet distance between real test images and the training images: mean over sets of n test images."""
 
-    fid: float
+    fid_indomain: float
     fid_indomain_pct: float
-    n: int  # images in each draw
+    n: int  # images per set
+
+
+def scale(real: Statistics) -> float:
+    """Return the factor that brings the mean squared norm of real features to their number d; 1 if all are 0."""
+    squared_norm = real.mean.square().sum() + real.covariance.trace() * (real.n - 1) / real.n
+    return (len(real.mean) / squared_norm.item()) ** 0.5 if squared_norm > 0 else 1.0
+
+
+def on_grid(features: torch.Tensor, factor: float) -> torch.Tensor:
+    """Return `features` (n, d) times `factor`, rounded to multiples of 2^-16, as float64 (n, d).
+
+    They pass through float32, the precision of the reference's features.
+    """
+    return torch.round(features.float().double() * (factor / GRID)) * GRID
 
 
 def measure(
@@ -74,13 +94,13 @@ def measure(
     images_sha256: str,
     device: torch.device,
 ) -> Reference:
-    """The reference of one data set from its images, uint8 (N, C, H, W).
+    """Return the reference of one data set from its images, uint8 (N, C, H, W).
 
-    For metrics that need real images one by one it keeps the features of at most 10,000 training images, not of test
-    images: so these can be scored like samples, and show what a perfect model would get.
+    Metrics that compare single images use the features of at most 10,000 training images, never of test images. Test
+    images can therefore be scored like samples, and show the score of a perfect model.
 
     Raises:
-        UserError: fewer training images than features, or images that do not fit the extractors.
+        UserError: there are fewer training images than features, or the extractors take images of another size.
     """
     if len(train_images) < FEATURES:
         raise UserError(
@@ -88,17 +108,17 @@ def measure(
             f"add images (config key datasets.{dataset})"
         )
     order = torch.randperm(len(test_images), generator=torch.Generator().manual_seed(SHUFFLE_SEED))
-    drawn = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(DRAW_SEED))[:MOST_KEPT]
-    found, kept, test = [], [], []
+    drawn = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(DRAW_SEED))[:MAX_KEPT]
+    gaussians, kept, test = [], [], []
     for extractor in extractors:
-        every = features(extractor, train_images, device=device)
-        found.append(statistics(every))
-        kept.append(every[drawn].float())
+        train = features(extractor, train_images, device=device)
+        gaussians.append(statistics(train))
+        kept.append(train[drawn].float())
         test.append(features(extractor, test_images[order], device=device).float())
     return Reference(
-        mean=torch.stack([one.mean for one in found]),
-        covariance=torch.stack([one.covariance for one in found]),
-        factor=torch.stack([factor(one.covariance) for one in found]),
+        mean=torch.stack([gaussian.mean for gaussian in gaussians]),
+        covariance=torch.stack([gaussian.covariance for gaussian in gaussians]),
+        factor=torch.stack([factor(gaussian.covariance) for gaussian in gaussians]),
         test_features=torch.stack(test),
         train_features=torch.stack(kept),
         test_nearest=nearest_distances(test_images, train_images, device),
@@ -110,65 +130,67 @@ def measure(
 
 
 def distance(reference: Reference, image_features: Sequence[torch.Tensor]) -> Distance:
-    """How far images are from the training images, given their features (n, d) under each extractor.
+    """Return the distance between images, given their features (n, d) under each extractor, and the training images.
 
     Raises:
-        UserError: fewer images than features.
+        UserError: there are fewer images than features.
     """
     fids, percents = [], []
-    for index, one in enumerate(image_features):
+    for index, generated in enumerate(image_features):
         real = reference.statistics(index)
-        fid = frechet_distance(real, statistics(one), reference.factor[index])
+        fid = frechet_distance(real, statistics(generated), reference.factor[index])
         fids.append(fid)
         percents.append(100.0 * fid / real.covariance.trace().item())
     return Distance(sum(fids) / len(fids), sum(percents) / len(percents), tuple(fids))
 
 
 def floor(reference: Reference, n: int) -> Floor | None:
-    """The distance of n real test images from the training images: what a perfect model would score with n samples.
+    """Return the distance of n real test images: the score of a perfect model with n samples.
 
-    The test images are cut into as many disjoint draws of n as they make, in the order kept in the reference, and the
-    mean over the draws is taken; one draw of 2,000 MNIST images is off by a fifth. With fewer than n test images the
-    one draw is all of them; None where they are fewer than the features.
+    It is the mean over disjoint sets of n test images, as many as there are, in the reference's order: one set of
+    2,000 MNIST images is off by a fifth. With fewer than n test images, the only set is all of them. None if there are
+    fewer test images than features.
     """
     available = reference.test_features.shape[1]
     n = min(n, available)
     if n < FEATURES:
         return None
-    draws = [
+    distances = [
         distance(reference, list(reference.test_features[:, start : start + n].double().unbind()))
         for start in range(0, available - n + 1, n)
     ]
     return Floor(
-        sum(draw.fid for draw in draws) / len(draws), sum(draw.fid_indomain_pct for draw in draws) / len(draws), n
+        sum(each.fid_indomain for each in distances) / len(distances),
+        sum(each.fid_indomain_pct for each in distances) / len(distances),
+        n,
     )
 
 
 def write(path: str | os.PathLike[str], reference: Reference) -> None:
-    """Write `reference`, with the floor of the whole test set in the header for people to read."""
+    """Write `reference`; the header also states the floor of the whole test set, for people to read."""
     tensors = {name: getattr(reference, name) for name in TENSORS}
-    whole = floor(reference, reference.test_features.shape[1])
+    test_floor = floor(reference, reference.test_features.shape[1])
     header = {
         "dataset": reference.dataset,
         "n": reference.n,
         "extractors_sha256": reference.extractors_sha256,
         "images_sha256": reference.images_sha256,
         "test_n": reference.test_features.shape[1],
-        "test_fid_indomain": whole.fid if whole else None,
-        "test_fid_indomain_pct": whole.fid_indomain_pct if whole else None,
+        "test_fid_indomain": test_floor.fid_indomain if test_floor else None,
+        "test_fid_indomain_pct": test_floor.fid_indomain_pct if test_floor else None,
     }
     save_tensors(path, KIND, tensors, header)
 
 
 def read(path: str | os.PathLike[str]) -> Reference:
-    """The reference in `path`.
+    """Return the reference in `path`.
 
     Raises:
-        UserError: the file is missing, damaged, of another kind, or of a slimdiff that kept less in it.
+        UserError: the file is missing, damaged, of another kind, or from an older slimdiff.
     """
     tensors, header = load_tensors(path, KIND)
     missing = [name for name in (*TENSORS, *FACTS) if name not in {*tensors, *header}]
     if missing:
-        raise UserError(f"{path} was made by another slimdiff: it lacks {missing[0]}; delete it and run again")
-    held: dict[str, Any] = {**tensors, **{name: header[name] for name in FACTS}}
-    return Reference(**held)
+        raise UserError(f"{path} is from an older slimdiff and lacks {missing[0]}: delete it and run again")
+    fields: dict[str, Any] = {**tensors, **{name: header[name] for name in FACTS}}
+    return Reference(**fields)

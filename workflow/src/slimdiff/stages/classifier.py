@@ -9,8 +9,9 @@ import torch
 
 from slimdiff.data import image_set
 from slimdiff.io.settings import build
-from slimdiff.metrics import classifier
-from slimdiff.metrics.classifier_training import ClassifierSettings, train_classifier
+from slimdiff.metrics.networks import classifier
+from slimdiff.metrics.networks.classifier import Classifier
+from slimdiff.metrics.networks.fit import ClassifierSettings, train_network
 from slimdiff.runtime.devices import pick_device
 from slimdiff.stages import command
 
@@ -28,14 +29,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = build(ClassifierSettings, args.settings, "--settings of stage classifier")
     images = image_set.read(args.images)
     train, test = (images.train_images, images.train_labels), (images.test_images, images.test_labels)
-    trained = train_classifier(train, test, len(images.classes), settings, pick_device(args.gpu, args.threads))
+    device = pick_device(args.gpu, args.threads)
+    trained = train_network(
+        Classifier, train, test, len(images.classes), settings, seed=settings.seed, name="classifier", device=device
+    )
     header = {
         **asdict(settings),
         "classes": list(images.classes),
         "accuracy": trained.accuracy,
         "torch_version": str(torch.__version__),
     }
-    classifier.write(args.out, trained.classifier, header)
+    classifier.write(args.out, trained.network, header)
     print(f"{settings.dataset}: test accuracy {100 * trained.accuracy:.2f} %", flush=True)
 
 

@@ -9,8 +9,9 @@ import torch
 
 from slimdiff.data import image_set
 from slimdiff.io.settings import build
-from slimdiff.metrics import extractors
-from slimdiff.metrics.extractor_training import ExtractorSettings, train_extractor
+from slimdiff.metrics.networks import extractors
+from slimdiff.metrics.networks.extractors import Extractor
+from slimdiff.metrics.networks.fit import ExtractorSettings, train_network
 from slimdiff.runtime.devices import pick_device
 from slimdiff.stages import command
 
@@ -29,14 +30,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = pick_device(args.gpu, args.threads)
     images = image_set.read(args.images)
     train, test = (images.train_images, images.train_labels), (images.test_images, images.test_labels)
-    trained = [train_extractor(train, test, len(images.classes), settings, seed, device) for seed in settings.seeds]
+    trained = [
+        train_network(
+            Extractor,
+            train,
+            test,
+            len(images.classes),
+            settings,
+            seed=seed,
+            name=f"extractor of seed {seed}",
+            device=device,
+        )
+        for seed in settings.seeds
+    ]
     header = {
         **asdict(settings),
         "classes": list(images.classes),
         "accuracies": [result.accuracy for result in trained],
         "torch_version": str(torch.__version__),
     }
-    extractors.write(args.out, [result.extractor for result in trained], header)
+    extractors.write(args.out, [result.network for result in trained], header)
     accuracies = ", ".join(f"{100 * result.accuracy:.2f} %" for result in trained)
     print(f"{settings.dataset}: test accuracies {accuracies}", flush=True)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from slimdiff.data import image_set
 from slimdiff.io.settings import build
-from slimdiff.metrics import inception, inception_weights
+from slimdiff.metrics.networks import inception, inception_weights
 from slimdiff.runtime.devices import pick_device
 from slimdiff.stages import command
 

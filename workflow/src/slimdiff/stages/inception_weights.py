@@ -10,7 +10,7 @@ from slimdiff.data.download import Unavailable, fetch
 from slimdiff.errors import UserError
 from slimdiff.io import files
 from slimdiff.io.settings import build
-from slimdiff.metrics.inception_weights import WEIGHTS, verify
+from slimdiff.metrics.networks.inception_weights import WEIGHTS, verify
 from slimdiff.stages import command
 
 

@@ -10,7 +10,8 @@ from slimdiff.errors import UserError
 from slimdiff.io import files
 from slimdiff.io.safetensors_header import read_header
 from slimdiff.io.settings import build
-from slimdiff.metrics import extractors, reference
+from slimdiff.metrics import reference
+from slimdiff.metrics.networks import extractors
 from slimdiff.runtime.devices import pick_device
 from slimdiff.stages import command
 
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     reference.write(args.out, statistics)
     floor = reference.floor(statistics, len(images.test_images))
     text = (
-        f"fid_indomain_floor {floor.fid:.3f} ({floor.fid_indomain_pct:.3f} %)"
+        f"fid_indomain_floor {floor.fid_indomain:.3f} ({floor.fid_indomain_pct:.3f} %)"
         if floor
         else "too few test images for a floor"
     )

@@ -12,7 +12,7 @@ from slimdiff.io.safetensors_header import read_header
 from slimdiff.io.samples import read_samples
 from slimdiff.io.settings import build
 from slimdiff.metrics import evaluator
-from slimdiff.metrics.batches import BATCH_SIZE
+from slimdiff.metrics.networks.base import BATCH_SIZE
 from slimdiff.metrics.score import score
 from slimdiff.runtime.devices import pick_device
 from slimdiff.stages import command

@@ -26,7 +26,9 @@ class ImageClassifier(nn.Module):
         super().__init__()
         channels, height, width = image_shape
         if min(height, width) < MIN_SIDE:
-            raise UserError(f"images of {height}×{width} are too small to classify; the minimum is {MIN_SIDE}×{MIN_SIDE}")
+            raise UserError(
+                f"images of {height}×{width} are too small to classify; the minimum is {MIN_SIDE}×{MIN_SIDE}"
+            )
         self.image_shape, self.n_classes = (channels, height, width), n_classes
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from torchmetrics.image.kid import poly_mmd
 from slimdiff.metrics import kid
 from slimdiff.metrics.frechet import statistics
 from slimdiff.metrics.kid import kernel_distance
-from slimdiff.metrics.scaling import GRID, on_grid, scale
+from slimdiff.metrics.reference import GRID, on_grid, scale
 
 
 def draws(seed: int, n: int, d: int = 5, shift: float = 0.0) -> torch.Tensor:

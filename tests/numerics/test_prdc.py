@@ -8,8 +8,8 @@ from scipy.spatial.distance import cdist
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
 from slimdiff.errors import UserError
-from slimdiff.metrics.prdc import Manifold, density_and_coverage, manifold, squared_distances
-from slimdiff.metrics.scaling import GRID, on_grid
+from slimdiff.metrics.prdc import Prdc, compute_prdc, density_and_coverage, squared_distances
+from slimdiff.metrics.reference import GRID, on_grid
 
 Points = NDArray[np.float64]
 
@@ -36,7 +36,7 @@ def by_definition(real: torch.Tensor, generated: torch.Tensor) -> tuple[float, f
     return float(precision), float(recall), float(inside.sum(axis=0).mean() / 5), float(inside.any(axis=1).mean())
 
 
-def values(found: Manifold) -> tuple[float, float, float, float]:
+def values(found: Prdc) -> tuple[float, float, float, float]:
     return found.precision, found.recall, found.density, found.coverage
 
 
@@ -45,7 +45,7 @@ def values(found: Manifold) -> tuple[float, float, float, float]:
 )
 def test_they_are_what_they_are_defined_to_be(spread: float, at: float) -> None:
     real, generated = cloud(1, 300), cloud(2, 300, spread=spread, at=at)
-    found = manifold(real, generated)
+    found = compute_prdc(real, generated)
     assert values(found) == pytest.approx(by_definition(real, generated), rel=1e-12)
     assert found.m == 300
     # torch-fidelity up to 0.3 had the two sets the other way round; it takes shares in single precision.
@@ -68,24 +68,24 @@ def test_density_and_coverage_take_sets_of_any_size_in_blocks_of_any_size() -> N
 def test_a_narrow_model_has_precision_and_no_recall() -> None:
     """torch-fidelity before 0.4 gave the two in each other's place."""
     real, narrow = cloud(1, 300), cloud(2, 300, spread=0.2)
-    found, turned = manifold(real, narrow), manifold(narrow, real)
+    found, turned = compute_prdc(real, narrow), compute_prdc(narrow, real)
     assert found.precision > 0.95
     assert found.recall < 0.1
     assert (turned.precision, turned.recall) == (found.recall, found.precision)
 
 
 def test_what_is_far_away_has_nothing() -> None:
-    assert values(manifold(cloud(1, 50), cloud(2, 50, at=100.0))) == (0, 0, 0, 0)
+    assert values(compute_prdc(cloud(1, 50), cloud(2, 50, at=100.0))) == (0, 0, 0, 0)
 
 
 def test_a_set_against_itself_is_perfect() -> None:
     real = cloud(1, 400)
     order = torch.randperm(400, generator=torch.Generator().manual_seed(0))
-    assert values(manifold(real, real[order])) == (1, 1, 1, 1)
+    assert values(compute_prdc(real, real[order])) == (1, 1, 1, 1)
 
 
 def test_samples_in_the_middle_are_denser_than_the_real_images() -> None:
-    found = manifold(cloud(1, 300), cloud(2, 300, spread=0.01))
+    found = compute_prdc(cloud(1, 300), cloud(2, 300, spread=0.01))
     assert found.density > 2
     assert found.coverage < 0.9
 
@@ -93,7 +93,7 @@ def test_samples_in_the_middle_are_denser_than_the_real_images() -> None:
 def test_a_repeated_image_covers_little() -> None:
     real = cloud(1, 400)
     repeated = real[:20].repeat(20, 1)
-    found = manifold(real, repeated)
+    found = compute_prdc(real, repeated)
     assert found.precision == 1
     assert found.coverage < 0.4
     # Balls of radius zero around repeated samples hold their own originals and nothing else.
@@ -104,18 +104,18 @@ def test_ties_do_not_depend_on_the_order() -> None:
     """Copies of real images lie on the very edge of balls. Off the grid, rounding decides which side they are on."""
     real = cloud(1, 300)
     generated = torch.cat([real[:40].repeat(5, 1), cloud(2, 100)])
-    found = manifold(real, generated)
+    found = compute_prdc(real, generated)
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         orders = [torch.randperm(300, generator=generator) for _ in range(2)]
-        assert manifold(real[orders[0]], generated[orders[1]]) == found
+        assert compute_prdc(real[orders[0]], generated[orders[1]]) == found
     assert values(found) == pytest.approx(by_definition(real, generated), rel=1e-12)
 
 
 def test_as_many_of_each_are_compared() -> None:
     real, generated = cloud(1, 80), cloud(2, 60)
-    assert manifold(real, generated) == manifold(real[:60], generated)
-    assert manifold(generated, real).m == 60
+    assert compute_prdc(real, generated) == compute_prdc(real[:60], generated)
+    assert compute_prdc(generated, real).m == 60
 
 
 def test_distances_on_the_grid_are_exact() -> None:
@@ -128,4 +128,4 @@ def test_distances_on_the_grid_are_exact() -> None:
 
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(UserError, match=r"5 images are too few for neighbourhoods of 5: raise sampling\.n_samples"):
-        manifold(cloud(1, 300), cloud(2, 5))
+        compute_prdc(cloud(1, 300), cloud(2, 5))
