@@ -73,7 +73,8 @@ def column_reference() -> str:
         "| column | type | unit | meaning | source |",
         "|---|---|---|---|---|",
         *(
-            f"| `{column.name}` | {column.dtype} | {column.unit or '–'} | {_cell(column.meaning)} | {column.source or '–'} |"
+            f"| `{column.name}` | {column.dtype} | {column.unit or '–'} | {_cell(column.meaning)} |"
+            f" {column.source or '–'} |"
             for column in COLUMNS
         ),
     ]
@@ -86,8 +87,8 @@ def config_reference() -> str:
     defaults = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     lines = [
         "# Configuration keys\n",
-        "`config.yaml` holds the defaults; an overlay given with `--configfile` holds only what differs. `NAME` is a name",
-        "of your choice. A dash means that the key has no default.\n",
+        "`config.yaml` holds the defaults; an overlay given with `--configfile` holds only what differs. `NAME` is a",
+        "name of your choice. A dash means that the key has no default.\n",
     ]
     for key, part in schema["properties"].items():
         lines += [f"\n## `{key}`\n", "| key | type | default | meaning |", "|---|---|---|---|"]
@@ -108,7 +109,7 @@ def _rows(path: str, part: Schema, schema: Schema, defaults: Any, below: tuple[s
     shown: set[str] = set()
     for branch in branches:
         for key, value in branch.get("properties", {}).items():
-            if "$ref" in value or key not in shown and {"type", "enum", "anyOf", "const"} & value.keys():
+            if "$ref" in value or (key not in shown and {"type", "enum", "anyOf", "const"} & value.keys()):
                 name = value.get("$ref", "").removeprefix("#/$defs/")
                 label = f"{path}.{key}" + (f" ({name.removeprefix('network_')})" if name.startswith("network_") else "")
                 if key == "network" and not name:
@@ -144,7 +145,7 @@ def _default(path: str, defaults: Any) -> str:
         if not isinstance(value, Mapping) or key not in value:
             return "–"
         value = value[key]
-    return "–" if isinstance(value, Mapping) or value and isinstance(value, list) else f"`{_scalar(value)}`"
+    return "–" if isinstance(value, Mapping) or (value and isinstance(value, list)) else f"`{_scalar(value)}`"
 
 
 def _scalar(value: object) -> str:

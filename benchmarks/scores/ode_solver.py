@@ -1,7 +1,7 @@
 """The probability-flow ODE by slimdiff.diffusion.dopri5 and by torchode, one thread, 16 images.
 
-Errors are against scipy's DOP853 at 1e-11, on the exact score of a mixture of eight Gaussians. Seconds are of the
-untrained NCSN, interleaved. torchode is no dependency of slimdiff:
+Errors are against scipy's DOP853 at 1e-11, on the exact score of a mixture of eight Gaussians. Seconds are
+of the untrained NCSN, interleaved. torchode is no dependency of slimdiff:
 
     pip install --target /tmp/torchode --no-deps torchode torchtyping typeguard sympy mpmath
     PYTHONPATH=/tmp/torchode:workflow/src:benchmarks python benchmarks/scores/ode_solver.py

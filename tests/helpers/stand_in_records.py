@@ -1,6 +1,6 @@
 """Stub stages up to `profile`, whose records make real rows; some jobs are killed, as by the kernel.
 
-Tests copy this file into a clone's package folder as sitecustomize.py, like stand_in.py; `row` and `aggregate` are real.
+Tests copy this file into a clone as sitecustomize.py, like stand_in.py; `row` and `aggregate` are real.
 $KILLED lists jobs as STAGE:PART, with a part of their paths; they kill themselves, as the kernel does without memory.
 $HELD lists jobs likewise that wait for the file $GO, so that a test can look at a run in progress.
 """

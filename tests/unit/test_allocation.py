@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slimdiff.catalog.layers import layers_of, modules
-from slimdiff.compression.allocation import MOST, by_sensitivity, lower_hull, rising, total_zeros
+from slimdiff.compression.allocation import MAX_SHARE, by_sensitivity, lower_hull, rising, total_zeros
 from slimdiff.compression.unstructured import PruneSettings, layers, prunable, prune_unstructured, sensitivity
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
 
 SIZES = st.lists(st.integers(50, 5000), min_size=1, max_size=9).map(lambda s: {f"l{i}": n for i, n in enumerate(s)})
 AMOUNTS = st.floats(0.0, 0.9)
-SHARES = (0.0, 0.2, 0.5, MOST)
+SHARES = (0.0, 0.2, 0.5, MAX_SHARE)
 
 
 @given(SIZES, AMOUNTS)
@@ -24,7 +24,7 @@ def test_rising_has_the_zeros_of_a_pool_to_the_element(sizes, amount):
     zeros = rising(sizes, amount)
     assert list(zeros) == list(sizes)
     assert sum(zeros.values()) == total_zeros(sizes, amount)
-    assert all(0 <= zeros[name] <= MOST * size + 1 for name, size in sizes.items())
+    assert all(0 <= zeros[name] <= MAX_SHARE * size + 1 for name, size in sizes.items())
 
 
 @pytest.mark.parametrize("amount", [0.1, 0.3, 0.5])
@@ -33,7 +33,7 @@ def test_rising_rises_to_the_middle_and_is_even_about_it(amount):
     shares = [zeros / 10_000 for zeros in rising(sizes, amount).values()]
     assert all(a < b for a, b in itertools.pairwise(shares[:5]))
     assert shares == pytest.approx(shares[::-1], abs=2e-4)
-    assert shares[4] == pytest.approx(4 * shares[0], rel=1e-2)  # LEAST_WEIGHT
+    assert shares[4] == pytest.approx(4 * shares[0], rel=1e-2)  # MIN_WEIGHT
 
 
 @given(SIZES, AMOUNTS, st.data())
@@ -42,7 +42,7 @@ def test_sensitivity_has_the_zeros_of_a_pool_to_the_element(sizes, amount, data)
     curves = {name: list(zip(SHARES, [1.0, *data.draw(rises)], strict=True)) for name in sizes}
     zeros = by_sensitivity(sizes, amount, curves)
     assert sum(zeros.values()) == total_zeros(sizes, amount)
-    assert all(0 <= zeros[name] <= MOST * size + 1 for name, size in sizes.items())
+    assert all(0 <= zeros[name] <= MAX_SHARE * size + 1 for name, size in sizes.items())
 
 
 def test_sensitivity_finds_the_best_of_all_allocations():
@@ -169,6 +169,6 @@ def test_sensitivity_prunes_a_copy_one_layer_at_a_time():
         (PruneSettings("l1", 0.5, "global", "sensitivity"), r"needs images; allowed without: pool, rising"),
     ],
 )
-def test_what_it_cannot_do_is_refused(settings, message):
+def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         prune_unstructured(build_network(MODELS["ncsn"](), seed=1), settings, 0)

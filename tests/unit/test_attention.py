@@ -14,7 +14,7 @@ from slimdiff.models.attention import SHORT, attention
 from slimdiff.models.unet import SelfAttention
 
 own = pytest.mark.skipif(
-    attention_avx512.load()[0] is None, reason=f"no kernel of our own here: {attention_avx512.load()[1]}"
+    attention_avx512.load()[0] is None, reason=f"no AVX-512 attention kernel here: {attention_avx512.load()[1]}"
 )
 LONG = SHORT + attention_avx512.BLOCK
 
@@ -54,13 +54,13 @@ def test_short_attention_of_bfloat16_on_a_cpu_is_computed_in_float32(tokens):
     assert torch.allclose(found.float(), weights @ v.float(), rtol=2**-8, atol=1e-6)
 
 
-@pytest.mark.parametrize("kernel", ["ours", "torch's in float32", "torch's in bfloat16"])
+@pytest.mark.parametrize("kernel", ["avx512", "torch's in float32", "torch's in bfloat16"])
 @pytest.mark.parametrize("width", attention_avx512.WIDTHS)
 def test_long_attention_and_its_gradients_are_those_of_the_definition(width, kernel, monkeypatch):
-    if kernel == "ours" and attention_avx512.load()[0] is None:
+    if kernel == "avx512" and attention_avx512.load()[0] is None:
         pytest.skip(attention_avx512.load()[1])
     monkeypatch.setattr(module, "has_amx", lambda: kernel == "torch's in bfloat16")
-    monkeypatch.setattr(attention_avx512, "fits", lambda *_: kernel == "ours")
+    monkeypatch.setattr(attention_avx512, "fits", lambda *_: kernel == "avx512")
     given = drawn(LONG, width)
     for found, expected in zip(computed(*given), exact(*given), strict=True):
         assert found.dtype == torch.bfloat16
@@ -69,7 +69,7 @@ def test_long_attention_and_its_gradients_are_those_of_the_definition(width, ker
 
 @own
 @pytest.mark.parametrize("spread", [0.0, 3.0, 30.0])
-def test_equal_and_extreme_scores_are_no_more_trouble_for_our_kernel_than_for_torchs(spread, monkeypatch):
+def test_equal_and_extreme_scores_are_no_more_trouble_for_the_avx512_kernel_than_for_torchs(spread, monkeypatch):
     """Scores of thousands leave one key with all of the weight, and their gradients are differences of equals."""
     q, k, v, grad = drawn(LONG, 16)
     given = [spread * q, spread * k, v, grad]
@@ -82,7 +82,7 @@ def test_equal_and_extreme_scores_are_no_more_trouble_for_our_kernel_than_for_to
 
 
 @own
-def test_our_kernel_gives_the_same_with_any_number_of_threads():
+def test_the_avx512_kernel_gives_the_same_with_any_number_of_threads():
     given = drawn(LONG, 16, heads=5)
     before = torch.get_num_threads()
     try:
@@ -97,7 +97,7 @@ def test_our_kernel_gives_the_same_with_any_number_of_threads():
 
 
 @own
-def test_our_kernel_runs_in_the_network_with_gradients_and_without(monkeypatch):
+def test_the_avx512_kernel_runs_in_the_network_with_gradients_and_without(monkeypatch):
     layer = SelfAttention(64, 4)
     x = torch.randn(2, 64, 32, 32, generator=torch.Generator().manual_seed(1)).to(memory_format=torch.channels_last)
     calls = []
@@ -116,7 +116,7 @@ def test_our_kernel_runs_in_the_network_with_gradients_and_without(monkeypatch):
         assert float((found.grad - wanted.grad).norm()) < 0.02 * float(wanted.grad.norm()) + 1e-6
 
 
-def test_what_our_kernel_does_not_take_is_left_to_torch():
+def test_what_the_avx512_kernel_does_not_take_is_left_to_torch():
     q, k, v, _ = drawn(LONG, 16)
     assert not attention_avx512.fits(q.float(), k.float(), v.float())
     assert not attention_avx512.fits(q[..., :12], k[..., :12], v[..., :12])
@@ -130,14 +130,14 @@ def test_what_our_kernel_does_not_take_is_left_to_torch():
     ("patch", "reason"),
     [
         ("module.cpu_flags = lambda: frozenset({'avx2'})", "this processor lacks avx512_bf16, avx512bw"),
-        ("module.shutil.which = lambda name: None", "there is no C compiler: install gcc, or set CC"),
-        ("module.OPTIONS = ('--no-such-option',)", "cannot compile it"),
+        ("module.shutil.which = lambda name: None", "there is no C compiler: install gcc or set CC"),
+        ("module.OPTIONS = ('--no-such-option',)", "cannot compile"),
     ],
 )
-def test_without_our_kernel_attention_is_torchs(patch, reason):
+def test_without_the_avx512_kernel_torchs_is_used(patch, reason):
     flags = "module.cpu_flags = lambda: frozenset(module.INSTRUCTIONS)"
     script = (
-        f"import torch\nfrom slimdiff.models import avx512bf16 as module\n{flags}\n{patch}\n"
+        f"import torch\nfrom slimdiff.models import attention_avx512 as module\n{flags}\n{patch}\n"
         "from slimdiff.models.attention import attention\n"
         f"q = torch.randn(1, 2, {LONG}, 16).bfloat16()\n"
         "assert torch.isfinite(attention(q, q, q)).all()\nprint(module.load())"

@@ -5,9 +5,8 @@ import torch
 from builders import model_header, ncsn_model, small_model, training
 
 from slimdiff.checkpoints import model
-from slimdiff.compression.bitsandbytes import bitsandbytes, is_quantized
-from slimdiff.compression.linear_quant import BITS, dense_weight, quantize_linears
-from slimdiff.compression.steps import STEPS, apply_steps
+from slimdiff.compression.linear_quant import BITS, dense_weight, import_bitsandbytes, is_quantized, quantize_linears
+from slimdiff.compression.steps import TECHNIQUES, apply_steps
 from slimdiff.compression.unstructured import prunable
 from slimdiff.errors import UserError
 from slimdiff.inference import model as checkpoint
@@ -34,7 +33,7 @@ def compressed(step, seed=7):
 
 
 def test_every_step_has_an_example():
-    assert {name for step in EXAMPLES for name in step} == set(STEPS)
+    assert {name for step in EXAMPLES for name in step} == set(TECHNIQUES)
 
 
 @pytest.mark.parametrize("step", EXAMPLES, ids=str)
@@ -137,15 +136,15 @@ def test_only_linears_are_quantized(bits):
     ("step", "message"),
     [
         ({"prune": {"method": "magic", "amount": 0.1}}, r"prune.method is 'magic'; allowed: random, l1, channels"),
-        ({"prune": {"method": "l1", "amount": 1.3}}, r"prune.amount is 1.3; allowed: 0 up to"),
+        ({"prune": {"method": "l1", "amount": 1.3}}, r"prune.amount is 1.3; allowed: 0 "),
         ({"prune": {"method": "l1", "amount": 0.1, "scope": "outer"}}, r"prune.scope is 'outer'; allowed.*middle"),
         ({"prune": {"method": "l1"}}, r"prune: key 'amount' is missing"),
         ({"prune": {"method": "l1", "amount": 0.1, "amuont": 0.1}}, r"unknown key 'amuont'"),
         ({"quantize": {"linear": "3bit"}}, r"linear is '3bit'; allowed: 8bit, 4bit"),
-        ({"quantize": {"conv": "8bit"}}, r"quantize has the keys \['conv'\]; allowed: linear"),
-        ({"quantize": {"linear": "8bit", "weights": "8bit"}}, r"\['linear', 'weights'\]; allowed: .*, one of them"),
+        ({"quantize": {"conv": "8bit"}}, r"quantize has the keys \['conv'\]; allowed: .*linear"),
+        ({"quantize": {"linear": "8bit", "weights": "8bit"}}, r"\['linear', 'weights'\]; allowed: one of"),
         ({"quantize": {"weights": "2bit"}}, r"quantize.weights is '2bit'; allowed: 8bit, 4bit, bf16"),
-        ({"distil": {}}, r"is not one of: prune, quantize"),
+        ({"distil": {}}, r"\{'distil': \{\}\}; allowed: .*prune, quantize"),
     ],
 )
 def test_impossible_steps_are_refused(step, message):
@@ -158,9 +157,9 @@ def test_pruning_after_quantizing_and_quantizing_twice_are_refused():
     quantize_linears(network, "8bit")
     with pytest.raises(UserError, match="prune before quantizing"):
         apply_steps(network, [{"prune": {"method": "l1", "amount": 0.1}}], 0)
-    with pytest.raises(UserError, match=r"quantize.weights is '8bit', but layer embed is quantized already"):
+    with pytest.raises(UserError, match=r"quantize.weights is '8bit', but layer embed is already quantized"):
         apply_steps(network, [{"quantize": {"weights": "8bit"}}], 0)
-    with pytest.raises(UserError, match="no float linear layer left"):
+    with pytest.raises(UserError, match="'4bit', but the network has no float linear layer"):
         apply_steps(network, [{"quantize": {"linear": "4bit"}}], 0)
 
 
@@ -175,7 +174,7 @@ def used_then_changed(layer):
 
 def test_an_8bit_layer_that_keeps_floats_never_looks_at_them_again():
     """Why an averaged copy that is sampled while its network trains makes noise: docs/decisions, 2026-11-24."""
-    layer = bitsandbytes().nn.Linear8bitLt(64, 64, bias=False).requires_grad_(False)  # as a copy is
+    layer = import_bitsandbytes().nn.Linear8bitLt(64, 64, bias=False).requires_grad_(False)  # as a copy is
     before, after, wanted = used_then_changed(layer)
     assert torch.equal(before, after)
     layer.state.reset_grads()

@@ -1,25 +1,23 @@
-"""Students of few steps: targets against plain loops, what they learn, and that they are sampled as they learnt."""
+"""Distillation: targets against plain loops, what students learn, and the noise levels that recipes sample them at."""
 
 import pytest
 import torch
-from builders import MODELS, TRAININGS, striped_images
+from builders import MODELS, TRAININGS
+from finetunings import CHANNELS, equal, run, settings_of, start_of
 from killing import terminated_at_save
 from presets import CONFIG
-from test_finetuning import CHANNELS, equal, run, settings_of
 
 from slimdiff.checkpoints import weights
-from slimdiff.config import resolve
+from slimdiff.config import lookup, resolve
 from slimdiff.diffusion.denoiser import NO_LABEL, build_denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
-from slimdiff.diffusion.samplers import SamplerSettings, find_sampler
+from slimdiff.diffusion.samplers import SamplerSettings, sample
 from slimdiff.errors import UserError
 from slimdiff.io.settings import build
 from slimdiff.models.registry import build_network
 from slimdiff.training.distillation import Distill, DistillSettings
-from slimdiff.training.loop import train
 
-CPU = torch.device("cpu")
 LOW, HIGH, RHO = 0.01, 5.0, 7.0
 GUIDANCE = {"ncsn": 1.0, "ddpm": 1.5}
 
@@ -27,15 +25,7 @@ GUIDANCE = {"ncsn": 1.0, "ddpm": 1.5}
 @pytest.fixture(scope="module")
 def starts(tmp_path_factory):
     """By family: weights and record of a training, and its settings."""
-    found = {}
-    for family in MODELS:
-        folder = tmp_path_factory.mktemp(family)
-        options = TRAININGS[family](epochs=25)
-        settings = {"dataset": "stripes", "model": MODELS[family](), "training": options, "seed": 0}
-        trained = train(striped_images(), settings, folder / "state", CPU, "code")
-        weights.write_training(folder / "weights.safetensors", trained.weights, trained.header)
-        found[family] = (folder / "weights.safetensors", trained.record, settings)
-    return found
+    return {family: start_of(tmp_path_factory.mktemp(family), family, epochs=25) for family in MODELS}
 
 
 def distillation(**changes):
@@ -45,7 +35,7 @@ def distillation(**changes):
     return {"grid": requested["steps"] * requested["substeps"], **requested}
 
 
-def regime_of(network, **changes):
+def distill_of(network, **changes):
     return Distill(build(DistillSettings, distillation(**changes), "distill"), network)
 
 
@@ -82,7 +72,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(family):
     """One step of Euler against one step of Euler: no loss; against Heun's, or against several, there is one."""
     denoiser = denoiser_of(family)
     for solver, substeps, nothing in (("euler", 1, True), ("heun", 1, False), ("euler", 2, False)):
-        hooks = regime_of(denoiser.network, steps=4, teacher=solver, substeps=substeps)
+        hooks = distill_of(denoiser.network, steps=4, teacher=solver, substeps=substeps)
         x_0, sigma, noise, labels = batch_of(hooks, denoiser, family)
         with torch.no_grad():
             loss = hooks.loss(denoiser, x_0, sigma, noise, labels)
@@ -96,7 +86,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(family):
 def test_one_step_to_the_target_ends_where_a_plain_loop_of_the_teacher_does(family, solver):
     """In Python's own numbers, image by image; guidance as two separate evaluations."""
     denoiser, steps, substeps, scale = denoiser_of(family), 3, 2, GUIDANCE[family]
-    hooks = regime_of(denoiser.network, steps=steps, teacher=solver, substeps=substeps, guidance=scale)
+    hooks = distill_of(denoiser.network, steps=steps, teacher=solver, substeps=substeps, guidance=scale)
     x_0, sigma, noise, labels = batch_of(hooks, denoiser, family)
     x = x_0 + sigma[:, None, None, None] * noise
     targets = hooks.target(denoiser, x, sigma, labels)
@@ -130,7 +120,7 @@ def test_one_step_to_the_target_ends_where_a_plain_loop_of_the_teacher_does(fami
 
 def test_the_teacher_stays_what_it_was():
     denoiser = denoiser_of("ncsn")
-    hooks = regime_of(denoiser.network)
+    hooks = distill_of(denoiser.network)
     x_0, sigma, noise, _ = batch_of(hooks, denoiser, "ncsn")
     x = x_0 + sigma[:, None, None, None] * noise
     before = hooks.target(denoiser, x, sigma, None)
@@ -148,9 +138,7 @@ def ends(family, network, method, steps, guidance, grid=None):
     labels = torch.arange(16) % 2 if family == "ddpm" else None
     size = MODELS[family]()["image_size"]
     with torch.no_grad():
-        return find_sampler(method)(
-            Guided(denoiser, labels, guidance), ImageNoise(9, range(16)), (1, size, size), settings
-        ).x
+        return sample(Guided(denoiser, labels, guidance), ImageNoise(9, range(16)), (1, size, size), settings).x
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -183,7 +171,7 @@ def test_a_resumed_distillation_is_the_undisturbed_one(tmp_path, starts):
 
 @pytest.mark.parametrize("model", ["ncsn", "ddpm"])
 def test_recipes_sample_students_at_the_levels_that_they_learnt(model):
-    """And a student that is a teacher is asked at levels that it learnt itself."""
+    """A student that is a teacher runs at the levels that it learnt itself."""
     family = CONFIG["models"][model]["family"]
     denoiser = denoiser_of(family)
     learnt, folded = {}, []
@@ -198,8 +186,8 @@ def test_recipes_sample_students_at_the_levels_that_they_learnt(model):
                 heard.append(float(sigma[0]))  # noqa: B023
                 return x
 
-        sampler = build(SamplerSettings, resolve.sampler_options(CONFIG, model, training), "sampler")
-        find_sampler(sampler.method)(Listening(denoiser), ImageNoise(0, range(2)), (1, 4, 4), sampler)
+        sampler = build(SamplerSettings, lookup.sampler_options(CONFIG, model, training), "sampler")
+        sample(Listening(denoiser), ImageNoise(0, range(2)), (1, 4, 4), sampler)
         assert [*heard, 0.0] == learnt[training]
         folded.append(hooks.settings.guidance)
     assert folded == [CONFIG["models"][model]["sampler"]["guidance"], 1.0]
@@ -214,6 +202,6 @@ def test_recipes_sample_students_at_the_levels_that_they_learnt(model):
         ({"grid": 6}, "distill.grid is 6; allowed: multiples of steps · substeps, 4"),
     ],
 )
-def test_what_it_cannot_do_is_refused(changes, message):
+def test_impossible_distillations_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
-        regime_of(build_network(MODELS["ncsn"](), seed=0), **changes)
+        distill_of(build_network(MODELS["ncsn"](), seed=0), **changes)

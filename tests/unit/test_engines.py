@@ -28,7 +28,7 @@ from slimdiff.profiling import profile
 
 CPU = torch.device("cpu")
 WAYS = [Runtime(engine, precision) for engine, runtime in ENGINES.items() for precision in runtime.precisions]
-LOWERED = [way for way in WAYS if not way.plain]
+LOWERED = [way for way in WAYS if not way.is_eager_fp32]
 # How far an engine may be from the network in float32: rounding of sums, of 8 bits of mantissa, of 256 steps.
 TOLERANCE = {"fp32": 1e-5, "bf16": 0.03, "int8": 0.2}
 FILE_SHARE = {"fp32": 1.0, "bf16": 0.5, "int8": 0.25}

@@ -18,8 +18,8 @@ from slimdiff.data import sources
 from slimdiff.diffusion import denoiser, schedulers
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
-from slimdiff.diffusion.samplers import SAMPLERS, SamplerSettings, sample
 from slimdiff.diffusion.processes import NOISE_SCHEDULES, VP
+from slimdiff.diffusion.samplers import SAMPLERS, SamplerSettings, sample
 from slimdiff.errors import UserError
 from slimdiff.models import registry, unet
 from slimdiff.models.ncsn import NCSNSettings

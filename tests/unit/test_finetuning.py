@@ -1,65 +1,34 @@
-"""Trainings that start from another one's weights: what they start from, that they resume, what their records say."""
+"""Fine-tuning: its start, its resumption and its record."""
 
 import json
 import sys
 
 import pytest
 import torch
-from builders import MODELS, TRAININGS, small_model, striped_images
+from builders import TRAININGS, small_model, striped_images
+from finetunings import CHANNELS, CPU, equal, run, settings_of, start_of
 from killing import killed_half_way_and_resumed, terminated_at_save
 
 from slimdiff.catalog.families import FIXED_BY_START
 from slimdiff.checkpoints import weights as weightfile
-from slimdiff.compression.importance import OF_LOSSES
-from slimdiff.compression.shapes import sizes
+from slimdiff.compression.importance import LOSS_IMPORTANCES
+from slimdiff.compression.restore import sizes
 from slimdiff.data import image_set
+from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.errors import UserError
-from slimdiff.io.files import digest, write_json
+from slimdiff.io.files import digest
 from slimdiff.models.registry import build_network
-from slimdiff.training import finetune as finetuning
-from slimdiff.training import losses as noiselevels
-from slimdiff.training.finetune import LEVELS, PREPARED, finetune
-from slimdiff.training.loop import train
+from slimdiff.training.finetune import LEVELS, PREPARED
 from slimdiff.training.losses import level_losses
 from slimdiff.training.state import clear_state
 
-CPU = torch.device("cpu")
-CHANNELS = {"prune": {"method": "channels", "importance": "l1", "amount": 0.5}}
 FAMILIES = ("ncsn", "ddpm")
 
 
 @pytest.fixture(scope="module")
 def starts(tmp_path_factory):
-    """By family: weights and record of a short training, and its settings."""
-    found = {}
-    for family in FAMILIES:
-        folder = tmp_path_factory.mktemp(family)
-        settings = {"dataset": "stripes", "model": MODELS[family](), "training": TRAININGS[family](epochs=1), "seed": 0}
-        trained = train(striped_images(), settings, folder / "state", CPU, "code")
-        weightfile.write_training(folder / "weights.safetensors", trained.weights, trained.header)
-        write_json(folder / "train.json", trained.record)
-        found[family] = (folder / "weights.safetensors", trained.record, settings)
-    return found
-
-
-def settings_of(start, steps=(CHANNELS,), weights="raw", **changes):
-    """Settings of a training that starts from `start`."""
-    settings = start[2]
-    options = {**settings["training"], **changes}
-    return {**settings, "training": options, "start": {"training": "plain", "weights": weights}, "steps": list(steps)}
-
-
-def run(start, folder, *arguments, settings=None, **changes):
-    settings = settings or settings_of(start, **changes)
-    return finetune(start[0], start[1], striped_images(), settings, folder, CPU, "code", *arguments)
-
-
-def equal(one, other):
-    return all(
-        torch.equal(one.weights[kind][key], other.weights[kind][key])
-        for kind in one.weights
-        for key in one.weights[kind]
-    )
+    """By family: weights, record and settings of a short training."""
+    return {family: start_of(tmp_path_factory.mktemp(family), family) for family in FAMILIES}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -111,10 +80,10 @@ def test_raw_and_averaged_weights_are_different_starts(tmp_path, starts):
         run(starts["ncsn"], tmp_path / "c", settings=unknown)
 
 
-@pytest.mark.parametrize("importance", OF_LOSSES)
+@pytest.mark.parametrize("importance", LOSS_IMPORTANCES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_importances_of_a_loss_get_one(tmp_path, starts, monkeypatch, family, importance):
-    monkeypatch.setattr(finetuning, "LEVELS", 4)
+    monkeypatch.setattr("slimdiff.training.finetune.LEVELS", 4)
     threshold = {"threshold": 0.3} if importance == "diff-pruning" else {}
     step = {"prune": {"method": "channels", "importance": importance, "amount": 0.5, **threshold}}
     first, again = (run(starts[family], tmp_path / name, steps=(step,), epochs=1) for name in "ab")
@@ -127,13 +96,13 @@ def test_levels_are_equally_likely_and_their_losses_repeat(starts, monkeypatch):
     settings = {**starts["ddpm"][2], "training": TRAININGS["ddpm"](preconditioning="epsilon", label_dropout=0.5)}
     network = build_network(settings["model"], seed=1)
     seen = []
-    original = noiselevels.build_denoiser(network, settings["model"], settings["training"]).__class__.loss
+    original = Denoiser.loss
 
     def spy(self, x_0, sigma, noise, labels=None):
         seen.append((sigma, labels, self.vp.time(sigma[:1])))
         return original(self, x_0, sigma, noise, labels)
 
-    monkeypatch.setattr("slimdiff.diffusion.denoiser.Denoiser.loss", spy)
+    monkeypatch.setattr(Denoiser, "loss", spy)
     images = striped_images()
     losses = level_losses(network, images.train_images, images.train_labels, settings, CPU)
     with torch.no_grad():
@@ -152,7 +121,7 @@ def test_a_resumed_fine_tuning_is_the_undisturbed_one(tmp_path, starts, family, 
     undisturbed = run(starts[family], tmp_path / "a", epochs=2, weight_decay=0.01)
     with terminated_at_save(5):
         run(starts[family], tmp_path / "b", 0.0, epochs=2, weight_decay=0.01)
-    monkeypatch.setattr(finetuning, "prune_channels", None)
+    monkeypatch.setattr("slimdiff.training.finetune.prune_channels", None)
     resumed = run(starts[family], tmp_path / "b", epochs=2, weight_decay=0.01)
     assert resumed.record["interruptions"] == 1
     assert equal(undisturbed, resumed)
@@ -216,6 +185,6 @@ def test_settings_that_do_not_go_with_the_start_are_refused(tmp_path, starts):
             run(start, tmp_path / "a", **{key: value})
     with pytest.raises(UserError, match="the start's weights are of another model"):
         run(start, tmp_path / "a", settings={**settings_of(start), "model": small_model()})
-    with pytest.raises(UserError, match=r"step \{'distil': \{\}\} is not one of: prune"):
+    with pytest.raises(UserError, match=r"trainings\.\* has the step \{'distil': \{\}\}; allowed: .*prune"):
         run(start, tmp_path / "a", steps=({"distil": {}},))
     assert not (tmp_path / "a").exists()

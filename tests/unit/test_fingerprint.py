@@ -221,6 +221,8 @@ def test_a_name_looked_up_in_its_own_module_counts_that_module(tmp_path: Path, l
         ("if __name__ == '__main__': f()", False),
         ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import nowhere", False),
         ("X = B", False),
+        ("X = [name.upper() for name in 'ab']", False),
+        ("from typing import TypeVar\nX = TypeVar('X', bound=f)", False),
         ("X = [B, 'b'.upper(), len('ab')]", False),
         ("import re\nX = re.compile('b')", False),
         ("from dataclasses import dataclass\n@dataclass(frozen=True)\nclass P:\n    x: int = B\nX = P(1)", False),

@@ -12,7 +12,10 @@ import pytest
 from slimdiff.runtime.gpus import claim
 
 SOURCE = Path(__file__).parents[2] / "workflow" / "src"
-CLAIM = "import sys; from slimdiff.runtime.gpus import claim; print(claim(tuple(sys.argv[1:])), flush=True); sys.stdin.read()"
+CLAIM = (
+    "import sys; from slimdiff.runtime.gpus import claim; "
+    "print(claim(tuple(sys.argv[1:])), flush=True); sys.stdin.read()"
+)
 # What a stage does, on a machine with two GPUs: torch is asked as ever, and answers as it would there.
 PICK = """
 import sys, types, torch

@@ -27,8 +27,8 @@ from slimdiff.inference.sampling import sample_images
 from slimdiff.io.samples import read_samples
 from slimdiff.io.settings import build
 from slimdiff.models.registry import build_network
-from slimdiff.profiling import profile
 from slimdiff.profiling.latency import time_interleaved
+from slimdiff.profiling.profile import profile
 from slimdiff.runtime.memory import HalvingBatch, OutOfMemory, is_oom
 from slimdiff.stages import sample as sample_stage
 
@@ -200,7 +200,7 @@ def test_a_profile_measures_what_fits_and_says_so(tmp_path, hungry, bears, batch
         assert found["inference_ms_per_image"] > 0
 
 
-def test_a_race_never_times_a_halved_batch(tmp_path, hungry):
+def test_interleaved_timing_never_times_a_halved_batch(tmp_path, hungry):
     write_small_model(tmp_path / "model.safetensors")
     hungry(2)
     loaded = model.load(tmp_path / "model.safetensors", "cpu")

@@ -1,4 +1,4 @@
-"""The score network is the one of the report: its counts, its list of prunable tensors, its arithmetic."""
+"""The score network is the one of the paper: its counts, its list of prunable tensors, its arithmetic."""
 
 import math
 
@@ -12,7 +12,7 @@ from slimdiff.engines.split import split_network
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
 
-# the report's list (§4.2.2) of prunable tensors, in its order, with its counts
+# the paper's list (§4.2.2) of prunable tensors, in its order, with its counts
 REPORT_TENSORS = {
     "conv1.weight": 288,
     "dense1.weight": 8192,
@@ -134,7 +134,7 @@ def test_output_equals_an_independent_float64_implementation():
 
 
 def test_a_class_is_a_vector_beside_the_noise_level():
-    """Without classes the network and its start are the report's; with them, -1 is what is told no class."""
+    """Without classes the network and its start are the paper's; with them, -1 is unconditional."""
     plain = build_network(MODELS["ncsn"](), seed=1)
     settings = MODELS["ncsn"]()
     conditional = build_network({**settings, "network": {**settings["network"], "classes": 3}}, seed=1)

@@ -140,7 +140,9 @@ def test_the_conditional_score_network_is_otherwise_the_same() -> None:
     conditional, plain = (canonical(merge(config["models"][name], SAME)) for name in ("ncsn-conditional", "ncsn"))
     assert conditional == plain
     assert config["models"]["ncsn-conditional"]["network"]["classes"] == 10
-    assert config["models"]["ncsn-conditional"]["sampler"]["guidance"] == config["models"]["ddpm"]["sampler"]["guidance"]
+    assert (
+        config["models"]["ncsn-conditional"]["sampler"]["guidance"] == config["models"]["ddpm"]["sampler"]["guidance"]
+    )
     assert (
         config["models"]["ncsn-conditional"]["training"]["label_dropout"]
         == (config["models"]["ddpm"]["training"]["label_dropout"])

@@ -83,7 +83,7 @@ def test_heun_is_what_a_plain_loop_makes(levels, every, whole, monkeypatch):
     seen = []
     monkeypatch.setattr(d, "to_images", lambda x: seen.append(x) or x)
     monkeypatch.setattr("slimdiff.diffusion.denoiser.Denoiser.to_images", lambda self, x: seen.append(x) or x)
-    drawn = draw(d, 3, 3, steps=5, reuse=every)
+    drawn = draw(d, 3, 3, steps=5, cache_interval=every)
     for index in range(3):
         expected = plain_heun(d, 5, whole, index, 1.5)
         assert torch.allclose(seen[0][index], expected[0], rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
@@ -111,7 +111,7 @@ def test_without_reuse_nothing_is_wrapped_and_with_one_nothing_changes():
 )
 @pytest.mark.parametrize(("guidance", "passes"), [(1.5, 2), (1.0, 1)])
 def test_which_evaluations_are_shallow(method, steps, every, reused, guidance, passes):
-    drawn = draw(denoiser(), method=method, steps=steps, reuse=every, guidance=guidance)
+    drawn = draw(denoiser(), method=method, steps=steps, cache_interval=every, guidance=guidance)
     assert drawn.network_evaluations == passes * (7 if method == "heun" else steps)
     assert drawn.reused_evaluations == passes * reused
 
@@ -119,9 +119,9 @@ def test_which_evaluations_are_shallow(method, steps, every, reused, guidance, p
 @pytest.mark.parametrize("method", ["heun", "ddim"])
 def test_an_image_does_not_depend_on_its_batch(method):
     d = denoiser()
-    whole = draw(d, 12, 12, method=method, steps=5, reuse=2).images.int()
+    whole = draw(d, 12, 12, method=method, steps=5, cache_interval=2).images.int()
     for n, batch_size in ((12, 5), (10, 10), (12, 1)):
-        other = draw(d, n, batch_size, method=method, steps=5, reuse=2).images.int()
+        other = draw(d, n, batch_size, method=method, steps=5, cache_interval=2).images.int()
         assert int((whole[:n] - other).abs().max()) <= 1
     plain = draw(d, 12, 12, method=method, steps=5).images.int()
     assert int((whole - plain).abs().max()) > 1
@@ -130,7 +130,7 @@ def test_an_image_does_not_depend_on_its_batch(method):
 def test_reuse_is_refused_where_there_is_no_unet_of_torchs():
     d = denoiser()
     d.network = torch.nn.Sequential(d.network)
-    with pytest.raises(UserError, match=r"sampler.reuse is 2; allowed for Sequential: 1"):
+    with pytest.raises(UserError, match=r"sampler.cache_interval is 2; allowed for Sequential: 1"):
         reusing(d, 2, "heun")
 
 
@@ -142,7 +142,7 @@ def test_macs_per_image_are_those_counted_by_hand(tmp_path, levels, steps):
     structure = apply_steps(network, steps, 0)
     found = {}
     for every in (1, 2):
-        sampler = {**UNET_SAMPLER, "steps": 4, "reuse": every}
+        sampler = {**UNET_SAMPLER, "steps": 4, "cache_interval": every}
         header = model_header(model, unet_training(), structure=structure, sampler=sampler)
         modelfile.write_model(tmp_path / "model.safetensors", network, header)
         loaded = slimdiff.load(tmp_path / "model.safetensors")
@@ -157,7 +157,7 @@ def test_macs_per_image_are_those_counted_by_hand(tmp_path, levels, steps):
 
 def test_a_run_computes_the_macs_that_are_reported(tmp_path):
     """Counted by torch while an image is drawn: in both passes of every evaluation."""
-    sampler = {**UNET_SAMPLER, "steps": 4, "reuse": 2}
+    sampler = {**UNET_SAMPLER, "steps": 4, "cache_interval": 2}
     network = build_network(MODEL, seed=1)
     header = model_header(MODEL, unet_training(), sampler=sampler)
     modelfile.write_model(tmp_path / "model.safetensors", network, header)

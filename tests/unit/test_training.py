@@ -19,9 +19,9 @@ from builders import (
 )
 from killing import killed_half_way_and_resumed, terminated_at_save
 
+from slimdiff.catalog.families import FAMILIES
 from slimdiff.checkpoints import weights as weightfile
 from slimdiff.compression.linear_quant import is_frozen_part
-from slimdiff.config.resolve import FAMILIES
 from slimdiff.data import image_set
 from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
 from slimdiff.diffusion.noise import derive_seed
@@ -32,7 +32,7 @@ from slimdiff.io.settings import build
 from slimdiff.models.registry import build_network
 from slimdiff.runtime.devices import PRECISIONS, resolve_precision
 from slimdiff.training.loop import train
-from slimdiff.training.optimizers import OPTIMIZERS, SCHEDULES, build_optimizer, learning_rate_factor, pack_state
+from slimdiff.training.optimizers import LR_SCHEDULES, OPTIMIZERS, build_optimizer, learning_rate_factor, pack_state
 from slimdiff.training.state import locked
 
 # with tensors of more than 4,096 elements, so that 8-bit optimizers hold 8-bit states
@@ -169,7 +169,7 @@ def test_quantized_from_the_start_means_frozen(tmp_path, bits, family, layers, t
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else value,
 )
 def test_a_resumed_training_is_the_undisturbed_one(tmp_path, family, optimizer, linear, precision):
-    """Stop by SIGTERM inside the process after some steps, go on in a fresh call."""
+    """Stop by SIGTERM inside the process after some steps, resume in a fresh call."""
     model = WIDE[family]
     changes = {"optimizer": optimizer[0], "optimizer_state": optimizer[1], "linear": linear, "precision": precision}
     changes |= {"epochs": 2, "weight_decay": 0.01}
@@ -236,7 +236,7 @@ def test_a_network_without_classes_trains_on_the_same_images(tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_colours_are_learnt_with_their_classes(tmp_path, family):
-    """Rows are red and columns green; asked for either, both families paint the one asked for."""
+    """Rows are red and columns green; sampled for either, both families paint the requested one."""
     gray = striped_images()
 
     def coloured(images, labels):
@@ -294,7 +294,7 @@ def test_a_state_of_other_settings_is_not_used(tmp_path, capsys):
         patch.setattr("slimdiff.training.loop.sys.exit", lambda code: None)
         train(striped_images(), settings(), tmp_path / "a", CPU, "code", 0.0)
     other = train(striped_images(), settings(learning_rate=1e-3), tmp_path / "a", CPU, "code")
-    assert "belongs to other settings, code or data" in capsys.readouterr().out
+    assert "other settings, code or data" in capsys.readouterr().out
     assert equal(other, run(tmp_path, "b", learning_rate=1e-3))
 
 
@@ -317,7 +317,7 @@ def test_a_loss_of_nan_is_a_result_with_a_reason(tmp_path):
     json.dumps(trained.record, allow_nan=False)
 
 
-def test_memory_that_runs_out_is_a_result_with_a_reason_and_the_way_out(tmp_path, monkeypatch):
+def test_out_of_memory_is_a_result_with_a_reason_and_a_fix(tmp_path, monkeypatch):
     loss, calls = Denoiser.loss, []
 
     def hungry(self, x_0, *others):
@@ -329,9 +329,8 @@ def test_memory_that_runs_out_is_a_result_with_a_reason_and_the_way_out(tmp_path
     batch_size = calls[0]
     assert trained.header["status"] == trained.record["status"] == "failed"
     assert trained.record["steps"] == 2
-    assert trained.record["reason"] == (
-        f"out of memory in step 3: models.*.training.batch_size is {batch_size}; lower it there or in trainings.*"
-    )
+    for part in ("out of memory in step 3", f"models.*.training.batch_size is {batch_size}", "lower it"):
+        assert part in trained.record["reason"]
 
 
 def test_other_errors_of_a_step_are_not_taken_for_memory(tmp_path, monkeypatch):
@@ -344,7 +343,7 @@ def test_other_errors_of_a_step_are_not_taken_for_memory(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "state"), OPTIMIZERS)
-def test_an_optimizer_steps_by_the_learning_rate_and_keeps_its_state_as_it_is_told(name, state):
+def test_an_optimizer_steps_by_the_learning_rate_and_keeps_its_state_in_its_format(name, state):
     """The first step of Adam is the rate, whatever the gradient; AdamW takes its decay off the weight before it."""
     decay = 0.5 if name == "adamw" else 0.0
     parameter = torch.nn.Parameter(torch.ones(64, 64))  # 4,096 elements: the fewest that are kept in 8 bits
@@ -357,7 +356,7 @@ def test_an_optimizer_steps_by_the_learning_rate_and_keeps_its_state_as_it_is_to
 
 
 def test_schedules_stay_between_nothing_and_the_learning_rate():
-    for schedule in SCHEDULES:
+    for schedule in LR_SCHEDULES:
         factors = [learning_rate_factor(schedule, step, 200) for step in range(200)]
         assert all(0 < factor <= 1 for factor in factors)
         assert max(factors) == pytest.approx(1, abs=0.01)

@@ -1,4 +1,4 @@
-"""The U-Net is the report's in size; what it may be told; compression, files and bfloat16 leave it what it is."""
+"""The U-Net is the paper's in size; its labels; compression, files and bfloat16 leave it what it is."""
 
 import math
 
@@ -16,7 +16,7 @@ from slimdiff.inference import model as checkpoint
 from slimdiff.models.registry import build_network
 from slimdiff.models.unet import SelfAttention
 
-PARAMETERS = 23_335_299  # the report's
+PARAMETERS = 23_335_299  # the paper's
 BOTTLENECK = 10_027_008  # weights of the bottleneck's convolutions
 ATTENTION = {0: (64,), 1: (128, 64), 2: (256, 128), 3: (256,)}  # channels of the attentions of each level
 
@@ -26,7 +26,7 @@ def small(groups=1, seed=1, size=16, channels=1, **network):
 
 
 def counted(groups=1, image=None, **network):
-    """Parameters of the report's network with these changes."""
+    """Parameters of the paper's network with these changes."""
     whole = unet_model(**(image or {}))
     with torch.device("meta"):
         built = build_network({**whole, "network": {**whole["network"], **network}}, groups)

@@ -262,7 +262,8 @@ def test_a_real_edit_of_a_verdict(tree: Path) -> None:
 
 
 def test_adding_a_claim(tree: Path) -> None:
-    claim = "- {id: mine, claim: It holds., source: me, comparisons: [fid_indomain(ncsn/ema) < fid_indomain(ncsn/baseline)]}\n"
+    comparison = "fid_indomain(ncsn/ema) < fid_indomain(ncsn/baseline)"
+    claim = f"- {{id: mine, claim: It holds., source: me, comparisons: [{comparison}]}}\n"
     append(tree / "workflow/resources/claims.yaml", claim)
     assert planned(tree, *SMOKE) == {"claims": {""}, "report": {""}, "page": {""}}
 

@@ -16,7 +16,7 @@ import jsonschema
 from slimdiff.catalog.families import FAMILIES
 from slimdiff.errors import UserError
 from slimdiff.io.text import one_line
-from slimdiff.models.meta import build_on_meta
+from slimdiff.models.registry import build_on_meta
 
 MAX_BYTES = 8 << 30  # of a network's tensors, as of a packed file's
 MAX_SIZE = 4096  # pixels in height and width
@@ -53,7 +53,7 @@ SCHEMA = _with(
             tolerance={**_NUMBER, "exclusiveMinimum": 0},
             guidance=_NUMBER,
             clip={"type": "boolean"},
-            reuse={"type": "integer", "minimum": 1},
+            cache_interval={"type": "integer", "minimum": 1},
             precision=_TEXT,
         ),
         structure={"type": "array", "items": _OBJECT},

@@ -1,8 +1,6 @@
 """One cell's network in a file: safetensors, or the same packed (slimdiff.io.packed).
 
 Weights are in fewer bits there where the recipe says so (slimdiff.compression.weight_only).
-
-Apart from slimdiff.checkpoints.weights, which training writes through, so that an edit of packing or storage retrains nothing.
 """
 
 import os

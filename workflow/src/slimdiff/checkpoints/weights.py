@@ -1,7 +1,7 @@
 """Trained networks in files: tensors, and in the header all that is needed to build the network again.
 
-A file of the kind `training` holds the raw and the EMA weights of one training. A cell's network is written by
-slimdiff.checkpoints.model, and how to sample from it is known to slimdiff.inference.model, so that an edit there retrains nothing.
+A file of the kind `training` holds the raw and the EMA weights of one training. A cell's network is
+written by slimdiff.checkpoints.model.
 """
 
 import os

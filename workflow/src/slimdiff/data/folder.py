@@ -76,9 +76,7 @@ def read_image(path: Path, size: int, channels: int) -> torch.Tensor:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise UserError(
-                    f"{path} has {width}×{height} pixels, more than {MAX_PIXELS:,}: make it smaller"
-                )
+                raise UserError(f"{path} has {width}×{height} pixels, more than {MAX_PIXELS:,}: make it smaller")
             image.load()
             upright = ImageOps.exif_transpose(image)
             plain = _eight_bits(upright, path).convert("RGB" if channels == 3 else "L")

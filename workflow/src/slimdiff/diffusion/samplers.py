@@ -107,7 +107,7 @@ def heun_step(denoiser: Guided, x: torch.Tensor, sigma: Level, sigma_next: Level
         return ahead
     slope_next = _slope(denoiser, ahead, sigma_next + last * sigma)  # at 0 the slope is undefined, and not used
     corrected = x + step * (slope + slope_next) / 2
-    return corrected if isinstance(last, bool) else torch.where(_column(last), ahead, corrected)
+    return corrected if isinstance(last, bool) else torch.where(last.reshape(-1, 1, 1, 1), ahead, corrected)
 
 
 def heun(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> SamplerResult:

@@ -14,7 +14,7 @@ from slimdiff.data.transforms import to_model
 from slimdiff.diffusion.denoiser import NO_LABEL, Denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise, derive_seed
-from slimdiff.diffusion.samplers import SamplerSettings, find_sampler
+from slimdiff.diffusion.samplers import SamplerSettings, sample
 from slimdiff.io.settings import build
 
 PROBES = 2  # images that the sampler is run on to see its noise levels
@@ -50,7 +50,7 @@ def sampler_sigmas(denoiser: Denoiser, model: Mapping[str, Any], sampler: Mappin
     labels = torch.zeros(PROBES, dtype=torch.int64) if model["network"].get("classes") else None
     guided = Guided(recorder, labels, settings.guidance, settings.clip)
     shape = (model["channels"], model["image_size"], model["image_size"])
-    find_sampler(settings.method)(guided, ImageNoise(0, range(PROBES)), shape, settings)
+    sample(guided, ImageNoise(0, range(PROBES)), shape, settings)
     return torch.cat(recorder.seen)
 
 

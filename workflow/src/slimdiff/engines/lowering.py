@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff.catalog.engines import ENGINES, EXTRA, Runtime, allowed, missing_modules, runtime_of
+from slimdiff.catalog.engines import ENGINES, EXTRA, Runtime, list_engines, missing_modules, runtime_of
 from slimdiff.compression.restore import restore_structure
 from slimdiff.data.image_set import ImageSet
 from slimdiff.diffusion.denoiser import build_denoiser
@@ -134,7 +134,7 @@ def check_way(way: Runtime, device: torch.device) -> None:
         UserError: with the way out.
     """
     if way.engine not in ENGINES or way.precision not in ENGINES[way.engine].precisions:
-        raise UserError(f"engine {way.engine} with precision {way.precision}; allowed: {allowed()}")
+        raise UserError(f"engine {way.engine} with precision {way.precision}; allowed: {list_engines()}")
     if device.type not in ENGINES[way.engine].devices:
         raise UserError(
             f"engine {way.engine} runs on {', '.join(ENGINES[way.engine].devices)}, not on {device.type}: "

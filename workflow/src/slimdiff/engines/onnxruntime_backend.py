@@ -17,7 +17,7 @@ from slimdiff.engines.network import Backend, Placement
 from slimdiff.errors import UserError
 
 INPUTS, OUTPUT = ("x", "embedding"), "F"
-# Where the arithmetic is. Quantizing every operation gave an error of 0.4, and invalid graphs (docs/decisions.md).
+# Where the arithmetic is. Quantizing every operation gave an error of 0.4, and invalid graphs (docs/decisions).
 QUANTIZED_OPERATIONS = ["Conv", "ConvTranspose", "MatMul", "Gemm"]
 PERCENTILE = 99.99  # of the activations that their range must hold: a few outliers would coarsen all the others
 

@@ -19,14 +19,14 @@ from slimdiff.errors import UserError
 
 # The arithmetic of what is not int8. OpenVINO would otherwise choose bf16 for "fp32" where the processor has it.
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-# Elementwise arithmetic of the embedding and of norms, where 8 bits cost more than they save (docs/decisions.md).
+# Elementwise arithmetic of the embedding and of norms, where 8 bits cost more than they save (docs/decisions).
 FLOAT_OPERATIONS = ["Add", "Multiply", "Divide", "Subtract", "Power", "Sin", "Cos", "Concat", "Sqrt"]
 CONVOLUTIONS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData")
 INFLATED_BYTES = 1 << 28  # of a graph's description: more is not one of ours
 
 
 class OpenVINO(Backend):
-    """One compiled model for each batch size: dynamic batches cost up to half of the speed (docs/decisions.md)."""
+    """One compiled model for each batch size: dynamic batches cost up to half of the speed (docs/decisions)."""
 
     fixed_batch = True
 
@@ -73,7 +73,7 @@ def quantize(graph: Any, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -
 
     Ranges of activations are those that `batches` of (x, embedding) give. The first and the last convolution stay
     float, as is usual: they hold a thousandth of the weights and touch the image itself.
-    NNCF's model type `transformer` halves the error of both families (docs/decisions.md).
+    NNCF's model type `transformer` halves the error of both families (docs/decisions).
     """
     import nncf
 

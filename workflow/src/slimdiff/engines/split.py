@@ -1,7 +1,7 @@
 """A network in two parts: what makes a vector of noise level and class, and what turns an image and it into an image.
 
 The first part holds sines of large angles and a table of classes, a few thousand operations in all. It stays in torch
-and float32 whatever runs the rest: in bf16 or int8 it is what ruins the output (docs/decisions.md). Both parts are made
+and float32 whatever runs the rest: in bf16 or int8 it is what ruins the output (docs/decisions). Both parts are made
 of the network's own layers, so that their composition is the network, exactly.
 
 A network of another family takes part by a method `split()` that returns the two parts.
@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from slimdiff.compression.bitsandbytes import is_quantized
+from slimdiff.compression.linear_quant import is_quantized
 from slimdiff.errors import UserError
 from slimdiff.models.ncsn import ScoreNetwork
 from slimdiff.models.unet import UNet

@@ -1,16 +1,14 @@
-"""Features of the U-Net used again in the next evaluations: DeepCache (Ma, Fang and Wang 2024, section 3).
+"""DeepCache: reuse the deep features of a U-Net in the next evaluations (Ma, Fang and Wang 2024, section 3).
 
-From one noise level to the next what the deep part of a U-Net says changes little. So the network is computed whole in
-one evaluation, and in those that follow only its outermost level is: from the new image, the new noise level and what
-the last level up got from below in the evaluation before (the paper's branch 1 of the skips).
+Deep features change little from one noise level to the next. One evaluation computes the whole network; the following
+ones compute the outermost level alone, from the new image, the new noise level and the cached features below (branch 1
+of the skips). With classifier-free guidance both passes of an image are rows of one batch, so each keeps its own.
 
-With classifier-free guidance both passes of an image are rows of one batch, so each pass has features of its own.
-
-`reuse: N` computes the first evaluation whole and every N-th after that, as the paper does, where a sampler evaluates
-once in a step. Heun's evaluates each noise level but the first twice, for the image that Euler's step leads to and then
-for the corrected one. There the first and the second evaluation are whole, and every N-th after that: with N = 2
-each noise level is computed whole once, and its second evaluation uses the features of the very same level. Counted
-from the first, features would cross from level to level, and FID rises fourfold (docs/decisions.md).
+`cache_interval: N` computes the first evaluation whole and every N-th after it, for one evaluation a step.
+Heun evaluates every noise level but the first twice: for Euler's image and for the corrected one. There the first two
+evaluations are whole, and every N-th after them: with N = 2 each level is computed whole once, and
+its second evaluation reuses the features of the same level. Counted from the first evaluation, features would cross
+from level to level, and FID rises fourfold (docs/decisions).
 """
 
 from typing import Any
@@ -18,11 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from slimdiff.catalog.samplers import SAMPLER_FACTS
 from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.errors import UserError
 from slimdiff.models.unet import UNet
-
-TWICE = ("heun",)  # samplers that evaluate at a step's end and, with another image, again at the next one's beginning
 
 
 class CachedUNet(nn.Module):
@@ -37,7 +34,7 @@ class CachedUNet(nn.Module):
         super().__init__()
         self.network = network
         self.every = every
-        self.first = 1 if method in TWICE else 0  # the evaluation from which is counted
+        self.first = 1 if SAMPLER_FACTS[method].corrects else 0  # the evaluation from which is counted
         self.calls = self.reused = 0
         self._features: torch.Tensor | None = None
 
@@ -86,8 +83,8 @@ def reusing(denoiser: Denoiser, every: int, method: str) -> tuple[Denoiser, Cach
         return denoiser, None
     if not isinstance(denoiser.network, UNet):
         raise UserError(
-            f"sampler.reuse is {every}; allowed for {type(denoiser.network).__name__}: 1, since only a U-Net that "
-            "torch itself runs has features to use again"
+            f"sampler.cache_interval is {every}; allowed for {type(denoiser.network).__name__}: 1, since only a U-Net "
+            "that torch itself runs has features to use again"
         )
     network = CachedUNet(denoiser.network, every, method)
     return Denoiser(network, denoiser.settings), network

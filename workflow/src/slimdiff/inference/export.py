@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff.compression.bitsandbytes import is_quantized
-from slimdiff.compression.linear_quant import dense_weight
+from slimdiff.catalog.samplers import TIMESTEPS
+from slimdiff.compression.linear_quant import dense_weight, is_quantized
 from slimdiff.diffusion.denoiser import WHITE
-from slimdiff.diffusion.vp import TIMESTEPS
 from slimdiff.engines.network import EngineNetwork
 from slimdiff.errors import UserError
 from slimdiff.inference.model import LoadedModel

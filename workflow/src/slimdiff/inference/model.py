@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from slimdiff.catalog.engines import runtime_of
-from slimdiff.catalog.families import FAMILIES, SAMPLER_CONSTANTS, steps_problem
+from slimdiff.catalog.families import FAMILIES
+from slimdiff.catalog.samplers import SAMPLER_FACTS, steps_problem
 from slimdiff.checkpoints import header as modelheader
 from slimdiff.checkpoints.model import build_model, read_tensors
 from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
@@ -23,7 +24,7 @@ from slimdiff.errors import UserError
 from slimdiff.inference.sampling import Progress, Sampled, sample_images
 from slimdiff.io.settings import build
 from slimdiff.io.text import one_line
-from slimdiff.plugins import missing
+from slimdiff.plugins import missing_plugins
 
 # What is raised where a file's header says one thing and its tensors another.
 MISLED = (ArithmeticError, AttributeError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError)
@@ -69,7 +70,7 @@ class LoadedModel:
             allowed = FAMILIES[self.settings["model"]["family"]].samplers
             if sampler not in allowed:
                 raise UserError(f"sampler is {sampler!r}; allowed for this model: {', '.join(allowed)}")
-            if sampler != chosen["method"] and steps is None and "steps" in SAMPLER_CONSTANTS[sampler]:
+            if sampler != chosen["method"] and steps is None and SAMPLER_FACTS[sampler].takes_steps:
                 own = chosen["method"]
                 raise UserError(f"sampler {sampler!r} needs steps: how many {own} takes here says nothing about it")
             chosen["method"] = sampler
@@ -142,20 +143,20 @@ def _load(path: str | os.PathLike[str], site: Placement) -> LoadedModel:
     plugin_catalog = [
         entry for entry in header.get("plugins", ()) if entry["kind"] == "family" or entry["name"] in restored
     ]
-    for problem in missing(plugin_catalog):
+    for problem in missing_plugins(plugin_catalog):
         raise UserError(f"{path}: {problem}")
     if "graph" in header:
         network: nn.Module = start_graph(header, tensors, site)
         running = network
     else:
         network = build_model(header, tensors).eval().requires_grad_(False).to(site.device)
-        running = network if runtime_of(header).plain else start_network(header, network, site)
+        running = network if runtime_of(header).is_eager_fp32 else start_network(header, network, site)
     return LoadedModel(network, build_denoiser(running, header["model"], header["training"]), header)
 
 
 def _check_steps(method: str, steps: int) -> None:
     """Refuse a number of steps that the sampler cannot take."""
-    if "steps" not in SAMPLER_CONSTANTS[method]:
+    if not SAMPLER_FACTS[method].takes_steps:
         raise UserError(f"steps is {steps}, but the sampler {method!r} chooses its own: leave it out")
     problem = steps_problem(method, steps) or (f"is {steps}; allowed: 2 or more" if steps < 2 else None)
     if problem:

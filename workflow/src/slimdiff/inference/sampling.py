@@ -12,7 +12,7 @@ from slimdiff.data.transforms import to_dataset
 from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
-from slimdiff.diffusion.samplers import SamplerSettings, expected_calls, find_sampler
+from slimdiff.diffusion.samplers import SamplerSettings, expected_calls, sample
 from slimdiff.inference.deepcache import reusing
 from slimdiff.runtime.devices import autocast
 from slimdiff.runtime.memory import HalvingBatch, OutOfMemory
@@ -60,7 +60,6 @@ def sample_images(
         labels: int64 (n,), the classes to ask for; None for a network that knows none.
         progress: called with the images done and n after each call of the denoiser and each batch.
     """
-    sampler = find_sampler(settings.method)
     device = next(itertools.chain(denoiser.network.parameters(), denoiser.network.buffers())).device
     shape = (model["channels"], model["image_size"], model["image_size"])
     images, evaluations, reused, finite = [], 0.0, 0.0, True
@@ -70,10 +69,10 @@ def sample_images(
         indices = range(start, min(start + size, n))
         batch_labels = None if labels is None else labels[indices.start : indices.stop].to(device)
         watch = _watch(progress, settings, start, len(indices), n)
-        runner, reuser = reusing(denoiser, settings.reuse, settings.method)
+        runner, reuser = reusing(denoiser, settings.cache_interval, settings.method)
         guided = Guided(runner, batch_labels, settings.guidance, settings.clip, watch)
         with autocast(device, settings.precision):
-            end = sampler(guided, ImageNoise(seed, indices, device), shape, settings)
+            end = sample(guided, ImageNoise(seed, indices, device), shape, settings)
         x = denoiser.to_images(end.x)
         batch = to_dataset(torch.nan_to_num(x), dataset["height"], dataset["width"], dataset["channels"], model["fit"])
         again = len(indices) * guided.passes * (reuser.reused if reuser else 0)

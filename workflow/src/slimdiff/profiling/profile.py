@@ -19,8 +19,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from slimdiff.compression.bitsandbytes import is_quantized
-from slimdiff.compression.linear_quant import dense_weight
+from slimdiff.compression.linear_quant import dense_weight, is_quantized
 from slimdiff.compression.restore import restore_shapes
 from slimdiff.data import image_set
 from slimdiff.engines.network import EngineNetwork
@@ -28,7 +27,7 @@ from slimdiff.errors import UserError
 from slimdiff.inference import model as checkpoint
 from slimdiff.inference.deepcache import shallow_pass
 from slimdiff.inference.model import LoadedModel
-from slimdiff.models.meta import build_on_meta
+from slimdiff.models.registry import build_on_meta
 from slimdiff.models.unet import UNet
 from slimdiff.profiling.latency import sample_at_once, time_interleaved
 from slimdiff.runtime.devices import synchronize
@@ -252,5 +251,5 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def gzip_bytes(path: Path) -> int:
-    """Size of the file after gzip: the report's measure of size."""
+    """Size of the file after gzip: the paper's measure of size."""
     return len(gzip.compress(path.read_bytes(), compresslevel=GZIP_LEVEL))

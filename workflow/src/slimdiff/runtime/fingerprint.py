@@ -286,16 +286,11 @@ class Codebase:
             parts = [*call.args, *call.keywords] if call else []
             if chain is None or any(self._calls(module, part) for part in parts):
                 return True
-            start, attributes = chain
-            nodes = list(self._resolve(module, chain))
-            own = [node for node in nodes if isinstance(node, Definition | Whole)]
-            if own:
-                if any(node.module != REGISTRATION for node in own):
-                    return True
-                continue
-            ends = [node.target for node in nodes if isinstance(node, Alias) and not self._is_ours(node.target.module)]
-            names = {".".join((end.module, *end.path, *attributes)) for end in ends} or {".".join((start, *attributes))}
-            if not names <= PURE_DECORATORS and attributes not in (("setter",), ("getter",), ("deleter",)):
+            own = self._own(module, chain)
+            if any(node.module != REGISTRATION for node in own):
+                return True
+            is_accessor = chain[1] in (("setter",), ("getter",), ("deleter",))
+            if not own and not is_accessor and not self._library_names(module, chain) <= PURE_DECORATORS:
                 return True
         return False
 
@@ -311,7 +306,7 @@ class Codebase:
             elif own := self._own(module, chain):
                 if not all(self._is_plain_class(found) for found in own):
                     return True
-            else:
+            elif not all(name.startswith("typing.") for name in self._library_names(module, chain)):
                 handed = [*node.args, *(keyword.value for keyword in node.keywords)]
                 if any(isinstance(part, ast.Lambda) or self._is_code(module, name_chain(part)) for part in handed):
                     return True
@@ -321,6 +316,14 @@ class Codebase:
         """Return the definitions of the roots that a name may lead to."""
         nodes = () if chain is None else self._resolve(module, chain)
         return [node for node in nodes if isinstance(node, Definition | Whole)]
+
+    def _library_names(self, module: str, chain: Read) -> set[str]:
+        """Return the dotted names of what a name outside of the roots may stand for."""
+        targets = [node.target for node in self._resolve(module, chain) if isinstance(node, Alias)]
+        outside = [target for target in targets if not self._is_ours(target.module)]
+        if not outside:
+            return {".".join((str(chain[0]), *chain[1]))}
+        return {".".join((target.module, *target.path, *chain[1])) for target in outside}
 
     def _is_code(self, module: str, chain: Read | None) -> bool:
         """Return whether a name may lead to a function, a class or a module of the roots."""

@@ -1,6 +1,6 @@
 """Track live runs in a folder to detect stale Snakemake locks.
 
-Snakemake locks a folder with files, which stay after a kill and block the next run. So each run and each job also holds a
+Snakemake locks a folder with files, which stay after a kill and block the next run. Each run and each job also holds a
 lock that the kernel frees with the process (flock). Where nobody holds that one, Snakemake's locks are stale.
 
 Not every shared file system shows flock to other machines, so locks of a run on another machine are never removed.

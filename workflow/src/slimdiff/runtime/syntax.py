@@ -134,7 +134,7 @@ class References:
             for part in children(node):
                 self._visit(part, scope)
 
-    def _read(self, node: ast.Name | ast.Attribute, scope: Scope) -> None:
+    def _read(self, node: ast.expr, scope: Scope) -> None:
         if isinstance(node, ast.Attribute) and node.attr in HIDDEN:
             self.reads.add((Target("builtins", "eval"), ()))
         chain = name_chain(node)
@@ -157,7 +157,7 @@ class References:
             for annotation in annotations(node):
                 self._visit(annotation, scope)
                 self._annotation(annotation, scope)
-        inner = {**scope, **dict.fromkeys((argument.arg for argument in _arguments(node.args)), ())}
+        inner: Scope = {**scope, **dict.fromkeys((argument.arg for argument in _arguments(node.args)), ())}
         inner = _local_scope(self._anchor, body, inner)
         for part in body:
             self._visit(part, inner)
@@ -201,7 +201,7 @@ def text(node: ast.AST) -> str:
     return "".join(parts)
 
 
-def name_chain(node: ast.AST) -> Read | None:
+def name_chain(node: ast.AST) -> tuple[str, tuple[str, ...]] | None:
     """Return the name and the attributes of `name.attribute…`, None for any other expression."""
     attributes: list[str] = []
     while isinstance(node, ast.Attribute):
@@ -246,7 +246,14 @@ def bound_names(node: ast.stmt) -> set[str]:
     """Return the module-level names that a statement may bind."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {node.name}
-    return {name for part in walk(node) for name in _binds(part)}
+    names: set[str] = set()
+    waiting: list[ast.AST] = [node]
+    while waiting:
+        part = waiting.pop()
+        names.update(_binds(part))
+        # The target of a comprehension is local to it.
+        waiting += [part.iter, *part.ifs] if isinstance(part, ast.comprehension) else children(part)
+    return names
 
 
 def has_docstring(node: ast.AST) -> bool:
@@ -268,7 +275,7 @@ def _write(node: object, put: Callable[[str], None]) -> None:
         for field in node._fields:
             value = getattr(node, field, None)
             if field == "body" and has_docstring(node):
-                value = value[1:]
+                value = list(value or ())[1:]
             if value is not None and value != []:
                 put(f" {field}=")
                 _write(value, put)

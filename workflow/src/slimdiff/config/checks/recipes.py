@@ -69,8 +69,8 @@ def _sampler_problems(config: Config, model: str, optimization: str, training: M
     grid = sampler.get("grid")
     if sampler["method"] == "euler" and grid is not None and grid % sampler["steps"]:
         yield problem("grid", f"is {grid}; allowed with steps {sampler['steps']}: a multiple of it, or null")
-    if text := steps_problem(sampler["method"], sampler["steps"]):
-        yield problem("steps", text)
+    if (steps := steps_problem(sampler["method"], sampler["steps"])) is not None:
+        yield problem("steps", steps)
     low, high = sampler.get("sigma_min"), sampler.get("sigma_max")
     if sampler["method"] in ("heun", "euler") and low is not None and high is not None and low >= high:
         owner = ("optimizations", optimization) if own.keys() & {"sigma_min", "sigma_max"} else ("models", model)

@@ -57,7 +57,7 @@ def recipes(matrix: Matrix, findings: Findings) -> pd.DataFrame:
     rows = []
     for recipe in findings.outcomes:
         fid = findings.summary("fid_indomain", recipe)
-        row = dict(zip(("dataset", "model", "optimization"), recipe, strict=True))
+        row: dict[str, Any] = dict(zip(("dataset", "model", "optimization"), recipe, strict=True))
         row |= {"family": families[recipe[1]], "kind": paper.kind(recipe[2], matrix.config)}
         means = {column: findings.summary(column, recipe).mean for column in MEANS}
         rows.append({**row, **means, "seeds": fid.n, "low": fid.low, "high": fid.high})

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import altair as alt
 import numpy as np
@@ -157,9 +157,9 @@ def shape_by(field: str, frame: pd.DataFrame) -> alt.Shape:
     return alt.Shape(f"{field}:N", scale=_repeating_scale(values, SHAPES), legend=legend("top", 3))
 
 
-def legend(orient: str, columns: int, **options: Any) -> alt.Legend:
+def legend(orient: Literal["top", "bottom"], columns: int, **options: Any) -> alt.Legend:
     """Return a legend without a title, above ("top") or below ("bottom") the panels."""
-    look = {"direction": "horizontal", "labelLimit": 400, "symbolOpacity": 1} | options
+    look: dict[str, Any] = {"direction": "horizontal", "labelLimit": 400, "symbolOpacity": 1} | options
     return alt.Legend(title=None, orient=orient, columns=columns, **look)
 
 

@@ -81,12 +81,12 @@ def dot_plots(matrix: Matrix, findings: Findings, paper: pd.DataFrame) -> tuple[
     lines["paper_ratio"] = 1 + lines["paper_fid_change_percent"] / 100
     lines = lines[(lines["status"] != NOT_RUN) | lines["paper_ratio"].notna() | (lines["optimization"] == BASELINE)]
     shown = drop_crowd(lines)
-    counts = lines.groupby(["dataset", "model"]).size()
+    counts: dict[Any, int] = lines.groupby(["dataset", "model"]).size().to_dict()
     axis = style.log_axis(pd.concat([shown["ratio"], shown["paper_ratio"]]).dropna(), 1.0)
     plots = []
     for (dataset, model), block in shown.groupby(["dataset", "model"], sort=False):
         rows = tuple(_row(line, axis) for line in block.to_dict("records"))
-        omitted = int(counts[dataset, model]) - len(block)
+        omitted = counts[dataset, model] - len(block)
         plots.append(DotPlot(str(dataset), str(model), bool(block["ran"].any()), rows, omitted))
     plots.sort(key=lambda plot: not plot.ran)
     ticks = tuple((f"{tick:g}", _position(tick, axis)) for tick in axis.ticks())

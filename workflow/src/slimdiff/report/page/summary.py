@@ -35,7 +35,7 @@ def answer(frame: pd.DataFrame, findings: Findings) -> Answer:
     remarks = [remark for remark in (_evidence(findings), failures) if remark]
     if not any(group.comparisons for group in groups):
         baselines = [
-            f"{group.name}: in-domain FID {significant(group.baseline_fid)} for the baseline" for group in groups
+            f"in-domain FID is {significant(group.baseline_fid)} for the baseline of {group.name}" for group in groups
         ]
         reason = "the matrix holds only the baseline" if groups else "no baseline has a FID"
         return _no_conclusion(reason, [*baselines, *remarks])
@@ -50,8 +50,8 @@ _RESOLUTION_NOTE = f"ratios up to {RESOLUTION} are within the resolution of the 
 
 
 def _no_conclusion(reason: str, remarks: Sequence[str]) -> Answer:
-    texts = [f"No conclusion about {subject}: {reason}." for subject in ("size", "speed")]
-    return Answer(*texts, _sentence(remarks))
+    size_text, speed_text = (f"No conclusion about {subject}: {reason}." for subject in ("size", "speed"))
+    return Answer(size_text, speed_text, _sentence(remarks))
 
 
 def _smaller(group: Group) -> str:
@@ -96,7 +96,7 @@ def _cost(group: Group) -> str:
     if worst is not None and worst.name not in best:
         ratios.append(f"×{_interval(worst.fid)} at worst, for {worst.name}")
     fid = significant(group.baseline_fid)
-    return f"{group.name}: in-domain FID {fid} for the baseline, {_enumerate(ratios)}" if ratios else ""
+    return f"in-domain FID is {fid} for the baseline of {group.name}, {_enumerate(ratios)}" if ratios else ""
 
 
 def _evidence(findings: Findings) -> str:

@@ -7,16 +7,16 @@ from torch import nn
 
 import slimdiff
 from slimdiff.checkpoints import model as modelfile
-from slimdiff.compression.bitsandbytes import bitsandbytes
+from slimdiff.compression.linear_quant import import_bitsandbytes
 from slimdiff.compression.steps import apply_steps
-from slimdiff.compression.weight_only import LAYERS, STORED, decode, encode, quantize_weights
+from slimdiff.compression.weight_only import LAYERS, WEIGHT_FORMATS, decode, encode, quantize_weights
 from slimdiff.errors import UserError
 from slimdiff.inference.export import write_safetensors
 from slimdiff.io.tensors import load_tensors
 from slimdiff.models.registry import build_network
 from slimdiff.profiling.profile import count_macs, count_parameters
 
-SHARE = {"8bit": 0.2524, "4bit": 0.1348, "bf16": 0.5}  # of the tensors' bytes, counted by hand for the report's NCSN
+SHARE = {"8bit": 0.2524, "4bit": 0.1348, "bf16": 0.5}  # of the tensors' bytes, counted by hand for the paper's NCSN
 
 
 def layer(module: nn.Module, kind: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -67,7 +67,7 @@ def test_4bit_is_bitsandbytes_nf4(elements):
         block[block.abs().argmax()] = (block.abs().max() * 1.01).bfloat16().float()
     network = nn.Sequential(nn.Linear(elements, 1, bias=False))
     network[0].weight.data.copy_(blocks.flatten()[None, :elements])
-    functional = bitsandbytes().functional
+    functional = import_bitsandbytes().functional
     packed, state = functional.quantize_4bit(blocks.flatten(), blocksize=64, quant_type="nf4")
     expected = functional.dequantize_4bit(packed, state).flatten()[:elements]
     record = quantize_weights(network, "4bit")
@@ -90,7 +90,7 @@ def test_bf16_rounds_to_nearest_even_and_leaves_buffers():
 
 
 @pytest.mark.parametrize("family", ["ncsn", "ddpm"])
-@pytest.mark.parametrize("kind", STORED)
+@pytest.mark.parametrize("kind", WEIGHT_FORMATS)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_a_second_time_changes_nothing_and_writes_the_same_bytes(tmp_path, family, kind, groups):
     model = MODELS[family]()
@@ -124,7 +124,7 @@ def test_only_weights_of_convolutions_and_linear_layers_change_and_zeros_stay(ki
             assert not torch.equal(value, before[name])
 
 
-@pytest.mark.parametrize("kind", STORED)
+@pytest.mark.parametrize("kind", WEIGHT_FORMATS)
 def test_the_file_has_the_size_that_the_bits_make_and_the_columns_stay(tmp_path, kind):
     network = build_network(ncsn_model(), seed=2)
     modelfile.write_model(tmp_path / "float.safetensors", network, model_header(ncsn_model(), training()))
@@ -169,13 +169,13 @@ def test_rows_without_a_scale(kind):
     assert all(torch.equal(once[name].view(torch.uint8), again[name].view(torch.uint8)) for name in once)
 
 
-@pytest.mark.parametrize("kind", STORED)
+@pytest.mark.parametrize("kind", WEIGHT_FORMATS)
 def test_tensors_that_do_not_fit_their_header_are_refused(kind):
     network = build_network(small_model(), seed=1)
     record = quantize_weights(network, kind)
     stored = encode(network.state_dict(), record)
     without = {name: value for name, value in stored.items() if name != "conv2.weight"}
-    with pytest.raises(UserError, match=r"'conv2.weight' is to be stored in .* and is not there"):
+    with pytest.raises(UserError, match=r"'conv2.weight', stored in .*, is missing"):
         decode(without, record)
     if kind == "bf16":
         return

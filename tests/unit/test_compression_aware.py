@@ -1,21 +1,18 @@
-"""What a training does to the weights while it goes on: zeros that stay, as many as asked, and quantized losses."""
+"""Training hooks that compress: zeros that stay zero, in the requested number, and quantized losses."""
 
 import pytest
 import torch
-from builders import MODELS, TRAININGS, striped_images
-from test_finetuning import equal, run, settings_of
+from builders import MODELS, striped_images
+from finetunings import equal, run, settings_of, start_of
+from killing import terminated_at_save
 
-from slimdiff.checkpoints import weights as weightfile
 from slimdiff.compression.unstructured import prunable
 from slimdiff.compression.weight_only import quantize_weights
 from slimdiff.errors import UserError
-from slimdiff.io.files import write_json
 from slimdiff.models.registry import build_network
-from slimdiff.training import loop
 from slimdiff.training.compression_aware import Quantized, Sparsify, SparsifySettings, build_hooks, zero_smallest
 from slimdiff.training.losses import mean_loss
 
-CPU = torch.device("cpu")
 CUBIC = {"sparsify": {"amount": 0.7, "schedule": "cubic", "until": 0.5}}
 ONE_SHOT = {"sparsify": {"amount": 0.7, "schedule": "one-shot"}}
 
@@ -23,12 +20,7 @@ ONE_SHOT = {"sparsify": {"amount": 0.7, "schedule": "one-shot"}}
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """Weights, record and settings of a short training."""
-    folder = tmp_path_factory.mktemp("ncsn")
-    settings = {"dataset": "stripes", "model": MODELS["ncsn"](), "training": TRAININGS["ncsn"](epochs=1), "seed": 0}
-    trained = loop.train(striped_images(), settings, folder / "state", CPU, "code")
-    weightfile.write_training(folder / "weights.safetensors", trained.weights, trained.header)
-    write_json(folder / "train.json", trained.record)
-    return folder / "weights.safetensors", trained.record, settings
+    return start_of(tmp_path_factory.mktemp("ncsn"), "ncsn")
 
 
 def requested(start, hook, **changes):
@@ -46,9 +38,9 @@ def share_of(zeros):
     return sum(int(mask.sum()) for mask in zeros.values()), sum(mask.numel() for mask in zeros.values())
 
 
-@pytest.mark.parametrize("meanwhile", [CUBIC, ONE_SHOT], ids=["cubic", "one-shot"])
+@pytest.mark.parametrize("hook", [CUBIC, ONE_SHOT], ids=["cubic", "one-shot"])
 @pytest.mark.parametrize("kind", ["raw", "ema"])
-def test_as_many_weights_are_zero_as_asked(tmp_path, start, hook, kind):
+def test_the_requested_number_of_weights_is_zero(tmp_path, start, hook, kind):
     trained = run(start, tmp_path, settings=requested(start, hook, epochs=2))
     zeros, elements = share_of(zeros_of(trained.weights[kind]))
     assert zeros == round(0.7 * elements)
@@ -68,7 +60,7 @@ def test_a_pruned_weight_never_comes_back(tmp_path, start, monkeypatch):
             return super().around_step(network, average, step, steps)
 
     monkeypatch.setattr(
-        "slimdiff.training.finetune.build_regime", lambda *_: Watched(SparsifySettings(0.7, "cubic", 0.5))
+        "slimdiff.training.finetune.build_hooks", lambda *_: Watched(SparsifySettings(0.7, "cubic", 0.5))
     )
     run(start, tmp_path, settings=requested(start, CUBIC, epochs=2))
     counts = [share_of(zeros)[0] for zeros in seen]
@@ -76,27 +68,11 @@ def test_a_pruned_weight_never_comes_back(tmp_path, start, monkeypatch):
     assert len(set(counts)) > 3
 
 
-def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, start, monkeypatch):
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, start):
     settings = requested(start, CUBIC, epochs=2)
     whole = run(start, tmp_path / "whole", settings=settings)
-    steps = whole.record["steps"]
-
-    class Stop(Exception):
-        pass
-
-    real = loop._average
-
-    def stops(*arguments):
-        calls.append(1)
-        if len(calls) == steps // 2:
-            raise Stop
-        real(*arguments)
-
-    calls = []
-    monkeypatch.setattr(loop, "_average", stops)
-    with pytest.raises(Stop):
+    with terminated_at_save(whole.record["steps"] // 2):
         run(start, tmp_path / "broken", 0.0, settings=settings)
-    monkeypatch.setattr(loop, "_average", real)
     resumed = run(start, tmp_path / "broken", 0.0, settings=settings)
     assert resumed.record["interruptions"] == 1
     assert equal(whole, resumed)
@@ -148,16 +124,16 @@ def test_training_in_four_bits_costs_less_once_quantized(tmp_path, start):
 
 
 @pytest.mark.parametrize(
-    ("meanwhile", "message"),
+    ("hook", "message"),
     [
         ({"sparsify": {"amount": 1.0, "schedule": "cubic"}}, "sparsify.amount is 1.0; allowed: above 0 and below 1"),
         ({"sparsify": {"amount": 0.5, "schedule": "linear"}}, "schedule is 'linear'; allowed: one-shot, cubic"),
         ({"sparsify": {"amount": 0.5, "schedule": "cubic", "until": 0.0}}, "until is 0.0; allowed: above 0"),
         ({"quantize": {"weights": "bf16"}}, "weights is 'bf16'; allowed: 8bit, 4bit"),
-        ({"dream": {}}, "dream while training; allowed: one of sparsify, quantize"),
+        ({"dream": {}}, "hooks dream; allowed: one of sparsify, quantize"),
         ({**CUBIC, "quantize": {"weights": "8bit"}}, "allowed: one of sparsify, quantize"),
     ],
 )
-def test_what_it_cannot_do_is_refused(hook, message):
+def test_impossible_hooks_are_refused(hook, message):
     with pytest.raises(UserError, match=message):
         build_hooks(hook)

@@ -81,7 +81,7 @@ def test_every_matrix_can_be_drawn(tmp_path: Path, paper: pd.DataFrame, matrix: 
     assert FIGURES[figure].title in text
 
 
-def test_figure_1_shows_ours_and_the_reports(paper: pd.DataFrame) -> None:
+def test_figure_1_shows_ours_and_the_papers(paper: pd.DataFrame) -> None:
     matrix = MATRICES["failed cells"]
     texts = [str(row.get("text")) for row in records(draw(matrix, paper, "figure-1"))]
     assert "182.1" in texts
@@ -106,7 +106,7 @@ def test_both_halves_span_the_same_ratio(paper: pd.DataFrame) -> None:
     assert high / baselines[0] == pytest.approx(their_high / 182.1)
 
 
-def test_intervals_are_drawn_where_there_are_seeds_to_tell(paper: pd.DataFrame) -> None:
+def test_intervals_need_several_seeds(paper: pd.DataFrame) -> None:
     def intervals(name: str) -> int:
         return sum("start" in row for row in records(draw(MATRICES[name], paper, "figure-1")))
 
@@ -115,7 +115,7 @@ def test_intervals_are_drawn_where_there_are_seeds_to_tell(paper: pd.DataFrame) 
 
 
 @pytest.mark.parametrize("figure", ["figure-1", "figure-2"])
-def test_recipes_of_ones_own_do_not_crowd_a_figure(paper: pd.DataFrame, figure: str) -> None:
+def test_further_recipes_do_not_crowd_a_figure(paper: pd.DataFrame, figure: str) -> None:
     model = {"figure-1": "ncsn", "figure-2": "ddpm"}[figure]
     rows = [synthetic.row(model=model, fid_indomain=40.0), synthetic.row("ema", model=model, fid_indomain=900.0)]
     rows += [synthetic.row(f"mine-{place:02}", model=model, fid_indomain=100.0 - place) for place in range(60)]
@@ -128,7 +128,7 @@ def test_recipes_of_ones_own_do_not_crowd_a_figure(paper: pd.DataFrame, figure: 
     assert listed <= shown
     subtitle = " ".join(chart.to_dict()["title"]["subtitle"])
     left_out = 42 if figure == "figure-1" else 41  # `ema` stands in a table of the DDPM alone
-    assert f"{left_out} others are left out, and are in tables/cells.csv" in subtitle
+    assert f"{left_out} others are left out, see tables/cells.csv" in subtitle
 
 
 def lines_of(name: str, paper: pd.DataFrame) -> list[comparison.Line]:
@@ -137,9 +137,9 @@ def lines_of(name: str, paper: pd.DataFrame) -> list[comparison.Line]:
 
 
 @pytest.mark.parametrize("figure", [name for name in FIGURES if name not in ("sensitivity", "sparsity", "guidance")])
-def test_a_picture_stays_of_a_size_to_look_at(paper: pd.DataFrame, figure: str) -> None:
+def test_a_figure_is_limited_in_size(paper: pd.DataFrame, figure: str) -> None:
     chart = draw(MATRICES["eight data sets and many recipes"], paper, figure).to_dict()
-    assert len(chart["vconcat"]) == style.MOST_PANELS
+    assert len(chart["vconcat"]) == style.MAX_PANELS
     subtitle = " ".join(chart["title"]["subtitle"])
     first = "photos-3" if figure == "versus-paper" else "photos-6"  # it has two panels for each data set
     assert re.search(rf"No room here, but in tables/cells\.csv: {first}[^;]*; photos-[^;]*", subtitle)
@@ -171,15 +171,15 @@ def test_figure_2_is_about_the_ddpm(paper: pd.DataFrame) -> None:
     )
 
 
-def test_changes_are_drawn_beside_the_reports_on_one_axis(paper: pd.DataFrame) -> None:
+def test_our_changes_and_the_papers_share_an_axis(paper: pd.DataFrame) -> None:
     rows = [synthetic.row(seed=seed, fid_indomain=40.0 + seed) for seed in range(3)]
     rows += [synthetic.row("groups-2", seed, fid_indomain=20.0 + seed) for seed in range(3)]
     rows += [synthetic.row("l1-70", status="failed")]
     chart = draw(synthetic.matrix(rows), paper, "versus-paper").to_dict()
     drawn = [row for data in chart["datasets"].values() for row in data]
-    points = {(row["optimization"], row["who"]): row["value"] for row in drawn if "value" in row and "who" in row}
+    points = {(row["optimization"], row["source"]): row["value"] for row in drawn if "value" in row and "source" in row}
     assert points["groups-2", "the paper"] == pytest.approx(0.0 + 150.90 / 150.38), "the last panel is the DDPM's"
-    ours = [row for row in drawn if row.get("who") == "ours" and "start" in row]
+    ours = [row for row in drawn if row.get("source") == "ours" and "start" in row]
     assert [row["optimization"] for row in ours] == ["groups-2"]
     assert ours[0]["start"] < points["groups-2", "ours"] < ours[0]["end"]
     assert ("l1-70", "ours") not in points
@@ -199,9 +199,9 @@ def test_changes_are_drawn_beside_the_reports_on_one_axis(paper: pd.DataFrame) -
     assert "−15 %" in texts
 
 
-def test_the_family_of_a_point_shows_where_there_are_two(paper: pd.DataFrame) -> None:
+def test_the_fill_of_a_point_shows_its_family(paper: pd.DataFrame) -> None:
     both = draw(MATRICES["two data sets and three models"], paper, "pareto").to_dict()
-    assert "filled is ncsn, hollow is ddpm" in " ".join(both["title"]["subtitle"])
+    assert "filled for ncsn, hollow for ddpm" in " ".join(both["title"]["subtitle"])
     fills = [
         layer["encoding"]["fillOpacity"]
         for panel in both["vconcat"]
@@ -230,7 +230,7 @@ def test_the_front_is_marked_and_failures_are_named(paper: pd.DataFrame) -> None
     assert any("l1-30" in line for line in chart.to_dict()["title"]["subtitle"])
 
 
-def test_two_models_of_one_data_set_can_be_told_apart(paper: pd.DataFrame) -> None:
+def test_names_distinguish_two_models_of_one_data_set(paper: pd.DataFrame) -> None:
     chart = draw(MATRICES["two data sets and three models"], paper, "pareto")
     names = {row["name"] for row in records(chart) if "name" in row}
     assert {"ncsn: baseline", "ddpm: groups-2"} <= names
@@ -260,7 +260,7 @@ def test_names_cover_neither_points_nor_lines_nor_each_other() -> None:
     points = [(100.0 + 9 * i, 100.0 + 40 * math.sin(i)) for i in range(20)]
     widths = [60.0 + i for i in range(20)]
     wall = (0.0, 150.0, 400.0, 150.0)
-    places = labels.place(points, widths, 13, (400, 300), [wall])
+    places = labels.place_boxes(points, widths, 13, (400, 300), [wall])
     boxes = [(p.left, p.middle - 6.5, p.left + w, p.middle + 6.5) for p, w in zip(places, widths, strict=True) if p]
     assert len(boxes) >= 12
     dots = [(x - 7, y - 7, x + 7, y + 7) for x, y in points]
@@ -274,12 +274,12 @@ def test_names_cover_neither_points_nor_lines_nor_each_other() -> None:
 
 
 def test_a_name_far_from_its_point_gets_a_line() -> None:
-    near, far = labels.place([(50, 50), (200, 150)], [40, 40], 13, (400, 300), [(150, 100, 250, 200)])
+    near, far = labels.place_boxes([(50, 50), (200, 150)], [40, 40], 13, (400, 300), [(150, 100, 250, 200)])
     assert near is not None
     assert not near.leader
     assert far is not None
     assert far.leader
-    assert labels.place([(5, 5)], [500], 13, (400, 300)) == [None]
+    assert labels.place_boxes([(5, 5)], [500], 13, (400, 300)) == [None]
 
 
 def test_every_output_has_a_caption_and_is_declared() -> None:

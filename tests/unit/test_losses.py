@@ -22,41 +22,41 @@ def denoiser_of(family, **options):
 def test_levels_are_quantiles_of_training_s_own_distribution():
     """Of EDM's: ln sigma is normal, so the middle of each of n equal shares is known."""
     _, denoiser = denoiser_of("ncsn", sigma_data=0.33)
-    found = equally_likely(denoiser, 30, 0)
-    shares = [(place + 0.5) / 30 for place in range(30)]
+    losses = equally_likely(denoiser, 30, 0)
+    shares = [(index + 0.5) / 30 for index in range(30)]
     expected = [EDM_LOG_SIGMA_MEAN + EDM_LOG_SIGMA_STD * NormalDist().inv_cdf(share) for share in shares]
-    assert (found / 0.33).log().tolist() == pytest.approx(expected, abs=0.2)
-    assert found.tolist() == sorted(found.tolist())
+    assert (losses / 0.33).log().tolist() == pytest.approx(expected, abs=0.2)
+    assert losses.tolist() == sorted(losses.tolist())
 
 
 @pytest.mark.parametrize("family", ["ncsn", "ddpm"])
 def test_a_loss_is_the_weighted_error_of_the_estimated_image(family):
-    """Karras et al. 2022, eq. 2 and 8: the loss on F is (1 / c_out²) ‖D(x; sigma) - x_0‖²; with the labels all told."""
+    """Karras et al. 2022, eq. 2 and 8: the loss on F is (1 / c_out²) ‖D(x; sigma) - x_0‖²; with all labels."""
     model, denoiser = denoiser_of(family)
     images = striped_images()
-    found = denoising_losses(denoiser, images.test_images, images.test_labels, model, CPU, "float32", 5, 6, 4)
+    losses = denoising_losses(denoiser, images.test_images, images.test_labels, model, CPU, "float32", 5, 6, 4)
     sigmas = equally_likely(denoiser, 6, HELD_OUT_SEED)
     for level, sigma in enumerate(sigmas):
-        drawn = draw_batch(denoiser, images.test_images, images.test_labels, model, HELD_OUT_SEED, level, 4)
-        assert (drawn.labels is None) == (family == "ncsn")
+        batch = draw_batch(denoiser, images.test_images, images.test_labels, model, HELD_OUT_SEED, level, 4)
+        assert (batch.labels is None) == (family == "ncsn")
         with torch.no_grad():
-            x = drawn.x_0 + sigma * drawn.noise
-            error = denoiser(x, sigma.expand(4), drawn.labels) - drawn.x_0
+            x = batch.x_0 + sigma * batch.noise
+            error = denoiser(x, sigma.expand(4), batch.labels) - batch.x_0
         data = denoiser.settings.sigma_data
         weight = (sigma**2 + data**2) / (sigma * data) ** 2
-        assert found[level] == pytest.approx(float(weight * error.square().sum() / 4), rel=1e-3)
+        assert losses[level] == pytest.approx(float(weight * error.square().sum() / 4), rel=1e-3)
 
 
 def test_withheld_labels_are_those_of_training_alone():
-    """Fine-tuning's losses withhold labels, the held-out ones tell them all; else both are one draw."""
+    """Fine-tuning's losses withhold labels, held-out losses do not; otherwise both are one draw."""
     model, denoiser = denoiser_of("ddpm")
     images = striped_images()
     given = (denoiser, images.test_images, images.test_labels, model, 3, 2, 500)
     labelled, dropped = draw_batch(*given), draw_batch(*given, label_dropout=0.1)
     assert labelled.labels.min() >= 0
-    gone = dropped.labels == NO_LABEL
-    assert 20 < gone.sum() < 90
-    assert torch.equal(labelled.labels[~gone], dropped.labels[~gone])
+    withheld = dropped.labels == NO_LABEL
+    assert 20 < withheld.sum() < 90
+    assert torch.equal(labelled.labels[~withheld], dropped.labels[~withheld])
     assert torch.equal(labelled.x_0, dropped.x_0)
     assert torch.equal(labelled.noise, dropped.noise)
 
@@ -67,7 +67,7 @@ def test_level_losses_are_the_held_out_losses_at_the_same_draws():
     images = striped_images()
     settings = {"model": model, "training": TRAININGS["ddpm"](label_dropout=0.0), "seed": HELD_OUT_SEED}
     given = (images.test_images, images.test_labels)
-    each = level_losses(denoiser.network, *given, settings, CPU, 5, 8)
+    by_level = level_losses(denoiser.network, *given, settings, CPU, 5, 8)
     batched = denoising_losses(denoiser, *given, model, CPU, "float32", 16, 5, 8)
-    assert [float(at_level().detach()) for at_level in each] == pytest.approx(batched, rel=1e-4)
+    assert [float(at_level().detach()) for at_level in by_level] == pytest.approx(batched, rel=1e-4)
     assert all(math.isfinite(loss) for loss in batched)

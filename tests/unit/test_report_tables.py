@@ -197,7 +197,7 @@ def test_samplers_are_counted_from_euler_maruyama(paper: pd.DataFrame) -> None:
     ode = line(frame, "sampler-ode")
     assert ode["paper_inference_ms_change_percent"] == pytest.approx(100 * (58 / 38 - 1))
     assert ode["note"] == "128 images in 7381 ms"
-    assert "FID, report" not in write.to_markdown(frame, spec)
+    assert "FID, paper" not in write.to_markdown(frame, spec)
 
 
 def test_each_data_set_and_model_of_the_family_has_its_block(paper: pd.DataFrame) -> None:
@@ -352,7 +352,7 @@ def test_differences_for_programs(tested: pd.DataFrame) -> None:
     assert pd.isna(line(frame, "l1-30")["fid_indomain"])
 
 
-def test_ours_beside_the_reports(tested: pd.DataFrame) -> None:
+def test_ours_and_the_papers_changes(tested: pd.DataFrame) -> None:
     """The paper's 2 groups are 15 % better and its L1 70 is 13 % worse; ours are twice as good and twice as bad."""
     found = {str(row["optimization"]): row for _, row in tested[tested["model"] == "ncsn"].iterrows()}
     assert found["groups-2"]["direction"] == differences.SAME
@@ -360,13 +360,13 @@ def test_ours_beside_the_reports(tested: pd.DataFrame) -> None:
     assert found["l1-10"]["direction"] == differences.OPEN
     assert found["l1-30"]["direction"] == ""
     assert found["groups-2"]["paper_fid_change_percent"] == pytest.approx(100 * (154.34 / 182.1 - 1))
-    text = differencetables.beside_markdown(tested)
+    text = differencetables.versus_paper_markdown(tested)
     row = markdown_line(text.partition("## mnist, ddpm")[0], "groups-2")
     assert row[3].startswith("−49.8 %")
     assert "[−5" in row[3]
     assert row[4:7] == ["−15.2 %", "−25.0 %", "−38.8 %"]
     assert "## mnist, ddpm" in text, "the paper's stand alone where nothing was run"
-    frame = pd.read_csv(io.StringIO(differencetables.beside_csv(tested)))
+    frame = pd.read_csv(io.StringIO(differencetables.versus_paper_csv(tested)))
     assert set(frame["model"]) == {"ncsn", "ddpm"}
     assert line(frame[frame["model"] == "ncsn"], "groups-2")["paper_size_bytes_change_percent"] == -38.8
 

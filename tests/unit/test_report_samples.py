@@ -21,7 +21,7 @@ from slimdiff.config.cells import Cell
 from slimdiff.io.samples import Samples, write_samples
 from slimdiff.report import contents
 from slimdiff.report.figures import contact_sheet, style
-from slimdiff.report.figures import samples as galleries
+from slimdiff.report.figures import samples as figures
 from slimdiff.report.selection import Placeholder, placeholders, sample_cells
 from slimdiff.stages import claims, report
 
@@ -141,12 +141,12 @@ def test_what_the_rules_ask_for_is_what_the_figures_read(tmp_path: Path) -> None
 
 
 def draw(rows: list[dict[str, Any]], root: Path, name: str) -> alt.VConcatChart:
-    return galleries.gallery(synthetic.matrix(rows), root, GALLERIES[name])
+    return figures.figure(synthetic.matrix(rows), root, GALLERIES[name])
 
 
 def test_rules_can_ask_without_numpy_pandas_or_torch() -> None:
     code = (
-        "import sys, slimdiff.analysis.selection, slimdiff.report.contents;"
+        "import sys, slimdiff.report.selection, slimdiff.report.contents;"
         "print(*{'numpy', 'pandas', 'torch', 'altair', 'PIL'} & set(sys.modules))"
     )
     run = subprocess.run(
@@ -160,7 +160,7 @@ def test_the_first_images_are_shown_in_reading_order(tmp_path: Path) -> None:
     put_samples(tmp_path, cell, plain_images(70))
     [picture] = shown(draw(rows_of([cell]), tmp_path, "figure-5"))
     pitch = 96 + contact_sheet.GAP  # images of 8 pixels are enlarged to 96
-    columns = middles(picture, galleries.COLUMNS, galleries.ROWS, pitch)
+    columns = middles(picture, figures.COLUMNS, figures.ROWS, pitch)
     assert columns == [[column + 10 * row for row in range(5)] for column in range(10)]
 
 
@@ -172,11 +172,11 @@ def test_each_class_has_the_first_of_its_images_below_its_name(tmp_path: Path) -
     names = sorted((row["x"], row["name"]) for row in data(chart) if "name" in row)
     assert [name for _, name in names] == list(CLASSES)
     [picture] = shown(chart)
-    columns = middles(picture, 3, galleries.PER_CLASS, galleries.CLASS_PITCH)
+    columns = middles(picture, 3, figures.IMAGES_PER_CLASS, figures.CLASS_PITCH_PX)
     for label, column in enumerate(columns):
-        assert column == [i for i, own in enumerate(labels) if own == label][: galleries.PER_CLASS]
-    places = [galleries.DENSITY * x for x, _ in names]
-    assert places == pytest.approx([(column + 0.5) * galleries.CLASS_PITCH for column in range(3)])
+        assert column == [i for i, own in enumerate(labels) if own == label][: figures.IMAGES_PER_CLASS]
+    places = [figures.DENSITY * x for x, _ in names]
+    assert places == pytest.approx([(column + 0.5) * figures.CLASS_PITCH_PX for column in range(3)])
 
 
 def test_many_classes_are_cut_to_those_that_find_room(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_many_classes_are_cut_to_those_that_find_room(tmp_path: Path) -> None:
     names = np.array([f"class {number}" for number in range(40)])
     put_samples(tmp_path, cell, plain_images(80, size=64), [*range(40)] * 2, classes=names)
     chart = draw(rows_of([cell]), tmp_path, "figure-6")
-    assert [row["name"] for row in data(chart) if "name" in row] == list(names[: galleries.CLASSES])
+    assert [row["name"] for row in data(chart) if "name" in row] == list(names[: figures.MAX_CLASSES])
     [picture] = shown(chart)
     assert picture.shape[1] <= 2000
 
@@ -195,7 +195,7 @@ def test_titles_tell_the_cell_and_its_score_or_why_it_failed(tmp_path: Path) -> 
     put_samples(tmp_path, bad, np.zeros((0, 1, 8, 8), np.uint8), status="failed", reason="loss is NaN")
     rows = rows_of([good], fid_indomain_pct=12.345) + rows_of([bad], status="failed")
     base, best = heads(draw(rows, tmp_path, "figure-5"))
-    assert base == "mnist, ddpm: baseline, seed 4 | rFID 12.35 %" or base.endswith("12.34 %")
+    assert base == "mnist, ddpm: baseline, seed 4 | in-domain FID 12.35 %" or base.endswith("12.34 %")
     assert best == f"mnist, ddpm: {BEST}, seed 4 | failed: train: loss is NaN at step 12"
     labelled = draw(rows, tmp_path, "figure-6")
     assert heads(labelled) == [best]
@@ -216,7 +216,7 @@ def test_images_without_labels_stand_in_no_column(tmp_path: Path) -> None:
     put_samples(tmp_path, cell, plain_images(6))
     chart = draw(rows_of([cell]), tmp_path, "figure-6")
     assert not shown(chart)
-    assert "its images have no labels" in [row.get("text") for row in data(chart)]
+    assert "no labels" in [row.get("text") for row in data(chart)]
 
 
 def test_what_the_matrix_lacks_is_named(tmp_path: Path) -> None:
@@ -229,17 +229,17 @@ def test_what_the_matrix_lacks_is_named(tmp_path: Path) -> None:
     assert lacking in subtitle(chart)
     empty = draw(rows, tmp_path, "figure-6")
     assert f"Not in the matrix: mnist, ddpm: {BEST} or baseline." in subtitle(empty)
-    assert "The matrix holds no cell whose images belong here." in [row.get("text") for row in data(empty)]
+    assert "The matrix holds no cell of this figure." in [row.get("text") for row in data(empty)]
     style.save(empty, tmp_path / "empty.png")
     assert (tmp_path / "empty.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_many_models_are_cut_to_those_that_find_room(tmp_path: Path) -> None:
     cells = [Cell(f"photos-{number}", "ddpm", "baseline", 0) for number in range(8)]
-    for place, cell in enumerate(cells[: style.MOST_PANELS]):  # the others are not even read
+    for place, cell in enumerate(cells[: style.MAX_PANELS]):  # the others are not even read
         put_samples(tmp_path, cell, plain_images(6) + np.uint8(place), [0, 1, 2] * 2)
     chart = draw(rows_of(cells), tmp_path, "figure-6")
-    assert len(shown(chart)) == style.MOST_PANELS
+    assert len(shown(chart)) == style.MAX_PANELS
     assert "No room here: photos-6, ddpm; photos-7, ddpm." in subtitle(chart)
 
 

@@ -20,9 +20,9 @@ from slimdiff.analysis.matrix import read_paper
 from slimdiff.config.cells import Cell
 from slimdiff.errors import UserError
 from slimdiff.report import contents, selection
-from slimdiff.report.figures import contact_sheet, timeline
-from slimdiff.report.page import build, charts, dot_plots
-from slimdiff.report.page import images as pagepictures
+from slimdiff.report.figures import contact_sheet, pareto, timeline
+from slimdiff.report.page import build, charts, images
+from slimdiff.report.page.dot_plots import dot_plots
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 ROWS = [
@@ -134,9 +134,9 @@ def test_it_holds_every_table_and_claim(folder: Path, parsed: Tags) -> None:
 
 def test_the_answer_and_the_failed_cells_are_there(parsed: Tags) -> None:
     text = " ".join(parsed.text.split())
-    assert "1 of 5 cells failed, the first by “train: </script>" in text
+    assert "1 of 5 cells failed, the first with “train: </script>" in text
     assert "mnist/ncsn/groups-2/seed0" in text
-    assert "Without a FID, hence not drawn: mnist/ncsn/groups-2" in text
+    assert "Not drawn, without a FID: mnist/ncsn/groups-2" in text
 
 
 def test_charts_are_of_the_matrix(data: dict[str, Any]) -> None:
@@ -163,7 +163,7 @@ def test_charts_are_of_the_grammar(data: dict[str, Any]) -> None:
 def test_a_matrix_without_any_result_has_a_page(tmp_path: Path) -> None:
     pagefolder.write(tmp_path, [synthetic.row(status="failed"), synthetic.row("l1-30", status="failed")])
     html = pagefolder.build(tmp_path).read_text(encoding="utf-8")
-    for sentence in ("No cell has both a FID and a cost yet", "No cell has images", "All 2 cells failed"):
+    for sentence in ("No cell has both a FID and a cost yet", "No cell has samples", "All 2 cells failed"):
         assert sentence in html
 
 
@@ -183,7 +183,7 @@ def test_a_page_of_many_cells_stays_small(tmp_path: Path, monkeypatch: pytest.Mo
         Cell("mnist", "ncsn", row["optimization"], row["seed"]) for row in rows
     }:
         (tmp_path / "cells" / "/".join(pagefolder.place_of(cell)) / f"seed{cell.seed}" / "samples.npz").unlink()
-    found = pagepictures.read(matrix.frame, tmp_path / "cells")
+    found = images.read(matrix.frame, tmp_path / "cells")
     assert [(cell["recipe"], cell["seed"]) for cell in found.cells] == [
         ("baseline", 0),
         ("l1-10", 0),
@@ -191,16 +191,16 @@ def test_a_page_of_many_cells_stays_small(tmp_path: Path, monkeypatch: pytest.Mo
         ("baseline", 1),
         ("l1-10", 1),
     ]
-    assert found.left_out == 4
-    assert "those of 4 more are in their folders" in pagefolder.build(tmp_path).read_text(encoding="utf-8")
+    assert found.omitted == 4
+    assert "samples of 4 more are in the folders of the cells" in pagefolder.build(tmp_path).read_text(encoding="utf-8")
 
 
 def test_pictures_end_where_the_page_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = pagefolder.write(tmp_path, [synthetic.row(name) for name in ("baseline", "l1-10", "l1-30")])
-    whole = pagepictures.read(matrix.frame, tmp_path / "cells")
-    assert whole.left_out == 0
+    whole = images.read(matrix.frame, tmp_path / "cells")
+    assert whole.omitted == 0
     monkeypatch.setattr(contents, "MAX_PICTURE_BYTES", len(whole.cells[0]["url"]) + len(whole.cells[1]["url"]))
-    assert [cell["recipe"] for cell in pagepictures.read(matrix.frame, tmp_path / "cells").cells] == [
+    assert [cell["recipe"] for cell in images.read(matrix.frame, tmp_path / "cells").cells] == [
         "baseline",
         "l1-10",
     ]
@@ -210,8 +210,8 @@ def test_a_thousand_recipes_take_less_than_a_megabyte_of_charts() -> None:
     """Points are there once, whatever the number of costs and widths."""
     rows = [synthetic.row(f"mine-{number}") for number in range(1000)]
     matrix = synthetic.matrix(rows)
-    frame = charts.recipes(matrix, findings.find(matrix))
-    assert len(json.dumps(charts.pareto(frame))) < 400_000
+    frame = pareto.points(pareto.recipes(matrix, findings.find(matrix)))
+    assert len(json.dumps(charts.pareto_charts(frame))) < 400_000
     assert len(json.dumps(frame.astype(object).where(frame.notna(), None).to_dict("records"))) < 600_000
 
 
@@ -223,34 +223,35 @@ def test_a_missing_table_is_named(tmp_path: Path) -> None:
 def test_the_first_images_are_one_picture() -> None:
     import numpy as np
 
-    images = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((3, 1, 4, 5), np.uint8)
-    sheet = contact_sheet.contact(images, 2, 64)
+    numbered = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((3, 1, 4, 5), np.uint8)
+    sheet = contact_sheet.sheet(contact_sheet.first_columns(numbered, 2, 2), 5, gap=0)
     assert sheet.shape == (8, 10, 1)
     assert sheet[0, 0, 0] == 0 and sheet[0, 5, 0] == 1 and sheet[4, 0, 0] == 2
     assert sheet[4, 5, 0] == contact_sheet.WHITE, "there is no fourth image"
-    assert contact_sheet.contact(np.zeros((1, 3, 100, 50), np.uint8), 10, 64).shape == (64, 320, 3)
+    large = np.zeros((1, 3, 100, 50), np.uint8)
+    assert contact_sheet.sheet([large], 64, gap=0).shape == (64, 32, 3)
 
 
-def test_strips_place_ours_and_the_reports() -> None:
+def test_dot_plots_place_ours_and_the_papers() -> None:
     rows = [synthetic.row(seed=seed, fid_indomain=40.0) for seed in range(3)]
     rows += [synthetic.row("l1-30", seed, fid_indomain=fid) for seed, fid in enumerate((80.0, 90.0, 100.0))]
     matrix = synthetic.matrix(rows)
-    found, scale = dot_plots.blocks(matrix, findings.find(matrix), read_paper(pagefolder.PAPER))
+    found, scale = dot_plots(matrix, findings.find(matrix), read_paper(pagefolder.PAPER))
     assert [(block.model, block.ran) for block in found] == [("ncsn", True), ("ddpm", False)]
-    lines = {strip.recipe: strip for strip in found[0].strips}
-    assert lines["baseline"].ours == lines["baseline"].theirs == scale.one
-    one = lines["l1-30"]
-    assert one.low is not None and one.ours is not None and one.high is not None and one.theirs is not None
-    assert scale.band[1] < one.low < one.ours < one.high <= 100
-    assert 0 <= one.theirs < scale.one, "the paper's 170.8 is below its baseline's 182.1"
-    assert one.ratio.startswith("×2.24 [")
-    assert one.fid.startswith("90.0 [")
+    lines = {row.recipe: row for row in found[0].rows}
+    assert lines["baseline"].ours == lines["baseline"].paper == scale.baseline
+    pruned = lines["l1-30"]
+    assert pruned.low is not None and pruned.ours is not None and pruned.high is not None and pruned.paper is not None
+    assert scale.band[1] < pruned.low < pruned.ours < pruned.high <= 100
+    assert 0 <= pruned.paper < scale.baseline, "the paper's 170.8 is below its baseline's 182.1"
+    assert pruned.ratio.startswith("×2.24 [")
+    assert pruned.fid.startswith("90.0 [")
     assert lines["random-10"].ours is None
     assert lines["random-10"].fid == "not run"
 
 
 def test_the_timeline_is_that_of_the_records(folder: Path) -> None:
-    matrix = pagefolder.results.read_matrix(folder / "matrix.parquet")
+    matrix = pagefolder.read_matrix(folder / "matrix.parquet")
     jobs = timeline.read_jobs(folder / "benchmarks", folder / "train", matrix.frame)
     assert jobs.attrs["began"] == [pagefolder.BEGAN.isoformat(timespec="seconds")]
     counts = jobs["stage"].astype(str).value_counts().to_dict()
@@ -292,7 +293,7 @@ def test_jobs_side_by_side_have_lanes_and_a_pause_ends_a_sitting(tmp_path: Path)
     undated = timeline.read_jobs(tmp_path / "benchmarks", tmp_path / "train", matrix.frame)
     assert undated.attrs["began"] == []
     assert undated.loc[undated["stage"] == "train", "end"].max() == 300 + 400 + 290
-    assert "when jobs ran is not known" in " ".join(timeline.remarks(undated))
+    assert "start times are unknown" in timeline.caption(undated)
 
 
 def test_records_of_other_matrices_are_left_out_and_broken_ones_named(tmp_path: Path) -> None:
@@ -305,7 +306,7 @@ def test_records_of_other_matrices_are_left_out_and_broken_ones_named(tmp_path: 
     own = path.parent.parent / "baseline" / "seed0.jsonl"
     own.parent.mkdir()
     own.write_text("[1]\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"baseline/seed0\.jsonl is no benchmark record"):
+    with pytest.raises(UserError, match=r"baseline/seed0\.jsonl is not a benchmark record"):
         timeline.read_jobs(tmp_path, tmp_path, matrix.frame)
 
 

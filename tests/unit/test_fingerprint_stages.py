@@ -1,0 +1,249 @@
+"""Proofs that fingerprints of stages are right: what runs in a stage is in its set, and its set is all that counts."""
+
+import ast
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import SOURCE
+from presets import ROOT
+
+from slimdiff.plugins import declarations
+from slimdiff.runtime.fingerprint import EXCLUDED, Codebase, Loaded
+from slimdiff.runtime.syntax import Definition
+
+STAGES = sorted(
+    path.stem for path in (SOURCE / "slimdiff" / "stages").glob("*.py") if path.stem not in ("__init__", "command")
+)
+PLUGIN = "examples/my_recipes.py"
+Place = tuple[str, int]  # a file, and the first line of a top-level statement in it
+CODE = Codebase([SOURCE])
+
+
+def entry(stage: str) -> str:
+    return f"slimdiff.stages.{stage}:main"
+
+
+# --- what runs is in the set
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The functions that ran in each stage, and while each module was imported, by Python's own account."""
+    out = tmp_path_factory.mktemp("traced") / "calls.json"
+    paths = os.pathsep.join([str(SOURCE), str(ROOT / "tests" / "helpers")])
+    script = str(ROOT / "tests" / "helpers" / "traced_stages.py")
+    run = subprocess.run(
+        [sys.executable, script, str(out)],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr
+    record: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return record
+
+
+@cache
+def statements(path: str) -> list[tuple[int, int, ast.stmt]]:
+    """Return first and last line of the top-level statements of a file, decorators included."""
+    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    starts = [min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) for node in tree.body]
+    return [(start, node.end_lineno or start, node) for start, node in zip(starts, tree.body, strict=True)]
+
+
+def enclosing(path: str, line: int) -> tuple[Place, ast.stmt]:
+    """Return the top-level statement around a function: the function itself, or what it is nested in."""
+    (found,) = [(start, node) for start, end, node in statements(path) if start <= line <= end]
+    return (path, found[0]), found[1]
+
+
+def places(code: Codebase, definitions: set[Definition]) -> set[Place]:
+    """Return where definitions stand."""
+    found = set()
+    for definition in definitions:
+        module = code.module(definition.module)
+        assert module is not None
+        lines = [definition.node.lineno, *(d.lineno for d in getattr(definition.node, "decorator_list", []))]
+        found.add((str(module.path.resolve()), min(lines)))
+    return found
+
+
+def path_of(module: str) -> str:
+    found = CODE.module(module)
+    assert found is not None
+    return str(found.path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_function_that_runs_in_a_stage_is_in_its_set(calls: dict[str, Any], stage: str) -> None:
+    ran = {enclosing(path, line)[0] for path, line in calls["stages"][stage]}
+    held = places(CODE, CODE.definitions(entry(stage)))
+    assert len(ran) > 3
+    assert not ran - held
+
+
+@pytest.mark.slow
+def test_the_trace_covers_most_of_what_stages_can_reach(calls: dict[str, Any]) -> None:
+    """Or else the proof above would say little."""
+    reached = set().union(*(CODE.definitions(entry(stage)) for stage in STAGES))
+    functions = {definition for definition in reached if isinstance(definition.node, ast.FunctionDef)}
+    ran = {enclosing(path, line)[0] for found in calls["stages"].values() for path, line in found}
+    held = places(CODE, functions)
+    assert len(held & ran) > 0.8 * len(held), sorted(held - ran)
+
+
+@pytest.mark.slow
+def test_functions_that_run_on_import_are_in_the_set_of_every_stage_that_loads_the_module(
+    calls: dict[str, Any],
+) -> None:
+    for stage in STAGES:
+        held = places(CODE, CODE.definitions(entry(stage)))
+        for module in CODE.modules(entry(stage)):
+            for path, line in calls["imports"].get(module, ()):
+                place, node = enclosing(path, line)
+                if isinstance(node, ast.FunctionDef | ast.ClassDef):  # not a generator in a constant
+                    assert place in held, f"{stage} loads {module}"
+
+
+@pytest.mark.slow
+def test_every_function_that_runs_with_a_plugin_is_in_the_plugins_or_the_stages_set(
+    calls: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    code, module = declarations.parse_plugin(PLUGIN)
+    registered = {"data": ["shapes"], "train": ["residual"], "sample": ["residual", "low_rank"]}
+    registered["compress"] = ["residual", "low_rank", "round_mantissa"]
+    excluded = {path_of(name) for name in EXCLUDED}
+    for stage, functions in registered.items():
+        held = places(CODE, CODE.definitions(entry(stage)))
+        held |= places(code, set().union(*(code.definitions(f"{module.name}:{name}") for name in functions)))
+        ran = {enclosing(path, line)[0] for path, line in calls["stages"][f"{stage}+plugin"]}
+        assert {path for path, _ in ran} >= {str(module.path.resolve()), *excluded}
+        assert not {(path, line) for path, line in ran if path not in excluded} - held
+
+
+# --- the set is all that counts
+
+
+def change(node: ast.stmt) -> None:
+    """Edit a statement in place: one more statement in its body, or another value."""
+    if isinstance(node, ast.AnnAssign) and node.value is None:
+        node.annotation = ast.Tuple([node.annotation], ast.Load())
+    elif hasattr(node, "value"):
+        node.value = ast.Tuple([node.value, ast.Constant(0)], ast.Load())
+    else:
+        node.body.append(ast.Pass())  # type: ignore[attr-defined]
+
+
+def definitions(module: str) -> list[Definition]:
+    found = CODE.module(module)
+    assert found is not None
+    return [*found.definitions, *found.mains]
+
+
+MODULES = sorted(
+    name
+    for path in (SOURCE / "slimdiff").rglob("*.py")
+    if (name := ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"))
+)
+
+
+def forget(definition: Definition) -> None:
+    """Have the code base work out anew whatever hangs on the syntax of `definition`."""
+    for cached in ("digest", "references"):
+        vars(definition).pop(cached, None)
+    CODE._edges.pop(definition, None)
+    CODE._edges.pop(Loaded(definition.module), None)
+    CODE._acts.clear()
+
+
+@pytest.fixture(scope="module")
+def before() -> dict[str, str]:
+    return {stage: CODE.fingerprint(entry(stage)) for stage in STAGES}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_an_edit_changes_the_fingerprints_of_exactly_the_stages_whose_set_holds_it(
+    before: dict[str, str], module: str
+) -> None:
+    sets = {stage: CODE.definitions(entry(stage)) for stage in STAGES}
+    for definition in definitions(module):
+        original = copy.deepcopy(definition.node)
+        change(definition.node)
+        forget(definition)
+        changed = {stage for stage in STAGES if CODE.fingerprint(entry(stage)) != before[stage]}
+        vars(definition.node).update(vars(original))
+        forget(definition)
+        assert changed == {stage for stage in STAGES if definition in sets[stage]}, ast.unparse(original)[:80]
+    assert {stage: CODE.fingerprint(entry(stage)) for stage in STAGES} == before
+
+
+def trees() -> Iterator[tuple[str, str]]:
+    """Yield every module and its text."""
+    for module in MODULES:
+        yield module, Path(path_of(module)).read_text(encoding="utf-8")
+
+
+def test_comments_change_nothing(before: dict[str, str]) -> None:
+    commented = {}
+    for module, text in trees():
+        starts = {start for start, _, _ in statements(path_of(module))}
+        lines = text.splitlines(keepends=True)
+        new = "".join(f"# a remark\n\n{line}" if n in starts else line for n, line in enumerate(lines, start=1))
+        commented[module] = ast.parse(f"# the first line\n{new}")
+    code = Codebase([SOURCE], commented)
+    assert {stage: code.fingerprint(entry(stage)) for stage in STAGES} == before
+
+
+def test_docstrings_change_nothing(before: dict[str, str]) -> None:
+    documented = {module: ast.parse(text) for module, text in trees()}
+    for tree in documented.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                if ast.get_docstring(node, clean=False) is not None:
+                    node.body.pop(0)
+                node.body.insert(0, ast.Expr(ast.Constant("Another text.")))
+    code = Codebase([SOURCE], documented)
+    assert {stage: code.fingerprint(entry(stage)) for stage in STAGES} == before
+
+
+# --- the sets are small
+
+
+@pytest.mark.parametrize(
+    ("stage", "foreign"),
+    [
+        ("train", ("inference", "profiling", "compression.unstructured", "compression.channels", "diffusion.samplers")),
+        (
+            "train",
+            ("engines", "catalog.engines", "metrics", "analysis", "report", "io.packed", "training.distillation"),
+        ),
+        ("compress", ("training.loop", "training.finetune", "metrics", "analysis", "report")),
+        ("sample", ("training", "metrics", "analysis", "report")),
+        ("score", ("training", "models", "diffusion", "compression", "analysis", "report")),
+        ("reference", ("training", "models", "diffusion", "compression", "analysis", "report")),
+        ("row", ("training", "models", "config.resolve", "report", "diffusion")),
+        ("data", ("training", "models", "diffusion", "compression", "metrics", "analysis", "report")),
+    ],
+)
+def test_a_stage_does_not_hang_on_what_it_has_no_use_for(stage: str, foreign: tuple[str, ...]) -> None:
+    """Or else an edit there would rerun it: a sampler must not cost a training."""
+    held = {definition.module for definition in CODE.definitions(entry(stage))}
+    assert not {name for name in held if any(f"{name}.".startswith(f"slimdiff.{other}.") for other in foreign)}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_stage_hangs_on_code_of_the_rules_or_on_plugin_loading(stage: str) -> None:
+    held = {definition.module for definition in CODE.definitions(entry(stage))}
+    rules = {"slimdiff.config.resolve", "slimdiff.config.validate", "slimdiff.runtime.fingerprint"}
+    assert not held & (rules | EXCLUDED)

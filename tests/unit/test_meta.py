@@ -1,0 +1,35 @@
+"""Networks on the meta device: the same tensors without memory, built without torch's compiler."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from presets import CONFIG
+from torch import nn
+
+from slimdiff.models.registry import build_network, build_on_meta
+
+MODELS = CONFIG["models"]
+
+
+def described(network: nn.Module) -> list[tuple[str, tuple[int, ...], str]]:
+    return [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in network.state_dict().items()]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("name", MODELS)
+def test_it_has_the_networks_tensors_without_memory(name: str, groups: int) -> None:
+    network = build_on_meta(MODELS[name], groups)
+    assert described(network) == described(build_network(MODELS[name], groups))
+    assert {tensor.device.type for tensor in network.state_dict().values()} == {"meta"}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_is_built_without_torchs_compiler(name: str) -> None:
+    """The compiler takes a second to import, and every load builds on the meta device first."""
+    script = (
+        "import json, sys\nfrom slimdiff.models.registry import build_on_meta\n"
+        "build_on_meta(json.loads(sys.argv[1]))\nsys.exit('torch._dynamo' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script, json.dumps(MODELS[name])], check=True)
