@@ -66,7 +66,7 @@ def place_of(cell: Cell) -> tuple[str, str, str]:
 
 
 def write_samples(cells: Path, cell: Cell, images: int, classes: tuple[str, ...]) -> None:
-    """Image i is grey i × 10, one level lighter for each letter of the recipe's name; DDPMs are asked for classes."""
+    """Image i is grey i × 10, one level lighter for each letter of the recipe's name; DDPMs are class-conditional."""
     place = cells / cell.path / "samples.npz"
     levels = np.arange(images) * 10 + len(cell.optimization)
     pixels = np.broadcast_to(levels[:, None, None, None], (images, 1, PIXELS, PIXELS)).astype(np.uint8)

@@ -32,6 +32,10 @@ SMALL: dict[str, Any] = {
         "predictor-corrector": {"training": "plain", "sampler": {"method": "predictor-corrector", "steps": 4}},
         "ddpm": {"training": "noise-prediction", "sampler": {"method": "ddpm", "steps": 4, "clip": True}},
         "dpm-solver": {"training": "noise-prediction", "sampler": {"method": "dpm-solver++", "steps": 4, "clip": True}},
+        "sensitivity-middle": {
+            "training": "plain",
+            "prune": {"method": "l1", "amount": 0.5, "scope": "middle", "allocation": "sensitivity"},
+        },
         "random-50-module": {
             "training": "plain",
             "prune": {"method": "random", "amount": 0.5, "scope": "module:conv2"},
@@ -62,7 +66,7 @@ NCSN = (
     *("euler-maruyama", "predictor-corrector", "channels-50", "channels-50-only", "gradual-50", "aware-4bit"),
 )
 DDPM = (
-    *("groups-2+l1-10", "channels-50-diff", "channels-50-taylor", "distilled-4", "steps-6-reuse-2", "noise-prediction"),
+    *("groups-2+l1-10", "channels-50-diff", "distilled-4", "steps-6-reuse-2", "noise-prediction"),
     *("ddpm", "dpm-solver", "l1-90-middle"),
 )
 PROFILED = {

@@ -23,9 +23,8 @@ from slimdiff.compression.steps import apply_steps
 from slimdiff.data import image_set
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
-from slimdiff.profiling import profile
 from slimdiff.profiling import profile as profiling
-from slimdiff.profiling.profile import count_macs, count_parameters
+from slimdiff.profiling.profile import count_macs, count_parameters, profile
 
 SETTINGS = {"batch_size": 4, "repeats": 3, "warmup": 1, "seed": 0}
 

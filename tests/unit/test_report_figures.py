@@ -127,7 +127,7 @@ def test_further_recipes_do_not_crowd_a_figure(paper: pd.DataFrame, figure: str)
     listed = {line.optimization for name in FIGURES[figure].tables for line in lines_of(name, paper) if line.paper}
     assert listed <= shown
     subtitle = " ".join(chart.to_dict()["title"]["subtitle"])
-    left_out = 42 if figure == "figure-1" else 41  # `ema` stands in a table of the DDPM alone
+    left_out = 42 if figure == "figure-1" else 41  # only the tables of the DDPM list `ema`
     assert f"{left_out} others are left out, see tables/cells.csv" in subtitle
 
 

@@ -167,7 +167,7 @@ def test_a_matrix_without_any_result_has_a_page(tmp_path: Path) -> None:
         assert sentence in html
 
 
-def test_a_matrix_that_nobody_timed_has_a_page(tmp_path: Path) -> None:
+def test_a_matrix_without_times_has_a_page(tmp_path: Path) -> None:
     untimed = {"inference_ms_per_image": None, "batch_size": None}
     pagefolder.write(tmp_path, [synthetic.row(**untimed), synthetic.row("l1-30", **untimed)])
     html = pagefolder.build(tmp_path).read_text(encoding="utf-8")
@@ -263,7 +263,7 @@ def test_the_timeline_is_that_of_the_records(folder: Path) -> None:
     assert list(totals.index) == ["train", "sample", "score"]
 
 
-def test_jobs_side_by_side_have_lanes_and_a_pause_ends_a_sitting(tmp_path: Path) -> None:
+def test_parallel_jobs_have_lanes_and_a_pause_ends_a_sitting(tmp_path: Path) -> None:
     """Two trainings at once, a third after the first of them; scores half an hour later."""
     import os
 

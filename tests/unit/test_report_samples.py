@@ -101,7 +101,7 @@ def test_figure_5_has_base_and_best_of_every_model_by_its_family() -> None:
     assert found == [Cell(d, model, recipe, 0) for d in ("mnist", "digits") for model, recipe in expected]
 
 
-def test_figure_6_prefers_the_reports_best_recipe() -> None:
+def test_figure_6_prefers_the_papers_best_recipe() -> None:
     cells = [Cell("mnist", "ddpm", recipe, 1) for recipe in ("ema", "baseline", "groups-2", BEST)]
     cells += [Cell("digits", "ddpm", "baseline", 2), Cell("photos", "ddpm", "ema", 0), Cell("mnist", "ncsn", BEST, 0)]
     assert placeholders(GALLERIES["figure-6"], cells, FAMILIES) == [
@@ -111,14 +111,14 @@ def test_figure_6_prefers_the_reports_best_recipe() -> None:
     ]
 
 
-def test_a_model_of_another_family_does_not_stand_in() -> None:
+def test_a_model_of_another_family_is_no_substitute() -> None:
     """A model may be called as the other family is."""
     cells = [Cell("mnist", "ddpm", "baseline", 0)]
     found = placeholders(GALLERIES["figure-6"], cells, {"ddpm": "ncsn"})
     assert [slot.cell for slot in found] == [None]
 
 
-def test_what_the_rules_ask_for_is_what_the_figures_read(tmp_path: Path) -> None:
+def test_rules_request_the_samples_that_the_figures_read(tmp_path: Path) -> None:
     optimizations = ["ema", "baseline", "groups-2", BEST]
     matrix = [
         {"dataset": "mnist", "model": "ncsn", "optimizations": optimizations, "seeds": [1, 0]},
@@ -144,7 +144,7 @@ def draw(rows: list[dict[str, Any]], root: Path, name: str) -> alt.VConcatChart:
     return figures.figure(synthetic.matrix(rows), root, GALLERIES[name])
 
 
-def test_rules_can_ask_without_numpy_pandas_or_torch() -> None:
+def test_rules_select_cells_without_numpy_pandas_or_torch() -> None:
     code = (
         "import sys, slimdiff.report.selection, slimdiff.report.contents;"
         "print(*{'numpy', 'pandas', 'torch', 'altair', 'PIL'} & set(sys.modules))"
@@ -189,7 +189,7 @@ def test_many_classes_are_cut_to_those_that_find_room(tmp_path: Path) -> None:
     assert picture.shape[1] <= 2000
 
 
-def test_titles_tell_the_cell_and_its_score_or_why_it_failed(tmp_path: Path) -> None:
+def test_titles_name_the_cell_and_its_score_or_why_it_failed(tmp_path: Path) -> None:
     good, bad = (Cell("mnist", "ddpm", recipe, 4) for recipe in ("baseline", BEST))
     put_samples(tmp_path, good, plain_images(6), [0, 1, 2] * 2)
     put_samples(tmp_path, bad, np.zeros((0, 1, 8, 8), np.uint8), status="failed", reason="loss is NaN")
@@ -211,7 +211,7 @@ def test_failed_images_are_shown_where_there_are_some(tmp_path: Path) -> None:
     assert "failed: sample: all images are alike" in heads(chart)[0]
 
 
-def test_images_without_labels_stand_in_no_column(tmp_path: Path) -> None:
+def test_images_without_labels_have_no_columns(tmp_path: Path) -> None:
     cell = Cell("mnist", "ddpm", "baseline", 0)
     put_samples(tmp_path, cell, plain_images(6))
     chart = draw(rows_of([cell]), tmp_path, "figure-6")

@@ -57,7 +57,7 @@ def test_one_seed_of_two_families() -> None:
     )
 
 
-def test_seeds_bring_intervals_and_a_gain_needs_a_test() -> None:
+def test_several_seeds_have_intervals_and_a_gain_needs_a_test() -> None:
     """Ratios of times: groups-2 0.8 at each seed, ema 0.8, 1.0 and 0.6. Only the first holds up."""
     rows = [row(seed=seed, fid_indomain=40.0 + seed) for seed in range(3)]
     rows += [row("groups-2", seed, fid_indomain=44.0 + seed, inference_ms_per_image=8.0, macs=1) for seed in range(3)]

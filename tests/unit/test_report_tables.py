@@ -1,4 +1,4 @@
-"""Our numbers beside the paper's, as people and programs read them."""
+"""Tables of our numbers and the paper's, in Markdown and CSV."""
 
 import io
 import math
@@ -56,7 +56,7 @@ def markdown_line(text: str, optimization: str) -> list[str]:
     return [cell.strip() for cell in found[0].strip("|").split("|")]
 
 
-def test_table_1_holds_the_reports_meaning_and_ours(paper: pd.DataFrame) -> None:
+def test_table_1_holds_the_papers_recipes_and_ours(paper: pd.DataFrame) -> None:
     frame = table_of(synthetic.full(1), paper, TABLES["table-1"])
     assert frame["optimization"].tolist() == [
         "baseline",
@@ -71,7 +71,7 @@ def test_table_1_holds_the_reports_meaning_and_ours(paper: pd.DataFrame) -> None
     assert "then quantized" in line(frame, "linear-8bit")["note"]
 
 
-def test_together_they_hold_the_19_recipes_of_the_report(paper: pd.DataFrame) -> None:
+def test_together_they_hold_the_19_recipes_of_the_paper(paper: pd.DataFrame) -> None:
     extra = {name for table in contents.TABLES for name, _ in table.extra}
     names = {
         name
@@ -81,7 +81,7 @@ def test_together_they_hold_the_19_recipes_of_the_report(paper: pd.DataFrame) ->
     assert len(names - (extra - {"random-70", "l1-50", "baseline"})) == 19
 
 
-def test_table_5_says_what_became_of_the_recipe_without_a_number(paper: pd.DataFrame) -> None:
+def test_table_5_has_the_recipe_without_a_number(paper: pd.DataFrame) -> None:
     frame = table_of(synthetic.matrix([synthetic.row(model="ddpm")]), paper, TABLES["table-5"])
     assert frame["optimization"].tolist() == [
         "baseline",
@@ -115,8 +115,8 @@ def test_table_9_counts_each_family_from_its_own_baseline(paper: pd.DataFrame) -
         ("ddpm", "groups-2+l1-10"),
     ]
     assert frame["fid_indomain_change_percent"].tolist() == pytest.approx([0.0, -50.0, 0.0, -20.0])
-    report = [0.0, 100 * (134.35 / 182.1 - 1), 0.0, 100 * (130.44 / 146.77 - 1)]
-    assert frame["paper_fid_change_percent"].tolist() == pytest.approx(report)
+    printed = [0.0, 100 * (134.35 / 182.1 - 1), 0.0, 100 * (130.44 / 146.77 - 1)]
+    assert frame["paper_fid_change_percent"].tolist() == pytest.approx(printed)
 
 
 def test_table_9_has_the_family_that_was_not_run(paper: pd.DataFrame) -> None:
@@ -147,7 +147,7 @@ def test_changes_are_against_each_ones_own_baseline(paper: pd.DataFrame, mixed: 
     assert row["paper_size_bytes_change_percent"] == pytest.approx(100 * (4_021_665 / 4_147_037 - 1))
 
 
-def test_every_line_says_how_it_ended(paper: pd.DataFrame, mixed: Matrix) -> None:
+def test_every_line_has_a_status(paper: pd.DataFrame, mixed: Matrix) -> None:
     frame = table_of(mixed, paper, TABLES["table-2"])
     status = dict(zip(frame["optimization"], frame["status"], strict=True))
     assert status["baseline"] == "ok"
@@ -171,7 +171,7 @@ def test_markdown_shows_intervals_where_there_are_seeds(paper: pd.DataFrame, mix
     assert "never the values" in text
 
 
-def test_the_reports_contradictions_and_tildes_are_shown(paper: pd.DataFrame) -> None:
+def test_the_papers_contradictions_and_tildes_are_shown(paper: pd.DataFrame) -> None:
     spec = TABLES["table-3"]
     text = write.to_markdown(table_of(synthetic.full(1), paper, spec), spec)
     assert "Table 9 prints 134.35 for the same cell" in markdown_line(text, "groups-2")[-1]
@@ -209,7 +209,7 @@ def test_each_data_set_and_model_of_the_family_has_its_block(paper: pd.DataFrame
     assert headings == ["## mnist, ncsn", "## mnist, ncsn-wide", "## digits, ncsn", "## digits, ncsn-wide"]
 
 
-def test_without_the_family_the_report_stands_alone(paper: pd.DataFrame) -> None:
+def test_without_the_family_the_paper_is_alone(paper: pd.DataFrame) -> None:
     frame = table_of(synthetic.matrix([synthetic.row(model="ddpm")]), paper, TABLES["table-1"])
     assert set(frame["status"]) == {"not run"}
     assert line(frame, "linear-4bit-frozen")["paper_fid"] == 174.099
@@ -371,7 +371,7 @@ def test_ours_and_the_papers_changes(tested: pd.DataFrame) -> None:
     assert line(frame[frame["model"] == "ncsn"], "groups-2")["paper_size_bytes_change_percent"] == -38.8
 
 
-def test_a_worse_recipe_that_the_report_found_better_is_opposite(paper: pd.DataFrame) -> None:
+def test_a_worse_recipe_that_the_paper_found_better_is_opposite(paper: pd.DataFrame) -> None:
     rows = [synthetic.row(seed=seed, fid_indomain=fid) for seed, fid in enumerate((40.0, 41.0))]
     rows += [synthetic.row("groups-2", seed, fid_indomain=fid) for seed, fid in enumerate((80.0, 82.1))]
     frame = differences_of(synthetic.matrix(rows), paper)

@@ -1,4 +1,4 @@
-"""Where a job runs, and how it uses that device."""
+"""The device of a job: choice, precision and description."""
 
 import ctypes
 import functools
@@ -17,17 +17,17 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def pick_device(gpu: int, threads: int) -> torch.device:
-    """CUDA where there is one and `gpu` is not 0, else the CPU with `threads` threads.
+    """Return CUDA if available and `gpu` is not 0, else the CPU with `threads` threads.
 
-    Of several GPUs that this process can see it takes one that no other job has, and keeps it until it ends.
-    Denormals are flushed to zero: they cost the small networks a quarter of their speed (docs/decisions).
+    Of several visible GPUs the process claims one that no other job uses, until it ends.
+    Denormals are flushed to zero, since they cost the small networks a quarter of their speed (docs/decisions).
     """
     torch.set_num_threads(max(1, threads))
     torch.set_flush_denormal(True)
     _keep_freed_memory()
     if gpu and torch.cuda.is_available():
-        seen = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        torch.cuda.set_device(claim(tuple(str(each.uuid) for each in seen)))
+        gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        torch.cuda.set_device(claim(tuple(str(properties.uuid) for properties in gpus)))
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         return torch.device("cuda")
@@ -35,25 +35,31 @@ def pick_device(gpu: int, threads: int) -> torch.device:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc's malloc keep what is freed: by default every large activation is given back to the kernel and faulted
-    in again page by page, which costs up to half of the time on virtual machines (docs/decisions)."""
+    """Make glibc's malloc keep freed memory.
+
+    By default it returns every large activation to the kernel, which faults it in again page by page. On virtual
+    machines this costs up to half of the time (docs/decisions)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:  # not there with musl
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
+    if mallopt is not None:  # musl has none
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # glibc's maximum
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A context in which networks compute in `precision`: float32, bfloat16, or auto.
+    """Return a context in which networks compute in `precision`: float32, bfloat16, or auto.
 
-    Weights stay float32, and so does what bfloat16 is too coarse for. `auto` is bfloat16 where the device has
+    Weights stay float32, and so do operations that bfloat16 is too coarse for. `auto` is bfloat16 on devices with
     instructions for it: AVX-512 bf16 or AMX on a CPU, compute capability 8 or more on CUDA.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=resolve_precision(device, precision) == "bfloat16")
 
 
 def resolve_precision(device: torch.device, precision: str) -> str:
-    """`precision` with `auto` resolved for this device."""
+    """Return `precision`, with `auto` resolved for this device.
+
+    Raises:
+        UserError: the precision is unknown.
+    """
     if precision not in PRECISIONS:
         raise UserError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}")
     if precision != "auto":
@@ -66,13 +72,13 @@ def resolve_precision(device: torch.device, precision: str) -> str:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def describe_device(device: torch.device, threads: int) -> dict[str, Any]:
-    """What a measurement ran on, for its record."""
+    """Return the hardware and the torch version, for the record of a measurement."""
     return {
         "device": device.type,
         "cpu_model": _cpu_model(),
@@ -84,7 +90,7 @@ def describe_device(device: torch.device, threads: int) -> dict[str, Any]:
 
 @functools.cache
 def has_amx() -> bool:
-    """Whether the processor multiplies bfloat16 matrices in tiles."""
+    """Return whether the processor has AMX for bfloat16: matrix products in tiles."""
     return "amx_bf16" in cpu_flags()
 
 
@@ -94,12 +100,12 @@ def _cpu_model() -> str:
 
 @functools.cache
 def cpu_flags() -> frozenset[str]:
-    """Instruction sets of the processor, by Linux' names; none where there is no Linux."""
+    """Return the instruction sets of the processor by Linux's names; none on other systems."""
     return frozenset(_cpuinfo("flags").split())
 
 
 def _cpuinfo(key: str) -> str:
-    """The first processor's value of `key` in /proc/cpuinfo, or nothing."""
+    """Return the first processor's value of `key` in /proc/cpuinfo, or an empty string."""
     path = Path("/proc/cpuinfo")
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -108,7 +108,7 @@ class Codebase:
             UserError: a module is missing or is not valid Python.
         """
         nodes = self.reach(entry).union(*(self._require(name).definitions for name in texts))
-        aliases = {f"{node.module} {node.name} {node.target}\n" for node in nodes if isinstance(node, Alias)}
+        aliases = {f"{node.module} {node.name} {node.origin}\n" for node in nodes if isinstance(node, Alias)}
         definitions = [node for node in nodes if isinstance(node, Definition)]
         definitions.sort(key=lambda node: (node.module, node.position))
         digest = hashlib.sha256("".join(sorted(aliases)).encode())

@@ -1,4 +1,4 @@
-"""Which of a machine's GPUs a job takes: one that no other job has, with nobody to ask and nothing to clean up."""
+"""Claim one of a machine's GPUs for a job, without a server and without files to clean up."""
 
 import errno
 import functools
@@ -6,19 +6,19 @@ import itertools
 import socket
 from collections.abc import Iterator
 
-_held: list[socket.socket] = []  # open for as long as the process lives
+_held: list[socket.socket] = []  # open until the process ends
 
 
 @functools.cache
 def claim(devices: tuple[str, ...]) -> int:
-    """Take the device that the fewest processes of this machine have taken, the first of them if several.
+    """Claim the device with the fewest claims on this machine; the first of several.
 
-    A claim is an address in Linux's abstract namespace of sockets (unix(7)): one process at a time can bind it, and the
-    kernel frees it however that process ends. Processes beyond the number of devices share them evenly. The claim holds
-    until the process ends, and a second call returns the same device.
+    A claim is an address in Linux's abstract namespace of sockets (unix(7)). One process at a time can bind it, and the
+    kernel frees it however that process ends. Processes beyond the number of devices share the devices evenly. A second
+    call returns the same device.
 
     Args:
-        devices: a name for each device that is the same in all processes, such as its UUID; at least one.
+        devices: a name for each device, the same in all processes, such as its UUID; at least one.
 
     Returns:
         The device's index in `devices`.
@@ -34,9 +34,9 @@ def claim(devices: tuple[str, ...]) -> int:
         else:
             _held.append(address)
             return index
-    raise ValueError("there is no device to claim")
+    raise ValueError("devices is empty; pass one name or more")
 
 
 def _places(n_devices: int) -> Iterator[tuple[int, int]]:
-    """(turn, device): one place on every device, then another on every device, without end."""
+    """Yield (turn, device) without end: one place on every device, then a second one on every device, …"""
     return ((turn, index) for turn in itertools.count() for index in range(n_devices)) if n_devices else iter(())

@@ -53,13 +53,18 @@ class Definition:
         return References(self.anchor, self.node)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Alias:
     """A name that a top-level import binds."""
 
     module: str
     name: str
     target: Target
+
+    @functools.cached_property
+    def origin(self) -> str:
+        """The dotted name of what it is bound to."""
+        return ".".join((self.target.module, *self.target.path))
 
 
 class Module:

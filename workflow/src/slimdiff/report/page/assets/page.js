@@ -21,7 +21,7 @@ function variants(chart) {
   return own.length ? own : all;
 }
 
-// The widest variant that fits. The axis takes about 90 pixels beside the panel.
+// The widest variant that fits. The axis takes about 90 pixels next to the panel.
 function fitting(chart) {
   const room = chart.clientWidth - 90;
   const all = variants(chart);
