@@ -74,7 +74,7 @@ def call(network: nn.Module, header: dict[str, Any], batch: int, clock: Callable
     return once
 
 
-def measure(family: str, given: Path | None, images: ImageSet, cache: Path, ways: list[Runtime]) -> dict[str, Any]:
+def measure(family: str, given: Path | None, images: ImageSet, cache: Path, runtimes: list[Runtime]) -> dict[str, Any]:
     """All of `ways` for one network."""
     if given is None:
         header, network = header_of(family), build_network(header_of(family)["model"]).eval().requires_grad_(False)
@@ -85,8 +85,8 @@ def measure(family: str, given: Path | None, images: ImageSet, cache: Path, ways
     floats = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     cores = len(os.sched_getaffinity(0))
     found: dict[str, Any] = {}
-    for way in ways:
-        named = {**header, "engine": way.engine, "precision": way.precision}
+    for runtime in runtimes:
+        named = {**header, "engine": runtime.engine, "precision": runtime.precision}
         lowered = lower_network(network, named, images, Placement(CPU, cache))
         full = {**named, **lowered.header}
         entry: dict[str, Any] = {"output_error": lowered.header["output_error"]}
@@ -103,8 +103,8 @@ def measure(family: str, given: Path | None, images: ImageSet, cache: Path, ways
                 entry[f"compile_s, batch {batch}, {threads} threads"] = running.prepare(batch)
                 sides = call(running, header, batch, clock), call(network, header, batch, clock)
                 entry[f"speed, batch {batch}, {threads} threads"] = interleaved(*sides, ROUNDS)
-        found[f"{way.engine} {way.precision}"] = entry
-        print(f"{family} {way.engine} {way.precision}: {_line(entry)}", flush=True)
+        found[f"{runtime.engine} {runtime.precision}"] = entry
+        print(f"{family} {runtime.engine} {runtime.precision}: {_line(entry)}", flush=True)
     return found
 
 
@@ -123,17 +123,17 @@ def main() -> None:
     arguments.add_argument("--cache", type=Path, default=Path("results/state/engines"), help="of compilers")
     arguments.add_argument("--only", nargs="*", help="engines to measure; all by default")
     given = arguments.parse_args()
-    ways = []
-    for engine, runtime in ENGINES.items():
+    runtimes = []
+    for engine, facts in ENGINES.items():
         missing = missing_modules(engine)
         if missing:
             print(f"without {engine}, which needs {', '.join(missing)}")
         elif not given.only or engine in given.only:
-            ways += [Runtime(engine, precision) for precision in runtime.precisions]
+            runtimes += [Runtime(engine, precision) for precision in facts.precisions]
     images = made_up_images() if given.images is None else image_set.read(given.images)
     for family in ("ncsn", "ddpm"):
         measured = measure(
-            family, getattr(given, family), images, given.cache, [way for way in ways if not way.is_eager_fp32]
+            family, getattr(given, family), images, given.cache, [runtime for runtime in runtimes if not runtime.is_eager_fp32]
         )
         keep(
             given.out, f"engines, {family}: torch fp32 / engine (ms per image)", measured, len(os.sched_getaffinity(0))

@@ -228,8 +228,8 @@ def compare(source: Path, others: dict[str, Format], own: Format, rounds: int) -
             functools.partial(seconds, functools.partial(each.unpack, stored))
             for each, stored in ((own, ready), (other, result))
         )
-        entry[f"write: {name} / packed"] = interleaved(*write, rounds)
-        entry[f"read: {name} / packed"] = interleaved(*read, rounds)
+        entry[f"write: {name} / packed"] = interleaved(*write, rounds)  # type: ignore[call-arg, arg-type]
+        entry[f"read: {name} / packed"] = interleaved(*read, rounds)  # type: ignore[call-arg, arg-type]
     return entry
 
 

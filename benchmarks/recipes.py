@@ -19,7 +19,7 @@ from _record import keep
 
 import slimdiff
 from slimdiff.data import image_set
-from slimdiff.engines.calibration import noised, sampler_sigmas
+from slimdiff.engines.calibration import noised_inputs, sampler_sigmas
 from slimdiff.engines.lowering import ERROR_IMAGES, output_error
 from slimdiff.inference.model import LoadedModel
 from slimdiff.profiling.latency import time_interleaved
@@ -33,7 +33,7 @@ def error_of(loaded: LoadedModel, baseline: LoadedModel, images: image_set.Image
     """‖y − y0‖ / ‖y0‖ of the two networks on the same noised test images."""
     header = baseline.settings
     sigmas = sampler_sigmas(baseline.denoiser, header["model"], header["sampler"])
-    given = noised(
+    given = noised_inputs(
         baseline.denoiser, header["model"], images.test_images, images.test_labels, sigmas, ERROR_IMAGES, seed=1
     )
     return output_error(baseline.denoiser.network, loaded.denoiser.network, given)

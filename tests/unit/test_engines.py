@@ -17,7 +17,7 @@ from slimdiff.catalog.engines import ENGINES, Runtime
 from slimdiff.checkpoints import model as modelfile
 from slimdiff.data.image_set import ImageSet
 from slimdiff.engines import lowering
-from slimdiff.engines.calibration import noised, sampler_sigmas
+from slimdiff.engines.calibration import noised_inputs, sampler_sigmas
 from slimdiff.engines.network import Backend, EngineNetwork, Placement
 from slimdiff.engines.split import split_network
 from slimdiff.errors import UserError
@@ -27,8 +27,8 @@ from slimdiff.models.registry import build_network
 from slimdiff.profiling import profile
 
 CPU = torch.device("cpu")
-WAYS = [Runtime(engine, precision) for engine, runtime in ENGINES.items() for precision in runtime.precisions]
-LOWERED = [way for way in WAYS if not way.is_eager_fp32]
+RUNTIMES = [Runtime(engine, precision) for engine, facts in ENGINES.items() for precision in facts.precisions]
+LOWERED = [runtime for runtime in RUNTIMES if not runtime.is_eager_fp32]
 # How far an engine may be from the network in float32: rounding of sums, of 8 bits of mantissa, of 256 steps.
 TOLERANCE = {"fp32": 1e-5, "bf16": 0.03, "int8": 0.2}
 FILE_SHARE = {"fp32": 1.0, "bf16": 0.5, "int8": 0.25}
@@ -59,11 +59,11 @@ def test_every_way_has_a_case():
     assert {each.values[0] for each in [*CASES, *COMPILED]} == set(LOWERED)
 
 
-def skip_unless_possible(way: Runtime) -> None:
-    missing = engines.missing_modules(way.engine)
+def skip_unless_possible(runtime: Runtime) -> None:
+    missing = engines.missing_modules(runtime.engine)
     if missing:
-        pytest.skip(f"engine {way.engine} needs {', '.join(missing)}")
-    if way == Runtime("openvino", "bf16"):
+        pytest.skip(f"engine {runtime.engine} needs {', '.join(missing)}")
+    if runtime == Runtime("openvino", "bf16"):
         import openvino
 
         if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -87,8 +87,8 @@ def inputs_of(family: str, n: int = 5) -> tuple[torch.Tensor, ...]:
     return (x, torch.linspace(-1.0, 1.0, n), *labels)
 
 
-def header_of(family: str, way: Runtime) -> dict:
-    header = model_header(MODELS[family](), TRAININGS[family](), engine=way.engine, precision=way.precision)
+def header_of(family: str, runtime: Runtime) -> dict:
+    header = model_header(MODELS[family](), TRAININGS[family](), engine=runtime.engine, precision=runtime.precision)
     header["sampler"] = {**header["sampler"], "steps": 3}
     return header
 
@@ -97,9 +97,9 @@ def images_of(family: str) -> ImageSet:
     return striped_images(size=20)
 
 
-def write(path: Path, family: str, way: Runtime, cache: Path | None = None) -> dict:
+def write(path: Path, family: str, runtime: Runtime, cache: Path | None = None) -> dict:
     """A cell's file as the stage writes it; returns its header."""
-    header = header_of(family, way)
+    header = header_of(family, runtime)
     lowered = lowering.lower_network(network_of(family), header, images_of(family), Placement(CPU, cache))
     save_tensors(path, "model", lowered.tensors, {**header, **lowered.header})
     return {**header, **lowered.header}
@@ -131,13 +131,13 @@ def test_an_unknown_network_is_refused():
 
 
 @pytest.mark.parametrize(("way", "family"), [*CASES, *COMPILED])
-def test_an_engine_computes_what_the_network_does(way, family, tmp_path):
+def test_an_engine_computes_what_the_network_does(runtime, family, tmp_path):
     """Output within tolerance, at batch sizes that were prepared and that were not; the file as large as it claims."""
-    skip_unless_possible(way)
+    skip_unless_possible(runtime)
     path = tmp_path / "model.safetensors"
-    header = write(path, family, way)
-    assert 0 <= header["output_error"] <= TOLERANCE[way.precision]
-    if way.precision != "fp32":
+    header = write(path, family, runtime)
+    assert 0 <= header["output_error"] <= TOLERANCE[runtime.precision]
+    if runtime.precision != "fp32":
         assert header["output_error"] > 1e-4  # else nothing was rounded
 
     loaded = slimdiff.load(path)
@@ -147,16 +147,16 @@ def test_an_engine_computes_what_the_network_does(way, family, tmp_path):
     expected = network(*inputs)
     found = running(*inputs)
     assert found.dtype == torch.float32
-    assert float((found - expected).norm() / expected.norm()) <= TOLERANCE[way.precision]
+    assert float((found - expected).norm() / expected.norm()) <= TOLERANCE[runtime.precision]
     # filled up to the size of the batch before, or run as they are: the same images
     fewer = running(*(part[:2] for part in inputs))
-    assert float((fewer - found[:2]).norm() / found[:2].norm()) <= max(1e-5, TOLERANCE[way.precision] / 3)
+    assert float((fewer - found[:2]).norm() / found[:2].norm()) <= max(1e-5, TOLERANCE[runtime.precision] / 3)
 
     assert profile.count_parameters(loaded.network) == profile.count_parameters(network)
     stored = sum(t.numel() * t.element_size() for n, t in load_tensors(path, "model")[0].items() if n != "graph.xml")
     floats = sum(4 * value.numel() for value in network.state_dict().values())
-    if way.precision != "int8":  # of networks as small as these a graph's description is the larger part
-        assert stored / floats == pytest.approx(FILE_SHARE[way.precision], abs=0.1)
+    if runtime.precision != "int8":  # of networks as small as these a graph's description is the larger part
+        assert stored / floats == pytest.approx(FILE_SHARE[runtime.precision], abs=0.1)
 
 
 SCRIPT = """
@@ -168,12 +168,12 @@ torch.save(loaded.sample(3, seed=5, batch_size=2).images, sys.argv[3])
 
 
 @pytest.mark.parametrize(("way", "family"), KEPT)
-def test_a_fresh_process_samples_the_same_images(way, family, tmp_path):
-    skip_unless_possible(way)
+def test_a_fresh_process_samples_the_same_images(runtime, family, tmp_path):
+    skip_unless_possible(runtime)
     path, cache, threads = tmp_path / "model.safetensors", tmp_path / "cache", torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        write(path, family, way, cache)
+        write(path, family, runtime, cache)
         first = slimdiff.load(path, cache=cache)
         here = first.sample(3, seed=5, batch_size=2).images
         assert torch.equal(first.sample(3, seed=5, batch_size=2).images, here)
@@ -192,10 +192,10 @@ def test_a_fresh_process_samples_the_same_images(way, family, tmp_path):
 @pytest.mark.slow
 def test_a_library_that_a_killed_compiler_left_unfinished_is_made_anew(tmp_path, capfd):
     """In fresh processes, because one that has a library loaded does not read it again."""
-    way = Runtime("torch-compile", "fp32")
-    skip_unless_possible(way)
+    runtime = Runtime("torch-compile", "fp32")
+    skip_unless_possible(runtime)
     path, cache, out = tmp_path / "model.safetensors", tmp_path / "cache", tmp_path / "images.pt"
-    write(path, "ncsn", way, cache)
+    write(path, "ncsn", runtime, cache)
     command = [sys.executable, "-c", SCRIPT, str(path), str(cache), str(out)]
     environment = {"PYTHONPATH": str(SOURCE), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
 
@@ -216,10 +216,10 @@ def test_a_library_that_a_killed_compiler_left_unfinished_is_made_anew(tmp_path,
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_calibration_writes_the_same_bytes_twice(engine, tmp_path):
-    way = Runtime(engine, "int8")
-    skip_unless_possible(way)
+    runtime = Runtime(engine, "int8")
+    skip_unless_possible(runtime)
     for name in "ab":
-        write(tmp_path / name, "ncsn", way)
+        write(tmp_path / name, "ncsn", runtime)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     text = (tmp_path / "a").read_bytes()
     assert str(SOURCE).encode() not in text  # no traces of the machine
@@ -255,19 +255,19 @@ class Echo(Backend):
 
 def test_batches_are_filled_up_to_a_prepared_size():
     embedder, _ = split_network(network_of("ncsn"))
-    runner = Echo()
-    network = EngineNetwork(embedder, runner, Runtime("openvino", "fp32"), Placement(CPU), (1, 20, 20), (1, 1))
+    backend = Echo()
+    network = EngineNetwork(embedder, backend, Runtime("openvino", "fp32"), Placement(CPU), (1, 20, 20), (1, 1))
     x, level = inputs_of("ncsn", 7)
     whole = network(x, level)
-    assert runner.prepared == [7]
+    assert backend.prepared == [7]
     assert torch.equal(network(x[:3], level[:3]), whole[:3])
-    assert (runner.prepared, runner.sizes[-1]) == ([7], 7)
+    assert (backend.prepared, backend.sizes[-1]) == ([7], 7)
     assert network.prepare(3) > 0
     assert network.prepare(3) == 0
     assert torch.equal(network(x[:2], level[:2]), whole[:2])
-    assert (runner.prepared, runner.sizes[-1]) == ([7, 3], 3)
+    assert (backend.prepared, backend.sizes[-1]) == ([7, 3], 3)
     assert torch.equal(network(x.repeat(2, 1, 1, 1), level.repeat(2))[:7], whole)
-    assert runner.prepared == [7, 3, 14]
+    assert backend.prepared == [7, 3, 14]
 
 
 def test_calibration_sees_training_and_sampling_levels():
@@ -279,14 +279,14 @@ def test_calibration_sees_training_and_sampling_levels():
     assert float(sigmas.min()) == pytest.approx(low)
     assert float(sigmas.max()) == pytest.approx(high)
     images = striped_images(size=20)
-    given = noised(denoiser, header["model"], images.train_images, images.train_labels, sigmas, 60, seed=0)
+    given = noised_inputs(denoiser, header["model"], images.train_images, images.train_labels, sigmas, 60, seed=0)
     requested = denoiser.coefficients(sigmas)[3].float()
     own = torch.isclose(given.noise_level[:, None], requested[None]).any(1)
     assert own[1::2].all()
     assert not own[::2].any()
     assert given.noise_level[::2].unique().numel() == 30
     assert set(given.labels.tolist()) == {-1, 0, 1}
-    again = noised(denoiser, header["model"], images.train_images, images.train_labels, sigmas, 60, seed=0)
+    again = noised_inputs(denoiser, header["model"], images.train_images, images.train_labels, sigmas, 60, seed=0)
     assert torch.equal(given.x, again.x)
 
 
@@ -299,9 +299,9 @@ def test_calibration_sees_training_and_sampling_levels():
         (Runtime("openvino", "fp32"), torch.device("cuda"), "engine openvino runs on cpu, not on cuda"),
     ],
 )
-def test_what_no_engine_can_do_is_refused(way, device, message):
+def test_what_no_engine_can_do_is_refused(runtime, device, message):
     with pytest.raises(UserError) as caught:
-        lowering.check_way(way, device)
+        lowering.check_runtime(runtime, device)
     assert str(caught.value).startswith(message)
 
 
@@ -309,7 +309,7 @@ def test_an_engine_that_is_not_installed_is_refused(monkeypatch):
     changed = {**ENGINES, "openvino": replace(ENGINES["openvino"], modules=("no_such_module_here",))}
     monkeypatch.setattr(engines, "RUNTIMES", changed)
     with pytest.raises(UserError, match=r"needs no_such_module_here: .*\[engines\]"):
-        lowering.check_way(Runtime("openvino", "fp32"), CPU)
+        lowering.check_runtime(Runtime("openvino", "fp32"), CPU)
 
 
 def test_compiling_needs_a_compiler(monkeypatch, tmp_path):
@@ -330,10 +330,10 @@ def test_quantized_linears_are_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_a_graph_cannot_be_exported_and_a_damaged_one_not_read(engine, tmp_path):
-    way = Runtime(engine, "int8")
-    skip_unless_possible(way)
+    runtime = Runtime(engine, "int8")
+    skip_unless_possible(runtime)
     path = tmp_path / "model.safetensors"
-    header = write(path, "ncsn", way)
+    header = write(path, "ncsn", runtime)
     with pytest.raises(UserError, match="no float weights to export"):
         export.in_float(slimdiff.load(path).network)
     tensors, _ = load_tensors(path, "model")

@@ -90,7 +90,7 @@ def test_a_process_keeps_its_device(names: list[str]) -> None:
 
 
 def test_no_device_is_no_claim() -> None:
-    with pytest.raises(ValueError, match="no device"):
+    with pytest.raises(ValueError, match="devices is empty"):
         claim(())
 
 

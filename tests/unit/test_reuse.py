@@ -15,7 +15,7 @@ from slimdiff.diffusion.guidance import labels_in_turn
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, karras_sigmas
 from slimdiff.errors import UserError
-from slimdiff.inference.deepcache import CachedUNet, reusing
+from slimdiff.inference.deepcache import CachedUNet, cache_features
 from slimdiff.inference.sampling import sample_images
 from slimdiff.io.settings import build
 from slimdiff.models.registry import build_network
@@ -88,12 +88,12 @@ def test_heun_is_what_a_plain_loop_makes(levels, every, whole, monkeypatch):
         expected = plain_heun(d, 5, whole, index, 1.5)
         assert torch.allclose(seen[0][index], expected[0], rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     assert drawn.network_evaluations == 18
-    assert drawn.reused_evaluations == 2 * (9 - len(whole))
+    assert drawn.shallow_evaluations == 2 * (9 - len(whole))
 
 
 def test_without_reuse_nothing_is_wrapped_and_with_one_nothing_changes():
     d = denoiser()
-    assert reusing(d, 1, "heun") == (d, None)
+    assert cache_features(d, 1, "heun") == (d, None)
     x, level, labels = torch.randn(4, 1, 16, 16), torch.rand(4), torch.tensor([0, 1, -1, 0])
     with torch.inference_mode():
         assert torch.equal(CachedUNet(d.network, 1, "heun")(x, level, labels), d.network(x, level, labels))
@@ -113,7 +113,7 @@ def test_without_reuse_nothing_is_wrapped_and_with_one_nothing_changes():
 def test_which_evaluations_are_shallow(method, steps, every, reused, guidance, passes):
     drawn = draw(denoiser(), method=method, steps=steps, cache_interval=every, guidance=guidance)
     assert drawn.network_evaluations == passes * (7 if method == "heun" else steps)
-    assert drawn.reused_evaluations == passes * reused
+    assert drawn.shallow_evaluations == passes * reused
 
 
 @pytest.mark.parametrize("method", ["heun", "ddim"])
@@ -131,7 +131,7 @@ def test_reuse_is_refused_where_there_is_no_unet_of_torchs():
     d = denoiser()
     d.network = torch.nn.Sequential(d.network)
     with pytest.raises(UserError, match=r"sampler.cache_interval is 2; allowed for Sequential: 1"):
-        reusing(d, 2, "heun")
+        cache_features(d, 2, "heun")
 
 
 @pytest.mark.parametrize("levels", [[], [0, 1, 2, 3]])

@@ -27,7 +27,7 @@ def check(path: Path, found: str | None, expected: str | None) -> None:
         )
 
 
-def check_training(path: Path, header: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def check_provenance(path: Path, header: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Refuse a training's weights whose `header` says that they are not the expected ones.
 
     Args:
@@ -47,7 +47,7 @@ def check_training(path: Path, header: Mapping[str, Any], expected: Mapping[str,
             )
 
 
-def check_record(path: Path, record: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+def check_settings(path: Path, record: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Refuse a training's record that is of other settings.
 
     Raises:

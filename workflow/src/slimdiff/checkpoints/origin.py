@@ -26,7 +26,7 @@ def read(
     header = read_header(path, "training")
     try:
         if expected is not None:
-            identity.check_training(path, header, expected)
+            identity.check_provenance(path, header, expected)
         return weightfile.read_training(path, weights)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({_line(error)}): delete it and run again to rebuild it") from None

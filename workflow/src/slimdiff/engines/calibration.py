@@ -54,7 +54,7 @@ def sampler_sigmas(denoiser: Denoiser, model: Mapping[str, Any], sampler: Mappin
     return torch.cat(recorder.seen)
 
 
-def noised(
+def noised_inputs(
     denoiser: Denoiser,
     model: Mapping[str, Any],
     images: torch.Tensor,

@@ -19,7 +19,7 @@ from slimdiff.compression.restore import restore_structure
 from slimdiff.data.image_set import ImageSet
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.engines import onnxruntime_backend, openvino_backend
-from slimdiff.engines.calibration import NetworkInputs, noised, sampler_sigmas
+from slimdiff.engines.calibration import NetworkInputs, noised_inputs, sampler_sigmas
 from slimdiff.engines.network import Backend, EngineNetwork, Placement
 from slimdiff.engines.split import split_network
 from slimdiff.engines.torch_backend import DTYPES, Compiled, Eager
@@ -40,7 +40,7 @@ class Lowered:
     header: dict[str, Any]  # what the header is to say beside what it says of every model
 
 
-def lower_network(network: nn.Module, header: Mapping[str, Any], images: ImageSet, site: Placement) -> Lowered:
+def lower_network(network: nn.Module, header: Mapping[str, Any], images: ImageSet, placement: Placement) -> Lowered:
     """Make of a float network what its header's engine and precision ask for, and measure what that costs in accuracy.
 
     Args:
@@ -52,69 +52,69 @@ def lower_network(network: nn.Module, header: Mapping[str, Any], images: ImageSe
         Tensors, and `output_error`: ‖y − y32‖ / ‖y32‖ over the test images, y32 being the float network's output in
         float32. For int8 also `graph`: the `params` and `params_nonzero` it stands for, and the engine's `version`.
     """
-    way = runtime_of(header)
-    check_way(way, site.device)
+    runtime = runtime_of(header)
+    check_runtime(runtime, placement.device)
     network = network.eval().requires_grad_(False)
     model, seed = header["model"], header["seed"]
     denoiser = build_denoiser(network, model, header["training"])
     sigmas = sampler_sigmas(denoiser, model, header["sampler"])
     embedder, body = split_network(network)
     additions: dict[str, Any] = {}
-    if way.precision == "int8":
-        given = noised(denoiser, model, images.train_images, images.train_labels, sigmas, CALIBRATION_IMAGES, seed)
+    if runtime.precision == "int8":
+        given = noised_inputs(denoiser, model, images.train_images, images.train_labels, sigmas, CALIBRATION_IMAGES, seed)
         embedding = embedder(given.noise_level, given.labels)
         batches = list(zip(given.x.split(CALIBRATION_BATCH), embedding.split(CALIBRATION_BATCH), strict=True))
-        graphs = GRAPHS[way.engine]
+        graphs = GRAPHS[runtime.engine]
         made = graphs.quantize(graphs.lower(body, *_example(batches)), batches)
         tensors = graphs.to_tensors(made)
         tensors |= {EMBEDDER + name: tensor for name, tensor in embedder.state_dict().items()}
         params, nonzero = _count(network)
-        version = importlib.metadata.version(way.engine)
+        version = importlib.metadata.version(runtime.engine)
         additions["graph"] = {"params": params, "params_nonzero": nonzero, "version": version}
-        running = start_graph({**header, **additions}, tensors, site)
+        running = start_graph({**header, **additions}, tensors, placement)
     else:
         tensors = dict(network.state_dict())
         inner = body.state_dict()
         for name, tensor in tensors.items():
             if name in inner and tensor.is_floating_point():
-                tensors[name] = tensor.to(DTYPES[way.precision])
+                tensors[name] = tensor.to(DTYPES[runtime.precision])
         rounded = {name: tensor.to(network.state_dict()[name].dtype) for name, tensor in tensors.items()}
-        running = start_network({**header, **additions}, _with(network, rounded), site)
-    shown = noised(denoiser, model, images.test_images, images.test_labels, sigmas, ERROR_IMAGES, seed + 1)
+        running = start_network({**header, **additions}, _with(network, rounded), placement)
+    shown = noised_inputs(denoiser, model, images.test_images, images.test_labels, sigmas, ERROR_IMAGES, seed + 1)
     additions["output_error"] = output_error(network, running, shown)
     return Lowered(tensors, additions)
 
 
-def start_network(header: Mapping[str, Any], network: nn.Module, site: Placement) -> EngineNetwork:
+def start_network(header: Mapping[str, Any], network: nn.Module, placement: Placement) -> EngineNetwork:
     """A network whose float weights were in the file, run as its header says."""
-    way = runtime_of(header)
-    check_way(way, site.device)
+    runtime = runtime_of(header)
+    check_runtime(runtime, placement.device)
     embedder, body = split_network(network)
-    runner: Backend
-    if way.engine == "torch":
-        runner = Eager(body, way.precision, site)
-    elif way.engine == "torch-compile":
-        runner = Compiled(body, way.precision, site)
+    backend: Backend
+    if runtime.engine == "torch":
+        backend = Eager(body, runtime.precision, placement)
+    elif runtime.engine == "torch-compile":
+        backend = Compiled(body, runtime.precision, placement)
     else:
         x = torch.zeros(2, *_shape(header))
-        graph = GRAPHS[way.engine].lower(body.float(), x, embedder(torch.zeros(2), None))
-        runner = _runner(way, graph, site)
-    return EngineNetwork(embedder, runner, way, site, _shape(header), _count(network))
+        graph = GRAPHS[runtime.engine].lower(body.float(), x, embedder(torch.zeros(2), None))
+        backend = _make_backend(runtime, graph, placement)
+    return EngineNetwork(embedder, backend, runtime, placement, _shape(header), _count(network))
 
 
-def start_graph(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], site: Placement) -> EngineNetwork:
+def start_graph(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], placement: Placement) -> EngineNetwork:
     """A network whose quantized graph was in the file."""
-    way, graph = runtime_of(header), header["graph"]
-    check_way(way, site.device)
+    runtime, graph = runtime_of(header), header["graph"]
+    check_runtime(runtime, placement.device)
     network = build_network(header["model"], header["training"]["groups"])
     restore_structure(network, header["structure"], tensors)
     embedder, _ = split_network(network)
     embedder.load_state_dict(
         {name.removeprefix(EMBEDDER): tensor for name, tensor in tensors.items() if name.startswith(EMBEDDER)}
     )
-    runner = _runner(way, GRAPHS[way.engine].from_tensors(tensors), site)
+    backend = _make_backend(runtime, GRAPHS[runtime.engine].from_tensors(tensors), placement)
     counts = (int(graph["params"]), int(graph["params_nonzero"]))
-    return EngineNetwork(embedder, runner, way, site, _shape(header), counts)
+    return EngineNetwork(embedder, backend, runtime, placement, _shape(header), counts)
 
 
 @torch.no_grad()
@@ -127,30 +127,30 @@ def output_error(network: nn.Module, other: nn.Module, inputs: NetworkInputs) ->
     return float((found - expected).norm() / expected.norm())
 
 
-def check_way(way: Runtime, device: torch.device) -> None:
+def check_runtime(runtime: Runtime, device: torch.device) -> None:
     """Refuse what no engine does, what this device cannot, and what is not installed.
 
     Raises:
         UserError: with the way out.
     """
-    if way.engine not in ENGINES or way.precision not in ENGINES[way.engine].precisions:
-        raise UserError(f"engine {way.engine} with precision {way.precision}; allowed: {list_engines()}")
-    if device.type not in ENGINES[way.engine].devices:
+    if runtime.engine not in ENGINES or runtime.precision not in ENGINES[runtime.engine].precisions:
+        raise UserError(f"engine {runtime.engine} with precision {runtime.precision}; allowed: {list_engines()}")
+    if device.type not in ENGINES[runtime.engine].devices:
         raise UserError(
-            f"engine {way.engine} runs on {', '.join(ENGINES[way.engine].devices)}, not on {device.type}: "
+            f"engine {runtime.engine} runs on {', '.join(ENGINES[runtime.engine].devices)}, not on {device.type}: "
             "start it with --gpu 0, or load(path, 'cpu')"
         )
-    missing = missing_modules(way.engine)
+    missing = missing_modules(runtime.engine)
     if missing:
         raise UserError(
-            f"engine {way.engine} needs {', '.join(missing)}: `python -m pip install '.[{EXTRA}]'` in the clone has it"
+            f"engine {runtime.engine} needs {', '.join(missing)}: `python -m pip install '.[{EXTRA}]'` in the clone has it"
         )
 
 
-def _runner(way: Runtime, graph: Any, site: Placement) -> Backend:
-    if way.engine == "openvino":
-        return openvino_backend.OpenVINO(graph, way.precision, site)
-    return onnxruntime_backend.OnnxRuntime(graph, site)
+def _make_backend(runtime: Runtime, graph: Any, placement: Placement) -> Backend:
+    if runtime.engine == "openvino":
+        return openvino_backend.OpenVINO(graph, runtime.precision, placement)
+    return onnxruntime_backend.OnnxRuntime(graph, placement)
 
 
 def _shape(header: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -54,31 +54,31 @@ class EngineNetwork(nn.Module):
     def __init__(
         self,
         embedder: nn.Module,
-        runner: Backend,
-        way: Runtime,
-        site: Placement,
+        backend: Backend,
+        runtime: Runtime,
+        placement: Placement,
         shape: tuple[int, int, int],
         source_params: tuple[int, int],
     ) -> None:
         super().__init__()
-        self.embedder = embedder.to(site.device)
-        self.runner, self.way, self.site, self.shape, self.source_params = runner, way, site, shape, source_params
+        self.embedder = embedder.to(placement.device)
+        self.backend, self.runtime, self.placement, self.shape, self.source_params = backend, runtime, placement, shape, source_params
         self.sizes: list[int] = []  # batch sizes that it is ready for, ascending
         self.anchor: torch.Tensor
-        self.register_buffer("anchor", torch.zeros(0, device=site.device), persistent=False)  # says the device
+        self.register_buffer("anchor", torch.zeros(0, device=placement.device), persistent=False)  # says the device
 
     def forward(self, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """As the network that this stands for."""
         with torch.autocast(x.device.type, enabled=False):
             n, room = len(x), 0
-            if self.runner.fixed_batch:
+            if self.backend.fixed_batch:
                 if not self.sizes or n > self.sizes[-1]:
                     self.prepare(n)
                 room = next(size for size in self.sizes if size >= n) - n
-            batch_labels = None if labels is None else _filled(labels, room)
-            embedding = self.embedder(_filled(noise_level.float(), room), batch_labels)
+            batch_labels = None if labels is None else _padded(labels, room)
+            embedding = self.embedder(_padded(noise_level.float(), room), batch_labels)
             try:
-                return self.runner(_filled(x.float(), room), embedding)[:n]
+                return self.backend(_padded(x.float(), room), embedding)[:n]
             except Exception as error:
                 if is_oom(error):  # smaller batches must not be filled up to this size again
                     self.sizes = [size for size in self.sizes if size < n + room]
@@ -89,17 +89,17 @@ class EngineNetwork(nn.Module):
         if batch_size in self.sizes:
             return 0.0
         start = time.perf_counter()
-        device = self.site.device
+        device = self.placement.device
         x = torch.zeros(batch_size, *self.shape, device=device)
         embedding = self.embedder(torch.zeros(batch_size, device=device), None)
-        self.runner.prepare(x, embedding)
-        self.runner(x, embedding)
+        self.backend.prepare(x, embedding)
+        self.backend(x, embedding)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         self.sizes = sorted([*self.sizes, batch_size])
         return time.perf_counter() - start
 
 
-def _filled(tensor: torch.Tensor, room: int) -> torch.Tensor:
+def _padded(tensor: torch.Tensor, room: int) -> torch.Tensor:
     """With `room` copies of its last row after it."""
     return torch.cat([tensor, tensor[-1:].expand(room, *tensor.shape[1:])]) if room else tensor

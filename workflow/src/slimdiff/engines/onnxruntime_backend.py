@@ -27,11 +27,11 @@ class OnnxRuntime(Backend):
 
     fixed_batch = False
 
-    def __init__(self, graph: bytes, site: Placement) -> None:
+    def __init__(self, graph: bytes, placement: Placement) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = site.threads, 1
+        options.intra_op_num_threads, options.inter_op_num_threads = placement.threads, 1
         options.log_severity_level = 3  # errors
         options.add_session_config_entry("session.set_denormal_as_zero", "1")  # as torch in every stage
         try:

@@ -30,7 +30,7 @@ class OpenVINO(Backend):
 
     fixed_batch = True
 
-    def __init__(self, graph: Any, precision: str, site: Placement) -> None:
+    def __init__(self, graph: Any, precision: str, placement: Placement) -> None:
         import openvino
 
         self.core = openvino.Core()
@@ -42,7 +42,7 @@ class OpenVINO(Backend):
         self.graph = graph
         self.options = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
-            "INFERENCE_NUM_THREADS": site.threads,
+            "INFERENCE_NUM_THREADS": placement.threads,
             "PERFORMANCE_HINT": "LATENCY",
         }
         self.compiled: dict[int, Any] = {}

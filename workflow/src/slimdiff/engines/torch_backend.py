@@ -20,9 +20,9 @@ class Eager(Backend):
 
     fixed_batch = False
 
-    def __init__(self, body: nn.Module, precision: str, site: Placement) -> None:
+    def __init__(self, body: nn.Module, precision: str, placement: Placement) -> None:
         self.dtype = DTYPES[precision]
-        self.body = body.to(site.device, self.dtype)
+        self.body = body.to(placement.device, self.dtype)
 
     def prepare(self, x: torch.Tensor, embedding: torch.Tensor) -> None:
         """Nothing to be done."""
@@ -41,22 +41,22 @@ class Compiled(Backend):
 
     fixed_batch = True
 
-    def __init__(self, body: nn.Module, precision: str, site: Placement) -> None:
+    def __init__(self, body: nn.Module, precision: str, placement: Placement) -> None:
         compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
-        if site.device.type == "cpu" and not any(map(shutil.which, compilers)):
+        if placement.device.type == "cpu" and not any(map(shutil.which, compilers)):
             raise UserError(
                 "engine torch-compile needs a C++ compiler on the CPU, and there is neither g++ nor clang++: install "
                 "one, or choose another engine"
             )
         self.dtype = DTYPES[precision]
-        self.body = body.to(site.device, self.dtype)
-        self.site = site
+        self.body = body.to(placement.device, self.dtype)
+        self.placement = placement
         self.compiled: dict[int, Callable[..., torch.Tensor]] = {}
 
     def prepare(self, x: torch.Tensor, embedding: torch.Tensor) -> None:
         """Export and compile for this batch size; the first call does the work."""
-        if self.site.cache is not None:
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self.site.cache.absolute() / "inductor")
+        if self.placement.cache is not None:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self.placement.cache.absolute() / "inductor")
         with torch.inference_mode(False), torch.no_grad():
             inputs = (self._cast(x), self._cast(embedding))
             exported = torch.export.export(self.body, inputs).module()

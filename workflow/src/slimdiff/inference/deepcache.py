@@ -35,7 +35,7 @@ class CachedUNet(nn.Module):
         self.network = network
         self.every = every
         self.first = 1 if SAMPLER_FACTS[method].corrects else 0  # the evaluation from which is counted
-        self.calls = self.reused = 0
+        self.calls = self.shallow_calls = 0
         self._features: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
@@ -44,7 +44,7 @@ class CachedUNet(nn.Module):
         self.calls += 1
         if whole or self._features is None:
             return self._whole(x, noise_level, labels)
-        self.reused += 1
+        self.shallow_calls += 1
         return shallow_pass(self.network, x, noise_level, labels, self._features)
 
     def _whole(self, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
@@ -73,7 +73,7 @@ def shallow_pass(
     return out
 
 
-def reusing(denoiser: Denoiser, every: int, method: str) -> tuple[Denoiser, CachedUNet | None]:
+def cache_features(denoiser: Denoiser, every: int, method: str) -> tuple[Denoiser, CachedUNet | None]:
     """A denoiser for one batch whose network uses features again, and that network; `denoiser` itself where every is 1.
 
     Raises:

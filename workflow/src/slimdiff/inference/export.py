@@ -140,9 +140,9 @@ def in_float(network: nn.Module) -> tuple[nn.Module, list[str]]:
         UserError: the file held an engine's quantized graph, which has no float weights.
     """
     if isinstance(network, EngineNetwork):
-        way = network.way
+        runtime = network.runtime
         raise UserError(
-            f"the model is a graph of engine {way.engine} in {way.precision}, which has no float weights to export: "
+            f"the model is a graph of engine {runtime.engine} in {runtime.precision}, which has no float weights to export: "
             "export a cell of the same recipe without its precision"
         )
     names = [name for name, module in network.named_modules() if is_quantized(module) and isinstance(module, nn.Linear)]

@@ -27,7 +27,7 @@ from slimdiff.io.text import one_line
 from slimdiff.plugins import missing_plugins
 
 # What is raised where a file's header says one thing and its tensors another.
-MISLED = (ArithmeticError, AttributeError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError)
+MISMATCH_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -129,14 +129,14 @@ def load(
         return _load(path, Placement(torch.device(device), None if cache is None else Path(cache)))
     except (UserError, torch.OutOfMemoryError):
         raise
-    except MISLED as error:
+    except MISMATCH_ERRORS as error:
         reason = f"{type(error).__name__}: {one_line(error)[:200]}"
         raise UserError(
             f"{path} is no model that can be loaded ({reason}): delete it and run or fetch it again"
         ) from error
 
 
-def _load(path: str | os.PathLike[str], site: Placement) -> LoadedModel:
+def _load(path: str | os.PathLike[str], placement: Placement) -> LoadedModel:
     tensors, header = read_tensors(path)
     modelheader.check(path, header)
     restored = {record.get("step") for record in header["structure"]}
@@ -146,11 +146,11 @@ def _load(path: str | os.PathLike[str], site: Placement) -> LoadedModel:
     for problem in missing_plugins(plugin_catalog):
         raise UserError(f"{path}: {problem}")
     if "graph" in header:
-        network: nn.Module = start_graph(header, tensors, site)
+        network: nn.Module = start_graph(header, tensors, placement)
         running = network
     else:
-        network = build_model(header, tensors).eval().requires_grad_(False).to(site.device)
-        running = network if runtime_of(header).is_eager_fp32 else start_network(header, network, site)
+        network = build_model(header, tensors).eval().requires_grad_(False).to(placement.device)
+        running = network if runtime_of(header).is_eager_fp32 else start_network(header, network, placement)
     return LoadedModel(network, build_denoiser(running, header["model"], header["training"]), header)
 
 

@@ -13,7 +13,7 @@ from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, expected_calls, sample
-from slimdiff.inference.deepcache import reusing
+from slimdiff.inference.deepcache import cache_features
 from slimdiff.runtime.devices import autocast
 from slimdiff.runtime.memory import HalvingBatch, OutOfMemory
 from slimdiff.runtime.memory import reason as memory_reason
@@ -31,7 +31,7 @@ class Sampled:
     network_evaluations: float  # mean per image, those that use features again included
     reason: str  # why they are no result; empty when they are one
     labels: torch.Tensor | None = None  # int64 (N,): the class that each was asked for
-    reused_evaluations: float = 0.0  # of the evaluations, those that computed the outermost level alone
+    shallow_evaluations: float = 0.0  # of the evaluations, those that computed the outermost level alone
     batch_size: int | None = None  # images at once, in the end: half of what was asked for where memory ran out; 0: no
     # room for those either
 
@@ -62,20 +62,20 @@ def sample_images(
     """
     device = next(itertools.chain(denoiser.network.parameters(), denoiser.network.buffers())).device
     shape = (model["channels"], model["image_size"], model["image_size"])
-    images, evaluations, reused, finite = [], 0.0, 0.0, True
+    images, evaluations, shallow_calls, finite = [], 0.0, 0.0, True
     batches, start = HalvingBatch(min(batch_size, n)), 0
 
     def draw(size: int) -> tuple[torch.Tensor, bool, float, int]:
         indices = range(start, min(start + size, n))
         batch_labels = None if labels is None else labels[indices.start : indices.stop].to(device)
         watch = _watch(progress, settings, start, len(indices), n)
-        runner, reuser = reusing(denoiser, settings.cache_interval, settings.method)
-        guided = Guided(runner, batch_labels, settings.guidance, settings.clip, watch)
+        backend, reuser = cache_features(denoiser, settings.cache_interval, settings.method)
+        guided = Guided(backend, batch_labels, settings.guidance, settings.clip, watch)
         with autocast(device, settings.precision):
             end = sample(guided, ImageNoise(seed, indices, device), shape, settings)
         x = denoiser.to_images(end.x)
         batch = to_dataset(torch.nan_to_num(x), dataset["height"], dataset["width"], dataset["channels"], model["fit"])
-        again = len(indices) * guided.passes * (reuser.reused if reuser else 0)
+        again = len(indices) * guided.passes * (reuser.shallow_calls if reuser else 0)
         return batch.cpu(), bool(torch.isfinite(x).all()), float(end.evaluations.sum()) * guided.passes, again
 
     while start < n:
@@ -89,13 +89,13 @@ def sample_images(
         images.append(batch)
         finite = finite and whole
         evaluations += evaluated
-        reused += again
+        shallow_calls += again
         start += len(batch)
         if progress is not None:
             progress(float(start), n)
     everything = torch.cat(images)
     reason = _degenerate(everything, finite, dataset["saturated"])
-    return Sampled(everything, evaluations / n, reason, labels, reused / n, batches.size)
+    return Sampled(everything, evaluations / n, reason, labels, shallow_calls / n, batches.size)
 
 
 def _watch(

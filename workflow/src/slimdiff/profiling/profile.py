@@ -206,8 +206,8 @@ def count_macs_per_image(loaded: LoadedModel, seed: int) -> int | None:
     drawn = loaded.sample(1, seed=seed, batch_size=1)
     if not drawn.network_evaluations:
         return None
-    whole = round((drawn.network_evaluations - drawn.reused_evaluations) * count_macs(loaded))
-    if not drawn.reused_evaluations:
+    whole = round((drawn.network_evaluations - drawn.shallow_evaluations) * count_macs(loaded))
+    if not drawn.shallow_evaluations:
         return whole
 
     def shallow(network: nn.Module, x: torch.Tensor) -> None:
@@ -216,7 +216,7 @@ def count_macs_per_image(loaded: LoadedModel, seed: int) -> int | None:
         features = torch.empty(1, width, x.shape[2] // 2, x.shape[3] // 2)
         shallow_pass(network, x, torch.empty(1), None, features)
 
-    return whole + round(drawn.reused_evaluations * _count_macs(loaded, shallow))
+    return whole + round(drawn.shallow_evaluations * _count_macs(loaded, shallow))
 
 
 def _count_macs(loaded: LoadedModel, evaluate: Callable[[nn.Module, torch.Tensor], Any]) -> int:

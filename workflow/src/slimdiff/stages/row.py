@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in ("score", "profile"):
         identity.check(paths[name], records[name].get("identity"), args.identity)
     if args.identity is not None:
-        identity.check_record(args.train, records["train"], args.cell["settings"]["train"])
+        identity.check_settings(args.train, records["train"], args.cell["settings"]["train"])
     write_json(args.out, row.merge(args.cell, records))
 
 

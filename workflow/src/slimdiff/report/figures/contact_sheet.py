@@ -1,7 +1,7 @@
 """Tiles images of a cell into one picture.
 
-`torchvision.utils.make_grid` does the same with tensors, but the paper must load without torch: rules import it, and a
-thousand dry runs would pay for the import. NumPy is enough, and Pillow shrinks large images.
+`torchvision.utils.make_grid` does the same with tensors, but the report loads without torch. NumPy is
+enough, and Pillow shrinks large images.
 """
 
 import base64
