@@ -132,9 +132,8 @@ def main() -> None:
             runtimes += [Runtime(engine, precision) for precision in facts.precisions]
     images = made_up_images() if given.images is None else image_set.read(given.images)
     for family in ("ncsn", "ddpm"):
-        measured = measure(
-            family, getattr(given, family), images, given.cache, [runtime for runtime in runtimes if not runtime.is_eager_fp32]
-        )
+        others = [runtime for runtime in runtimes if not runtime.is_eager_fp32]
+        measured = measure(family, getattr(given, family), images, given.cache, others)
         keep(
             given.out, f"engines, {family}: torch fp32 / engine (ms per image)", measured, len(os.sched_getaffinity(0))
         )
