@@ -61,7 +61,9 @@ def lower_network(network: nn.Module, header: Mapping[str, Any], images: ImageSe
     embedder, body = split_network(network)
     additions: dict[str, Any] = {}
     if runtime.precision == "int8":
-        given = noised_inputs(denoiser, model, images.train_images, images.train_labels, sigmas, CALIBRATION_IMAGES, seed)
+        given = noised_inputs(
+            denoiser, model, images.train_images, images.train_labels, sigmas, CALIBRATION_IMAGES, seed
+        )
         embedding = embedder(given.noise_level, given.labels)
         batches = list(zip(given.x.split(CALIBRATION_BATCH), embedding.split(CALIBRATION_BATCH), strict=True))
         graphs = GRAPHS[runtime.engine]
@@ -143,7 +145,8 @@ def check_runtime(runtime: Runtime, device: torch.device) -> None:
     missing = missing_modules(runtime.engine)
     if missing:
         raise UserError(
-            f"engine {runtime.engine} needs {', '.join(missing)}: `python -m pip install '.[{EXTRA}]'` in the clone has it"
+            f"engine {runtime.engine} needs {', '.join(missing)}: "
+            f"`python -m pip install '.[{EXTRA}]'` in the clone has it"
         )
 
 

@@ -62,7 +62,13 @@ class EngineNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.embedder = embedder.to(placement.device)
-        self.backend, self.runtime, self.placement, self.shape, self.source_params = backend, runtime, placement, shape, source_params
+        self.backend, self.runtime, self.placement, self.shape, self.source_params = (
+            backend,
+            runtime,
+            placement,
+            shape,
+            source_params,
+        )
         self.sizes: list[int] = []  # batch sizes that it is ready for, ascending
         self.anchor: torch.Tensor
         self.register_buffer("anchor", torch.zeros(0, device=placement.device), persistent=False)  # says the device

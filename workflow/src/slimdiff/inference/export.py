@@ -142,7 +142,8 @@ def in_float(network: nn.Module) -> tuple[nn.Module, list[str]]:
     if isinstance(network, EngineNetwork):
         runtime = network.runtime
         raise UserError(
-            f"the model is a graph of engine {runtime.engine} in {runtime.precision}, which has no float weights to export: "
+            f"the model is a graph of engine {runtime.engine} in {runtime.precision}, which has no float weights "
+            "to export: "
             "export a cell of the same recipe without its precision"
         )
     names = [name for name, module in network.named_modules() if is_quantized(module) and isinstance(module, nn.Linear)]
