@@ -236,7 +236,7 @@ def test_steps_that_a_scheduler_cannot_take_are_refused(method, steps):
 
 
 class NoisePrediction(torch.nn.Module):
-    """Nearly the exact noise of Gaussian pixels, with a small convolution that has no closed form; told x_t and t."""
+    """Nearly the exact noise of Gaussian pixels, with a small convolution without a closed form; takes x_t and t."""
 
     def __init__(self, alphas_cumprod):
         super().__init__()

@@ -84,7 +84,7 @@ def test_schedules_leave_the_networks_as_many_weights_as_the_pool_does(family, m
     def zeros(network):
         return sum(int((getattr(m, n) == 0).sum()) for m, n in prunable(network, "global"))
 
-    def loss(network):  # of weights gone, with the middle layers mattering less
+    def loss(network):  # falls with the weights, less so with those of the middle layers
         return -float(sum(p.detach().abs().sum() * (1 + place % 3) for place, p in enumerate(network.parameters())))
 
     made = []

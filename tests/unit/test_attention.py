@@ -148,7 +148,7 @@ def test_without_the_avx512_kernel_torchs_is_used(patch, reason):
 
 
 def test_an_edit_of_the_kernels_source_is_an_edit_of_the_package(monkeypatch, tmp_path):
-    """Fingerprints see Python alone, so the source's digest stands there."""
+    """Fingerprints see Python alone, so the module holds the source's digest."""
     edited = tmp_path / "edited.c"
     edited.write_bytes(attention_avx512.SOURCE.read_bytes() + b"\n")
     monkeypatch.setattr(attention_avx512, "SOURCE", edited)

@@ -1,7 +1,7 @@
-"""Dormand-Prince 5(4) with a step size for each element of the batch.
+"""Dormand–Prince 5(4) with a step size for each image of the batch.
 
-scipy.integrate.solve_ivp and torchdiffeq choose one step for a whole batch, so that an image would depend on its
-neighbours; here each image is integrated as if it were alone. The tests hold it against scipy's RK45.
+scipy.integrate.solve_ivp and torchdiffeq choose one step for the whole batch, so an image would depend on its batch.
+Tests compare with scipy's RK45; docs/decisions has a comparison with torchode.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ STAGES: tuple[tuple[float, ...], ...] = (
 )
 ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
-SAFETY, SHRINK_MOST, GROW_MOST = 0.9, 0.2, 10.0
+SAFETY, MIN_FACTOR, MAX_FACTOR = 0.9, 0.2, 10.0  # of the step size
 ORDER = 5
 
 Slope = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -33,15 +33,15 @@ def solve(
     """Integrate dx/dt = slope(t, x) from t_start to t_end.
 
     Args:
-        slope: takes t (M,) and x (M, …) for any subset of the batch and returns (M, …).
+        slope: takes t (M,) and x (M, …) for any subset of the batch, and returns (M, …).
         start: float64 (N, …).
         tolerance: absolute and relative, of the root mean square of an image's error.
 
     Returns:
-        x at t_end, and the evaluations of `slope` spent on each image (N,).
+        x at t_end, and the evaluations of `slope` per image (N,).
 
     Raises:
-        FloatingPointError: an image needs more than `max_steps` steps, or became NaN.
+        FloatingPointError: an image needs more than `max_steps` steps, or became NaN or infinite.
     """
     n = start.shape[0]
     direction = 1.0 if t_end > t_start else -1.0
@@ -68,10 +68,10 @@ def solve(
         scale = tolerance + tolerance * torch.maximum(x_a.abs(), x_new.abs())
         norm = _rms(error / scale)
         if not bool(torch.isfinite(norm).all()):
-            raise FloatingPointError("the probability-flow ODE met a NaN or an infinity")
+            raise FloatingPointError("the probability-flow ODE reached NaN or infinity")
 
         accepted = norm < 1.0
-        factor = (SAFETY * norm.clamp_min(1e-12) ** (-1 / ORDER)).clamp(SHRINK_MOST, GROW_MOST)
+        factor = (SAFETY * norm.clamp_min(1e-12) ** (-1 / ORDER)).clamp(MIN_FACTOR, MAX_FACTOR)
         h[active] = h_a * torch.where(accepted, factor, factor.clamp_max(1.0))
         moved = active[accepted]
         t[moved] = (t_a + direction * h_a)[accepted]
@@ -84,7 +84,7 @@ def solve(
 def _initial_step(
     slope: Slope, t: torch.Tensor, x: torch.Tensor, first: torch.Tensor, direction: float, tolerance: float
 ) -> torch.Tensor:
-    """Starting step size (N,): Hairer, Nørsett and Wanner, Solving ODEs I, II.4."""
+    """Return the first step size (N,): Hairer, Nørsett and Wanner, Solving ODEs I, II.4."""
     scale = tolerance + tolerance * x.abs()
     d0, d1 = _rms(x / scale), _rms(first / scale)
     h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), torch.full_like(d0, 1e-6), 0.01 * d0 / d1)
