@@ -145,8 +145,8 @@ def model_header(model: dict[str, Any], options: dict[str, Any], **changes: Any)
 
 def write_small_model(path: Path, family: str = "ncsn", **changes: Any) -> torch.nn.Module:
     """Write an untrained small model as a cell's checkpoint and return its network."""
-    from slimdiff.checkpoints import model as modelfile
+    from slimdiff.checkpoints.model import write_model
 
     network = build_network(MODELS[family](), seed=1)
-    modelfile.write_model(path, network, model_header(MODELS[family](), TRAININGS[family](), **changes))
+    write_model(path, network, model_header(MODELS[family](), TRAININGS[family](), **changes))
     return network

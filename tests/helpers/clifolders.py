@@ -13,9 +13,8 @@ from builders import UNET_SAMPLER, model_header, small_unet_model, unet_training
 
 from slimdiff.analysis import matrix
 from slimdiff.analysis.columns import COLUMNS
-from slimdiff.checkpoints import model as modelfile
-from slimdiff.inference.images import write_png
-from slimdiff.inference.sampling import grid
+from slimdiff.checkpoints.model import write_model
+from slimdiff.inference.images import contact_sheet, write_png
 from slimdiff.io.samples import Samples, write_samples
 from slimdiff.models.registry import build_network
 
@@ -107,11 +106,11 @@ def write_cell(folder: Path, seed: int = 0, dataset: dict[str, Any] | None = Non
     network = build_network(model, seed=seed)
     facts = {"name": "mnist", "channels": 1, "height": 16, "width": 16, "classes": DIGITS, "saturated": 0.0}
     header = model_header(model, unet_training(), dataset=dataset or facts, sampler=UNET_SAMPLER)
-    modelfile.write_model(folder / "model.safetensors", network, header)
+    write_model(folder / "model.safetensors", network, header)
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (24, 1, 16, 16), generator=generator, dtype=torch.uint8)
     labels = np.arange(24) % 10
     samples = Samples(images.numpy(), labels, tuple(DIGITS), UNET_SAMPLER, network_evaluations=14.0)
     write_samples(folder / "samples.npz", samples)
-    write_png(folder / "grid.png", grid(images))
+    write_png(folder / "grid.png", contact_sheet(images))
     return network

@@ -6,7 +6,7 @@ from builders import model_header, ncsn_model, training, write_small_model
 
 import slimdiff
 from slimdiff.checkpoints import model
-from slimdiff.checkpoints import weights as weightfile
+from slimdiff.checkpoints.weights import read_training, write_training
 from slimdiff.errors import UserError
 from slimdiff.io.tensors import save_tensors
 from slimdiff.models.registry import build_network
@@ -42,12 +42,12 @@ def test_raw_and_ema_weights_are_kept_apart(tmp_path):
     raw, ema = build_network(ncsn_model(), seed=1), build_network(ncsn_model(), seed=2)
     header = model_header(ncsn_model(), training())
     weights = {"raw": raw.state_dict(), "ema": ema.state_dict()}
-    weightfile.write_training(tmp_path / "weights.safetensors", weights, header)
+    write_training(tmp_path / "weights.safetensors", weights, header)
     for name, network in (("raw", raw), ("ema", ema)):
-        found, _ = weightfile.read_training(tmp_path / "weights.safetensors", name)
+        found, _ = read_training(tmp_path / "weights.safetensors", name)
         assert torch.equal(found.conv4.weight, network.conv4.weight)
     with pytest.raises(UserError, match="weights is 'best'; allowed: raw, ema"):
-        weightfile.read_training(tmp_path / "weights.safetensors", "best")
+        read_training(tmp_path / "weights.safetensors", "best")
 
 
 @pytest.mark.parametrize("keep", [0, 5, 2000, -1])

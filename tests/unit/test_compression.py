@@ -9,7 +9,7 @@ from slimdiff.compression.linear_quant import BITS, dense_weight, import_bitsand
 from slimdiff.compression.steps import TECHNIQUES, apply_steps
 from slimdiff.compression.unstructured import prunable
 from slimdiff.errors import UserError
-from slimdiff.inference import model as checkpoint
+from slimdiff.inference.model import load
 from slimdiff.models.registry import build_network
 
 EXAMPLES = [
@@ -48,7 +48,7 @@ def test_step_survives_its_file_bit_for_bit(step, tmp_path):
     network, structure = compressed(step)
     header = model_header(small_model(), training(), steps=[step], structure=structure)
     model.write_model(tmp_path / "model.safetensors", network, header)
-    loaded = checkpoint.load(tmp_path / "model.safetensors")
+    loaded = load(tmp_path / "model.safetensors")
     before, after = network.state_dict(), loaded.network.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)

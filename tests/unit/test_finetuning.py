@@ -10,7 +10,7 @@ from finetunings import CHANNELS, CPU, equal, run, settings_of, start_of
 from killing import killed_half_way_and_resumed, terminated_at_save
 
 from slimdiff.catalog.families import FIXED_BY_START
-from slimdiff.checkpoints import weights as weightfile
+from slimdiff.checkpoints.weights import read_training, write_training
 from slimdiff.compression.importance import LOSS_IMPORTANCES
 from slimdiff.compression.restore import sizes
 from slimdiff.data import image_set
@@ -35,10 +35,10 @@ def starts(tmp_path_factory):
 def test_a_pruned_network_trains_on_and_says_where_it_comes_from(tmp_path, starts, family):
     start = starts[family]
     trained = run(start, tmp_path / "a", epochs=8)
-    weightfile.write_training(tmp_path / "w.safetensors", trained.weights, trained.header)
+    write_training(tmp_path / "w.safetensors", trained.weights, trained.header)
     whole, narrow = (
-        weightfile.read_training(start[0], "raw")[0],
-        weightfile.read_training(tmp_path / "w.safetensors", "ema"),
+        read_training(start[0], "raw")[0],
+        read_training(tmp_path / "w.safetensors", "ema"),
     )
     name = {"ncsn": "conv3", "ddpm": "down2.conv1.conv1"}[family]
     assert narrow[0].get_submodule(name).out_channels == whole.get_submodule(name).out_channels // 2
@@ -61,7 +61,7 @@ def test_a_chain_counts_the_time_of_all_and_draws_anew(tmp_path, starts):
     """The second fine-tuning draws other noise than the first: from equal weights they end elsewhere."""
     start = starts["ncsn"]
     first = run(start, tmp_path / "a", steps=(), learning_rate=1e-9)
-    weightfile.write_training(tmp_path / "w.safetensors", first.weights, first.header)
+    write_training(tmp_path / "w.safetensors", first.weights, first.header)
     again = (tmp_path / "w.safetensors", first.record, start[2])
     second = run(again, tmp_path / "b", steps=(), learning_rate=1e-9)
     assert second.header["start"]["generation"] == 2
@@ -157,10 +157,10 @@ def test_killed_with_kill_9_half_way_and_resumed(tmp_path, starts):
 
 
 def test_a_start_that_failed_is_passed_on_with_its_reason(tmp_path, starts):
-    network, header = weightfile.read_training(starts["ncsn"][0], "raw")
+    network, header = read_training(starts["ncsn"][0], "raw")
     states = {kind: {key: value.clone() for key, value in network.state_dict().items()} for kind in ("raw", "ema")}
     failed = {**header, "status": "failed", "reason": "loss became nan in epoch 1"}
-    weightfile.write_training(tmp_path / "w.safetensors", states, failed)
+    write_training(tmp_path / "w.safetensors", states, failed)
     record = {**starts["ncsn"][1], "status": "failed", "reason": failed["reason"]}
     trained = run((tmp_path / "w.safetensors", record, starts["ncsn"][2]), tmp_path / "a")
     assert (trained.header["status"], trained.record["reason"]) == ("failed", "loss became nan in epoch 1")

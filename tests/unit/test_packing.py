@@ -12,7 +12,7 @@ from builders import model_header, ncsn_model, small_model, training, write_smal
 from safetensors.torch import save_file
 
 import slimdiff
-from slimdiff.checkpoints import model as modelfile
+from slimdiff.checkpoints.model import write_model
 from slimdiff.compression.steps import apply_steps
 from slimdiff.errors import UserError
 from slimdiff.io import packed
@@ -34,7 +34,7 @@ def write(path, steps=(), model=None):
     model = model or small_model()
     network = build_network(model, seed=1)
     structure = apply_steps(network, list(steps), 3)
-    modelfile.write_model(path, network, model_header(model, training(), steps=list(steps), structure=structure))
+    write_model(path, network, model_header(model, training(), steps=list(steps), structure=structure))
     return path
 
 

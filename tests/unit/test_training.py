@@ -20,7 +20,7 @@ from builders import (
 from killing import killed_half_way_and_resumed, terminated_at_save
 
 from slimdiff.catalog.families import FAMILIES
-from slimdiff.checkpoints import weights as weightfile
+from slimdiff.checkpoints.weights import WEIGHTS, read_training, write_training
 from slimdiff.compression.linear_quant import is_frozen_part
 from slimdiff.data import image_set
 from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
@@ -142,9 +142,9 @@ def test_after_the_warm_up_the_average_moves_by_its_decay(tmp_path):
 def test_quantized_from_the_start_means_frozen(tmp_path, bits, family, layers, trained_bias):
     model = MODELS[family]()
     trained = run(tmp_path, "a", model=model, linear=bits)
-    weightfile.write_training(tmp_path / "w.safetensors", trained.weights, trained.header)
-    for kind in weightfile.WEIGHTS:
-        network, header = weightfile.read_training(tmp_path / "w.safetensors", kind)
+    write_training(tmp_path / "w.safetensors", trained.weights, trained.header)
+    for kind in WEIGHTS:
+        network, header = read_training(tmp_path / "w.safetensors", kind)
         state = network.state_dict()
         fresh = run(tmp_path, "b", model=model, epochs=1, seed=0, linear=bits).weights["raw"]
         frozen = [key for key in state if is_frozen_part(network, key)]

@@ -7,12 +7,12 @@ import torch
 from builders import model_header, small_unet_model, unet_model, unet_training
 
 from slimdiff.checkpoints import model
-from slimdiff.checkpoints import weights as weightfile
+from slimdiff.checkpoints.weights import read_training, write_training
 from slimdiff.compression.linear_quant import quantize_linears
 from slimdiff.compression.steps import apply_steps
 from slimdiff.compression.unstructured import prunable
 from slimdiff.errors import UserError
-from slimdiff.inference import model as checkpoint
+from slimdiff.inference.model import load
 from slimdiff.models.registry import build_network
 from slimdiff.models.unet import SelfAttention
 
@@ -202,7 +202,7 @@ def test_quantized_linears_survive_their_file(bits, precision, tmp_path):
     structure = [{"linear": bits, "layers": layers}]
     header = model_header(small_unet_model(), unet_training(), structure=structure)
     model.write_model(tmp_path / "model.safetensors", network, header)
-    loaded = checkpoint.load(tmp_path / "model.safetensors").network
+    loaded = load(tmp_path / "model.safetensors").network
     network.eval().requires_grad_(False)  # as `load` leaves it: bitsandbytes multiplies otherwise in training
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
         out = network(x, t, labels)
@@ -221,12 +221,12 @@ def test_files_keep_the_outputs_to_the_bit(tmp_path):
     assert raw.bottom1.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     header = model_header(small_unet_model(), unet_training())
     weights = {"raw": raw.state_dict(), "ema": ema.state_dict()}
-    weightfile.write_training(tmp_path / "weights.safetensors", weights, header)
+    write_training(tmp_path / "weights.safetensors", weights, header)
     model.write_model(tmp_path / "model.safetensors", raw, header)
     for network, found in (
-        (raw, weightfile.read_training(tmp_path / "weights.safetensors", "raw")[0].eval()),
-        (ema, weightfile.read_training(tmp_path / "weights.safetensors", "ema")[0].eval()),
-        (raw, checkpoint.load(tmp_path / "model.safetensors").network),
+        (raw, read_training(tmp_path / "weights.safetensors", "raw")[0].eval()),
+        (ema, read_training(tmp_path / "weights.safetensors", "ema")[0].eval()),
+        (raw, load(tmp_path / "model.safetensors").network),
     ):
         assert found.bottom1.conv1.weight.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(found(*inputs()), network(*inputs()))

@@ -20,8 +20,8 @@ from builders import write_small_model
 import slimdiff
 from slimdiff.analysis import matrix
 from slimdiff.analysis.claims import file as claimfile
-from slimdiff.checkpoints import header as modelheader
-from slimdiff.checkpoints import model as modelfile
+from slimdiff.checkpoints.header import check_model_header
+from slimdiff.checkpoints.model import read_tensors
 from slimdiff.errors import UserError
 from slimdiff.io import packed, records
 from slimdiff.io.folders import listing
@@ -224,11 +224,11 @@ def test_what_is_no_file_of_tensors_is_refused(tmp_path: Path, content: bytes) -
 
 
 def test_a_network_is_measured_before_it_is_built(model: Path) -> None:
-    _, header = modelfile.read_tensors(model)
-    modelheader.check(model, header)
+    _, header = read_tensors(model)
+    check_model_header(model, header)
     header["model"]["network"]["embed_dim"] = 200_000  # a layer of 160 GB
-    with pytest.raises(UserError, match="asks for a network of"):
-        modelheader.check(model, header)
+    with pytest.raises(UserError, match="network of"):
+        check_model_header(model, header)
 
 
 def test_a_plugin_that_a_header_names_is_not_loaded(model: Path, tmp_path: Path) -> None:
@@ -260,9 +260,9 @@ def test_an_onnx_graph_reads_no_other_file(tmp_path: Path, monkeypatch: pytest.M
         add = helper.make_node("Add", ["x", "w"], ["F"])
         graph = helper.make_graph([*nodes, add], "g", ends[:1], ends[1:], initializers)
         bytes_of = onnx.ModelProto(graph=graph).SerializeToString()
-        with pytest.raises(UserError, match="takes the weights"):
+        with pytest.raises(UserError, match="reads the weights"):
             onnxruntime_backend.from_tensors(onnxruntime_backend.to_tensors(bytes_of))
-    with pytest.raises(UserError, match="no ONNX"):
+    with pytest.raises(UserError, match="not ONNX"):
         onnxruntime_backend.from_tensors({"graph.onnx": torch.full((99,), 255, dtype=torch.uint8)})
 
 
@@ -289,7 +289,7 @@ def test_an_openvino_graph_reads_no_other_bytes(old: str, new: str) -> None:
         compressed = torch.frombuffer(bytearray(zlib.compress(text.encode())), dtype=torch.uint8)
         return openvino_backend.from_tensors({**tensors, "graph.xml": compressed})
 
-    with pytest.raises(UserError, match="not one that this OpenVINO can read"):
+    with pytest.raises(UserError, match="OpenVINO cannot read"):
         read(description.replace(old, new))
     entity = read(re.sub(r'<net name="[^"]*" ', lambda _: ENTITY, description, count=1))
     assert "root:" not in entity.get_friendly_name()

@@ -18,9 +18,9 @@ from clones import REPOSITORY, clone, snakemake
 from faults import end, launch, press_ctrl_c, same_but_for_times, stages_in, wait_for
 
 from slimdiff.analysis import matrix
-from slimdiff.checkpoints import identity, origin
-from slimdiff.checkpoints import model as modelfile
-from slimdiff.checkpoints import weights as weightfile
+from slimdiff.checkpoints.identity import check_identity
+from slimdiff.checkpoints.model import read_tensors
+from slimdiff.checkpoints.weights import read_training, read_verified
 from slimdiff.config.cells import Cell
 from slimdiff.data import image_set
 from slimdiff.errors import UserError
@@ -157,10 +157,10 @@ FILES: dict[str, tuple[Path, Callable[[Path, Path], Any]]] = {
     "reference": (Path("data/digits/reference.safetensors"), lambda path, root: vars(reference.read(path))),
     "weights": (
         TRAINING / "weights.safetensors",
-        lambda path, root: origin.read(path, "raw", expected_origin(root))[0].state_dict(),
+        lambda path, root: read_verified(path, "raw", expected_origin(root))[0].state_dict(),
     ),
-    "model": (OWN / "model.safetensors", lambda path, root: modelfile.read_tensors(path)),
-    "packed": (OWN / "model.packed", lambda path, root: modelfile.read_tensors(path)),
+    "model": (OWN / "model.safetensors", lambda path, root: read_tensors(path)),
+    "packed": (OWN / "model.packed", lambda path, root: read_tensors(path)),
     "samples": (OWN / "samples.npz", lambda path, root: vars(read_samples(path))),
     "score": (OWN / "score.json", lambda path, root: records.read_json(path)),
     "profile": (OWN / "profile.json", lambda path, root: records.read_json(path)),
@@ -228,7 +228,7 @@ def test_weights_of_another_training_are_refused(calm: Path, tmp_path: Path, key
     header[key] = {**header[key], **value} if isinstance(value, dict) else value
     foreign = tmp_path / "weights.safetensors"
     save_tensors(foreign, "training", tensors, header)
-    assert weightfile.read_training(foreign, "raw")[1][key] == header[key], "nothing is wrong with the file itself"
+    assert read_training(foreign, "raw")[1][key] == header[key], "nothing is wrong with the file itself"
     recipe = {"weights": "raw", "steps": [], "sampler": {}, "engine": "torch", "precision": "fp32", "seed": 0}
     out = ["--out", str(tmp_path / "model.safetensors"), "--out-packed", str(tmp_path / "model.packed")]
     arguments = ["--settings", json.dumps(recipe), "--origin", json.dumps(expected_origin(folder))]
@@ -242,7 +242,7 @@ def test_a_model_of_another_cell_is_refused(calm: Path, tmp_path: Path) -> None:
     own, other = (calm / "results" / cell / "model.safetensors" for cell in (OWN, OTHER))
     expected = read_header(own, "model")["identity"]
     assert len(expected) == 16
-    identity.check(own, expected, expected)
+    check_identity(own, expected, expected)
     settings = {"n_samples": 4, "batch_size": 4, "seed": 0, "repeats": 1, "warmup": 0}
     common = ["--settings", json.dumps(settings), "--model", str(other), "--identity", expected, "--gpu", "0"]
     out = ["--out", str(tmp_path / "out")]

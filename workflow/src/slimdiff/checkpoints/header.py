@@ -1,9 +1,8 @@
-"""Is the header of a model's file one that a network may be built by? Asked before anything is built or allocated.
+"""Validate the header of a model file before anything is built or allocated.
 
-A model may come from somebody else. Its header is JSON that says how large the network is and how it is sampled from;
-here it is held against what slimdiff writes, and the network is measured on torch's meta device, which allocates
-nothing. No header can name code: families, samplers and engines are looked up in tables, and plugins are loaded only
-where the user named them.
+Model files can come from strangers. Their JSON header defines the network's size and its sampler. It is checked
+against a schema, and the network is measured on torch's meta device, which allocates nothing. No header can name code:
+families, samplers and engines are keys of tables, and only the user can load plugins.
 """
 
 import functools
@@ -18,7 +17,7 @@ from slimdiff.errors import UserError
 from slimdiff.io.text import one_line
 from slimdiff.models.registry import build_on_meta
 
-MAX_BYTES = 8 << 30  # of a network's tensors, as of a packed file's
+MAX_BYTES = 8 << 30  # of all tensors, as in slimdiff.io.packed
 MAX_SIZE = 4096  # pixels in height and width
 MAX_STEPS = 1_000_000
 
@@ -66,8 +65,8 @@ SCHEMA = _with(
 )
 
 
-def check(path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
-    """Refuse a header that no model of slimdiff has, or a network of more than 8 GiB.
+def check_model_header(path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
+    """Raise UserError if `header` is not one of a slimdiff model, or its network is larger than 8 GiB.
 
     Raises:
         UserError: the message names the file, the key and the value.
@@ -75,13 +74,14 @@ def check(path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
     error = next(_validator().iter_errors(dict(header)), None)
     if error is not None:
         key = ".".join(map(str, error.absolute_path)) or "header"
-        raise UserError(f"{path} is no model of slimdiff: {key}: {one_line(error.message)[:200]}; fetch it again")
-    if header["model"]["family"] in FAMILIES:  # another is a plugin's, which is code that the user trusts
+        raise UserError(f"{path} is not a slimdiff model: {key}: {one_line(error.message)[:200]}; fetch it again")
+    if header["model"]["family"] in FAMILIES:  # others belong to plugins, which are code that the user trusts
         network = build_on_meta(header["model"], header["training"]["groups"])
-        found = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
-        if found > MAX_BYTES:
+        n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+        if n_bytes > MAX_BYTES:
             raise UserError(
-                f"{path} asks for a network of {found} bytes; allowed: {MAX_BYTES}; do not load it, or fetch it again"
+                f"{path} defines a network of {n_bytes} bytes; allowed: up to {MAX_BYTES}: do not load it, or fetch it "
+                "again"
             )
 
 

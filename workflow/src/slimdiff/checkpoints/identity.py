@@ -1,7 +1,7 @@
-"""Whether a file is the one that a cell is to be made from, and not another's that was put under its name.
+"""Check that a file belongs to its cell, and was not replaced by another cell's file.
 
-A cell's identity is a digest of all settings and code that its model comes from (workflow/rules/functions.smk). The
-model carries it in its header, its samples and records carry it on, and who reads one of them is told what to expect.
+A cell's identity is a digest of all settings and code behind its model, computed by the rules. The model's header, the
+samples and the records carry it; stages that read them get the expected identity as an option.
 """
 
 import os
@@ -11,50 +11,45 @@ from typing import Any
 from slimdiff.errors import UserError
 from slimdiff.io.settings import canonical
 
-Path = str | os.PathLike[str]
+StrPath = str | os.PathLike[str]
 
 
-def check(path: Path, found: str | None, expected: str | None) -> None:
-    """Refuse the file `path`, whose identity is `found`; who is told no identity, as by hand, expects none.
+def check_identity(path: StrPath, actual: str | None, expected: str | None) -> None:
+    """Raise if the file's identity is not `expected`; None, as in manual runs, skips the check.
 
     Raises:
-        UserError: it is another cell's, or of other settings or code.
+        UserError: the file belongs to another cell, or to other settings or code.
     """
-    if expected is not None and found != expected:
+    if expected is not None and actual != expected:
         raise UserError(
-            f"{path} is not this cell's: its identity is {found or 'unknown'}, this cell's is {expected}, so it comes "
-            "from other settings, other code or another cell; delete it and run again to rebuild it"
+            f"{path} is not this cell's: its identity is {actual or 'unknown'}, expected {expected}, so it comes from "
+            "other settings, other code or another cell: delete it and run again to rebuild it"
         )
 
 
-def check_provenance(path: Path, header: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Refuse a training's weights whose `header` says that they are not the expected ones.
+def check_provenance(path: StrPath, header: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise if the `header` of a training's weights lacks the expected values.
 
     Args:
-        expected: values by the header's keys; `dataset` and `start` by name.
+        expected: header key → value; `dataset` and `start` are given by name.
 
     Raises:
-        UserError: which of them differs.
+        UserError: the message names the first key that differs.
     """
     named = {**header, "dataset": header["dataset"]["name"], "start": header.get("start", {}).get("training")}
-    if header["status"] != "ok":  # a failed start is passed on as it is
+    if header["status"] != "ok":  # a failed start is passed on under its own training
         expected = {key: value for key, value in expected.items() if key != "training"}
     for key, value in expected.items():
         if canonical(named.get(key)) != canonical(value):
             raise UserError(
-                f"{path} is not what this cell is made from: its {key} is {canonical(named.get(key))}, expected "
-                f"{canonical(value)}; delete it and run again to rebuild it"
+                f"{path} does not match this cell: its {key} is {canonical(named.get(key))}, expected "
+                f"{canonical(value)}: delete it and run again to rebuild it"
             )
 
 
-def check_settings(path: Path, record: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Refuse a training's record that is of other settings.
-
-    Raises:
-        UserError: it is.
-    """
+def check_settings(path: StrPath, record: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raise UserError if a training's record has other settings."""
     if canonical(record.get("settings")) != canonical(settings):
         raise UserError(
-            f"{path} is not of this cell's training: it was trained with other settings; delete it and run again to "
-            "rebuild it"
+            f"{path} is not this cell's training, which has other settings: delete it and run again to rebuild it"
         )

@@ -1,6 +1,6 @@
-"""One cell's network in a file: safetensors, or the same packed (slimdiff.io.packed).
+"""Files of one cell's network: safetensors, or the same file packed (slimdiff.io.packed).
 
-Weights are in fewer bits there where the recipe says so (slimdiff.compression.weight_only).
+Weight-only quantized weights are stored in their few bits (slimdiff.compression.weight_only).
 """
 
 import os
@@ -22,29 +22,29 @@ KIND = "model"
 
 
 def write_model(path: str | os.PathLike[str], network: nn.Module, header: Mapping[str, Any]) -> None:
-    """Write one cell's network as safetensors, its weights as `header["structure"]` says."""
+    """Write one cell's network as safetensors, with its weights in the bits that `header["structure"]` records."""
     write_tensors(path, network.state_dict(), header)
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
-    """Write what an engine made of one cell's network likewise."""
+    """Write the tensors that an engine made from one cell's network, in the same way."""
     for record in _stored(header):
         tensors = weight_only.encode(tensors, record)
     save_tensors(path, KIND, tensors, header)
 
 
 def read_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
-    """One cell's network (CPU, float but for layers that run quantized), and the header.
+    """Return one cell's network (CPU; float, except layers that run quantized) and the header.
 
     Raises:
-        UserError: the file is missing, damaged, or no model.
+        UserError: the file is missing, damaged, or not a model.
     """
     tensors, header = read_tensors(path)
     return build_model(header, tensors), header
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """What the file holds, weights in fewer bits turned back into floats, and the header."""
+    """Return the file's tensors, quantized weights decoded to floats, and the header."""
     tensors, header = _read_packed(path) if packed.is_packed(path) else load_tensors(path, KIND)
     for record in reversed(_stored(header)):
         tensors = weight_only.decode(tensors, record)
@@ -52,14 +52,14 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
 
 
 def build_model(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> nn.Module:
-    """The network that `header` describes with exactly these `tensors`, as `read_tensors` gives them."""
+    """Return the network that `header` describes, with exactly the tensors from `read_tensors`."""
     stored = _stored(header)
     others = [record for record in header["structure"] if record not in stored]
     return rebuild({**header, "structure": others}, tensors)
 
 
 def _stored(header: Mapping[str, Any]) -> list[weight_only.Record]:
-    """The records of weights in fewer bits among those of the structure."""
+    """Return the structure's records of weight-only quantization."""
     return [record for record in header["structure"] if "weights" in record]
 
 

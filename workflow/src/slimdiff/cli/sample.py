@@ -54,9 +54,8 @@ def sample(
 
     import torch
 
-    from slimdiff.inference.images import write_png
+    from slimdiff.inference.images import contact_sheet, write_png
     from slimdiff.inference.model import load
-    from slimdiff.inference.sampling import grid
     from slimdiff.runtime.devices import pick_device
 
     chosen = pick_device(gpu=int(device != "cpu"), threads=torch.get_num_threads())
@@ -77,7 +76,7 @@ def sample(
     seconds = time.perf_counter() - start
     if len(sampled.images):
         turns = len(requested) if requested else loaded.classes
-        write_png(out, grid(sampled.images, columns=min(n, turns) if turns > 1 else round(n**0.5)))
+        write_png(out, contact_sheet(sampled.images, columns=min(n, turns) if turns > 1 else round(n**0.5)))
     if sampled.reason:
         raise UserError(f"{model}: {sampled.reason}" + (f"; the images are in {out}" if len(sampled.images) else ""))
     evaluations = f"{sampled.network_evaluations:g} network evaluations each"

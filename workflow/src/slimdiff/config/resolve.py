@@ -129,7 +129,7 @@ def trainings_settings(
 
 
 def origin_settings(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> dict[str, Any]:
-    """Return what the header of a cell's weights must say (slimdiff.checkpoints.identity.check_training)."""
+    """Return what the header of a cell's weights must say (slimdiff.checkpoints.identity.check_provenance)."""
     last = trainings_settings(config, dataset, model, optimization, seed)[-1]
     start = last.get("start", {}).get("training")
     return {"start": start, **{key: last[key] for key in ("dataset", "model", "training", "seed")}}

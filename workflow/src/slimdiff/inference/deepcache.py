@@ -23,24 +23,24 @@ from slimdiff.models.unet import UNet
 
 
 class CachedUNet(nn.Module):
-    """A U-Net for one batch of one sampling run: called like the network, it keeps what it may use again.
+    """A U-Net that caches its deep features during the sampling of one batch.
 
     Args:
-        every: how many evaluations share the features of one; 1 computes all of them whole.
-        method: the sampler's name, which says what evaluations there are.
+        interval: evaluations that share one set of features; 1 computes all of them whole.
+        method: name of the sampler.
     """
 
-    def __init__(self, network: UNet, every: int, method: str) -> None:
+    def __init__(self, network: UNet, interval: int, method: str) -> None:
         super().__init__()
         self.network = network
-        self.every = every
-        self.first = 1 if SAMPLER_FACTS[method].corrects else 0  # the evaluation from which is counted
+        self.interval = interval
+        self.first = 1 if SAMPLER_FACTS[method].corrects else 0  # evaluation at which the count starts
         self.calls = self.shallow_calls = 0
         self._features: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """As slimdiff.models.unet.UNet: (N, C, S, S) → (N, C, S, S)."""
-        whole = self.calls == 0 or (self.calls - self.first) % self.every == 0
+        """Evaluate like slimdiff.models.unet.UNet: (N, C, S, S) → (N, C, S, S)."""
+        whole = self.calls == 0 or (self.calls - self.first) % self.interval == 0
         self.calls += 1
         if whole or self._features is None:
             return self._whole(x, noise_level, labels)
@@ -62,10 +62,10 @@ class CachedUNet(nn.Module):
 def shallow_pass(
     network: UNet, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None, features: torch.Tensor
 ) -> torch.Tensor:
-    """The U-Net's outermost level alone: the convolutions before the first skip and after the last.
+    """Evaluate only the U-Net's outermost level: the convolutions before the first skip and after the last.
 
     Args:
-        features: (N, c, S / 2, S / 2), what the last level up got from below in a whole evaluation.
+        features: (N, c, S / 2, S / 2), the input of the last level up in a whole evaluation.
     """
     embedding = network._embed(noise_level, labels)
     h: torch.Tensor = network.up3(features, network.inc(x), embedding)
@@ -73,18 +73,18 @@ def shallow_pass(
     return out
 
 
-def cache_features(denoiser: Denoiser, every: int, method: str) -> tuple[Denoiser, CachedUNet | None]:
-    """A denoiser for one batch whose network uses features again, and that network; `denoiser` itself where every is 1.
+def cache_features(denoiser: Denoiser, interval: int, method: str) -> tuple[Denoiser, CachedUNet | None]:
+    """Return a denoiser for one batch that caches features, and its network; for interval 1 `denoiser` and None.
 
     Raises:
-        UserError: the network is no U-Net that torch runs.
+        UserError: the network is not a U-Net, or another engine than torch runs it.
     """
-    if every == 1:
+    if interval == 1:
         return denoiser, None
     if not isinstance(denoiser.network, UNet):
         raise UserError(
-            f"sampler.cache_interval is {every}; allowed for {type(denoiser.network).__name__}: 1, since only a U-Net "
-            "that torch itself runs has features to use again"
+            f"sampler.cache_interval is {interval}; allowed for {type(denoiser.network).__name__}: 1, since only "
+            "a U-Net run by engine torch can cache features"
         )
-    network = CachedUNet(denoiser.network, every, method)
+    network = CachedUNet(denoiser.network, interval, method)
     return Denoiser(network, denoiser.settings), network

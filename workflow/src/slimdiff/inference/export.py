@@ -1,7 +1,7 @@
-"""A cell's network for other programs: as plain tensors (safetensors) or as a graph (ONNX), with a description.
+"""Export a cell's network as plain tensors (safetensors) or a graph (ONNX), with a description.
 
-What is exported is the raw network F. How a denoiser, and so a sampler, is made of it stands in the description, whose
-formulas are Python expressions of `sigma` and of the constants beside them.
+The export contains the raw network F. The description defines the denoiser, and so the sampler, by formulas: Python
+expressions of `sigma` and the listed constants.
 """
 
 import copy
@@ -27,11 +27,11 @@ from slimdiff.io.files import atomic, write_json
 from slimdiff.io.tensors import save_tensors
 
 KEY = "slimdiff"  # of the metadata in either file
-TOLERANCE = 1e-4  # of ONNX Runtime's output against torch's, in units of the largest
-CHECKED_BATCH = 3  # images in that comparison; the graph is traced with two
+TOLERANCE = 1e-4  # difference between ONNX Runtime's and torch's output, relative to the largest output
+CHECKED_BATCH = 3  # images in that comparison; tracing uses two
 SETTINGS = ("model", "training", "dataset", "sampler", "seed", "weights", "steps", "sha256")
 
-# c_skip, c_out, c_in, c_noise of slimdiff.diffusion.denoiser, in words that a program can evaluate
+# c_skip, c_out, c_in, c_noise of slimdiff.diffusion.denoiser, as expressions that a program can evaluate
 FORMULAS = {
     "score": ("1", "sigma", "1", "log1p(2 * log(base) * sigma**2) / (2 * log(base))"),
     "edm": (
@@ -54,9 +54,9 @@ BETAS = {
 
 
 def write_safetensors(path: str | os.PathLike[str], loaded: LoadedModel) -> dict[str, Any]:
-    """Write the network's state dict, float throughout, with its description as metadata; returns that description.
+    """Write the network's state dict in floats, with its description as metadata; return the description.
 
-    `load_state_dict` of the network that `slimdiff.models.registry.build_network` builds takes the tensors as they are.
+    A network from `slimdiff.models.registry.build_network` loads the tensors with `load_state_dict`.
     """
     network, dequantized = in_float(loaded.network)
     description = describe(loaded, dequantized)
@@ -65,20 +65,20 @@ def write_safetensors(path: str | os.PathLike[str], loaded: LoadedModel) -> dict
 
 
 def write_onnx(path: str | os.PathLike[str], loaded: LoadedModel) -> dict[str, Any]:
-    """Write the network as an ONNX graph for any batch size, with its description as metadata and beside it as JSON.
+    """Write the network as an ONNX graph for any batch size, with its description as metadata and as a JSON file.
 
-    Where ONNX Runtime is installed the graph is run once and held against torch; the description says how far the two
-    were apart (`max_difference`, None where there was nothing to check with).
+    With ONNX Runtime installed, the graph runs once and is compared with torch; `max_difference` in the description
+    is the result, or None.
 
     Raises:
-        UserError: the packages of the extra `export` are missing, or the graph computes something else.
+        UserError: the packages of the extra `export` are missing, or the graph's output differs from torch's.
     """
     try:
         import onnx
-        import onnxscript  # noqa: F401  torch's exporter needs it, and would say so in twenty lines
+        import onnxscript  # noqa: F401  torch's exporter needs it; its own message has twenty lines
     except ImportError as error:
         raise UserError(
-            f"an ONNX file needs the package {error.name}: `python -m pip install '.[export]'` in the clone has it"
+            f"an ONNX file needs the package {error.name}: run `python -m pip install '.[export]'` in the clone"
         ) from None
     network, dequantized = in_float(loaded.network)
     network = network.cpu().to(memory_format=torch.contiguous_format)
@@ -95,7 +95,7 @@ def write_onnx(path: str | os.PathLike[str], loaded: LoadedModel) -> dict[str, A
 
 
 def describe(loaded: LoadedModel, dequantized: list[str]) -> dict[str, Any]:
-    """What somebody needs who has nothing but the exported file."""
+    """Return the description that makes the exported file usable on its own."""
     model, classes = loaded.settings["model"], loaded.classes
     image = ["batch", model["channels"], model["image_size"], model["image_size"]]
     settings = loaded.denoiser.settings
@@ -105,7 +105,7 @@ def describe(loaded: LoadedModel, dequantized: list[str]) -> dict[str, Any]:
     }
     if classes:
         names = loaded.settings["dataset"]["classes"]
-        meaning = "class asked for, -1 for none; guidance: D_none + scale * (D_class - D_none)"
+        meaning = "requested class, -1 for none; guidance: D_none + scale * (D_class - D_none)"
         inputs["labels"] = {"dtype": "int64", "shape": ["batch"], "meaning": meaning, "classes": names}
     coefficients = dict(zip(("c_skip", "c_out", "c_in", "c_noise"), FORMULAS[settings.name], strict=True))
     constants: dict[str, Any] = {}
@@ -128,26 +128,25 @@ def describe(loaded: LoadedModel, dequantized: list[str]) -> dict[str, Any]:
             "sigma_max": high,
         },
         "pixels": {"white": WHITE, "black": settings.black},
-        "dequantized": dequantized,  # layers that ran in 8 or 4 bits, here as the float weights that those stand for
+        "dequantized": dequantized,  # layers that run in 8 or 4 bits, exported as their dequantized weights
         "settings": {key: loaded.settings[key] for key in SETTINGS if key in loaded.settings},
     }
 
 
 def in_float(network: nn.Module) -> tuple[nn.Module, list[str]]:
-    """A copy with a float linear layer in the place of each quantized one, and the names of those.
+    """Return a copy whose quantized linear layers are replaced by float ones, and the names of these layers.
 
     Raises:
-        UserError: the file held an engine's quantized graph, which has no float weights.
+        UserError: the network is an engine's quantized graph, which has no float weights.
     """
     if isinstance(network, EngineNetwork):
         runtime = network.runtime
         raise UserError(
-            f"the model is a graph of engine {runtime.engine} in {runtime.precision}, which has no float weights "
-            "to export: "
-            "export a cell of the same recipe without its precision"
+            f"the model is a graph of engine {runtime.engine} in {runtime.precision}, which has no float weights: "
+            "export a cell of the same recipe without `precision`"
         )
     names = [name for name, module in network.named_modules() if is_quantized(module) and isinstance(module, nn.Linear)]
-    made = copy.deepcopy(network)
+    floats = copy.deepcopy(network)
     for name in names:
         old = network.get_submodule(name)
         assert isinstance(old, nn.Linear)
@@ -155,12 +154,12 @@ def in_float(network: nn.Module) -> tuple[nn.Module, list[str]]:
         new.weight.data.copy_(dense_weight(old))
         if old.bias is not None:
             new.bias.data.copy_(old.bias.data)
-        made.set_submodule(name, new)
-    return made.eval().requires_grad_(False), names
+        floats.set_submodule(name, new)
+    return floats.eval().requires_grad_(False), names
 
 
 def _example(loaded: LoadedModel, n: int) -> dict[str, torch.Tensor]:
-    """Inputs of the network, the first image told no class."""
+    """Return inputs of the network; the first image has no label."""
     model, generator = loaded.settings["model"], torch.Generator().manual_seed(0)
     shape = (n, model["channels"], model["image_size"], model["image_size"])
     inputs = {
@@ -173,7 +172,7 @@ def _example(loaded: LoadedModel, n: int) -> dict[str, torch.Tensor]:
 
 
 def _trace(network: nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
-    """The graph as an onnx.ModelProto; the exporter's progress and advice are for its developers."""
+    """Return the graph as an onnx.ModelProto, without printing the exporter's progress and advice."""
     batch = torch.export.Dim("batch", min=1)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
@@ -192,16 +191,18 @@ def _trace(network: nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
 
 
 def _difference(path: Path, network: nn.Module, inputs: dict[str, torch.Tensor]) -> float | None:
-    """How far the graph in `path` is from the network, in units of its largest output; None without ONNX Runtime."""
+    """Return the graph's largest difference from the network, relative to its largest output; None without runtime."""
     try:
         import onnxruntime
     except ImportError:
         return None
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    found = torch.from_numpy(session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})[0])
+    actual = torch.from_numpy(session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})[0])
     with torch.inference_mode():
         expected = network(*inputs.values())
-    difference = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    difference = float((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
     if not difference <= TOLERANCE:
-        raise UserError(f"the ONNX graph is {difference:.1g} off the network, more than {TOLERANCE:g}: nothing written")
+        raise UserError(
+            f"the ONNX graph differs by {difference:.1g} from the network, more than {TOLERANCE:g}: not written"
+        )
     return difference

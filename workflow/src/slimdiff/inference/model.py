@@ -1,4 +1,4 @@
-"""A cell's model from its file, ready to sample: what `slimdiff.load` returns."""
+"""Load a cell's model from its file, ready to sample."""
 
 import os
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from torch import nn
 from slimdiff.catalog.engines import runtime_of
 from slimdiff.catalog.families import FAMILIES
 from slimdiff.catalog.samplers import SAMPLER_FACTS, steps_problem
-from slimdiff.checkpoints import header as modelheader
+from slimdiff.checkpoints.header import check_model_header
 from slimdiff.checkpoints.model import build_model, read_tensors
 from slimdiff.diffusion.denoiser import Denoiser, build_denoiser
 from slimdiff.diffusion.guidance import Guided, labels_in_turn
@@ -26,17 +26,18 @@ from slimdiff.io.settings import build
 from slimdiff.io.text import one_line
 from slimdiff.plugins import missing_plugins
 
-# What is raised where a file's header says one thing and its tensors another.
-MISMATCH_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError)
+MISMATCH_ERRORS = (  # raised if a file's header and tensors contradict each other
+    *(ArithmeticError, AttributeError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError),
+)
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A model from a file, ready to sample."""
 
-    network: nn.Module  # with the weights of the file, or what runs the graph in a file that holds one
-    denoiser: Denoiser  # of the network as its engine runs it
-    settings: dict[str, Any]  # the header: model, training, dataset, steps, sampler, seed, status, …
+    network: nn.Module  # with the file's weights, or running the file's graph
+    denoiser: Denoiser  # its network is run by the cell's engine
+    settings: dict[str, Any]  # the file's header: model, training, dataset, steps, sampler, seed, status, …
 
     def sample(
         self,
@@ -49,52 +50,51 @@ class LoadedModel:
         labels: Sequence[int] | None = None,
         progress: Progress | None = None,
     ) -> Sampled:
-        """n images of the size that the data set has, from this cell's own sampler unless another is named.
+        """Sample n images in the data set's size.
 
-        Images depend on `seed`, their index and their label alone, not on n or the batch size.
+        Images depend only on `seed`, their index and their label, not on n or the batch size.
 
         Args:
-            sampler: one that the network's family has; another than the cell's own needs `steps` where it takes any,
-                since the cell's number of them says nothing about it.
+            sampler: a sampler of the network's family; None: the cell's own. Another one needs `steps` if it takes
+                any, since the cell's number does not carry over.
             steps: of the sampler.
-            guidance: scale of classifier-free guidance, of a conditional model.
-            labels: classes that a conditional model goes through in turn; None: all of them.
-            progress: called as (done, n) while images are drawn; `done` counts images, those of a running batch by
-                their share of network evaluations where the sampler's number of them is known beforehand.
+            guidance: scale of classifier-free guidance, for a class-conditional model.
+            labels: classes to sample in turn, for a class-conditional model; None: all of them.
+            progress: called as (done, n) during sampling; `done` counts images, including the share of the running
+                batch's network evaluations if the sampler's number of evaluations is known in advance.
 
         Raises:
-            UserError: a sampler, a guidance or a label that the model does not know; steps that are missing or wrong.
+            UserError: the model does not support the sampler, the guidance or a label; `steps` is missing or invalid.
         """
-        chosen = dict(self.settings["sampler"])
+        options = dict(self.settings["sampler"])
         if sampler is not None:
             allowed = FAMILIES[self.settings["model"]["family"]].samplers
             if sampler not in allowed:
                 raise UserError(f"sampler is {sampler!r}; allowed for this model: {', '.join(allowed)}")
-            if sampler != chosen["method"] and steps is None and SAMPLER_FACTS[sampler].takes_steps:
-                own = chosen["method"]
-                raise UserError(f"sampler {sampler!r} needs steps: how many {own} takes here says nothing about it")
-            chosen["method"] = sampler
+            if sampler != options["method"] and steps is None and SAMPLER_FACTS[sampler].takes_steps:
+                raise UserError(f"sampler {sampler!r} needs steps: those of {options['method']} do not carry over")
+            options["method"] = sampler
         if guidance is not None:
             if not self.classes:
-                raise UserError(f"guidance is {guidance}, but this model is told no class: leave it out")
-            chosen["guidance"] = guidance
+                raise UserError(f"guidance is {guidance}, but this model is unconditional: leave it out")
+            options["guidance"] = guidance
         if steps is not None:
-            _check_steps(chosen["method"], steps)
-            chosen["steps"] = steps
-        settings = build(SamplerSettings, chosen, "sampler")
+            _check_steps(options["method"], steps)
+            options["steps"] = steps
+        settings = build(SamplerSettings, options, "sampler")
         model, dataset = self.settings["model"], self.settings["dataset"]
         class_labels = self._labels(n, labels)
         return sample_images(self.denoiser, settings, model, dataset, n, batch_size, seed, class_labels, progress)
 
     @property
     def classes(self) -> int:
-        """How many classes the network can be asked for; 0: none."""
+        """Number of classes; 0 for an unconditional model."""
         return int(self.settings["model"]["network"].get("classes", 0))
 
     def prepare(self, batch_size: int) -> float | None:
-        """Have the engine compile for sampling `batch_size` images at once; seconds, None for engine torch in fp32.
+        """Compile for sampling `batch_size` images at once; return the seconds, or None for engine torch in fp32.
 
-        Sampling does so by itself where it has to. What is prepared for keeps smaller batches from being filled up.
+        Sampling compiles by itself if needed. A prepared batch size needs no padding to a larger one.
         """
         if not isinstance(self.denoiser.network, EngineNetwork):
             return None
@@ -105,7 +105,7 @@ class LoadedModel:
     def _labels(self, n: int, labels: Sequence[int] | None) -> torch.Tensor | None:
         if not self.classes:
             if labels is not None:
-                raise UserError("labels were given, but this model is told no class: leave them out")
+                raise UserError("labels are given, but this model is unconditional: leave them out")
             return None
         wrong = [label for label in labels or () if not 0 <= label < self.classes]
         if wrong:
@@ -116,14 +116,14 @@ class LoadedModel:
 def load(
     path: str | os.PathLike[str], device: torch.device | str = "cpu", cache: str | os.PathLike[str] | None = None
 ) -> LoadedModel:
-    """The model in a cell's model.safetensors or model.packed, in evaluation mode on `device`, run by its own engine.
+    """Load a cell's model.safetensors or model.packed, in evaluation mode on `device`, for its own engine.
 
     Args:
-        cache: folder where compilers keep what they made for other processes; None: where they do so by themselves.
+        cache: folder of the compilers' cache, shared between processes; None: the compilers' default.
 
     Raises:
-        UserError: the file is missing, damaged, or no model; it needs a plugin that is not loaded, or another state of
-            it (`slimdiff.load` loads plugins); its engine is not installed or not for this device.
+        UserError: the file is missing, damaged, or not a model; it needs a plugin that is not loaded or has changed
+            (`slimdiff.load` loads plugins); its engine is not installed or does not support the device.
     """
     try:
         return _load(path, Placement(torch.device(device), None if cache is None else Path(cache)))
@@ -132,18 +132,16 @@ def load(
     except MISMATCH_ERRORS as error:
         reason = f"{type(error).__name__}: {one_line(error)[:200]}"
         raise UserError(
-            f"{path} is no model that can be loaded ({reason}): delete it and run or fetch it again"
+            f"{path} cannot be loaded as a model ({reason}): delete it and run or fetch it again"
         ) from error
 
 
 def _load(path: str | os.PathLike[str], placement: Placement) -> LoadedModel:
     tensors, header = read_tensors(path)
-    modelheader.check(path, header)
-    restored = {record.get("step") for record in header["structure"]}
-    plugin_catalog = [
-        entry for entry in header.get("plugins", ()) if entry["kind"] == "family" or entry["name"] in restored
-    ]
-    for problem in missing_plugins(plugin_catalog):
+    check_model_header(path, header)
+    steps = {record.get("step") for record in header["structure"]}
+    needed = [entry for entry in header.get("plugins", ()) if entry["kind"] == "family" or entry["name"] in steps]
+    for problem in missing_plugins(needed):
         raise UserError(f"{path}: {problem}")
     if "graph" in header:
         network: nn.Module = start_graph(header, tensors, placement)
@@ -155,7 +153,7 @@ def _load(path: str | os.PathLike[str], placement: Placement) -> LoadedModel:
 
 
 def _check_steps(method: str, steps: int) -> None:
-    """Refuse a number of steps that the sampler cannot take."""
+    """Raise UserError if the sampler cannot take this number of steps."""
     if not SAMPLER_FACTS[method].takes_steps:
         raise UserError(f"steps is {steps}, but the sampler {method!r} chooses its own: leave it out")
     problem = steps_problem(method, steps) or (f"is {steps}; allowed: 2 or more" if steps < 2 else None)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from slimdiff.catalog.engines import runtime_of
-from slimdiff.checkpoints import model, origin
+from slimdiff.checkpoints.model import write_model, write_tensors
+from slimdiff.checkpoints.weights import read_verified
 from slimdiff.compression.steps import apply_steps
 from slimdiff.data import image_set
 from slimdiff.diffusion.noise import derive_seed
@@ -38,7 +39,7 @@ class Arguments(command.SettingsArguments):
 def main(argv: Sequence[str] | None = None) -> None:
     args = command.parse_arguments(Arguments, argv)
     settings = args.settings
-    network, header = origin.read(args.weights, settings["weights"], args.origin)
+    network, header = read_verified(args.weights, settings["weights"], args.origin)
     images = image_set.read(args.images[0]) if args.images else None
     loss = None if images is None else mean_loss(images.train_images, images.train_labels, header, *SENSITIVITY)
     structure = apply_steps(network, settings["steps"], derive_seed(settings["seed"], "compress"), loss)
@@ -47,12 +48,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if header["status"] != "ok":  # a failed training: nothing runs its weights, and lowering could fail on NaN
         header |= {"engine": "torch", "precision": "fp32"}
     if runtime_of(header).is_eager_fp32:
-        model.write_model(args.out, network, header)
+        write_model(args.out, network, header)
     elif images is None:
         raise UserError("--images is missing: the recipe's engine measures its output error on images")
     else:
         lowered = lower_network(network, header, images, Placement(pick_device(0, 1), args.cache))
-        model.write_tensors(args.out, lowered.tensors, {**header, **lowered.header})
+        write_tensors(args.out, lowered.tensors, {**header, **lowered.header})
         print(f"output error against float32: {lowered.header['output_error']:.2g}", flush=True)
     packed.pack(args.out, args.out_packed)
 

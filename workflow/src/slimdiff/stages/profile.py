@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from slimdiff.checkpoints import identity
+from slimdiff.checkpoints.identity import check_identity
 from slimdiff.checkpoints.model import KIND
 from slimdiff.io.records import write_json
 from slimdiff.io.safetensors_header import read_header
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = command.parse_arguments(Arguments, argv)
     settings = args.settings
     own_identity = read_header(args.model, KIND).get("identity")
-    identity.check(args.model, own_identity, args.identity)
+    check_identity(args.model, own_identity, args.identity)
     device = pick_device(args.gpu, args.threads)
     measured = profile(args.model, settings, device, args.baseline, args.images)
     machine = describe_device(device, args.threads)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from slimdiff.analysis import row
-from slimdiff.checkpoints import identity
+from slimdiff.checkpoints.identity import check_identity, check_settings
 from slimdiff.io.records import read_json, write_json
 from slimdiff.stages import command
 
@@ -28,9 +28,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     paths = {"train": args.train, "score": args.score, "profile": args.profile}
     records = {name: read_json(path) for name, path in paths.items()}
     for name in ("score", "profile"):
-        identity.check(paths[name], records[name].get("identity"), args.identity)
+        check_identity(paths[name], records[name].get("identity"), args.identity)
     if args.identity is not None:
-        identity.check_settings(args.train, records["train"], args.cell["settings"]["train"])
+        check_settings(args.train, records["train"], args.cell["settings"]["train"])
     write_json(args.out, row.merge(args.cell, records))
 
 

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import numpy as np
 
-from slimdiff.checkpoints import identity
+from slimdiff.checkpoints.identity import check_identity
 from slimdiff.inference import model
-from slimdiff.inference.images import write_png
-from slimdiff.inference.sampling import grid
+from slimdiff.inference.images import contact_sheet, write_png
 from slimdiff.io.samples import Samples, write_samples
 from slimdiff.runtime.devices import pick_device
 from slimdiff.stages import command
@@ -34,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = args.settings
     loaded = model.load(args.model, pick_device(args.gpu, args.threads), args.cache)
     header = loaded.settings
-    identity.check(args.model, header.get("identity"), args.identity)
+    check_identity(args.model, header.get("identity"), args.identity)
     sampled = loaded.sample(settings["n_samples"], settings["seed"], batch_size=settings["batch_size"])
     reason = header["reason"] or sampled.reason
     samples = Samples(
@@ -49,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         identity=header.get("identity"),
     )
     write_samples(args.out, samples)
-    write_png(args.out_grid, grid(sampled.images[:GRID_IMAGES], columns=loaded.classes or GRID_COLUMNS))
+    write_png(args.out_grid, contact_sheet(sampled.images[:GRID_IMAGES], columns=loaded.classes or GRID_COLUMNS))
     print(f"{len(sampled.images)} images, {sampled.network_evaluations:.1f} evaluations each. {reason}", flush=True)
     if sampled.batch_size not in (settings["batch_size"], settings["n_samples"]):
         print(f"note: memory ran out; {sampled.batch_size} images at once in the end, the same images", flush=True)

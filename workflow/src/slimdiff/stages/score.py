@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from slimdiff.checkpoints import identity
+from slimdiff.checkpoints.identity import check_identity
 from slimdiff.data import image_set
 from slimdiff.io import records
 from slimdiff.io.safetensors_header import read_header
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     networks = (args.extractors, args.classifier, list(args.inception))
     scorer = evaluator.read(args.reference, *networks, (images.train_images, images.train_labels), digest)
     samples = read_samples(args.samples)
-    identity.check(args.samples, samples.identity, args.identity)
+    check_identity(args.samples, samples.identity, args.identity)
     record = score(samples, settings.n_samples, scorer, pick_device(args.gpu, args.threads))
     records.write_json(args.out, {**record, "code": args.code, "identity": samples.identity})
     fid, percent = record["fid_indomain"], record["fid_indomain_pct"]

@@ -8,7 +8,7 @@ from builders import DATASET, UNET_SAMPLER, model_header, small_unet_model, unet
 from torch.utils.flop_counter import FlopCounterMode
 
 import slimdiff
-from slimdiff.checkpoints import model as modelfile
+from slimdiff.checkpoints.model import write_model
 from slimdiff.compression.steps import apply_steps
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.guidance import labels_in_turn
@@ -101,7 +101,7 @@ def test_without_reuse_nothing_is_wrapped_and_with_one_nothing_changes():
         first = again(x, level, labels)
         assert torch.equal(first, d.network(x, level, labels))
         assert torch.allclose(again(x, level, labels), first, atol=1e-6), "the same inputs, the same features"
-        assert (again.calls, again.reused) == (2, 1)
+        assert (again.calls, again.shallow_calls) == (2, 1)
     assert not d.network.up3._forward_pre_hooks
 
 
@@ -144,7 +144,7 @@ def test_macs_per_image_are_those_counted_by_hand(tmp_path, levels, steps):
     for every in (1, 2):
         sampler = {**UNET_SAMPLER, "steps": 4, "cache_interval": every}
         header = model_header(model, unet_training(), structure=structure, sampler=sampler)
-        modelfile.write_model(tmp_path / "model.safetensors", network, header)
+        write_model(tmp_path / "model.safetensors", network, header)
         loaded = slimdiff.load(tmp_path / "model.safetensors")
         found[every] = count_macs_per_image(loaded, 0)
     whole, pixels = count_macs(loaded), size**2
@@ -160,7 +160,7 @@ def test_a_run_computes_the_macs_that_are_reported(tmp_path):
     sampler = {**UNET_SAMPLER, "steps": 4, "cache_interval": 2}
     network = build_network(MODEL, seed=1)
     header = model_header(MODEL, unet_training(), sampler=sampler)
-    modelfile.write_model(tmp_path / "model.safetensors", network, header)
+    write_model(tmp_path / "model.safetensors", network, header)
     loaded = slimdiff.load(tmp_path / "model.safetensors")
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         loaded.sample(1)
