@@ -19,8 +19,8 @@ from _record import interleaved, keep
 from torch import nn
 
 from slimdiff.catalog.engines import ENGINES, Runtime, missing_modules
-from slimdiff.checkpoints import model as modelfile
 from slimdiff.checkpoints import weights
+from slimdiff.checkpoints.model import read_model
 from slimdiff.config.lookup import sampler_options
 from slimdiff.config.resolve import train_settings
 from slimdiff.data import image_set
@@ -79,7 +79,7 @@ def measure(family: str, given: Path | None, images: ImageSet, cache: Path, runt
     if given is None:
         header, network = header_of(family), build_network(header_of(family)["model"]).eval().requires_grad_(False)
     else:
-        network, header = modelfile.read_model(given)
+        network, header = read_model(given)
         header["sampler"] = {**header["sampler"], "precision": "float32"}
         network = network.eval().requires_grad_(False)
     floats = sum(value.numel() * value.element_size() for value in network.state_dict().values())

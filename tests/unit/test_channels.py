@@ -14,20 +14,21 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from slimdiff.catalog.layers import channel_modules
-from slimdiff.checkpoints import model as modelfile
 from slimdiff.checkpoints import weights
+from slimdiff.checkpoints.model import write_model
 from slimdiff.compression.channels import ChannelSettings, kept_width, prune_channels
 from slimdiff.compression.importance import IMPORTANCES, LOSS_IMPORTANCES, accumulate_gradients
 from slimdiff.compression.linear_quant import quantize_linears
 from slimdiff.compression.restore import resize, sizes
 from slimdiff.compression.steps import apply_steps
 from slimdiff.compression.unstructured import prunable
+from slimdiff.engines.network import count_parameters
 from slimdiff.errors import UserError
 from slimdiff.inference import export
-from slimdiff.inference import model as checkpoint
+from slimdiff.inference.model import load
 from slimdiff.io.tensors import tensors_digest
 from slimdiff.models.registry import build_network
-from slimdiff.profiling import profile
+from slimdiff.profiling.profile import count_macs
 
 CONFIG = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text(encoding="utf-8"))
 FAMILIES = ("ncsn", "ddpm")
@@ -254,8 +255,8 @@ def test_a_pruned_cell_samples_the_same_images_in_another_process(family, tmp_pa
     path, model = tmp_path / "model.safetensors", MODELS[family]()
     network = build_network(model, seed=1)
     structure = apply_steps(network, [{"prune": {"method": "channels", "importance": "l1", "amount": 0.5}}], 0)
-    modelfile.write_model(path, network, model_header(model, TRAININGS[family](), structure=structure))
-    loaded = checkpoint.load(path)
+    write_model(path, network, model_header(model, TRAININGS[family](), structure=structure))
+    loaded = load(path)
     assert tensors_digest(loaded.network.state_dict()) == tensors_digest(network.state_dict())
     images = tensors_digest({"images": loaded.sample(3, seed=2).images})
     code = (
@@ -275,10 +276,10 @@ def test_a_pruned_cell_is_counted_as_it_is_and_can_be_exported(family, tmp_path)
     network = build_network(model, seed=1)
     whole = macs(network)
     structure = apply_steps(network, [{"prune": {"method": "channels", "importance": "l1", "amount": 0.5}}], 0)
-    modelfile.write_model(path, network, model_header(model, TRAININGS[family](), structure=structure))
-    loaded = checkpoint.load(path)
-    assert profile.count_macs(loaded) == macs(network) < 0.4 * whole
-    assert profile.count_parameters(loaded.network)[0] == sum(p.numel() for p in network.parameters())
+    write_model(path, network, model_header(model, TRAININGS[family](), structure=structure))
+    loaded = load(path)
+    assert count_macs(loaded) == macs(network) < 0.4 * whole
+    assert count_parameters(loaded.network)[0] == sum(p.numel() for p in network.parameters())
     pytest.importorskip("onnxscript")
     description = export.write_onnx(tmp_path / "model.onnx", loaded)
     assert description["max_difference"] is None or description["max_difference"] < export.TOLERANCE

@@ -14,17 +14,17 @@ from builders import MODELS, SOURCE, TRAININGS, model_header, striped_images
 import slimdiff
 from slimdiff.catalog import engines
 from slimdiff.catalog.engines import ENGINES, Runtime
-from slimdiff.checkpoints import model as modelfile
+from slimdiff.checkpoints.model import write_model
 from slimdiff.data.image_set import ImageSet
 from slimdiff.engines import lowering
 from slimdiff.engines.calibration import noised_inputs, sampler_sigmas
-from slimdiff.engines.network import Backend, EngineNetwork, Placement
+from slimdiff.engines.network import Backend, EngineNetwork, Placement, count_parameters
 from slimdiff.engines.split import split_network
 from slimdiff.errors import UserError
 from slimdiff.inference import export
 from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.models.registry import build_network
-from slimdiff.profiling import profile
+from slimdiff.profiling.profile import profile
 
 CPU = torch.device("cpu")
 RUNTIMES = [Runtime(engine, precision) for engine, facts in ENGINES.items() for precision in facts.precisions]
@@ -40,7 +40,7 @@ def case(engine: str, precision: str, family: str):
     return pytest.param(Runtime(engine, precision), family, marks=slow, id=f"{engine}-{precision}-{family}")
 
 
-# Every way once and every engine but one with both families: lowering and compiling take seconds to half a minute.
+# Every runtime once and every engine but one with both families: lowering and compiling take seconds to half a minute.
 CASES = [
     case("torch", "bf16", "ncsn"),
     case("torch", "bf16", "ddpm"),
@@ -55,7 +55,7 @@ COMPILED = [case("torch-compile", "fp32", "ncsn"), case("torch-compile", "bf16",
 KEPT = [each for each in CASES if each.values[0].precision != "fp32"]
 
 
-def test_every_way_has_a_case():
+def test_every_runtime_has_a_case():
     assert {each.values[0] for each in [*CASES, *COMPILED]} == set(LOWERED)
 
 
@@ -130,7 +130,7 @@ def test_an_unknown_network_is_refused():
         split_network(torch.nn.Linear(2, 2))
 
 
-@pytest.mark.parametrize(("way", "family"), [*CASES, *COMPILED])
+@pytest.mark.parametrize(("runtime", "family"), [*CASES, *COMPILED])
 def test_an_engine_computes_what_the_network_does(runtime, family, tmp_path):
     """Output within tolerance, at batch sizes that were prepared and that were not; the file as large as it claims."""
     skip_unless_possible(runtime)
@@ -152,7 +152,7 @@ def test_an_engine_computes_what_the_network_does(runtime, family, tmp_path):
     fewer = running(*(part[:2] for part in inputs))
     assert float((fewer - found[:2]).norm() / found[:2].norm()) <= max(1e-5, TOLERANCE[runtime.precision] / 3)
 
-    assert profile.count_parameters(loaded.network) == profile.count_parameters(network)
+    assert count_parameters(loaded.network) == count_parameters(network)
     stored = sum(t.numel() * t.element_size() for n, t in load_tensors(path, "model")[0].items() if n != "graph.xml")
     floats = sum(4 * value.numel() for value in network.state_dict().values())
     if runtime.precision != "int8":  # of networks as small as these a graph's description is the larger part
@@ -167,7 +167,7 @@ torch.save(loaded.sample(3, seed=5, batch_size=2).images, sys.argv[3])
 """
 
 
-@pytest.mark.parametrize(("way", "family"), KEPT)
+@pytest.mark.parametrize(("runtime", "family"), KEPT)
 def test_a_fresh_process_samples_the_same_images(runtime, family, tmp_path):
     skip_unless_possible(runtime)
     path, cache, threads = tmp_path / "model.safetensors", tmp_path / "cache", torch.get_num_threads()
@@ -238,7 +238,7 @@ def test_only_the_body_is_rounded(tmp_path):
 
 
 class Echo(Backend):
-    """A runner that records what it is called with."""
+    """A backend that records its inputs."""
 
     fixed_batch = True
 
@@ -291,7 +291,7 @@ def test_calibration_sees_training_and_sampling_levels():
 
 
 @pytest.mark.parametrize(
-    ("way", "device", "message"),
+    ("runtime", "device", "message"),
     [
         (Runtime("torch", "int8"), CPU, "engine torch with precision int8; allowed: torch in fp32, bf16; "),
         (Runtime("onnxruntime", "bf16"), CPU, "engine onnxruntime with precision bf16; allowed: "),
@@ -307,7 +307,7 @@ def test_what_no_engine_can_do_is_refused(runtime, device, message):
 
 def test_an_engine_that_is_not_installed_is_refused(monkeypatch):
     changed = {**ENGINES, "openvino": replace(ENGINES["openvino"], modules=("no_such_module_here",))}
-    monkeypatch.setattr(engines, "RUNTIMES", changed)
+    monkeypatch.setattr(engines, "ENGINES", changed)
     with pytest.raises(UserError, match=r"needs no_such_module_here: .*\[engines\]"):
         lowering.check_runtime(Runtime("openvino", "fp32"), CPU)
 
@@ -334,21 +334,21 @@ def test_a_graph_cannot_be_exported_and_a_damaged_one_not_read(engine, tmp_path)
     skip_unless_possible(runtime)
     path = tmp_path / "model.safetensors"
     header = write(path, "ncsn", runtime)
-    with pytest.raises(UserError, match="no float weights to export"):
+    with pytest.raises(UserError, match="no float weights"):
         export.in_float(slimdiff.load(path).network)
     tensors, _ = load_tensors(path, "model")
     name = "graph.xml" if engine == "openvino" else "graph.onnx"
     save_tensors(path, "model", {**tensors, name: tensors[name][:100].clone()}, header)
-    with pytest.raises(UserError, match="is not one that this"):
+    with pytest.raises(UserError, match="cannot read"):
         slimdiff.load(path)
 
 
 def test_a_profile_tells_loading_compiling_and_error(tmp_path):
     settings = {"batch_size": 4, "repeats": 2, "warmup": 1, "seed": 0}
     write(tmp_path / "lowered", "ncsn", Runtime("torch", "bf16"))
-    modelfile.write_model(tmp_path / "plain", network_of("ncsn"), header_of("ncsn", Runtime("torch", "fp32")))
-    lowered = profile.profile(tmp_path / "lowered", settings, CPU)
-    plain = profile.profile(tmp_path / "plain", settings, CPU)
+    write_model(tmp_path / "plain", network_of("ncsn"), header_of("ncsn", Runtime("torch", "fp32")))
+    lowered = profile(tmp_path / "lowered", settings, CPU)
+    plain = profile(tmp_path / "plain", settings, CPU)
     for column in ("params", "params_nonzero", "macs"):
         assert lowered[column] == plain[column] > 0
     assert lowered["size_bytes"] < 0.7 * plain["size_bytes"]

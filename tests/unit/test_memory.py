@@ -179,6 +179,7 @@ def hungry(monkeypatch):
             return loaded
 
         monkeypatch.setattr(model, "load", loading)
+        monkeypatch.setattr("slimdiff.profiling.profile.load", loading)
 
     return starve
 

@@ -16,17 +16,17 @@ from torch import nn
 
 import slimdiff
 from slimdiff.catalog.families import FAMILIES
-from slimdiff.checkpoints import model as modelfile
 from slimdiff.checkpoints import weights
+from slimdiff.checkpoints.model import write_model
 from slimdiff.compression import restore, steps
 from slimdiff.data import image_set, sources
 from slimdiff.diffusion import denoiser
+from slimdiff.engines.network import count_parameters
 from slimdiff.errors import UserError
 from slimdiff.inference.model import LoadedModel
 from slimdiff.io.settings import canonical
 from slimdiff.models import registry
 from slimdiff.plugins import REGISTERED, declarations, loading
-from slimdiff.profiling.profile import count_parameters
 from slimdiff.stages import compress, data
 
 EXAMPLE = ROOT / "examples" / "my_recipes.py"
@@ -231,7 +231,7 @@ def test_a_model_that_needs_a_plugin_says_so_and_one_that_does_not_loads() -> No
     write_small_model(Path("wrapped.safetensors"), plugins=[wrap], structure=[{"step": "wrap", "record": {}}])
     residual = {**halve, "kind": "family", "name": "residual"}
     header = {**model_header(small_model(), training(), plugins=[residual]), "model": RESIDUAL}
-    modelfile.write_model("residual.safetensors", nn.Linear(1, 1), header)
+    write_model("residual.safetensors", nn.Linear(1, 1), header)
     for name, what in (("wrapped", "step 'wrap'"), ("residual", "family 'residual'")):
         assert refused(lambda name=name: slimdiff.load(f"{name}.safetensors")) == (
             f"{name}.safetensors: {what} of the plugin mine.py is needed: name that file under `plugins`, with "

@@ -6,15 +6,16 @@ from builders import MODELS, TRAININGS, model_header, ncsn_model, small_model, t
 from torch import nn
 
 import slimdiff
-from slimdiff.checkpoints import model as modelfile
+from slimdiff.checkpoints.model import write_model
 from slimdiff.compression.linear_quant import import_bitsandbytes
 from slimdiff.compression.steps import apply_steps
 from slimdiff.compression.weight_only import LAYERS, WEIGHT_FORMATS, decode, encode, quantize_weights
+from slimdiff.engines.network import count_parameters
 from slimdiff.errors import UserError
 from slimdiff.inference.export import write_safetensors
 from slimdiff.io.tensors import load_tensors
 from slimdiff.models.registry import build_network
-from slimdiff.profiling.profile import count_macs, count_parameters
+from slimdiff.profiling.profile import count_macs
 
 SHARE = {"8bit": 0.2524, "4bit": 0.1348, "bf16": 0.5}  # of the tensors' bytes, counted by hand for the paper's NCSN
 
@@ -97,13 +98,13 @@ def test_a_second_time_changes_nothing_and_writes_the_same_bytes(tmp_path, famil
     network = build_network(model, groups, seed=1)
     structure = apply_steps(network, [{"prune": {"method": "l1", "amount": 0.4}}, {"quantize": {"weights": kind}}], 5)
     header = model_header(model, TRAININGS[family](groups=groups), structure=structure)
-    modelfile.write_model(tmp_path / "one.safetensors", network, header)
+    write_model(tmp_path / "one.safetensors", network, header)
     loaded = slimdiff.load(tmp_path / "one.safetensors")
     before, after = network.state_dict(), loaded.network.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) and after[name].dtype == torch.float32 for name in before)
     kept = {key: value for key, value in loaded.settings.items() if key not in ("kind", "sha256")}
-    modelfile.write_model(tmp_path / "two.safetensors", loaded.network, kept)
+    write_model(tmp_path / "two.safetensors", loaded.network, kept)
     assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
     assert loaded.settings["structure"] == structure
 
@@ -127,10 +128,10 @@ def test_only_weights_of_convolutions_and_linear_layers_change_and_zeros_stay(ki
 @pytest.mark.parametrize("kind", WEIGHT_FORMATS)
 def test_the_file_has_the_size_that_the_bits_make_and_the_columns_stay(tmp_path, kind):
     network = build_network(ncsn_model(), seed=2)
-    modelfile.write_model(tmp_path / "float.safetensors", network, model_header(ncsn_model(), training()))
+    write_model(tmp_path / "float.safetensors", network, model_header(ncsn_model(), training()))
     structure = apply_steps(network, [{"quantize": {"weights": kind}}], 0)
     header = model_header(ncsn_model(), training(), structure=structure)
-    modelfile.write_model(tmp_path / "model.safetensors", network, header)
+    write_model(tmp_path / "model.safetensors", network, header)
     tensors, _ = load_tensors(tmp_path / "model.safetensors", "model")
     plain, _ = load_tensors(tmp_path / "float.safetensors", "model")
     total = {which: sum(t.nbytes for t in found.values()) for which, found in (("now", tensors), ("before", plain))}

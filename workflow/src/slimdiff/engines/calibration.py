@@ -1,7 +1,7 @@
-"""Real images with noise on them, as a network gets them: what int8 is calibrated on, and what errors are measured on.
+"""Noised real images: the inputs that calibrate int8 networks and measure output errors.
 
-Half of the noise levels are drawn as the training draws them, the other half are those that the recipe's sampler goes
-through: a network is asked at both ends of their range, and activations differ between them by orders of magnitude.
+Half of the noise levels follow the training's distribution, half are levels of the recipe's sampler. Together they
+cover both ends of the range, where activations differ by orders of magnitude.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ UNLABELLED = 3  # every so many images are told no class
 
 @dataclass(frozen=True)
 class NetworkInputs:
-    """What a network is called with."""
+    """Inputs of a network."""
 
     x: torch.Tensor  # (N, C, S, S), scaled by c_in
     noise_level: torch.Tensor  # (N,), c_noise
@@ -31,7 +31,7 @@ class NetworkInputs:
 
 
 class _Recorder(Denoiser):
-    """A denoiser that remembers the noise levels it is called with."""
+    """A denoiser that records its noise levels."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__(denoiser.network, denoiser.settings)
@@ -44,7 +44,7 @@ class _Recorder(Denoiser):
 
 @torch.no_grad()
 def sampler_sigmas(denoiser: Denoiser, model: Mapping[str, Any], sampler: Mapping[str, Any]) -> torch.Tensor:
-    """Noise levels that a sampler evaluates the network at (K,), by running it on two images."""
+    """Return the noise levels (K,) at which a sampler evaluates the network, by sampling two images."""
     recorder = _Recorder(denoiser)
     settings = build(SamplerSettings, sampler, "sampler")
     labels = torch.zeros(PROBES, dtype=torch.int64) if model["network"].get("classes") else None
@@ -63,10 +63,10 @@ def noised_inputs(
     n: int,
     seed: int,
 ) -> NetworkInputs:
-    """What a network gets of `n` images at training's noise levels and at `sigmas`, half and half.
+    """Return a network's inputs for `n` images, half at noise levels of the training and half at `sigmas`.
 
     Args:
-        images, labels: uint8 (M, C, H, W) and int64 (M,), of which n are drawn.
+        images, labels: uint8 (M, C, H, W) and int64 (M,), from which n are drawn.
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "noised"))
     chosen = torch.randint(len(images), (n,), generator=generator)

@@ -1,8 +1,8 @@
-"""From a float network to what a cell's file holds for its engine, and from the file back to a network that runs.
+"""Lower a float network to the tensors that its engine stores, and start a stored network.
 
-Precisions fp32 and bf16 keep weights in the file, under the network's own names, and the engine's graph is made of
-them on loading. Precision int8 keeps the quantized graph itself, as bytes, with the embedder's float32 tensors beside
-it: what calibration chose is part of the model, and loading needs no images.
+In fp32 and bf16 the file stores the weights under the network's own names, and loading builds the engine's graph. In
+int8 it stores the quantized graph as bytes, and the embedder's float32 tensors: the calibration is part of the model,
+so loading needs no images.
 """
 
 import copy
@@ -20,37 +20,37 @@ from slimdiff.data.image_set import ImageSet
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.engines import onnxruntime_backend, openvino_backend
 from slimdiff.engines.calibration import NetworkInputs, noised_inputs, sampler_sigmas
-from slimdiff.engines.network import Backend, EngineNetwork, Placement
+from slimdiff.engines.network import Backend, EngineNetwork, Placement, count_parameters
 from slimdiff.engines.split import split_network
 from slimdiff.engines.torch_backend import DTYPES, Compiled, Eager
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
 
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 16
-ERROR_IMAGES = 128  # test images that the output's error is measured on
-EMBEDDER = "embedder."  # before the names of its tensors in a file that holds a graph
+ERROR_IMAGES = 128  # test images that measure the output error
+EMBEDDER = "embedder."  # prefix of its tensors in a file with a graph
 GRAPHS = {"openvino": openvino_backend, "onnxruntime": onnxruntime_backend}
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """What a file is to hold."""
+    """The content of a model file for an engine."""
 
     tensors: dict[str, torch.Tensor]
-    header: dict[str, Any]  # what the header is to say beside what it says of every model
+    header: dict[str, Any]  # keys to add to the model's header
 
 
 def lower_network(network: nn.Module, header: Mapping[str, Any], images: ImageSet, placement: Placement) -> Lowered:
-    """Make of a float network what its header's engine and precision ask for, and measure what that costs in accuracy.
+    """Lower a float network to its header's engine and precision, and measure the output error.
 
     Args:
-        network: float32, on the CPU, with all compression done.
+        network: float32, on the CPU, after all compression steps.
         header: of the checkpoint: `model`, `training`, `sampler`, `seed`, `engine`, `precision`, …
-        images: training images calibrate, test images measure; noised, at all levels (slimdiff.engines.calibration).
+        images: noised training images calibrate, noised test images measure (slimdiff.engines.calibration).
 
     Returns:
-        Tensors, and `output_error`: ‖y − y32‖ / ‖y32‖ over the test images, y32 being the float network's output in
-        float32. For int8 also `graph`: the `params` and `params_nonzero` it stands for, and the engine's `version`.
+        Tensors, and `output_error`: ‖y − y32‖ / ‖y32‖ over the test images, y32 being the output in float32. For int8
+        also `graph`: `params` and `params_nonzero` of the float network, and the engine's `version`.
     """
     runtime = runtime_of(header)
     check_runtime(runtime, placement.device)
@@ -61,16 +61,15 @@ def lower_network(network: nn.Module, header: Mapping[str, Any], images: ImageSe
     embedder, body = split_network(network)
     additions: dict[str, Any] = {}
     if runtime.precision == "int8":
-        given = noised_inputs(
+        inputs = noised_inputs(
             denoiser, model, images.train_images, images.train_labels, sigmas, CALIBRATION_IMAGES, seed
         )
-        embedding = embedder(given.noise_level, given.labels)
-        batches = list(zip(given.x.split(CALIBRATION_BATCH), embedding.split(CALIBRATION_BATCH), strict=True))
+        embedding = embedder(inputs.noise_level, inputs.labels)
+        batches = list(zip(inputs.x.split(CALIBRATION_BATCH), embedding.split(CALIBRATION_BATCH), strict=True))
         graphs = GRAPHS[runtime.engine]
-        made = graphs.quantize(graphs.lower(body, *_example(batches)), batches)
-        tensors = graphs.to_tensors(made)
+        tensors = graphs.to_tensors(graphs.quantize(graphs.lower(body, *_example(batches)), batches))
         tensors |= {EMBEDDER + name: tensor for name, tensor in embedder.state_dict().items()}
-        params, nonzero = _count(network)
+        params, nonzero = count_parameters(network)
         version = importlib.metadata.version(runtime.engine)
         additions["graph"] = {"params": params, "params_nonzero": nonzero, "version": version}
         running = start_graph({**header, **additions}, tensors, placement)
@@ -82,13 +81,13 @@ def lower_network(network: nn.Module, header: Mapping[str, Any], images: ImageSe
                 tensors[name] = tensor.to(DTYPES[runtime.precision])
         rounded = {name: tensor.to(network.state_dict()[name].dtype) for name, tensor in tensors.items()}
         running = start_network({**header, **additions}, _with(network, rounded), placement)
-    shown = noised_inputs(denoiser, model, images.test_images, images.test_labels, sigmas, ERROR_IMAGES, seed + 1)
-    additions["output_error"] = output_error(network, running, shown)
+    test_inputs = noised_inputs(denoiser, model, images.test_images, images.test_labels, sigmas, ERROR_IMAGES, seed + 1)
+    additions["output_error"] = output_error(network, running, test_inputs)
     return Lowered(tensors, additions)
 
 
 def start_network(header: Mapping[str, Any], network: nn.Module, placement: Placement) -> EngineNetwork:
-    """A network whose float weights were in the file, run as its header says."""
+    """Run a network, whose float weights the file stores, as its header says."""
     runtime = runtime_of(header)
     check_runtime(runtime, placement.device)
     embedder, body = split_network(network)
@@ -101,11 +100,11 @@ def start_network(header: Mapping[str, Any], network: nn.Module, placement: Plac
         x = torch.zeros(2, *_shape(header))
         graph = GRAPHS[runtime.engine].lower(body.float(), x, embedder(torch.zeros(2), None))
         backend = _make_backend(runtime, graph, placement)
-    return EngineNetwork(embedder, backend, runtime, placement, _shape(header), _count(network))
+    return EngineNetwork(embedder, backend, runtime, placement, _shape(header), count_parameters(network))
 
 
 def start_graph(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], placement: Placement) -> EngineNetwork:
-    """A network whose quantized graph was in the file."""
+    """Run a network whose quantized graph the file stores."""
     runtime, graph = runtime_of(header), header["graph"]
     check_runtime(runtime, placement.device)
     network = build_network(header["model"], header["training"]["groups"])
@@ -121,32 +120,27 @@ def start_graph(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], 
 
 @torch.no_grad()
 def output_error(network: nn.Module, other: nn.Module, inputs: NetworkInputs) -> float:
-    """‖other − network‖ / ‖network‖ over all outputs, with everything in float32 outside `other`."""
+    """Return ‖other − network‖ / ‖network‖ over all outputs, with everything outside `other` in float32."""
     arguments = (inputs.x, inputs.noise_level, *(() if inputs.labels is None else (inputs.labels,)))
     expected = network(*arguments)
     device = next((buffer.device for buffer in other.buffers()), inputs.x.device)
-    found = other(*(argument.to(device) for argument in arguments)).cpu()
-    return float((found - expected).norm() / expected.norm())
+    actual = other(*(argument.to(device) for argument in arguments)).cpu()
+    return float((actual - expected).norm() / expected.norm())
 
 
 def check_runtime(runtime: Runtime, device: torch.device) -> None:
-    """Refuse what no engine does, what this device cannot, and what is not installed.
-
-    Raises:
-        UserError: with the way out.
-    """
+    """Raise UserError if the engine lacks the precision, does not support the device, or is not installed."""
     if runtime.engine not in ENGINES or runtime.precision not in ENGINES[runtime.engine].precisions:
         raise UserError(f"engine {runtime.engine} with precision {runtime.precision}; allowed: {list_engines()}")
     if device.type not in ENGINES[runtime.engine].devices:
         raise UserError(
             f"engine {runtime.engine} runs on {', '.join(ENGINES[runtime.engine].devices)}, not on {device.type}: "
-            "start it with --gpu 0, or load(path, 'cpu')"
+            "use --gpu 0 or load(path, 'cpu')"
         )
     missing = missing_modules(runtime.engine)
     if missing:
         raise UserError(
-            f"engine {runtime.engine} needs {', '.join(missing)}: "
-            f"`python -m pip install '.[{EXTRA}]'` in the clone has it"
+            f"engine {runtime.engine} needs {', '.join(missing)}: run `python -m pip install '.[{EXTRA}]'` in the clone"
         )
 
 
@@ -166,14 +160,8 @@ def _example(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Te
     return x[:2].clone(), embedding[:2].clone()
 
 
-def _count(network: nn.Module) -> tuple[int, int]:
-    """Parameters, and those that are not zero."""
-    values = list(network.parameters())
-    return sum(value.numel() for value in values), sum(int(torch.count_nonzero(value)) for value in values)
-
-
 def _with(network: nn.Module, state: Mapping[str, torch.Tensor]) -> nn.Module:
-    """A copy of the network with other values."""
-    made = copy.deepcopy(network)
-    made.load_state_dict(state)
-    return made
+    """Return a copy of the network with the values of `state`."""
+    result = copy.deepcopy(network)
+    result.load_state_dict(state)
+    return result

@@ -1,4 +1,4 @@
-"""A network that an engine runs: the same call as the network's own, and the embedding in float32 before it."""
+"""A network run by an engine: it is called like the original, and embeds noise level and label in float32."""
 
 import time
 from abc import ABC, abstractmethod
@@ -9,46 +9,47 @@ import torch
 from torch import nn
 
 from slimdiff.catalog.engines import Runtime
+from slimdiff.compression.linear_quant import dense_weight, is_quantized
 from slimdiff.runtime.memory import is_oom
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an engine works."""
+    """Where an engine runs."""
 
     device: torch.device
-    cache: Path | None = None  # folder for what compilers make, shared between processes; None: their own default
+    cache: Path | None = None  # folder of the compilers' cache, shared between processes; None: their default
 
     @property
     def threads(self) -> int:
-        """CPU threads, as torch has them."""
+        """Number of CPU threads, torch's setting."""
         return torch.get_num_threads()
 
 
 class Backend(ABC):
-    """Runs a body. One with `fixed_batch` is made for the batch sizes that it was prepared for."""
+    """Run the body of a network; with `fixed_batch` only in the batch sizes that it was prepared for."""
 
     fixed_batch: bool
 
     @abstractmethod
     def prepare(self, x: torch.Tensor, embedding: torch.Tensor) -> None:
-        """Get ready for batches of the size of these inputs."""
+        """Prepare for the batch size of these inputs."""
 
     @abstractmethod
     def __call__(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-        """x (N, C, S, S) and embedding (N, embed_dim), float32 on the site's device → F (N, C, S, S), float32."""
+        """x (N, C, S, S) and embedding (N, embed_dim), float32 on the placement's device → F (N, C, S, S), float32."""
 
 
 class EngineNetwork(nn.Module):
-    """The network's own call, x (N, C, S, S), noise_level (N,) and labels (N,) or None → F (N, C, S, S) in float32.
+    """x (N, C, S, S), noise_level (N,) and labels (N,) or None → F (N, C, S, S) in float32, as in the network.
 
-    An engine of fixed batch sizes gets smaller batches filled up with copies of the last image, to the next size that
-    it was prepared for; a batch larger than any of them prepares it for its own size. No image sees another one's
-    pixels, so an image depends on the batch no more than by the rounding of kernels for different sizes.
+    With fixed batch sizes, batches are padded with copies of the last image to the next prepared size; a batch larger
+    than all of them prepares its own size. Images do not interact, so a batch affects an image only by the rounding of
+    kernels for different sizes.
 
     Args:
         shape: (C, S, S) of an image.
-        stands_for: parameters, and those that are not zero, of the network before it was lowered.
+        source_params: parameters, and non-zero ones, of the network before it was lowered.
     """
 
     def __init__(
@@ -69,29 +70,29 @@ class EngineNetwork(nn.Module):
             shape,
             source_params,
         )
-        self.sizes: list[int] = []  # batch sizes that it is ready for, ascending
+        self.sizes: list[int] = []  # prepared batch sizes, ascending
         self.anchor: torch.Tensor
-        self.register_buffer("anchor", torch.zeros(0, device=placement.device), persistent=False)  # says the device
+        self.register_buffer("anchor", torch.zeros(0, device=placement.device), persistent=False)  # marks the device
 
     def forward(self, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """As the network that this stands for."""
+        """Evaluate like the original network."""
         with torch.autocast(x.device.type, enabled=False):
-            n, room = len(x), 0
+            n, padding = len(x), 0
             if self.backend.fixed_batch:
                 if not self.sizes or n > self.sizes[-1]:
                     self.prepare(n)
-                room = next(size for size in self.sizes if size >= n) - n
-            batch_labels = None if labels is None else _padded(labels, room)
-            embedding = self.embedder(_padded(noise_level.float(), room), batch_labels)
+                padding = next(size for size in self.sizes if size >= n) - n
+            batch_labels = None if labels is None else _padded(labels, padding)
+            embedding = self.embedder(_padded(noise_level.float(), padding), batch_labels)
             try:
-                return self.backend(_padded(x.float(), room), embedding)[:n]
+                return self.backend(_padded(x.float(), padding), embedding)[:n]
             except Exception as error:
-                if is_oom(error):  # smaller batches must not be filled up to this size again
-                    self.sizes = [size for size in self.sizes if size < n + room]
+                if is_oom(error):  # smaller batches must not be padded to this size again
+                    self.sizes = [size for size in self.sizes if size < n + padding]
                 raise
 
     def prepare(self, batch_size: int) -> float:
-        """Compile for batches of `batch_size` images, and run once; seconds that it took, 0 where it was ready."""
+        """Compile for batches of `batch_size` images and run once; return the seconds, 0 if already prepared."""
         if batch_size in self.sizes:
             return 0.0
         start = time.perf_counter()
@@ -106,6 +107,23 @@ class EngineNetwork(nn.Module):
         return time.perf_counter() - start
 
 
-def _padded(tensor: torch.Tensor, room: int) -> torch.Tensor:
-    """With `room` copies of its last row after it."""
-    return torch.cat([tensor, tensor[-1:].expand(room, *tensor.shape[1:])]) if room else tensor
+def count_parameters(network: nn.Module) -> tuple[int, int]:
+    """Return the numbers of parameters and of non-zero parameters.
+
+    Quantized weights count as the floats that they encode. Scales, code books and fixed frequencies do not count.
+    """
+    if isinstance(network, EngineNetwork):  # its graph has no parameters
+        return network.source_params
+    params = nonzero = 0
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            quantized = is_quantized(module) and name == "weight"
+            values = dense_weight(module) if quantized else parameter
+            params += values.numel()
+            nonzero += int(torch.count_nonzero(values))
+    return params, nonzero
+
+
+def _padded(tensor: torch.Tensor, padding: int) -> torch.Tensor:
+    """Append `padding` copies of the last row."""
+    return torch.cat([tensor, tensor[-1:].expand(padding, *tensor.shape[1:])]) if padding else tensor

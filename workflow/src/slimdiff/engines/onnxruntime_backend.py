@@ -1,4 +1,4 @@
-"""Bodies run by ONNX Runtime: lowered from torch, quantized by its own tools, and kept as a graph in a uint8 tensor."""
+"""ONNX Runtime: lower a body from torch, quantize it with ONNX Runtime's tools, store the graph as a uint8 tensor."""
 
 import contextlib
 import io
@@ -17,9 +17,9 @@ from slimdiff.engines.network import Backend, Placement
 from slimdiff.errors import UserError
 
 INPUTS, OUTPUT = ("x", "embedding"), "F"
-# Where the arithmetic is. Quantizing every operation gave an error of 0.4, and invalid graphs (docs/decisions).
+# Most of the arithmetic. Quantizing every operation gave an error of 0.4, and invalid graphs (docs/decisions).
 QUANTIZED_OPERATIONS = ["Conv", "ConvTranspose", "MatMul", "Gemm"]
-PERCENTILE = 99.99  # of the activations that their range must hold: a few outliers would coarsen all the others
+PERCENTILE = 99.99  # of the activations that their range covers: outliers would coarsen all others
 
 
 class OnnxRuntime(Backend):
@@ -33,14 +33,14 @@ class OnnxRuntime(Backend):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = placement.threads, 1
         options.log_severity_level = 3  # errors
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")  # as torch in every stage
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")  # like torch in every stage
         try:
             self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions share no class of their own
+        except Exception as error:  # its exceptions have no common class
             raise _unreadable(error) from None
 
     def prepare(self, x: torch.Tensor, embedding: torch.Tensor) -> None:
-        """Nothing to be done."""
+        """Do nothing: a session takes any batch size."""
 
     def __call__(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         inputs = dict(zip(INPUTS, (x.contiguous().numpy(), embedding.contiguous().numpy()), strict=True))
@@ -48,7 +48,7 @@ class OnnxRuntime(Backend):
 
 
 def lower(body: nn.Module, x: torch.Tensor, embedding: torch.Tensor) -> bytes:
-    """The body as an ONNX graph in float32 for any batch size; `x` and `embedding` are an example of two."""
+    """Return the body as an ONNX graph in float32 for any batch size; `x` and `embedding` are a sample batch of two."""
     batch = torch.export.Dim("batch", min=1)
     with _quiet():
         program = torch.onnx.export(
@@ -65,10 +65,10 @@ def lower(body: nn.Module, x: torch.Tensor, embedding: torch.Tensor) -> bytes:
 
 
 def quantize(graph: bytes, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> bytes:
-    """Weights (int8, per output channel) and activations (uint8) in 8 bits, static.
+    """Quantize weights (int8, per output channel) and activations (uint8) statically.
 
-    Ranges of activations are those that `batches` of (x, embedding) give. The first and the last convolution stay
-    float, as is usual: they hold a thousandth of the weights and touch the image itself.
+    `batches` of (x, embedding) determine the ranges of the activations. The first and the last convolution stay float,
+    as usual: they hold a thousandth of the weights and touch the image.
     """
     import onnx
     from onnxruntime.quantization import (
@@ -89,13 +89,13 @@ def quantize(graph: bytes, batches: Sequence[tuple[torch.Tensor, torch.Tensor]])
             return None if batch is None else {n: part.numpy() for n, part in zip(INPUTS, batch, strict=True)}
 
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        given, ready, made = (Path(folder, f"{name}.onnx") for name in ("given", "ready", "made"))
-        given.write_bytes(graph)
-        quant_pre_process(given, ready, skip_symbolic_shape=True)
-        convolutions = [node.name for node in onnx.load(ready).graph.node if node.op_type.startswith("Conv")]
+        source, prepared, quantized = (Path(folder, f"{name}.onnx") for name in ("source", "prepared", "quantized"))
+        source.write_bytes(graph)
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        convolutions = [node.name for node in onnx.load(prepared).graph.node if node.op_type.startswith("Conv")]
         quantize_static(
-            ready,
-            made,
+            prepared,
+            quantized,
             Reader(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=QUANTIZED_OPERATIONS,
@@ -106,47 +106,47 @@ def quantize(graph: bytes, batches: Sequence[tuple[torch.Tensor, torch.Tensor]])
             calibrate_method=CalibrationMethod.Percentile,
             extra_options={"CalibPercentile": PERCENTILE},
         )
-        return _without_origin(onnx.load(made))
+        return _without_origin(onnx.load(quantized))
 
 
 def to_tensors(graph: bytes) -> dict[str, torch.Tensor]:
-    """The graph as uint8 (bytes,)."""
+    """Return the graph as uint8 (bytes,)."""
     return {"graph.onnx": torch.frombuffer(bytearray(graph), dtype=torch.uint8)}
 
 
 def from_tensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
-    """The graph that `to_tensors` wrote.
+    """Return the graph that `to_tensors` wrote.
 
     Raises:
-        UserError: it is no graph, or one that has weights in files beside it, which ours never have.
+        UserError: the tensor is not a graph, or the graph reads weights from other files, which ours never do.
     """
     import onnx
 
     try:
         graph = tensors["graph.onnx"].numpy().tobytes()
         program = onnx.load_model_from_string(graph)
-    except Exception as error:  # protobuf's errors share no class of their own
+    except Exception as error:  # protobuf's errors have no common class
         raise _unreadable(error) from None
     outside = next((tensor.name for tensor in _tensors(program) if tensor.external_data or tensor.data_location), None)
     if outside is not None:
         raise UserError(
-            f"the model's graph takes the weights {outside!r} from another file; allowed: weights within the graph; do "
+            f"the model's graph reads the weights {outside!r} from another file; allowed: weights within the graph: do "
             "not use it, or fetch it again"
         )
     return graph
 
 
 def _unreadable(error: Exception) -> UserError:
-    """What is said of a graph that onnx or ONNX Runtime does not take."""
+    """Return the error for a graph that onnx or ONNX Runtime cannot read."""
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
     return UserError(
-        f"the model's graph is no ONNX, or is not one that this ONNX Runtime can read ({first}): delete the file and "
+        f"the model's graph is not ONNX, or this version of ONNX Runtime cannot read it ({first}): delete the file and "
         "run again"
     )
 
 
 def _tensors(message: Any) -> Iterator[Any]:
-    """Every tensor in a graph, at any depth: initializers, constants in nodes, branches, functions."""
+    """Yield every tensor in a graph, at any depth: initializers, constants in nodes, branches, functions."""
     if message.DESCRIPTOR.name == "TensorProto":
         yield message
         return
@@ -157,7 +157,7 @@ def _tensors(message: Any) -> Iterator[Any]:
 
 
 def _without_origin(program: Any) -> bytes:
-    """A graph as bytes without the traces of where it was made: paths of source files, on every node."""
+    """Serialize a graph without traces of its origin, such as the paths of source files on every node."""
     for node in program.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -170,7 +170,7 @@ def _without_origin(program: Any) -> bytes:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress and the advice of exporter and quantizer, which are for their developers."""
+    """Silence the progress and advice of exporter and quantizer."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     root = logging.getLogger()
     level = root.level

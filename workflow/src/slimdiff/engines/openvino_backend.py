@@ -1,4 +1,4 @@
-"""Bodies run by OpenVINO: lowered from torch, quantized by NNCF, and kept as a graph in uint8 tensors."""
+"""OpenVINO: lower a body from torch, quantize it with NNCF, store the graph as uint8 tensors."""
 
 import contextlib
 import io
@@ -17,12 +17,12 @@ from torch import nn
 from slimdiff.engines.network import Backend, Placement
 from slimdiff.errors import UserError
 
-# The arithmetic of what is not int8. OpenVINO would otherwise choose bf16 for "fp32" where the processor has it.
+# Arithmetic outside int8. Without a hint OpenVINO runs "fp32" in bf16 on processors that support it.
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 # Elementwise arithmetic of the embedding and of norms, where 8 bits cost more than they save (docs/decisions).
 FLOAT_OPERATIONS = ["Add", "Multiply", "Divide", "Subtract", "Power", "Sin", "Cos", "Concat", "Sqrt"]
 CONVOLUTIONS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData")
-INFLATED_BYTES = 1 << 28  # of a graph's description: more is not one of ours
+MAX_INFLATED_BYTES = 1 << 28  # of a graph's description; ours are smaller
 
 
 class OpenVINO(Backend):
@@ -36,8 +36,8 @@ class OpenVINO(Backend):
         self.core = openvino.Core()
         if precision == "bf16" and "BF16" not in self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise UserError(
-                "precision bf16 with engine openvino needs a processor with bf16 instructions, which this one lacks; "
-                "allowed here: fp32, int8"
+                "precision bf16 with engine openvino needs a processor with bf16 instructions; allowed on this one: "
+                "fp32, int8"
             )
         self.graph = graph
         self.options = {
@@ -48,7 +48,7 @@ class OpenVINO(Backend):
         self.compiled: dict[int, Any] = {}
 
     def prepare(self, x: torch.Tensor, embedding: torch.Tensor) -> None:
-        """Compile for this batch size: tenths of a second."""
+        """Compile for this batch size, in tenths of a second."""
         fixed = self.graph.clone()
         fixed.reshape({fixed.inputs[0]: list(x.shape), fixed.inputs[1]: list(embedding.shape)})
         self.compiled[len(x)] = self.core.compile_model(fixed, "CPU", self.options)
@@ -59,7 +59,7 @@ class OpenVINO(Backend):
 
 
 def lower(body: nn.Module, x: torch.Tensor, embedding: torch.Tensor) -> Any:
-    """The body as an OpenVINO model in float32 for any batch size; `x` and `embedding` are an example of two."""
+    """Return the body as an OpenVINO model in float32 for any batch size; `x` and `embedding` are a batch of two."""
     import openvino
 
     batch = torch.export.Dim("batch", min=1)
@@ -69,10 +69,10 @@ def lower(body: nn.Module, x: torch.Tensor, embedding: torch.Tensor) -> Any:
 
 
 def quantize(graph: Any, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Any:
-    """Weights and activations in 8 bits, static.
+    """Quantize weights and activations to 8 bits statically.
 
-    Ranges of activations are those that `batches` of (x, embedding) give. The first and the last convolution stay
-    float, as is usual: they hold a thousandth of the weights and touch the image itself.
+    `batches` of (x, embedding) determine the ranges of the activations. The first and the last convolution stay float,
+    as usual: they hold a thousandth of the weights and touch the image.
     NNCF's model type `transformer` halves the error of both families (docs/decisions).
     """
     import nncf
@@ -92,7 +92,7 @@ def quantize(graph: Any, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -
 
 
 def to_tensors(graph: Any) -> dict[str, torch.Tensor]:
-    """The graph as uint8 (bytes,): its description (XML, deflated) and its constants."""
+    """Return the graph as uint8 (bytes,): its description (XML, deflated) and its constants."""
     import openvino
 
     graph = graph.clone()
@@ -105,30 +105,30 @@ def to_tensors(graph: Any) -> dict[str, torch.Tensor]:
 
 
 def from_tensors(tensors: Mapping[str, torch.Tensor]) -> Any:
-    """The graph that `to_tensors` wrote.
+    """Return the graph that `to_tensors` wrote.
 
     Raises:
-        UserError: it is not one that OpenVINO can read.
+        UserError: OpenVINO cannot read it.
     """
     import openvino
 
     try:
         inflate = zlib.decompressobj()
-        description = inflate.decompress(tensors["graph.xml"].numpy().tobytes(), INFLATED_BYTES)
+        description = inflate.decompress(tensors["graph.xml"].numpy().tobytes(), MAX_INFLATED_BYTES)
         constants = openvino.Tensor(tensors["graph.bin"].numpy().copy())
         return openvino.Core().read_model(description, constants)
     except (KeyError, RuntimeError, zlib.error) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
-            f"the model's graph is not one that this OpenVINO can read ({first}): delete the file and run again"
+            f"this version of OpenVINO cannot read the model's graph ({first}): delete the file and run again"
         ) from None
 
 
 def _number(graph: Any) -> None:
-    """Name nodes by their place in the graph: names of OpenVINO's own count what the process has made before."""
+    """Name nodes by their position: OpenVINO's default names count all nodes that the process has created."""
     graph.set_friendly_name("body")
-    for place, node in enumerate(graph.get_ordered_ops()):
-        node.set_friendly_name(f"{_type(node)}_{place}")
+    for position, node in enumerate(graph.get_ordered_ops()):
+        node.set_friendly_name(f"{_type(node)}_{position}")
 
 
 def _type(node: Any) -> str:
@@ -138,7 +138,7 @@ def _type(node: Any) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress and the advice of torch.export and NNCF, which are for their developers."""
+    """Silence the progress and advice of torch.export and NNCF."""
     logging.getLogger("nncf").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Bodies run by torch: layer by layer in bf16, or compiled by TorchInductor in fp32 or bf16."""
+"""torch: run a body eagerly in bf16, or compiled by TorchInductor in fp32 or bf16."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Eager(Backend):
-    """torch's own kernels, one layer after the other, weights and arithmetic in the precision."""
+    """torch's eager kernels, weights and arithmetic in the given precision."""
 
     fixed_batch = False
 
@@ -25,7 +25,7 @@ class Eager(Backend):
         self.body = body.to(placement.device, self.dtype)
 
     def prepare(self, x: torch.Tensor, embedding: torch.Tensor) -> None:
-        """Nothing to be done."""
+        """Do nothing: eager kernels take any batch size."""
 
     def __call__(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = self.body(x.to(self.dtype), embedding.to(self.dtype))
@@ -33,10 +33,10 @@ class Eager(Backend):
 
 
 class Compiled(Backend):
-    """torch.compile of the graph that torch.export makes of the body, one for each batch size (dynamic=False).
+    """torch.compile of the exported graph of the body, one per batch size (dynamic=False).
 
-    Exported first, because the graph then holds no Python that the compiler would have to break it at. Its cache lies
-    in the site's folder, where a later process finds what this one compiled.
+    torch.export removes the Python code at which the compiler would break the graph. The placement's cache folder
+    shares compiled code with later processes.
     """
 
     fixed_batch = True
@@ -45,8 +45,8 @@ class Compiled(Backend):
         compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
         if placement.device.type == "cpu" and not any(map(shutil.which, compilers)):
             raise UserError(
-                "engine torch-compile needs a C++ compiler on the CPU, and there is neither g++ nor clang++: install "
-                "one, or choose another engine"
+                "engine torch-compile needs a C++ compiler on the CPU, but neither g++ nor clang++ is installed: "
+                "install one, or choose another engine"
             )
         self.dtype = DTYPES[precision]
         self.body = body.to(placement.device, self.dtype)
@@ -68,14 +68,14 @@ class Compiled(Backend):
             return result.float()
 
     def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy in the precision that was not made in inference mode, for which other code would be compiled."""
+        """Return a copy in the precision, created outside inference mode: its tensors would compile to other code."""
         return torch.empty(tensor.shape, dtype=self.dtype, device=tensor.device).copy_(tensor)
 
 
 def _compile(exported: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Callable[..., torch.Tensor]:
-    """The module compiled and called once; libraries in the cache that cannot be read any more are made anew.
+    """Compile the module and call it once; delete and rebuild damaged libraries in the cache.
 
-    The C++ compiler writes them in place, so that a process killed while it ran leaves a part of one behind.
+    The C++ compiler writes them in place, so a process killed during compilation leaves a part of one behind.
     """
     while True:
         compiled: Callable[..., torch.Tensor] = torch.compile(exported, dynamic=False, fullgraph=True)
@@ -85,7 +85,7 @@ def _compile(exported: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Callable[
             damaged = _unreadable_library(error)
             if damaged is None:
                 raise
-            print(f"{damaged} cannot be read (was its compiler interrupted?): compiling it again", file=sys.stderr)
+            print(f"{damaged} is damaged, probably by an interrupted compiler: compiling it again", file=sys.stderr)
             damaged.unlink()
             torch.compiler.reset()
         else:
@@ -93,7 +93,7 @@ def _compile(exported: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Callable[
 
 
 def _unreadable_library(error: BaseException) -> Path | None:
-    """The file in the compiler's cache that could not be imported, where that is what `error` came from."""
+    """Return the file in the compiler's cache whose failed import caused `error`, or None."""
     cause = error.__cause__ or error.__context__
     if not isinstance(cause, ImportError) or cause.path is None:
         return None

@@ -1,7 +1,7 @@
-"""Two models timed in turns, so that whatever else this machine does slows both of them.
+"""Interleaved timing of two models, so that other load on the machine slows both.
 
-Wall times of one model taken minutes apart differ by more than most recipes change them; the ratio of two runs that
-follow each other does not. Each round samples one batch from both, in alternating order, and gives one ratio.
+Wall times of one model taken minutes apart differ by more than most recipes change them; the ratio of two consecutive
+runs does not. Each round samples one batch from both models, in alternating order, and gives one ratio.
 """
 
 import statistics
@@ -17,59 +17,58 @@ from slimdiff.runtime.memory import OutOfMemory
 
 @dataclass(frozen=True)
 class Latencies:
-    """What the rounds measured."""
+    """Wall times per image, one per round."""
 
-    ms: tuple[float, ...]  # wall time per image of the model, one for each round
-    reference_ms: tuple[float, ...]  # of the reference; empty where there was none
+    ms: tuple[float, ...]  # of the model
+    baseline_ms: tuple[float, ...]  # of the baseline; empty without one
 
     def median(self) -> float:
-        """Median time per image, in milliseconds."""
+        """Return the median time per image in milliseconds."""
         return statistics.median(self.ms)
 
     def spread(self) -> float:
-        """Interquartile range of the times per image, in milliseconds; 0 after one round."""
+        """Return the interquartile range of the times per image in milliseconds; 0 after one round."""
         if len(self.ms) < 2:
             return 0.0
         low, _, high = statistics.quantiles(self.ms, n=4, method="inclusive")
         return high - low
 
     def speedups(self) -> list[float]:
-        """How many times the model's speed is the reference's, of each round, ascending."""
-        return sorted(reference / own for own, reference in zip(self.ms, self.reference_ms, strict=False))
+        """Return the ratio baseline / model of each round's times, ascending."""
+        return sorted(baseline / ms for ms, baseline in zip(self.ms, self.baseline_ms, strict=False))
 
 
 def time_interleaved(
     model: LoadedModel,
-    reference: LoadedModel | None,
+    baseline: LoadedModel | None,
     batch_size: int,
     repeats: int,
     warmup: int,
     seed: int,
     device: torch.device,
 ) -> Latencies:
-    """Time the sampling of one batch: from drawing the noise to pixels on the CPU.
+    """Time the sampling of one batch, from drawing the noise to pixels on the CPU.
 
     Args:
-        reference: timed in turns with `model`; None: `model` alone.
+        baseline: timed in turns with `model`; None: `model` alone.
         batch_size: images per run.
-        repeats: rounds that count.
-        warmup: rounds before them that do not.
+        repeats: rounds to record.
+        warmup: rounds before them.
 
     Raises:
-        OutOfMemory: there is no room for so many images at once; sampling fewer would be another measurement.
+        OutOfMemory: the batch does not fit in memory; a smaller one would be another measurement.
     """
-    own: list[float] = []
-    other: list[float] = []
-    for entrant in (model, reference):
-        if entrant is not None:
-            entrant.prepare(batch_size)
+    times: list[float] = []
+    baseline_times: list[float] = []
+    models = [(model, times)] if baseline is None else [(model, times), (baseline, baseline_times)]
+    for loaded, _ in models:
+        loaded.prepare(batch_size)
     for turn in range(warmup + repeats):
-        runners = [(model, own)] if reference is None else [(model, own), (reference, other)]
-        for loaded, times in runners if turn % 2 else reversed(runners):
+        for loaded, recorded in models if turn % 2 else reversed(models):
             ms = _run_ms(loaded, batch_size, seed, device) / batch_size
             if turn >= warmup:
-                times.append(ms)
-    return Latencies(tuple(own), tuple(other))
+                recorded.append(ms)
+    return Latencies(tuple(times), tuple(baseline_times))
 
 
 def _run_ms(loaded: LoadedModel, batch_size: int, seed: int, device: torch.device) -> float:
@@ -81,7 +80,7 @@ def _run_ms(loaded: LoadedModel, batch_size: int, seed: int, device: torch.devic
 
 
 def sample_at_once(loaded: LoadedModel, batch_size: int, seed: int) -> None:
-    """Sample one batch of `batch_size` images, or raise OutOfMemory where it had to be halved."""
-    drawn = loaded.sample(batch_size, seed=seed, batch_size=batch_size)
-    if drawn.batch_size != batch_size:
+    """Sample one batch of `batch_size` images; raise OutOfMemory if memory ran out and it was halved."""
+    sampled = loaded.sample(batch_size, seed=seed, batch_size=batch_size)
+    if sampled.batch_size != batch_size:
         raise OutOfMemory((batch_size,))

@@ -1,7 +1,7 @@
-"""What a model costs: parameters, arithmetic, bytes, time and memory of a full sampling run.
+"""The cost of a model: parameters, arithmetic, bytes, and the time and memory of a full sampling run.
 
-Latency is the wall time of sampling a whole batch divided by its images: from drawing the noise to pixels on the CPU.
-A speedup is the ratio of two latencies measured in turns (slimdiff.profiling.latency).
+Latency is the wall time of sampling a batch, from drawing the noise to pixels on the CPU, divided by its images. A
+speedup is the ratio of two interleaved latencies (slimdiff.profiling.latency).
 """
 
 import gzip
@@ -19,14 +19,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from slimdiff.compression.linear_quant import dense_weight, is_quantized
 from slimdiff.compression.restore import restore_shapes
 from slimdiff.data import image_set
-from slimdiff.engines.network import EngineNetwork
+from slimdiff.engines.network import EngineNetwork, count_parameters
 from slimdiff.errors import UserError
-from slimdiff.inference import model as checkpoint
 from slimdiff.inference.deepcache import shallow_pass
-from slimdiff.inference.model import LoadedModel
+from slimdiff.inference.model import LoadedModel, load
 from slimdiff.models.registry import build_on_meta
 from slimdiff.models.unet import UNet
 from slimdiff.profiling.latency import sample_at_once, time_interleaved
@@ -35,8 +33,8 @@ from slimdiff.runtime.memory import HalvingBatch, OutOfMemory
 from slimdiff.runtime.memory import reason as memory_reason
 from slimdiff.training.losses import denoising_losses
 
-GZIP_LEVEL = 6  # gzip's own default, as the command line tool has it
-TIMED = (  # columns that are null where nothing is timed
+GZIP_LEVEL = 6  # the default of the command-line tool
+TIMED = (  # columns that are null without timing
     "inference_ms_per_image",
     "inference_ms_per_image_iqr",
     "inference_ms_per_image_batch_1",
@@ -47,26 +45,26 @@ TIMED = (  # columns that are null where nothing is timed
     "compile_s",
     "load_s",
 )
-THIRDS = ("low", "middle", "high")  # of the noise levels that losses are measured at, as columns name them
+THIRDS = ("low", "middle", "high")  # of the noise levels of the denoising loss, as in the columns' names
 
 
 def profile(
     path: Path,
     settings: Mapping[str, Any],
     device: torch.device,
-    reference: Path | None = None,
+    baseline: Path | None = None,
     images: Path | None = None,
 ) -> dict[str, Any]:
     """Measure the model in `path` on `device`.
 
-    Where memory runs out everything is measured again with half the batch, once, and `batch_size` says so. Where it
-    runs out again the profile has failed, and the size of the file is all that it holds.
+    If memory runs out, everything is measured again with half the batch, once, and `batch_size` says so. If it runs
+    out again, the profile has failed and contains only the sizes of the file.
 
     Args:
-        settings: `batch_size` of the sampling run, `repeats` and `warmup` runs of each measurement, `seed`. With no
-            repeats neither time nor memory is measured, and their columns are null.
-        reference: model that this one's speed is held against, in turns; the model itself shows what is noise.
-        images: the data set's, whose test images the denoising loss is measured on; None: it is not measured.
+        settings: `batch_size` of the sampling run, `repeats` and `warmup` runs of each measurement, `seed`. Without
+            repeats, the columns of time and memory are null.
+        baseline: model to compare the speed with, interleaved; the model itself shows the noise.
+        images: file of the data set, whose test images measure the denoising loss; None: no loss.
 
     Returns:
         The profile's columns of the matrix (units in the names).
@@ -74,7 +72,7 @@ def profile(
     sizes = {"size_bytes": path.stat().st_size, "size_gzip_bytes": gzip_bytes(path)}
     batches = HalvingBatch(settings["batch_size"])
     try:
-        return batches.run(lambda size: _measure(path, size, settings, device, reference, images)) | sizes
+        return batches.run(lambda size: _measure(path, size, settings, device, baseline, images)) | sizes
     except OutOfMemory as error:
         return {
             "status": "failed",
@@ -88,18 +86,18 @@ def _measure(
     batch_size: int,
     settings: Mapping[str, Any],
     device: torch.device,
-    reference: Path | None,
+    baseline: Path | None,
     images: Path | None,
 ) -> dict[str, Any]:
-    """A profile without the sizes of the file; raises OutOfMemory where `batch_size` images are too many at once."""
-    with tempfile.TemporaryDirectory() as empty:  # so that compiling is timed as on a new machine
+    """Return a profile without the sizes of the file; raise OutOfMemory if `batch_size` images do not fit."""
+    with tempfile.TemporaryDirectory() as empty:  # an empty cache: compiling takes as long as on a new machine
         start = time.perf_counter()
-        loaded = checkpoint.load(path, device, empty)
+        loaded = load(path, device, empty)
         synchronize(device)
         load_s = time.perf_counter() - start
         timed = dict.fromkeys(TIMED)
         if settings["repeats"]:
-            timed = {"load_s": load_s, **_timed(loaded, batch_size, settings, device, reference, empty)}
+            timed = {"load_s": load_s, **_timed(loaded, batch_size, settings, device, baseline, empty)}
     params, nonzero = count_parameters(loaded.network)
     return {
         "status": loaded.settings["status"],
@@ -119,24 +117,24 @@ def _timed(
     batch_size: int,
     settings: Mapping[str, Any],
     device: torch.device,
-    reference: Path | None,
+    baseline: Path | None,
     cache: str,
 ) -> dict[str, Any]:
-    """What a sampling run takes, in time and memory: the columns TIMED but for `load_s`."""
+    """Return time and memory of a sampling run: the columns TIMED except `load_s`."""
     compile_s = loaded.prepare(batch_size)
     reset_peak_memory(device)
     sample_at_once(loaded, batch_size, settings["seed"])
-    memory = peak_memory_bytes(device)  # before there is a second model
-    other = checkpoint.load(reference, device, cache) if reference else None
+    memory = peak_memory_bytes(device)  # before loading a second model
+    other = load(baseline, device, cache) if baseline else None
     rounds = (settings["repeats"], settings["warmup"], settings["seed"], device)
-    whole = time_interleaved(loaded, other, batch_size, *rounds)
+    batch = time_interleaved(loaded, other, batch_size, *rounds)
     single = time_interleaved(loaded, other, 1, *rounds)
     return {
-        "inference_ms_per_image": whole.median(),
-        "inference_ms_per_image_iqr": whole.spread(),
+        "inference_ms_per_image": batch.median(),
+        "inference_ms_per_image_iqr": batch.spread(),
         "inference_ms_per_image_batch_1": single.median(),
         "inference_ms_per_image_batch_1_iqr": single.spread(),
-        **_speedups(whole.speedups(), "speedup"),
+        **_speedups(batch.speedups(), "speedup"),
         **_speedups(single.speedups(), "speedup_batch_1"),
         "batch_size": batch_size,
         "peak_memory_bytes": memory,
@@ -147,22 +145,25 @@ def _timed(
 def _denoising(
     loaded: LoadedModel, images: Path | None, batch_size: int, device: torch.device
 ) -> dict[str, float | None]:
-    """The mean denoising loss on test images, over all noise levels and over thirds of them, as columns.
+    """Return the mean denoising loss on test images, over all noise levels and over thirds of them, as columns.
 
-    Null where no images are given, where the training failed, and where a loss is no finite number. The images are read
-    here, when time and memory of sampling have been measured.
+    Null without images, for a failed training, and for infinite or NaN losses. The images are read here, after time
+    and memory of sampling have been measured.
     """
     names = ["denoising_loss", *(f"denoising_loss_{third}" for third in THIRDS)]
     if images is None or loaded.settings["status"] != "ok":
         return dict.fromkeys(names)
-    found, own = image_set.read(images), loaded.settings["dataset"]
-    if (found.dataset, list(found.classes)) != (own["name"], list(own["classes"])):
-        raise UserError(f"{images} holds images of {found.dataset}, but the model is of {own['name']}: name its images")
+    data, own = image_set.read(images), loaded.settings["dataset"]
+    if (data.dataset, list(data.classes)) != (own["name"], list(own["classes"])):
+        raise UserError(
+            f"{images} holds images of {data.dataset}, but the model was trained on {own['name']}: pass --images of "
+            f"{own['name']}"
+        )
     network = loaded.denoiser.network
-    sizes = network.sizes if isinstance(network, EngineNetwork) else []  # smaller batches would be filled up to these
+    sizes = network.sizes if isinstance(network, EngineNetwork) else []  # smaller batches would be padded to these
     precision, size = loaded.settings["sampler"]["precision"], max([*sizes, batch_size])
-    given = (found.test_images, found.test_labels, loaded.settings["model"])
-    losses = denoising_losses(loaded.denoiser, *given, device, precision, size)
+    inputs = (data.test_images, data.test_labels, loaded.settings["model"])
+    losses = denoising_losses(loaded.denoiser, *inputs, device, precision, size)
     third = len(losses) // len(THIRDS)
     parts = [losses, *(losses[start : start + third] for start in range(0, len(losses), third))]
     means = [math.fsum(part) / len(part) if all(map(math.isfinite, part)) else None for part in parts]
@@ -170,44 +171,32 @@ def _denoising(
 
 
 def _speedups(ratios: Sequence[float], name: str) -> dict[str, float | None]:
-    """Median and range of the rounds' ratios as columns; null where there was no reference."""
+    """Return median and range of the rounds' ratios as columns; null without a baseline."""
     if not ratios:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
     return {name: statistics.median(ratios), f"{name}_low": ratios[0], f"{name}_high": ratios[-1]}
 
 
-def count_parameters(network: nn.Module) -> tuple[int, int]:
-    """Parameters and non-zero ones of the network that the layers stand for: quantized weights count as the floats
-    that they encode, and scales, code books and fixed frequencies are no parameters."""
-    if isinstance(network, EngineNetwork):  # it holds a graph, and knows what that was made of
-        return network.source_params
-    params = nonzero = 0
-    for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            quantized = is_quantized(module) and name == "weight"
-            values = dense_weight(module) if quantized else parameter
-            params += values.numel()
-            nonzero += int(torch.count_nonzero(values))
-    return params, nonzero
-
-
 def count_macs(loaded: LoadedModel) -> int:
-    """Multiply-accumulates of one network evaluation of one image, counted by torch's FlopCounterMode.
+    """Count the multiply-accumulates of one network evaluation of one image with torch's FlopCounterMode.
 
-    On the float network without weights: as narrow as the pruning of channels left it, but with its zeros, which are
-    multiplied like any number, and before quantizing, which does not change the arithmetic.
+    They are those of the float network after channel pruning. Zeros count, since they are multiplied too; quantization
+    does not change the count.
     """
     return _count_macs(loaded, lambda network, x: network(x, torch.empty(1)))
 
 
 def count_macs_per_image(loaded: LoadedModel, seed: int) -> int | None:
-    """Multiply-accumulates of drawing one image, the first of a run with this seed: those of all its evaluations,
-    guidance's second passes included. Evaluations that use features again count what they compute. None: it failed."""
-    drawn = loaded.sample(1, seed=seed, batch_size=1)
-    if not drawn.network_evaluations:
+    """Count the multiply-accumulates of sampling one image, the first of a run with this seed.
+
+    All evaluations count, guidance's second passes included, and shallow ones of DeepCache with their own arithmetic.
+    None if sampling failed.
+    """
+    sampled = loaded.sample(1, seed=seed, batch_size=1)
+    if not sampled.network_evaluations:
         return None
-    whole = round((drawn.network_evaluations - drawn.shallow_evaluations) * count_macs(loaded))
-    if not drawn.shallow_evaluations:
+    whole = round((sampled.network_evaluations - sampled.shallow_evaluations) * count_macs(loaded))
+    if not sampled.shallow_evaluations:
         return whole
 
     def shallow(network: nn.Module, x: torch.Tensor) -> None:
@@ -216,7 +205,7 @@ def count_macs_per_image(loaded: LoadedModel, seed: int) -> int | None:
         features = torch.empty(1, width, x.shape[2] // 2, x.shape[3] // 2)
         shallow_pass(network, x, torch.empty(1), None, features)
 
-    return whole + round(drawn.shallow_evaluations * _count_macs(loaded, shallow))
+    return whole + round(sampled.shallow_evaluations * _count_macs(loaded, shallow))
 
 
 def _count_macs(loaded: LoadedModel, evaluate: Callable[[nn.Module, torch.Tensor], Any]) -> int:
@@ -239,7 +228,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Peak since the last reset: allocated on a GPU; resident in the whole process, libraries included, on a CPU."""
+    """Return the peak since the last reset: allocated on a GPU; resident in the process, with libraries, on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "linux":
@@ -251,5 +240,5 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def gzip_bytes(path: Path) -> int:
-    """Size of the file after gzip: the paper's measure of size."""
+    """Return the size of the file after gzip, the paper's measure of size."""
     return len(gzip.compress(path.read_bytes(), compresslevel=GZIP_LEVEL))
