@@ -163,8 +163,7 @@ MODULES = sorted(
 
 def forget(definition: Definition) -> None:
     """Have the code base work out anew whatever hangs on the syntax of `definition`."""
-    for cached in ("digest", "references"):
-        vars(definition).pop(cached, None)
+    vars(definition).pop("digest", None)
     CODE._edges.pop(definition, None)
     CODE._edges.pop(Loaded(definition.module), None)
     CODE._acts.clear()

@@ -136,7 +136,7 @@ class Codebase:
             if node not in reached:
                 reached.add(node)
                 if node not in self._edges:
-                    self._edges[node] = tuple(self._reached_from(node))
+                    self._edges[node] = tuple(set(self._reached_from(node)))
                 waiting.extend(self._edges[node])
         return reached
 
@@ -187,9 +187,10 @@ class Codebase:
     def _reached_from(self, node: Node) -> Iterator[Node]:
         if isinstance(node, Definition):
             yield Loaded(node.module)
-            for read in node.references.reads:
+            references = node.references
+            for read in references.reads:
                 yield from self._resolve(node.module, read)
-            yield from self._loads(node.references.imports)
+            yield from self._loads(references.imports)
         elif isinstance(node, Loaded):
             module = self._require(node.module)
             yield from (definition for definition in module.definitions if self.acts(definition))

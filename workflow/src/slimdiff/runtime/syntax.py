@@ -7,11 +7,19 @@ import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from slimdiff.errors import UserError
 
 HIDDEN = {"__subclasses__", "__globals__", "__builtins__"}  # attributes that lead to code without its name
+LEAVES = {"arg", "attr", "ctx", "id", "kind", "level", "module", "op", "ops", "type_comment"}  # fields
+BRANCHES = {  # of each kind of node, the fields that can hold further nodes
+    kind: tuple(field for field in kind._fields if field not in LEAVES)
+    for kind in vars(ast).values()
+    if isinstance(kind, type) and issubclass(kind, ast.AST)
+}
 NAMESPACES = {"vars", "locals", "dir"}  # called without arguments
+BINDERS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.ExceptHandler, ast.pattern)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, *COMPREHENSIONS)
 
@@ -47,9 +55,9 @@ class Definition:
         """Digest of its syntax."""
         return hashlib.sha256(text(self.node).encode()).hexdigest()
 
-    @functools.cached_property
+    @property
     def references(self) -> "References":
-        """What it reads and imports."""
+        """What it reads and imports; worked out at each call."""
         return References(self.anchor, self.node)
 
 
@@ -106,49 +114,65 @@ class References:
         self._visit(node, {})
 
     def _visit(self, node: ast.AST, scope: Scope) -> None:
-        if isinstance(node, ast.Constant):
-            return
-        if isinstance(node, ast.Name | ast.Attribute):
-            if not (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)):
-                self._read(node, scope)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            self._function(node, scope)
-        elif isinstance(node, COMPREHENSIONS):
-            first, *others = node.generators
-            self._visit(first.iter, scope)
-            inner = {**scope, **{name: () for part in node.generators for name in _stored(part.target)}}
-            parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
-            for part in (*parts, first.target, *first.ifs, *others):
-                self._visit(part, inner)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            self.imports |= _imported(self._anchor, node)
-            for bound, target in _targets(self._anchor, node):
-                if bound not in scope:  # in a class body, where it may be read as an attribute
-                    self.reads.add((target, ()))
-            if is_special(node) and isinstance(node, ast.ImportFrom):
-                self.reads.add((Target(_origin(self._anchor, node)), ()))
-        elif isinstance(node, ast.Global):
-            self.reads |= {(name, ()) for name in node.names}
+        visitor = VISITORS.get(node.__class__)
+        if visitor is not None:
+            visitor(self, node, scope)
         else:
-            if isinstance(node, ast.Call) and not node.args and getattr(node.func, "id", None) in NAMESPACES:
-                self.reads.add(("globals", ()))
-            if isinstance(node, ast.AugAssign):
-                self._read(node.target, scope)
-            if isinstance(node, ast.AnnAssign):
-                self._annotation(node.annotation, scope)
-            for part in children(node):
-                self._visit(part, scope)
+            self._parts(node, scope)
+
+    def _parts(self, node: ast.AST, scope: Scope) -> None:
+        for part in children(node):
+            self._visit(part, scope)
+
+    def _name(self, node: ast.Name | ast.Attribute, scope: Scope) -> None:
+        if isinstance(node, ast.Attribute) or not isinstance(node.ctx, ast.Store):
+            self._read(node, scope)
 
     def _read(self, node: ast.expr, scope: Scope) -> None:
         if isinstance(node, ast.Attribute) and node.attr in HIDDEN:
             self.reads.add((Target("builtins", "eval"), ()))
         chain = name_chain(node)
         if chain is None:
-            self._visit(node.value if isinstance(node, ast.Attribute) else node, scope)
+            self._parts(node, scope)
         elif chain[0] in scope:
-            self.reads |= {(target, chain[1]) for target in scope[chain[0]]}
+            self.reads |= {(target, chain[1]) for target in scope[str(chain[0])]}
         else:
             self.reads.add(chain)
+
+    def _constant(self, node: ast.Constant, scope: Scope) -> None:
+        """Read nothing."""
+
+    def _global(self, node: ast.Global, scope: Scope) -> None:
+        self.reads.update((name, ()) for name in node.names)
+
+    def _call(self, node: ast.Call, scope: Scope) -> None:
+        if not node.args and getattr(node.func, "id", None) in NAMESPACES:
+            self.reads.add(("globals", ()))
+        self._parts(node, scope)
+
+    def _augmented(self, node: ast.AugAssign, scope: Scope) -> None:
+        self._read(node.target, scope)
+        self._visit(node.value, scope)
+
+    def _annotated(self, node: ast.AnnAssign, scope: Scope) -> None:
+        self._annotation(node.annotation, scope)
+        self._parts(node, scope)
+
+    def _import(self, node: ast.Import | ast.ImportFrom, scope: Scope) -> None:
+        self.imports |= _imported(self._anchor, node)
+        for bound, target in _targets(self._anchor, node):
+            if bound not in scope:  # in a class body, where it may be read as an attribute
+                self.reads.add((target, ()))
+        if is_special(node) and isinstance(node, ast.ImportFrom):
+            self.reads.add((Target(_origin(self._anchor, node)), ()))
+
+    def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp, scope: Scope) -> None:
+        first, *others = node.generators
+        self._visit(first.iter, scope)  # outside of the comprehension's own scope
+        inner = {**scope, **{name: () for part in node.generators for name in _stored(part.target)}}
+        results = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
+        for part in (*results, first.target, *first.ifs, *others):
+            self._visit(part, inner)
 
     def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, scope: Scope) -> None:
         for value in defaults(node.args):
@@ -180,6 +204,19 @@ class References:
         else:
             for part in children(node):
                 self._annotation(part, scope)
+
+
+VISITORS: dict[type[ast.AST], Callable[[References, Any, Scope], None]] = {
+    **dict.fromkeys((ast.Name, ast.Attribute), References._name),
+    **dict.fromkeys((ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda), References._function),
+    **dict.fromkeys(COMPREHENSIONS, References._comprehension),
+    **dict.fromkeys((ast.Import, ast.ImportFrom), References._import),
+    ast.AnnAssign: References._annotated,
+    ast.AugAssign: References._augmented,
+    ast.Call: References._call,
+    ast.Constant: References._constant,
+    ast.Global: References._global,
+}
 
 
 def parse(path: Path) -> ast.Module:
@@ -217,13 +254,13 @@ def name_chain(node: ast.AST) -> tuple[str, tuple[str, ...]] | None:
 
 def children(node: ast.AST) -> Iterator[ast.AST]:
     """Yield the nodes directly below `node`, contexts and operators apart, which hold nothing."""
-    for field in node._fields:
+    for field in BRANCHES[node.__class__]:
         value = getattr(node, field, None)
         if isinstance(value, list):
             for item in value:
                 if isinstance(item, ast.AST):
                     yield item
-        elif isinstance(value, ast.AST) and value._fields:
+        elif isinstance(value, ast.AST):
             yield value
 
 
@@ -321,6 +358,8 @@ def _binds(node: ast.AST) -> Collection[str]:
     """Return the names that a node binds by itself, imports apart."""
     if isinstance(node, ast.Name):
         return () if isinstance(node.ctx, ast.Load) else (node.id,)
+    if not isinstance(node, BINDERS):
+        return ()
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return (node.name,)
     if isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar):
@@ -337,8 +376,6 @@ def _local_scope(anchor: str, body: Sequence[ast.AST], outer: Scope) -> Scope:
     waiting = list(body)
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.Constant):
-            continue
         for name in _binds(node):
             names.setdefault(name, ())
         if isinstance(node, ast.Import | ast.ImportFrom):
