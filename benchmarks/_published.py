@@ -1,4 +1,4 @@
-"""The paper's U-Net computed the way it was published: explicit attention weights, contiguous, float32.
+"""The paper's U-Net computed as published: explicit attention weights, contiguous, float32.
 
 The layers and their order are those of slimdiff.models.unet, so that weights carry over by shape and order. What
 differs is how they are computed: nn.MultiheadAttention returns its weights, which for 64×64 images are matrices of

@@ -1,6 +1,6 @@
-"""What the benchmarks share: pairs measured interleaved in one run, and one file that holds all ratios.
+"""Interleaved measurements of pairs, and the file that collects their ratios.
 
-Only ratios are comparable between machines, and only when both sides were measured in turns: these are noisy.
+Only ratios are comparable between machines, and only if both sides take turns, since machines are noisy.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from slimdiff.runtime.devices import describe_device
 
 
 def interleaved(first: Callable[[], float], second: Callable[[], float], rounds: int) -> dict[str, Any]:
-    """Call both in turns; medians, and the ratio second / first with the range over the rounds."""
+    """Call both in turns; return the medians, and the ratio second / first with its range over the rounds."""
     pairs = [(first(), second()) for _ in range(rounds)]
     ratios = [b / a for a, b in pairs]
     return {
@@ -31,7 +31,7 @@ def interleaved(first: Callable[[], float], second: Callable[[], float], rounds:
 
 
 def record(name: str, measured: dict[str, Any], threads: int) -> None:
-    """Print `measured`, and put it under `name` into the file that --out names, beside what is there."""
+    """Print `measured`, and add it as `name` to the file that --out names."""
     arguments = argparse.ArgumentParser(description="A side-by-side speed measurement.")
     arguments.add_argument("--out", type=Path, required=True, help="JSON file that collects the benchmarks")
     keep(arguments.parse_args().out, name, measured, threads)
@@ -39,8 +39,8 @@ def record(name: str, measured: dict[str, Any], threads: int) -> None:
 
 
 def keep(out: Path, name: str, measured: dict[str, Any], threads: int) -> None:
-    """Put `measured` under `name` into the file `out`, beside what is there."""
-    everything = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    """Add `measured` as `name` to the file `out`."""
+    entries = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     entry = {**measured, **describe_device(torch.device("cpu"), threads)}
-    everything[name] = {**entry, "measured_at": datetime.now(UTC).isoformat(timespec="seconds")}
-    write_json(out, everything)
+    entries[name] = {**entry, "measured_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    write_json(out, entries)

@@ -41,7 +41,7 @@ STAGES = ("compress", "sample", "score", "profile")
 
 
 def overlay(cells: int) -> dict[str, Any]:
-    """A configuration of so many cells: a baseline and prunings by ever larger shares, for ten seeds each."""
+    """Return a config of this number of cells: a baseline and recipes of increasing sparsity, for ten seeds each."""
     datasets = ["mnist", "fashion_mnist", "digits"][: max(1, math.ceil(cells / len(MODELS) / LARGEST_SET))]
     recipes = cells // (SEEDS * len(MODELS) * len(datasets))
     shares = {f"l1-{index:04}": round(0.9 * index / recipes, 6) for index in range(1, recipes)}
@@ -55,7 +55,7 @@ def overlay(cells: int) -> dict[str, Any]:
 
 
 def make(folder: Path, cells: int) -> None:
-    """Write results of so many cells into `folder`, which a clone's files are linked into."""
+    """Write results of this number of cells into `folder`, with links to the clone's files."""
     for name in LINKED:
         (folder / name).symlink_to(ROOT / name)
     config: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))

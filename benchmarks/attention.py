@@ -22,18 +22,18 @@ Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def in_float32(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Torch's kernel in float32, what it is given and what it returns in bfloat16."""
+    """torch's kernel in float32, with bfloat16 inputs and output."""
     return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
 
 
 def in_bfloat16(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Torch's kernel in bfloat16."""
+    """torch's kernel in bfloat16."""
     mixed: torch.Tensor = F.scaled_dot_product_attention(q, k, v)
     return mixed
 
 
 def seconds(kernel: Kernel, backwards: bool) -> float:
-    """Of one call, with or without the gradients."""
+    """Return the seconds of one call, with or without gradients."""
     generator = torch.Generator().manual_seed(0)
     q, k, v, grad = (torch.randn(SHAPE, generator=generator).bfloat16() for _ in range(4))
     for tensor in (q, k, v):
@@ -54,5 +54,5 @@ if __name__ == "__main__":
             measured = interleaved(
                 functools.partial(seconds, attention, backwards), functools.partial(seconds, other, backwards), ROUNDS
             )
-            way = "forwards and backwards" if backwards else "forwards"
-            record(f"attention of 4,096 tokens, {way}: torch {name} / ours (s per batch of 8)", measured, THREADS)
+            passes = "forwards and backwards" if backwards else "forwards"
+            record(f"attention of 4,096 tokens, {passes}: torch {name} / ours (s per batch of 8)", measured, THREADS)

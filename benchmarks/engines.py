@@ -1,9 +1,9 @@
-"""Every engine and precision against torch in float32, layer by layer: one evaluation of the two default networks.
+"""Every engine and precision against eager torch in float32: one evaluation of the two default networks.
 
-The sides take turns in one run. With one thread the time is CPU time, since threads that spin for a busy core make
-wall time a matter of luck; with all cores it is wall time. Weights and images are random unless --ncsn and --ddpm
-name trained cells' model.safetensors and --images their data: speed does not depend on them, errors do. Figures are
-milliseconds per image; `output_error` is ‖y − y32‖ / ‖y32‖, the file's share is of the tensors in bytes.
+The sides take turns. With one thread the time is CPU time, since waiting for a busy core distorts wall time; with all
+cores it is wall time. Weights and images are random unless --ncsn and --ddpm name trained cells' model.safetensors and
+--images their data: errors depend on them, speed does not. Times are milliseconds per image; `output_error` is
+‖y − y32‖ / ‖y32‖; `file_share` compares the bytes of all tensors.
 """
 
 import argparse
@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 
 def header_of(family: str) -> dict[str, Any]:
-    """What an untrained checkpoint of the default network would say."""
+    """Return the header of an untrained checkpoint of the default network."""
     config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     settings = train_settings(config, "mnist", family, "plain", 0)
     sampler = {**sampler_options(config, family, "baseline"), "precision": "float32"}
@@ -50,7 +50,7 @@ def header_of(family: str) -> dict[str, Any]:
 
 
 def made_up_images() -> ImageSet:
-    """Noise in the place of images."""
+    """Return noise as images."""
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (64, 1, 28, 28), dtype=torch.uint8, generator=draw)
     labels = torch.arange(64) % 10
@@ -58,7 +58,7 @@ def made_up_images() -> ImageSet:
 
 
 def call(network: nn.Module, header: dict[str, Any], batch: int, clock: Callable[[], float]) -> Callable[[], float]:
-    """A function that evaluates the network once and returns milliseconds per image."""
+    """Return a function that evaluates the network once and returns milliseconds per image."""
     model, draw = header["model"], torch.Generator().manual_seed(1)
     x = torch.randn(batch, model["channels"], model["image_size"], model["image_size"], generator=draw)
     labels = (torch.arange(batch) % 10,) if model["network"].get("classes") else ()
@@ -70,12 +70,12 @@ def call(network: nn.Module, header: dict[str, Any], batch: int, clock: Callable
             network(*inputs)
             return (clock() - start) * 1000.0 / batch
 
-    once()  # kernels are chosen at the first call
+    once()  # the first call chooses kernels
     return once
 
 
 def measure(family: str, given: Path | None, images: ImageSet, cache: Path, runtimes: list[Runtime]) -> dict[str, Any]:
-    """All of `ways` for one network."""
+    """Measure all `runtimes` of one network."""
     if given is None:
         header, network = header_of(family), build_network(header_of(family)["model"]).eval().requires_grad_(False)
     else:
@@ -114,7 +114,7 @@ def _line(entry: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure what is installed; the rest is left out, by name."""
+    """Measure the installed engines and name the skipped ones."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--out", type=Path, required=True, help="JSON file that collects the benchmarks")
     arguments.add_argument("--ncsn", type=Path, help="model.safetensors of a trained score network")
@@ -127,7 +127,7 @@ def main() -> None:
     for engine, facts in ENGINES.items():
         missing = missing_modules(engine)
         if missing:
-            print(f"without {engine}, which needs {', '.join(missing)}")
+            print(f"skipped {engine}, which needs {', '.join(missing)}")
         elif not given.only or engine in given.only:
             runtimes += [Runtime(engine, precision) for precision in facts.precisions]
     images = made_up_images() if given.images is None else image_set.read(given.images)

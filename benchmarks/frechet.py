@@ -1,9 +1,8 @@
-"""The Fréchet distance in 2,048 features, the size of Inception's: ours against the ways of other tools.
+"""The Fréchet distance in 2,048 features, as many as Inception's: ours against pytorch-fid and torch-fidelity.
 
-Ours works with eigenvalues of a symmetric matrix and a factor of the reference that is worked out once; pytorch-fid
-takes scipy's root of the product's matrix, torch-fidelity the eigenvalues of the product, which is not symmetric.
-Figures are seconds per distance; beside the ratios stands how far the values are apart. They are real at full rank:
-10,000 draws of correlated features.
+We take eigenvalues of a symmetric matrix, with the reference's factor computed once; pytorch-fid takes scipy's root of
+the product matrix, torch-fidelity the eigenvalues of the product, which is not symmetric. Times are seconds per
+distance; `relative_difference` compares the values. The covariances have full rank, from 10,000 correlated features.
 """
 
 import time
@@ -22,7 +21,7 @@ FEATURES, IMAGES, THREADS, ROUNDS = 2048, 10_000, 2, 3
 
 
 def features(seed: int) -> torch.Tensor:
-    """Correlated features whose spectrum falls like 1/k, as that of images does."""
+    """Return correlated features whose spectrum falls like 1/k, as that of images does."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.linalg.qr(torch.randn(FEATURES, FEATURES, generator=torch.Generator().manual_seed(0)))[0]
     scales = torch.arange(1, FEATURES + 1).rsqrt()
@@ -39,7 +38,7 @@ def by_root(a: Statistics, b: Statistics) -> float:
 
 
 def by_torch_fidelity(a: Statistics, b: Statistics) -> float:
-    """What torch-fidelity makes of the same means and covariances."""
+    """Return torch-fidelity's distance for the same means and covariances."""
     sides = ({"mu": one.mean.numpy(), "sigma": one.covariance.numpy()} for one in (a, b))
     return float(fid_statistics_to_metric(*sides, verbose=False)["frechet_inception_distance"])
 
@@ -47,12 +46,12 @@ def by_torch_fidelity(a: Statistics, b: Statistics) -> float:
 if __name__ == "__main__":
     pick_device(0, THREADS)
     real, generated = statistics(features(1)), statistics(features(2))
-    known = factor(real.covariance)
+    real_factor = factor(real.covariance)
     values: dict[str, float] = {}
 
     def ours() -> float:
         start = time.perf_counter()
-        values["ours"] = frechet_distance(real, generated, known)
+        values["ours"] = frechet_distance(real, generated, real_factor)
         return time.perf_counter() - start
 
     for name, other in {"scipy's sqrtm": by_root, "torch-fidelity": by_torch_fidelity}.items():
@@ -63,5 +62,5 @@ if __name__ == "__main__":
             return time.perf_counter() - start
 
         measured = interleaved(ours, theirs, ROUNDS)
-        apart = {"relative_difference": abs(values["theirs"] / values["ours"] - 1)}
-        record(f"Fréchet distance, {FEATURES} features: {name} / ours (s)", {**measured, **apart}, THREADS)
+        difference = {"relative_difference": abs(values["theirs"] / values["ours"] - 1)}
+        record(f"Fréchet distance, {FEATURES} features: {name} / ours (s)", {**measured, **difference}, THREADS)

@@ -221,7 +221,7 @@ def compare(source: Path, others: dict[str, Format], own: Format, rounds: int) -
     for name, other in others.items():
         result = other.pack(content)
         if other.unpack(result) != content or own.unpack(ready) != content:
-            raise RuntimeError(f"{source} changed on the way through {name} or our format")
+            raise RuntimeError(f"{source} does not survive {name} or our format")
         entry[name] = len(result) / len(content)
         write = (functools.partial(seconds, functools.partial(each.pack, content)) for each in (own, other))
         read = (

@@ -1,11 +1,11 @@
-"""Every recipe of a finished run against its baseline: the time to sample a batch, in turns, on one thread and on all.
+"""Sampling time of every recipe of a finished run against its baseline, interleaved, on one thread and on all.
 
     python benchmarks/recipes.py --results results --out results/benchmarks.json --table speed.md
     python benchmarks/recipes.py --baseline sampler-euler-maruyama --recipes channels-50 --out … --table …
 
-Cells of the first seed and their baselines are loaded from the run's files, so that weights and noise levels are the
-trained ones. `output_error` is ‖y − y0‖ / ‖y0‖ of one evaluation on noised test images, y0 being the baseline's network
-in float32: rounding for engines and fewer bits, another network for what was pruned or trained on, 0 for fewer steps.
+Cells of the first seed and their baselines come from the run's files. `output_error` is ‖y − y0‖ / ‖y0‖ of one
+evaluation on noised test images, y0 being the baseline's network in float32: rounding for engines and quantization, a
+different network after pruning or fine-tuning, 0 for fewer steps.
 """
 
 import argparse
@@ -30,7 +30,7 @@ BATCH, ROUNDS, WARMUP = 16, 5, 1
 
 
 def error_of(loaded: LoadedModel, baseline: LoadedModel, images: image_set.ImageSet) -> float:
-    """‖y − y0‖ / ‖y0‖ of the two networks on the same noised test images."""
+    """Return ‖y − y0‖ / ‖y0‖ of the two networks on the same noised test images."""
     header = baseline.settings
     sigmas = sampler_sigmas(baseline.denoiser, header["model"], header["sampler"])
     given = noised_inputs(
@@ -40,7 +40,7 @@ def error_of(loaded: LoadedModel, baseline: LoadedModel, images: image_set.Image
 
 
 def measure(model: Path, baseline: Path, images: image_set.ImageSet, cache: Path) -> dict[str, Any]:
-    """Speeds of one cell, for one thread and for all."""
+    """Measure the speedup of one cell, on one thread and on all."""
     found: dict[str, Any] = {}
     for threads in sorted({1, len(os.sched_getaffinity(0))}):
         pick_device(0, threads)
@@ -59,7 +59,7 @@ def measure(model: Path, baseline: Path, images: image_set.ImageSet, cache: Path
 
 
 def table(measured: dict[str, dict[str, Any]]) -> str:
-    """Markdown: a line for each cell, those of a family by speed on one thread."""
+    """Return a Markdown table with a line per cell, sorted by family and speedup on one thread."""
     columns = [name for name in next(iter(measured.values())) if name.startswith("speedup")]
     heads = ["cell", *(name.replace("speedup, 1 threads", "speedup, 1 thread") for name in columns)]
     lines = ["| " + " | ".join([*heads, "output error", "packed file / baseline's file"]) + " |"]
@@ -74,7 +74,7 @@ def table(measured: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure all cells of the results' first seed that have a baseline beside them."""
+    """Measure all cells of seed 0 that have a baseline."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--results", type=Path, default=Path("results"), help="of a finished run")
     arguments.add_argument("--out", type=Path, required=True, help="JSON file that collects the benchmarks")

@@ -19,7 +19,7 @@ DATASET = {"channels": 1, "height": 28, "width": 28, "saturated": 0.8}
 
 
 def ms_per_image(method: str, steps: int) -> float:
-    """Wall time of one sampling run per image."""
+    """Return the wall time per image of one sampling run."""
     denoiser = build_denoiser(build_network(MODEL).eval(), MODEL, TRAINING)
     start = time.perf_counter()
     sample_images(denoiser, SamplerSettings(method, steps), MODEL, DATASET, BATCH, BATCH, seed=0)

@@ -1,8 +1,8 @@
-"""How time and memory of everything that looks at all cells grow with their number: 100, 1,000 and 10,000 made-up ones.
+"""Growth of time and memory with the number of cells, for every part that reads all cells, on synthetic results.
 
-Each part runs in a process of its own (_scale_parts.py); counted are its processor's seconds, which other work disturbs
-least, and its largest resident memory. Two exponents of growth: that of the least-squares line through log seconds over
-log cells, and that of the last two sizes, where a part is of Python, without the seconds of an empty one.
+Each part runs in its own process (_scale_parts.py). Measured are its CPU seconds, which other load disturbs least, and
+its peak resident memory. Two exponents of growth: the slope of log seconds over log cells by least squares, and that of
+the last two sizes, for Python parts after subtracting the seconds of an empty process.
 
     python benchmarks/scale.py --out results/benchmarks.json                       # 100 and 1,000 cells
     python benchmarks/scale.py --out results/benchmarks.json --cells 100 1000 10000
@@ -42,7 +42,7 @@ COMMANDS = {  # in the linked clone
 
 
 def measured(command: Sequence[str], folder: Path) -> dict[str, float]:
-    """Processor's seconds and largest resident memory (MB) of `command`, run in `folder`."""
+    """Return CPU seconds and peak resident memory (MB) of `command`, run in `folder`."""
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=said, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
@@ -54,12 +54,12 @@ def measured(command: Sequence[str], folder: Path) -> dict[str, float]:
 
 
 def environment() -> dict[str, str]:
-    """One thread, and the package of this clone."""
+    """Return the environment: one thread, and the package of this clone."""
     return {**os.environ, "PYTHONPATH": str(ROOT / "workflow" / "src"), "OMP_NUM_THREADS": "1"}
 
 
 def measure(cells: int, parts: Sequence[str], folder: Path) -> dict[str, dict[str, float]]:
-    """Each of `parts` at so many cells, and the bytes of the matrix and the page."""
+    """Measure each of `parts` at this number of cells, and the size of the matrix and the page."""
     own = [sys.executable, str(Path(__file__).with_name("_scale_parts.py"))]
     measured([*own, "make", str(folder), "--cells", str(cells)], folder)
     found = {}
@@ -74,7 +74,7 @@ def measure(cells: int, parts: Sequence[str], folder: Path) -> dict[str, dict[st
 
 
 def exponents(sizes: Sequence[int], seconds: Sequence[float], empty: float) -> dict[str, float]:
-    """How `seconds` grow with `sizes`: over all of them, and over the last two without those of an `empty` process."""
+    """Return the exponents of growth over all sizes, and over the last two without an `empty` process's seconds."""
     slope = statistics.linear_regression([math.log(n) for n in sizes], [math.log(s) for s in seconds]).slope
     before, after = (max(value - empty, 0.01) for value in seconds[-2:])
     return {"exponent": round(slope, 2), "exponent_last": round(math.log(after / before, sizes[-1] / sizes[-2]), 2)}
@@ -99,7 +99,7 @@ def main() -> None:
             entry |= exponents(given.cells, seconds, empty)
         print(json.dumps({part: entry}))
         if given.out:
-            from _record import keep  # not before: it loads torch, and children inherit how large their parent is
+            from _record import keep  # late: it loads torch, and children inherit the parent's peak memory
 
             keep(given.out, f"{part} of a matrix, by cells", entry, 1)
 

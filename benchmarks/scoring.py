@@ -1,9 +1,9 @@
 """FID of 10,000 images against 60,000 with the shipped MNIST extractor: slimdiff against torch-fidelity.
 
-slimdiff reads the real images once, when it makes the reference of a data set. torch-fidelity reads them each time
-unless it is given a name for its cache, so both are measured; and in single precision, as it comes, and in double, as
-slimdiff works so that no score depends on batches. The images are made up, since their content costs nothing; that the
-values agree to 1e-5 on real ones is a test. Figures are seconds per score.
+slimdiff reads the real images once, for the reference of a data set. torch-fidelity reads them each time unless its
+cache has a name, so both cases are measured, in single precision, its default, and in double, slimdiff's precision. The
+images are noise, since content does not affect the time; a test checks that the values agree to 1e-5 on real ones.
+Times are seconds per score.
 """
 
 import functools
@@ -27,7 +27,7 @@ EXTRACTOR = extractors.read(SHIPPED)[0]
 
 
 class Bare(Dataset[torch.Tensor]):
-    """Images as torch-fidelity takes them."""
+    """Images as torch-fidelity's data set."""
 
     def __init__(self, n: int, seed: int) -> None:
         draw = torch.Generator().manual_seed(seed)
@@ -41,7 +41,7 @@ class Bare(Dataset[torch.Tensor]):
 
 
 class Single(torch_fidelity.FeatureExtractorBase):
-    """Our extractor in torch-fidelity's terms, in single precision as its own are."""
+    """Our extractor as torch-fidelity's, in single precision like its own."""
 
     precision = torch.float32
 
@@ -75,36 +75,36 @@ class Double(Single):
     precision = torch.float64
 
 
-# What torch-fidelity is told: extractor, batch size, whether it may keep the real images' statistics.
-WAYS = {
-    "as it comes": ("single", 64, False),
+# Settings of torch-fidelity: extractor, batch size, cached statistics of the real images
+VARIANTS = {
+    "default settings": ("single", 64, False),
     "real images cached, batches of 500": ("single", 500, True),
     "the same in double precision": ("double", 500, True),
 }
 
 
 def main() -> None:
-    """Measure each of WAYS."""
+    """Measure each of VARIANTS."""
     pick_device(0, THREADS)
     torch_fidelity.register_feature_extractor("single", Single)
     torch_fidelity.register_feature_extractor("double", Double)
     real, generated = Bare(REAL, 1), Bare(GENERATED, 2)
     reference = statistics(extractors.features(EXTRACTOR, real.pictures))
-    known = factor(reference.covariance)
+    reference_factor = factor(reference.covariance)
     values: dict[str, float] = {}
 
     def ours() -> float:
         start = time.perf_counter()
-        found = statistics(extractors.features(EXTRACTOR, generated.pictures))
-        values["ours"] = frechet_distance(reference, found, known)
+        samples = statistics(extractors.features(EXTRACTOR, generated.pictures))
+        values["ours"] = frechet_distance(reference, samples, reference_factor)
         return time.perf_counter() - start
 
     with tempfile.TemporaryDirectory() as cache:
 
-        def theirs(way: str) -> float:
-            extractor, batch_size, cached = WAYS[way]
+        def theirs(variant: str) -> float:
+            extractor, batch_size, cached = VARIANTS[variant]
             start = time.perf_counter()
-            found = torch_fidelity.calculate_metrics(
+            metrics = torch_fidelity.calculate_metrics(
                 input1=generated,
                 input2=real,
                 input2_cache_name=f"real-{extractor}" if cached else None,
@@ -116,16 +116,16 @@ def main() -> None:
                 save_cpu_ram=True,
                 verbose=False,
             )
-            values["theirs"] = found["frechet_inception_distance"]
+            values["theirs"] = metrics["frechet_inception_distance"]
             return time.perf_counter() - start
 
-        for way, (_, _, cached) in WAYS.items():
+        for variant, (_, _, cached) in VARIANTS.items():
             if cached:
-                theirs(way)
-            measured = interleaved(ours, functools.partial(theirs, way), ROUNDS)
-            apart = {"difference": abs(values["theirs"] - values["ours"])}
-            name = f"score of {GENERATED:,} images against {REAL:,}: torch-fidelity, {way} / slimdiff (s)"
-            record(name, {**measured, **apart}, THREADS)
+                theirs(variant)
+            measured = interleaved(ours, functools.partial(theirs, variant), ROUNDS)
+            difference = {"difference": abs(values["theirs"] - values["ours"])}
+            name = f"score of {GENERATED:,} images against {REAL:,}: torch-fidelity, {variant} / slimdiff (s)"
+            record(name, {**measured, **difference}, THREADS)
 
 
 if __name__ == "__main__":

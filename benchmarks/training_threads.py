@@ -1,6 +1,6 @@
 """Training the NCSN on a CPU: two jobs of one thread side by side against one job of two threads.
 
-The reason why the rule `train` asks for one thread. Figures are images per second over both jobs.
+The result is why the rule `train` uses one thread. Figures are images per second over both jobs.
 """
 
 import multiprocessing
@@ -18,7 +18,7 @@ BATCH, STEPS, ROUNDS = 128, 12, 3
 
 
 def train(threads: int) -> float:
-    """Seconds of STEPS training steps after two that do not count."""
+    """Return the seconds of STEPS training steps, after two warm-up steps."""
     pick_device(0, threads)
     network = build_network(MODEL)
     denoiser = build_denoiser(network, MODEL, TRAINING)
@@ -35,7 +35,7 @@ def train(threads: int) -> float:
 
 
 def images_per_s(jobs: int, threads: int) -> float:
-    """Images per second of `jobs` processes that start together."""
+    """Return the images per second of `jobs` processes that start together."""
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         seconds = pool.map(train, [threads] * jobs, chunksize=1)
     return sum(BATCH * STEPS / each for each in seconds)

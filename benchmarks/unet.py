@@ -2,7 +2,7 @@
 
 Published: explicit attention weights, float32, contiguous, AdamW as torch has it by default. Ours:
 scaled_dot_product_attention, channels_last, fused AdamW, and bfloat16 where this CPU has instructions for it. Both hold
-the same weights; beside the ratios stands how far their outputs are apart. Figures are seconds per batch of 8.
+the same weights; `relative_difference` compares their outputs. Times are seconds per batch of 8.
 """
 
 import time
@@ -23,7 +23,7 @@ MODEL = {"family": "ddpm", "image_size": SIZE, "channels": 3, "network": asdict(
 
 
 def networks() -> tuple[nn.Module, nn.Module]:
-    """The published network and ours, with the same weights."""
+    """Return the published network and ours, with the same weights."""
     published, ours = PublishedUNet(), build_network(MODEL)
     with torch.no_grad():
         for theirs, own in zip(published.parameters(), ours.parameters(), strict=True):
@@ -32,14 +32,14 @@ def networks() -> tuple[nn.Module, nn.Module]:
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Images, steps and labels, the same at each call."""
+    """Return images, steps and labels, the same at each call."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(BATCH, 3, SIZE, SIZE, generator=generator)
     return images, torch.arange(BATCH) * 120.0, torch.arange(BATCH)
 
 
 def forward_s(network: nn.Module, precision: str) -> float:
-    """Seconds of one forward pass."""
+    """Return the seconds of one forward pass."""
     inputs = batch()
     with torch.inference_mode(), autocast(CPU, precision):
         start = time.perf_counter()
@@ -48,7 +48,7 @@ def forward_s(network: nn.Module, precision: str) -> float:
 
 
 def step_s(network: nn.Module, optimizer: torch.optim.Optimizer, precision: str) -> float:
-    """Seconds of one training step."""
+    """Return the seconds of one training step."""
     inputs = batch()
     start = time.perf_counter()
     with autocast(CPU, precision):
@@ -60,20 +60,20 @@ def step_s(network: nn.Module, optimizer: torch.optim.Optimizer, precision: str)
 
 
 def difference(published: nn.Module, ours: nn.Module, precision: str) -> float:
-    """Root mean square of the outputs' difference over that of the published output."""
+    """Return the RMS difference of the outputs, relative to the RMS of the published output."""
     with torch.inference_mode():
         expected = published(*batch())
         with autocast(CPU, precision):
-            found = ours(*batch()).float()
-    return float((found - expected).norm() / expected.norm())
+            actual = ours(*batch()).float()
+    return float((actual - expected).norm() / expected.norm())
 
 
 if __name__ == "__main__":
     pick_device(0, THREADS)
     precision = resolve_precision(CPU, "auto")
     published, ours = networks()
-    apart = {name: difference(published, ours, name) for name in dict.fromkeys(("float32", precision))}
-    facts = {"precision": precision, "relative_difference": apart}
+    differences = {name: difference(published, ours, name) for name in dict.fromkeys(("float32", precision))}
+    facts = {"precision": precision, "relative_difference": differences}
     forward_s(ours, precision)  # oneDNN chooses its kernels at the first call
     measured = interleaved(lambda: forward_s(ours, precision), lambda: forward_s(published, "float32"), ROUNDS)
     record("U-Net 64×64, forward: as published / ours (s per batch of 8)", {**measured, **facts}, THREADS)

@@ -1,9 +1,9 @@
-"""What each score makes of real MNIST test images, and of the same images spoilt on purpose: who sees what.
+"""Sensitivity of each metric: scores of real MNIST test images and of the same images, damaged on purpose.
 
     python benchmarks/scores/blind_spots.py --results results --out docs/results/blind-spots
 
-takes the images and the reference of a finished run and writes blind-spots.csv and a table in Markdown. Every set is
-made with a fixed seed, from --n test images drawn at random or from training images.
+takes the images and the reference of a finished run and writes blind-spots.csv and a Markdown table. Every set has a
+fixed seed, and --n test images drawn at random or training images.
 """
 
 import argparse
@@ -41,7 +41,7 @@ COLUMNS = {  # column → decimals
 
 
 def blurred(images: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Gaussian blur of uint8 (N, 1, H, W) by `sigma` pixels."""
+    """Blur uint8 (N, 1, H, W) with a Gaussian of `sigma` pixels."""
     reach = max(1, round(4 * sigma))
     weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
     weights /= weights.sum()
@@ -50,7 +50,7 @@ def blurred(images: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 def sets(data: image_set.ImageSet, n: int) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-    """Name, images and the classes asked for, of every set."""
+    """Yield name, images and labels of every set."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randperm(len(data.test_images), generator=generator)[:n]
     images, labels = data.test_images[drawn], data.test_labels[drawn]

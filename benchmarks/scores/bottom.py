@@ -1,7 +1,6 @@
-"""The whole bottom of the U-Net pruned at once: nine tenths of each module that a run of config/sensitivity.yaml finds
-idle when it is pruned alone.
+"""FID after pruning the whole bottom of the U-Net at once: nine tenths of each module that is idle when pruned alone.
 
-After such a run, with its trainings, settings and baselines, and nothing trained:
+Nothing is trained; the trainings, settings and baselines come from a run of config/sensitivity.yaml:
 
   python benchmarks/scores/bottom.py --results results --out bottom.md
 """
@@ -21,7 +20,7 @@ from slimdiff.report.tables.markdown import grid
 ROOT = Path(__file__).parents[2]
 CELL, TRAINING = Path("cells/mnist/ddpm/baseline"), Path("train/mnist/ddpm/plain")
 MODULES = ("down3", "attend3", "bottom1", "bottom2", "bottom3")
-WAYS = {
+METHODS = {
     "the smallest weights": {"method": "l1", "amount": 0.9},
     "channels": {"method": "channels", "importance": "l1", "amount": 0.9},
 }
@@ -38,7 +37,7 @@ def stage(name: str, settings: Any, *arguments: str) -> None:
 
 
 def fid(results: Path, seed: str, prune: dict[str, Any], folder: Path) -> tuple[float, int]:
-    """FID of the images of one seed, and the bytes of its packed model."""
+    """Return the FID of one seed's images, and the bytes of its packed model."""
     row = records.read_json(results / CELL / seed / "row.json")["settings"]
     settings = json.loads(row) if isinstance(row, str) else row
     steps = [{"prune": {**prune, "scope": f"module:{module}"}} for module in MODULES]
@@ -60,7 +59,7 @@ def main() -> None:
     arguments = parser.parse_args()
     seeds = sorted(path.name for path in (arguments.results / CELL).glob("seed*"))
     lines = []
-    for way, prune in WAYS.items():
+    for method, prune in METHODS.items():
         own, sizes = {}, []
         for place, seed in enumerate(seeds):
             with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +72,7 @@ def main() -> None:
         ratio = statistics.paired(own, base)
         shown = f"{ratio.mean:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
         fids = ", ".join(f"{value:.1f}" for value in own.values())
-        lines.append([way, fids, shown, f"{sum(sizes) / len(sizes) / 1e6:.2f} MB"])
+        lines.append([method, fids, shown, f"{sum(sizes) / len(sizes) / 1e6:.2f} MB"])
         print(*lines[-1], flush=True)
     files.write_text(
         arguments.out, grid(["nine tenths of", "FID", "ratio to the baseline [95 %]", "packed"], lines) + "\n"

@@ -1,10 +1,10 @@
-"""Why averaged weights with 8-bit layers made black or noisy images: a copy that keeps the layers of its first use.
+"""Why averaged weights with 8-bit layers made black or noisy images: the copy keeps the linear layers of its first use.
 
-bitsandbytes' Linear8bitLt with `has_fp16_weights=True`, its default, keeps float weights and quantizes them when it is
-called; in evaluation it does so once. An averaged copy of a network is never trained. Who samples from it once, after
-an early epoch, and goes on averaging, samples from then on with convolutions of today and linear layers of that day.
+bitsandbytes' Linear8bitLt with `has_fp16_weights=True`, its default, keeps float weights and quantizes them when
+called, in evaluation mode only once. An averaged copy is never trained. After sampling from it once at an early epoch,
+all later samples use the current convolutions with the linear layers of that epoch.
 
-The weights of a finished training are taken for today's, those that it began with for that day's:
+Here the weights after training are the current ones, the initial weights those of the early epoch:
 
   python benchmarks/scores/stale_copies.py --weights results/train/mnist/ddpm/plain/seed0/weights.safetensors \
     --out stale.md
@@ -34,7 +34,7 @@ N = 16
 
 
 def in_8bit(network: nn.Module) -> nn.Module:
-    """The network with all of its linear layers as bitsandbytes makes them unless it is told otherwise."""
+    """Replace all linear layers by bitsandbytes' with default settings; return the network."""
     layer = import_bitsandbytes().nn.Linear8bitLt
     for name, old in list(network.named_modules()):
         if type(old) is nn.Linear:
@@ -45,7 +45,7 @@ def in_8bit(network: nn.Module) -> nn.Module:
 
 
 def forget(network: nn.Module) -> None:
-    """Let every 8-bit layer quantize its weights anew."""
+    """Make every 8-bit layer quantize its weights again."""
     for module in network.modules():
         if isinstance(module, import_bitsandbytes().nn.Linear8bitLt):
             module.state.reset_grads()

@@ -1,4 +1,4 @@
-"""What each metric sees and what it is blind to: real digits spoilt in known ways, networks trained on the spot.
+"""Sensitivity and blind spots of each metric, on real digits with known damage and networks trained here.
 
 The small version of docs/results/blind-spots, on scikit-learn's 8×8 digits.
 """
@@ -71,7 +71,7 @@ def scored(evaluator: Evaluator, images: torch.Tensor, labels: torch.Tensor | No
 
 @pytest.fixture(scope="module")
 def real(evaluator: Evaluator, digits: ImageSet) -> dict[str, Any]:
-    """Test images: what a perfect model would get."""
+    """Test images: the score of a perfect model."""
     return scored(evaluator, digits.test_images, digits.test_labels)
 
 
@@ -150,7 +150,7 @@ def test_the_wrong_class_is_seen_by_class_accuracy_alone(
 def test_copies_of_training_images_are_seen_by_memorization_alone(
     evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]
 ) -> None:
-    """The blind spot of every metric on features: who knows the training set by heart beats unseen real images."""
+    """The blind spot of all feature metrics: a memorized training set beats unseen real images."""
     copies = scored(evaluator, digits.train_images)
     assert copies["fid_indomain"] < 0.01 * real["fid_indomain"]
     assert (copies["precision"], copies["recall"]) >= (real["precision"], real["recall"])
@@ -186,7 +186,7 @@ def test_double_digits_are_seen_by_confidence(evaluator: Evaluator, digits: Imag
 def test_neither_order_nor_batches_change_any_score(
     evaluator: Evaluator, digits: ImageSet, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Copies put distances on the very edge of neighbourhoods, where rounding would decide."""
+    """Copies put distances on the edge of neighbourhoods, where rounding would decide."""
     images, labels = digits.test_images[:300], digits.test_labels[:300]
     if kind == "copies":
         images = torch.cat([digits.train_images[:40].repeat(5, 1, 1, 1), digits.train_images[40:140]])

@@ -1,4 +1,4 @@
-"""The sampling deviation of the Fréchet distance against that of fresh draws, which nobody has of a cell's samples."""
+"""The bootstrap's deviation of the Fréchet distance against the deviation over fresh draws."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def distance(reference: Reference, features: torch.Tensor) -> float:
 
 @pytest.mark.parametrize(("shift", "low", "high"), [(0.3, 0.85, 1.15), (0.0, 1.4, 2.1)], ids=["away", "at the floor"])
 def test_the_deviation_is_that_of_fresh_draws_and_larger_at_the_floor(shift: float, low: float, high: float) -> None:
-    """√3 times too large where the distance is nothing but noise; right where it is more."""
+    """√3 times too large at the floor, where the distance is noise; correct above it."""
     reference = made_reference(1)
     fresh = torch.tensor([distance(reference, draws(seed, 400, shift)) for seed in range(400)])
     found = torch.tensor([fid_indomain_sampling_sd(reference, [draws(seed, 400, shift)]) for seed in range(20)])

@@ -35,7 +35,7 @@ def untrained(shape: tuple[int, int, int] = (1, 12, 12), classes: int = 10, seed
 
 
 def striped(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two classes that can be told apart: noise with bright rows, noise with bright columns."""
+    """Two separable classes: noise with bright rows, noise with bright columns."""
     labels = torch.arange(n) % 2
     pictures = images(n, (1, 8, 8), seed) // 3
     pictures[labels == 0, :, ::3] += 150
@@ -44,7 +44,7 @@ def striped(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class Conditional(Classifier):
-    """Its answer stands in the image: the first pixel is the class, the second the percentage it is sure of."""
+    """Read the answer from the image: the first pixel is the class, the second its probability in percent."""
 
     def __init__(self, n_classes: int = 4) -> None:
         super().__init__((1, 4, 4), n_classes)
@@ -56,7 +56,7 @@ class Conditional(Classifier):
 
 
 def telling(*answers: tuple[int, int]) -> torch.Tensor:
-    """Images for `Told`, from (class, percentage)."""
+    """Images for `Conditional`, from (class, percentage)."""
     pictures = torch.zeros(len(answers), 1, 4, 4, dtype=torch.uint8)
     for picture, (shown, sure) in zip(pictures, answers, strict=True):
         picture[0, 0, 0], picture[0, 0, 1] = shown, sure
@@ -100,7 +100,7 @@ def test_images_of_another_size_are_refused() -> None:
 def test_the_counts_are_those_made_by_hand() -> None:
     shown = telling((0, 99), (0, 80), (1, 95), (2, 89), (2, 91))
     found = classify_samples(Conditional(), shown, torch.tensor([0, 0, 0, 2, 3]), UNIFORM)
-    # Asked 3, 0, 1, 1; seen 2, 1, 2, 0: the differences are 1, 1, 1, 1 of 5, and half of them is 2 of 5.
+    # Requested 3, 0, 1, 1; recognized 2, 1, 2, 0: the differences are 1, 1, 1, 1 of 5, and half of them is 2 of 5.
     assert found == {"class_accuracy": 3 / 5, "class_tv": pytest.approx(2 / 5), "low_confidence": 2 / 5}
 
 

@@ -31,7 +31,7 @@ def untrained(shape: tuple[int, int, int] = (1, 12, 12), seed: int = 0) -> Extra
 
 
 def striped(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two classes that can be told apart: noise with bright rows, noise with bright columns."""
+    """Two separable classes: noise with bright rows, noise with bright columns."""
     labels = torch.arange(n) % 2
     pictures = images(n, (1, 8, 8), seed) // 3
     pictures[labels == 0, :, ::3] += 150
@@ -133,7 +133,7 @@ def test_a_truncated_or_foreign_file_is_refused(tmp_path: Path, monkeypatch: pyt
 
 
 class Bare(Dataset[torch.Tensor]):
-    """Images as torch-fidelity takes them."""
+    """Images as torch-fidelity's data set."""
 
     def __init__(self, pictures: torch.Tensor) -> None:
         self.pictures = pictures
@@ -146,7 +146,7 @@ class Bare(Dataset[torch.Tensor]):
 
 
 def torch_fidelity_fid(extractor: Extractor, a: torch.Tensor, b: torch.Tensor, name: str, cache: Path) -> float:
-    """The distance as torch-fidelity works it out with our extractor: its batches, its statistics, its formula."""
+    """torch-fidelity's distance with our extractor: its batches, its statistics, its formula."""
     fidelity: Any = pytest.importorskip("torch_fidelity")
 
     class Registered(fidelity.FeatureExtractorBase):
@@ -232,7 +232,7 @@ def test_torch_fidelity_agrees_on_digits(mnist_images: ImageSet, tmp_path: Path)
 
 
 def test_worse_images_are_farther_away(mnist_images: ImageSet) -> None:
-    """Real digits lie nearest; noise, and losing a class, move them away, more of it farther."""
+    """Real digits are nearest; noise and lost classes move them away, the farther the more there is."""
     extractor = extractors.read(SHIPPED / "mnist.safetensors")[0]
     real = statistics(features(extractor, mnist_images.train_images[:3000]))
     x, labels = mnist_images.test_images[:2000], mnist_images.test_labels[:2000]

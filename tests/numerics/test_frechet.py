@@ -1,4 +1,4 @@
-"""The Fréchet distance against closed forms, scipy's matrix square root, and what must hold for any distance."""
+"""The Fréchet distance against closed forms, scipy's matrix square root, and the invariants of a distance."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, stati
 
 
 def gaussian(seed: int, d: int, rank: int | None = None) -> Statistics:
-    """A random Gaussian whose covariance has the rank asked for, its spectrum spread over three decades."""
+    """A random Gaussian whose covariance has the given rank, its spectrum spread over three decades."""
     generator = torch.Generator().manual_seed(seed)
     r = d if rank is None else rank
     scales = torch.logspace(1, -2, r, dtype=torch.float64)
@@ -48,7 +48,7 @@ def test_scipy_agrees_below_full_rank(rank_a: int, rank_b: int) -> None:
 
 @pytest.mark.parametrize("dead", [0, 1, 30, 63])
 def test_dead_features_change_nothing(dead: int) -> None:
-    """Features that are always zero must leave the distance of the others as it is, to the last digits."""
+    """Features that are always zero do not change the distance."""
     live = 64 - dead
     a, b = statistics(draws(1, 500, live)), statistics(2 * draws(2, 500, live) + 1)
     first, second = (Statistics(F.pad(x.mean, (0, dead)), F.pad(x.covariance, (0, dead) * 2), x.n) for x in (a, b))
@@ -126,7 +126,7 @@ def test_statistics_are_numpys_and_ignore_the_order() -> None:
 
 
 def test_statistics_in_single_precision_would_not_do() -> None:
-    """The mistake that double precision is there for: far from the origin single precision loses the covariance."""
+    """The reason for double precision: far from the origin, single precision loses the covariance."""
     x = draws(11, 5000, 8) + 3000
     single = x.float()
     naive = (single.T @ single) / len(x) - single.mean(0).outer(single.mean(0))

@@ -58,13 +58,13 @@ def randomized(network: nn.Module) -> Tensors:
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch is always filled up, and these networks take a tenth of a second for each image."""
+    """Batches are always padded, and these networks take a tenth of a second per image."""
     monkeypatch.setattr(inception, "BATCH_SIZE", 2)
 
 
 @pytest.fixture(scope="module")
 def report_weights() -> Tensors:
-    """As in the published file, with the parts that are left out."""
+    """Like the published file, including the unused parts."""
     return randomized(torchvision.models.inception_v3(weights=None, aux_logits=True, init_weights=False))
 
 
@@ -137,7 +137,7 @@ def test_the_reports_features_agree_with_its_description(
 
 
 def test_the_report_normalizes_twice(networks: dict[str, nn.Module]) -> None:
-    """The figures that were measured in the original: black and white are not -1 and 1."""
+    """Values measured in the original code: black and white are not -1 and 1."""
     seen: list[torch.Tensor] = []
     first: Any = networks["paper"].inception.Conv2d_1a_3x3  # type: ignore[union-attr]
     hook = first.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
@@ -153,7 +153,7 @@ def test_the_report_normalizes_twice(networks: dict[str, nn.Module]) -> None:
 
 
 class Bare(Dataset[torch.Tensor]):
-    """Images as torch-fidelity takes them: three channels."""
+    """Images as torch-fidelity's data set, with three channels."""
 
     def __init__(self, pictures: torch.Tensor) -> None:
         self.pictures = pictures.expand(-1, 3, -1, -1)
@@ -166,7 +166,7 @@ class Bare(Dataset[torch.Tensor]):
 
 
 def of_few(x: torch.Tensor) -> Statistics:
-    """Those of fewer images than features, which slimdiff's own function refuses."""
+    """Statistics of fewer images than features, which slimdiff's own function refuses."""
     wide = x.double()
     return Statistics(wide.mean(dim=0), wide.T.cov(), len(wide))
 
@@ -213,7 +213,7 @@ def test_gray_is_three_equal_channels(networks: dict[str, nn.Module], kind: str)
 
 
 def test_the_two_kinds_differ(networks: dict[str, nn.Module], report_weights: Tensors) -> None:
-    """In their columns, and in what they make of one image."""
+    """In their columns, and in their features of one image."""
     assert inception.COLUMNS == {"standard": "fid_inception", "paper": "fid_paper"}
     assert set(inception.COLUMNS.values()) <= {column.name for column in MATRIX_COLUMNS}
     standard, report = (features(networks[kind], images(2)) for kind in KINDS)
@@ -254,7 +254,7 @@ def test_the_pinned_weights_are_those_of_their_publishers() -> None:
 
 
 class Trap:
-    """A pickle of it writes a file when it is loaded by a reader that runs what it reads."""
+    """Unpickling it writes a file, unless the reader refuses code."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -264,7 +264,7 @@ class Trap:
 
 
 def pin(monkeypatch: pytest.MonkeyPatch, kind: str, path: Path) -> None:
-    """Take the file at `path` for the published one."""
+    """Treat the file at `path` as the published one."""
     known = inception_weights.WEIGHTS[kind]
     digest = files.digest(path)
     monkeypatch.setitem(
@@ -342,7 +342,7 @@ def test_without_weights_and_network_the_ways_out_are_named(tmp_path: Path, monk
 
 
 class Tiny(nn.Module):
-    """Stands in where the networks would take minutes: eight means of random weightings of the pixels."""
+    """A fast replacement for the networks: eight means of randomly weighted pixels."""
 
     def __init__(self, tensors: Tensors) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The kernel distance against loops, torchmetrics and numbers worked out by hand; and the scale it is taken on."""
+"""The kernel distance against loops, torchmetrics and a case by hand; and the scale of its features."""
 
 import itertools
 
@@ -80,7 +80,7 @@ def test_the_scale_brings_the_mean_squared_norm_to_the_number_of_features() -> N
 
 
 def test_the_scale_takes_the_size_of_the_features_out() -> None:
-    """On raw features the kernel's cubic term rules: a thousandfold size makes a distance of 10^15 out of the same."""
+    """On raw features the cubic term dominates: features a thousand times larger give a distance 10^15 times larger."""
     real, generated = draws(1, 200), draws(2, 200, shift=0.2)
 
     def scaled(size: float) -> float:

@@ -1,4 +1,4 @@
-"""Nearest training images to the last digit, and the test that asks whether samples lie too near to them."""
+"""Exact distances to the nearest training image, and the test whether samples are too close to them."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_a_copy_is_at_distance_zero() -> None:
 
 
 def test_what_single_precision_cannot_tell_apart_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bright training images that differ from one another by little, as frames of a film do."""
+    """Bright training images that differ little from each other, like frames of a film."""
     base = pictures(1, 1, (3, 40, 40), least=200)
     training = base.repeat(60, 1, 1, 1)
     for index, image in enumerate(training.flatten(1)):
@@ -110,7 +110,7 @@ def test_nearer_samples_are_found_and_farther_ones_are_none() -> None:
 
 
 def test_the_test_keeps_its_level() -> None:
-    """Unseen real images must not be called copies more often than the level says: 5 in 100, here of 400 draws."""
+    """Unseen real images are flagged at most at the test's level: 5 in 100, here over 400 draws."""
     called = sum(found(some(100, 2 * i), some(200, 2 * i + 1)).p < 0.05 for i in range(400))
     assert scipy.stats.binomtest(called, 400, 0.05).pvalue > 0.01
 

@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage against their definitions written out, and what must hold of any of them."""
+"""Precision, recall, density and coverage against their definitions, and their invariants."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_density_and_coverage_take_sets_of_any_size_in_blocks_of_any_size() -> N
 
 
 def test_a_narrow_model_has_precision_and_no_recall() -> None:
-    """torch-fidelity before 0.4 gave the two in each other's place."""
+    """torch-fidelity before 0.4 swapped the two."""
     real, narrow = cloud(1, 300), cloud(2, 300, spread=0.2)
     found, turned = compute_prdc(real, narrow), compute_prdc(narrow, real)
     assert found.precision > 0.95
@@ -101,7 +101,7 @@ def test_a_repeated_image_covers_little() -> None:
 
 
 def test_ties_do_not_depend_on_the_order() -> None:
-    """Copies of real images lie on the very edge of balls. Off the grid, rounding decides which side they are on."""
+    """Copies of real images lie on the edge of balls. Off the grid, rounding decides their side."""
     real = cloud(1, 300)
     generated = torch.cat([real[:40].repeat(5, 1), cloud(2, 100)])
     found = compute_prdc(real, generated)

@@ -1,4 +1,4 @@
-"""Checkpoints describe themselves, come back bit for bit, and are refused when they are not whole."""
+"""Checkpoints describe themselves, survive a round trip bit for bit, and are refused if damaged."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from slimdiff.models.registry import build_network
 
 @pytest.mark.parametrize(("family", "other", "passes"), [("ncsn", "euler-maruyama", 1), ("ddpm", "ddim", 2)])
 def test_a_loaded_model_samples_and_tells_its_settings(tmp_path, family, other, passes):
-    """Guidance, where there is some, passes twice."""
+    """Guidance takes two passes."""
     write_small_model(tmp_path / "model.safetensors", family)
     loaded = slimdiff.load(tmp_path / "model.safetensors")
     sampled = loaded.sample(3, seed=1)
@@ -25,7 +25,7 @@ def test_a_loaded_model_samples_and_tells_its_settings(tmp_path, family, other, 
     assert loaded.settings["model"]["family"] == family
 
 
-def test_the_baselines_file_is_the_size_the_report_gives(tmp_path):
+def test_the_baselines_file_has_the_size_in_the_paper(tmp_path):
     network = build_network(ncsn_model())
     model.write_model(tmp_path / "model.safetensors", network, model_header(ncsn_model(), training()))
     assert (tmp_path / "model.safetensors").stat().st_size == pytest.approx(4_472_986, rel=0.01)

@@ -1,4 +1,4 @@
-"""A user's folder of images: every kind of file it may hold, and every way in which it may be wrong."""
+"""A user's folder of images: every supported kind of file, and every mistake."""
 
 import struct
 import zlib
@@ -139,7 +139,7 @@ def bomb(path: Path) -> None:
 
 
 def big(path: Path) -> None:
-    """More pixels than are admitted, but fewer than Pillow itself refuses."""
+    """More pixels than allowed, but fewer than Pillow's own limit."""
     Image.new("1", (8_001, 8_000)).save(path)
 
 

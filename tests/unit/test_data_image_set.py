@@ -1,4 +1,4 @@
-"""Image sets survive their file, and a file that does not hold what was written is refused."""
+"""Image sets survive a round trip, and damaged files are refused."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""MNIST out of a pickle in a wheel: hash first, then arrays and nothing else."""
+"""MNIST from a pickle in a wheel: the hash is checked first, and only arrays are loaded."""
 
 import gzip
 import hashlib
@@ -24,13 +24,13 @@ def made_up() -> list[tuple[Any, Any]]:
 
 
 def as_package(parts: list[tuple[Any, Any]]) -> bytes:
-    """The pickle as the package has it: pixels divided by 256."""
+    """Return the package's pickle: pixels divided by 256."""
     stored = tuple(((pixels / 256).astype(np.float32), labels.astype(np.int64)) for pixels, labels in parts)
     return old_names(pickle.dumps(stored, protocol=3))
 
 
 def old_names(content: bytes) -> bytes:
-    """A pickle of protocol 3 or below as numpy 1 wrote it."""
+    """Return a pickle of protocol 3 or below with the names of numpy 1."""
     return content.replace(b"numpy._core", b"numpy.core")
 
 

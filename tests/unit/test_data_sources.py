@@ -1,4 +1,4 @@
-"""Where data sets come from: MNIST's files by every way, digits, CIFAR-10, and what is said when nothing has them."""
+"""Sources of data sets: MNIST's files from every place, digits, CIFAR-10, and the error if none has them."""
 
 import contextlib
 import gzip
@@ -31,7 +31,7 @@ Files = dict[str, bytes]
 
 
 def made_up(seed: int) -> list[NDArray[np.uint8]]:
-    """Four arrays like MNIST's, only few; sixteen gray levels, so that gzip makes them smaller."""
+    """Four small arrays like MNIST's; sixteen gray levels, so that gzip shrinks them."""
     generator = np.random.default_rng(seed)
     sizes = [(30, 28, 28), (30,), (10, 28, 28), (10,)]
     return [generator.integers(0, 16 if len(size) > 1 else 10, size, dtype=np.uint8) for size in sizes]
@@ -64,7 +64,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def serve(monkeypatch: pytest.MonkeyPatch, answers: dict[str, bytes]) -> list[str]:
-    """Answer requests whose address ends in a key of `answers`; the list of addresses asked for."""
+    """Answer requests whose address ends in a key of `answers`; return the requested addresses."""
     requested = []
 
     def answer(url: str, timeout: float) -> io.BytesIO:

@@ -1,4 +1,4 @@
-"""Features used again: exact where nothing is, and what DeepCache says where something is."""
+"""Cached features: exact without reuse, and equal to a plain DeepCache with it."""
 
 import itertools
 
@@ -91,7 +91,7 @@ def test_heun_is_what_a_plain_loop_makes(levels, every, whole, monkeypatch):
     assert drawn.shallow_evaluations == 2 * (9 - len(whole))
 
 
-def test_without_reuse_nothing_is_wrapped_and_with_one_nothing_changes():
+def test_interval_1_wraps_nothing_and_changes_nothing():
     d = denoiser()
     assert cache_features(d, 1, "heun") == (d, None)
     x, level, labels = torch.randn(4, 1, 16, 16), torch.rand(4), torch.tensor([0, 1, -1, 0])
@@ -127,7 +127,7 @@ def test_an_image_does_not_depend_on_its_batch(method):
     assert int((whole - plain).abs().max()) > 1
 
 
-def test_reuse_is_refused_where_there_is_no_unet_of_torchs():
+def test_caching_is_refused_without_a_unet_run_by_torch():
     d = denoiser()
     d.network = torch.nn.Sequential(d.network)
     with pytest.raises(UserError, match=r"sampler.cache_interval is 2; allowed for Sequential: 1"):
@@ -156,7 +156,7 @@ def test_macs_per_image_are_those_counted_by_hand(tmp_path, levels, steps):
 
 
 def test_a_run_computes_the_macs_that_are_reported(tmp_path):
-    """Counted by torch while an image is drawn: in both passes of every evaluation."""
+    """torch counts during the sampling of one image, in both passes of every evaluation."""
     sampler = {**UNET_SAMPLER, "steps": 4, "cache_interval": 2}
     network = build_network(MODEL, seed=1)
     header = model_header(MODEL, unet_training(), sampler=sampler)

@@ -1,4 +1,4 @@
-"""Every engine in every precision that it has: the same function as the network's own, the same file twice, no more."""
+"""Every engine in each of its precisions: the network's function within tolerance, and reproducible files."""
 
 import copy
 import json
@@ -71,7 +71,7 @@ def skip_unless_possible(runtime: Runtime) -> None:
 
 
 def network_of(family: str) -> torch.nn.Module:
-    """A small network whose attention does something: its output projections start at random, not at zero."""
+    """A small network with active attention: output projections start at random instead of zero."""
     network = build_network(MODELS[family](), seed=1)
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
@@ -98,7 +98,7 @@ def images_of(family: str) -> ImageSet:
 
 
 def write(path: Path, family: str, runtime: Runtime, cache: Path | None = None) -> dict:
-    """A cell's file as the stage writes it; returns its header."""
+    """Write a cell's file like the stage; return its header."""
     header = header_of(family, runtime)
     lowered = lowering.lower_network(network_of(family), header, images_of(family), Placement(CPU, cache))
     save_tensors(path, "model", lowered.tensors, {**header, **lowered.header})
@@ -118,7 +118,7 @@ def test_the_parts_are_the_network_exactly(family):
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_a_network_told_no_class_splits():
+def test_an_unconditional_network_splits():
     network = build_network(MODELS["ddpm"](network={"classes": 0})).eval()
     embedder, body = split_network(network)
     x, level, _ = inputs_of("ddpm")
@@ -132,7 +132,7 @@ def test_an_unknown_network_is_refused():
 
 @pytest.mark.parametrize(("runtime", "family"), [*CASES, *COMPILED])
 def test_an_engine_computes_what_the_network_does(runtime, family, tmp_path):
-    """Output within tolerance, at batch sizes that were prepared and that were not; the file as large as it claims."""
+    """Output within tolerance at prepared and unprepared batch sizes; the file has the expected size."""
     skip_unless_possible(runtime)
     path = tmp_path / "model.safetensors"
     header = write(path, family, runtime)
@@ -191,7 +191,7 @@ def test_a_fresh_process_samples_the_same_images(runtime, family, tmp_path):
 
 @pytest.mark.slow
 def test_a_library_that_a_killed_compiler_left_unfinished_is_made_anew(tmp_path, capfd):
-    """In fresh processes, because one that has a library loaded does not read it again."""
+    """In fresh processes, since a process reads a library only once."""
     runtime = Runtime("torch-compile", "fp32")
     skip_unless_possible(runtime)
     path, cache, out = tmp_path / "model.safetensors", tmp_path / "cache", tmp_path / "images.pt"

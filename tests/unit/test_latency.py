@@ -1,4 +1,4 @@
-"""Models timed in turns, against a clock that the test turns."""
+"""Interleaved timing of models, with a clock that the test controls."""
 
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 @dataclass
 class Clock:
-    """Seconds that pass only while a model samples; `load` is what else the machine does, by run."""
+    """Seconds that pass only while a model samples; `load` is the machine's other load, by run."""
 
     now: float = 0.0
     runs: int = 0
@@ -63,7 +63,7 @@ def test_both_are_timed_in_turns_and_the_first_changes(clock):
 
 
 def test_a_machine_that_slows_down_changes_the_times_and_not_the_ratios(clock):
-    """Each round runs under a load of its own: the times of one model differ threefold, the ratio is the idle one."""
+    """Each round has its own load: the times of one model differ threefold, the ratio is the idle one."""
     clock.load = [load for load in (9.0, 1.0, 2.0, 3.0) for _ in range(2)]
     found = time_interleaved(Model(clock, 0.01, []), Model(clock, 0.02, []), 1, 3, 1, 0, CPU)
     assert found.ms == pytest.approx((10.0, 20.0, 30.0))  # the round before them did not count

@@ -1,4 +1,4 @@
-"""From images to score.json through the stages, and every way in which their inputs may not belong together."""
+"""From images to score.json through the stages, and every mismatch of their inputs."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -147,7 +147,7 @@ def test_a_score_is_what_its_parts_say(workspace: Workspace) -> None:
 
 
 def test_the_neighbourhoods_are_those_of_kept_training_images(workspace: Workspace) -> None:
-    """Of a draw of training images, as many as there are samples; mean over the extractors."""
+    """One random draw of training images, as many as samples; mean over the extractors."""
     data, samples = image_set.read(workspace.path("images.safetensors")), pictures(100, 3, shift=10)
     workspace.write_samples(samples)
     record = workspace.score(100)
@@ -168,7 +168,7 @@ def test_the_neighbourhoods_are_those_of_kept_training_images(workspace: Workspa
 def test_where_memory_runs_out_half_the_batch_gives_the_same_score(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, place: type, name: str
 ) -> None:
-    """And where that is too much as well, the cell has failed at this stage, with a reason; nothing crashes."""
+    """If that is too much as well, the cell fails at this stage with a reason, without a crash."""
     workspace.write_samples(pictures(100, 3, shift=10))
     whole = workspace.score(100)
     run = getattr(place, name)
@@ -283,7 +283,7 @@ def test_a_failure_is_passed_along(workspace: Workspace) -> None:
 
 
 def test_class_accuracy_is_the_share_of_recognized_labels(workspace: Workspace) -> None:
-    """In whatever order samples and labels come, as long as they come together."""
+    """In any common order of samples and labels."""
     samples = pictures(100, 3)
     guesses = classifier.probabilities(classifier.read(workspace.path("classifier.safetensors")), samples).argmax(1)
     for labels, expected in ((guesses, 1.0), (1 - guesses, 0.0), (torch.where(torch.arange(100) < 30, 1, 0), None)):
@@ -360,7 +360,7 @@ def test_a_judge_of_another_data_set_is_refused(workspace: Workspace) -> None:
 
 
 def inception_of(monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str, dataset: str = "noise") -> str:
-    """A reference file of an Inception whose features are the mean pixel times given weights; its name."""
+    """Write the reference of an Inception whose features are the mean pixel times given weights; return its name."""
 
     class Little(torch.nn.Module):
         def __init__(self, tensors: dict[str, torch.Tensor]) -> None:

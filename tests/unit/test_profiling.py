@@ -1,4 +1,4 @@
-"""What a profile counts, against counts made by hand."""
+"""A profile's counts against counts by hand."""
 
 import gzip
 import math
@@ -58,7 +58,7 @@ def test_macs_are_those_counted_by_hand(tmp_path):
 @pytest.mark.parametrize("levels", [[], [1, 2, 3], [0, 1, 2, 3]])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_macs_of_a_unet_are_those_counted_by_hand(tmp_path, levels, groups):
-    """With its attention: two products of all tokens with all tokens, beside the linear layers of every token."""
+    """With its attention: two products of all tokens with all tokens, and the linear layers of every token."""
     model, c, size, dim = small_unet_model({"attention_levels": levels}), 8, 16, 32
     network = build_network(model, groups)
     header = model_header(model, unet_training(groups=groups))
@@ -129,7 +129,7 @@ def test_a_profile_has_its_columns(tmp_path, family):
 
 @pytest.mark.parametrize("family", ["ncsn", "ddpm"])
 def test_without_repeats_nothing_is_timed(tmp_path, family, monkeypatch):
-    """Sizes, arithmetic and losses are those of a profile that times; the rest is there and empty."""
+    """Sizes, arithmetic and losses equal those of a timed profile; the rest is null."""
     path, images = tmp_path / "model.safetensors", tmp_path / "images.safetensors"
     write_small_model(path, family)
     image_set.write(images, striped_images())
@@ -171,7 +171,7 @@ def losses(path, images, **changes):
 
 @pytest.mark.parametrize("family", ["ncsn", "ddpm"])
 def test_denoising_losses_are_of_the_data_and_the_network_alone(tmp_path, family):
-    """Not of the cell's seed, nor of batches, nor of training images; other weights and other test images show."""
+    """It ignores the cell's seed, batches and training images; other weights and other test images change it."""
     path, images = tmp_path / "model.safetensors", tmp_path / "images.safetensors"
     striped = striped_images()
     image_set.write(images, striped)

@@ -1,4 +1,4 @@
-"""Images depend on seed and index alone; degenerate ones are noticed; sizes go there and back."""
+"""Images depend on seed and index alone; degenerate ones are detected; sizes survive a round trip."""
 
 import json
 import re
@@ -105,7 +105,7 @@ def test_degenerate_samples_have_a_reason(value, reason):
 
 
 def flat_tones(saturated):
-    """What is said about images of one tone each, of a data set with this share of saturated pixels."""
+    """Return the reason for images of one tone each, for a data set with this share of saturated pixels."""
     tones = torch.tensor([10, 60, 110, 160], dtype=torch.uint8)[:, None, None, None].expand(4, 1, 20, 20)
     return _degenerate(tones, True, saturated)
 
@@ -256,7 +256,7 @@ def test_a_sampler_without_steps_takes_none(tmp_path):
     ("family", "method"), [(name, method) for name, family in FAMILIES.items() for method in family.samplers]
 )
 def test_progress_is_told_in_equal_parts(tmp_path, family, method):
-    """Five images in batches of three: as many parts to a batch as the sampler says that it took evaluations."""
+    """Five images in batches of three: a batch has as many parts as the sampler has evaluations."""
     write_small_model(tmp_path / "m.safetensors", family)
     told_of = []
     steps = None if method == "ode" else 5

@@ -17,8 +17,8 @@ from slimdiff.diffusion.noise import ImageNoise, derive_seed
 from slimdiff.diffusion.samplers import SamplerSettings, sample
 from slimdiff.io.settings import build
 
-PROBES = 2  # images that the sampler is run on to see its noise levels
-UNLABELLED = 3  # every so many images are told no class
+PROBES = 2  # images sampled to find the sampler's noise levels
+UNLABELLED_EVERY = 3  # every third image has no label
 
 
 @dataclass(frozen=True)
@@ -78,5 +78,5 @@ def noised_inputs(
     x = x_0 + sigma[:, None, None, None] * torch.randn(x_0.shape, generator=generator)
     chosen_labels = None
     if model["network"].get("classes"):
-        chosen_labels = labels[chosen].masked_fill(torch.arange(n) % UNLABELLED == 0, NO_LABEL)
+        chosen_labels = labels[chosen].masked_fill(torch.arange(n) % UNLABELLED_EVERY == 0, NO_LABEL)
     return NetworkInputs((c_in[:, None, None, None] * x).float(), c_noise.float(), chosen_labels)
