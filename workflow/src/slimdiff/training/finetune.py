@@ -58,10 +58,12 @@ def finetune(
     """Train on from the weights in `start`.
 
     Args:
-        start: weights.safetensors of a training. start_record: its train.json. settings: those of
-        slimdiff.training.loop.fit; `start` (`training`: its name, `weights`: raw or ema); `steps`, a list of {name in
-        PREPARATIONS: settings}; and optionally `hook`, {distill or a name in slimdiff.training.compression_aware.HOOKS:
-        settings}. state_dir: as in `fit`; also holds the prepared network.
+        start: weights.safetensors of a training.
+        start_record: its train.json.
+        settings: those of slimdiff.training.loop.fit; `start` (`training`: its name, `weights`: raw or ema); `steps`, a
+            list of {name in PREPARATIONS: settings}; and optionally `hook`, {distill or a name in
+            slimdiff.training.compression_aware.HOOKS: settings}.
+        state_dir: as in `fit`; also holds the prepared network.
 
     Returns:
         The training. Its record has the seconds of the whole chain (`train_s`), of all but its first training
