@@ -119,7 +119,7 @@ def test_a_crash_is_three_jobs_and_a_cluster_without_gpus_is_asked_for_none(
     arguments = ("--set-resources", "train:gpu=0", "--configfile", "config/smoke.yaml", *on_node("--nodelist=n1"))
     done = snakemake(folder, target, *PROFILE, *arguments, **place)
     assert done.returncode == 1
-    assert "told to fail" in done.stdout + done.stderr
+    assert "error: STAND_IN_FAILS" in done.stdout + done.stderr
     assert "--gpu 0 " in text_of(folder / LOG)
     jobs = cluster.jobs(folder, "--states=all")
     assert list(jobs.values()) == ["FAILED"] * 3

@@ -232,7 +232,9 @@ def test_weights_of_another_training_are_refused(calm: Path, tmp_path: Path, key
     recipe = {"weights": "raw", "steps": [], "sampler": {}, "engine": "torch", "precision": "fp32", "seed": 0}
     out = ["--out", str(tmp_path / "model.safetensors"), "--out-packed", str(tmp_path / "model.packed")]
     arguments = ["--settings", json.dumps(recipe), "--origin", json.dumps(expected_origin(folder))]
-    with pytest.raises(UserError, match=rf"weights.safetensors is not what this cell .* its {key} is .*run again"):
+    with pytest.raises(
+        UserError, match=rf"weights.safetensors does not match this cell: its {key} is .*, expected .*run again"
+    ):
         compress.main([*arguments, "--weights", str(foreign), *out])
     assert not (tmp_path / "model.safetensors").exists()
 

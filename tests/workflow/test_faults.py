@@ -131,8 +131,8 @@ def test_a_second_run_is_refused_and_harms_no_first(folder: Path, start: Start) 
     )
     assert ours.returncode == 1
     assert ours.stderr.count("\n") == 1
-    assert f"another run works in {folder} (process {process.pid} on " in ours.stderr
-    assert "wait for it, or end it" in ours.stderr
+    assert f"another run is active in {folder} (process {process.pid} on " in ours.stderr
+    assert "wait for it or stop it" in ours.stderr
     assert stages_in(folder, "train"), "the first one works on"
     (folder / "wait").unlink()
     assert process.wait(PATIENCE_S) == 0, (folder / "printed").read_text()
