@@ -110,7 +110,7 @@ def test_it_opens_without_errors(tab: Tab, path: Path) -> None:
     assert tab.page.evaluate(f"() => {root}.scrollWidth <= {root}.clientWidth")
 
 
-def test_the_policy_blocks_scripts_pictures_and_eval(tab: Tab) -> None:
+def test_the_policy_blocks_injected_scripts_remote_images_and_eval(tab: Tab) -> None:
     """An injected script does not run, a remote picture is blocked, and text is not evaluated."""
     result = tab.page.evaluate("""() => {
         const script = document.createElement('script');
@@ -188,7 +188,7 @@ def greys(tab: Tab) -> list[int]:
     return found
 
 
-def test_images_are_compared(tab: Tab) -> None:
+def test_images_can_be_compared(tab: Tab) -> None:
     """The fake images are plain grey: ten times their number, plus the length of the recipe's name."""
     comparison, selects = tab.page.locator("#comparison"), tab.page.locator("select")
     baseline, pruned, grouped = len("baseline"), len("l1-30"), len("groups-2")

@@ -70,14 +70,14 @@ def submitted(cluster: slurm.Cluster, disturbed: Disturbed, tmp_path_factory: py
     return folder
 
 
-def test_the_matrix_is_that_of_a_local_run_but_for_times(submitted: Path, local: Path) -> None:
+def test_the_matrix_equals_that_of_a_local_run_except_for_times(submitted: Path, local: Path) -> None:
     ours = matrix.read_matrix(submitted / "results" / "matrix.parquet").frame
     assert list(ours["status"]) == ["ok"] * 2
     same_but_for_times(submitted, local)
     assert (submitted / "results" / "report.html").is_file()
 
 
-def test_a_cell_is_two_jobs_and_what_takes_a_second_is_none(submitted: Path, cluster: slurm.Cluster) -> None:
+def test_a_cell_is_two_jobs_and_short_rules_run_locally(submitted: Path, cluster: slurm.Cluster) -> None:
     names = [
         asked_for(cluster, job, "comment").removeprefix("rule_") for job in cluster.jobs(submitted, "--states=all")
     ]
@@ -85,7 +85,7 @@ def test_a_cell_is_two_jobs_and_what_takes_a_second_is_none(submitted: Path, clu
     assert sorted(name.partition("_wildcards")[0] for name in names) == sorted([*once, *["train"] * 2, *of_cells * 2])
 
 
-def test_jobs_ask_for_a_gpu(submitted: Path, cluster: slurm.Cluster) -> None:
+def test_jobs_request_a_gpu(submitted: Path, cluster: slurm.Cluster) -> None:
     jobs = cluster.jobs(submitted, "--states=all")
     assert {asked_for(cluster, job, "tres-per-job") for job in jobs} == {"gres:gpu:1"}
 
@@ -108,7 +108,7 @@ def test_a_disturbed_training_loses_nothing(name: str, disturbed: Disturbed, loc
     assert not (folder / STATE).exists()
 
 
-def test_a_crash_is_three_jobs_and_a_cluster_without_gpus_is_asked_for_none(
+def test_a_crash_is_retried_twice_and_clusters_without_gpus_get_no_gpu_requests(
     cluster: slurm.Cluster, tmp_path: Path
 ) -> None:
     """Each job runs the training once: the Snakemakes on its node leave retries to the one that submitted it."""

@@ -89,7 +89,7 @@ def drawn(images: torch.Tensor, n: int) -> torch.Tensor:
     return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:n]]
 
 
-def test_real_images_get_what_docs_promise(real: dict[str, Any]) -> None:
+def test_real_images_score_as_documented(real: dict[str, Any]) -> None:
     assert real["fid_indomain"] == pytest.approx(real["fid_indomain_floor"], rel=1e-5)
     assert real["fid_indomain_min"] <= real["fid_indomain"] <= real["fid_indomain_max"]
     assert real["fid_indomain_pct"] < 0.5
@@ -103,7 +103,7 @@ def test_real_images_get_what_docs_promise(real: dict[str, Any]) -> None:
     assert real["few_samples"], "364 images for 64 features"
 
 
-def test_more_noise_is_worse_and_a_little_is_not_seen(
+def test_more_noise_scores_worse_and_a_little_is_not_detected(
     evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]
 ) -> None:
     faint, *levels = (scored(evaluator, noisy(digits.test_images, sigma)) for sigma in (4, 16, 32, 64))
@@ -115,14 +115,14 @@ def test_more_noise_is_worse_and_a_little_is_not_seen(
     assert faint["precision"] > real["precision"] - 0.03
 
 
-def test_blur_is_far_off(evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]) -> None:
+def test_blur_scores_much_worse(evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]) -> None:
     found = scored(evaluator, blurred(digits.test_images))
     assert found["fid_indomain"] > 50 * real["fid_indomain"]
     assert found["kid"] > 0.5
     assert max(found["precision"], found["recall"], found["coverage"]) < 0.5 * real["precision"]
 
 
-def test_dropped_classes_are_seen_by_recall_coverage_and_class_shares_not_by_precision(
+def test_missing_classes_lower_recall_coverage_and_class_shares_but_not_precision(
     evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]
 ) -> None:
     n = len(digits.test_images)
@@ -138,7 +138,7 @@ def test_dropped_classes_are_seen_by_recall_coverage_and_class_shares_not_by_pre
     assert many["density"] > real["density"] - 0.1
 
 
-def test_the_wrong_class_is_seen_by_class_accuracy_alone(
+def test_only_class_accuracy_detects_the_wrong_class(
     evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]
 ) -> None:
     found = scored(evaluator, digits.test_images, (digits.test_labels + 1) % 10)
@@ -147,7 +147,7 @@ def test_the_wrong_class_is_seen_by_class_accuracy_alone(
     assert {name: found[name] for name in same} == {name: real[name] for name in same}
 
 
-def test_copies_of_training_images_are_seen_by_memorization_alone(
+def test_only_memorization_detects_copies_of_training_images(
     evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]
 ) -> None:
     """The blind spot of all feature metrics: a memorized training set beats unseen real images."""
@@ -163,7 +163,7 @@ def test_copies_of_training_images_are_seen_by_memorization_alone(
     assert with_noise["memorization_p"] < 1e-12
 
 
-def test_a_few_images_repeated_are_seen_by_recall_and_coverage_too(
+def test_recall_and_coverage_detect_a_few_repeated_images(
     evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]
 ) -> None:
     found = scored(evaluator, drawn(digits.train_images, 90).repeat(4, 1, 1, 1))
@@ -173,7 +173,7 @@ def test_a_few_images_repeated_are_seen_by_recall_and_coverage_too(
     assert found["nearest_ratio"] == 0
 
 
-def test_double_digits_are_seen_by_confidence(evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]) -> None:
+def test_confidence_detects_double_digits(evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]) -> None:
     """In a tenth of the images: confidence drops, precision hardly moves."""
     images = digits.test_images.clone()
     images[::10] = torch.maximum(images[::10], images.roll(7, 0)[::10])
@@ -183,7 +183,7 @@ def test_double_digits_are_seen_by_confidence(evaluator: Evaluator, digits: Imag
 
 
 @pytest.mark.parametrize("kind", ["noisy", "copies"])
-def test_neither_order_nor_batches_change_any_score(
+def test_order_and_batches_do_not_change_any_score(
     evaluator: Evaluator, digits: ImageSet, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Copies put distances on the edge of neighbourhoods, where rounding would decide."""

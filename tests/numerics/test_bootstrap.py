@@ -40,7 +40,9 @@ def distance(reference: Reference, features: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize(("shift", "low", "high"), [(0.3, 0.85, 1.15), (0.0, 1.4, 2.1)], ids=["away", "at the floor"])
-def test_the_deviation_is_that_of_fresh_draws_and_larger_at_the_floor(shift: float, low: float, high: float) -> None:
+def test_the_deviation_equals_that_of_fresh_draws_and_is_larger_at_the_floor(
+    shift: float, low: float, high: float
+) -> None:
     """√3 times too large at the floor, where the distance is noise; correct above it."""
     reference = made_reference(1)
     fresh = torch.tensor([distance(reference, draws(seed, 400, shift)) for seed in range(400)])
@@ -56,7 +58,7 @@ def test_repeating_images_raises_the_distance() -> None:
     assert sum(again) / 100 > 1.5 * distance(reference, features)
 
 
-def test_a_draw_is_what_its_images_say() -> None:
+def test_a_draw_equals_the_distance_of_its_images() -> None:
     features, chosen = draws(1, 50, 0.3), torch.randint(50, (50,), generator=torch.Generator().manual_seed(0))
     middle = features.mean(dim=0)
     found = bootstrap._resampled(features - middle, middle, chosen.bincount(minlength=50).double())
@@ -66,7 +68,7 @@ def test_a_draw_is_what_its_images_say() -> None:
     assert torch.allclose(found.covariance, expected.covariance, rtol=1e-10, atol=1e-14)
 
 
-def test_it_is_the_deviation_of_the_mean_over_the_extractors() -> None:
+def test_the_deviation_is_of_the_mean_over_extractors() -> None:
     """Two of the same kind that see the same images move together, so the mean of both moves as much as one does."""
     features = draws(1, 400, 0.3)
     alone = fid_indomain_sampling_sd(made_reference(1), [features])
@@ -78,6 +80,6 @@ def test_it_is_the_deviation_of_the_mean_over_the_extractors() -> None:
     assert independent < 0.9 * alone
 
 
-def test_it_is_the_same_every_time() -> None:
+def test_the_bootstrap_is_deterministic() -> None:
     reference, features = made_reference(1), draws(1, 100, 0.3)
     assert fid_indomain_sampling_sd(reference, [features]) == fid_indomain_sampling_sd(reference, [features])

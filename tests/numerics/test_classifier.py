@@ -64,7 +64,7 @@ def telling(*answers: tuple[int, int]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 5, 70), (1, 100, 64)])
-def test_any_size_has_its_classes_and_a_small_file(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+def test_any_image_size_and_number_of_classes_makes_a_small_file(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     network = untrained(shape, classes=7)
     found = probabilities(network, images(3, shape))
     assert (found.shape, found.dtype) == ((3, 7), torch.float64)
@@ -73,14 +73,14 @@ def test_any_size_has_its_classes_and_a_small_file(tmp_path: Path, shape: tuple[
     assert (tmp_path / "one.safetensors").stat().st_size < 500_000
 
 
-def test_it_is_another_network_than_the_extractors() -> None:
+def test_the_classifier_differs_from_the_extractors() -> None:
     def weights(network: torch.nn.Module) -> set[tuple[int, ...]]:
         return {tuple(tensor.shape) for tensor in network.state_dict().values() if tensor.ndim == 4}
 
     assert not weights(Classifier((1, 28, 28), 10)) & weights(Extractor((1, 28, 28), 10))
 
 
-def test_its_cost() -> None:
+def test_the_cost_of_one_image() -> None:
     network = untrained((1, 28, 28))
     with FlopCounterMode(display=False) as counter:
         network(images(1, (1, 28, 28)))
@@ -97,14 +97,14 @@ def test_images_of_another_size_are_refused() -> None:
         classify_samples(untrained(), images(2, (3, 12, 12)), NO_LABELS, torch.full((10,), 0.1, dtype=torch.float64))
 
 
-def test_the_counts_are_those_made_by_hand() -> None:
+def test_metrics_equal_a_count_by_hand() -> None:
     shown = telling((0, 99), (0, 80), (1, 95), (2, 89), (2, 91))
     found = classify_samples(Conditional(), shown, torch.tensor([0, 0, 0, 2, 3]), UNIFORM)
     # Requested 3, 0, 1, 1; recognized 2, 1, 2, 0: the differences are 1, 1, 1, 1 of 5, and half of them is 2 of 5.
     assert found == {"class_accuracy": 3 / 5, "class_tv": pytest.approx(2 / 5), "low_confidence": 2 / 5}
 
 
-def test_without_labels_the_classes_are_held_against_the_training_set() -> None:
+def test_without_labels_class_shares_are_compared_with_the_training_set() -> None:
     shown = telling((0, 99), (0, 99), (1, 99), (3, 99))
     found = classify_samples(Conditional(), shown, NO_LABELS, torch.tensor([0.25, 0.25, 0.5, 0.0], dtype=torch.float64))
     assert found == {"class_accuracy": None, "class_tv": pytest.approx(0.5), "low_confidence": 0.0}
@@ -114,14 +114,14 @@ def test_without_labels_the_classes_are_held_against_the_training_set() -> None:
     ("answers", "distance"),
     [(((0, 99), (1, 99), (2, 99), (3, 99)), 0.0), (((1, 99),) * 4, 0.75), (((0, 99), (0, 99), (1, 99), (1, 99)), 0.5)],
 )
-def test_lost_classes_show_in_their_shares(answers: tuple[tuple[int, int], ...], distance: float) -> None:
+def test_missing_classes_change_the_class_shares(answers: tuple[tuple[int, int], ...], distance: float) -> None:
     assert classify_samples(Conditional(), telling(*answers), NO_LABELS, UNIFORM)["class_tv"] == pytest.approx(distance)
     # Exchanged classes do not: that is what the accuracy is for.
     requested = torch.tensor([shown for shown, _ in answers]).roll(1)
     assert classify_samples(Conditional(), telling(*answers), requested, UNIFORM)["class_tv"] == 0.0
 
 
-def test_shares_count_classes_that_are_not_there() -> None:
+def test_class_shares_count_missing_classes() -> None:
     assert shares(torch.tensor([0, 0, 2]), 4).tolist() == pytest.approx([2 / 3, 0, 1 / 3, 0])
 
 
@@ -135,12 +135,12 @@ def test_shares_count_classes_that_are_not_there() -> None:
         (2, [-1, 3], UNIFORM, "labels -1 to 3"),
     ],
 )
-def test_what_does_not_fit_is_refused(n: int, labels: list[int], class_shares: torch.Tensor, message: str) -> None:
+def test_invalid_inputs_are_refused(n: int, labels: list[int], class_shares: torch.Tensor, message: str) -> None:
     with pytest.raises(UserError, match=message):
         classify_samples(Conditional(), telling(*[(0, 99)] * n), torch.tensor(labels, dtype=torch.int64), class_shares)
 
 
-def test_neither_batch_nor_order_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_size_and_order_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     network, x = untrained((1, 28, 28)), images(101, (1, 28, 28))
     labels = torch.arange(101) % 10
     whole = probabilities(network, x)
@@ -153,7 +153,7 @@ def test_neither_batch_nor_order_matters(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_neither_does_the_device() -> None:
+def test_the_device_does_not_matter() -> None:
     network, x = untrained((1, 28, 28)), images(101, (1, 28, 28))
     on_cpu = probabilities(network, x)
     assert torch.allclose(probabilities(network, x, device="cuda"), on_cpu, rtol=1e-10, atol=1e-12)
@@ -181,14 +181,14 @@ def test_training_learns_and_depends_on_the_seed_alone(short: ClassifierSettings
     assert not torch.equal(weights[0]["conv1.weight"], weights[2]["conv1.weight"])
 
 
-def test_a_small_data_set_is_gone_through_more_often(
+def test_a_small_data_set_is_trained_for_more_epochs(
     short: ClassifierSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(short)
     assert "epoch 6/6" in capsys.readouterr().out  # 7 steps an epoch, 40 steps at least
 
 
-def test_a_file_gives_back_what_was_written(tmp_path: Path, short: ClassifierSettings) -> None:
+def test_a_file_round_trip(tmp_path: Path, short: ClassifierSettings) -> None:
     trained = train(short).network
     header = {"dataset": "stripes", "classes": ["rows", "columns"], "accuracy": 1.0}
     classifier.write(tmp_path / "a.safetensors", trained, header)
@@ -214,7 +214,7 @@ def test_a_truncated_or_foreign_file_is_refused(tmp_path: Path, monkeypatch: pyt
         classifier.read(SHIPPED.parent / "extractors" / "mnist.safetensors")
 
 
-def test_its_stage_trains_it(
+def test_the_stage_trains_the_classifier(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(fit, "MIN_STEPS", 3)
@@ -237,7 +237,7 @@ def test_its_stage_trains_it(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_shipped_classifiers_are_the_ones_whose_hashes_are_shipped(name: str) -> None:
+def test_shipped_classifiers_match_their_hashes(name: str) -> None:
     sums = dict(reversed(line.split()) for line in (SHIPPED / "SHA256SUMS").read_text().splitlines())
     assert sorted(sums) == sorted(f"{name}.safetensors" for name in NAMES)
     assert files.digest(SHIPPED / f"{name}.safetensors") == sums[f"{name}.safetensors"]
@@ -258,7 +258,7 @@ def mnist_shares(mnist_images: ImageSet) -> torch.Tensor:
 
 
 @pytest.mark.slow
-def test_the_shipped_classifier_is_as_accurate_as_it_says(
+def test_the_shipped_classifier_has_its_stated_accuracy(
     shipped: Classifier, mnist_images: ImageSet, mnist_shares: torch.Tensor
 ) -> None:
     found = classify_samples(shipped, mnist_images.test_images, mnist_images.test_labels, mnist_shares)
@@ -270,7 +270,7 @@ def test_the_shipped_classifier_is_as_accurate_as_it_says(
     assert found["low_confidence"] < 0.03
 
 
-def test_the_classifier_sees_what_the_distance_overlooks(
+def test_the_classifier_detects_damage_that_the_distance_misses(
     shipped: Classifier, mnist_images: ImageSet, mnist_shares: torch.Tensor
 ) -> None:
     """Digits drawn over one another lower its confidence, a lost class shifts the shares, wrong labels the accuracy."""

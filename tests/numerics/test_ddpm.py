@@ -47,7 +47,7 @@ def test_alphas_are_those_of_diffusers(schedule):
     assert torch.allclose(vp.alphas_cumprod, theirs, rtol=2e-4, atol=0)
 
 
-def test_the_linear_schedule_is_the_papers():
+def test_the_linear_schedule_equals_ho_et_al():
     found = betas("linear").numpy()
     assert np.allclose(found, 1e-4 + (0.02 - 1e-4) * np.arange(1000) / 999, rtol=1e-12)
     assert float(VP("linear").alphas_cumprod[-1]) == pytest.approx(4.0358e-5, rel=1e-4)
@@ -144,7 +144,7 @@ def test_the_loss_is_the_squared_error_of_the_prediction_summed_over_pixels(name
 
 
 @pytest.mark.parametrize("name", ["epsilon", "v"])
-def test_coefficients_are_their_definitions(name):
+def test_coefficients_equal_their_definitions(name):
     *_, steps, sigma = example("linear")
     alpha_bar = VP("linear").alphas_cumprod[steps]
     c_skip, c_out, c_in, c_noise = Denoiser(Recorded(), PreconditioningSettings(name)).coefficients(sigma)
@@ -175,7 +175,7 @@ def test_min_snr_weighs_the_error_of_x_0_by_the_clamped_ratio(name, gamma):
 
 
 @pytest.mark.parametrize("schedule", NOISE_SCHEDULES)
-def test_training_draws_every_step_alike(schedule):
+def test_training_draws_steps_uniformly(schedule):
     denoiser = Denoiser(Recorded(), PreconditioningSettings("epsilon", noise_schedule=schedule))
     sigma = denoiser.training_sigmas(50_000, torch.Generator().manual_seed(0))
     times = denoiser.vp.time(sigma)
@@ -230,7 +230,7 @@ def test_samplers_find_the_distribution(method, steps, evaluations, schedule):
 
 
 @pytest.mark.parametrize(("method", "steps"), [("ddim", 15), ("ddim", 300), ("unipc", 1001), ("ddpm", 2000)])
-def test_steps_that_a_scheduler_cannot_take_are_refused(method, steps):
+def test_invalid_steps_of_a_scheduler_are_refused(method, steps):
     with pytest.raises(UserError, match=f"steps is {steps}; allowed for {method}"):
         draw(Guided(GaussianDenoiser("linear")), method, 1, steps=steps)
 
@@ -260,7 +260,7 @@ def noise_predictor(schedule):
     return network, Guided(denoiser)
 
 
-def test_ancestral_sampling_is_the_papers_algorithm_2():
+def test_ancestral_sampling_equals_algorithm_2_of_ho_et_al():
     """Ho et al. 2020, in the noise parametrization, sigma_t² = beta_t, in float64 with the same noise.
 
     The scheduler keeps alpha_bar in float32, where a beta of 1e-4 has three digits: hence the tolerance.
@@ -307,7 +307,7 @@ OF_DIFFUSERS = {
 
 @pytest.mark.parametrize("schedule", NOISE_SCHEDULES)
 @pytest.mark.parametrize("method", OF_DIFFUSERS)
-def test_schedulers_end_where_diffusers_does_with_noise_predictions(method, schedule):
+def test_schedulers_equal_diffusers_for_noise_predictions(method, schedule):
     """diffusers run as its own pipelines run it: x_t and t to the network, noise to the scheduler."""
     network, guided = noise_predictor(schedule)
     ours = draw(guided, method, 4, steps=20).x
@@ -341,7 +341,7 @@ class TooLittle(torch.nn.Module):
         return 0.9 * self.exact(x_t, t)
 
 
-def test_clip_holds_what_few_steps_of_a_noise_predictor_blow_up():
+def test_clipping_bounds_the_error_of_noise_predictors_with_few_steps():
     """The first estimate of x_0 is off by sigma = 157 times the error of the noise; ten steps do not mend it."""
     denoiser = Denoiser(TooLittle(), PreconditioningSettings("epsilon", black=-1.0))
     free, clipped = (draw(Guided(denoiser, clip=clip), "ddim", 20, steps=10).x for clip in (False, True))
@@ -352,7 +352,7 @@ def test_clip_holds_what_few_steps_of_a_noise_predictor_blow_up():
 
 
 @pytest.mark.parametrize("method", OF_DIFFUSERS)
-def test_an_image_does_not_depend_on_its_neighbours(method):
+def test_an_image_does_not_depend_on_its_batch(method):
     guided = Guided(GaussianDenoiser())
     many, few = (draw(guided, method, n, steps=10).x for n in (5, 2))
     assert torch.allclose(many[:2], few, atol=1e-6)

@@ -57,7 +57,7 @@ def test_samplers_find_the_distribution(method, changes, evaluations):
 
 
 @pytest.mark.parametrize(("method", "smallest", "largest"), [("heun", 10, 20), ("euler", 3.4, 4.6)])
-def test_heun_converges_at_second_order_to_the_exact_flow_and_euler_at_first(method, smallest, largest):
+def test_heun_converges_at_second_and_euler_at_first_order_to_the_exact_flow(method, smallest, largest):
     """For Gaussian data the flow is known: x - mean scales with sqrt(std² + sigma²)."""
     noise = ImageNoise(0, range(4)).normal(SHAPE).double()
     errors, limits = [], {"sigma_min": 1e-4, "sigma_max": 5.0}
@@ -76,7 +76,7 @@ def test_heun_converges_at_second_order_to_the_exact_flow_and_euler_at_first(met
 
 
 @pytest.mark.parametrize("grid", [None, 4, 12])
-def test_euler_is_what_a_plain_loop_makes(grid):
+def test_euler_equals_a_plain_loop(grid):
     """At every level of 4 steps, or at every third of 12, whose last step begins higher."""
     end = draw("euler", n=3, steps=4, grid=grid, sigma_min=0.01, sigma_max=5.0)
     levels = karras_sigmas(grid or 4, 0.01, 5.0, 7.0).tolist()
@@ -89,14 +89,14 @@ def test_euler_is_what_a_plain_loop_makes(grid):
     assert end.evaluations.tolist() == [4, 4, 4]
 
 
-def test_a_grid_that_steps_do_not_divide_is_refused():
+def test_a_grid_that_is_not_a_multiple_of_steps_is_refused():
     with pytest.raises(
         UserError, match=r"sampler\.grid is 6; allowed with sampler\.steps 4: a multiple of it, or null"
     ):
         draw("euler", steps=4, grid=6)
 
 
-def test_karras_sigmas_are_the_papers():
+def test_karras_sigmas_equal_the_papers_formula():
     sigmas = karras_sigmas(18, 0.002, 80.0, 7.0)
     assert len(sigmas) == 19
     assert sigmas[0] == pytest.approx(80.0)
@@ -131,7 +131,7 @@ def test_the_ode_solver_agrees_with_scipy_and_the_closed_form():
         assert int(evaluations[index]) == pytest.approx(theirs.nfev, rel=0.02)
 
 
-def test_an_image_takes_its_own_steps_whoever_is_beside_it():
+def test_an_image_takes_its_own_steps_in_any_batch():
     def stiff(t, x):
         return -x * x.abs().flatten(1).amax(1)[:, None]
 
@@ -143,7 +143,7 @@ def test_an_image_takes_its_own_steps_whoever_is_beside_it():
     assert torch.allclose(both, start / (1 + start), rtol=1e-5)
 
 
-def test_the_ve_sde_is_the_tutorials():
+def test_the_ve_sde_equals_the_tutorials():
     sde = VESDE(25.0)
     t = torch.linspace(TIME_MIN, 1, 50, dtype=torch.float64)
     expected = torch.sqrt((25.0 ** (2 * t) - 1) / (2 * math.log(25.0)))
@@ -162,7 +162,7 @@ class Linear(torch.nn.Module):
         return 0.3 * x + noise_level[:, None, None, None] - 0.1
 
 
-def test_score_preconditioning_is_the_tutorials_loss_and_score():
+def test_score_preconditioning_equals_the_tutorials_loss_and_score():
     denoiser = Denoiser(Linear(), PreconditioningSettings("score"))
     x_0, noise, t = torch.rand(5, 1, 4, 4), torch.randn(5, 1, 4, 4), torch.rand(5) * 0.9 + 0.05
     std = denoiser.sde.marginal_std(t)
@@ -185,7 +185,7 @@ def test_edm_loss_is_the_weighted_error_of_the_denoiser():
 
 
 @pytest.mark.parametrize("black", [0.0, -1.0])
-def test_pixels_go_there_and_back(black):
+def test_pixel_scaling_is_inverted(black):
     denoiser = Denoiser(Linear(), PreconditioningSettings("edm", black=black))
     images = torch.rand(2, 1, 4, 4) * 2 - 1
     assert torch.allclose(denoiser.to_images(denoiser.from_images(images)), images, atol=1e-6)

@@ -51,7 +51,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> ExtractorSettings:
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 5, 70), (1, 100, 64)])
-def test_any_size_has_64_features_and_a_small_file(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+def test_any_image_size_has_64_features_and_a_small_file(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     extractor = untrained(shape)
     found = features(extractor, images(3, shape))
     assert found.shape == (3, FEATURES)
@@ -72,7 +72,7 @@ def test_images_of_another_size_are_refused() -> None:
         features(untrained(), images(2, (3, 12, 12)))
 
 
-def test_neither_batch_nor_order_matters() -> None:
+def test_batch_size_and_order_do_not_matter() -> None:
     extractor, x = untrained((1, 28, 28)), images(101, (1, 28, 28))
     whole = features(extractor, x)
     order = torch.randperm(101, generator=torch.Generator().manual_seed(1))
@@ -83,7 +83,7 @@ def test_neither_batch_nor_order_matters() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_neither_does_the_device() -> None:
+def test_the_device_does_not_matter() -> None:
     extractor, x = untrained((1, 28, 28)), images(101, (1, 28, 28))
     on_cpu = features(extractor, x)
     assert torch.allclose(features(extractor, x, device="cuda"), on_cpu, rtol=1e-10, atol=1e-12)
@@ -99,14 +99,14 @@ def test_training_learns_and_depends_on_the_seed_alone(short: ExtractorSettings)
     assert not torch.equal(weights[0]["conv1.weight"], weights[2]["conv1.weight"])
 
 
-def test_a_small_data_set_is_gone_through_more_often(
+def test_a_small_data_set_is_trained_for_more_epochs(
     short: ExtractorSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(0, short)
     assert "epoch 6/6" in capsys.readouterr().out  # 7 steps an epoch, 40 steps at least
 
 
-def test_a_file_gives_back_what_was_written(tmp_path: Path, short: ExtractorSettings) -> None:
+def test_a_file_round_trip(tmp_path: Path, short: ExtractorSettings) -> None:
     trained = [train(seed, short).network for seed in (0, 1)]
     header = {"dataset": "stripes", "classes": ["rows", "columns"], "accuracies": [1.0, 1.0]}
     extractors.write(tmp_path / "a.safetensors", trained, header)
@@ -205,7 +205,7 @@ def shipped(request: pytest.FixtureRequest) -> Iterator[tuple[str, list[Extracto
     yield request.param, extractors.read(SHIPPED / f"{request.param}.safetensors")
 
 
-def test_shipped_extractors_are_the_ones_whose_hashes_are_shipped(shipped: tuple[str, list[Extractor]]) -> None:
+def test_shipped_extractors_match_their_hashes(shipped: tuple[str, list[Extractor]]) -> None:
     name, found = shipped
     lines = [line.split() for line in (SHIPPED / "SHA256SUMS").read_text().splitlines()]
     sums = {file: digest for digest, file in lines}
@@ -217,7 +217,7 @@ def test_shipped_extractors_are_the_ones_whose_hashes_are_shipped(shipped: tuple
     assert min(header["accuracies"]) > {"mnist": 0.985, "fashion_mnist": 0.88}[name]
 
 
-def test_shipped_extractors_are_as_accurate_as_they_say(mnist_images: ImageSet) -> None:
+def test_shipped_extractors_have_their_stated_accuracy(mnist_images: ImageSet) -> None:
     header = extractors.read_header(SHIPPED / "mnist.safetensors")
     extractor = extractors.read(SHIPPED / "mnist.safetensors")[0]
     accuracy = fit.accuracy(extractor, mnist_images.test_images, mnist_images.test_labels, torch.device("cpu"))
@@ -231,7 +231,7 @@ def test_torch_fidelity_agrees_on_digits(mnist_images: ImageSet, tmp_path: Path)
     assert distance == pytest.approx(torch_fidelity_fid(extractor, a, b, "digits", tmp_path), rel=1e-5)
 
 
-def test_worse_images_are_farther_away(mnist_images: ImageSet) -> None:
+def test_worse_images_have_larger_distances(mnist_images: ImageSet) -> None:
     """Real digits are nearest; noise and lost classes move them away, the farther the more there is."""
     extractor = extractors.read(SHIPPED / "mnist.safetensors")[0]
     real = statistics(features(extractor, mnist_images.train_images[:3000]))

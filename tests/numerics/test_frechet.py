@@ -78,7 +78,7 @@ def test_the_closed_form_for_commuting_covariances(axes: list[tuple[float, float
 
 
 @pytest.mark.parametrize("rank", [64, 40, 1])
-def test_zero_to_itself_and_symmetric(rank: int) -> None:
+def test_the_distance_is_zero_to_itself_and_symmetric(rank: int) -> None:
     a, b = gaussian(3, 64, rank), gaussian(4, 64)
     scale = a.covariance.trace().item()
     assert 0 <= frechet_distance(a, a) < 1e-7 * scale
@@ -86,7 +86,7 @@ def test_zero_to_itself_and_symmetric(rank: int) -> None:
     assert frechet_distance(a, b) > 0
 
 
-def test_directions_that_both_lack_cost_no_digits() -> None:
+def test_directions_missing_in_both_cost_no_digits() -> None:
     """As dead features do. The roots of their round-off, once summed, made 1e-5 of a distance at the floor."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.logspace(2, -1, 64, dtype=torch.float64) * (torch.arange(64) < 46) * size for size in (1.0, 1.02))
@@ -100,7 +100,7 @@ def test_directions_that_both_lack_cost_no_digits() -> None:
     assert before != pytest.approx(expected, rel=1e-6)
 
 
-def test_turning_both_changes_nothing_and_scaling_is_squared() -> None:
+def test_rotation_changes_nothing_and_scaling_is_squared() -> None:
     x, y = draws(5, 400, 16), 1.5 * draws(6, 300, 16) + 0.3
     turn = torch.linalg.qr(draws(7, 16, 16))[0]
     plain = frechet_distance(statistics(x), statistics(y))
@@ -108,14 +108,14 @@ def test_turning_both_changes_nothing_and_scaling_is_squared() -> None:
     assert frechet_distance(statistics(3 * x), statistics(3 * y)) == pytest.approx(9 * plain, rel=1e-10)
 
 
-def test_a_known_factor_gives_the_same() -> None:
+def test_a_precomputed_factor_gives_the_same_distance() -> None:
     a, b = gaussian(8, 64, 50), gaussian(9, 64)
     root = factor(a.covariance)
     assert torch.allclose(root @ root.T, a.covariance, rtol=0, atol=1e-11 * a.covariance.trace().item())
     assert frechet_distance(a, b, root) == frechet_distance(a, b)
 
 
-def test_statistics_are_numpys_and_ignore_the_order() -> None:
+def test_statistics_equal_numpys_and_ignore_the_order() -> None:
     x = draws(10, 1000, 64) * 3 + 100
     found = statistics(x)
     assert np.allclose(found.mean, np.mean(x.numpy(), axis=0), rtol=1e-13)
@@ -125,7 +125,7 @@ def test_statistics_are_numpys_and_ignore_the_order() -> None:
     assert found.n == 1000
 
 
-def test_statistics_in_single_precision_would_not_do() -> None:
+def test_single_precision_loses_the_covariance() -> None:
     """The reason for double precision: far from the origin, single precision loses the covariance."""
     x = draws(11, 5000, 8) + 3000
     single = x.float()

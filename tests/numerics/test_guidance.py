@@ -48,7 +48,7 @@ def test_scale_0_is_unconditional_and_1_conditional(name, device):
 
 @pytest.mark.parametrize("name", PREDICTIONS)
 @pytest.mark.parametrize("scale", [0.5, 1.5, 3.0])
-def test_other_scales_go_on_from_the_unconditional_towards_the_conditional(name, scale, device):
+def test_other_scales_extrapolate_from_unconditional_to_conditional(name, scale, device):
     (x, sigma), labels, plain = noisy(device), LABELS.to(device), denoiser(name)
     unconditional, conditional = plain(x, sigma), plain(x, sigma, labels)
     expected = unconditional + scale * (conditional - unconditional)
@@ -56,7 +56,7 @@ def test_other_scales_go_on_from_the_unconditional_towards_the_conditional(name,
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
-def test_it_is_the_published_mixture_of_noise_predictions(scale):
+def test_guidance_equals_the_published_mixture_of_noise_predictions(scale):
     """eps = lerp(eps(x_t, nothing), eps(x_t, label), scale), and x_0 from eps (Ho et al. 2020, eq. 15)."""
     plain, steps, n = denoiser("epsilon"), torch.tensor([0, 250, 500, 999]), 4
     alpha_bar = plain.vp.alphas_cumprod[steps][:, None, None, None]
@@ -70,7 +70,7 @@ def test_it_is_the_published_mixture_of_noise_predictions(scale):
 
 @torch.inference_mode()
 @pytest.mark.parametrize("name", PREDICTIONS)
-def test_one_batch_of_both_passes_is_the_two_passes(name, device):
+def test_one_batch_of_both_passes_equals_two_passes(name, device):
     """To rounding: convolutions sum in another order in batches of another size."""
     model = small_unet_model()
     network = build_network(model, seed=1).eval().to(device, torch.float64)
@@ -86,7 +86,7 @@ def test_one_batch_of_both_passes_is_the_two_passes(name, device):
     ("labels", "scale", "passes"),
     [(None, 1.0, 1), (None, 3.0, 1), (LABELS, 0.0, 1), (LABELS, 1.0, 1), (LABELS, 1.5, 2), (LABELS, 0.5, 2)],
 )
-def test_passes_are_what_the_network_computes(labels, scale, passes):
+def test_passes_are_the_networks_evaluations(labels, scale, passes):
     network = Conditional()
     guided = Guided(denoiser(network=network), labels, scale)
     x, sigma = noisy()
@@ -98,7 +98,7 @@ def test_passes_are_what_the_network_computes(labels, scale, passes):
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
 @pytest.mark.parametrize("black", [-1.0, 0.0])
-def test_clip_keeps_the_mixture_within_black_and_white(scale, black):
+def test_clipping_keeps_the_mixture_between_black_and_white(scale, black):
     plain = Denoiser(Conditional(), PreconditioningSettings("epsilon", black=black))
     x, sigma = noisy()
     free, clipped = Guided(plain, LABELS, scale)(x, sigma), Guided(plain, LABELS, scale, clip=True)(x, sigma)
@@ -106,7 +106,7 @@ def test_clip_keeps_the_mixture_within_black_and_white(scale, black):
     assert torch.equal(clipped, free.clamp(black, 1.0))
 
 
-def test_guidance_is_told_of_the_denoisers_process():
+def test_guidance_has_the_denoisers_process():
     plain = denoiser("v")
     guided = Guided(plain)
     assert (guided.vp, guided.sde, guided.sigma_range()) == (plain.vp, plain.sde, plain.sigma_range())
@@ -122,7 +122,7 @@ def test_guidance_is_told_of_the_denoisers_process():
         (0, 3, []),
     ],
 )
-def test_labels_go_through_the_classes_in_turn(n, classes, expected):
+def test_labels_cycle_through_the_classes(n, classes, expected):
     labels = labels_in_turn(n, classes)
     assert labels.dtype == torch.int64
     assert labels.tolist() == expected

@@ -123,7 +123,7 @@ def pipeline_of_the_report(weights: Tensors, pictures: torch.Tensor) -> torch.Te
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 40, 24)])
-def test_the_reports_features_agree_with_its_description(
+def test_the_papers_features_agree_with_the_description_of_its_code(
     networks: dict[str, nn.Module], report_weights: Tensors, shape: tuple[int, int, int]
 ) -> None:
     pictures = images(3, shape)
@@ -136,7 +136,7 @@ def test_the_reports_features_agree_with_its_description(
     )
 
 
-def test_the_report_normalizes_twice(networks: dict[str, nn.Module]) -> None:
+def test_the_paper_normalizes_twice(networks: dict[str, nn.Module]) -> None:
     """Values measured in the original code: black and white are not -1 and 1."""
     seen: list[torch.Tensor] = []
     first: Any = networks["paper"].inception.Conv2d_1a_3x3  # type: ignore[union-attr]
@@ -172,7 +172,7 @@ def of_few(x: torch.Tensor) -> Statistics:
 
 
 @pytest.mark.slow
-def test_torch_fidelity_measures_the_same_standard_distance(
+def test_torch_fidelity_computes_the_same_standard_distance(
     networks: dict[str, nn.Module], standard_weights: Tensors, tmp_path: Path
 ) -> None:
     fidelity: Any = pytest.importorskip("torch_fidelity")
@@ -198,7 +198,7 @@ def test_torch_fidelity_measures_the_same_standard_distance(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_features_do_not_depend_on_order_and_number(networks: dict[str, nn.Module], kind: str) -> None:
+def test_features_do_not_depend_on_order_or_number_of_images(networks: dict[str, nn.Module], kind: str) -> None:
     x = images(5)
     whole = features(networks[kind], x)
     backwards = features(networks[kind], x.flip(0)).flip(0)
@@ -207,7 +207,7 @@ def test_features_do_not_depend_on_order_and_number(networks: dict[str, nn.Modul
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gray_is_three_equal_channels(networks: dict[str, nn.Module], kind: str) -> None:
+def test_gray_equals_three_equal_channels(networks: dict[str, nn.Module], kind: str) -> None:
     x = images(2)
     assert torch.equal(features(networks[kind], x), features(networks[kind], x.repeat(1, 3, 1, 1)))
 
@@ -237,14 +237,14 @@ def test_a_reference_gives_back_what_was_written(networks: dict[str, nn.Module],
 # --- weights -------------------------------------------------------------------------------------------------------
 
 
-def test_the_configuration_knows_the_same_networks() -> None:
+def test_the_configuration_lists_the_same_networks() -> None:
     assert tuple(inception.NETWORKS) == tuple(inception_weights.WEIGHTS) == tuple(inception.COLUMNS) == KINDS
     schema = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text(encoding="utf-8"))
     assert tuple(schema["properties"]["inception"]["properties"]) == KINDS
     assert INCEPTION_FEATURES == inception.FEATURES
 
 
-def test_the_pinned_weights_are_those_of_their_publishers() -> None:
+def test_the_pinned_hashes_match_the_published_weights() -> None:
     fidelity: Any = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     assert inception_weights.WEIGHTS["standard"].url == fidelity.URL_INCEPTION_V3
     assert inception_weights.WEIGHTS["paper"].url == torchvision.models.Inception_V3_Weights.IMAGENET1K_V1.url
@@ -272,7 +272,7 @@ def pin(monkeypatch: pytest.MonkeyPatch, kind: str, path: Path) -> None:
     )
 
 
-def test_other_weights_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_weights_are_refused_before_unpickling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, caught = tmp_path / "weights.pth", tmp_path / "caught"
     path.write_bytes(pickle.dumps(Trap(caught), protocol=2))
     with pytest.raises(UserError, match=r"weights\.pth has SHA-256 .*; config key inception\.paper needs 0cc3"):
@@ -283,7 +283,7 @@ def test_other_weights_are_refused_before_they_are_unpacked(tmp_path: Path, monk
     assert not caught.exists()
 
 
-def test_weights_that_are_not_there_are_missed(tmp_path: Path) -> None:
+def test_missing_weights_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.pth does not exist: correct config key inception\.standard, or set"):
         inception_weights.read_weights(tmp_path / "nowhere.pth", "standard")
 
@@ -297,7 +297,7 @@ def fetch_weights(tmp_path: Path, kind: str = "standard") -> Path:
 
 
 @pytest.mark.parametrize("name", inception_weights.WEIGHTS["standard"].names)
-def test_weights_that_the_user_placed_are_not_downloaded(
+def test_weights_placed_by_the_user_are_not_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     (tmp_path / "data").mkdir()
@@ -325,7 +325,9 @@ def test_a_download_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not (tmp_path / "out").exists()
 
 
-def test_without_weights_and_network_the_ways_out_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_weights_and_internet_the_error_names_the_fixes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fetch(url: str, max_bytes: int) -> bytes:
         raise Unavailable(f"{url}: no route to host")
 
@@ -362,7 +364,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Tensors:
     return {"weight": torch.randn(3 * 64, 8, generator=torch.Generator().manual_seed(0)) / 255}
 
 
-def test_the_distance_is_that_of_the_features(tiny: Tensors) -> None:
+def test_the_distance_is_computed_from_the_features(tiny: Tensors) -> None:
     network, a, b = build("paper", tiny), images(100, (1, 8, 8), 1), images(70, (1, 8, 8), 2) // 2
     reference = measure(a, "paper", network, "blobs", "00ff")
     assert (reference.n, reference.weights_sha256, reference.column) == (100, "00ff", "fid_paper")
@@ -383,7 +385,7 @@ def test_fewer_images_than_features_are_refused(tiny: Tensors) -> None:
         score_inception(images(7, (1, 8, 8)), reference)
 
 
-def test_its_stage_makes_the_reference(tiny: Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stage_writes_the_reference(tiny: Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, out = tmp_path / "weights.pth", tmp_path / "inception-paper.safetensors"
     torch.save(tiny, weights)
     x, labels = images(50, (1, 8, 8)), torch.zeros(50, dtype=torch.int64)

@@ -37,7 +37,7 @@ def test_a_case_by_hand() -> None:
     assert kernel_distance(real, generated) == -13.0
 
 
-def test_it_is_the_unbiased_estimate() -> None:
+def test_kid_is_the_unbiased_estimate() -> None:
     real, generated = draws(1, 20), draws(2, 20, shift=0.3)
     found = kernel_distance(real, generated)
     assert found == pytest.approx(by_loops(real, generated), rel=1e-12)
@@ -47,7 +47,7 @@ def test_it_is_the_unbiased_estimate() -> None:
     assert found == pytest.approx(theirs[KEY_METRIC_KID_MEAN], rel=1e-12)
 
 
-def test_many_images_are_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_images_are_processed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kid, "BLOCK", 8)
     real, generated = draws(1, 20), draws(2, 20, shift=0.3)
     blocks = [(slice(0, 7), 7), (slice(7, 14), 7), (slice(14, 20), 6)]
@@ -55,13 +55,13 @@ def test_many_images_are_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> Non
     assert kernel_distance(real, generated) == pytest.approx(expected, rel=1e-12)
 
 
-def test_as_many_of_each_are_compared() -> None:
+def test_equally_many_images_of_each_set_are_compared() -> None:
     real, generated = draws(1, 30), draws(2, 20, shift=0.3)
     assert kernel_distance(real, generated) == kernel_distance(real[:20], generated)
     assert kernel_distance(generated, real) == kernel_distance(generated, real[:20])
 
 
-def test_images_of_one_kind_are_at_distance_zero_however_few() -> None:
+def test_images_of_one_distribution_have_distance_zero_at_any_number() -> None:
     """Without bias, unlike the estimate that counts each image as its own neighbour."""
     for n in (5, 50):
         values = np.array([kernel_distance(draws(2 * i, n), draws(2 * i + 1, n)) for i in range(200)])
@@ -71,7 +71,7 @@ def test_images_of_one_kind_are_at_distance_zero_however_few() -> None:
         assert kernel_distance(draws(0, n), draws(1, n, shift=0.5)) > 10 * error
 
 
-def test_the_scale_brings_the_mean_squared_norm_to_the_number_of_features() -> None:
+def test_scaled_features_have_a_mean_squared_norm_of_their_number() -> None:
     features = 7.0 * draws(1, 200, 12) ** 3
     factor = scale(statistics(features))
     assert (features * factor).square().sum(1).mean().item() == pytest.approx(12)
@@ -79,7 +79,7 @@ def test_the_scale_brings_the_mean_squared_norm_to_the_number_of_features() -> N
     assert scale(statistics(torch.zeros(20, 12).double())) == 1.0
 
 
-def test_the_scale_takes_the_size_of_the_features_out() -> None:
+def test_the_distance_is_invariant_to_the_scale_of_the_features() -> None:
     """On raw features the cubic term dominates: features a thousand times larger give a distance 10^15 times larger."""
     real, generated = draws(1, 200), draws(2, 200, shift=0.2)
 

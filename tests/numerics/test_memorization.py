@@ -49,7 +49,7 @@ def test_a_copy_is_at_distance_zero() -> None:
     assert torch.equal(nearest_distances(copies, training), torch.full((100,), 1 / 255, dtype=torch.float64))
 
 
-def test_what_single_precision_cannot_tell_apart_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_distances_below_single_precision_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bright training images that differ little from each other, like frames of a film."""
     base = pictures(1, 1, (3, 40, 40), least=200)
     training = base.repeat(60, 1, 1, 1)
@@ -90,7 +90,7 @@ def found(samples: torch.Tensor, test: torch.Tensor) -> Memorization:
     return result
 
 
-def test_the_p_value_is_mann_and_whitneys() -> None:
+def test_the_p_value_equals_mann_and_whitneys() -> None:
     """From the count of pairs and the normal approximation with correction for continuity; no ties here."""
     samples, test = some(80, 1, 3.8), some(120, 2)
     nearer = int((samples[:, None] < test[None, :]).sum())  # U of the test images
@@ -101,7 +101,7 @@ def test_the_p_value_is_mann_and_whitneys() -> None:
     assert result.ratio == pytest.approx(np.median(samples) / np.median(test), rel=1e-12)
 
 
-def test_nearer_samples_are_found_and_farther_ones_are_none() -> None:
+def test_closer_samples_are_flagged_and_farther_ones_are_not() -> None:
     test = some(1000, 1)
     assert found(some(500, 2, 3.7), test).p < 1e-6
     assert found(some(500, 2, 4.3), test).p > 1 - 1e-4
@@ -109,7 +109,7 @@ def test_nearer_samples_are_found_and_farther_ones_are_none() -> None:
     assert found(test, test).ratio == 1
 
 
-def test_the_test_keeps_its_level() -> None:
+def test_the_false_positive_rate_is_at_most_the_level() -> None:
     """Unseen real images are flagged at most at the test's level: 5 in 100, here over 400 draws."""
     called = sum(found(some(100, 2 * i), some(200, 2 * i + 1)).p < 0.05 for i in range(400))
     assert scipy.stats.binomtest(called, 400, 0.05).pvalue > 0.01
@@ -122,5 +122,5 @@ def test_copies_have_ratio_zero() -> None:
 
 
 @pytest.mark.parametrize("test", [torch.zeros(0).double(), torch.zeros(9).double()], ids=["none", "copies themselves"])
-def test_without_test_images_to_compare_with_there_is_no_answer(test: torch.Tensor) -> None:
+def test_without_test_images_there_is_no_p_value(test: torch.Tensor) -> None:
     assert memorization(some(10, 1), test) is None

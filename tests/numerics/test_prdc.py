@@ -43,7 +43,7 @@ def values(found: Prdc) -> tuple[float, float, float, float]:
 @pytest.mark.parametrize(
     ("spread", "at"), [(1.0, 0.0), (0.8, 0.0), (1.5, 0.0), (1.0, 0.6)], ids=["alike", "narrow", "wide", "beside"]
 )
-def test_they_are_what_they_are_defined_to_be(spread: float, at: float) -> None:
+def test_metrics_equal_their_definitions(spread: float, at: float) -> None:
     real, generated = cloud(1, 300), cloud(2, 300, spread=spread, at=at)
     found = compute_prdc(real, generated)
     assert values(found) == pytest.approx(by_definition(real, generated), rel=1e-12)
@@ -56,7 +56,7 @@ def test_they_are_what_they_are_defined_to_be(spread: float, at: float) -> None:
     assert 0 < found.recall < 1
 
 
-def test_density_and_coverage_take_sets_of_any_size_in_blocks_of_any_size() -> None:
+def test_density_and_coverage_accept_any_set_and_block_size() -> None:
     real, generated = cloud(1, 203), cloud(2, 97, spread=0.8)
     x, y = real.numpy(), generated.numpy()
     inside = cdist(x, y) < radii(x, 4)[:, None]
@@ -74,7 +74,7 @@ def test_a_narrow_model_has_precision_and_no_recall() -> None:
     assert (turned.precision, turned.recall) == (found.recall, found.precision)
 
 
-def test_what_is_far_away_has_nothing() -> None:
+def test_distant_samples_score_zero() -> None:
     assert values(compute_prdc(cloud(1, 50), cloud(2, 50, at=100.0))) == (0, 0, 0, 0)
 
 
@@ -90,7 +90,7 @@ def test_samples_in_the_middle_are_denser_than_the_real_images() -> None:
     assert found.coverage < 0.9
 
 
-def test_a_repeated_image_covers_little() -> None:
+def test_a_repeated_image_has_low_coverage() -> None:
     real = cloud(1, 400)
     repeated = real[:20].repeat(20, 1)
     found = compute_prdc(real, repeated)
@@ -112,7 +112,7 @@ def test_ties_do_not_depend_on_the_order() -> None:
     assert values(found) == pytest.approx(by_definition(real, generated), rel=1e-12)
 
 
-def test_as_many_of_each_are_compared() -> None:
+def test_equally_many_images_of_each_set_are_compared() -> None:
     real, generated = cloud(1, 80), cloud(2, 60)
     assert compute_prdc(real, generated) == compute_prdc(real[:60], generated)
     assert compute_prdc(generated, real).m == 60

@@ -157,13 +157,13 @@ def test_output_equals_the_published_architectures(size, channels, network, labe
 
 
 @pytest.mark.parametrize("labels", [None, [1, -1]], ids=["no labels", "labels"])
-def test_output_equals_it_in_float64_to_the_last_digits(labels, device):
+def test_output_equals_the_reference_in_float64_to_the_last_digits(labels, device):
     ours, theirs = both(small_unet_model({"attention_levels": [0, 1, 2, 3]}), labels, 2, torch.float64, device)
     assert float(theirs.abs().max()) > 0.1
     assert torch.allclose(ours, theirs, rtol=0, atol=1e-9)
 
 
 @pytest.mark.slow
-def test_the_reports_network_equals_the_published_one():
+def test_the_papers_network_equals_the_published_one():
     ours, theirs = both(unet_model(), [7], 1)
     assert torch.allclose(ours.double(), theirs, atol=1e-4)

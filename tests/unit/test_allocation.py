@@ -20,7 +20,7 @@ SHARES = (0.0, 0.2, 0.5, MAX_SHARE)
 
 
 @given(SIZES, AMOUNTS)
-def test_rising_has_the_zeros_of_a_pool_to_the_element(sizes, amount):
+def test_rising_sets_exactly_as_many_zeros_as_pool(sizes, amount):
     zeros = rising(sizes, amount)
     assert list(zeros) == list(sizes)
     assert sum(zeros.values()) == total_zeros(sizes, amount)
@@ -28,7 +28,7 @@ def test_rising_has_the_zeros_of_a_pool_to_the_element(sizes, amount):
 
 
 @pytest.mark.parametrize("amount", [0.1, 0.3, 0.5])
-def test_rising_rises_to_the_middle_and_is_even_about_it(amount):
+def test_rising_peaks_in_the_middle_and_is_symmetric(amount):
     sizes = {f"l{i}": 10_000 for i in range(9)}
     shares = [zeros / 10_000 for zeros in rising(sizes, amount).values()]
     assert all(a < b for a, b in itertools.pairwise(shares[:5]))
@@ -37,7 +37,7 @@ def test_rising_rises_to_the_middle_and_is_even_about_it(amount):
 
 
 @given(SIZES, AMOUNTS, st.data())
-def test_sensitivity_has_the_zeros_of_a_pool_to_the_element(sizes, amount, data):
+def test_sensitivity_sets_exactly_as_many_zeros_as_pool(sizes, amount, data):
     rises = st.lists(st.floats(-1.0, 10.0), min_size=3, max_size=3)
     curves = {name: list(zip(SHARES, [1.0, *data.draw(rises)], strict=True)) for name in sizes}
     zeros = by_sensitivity(sizes, amount, curves)
@@ -67,12 +67,12 @@ def test_sensitivity_finds_the_best_of_all_allocations():
     assert loss(found) == pytest.approx(best)
 
 
-def test_the_hull_lies_below_and_touches():
+def test_the_convex_hull_lies_below_the_points_and_touches_them():
     hull = lower_hull([(0.0, 0.0), (0.25, 3.0), (0.5, 1.0), (1.0, 8.0)])
     assert hull == [(0.0, 0.0), (0.5, 3.0), (1.0, 8.0)]  # 1.0 counts as 3.0: the loss fell
 
 
-def test_too_much_is_refused():
+def test_excessive_amounts_are_refused():
     with pytest.raises(UserError, match=r"prune.amount is 0.99; allowed with this allocation: up to 0.98"):
         rising({"a": 1000, "b": 1000}, 0.99)
 
@@ -80,7 +80,7 @@ def test_too_much_is_refused():
 @pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize("method", ["l1", "random"])
 @pytest.mark.parametrize("allocation", ["rising", "sensitivity"])
-def test_schedules_leave_the_networks_as_many_weights_as_the_pool_does(family, method, allocation):
+def test_schedules_keep_as_many_weights_as_pool(family, method, allocation):
     def zeros(network):
         return sum(int((getattr(m, n) == 0).sum()) for m, n in prunable(network, "global"))
 
@@ -99,7 +99,7 @@ def test_schedules_leave_the_networks_as_many_weights_as_the_pool_does(family, m
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_layers_of_one_size_lose_places_of_their_own(seed):
+def test_layers_of_equal_size_are_pruned_independently(seed):
     """Two layers of 4,096 elements, half of each zero: by chance they share 1,024 ± 32."""
     network = torch.nn.Sequential(*[torch.nn.Linear(64, 64, bias=False) for _ in range(2)])
     network.prune_scopes = lambda: {"global": ("0", "1")}
@@ -109,7 +109,7 @@ def test_layers_of_one_size_lose_places_of_their_own(seed):
     assert 1024 - 160 < (first & second).sum() < 1024 + 160
 
 
-def test_a_layer_alone_can_be_pruned():
+def test_a_single_layer_can_be_pruned():
     network = build_network(MODELS["ncsn"](), seed=1)
     before = {name: p.clone() for name, p in network.named_parameters()}
     prune_unstructured(network, PruneSettings("l1", 0.5, "module:conv3"), 0)
@@ -118,7 +118,7 @@ def test_a_layer_alone_can_be_pruned():
     assert int((network.conv3.weight == 0).sum()) == round(0.5 * network.conv3.weight.numel())
 
 
-def test_a_block_alone_can_be_pruned():
+def test_a_single_block_can_be_pruned():
     network = build_network(MODELS["ddpm"](), seed=1)
     names = layers(network, "module:down1")
     assert names == [
@@ -128,7 +128,7 @@ def test_a_block_alone_can_be_pruned():
 
 @pytest.mark.parametrize("levels", [[2, 3], [], [0, 1, 2, 3]])
 @pytest.mark.parametrize("family", MODELS)
-def test_the_rules_know_the_layers(family, levels):
+def test_the_catalog_lists_the_layers_of_the_networks(family, levels):
     """Without torch, the names that the networks have."""
     model = MODELS[family](**({"network": {"attention_levels": levels}} if family == "ddpm" else {}))
     network = build_network(model, seed=0)

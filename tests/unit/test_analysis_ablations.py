@@ -67,7 +67,7 @@ def correlations(rows: list[dict[str, Any]], method: str = proxies.ALL) -> pd.Da
 
 
 @pytest.mark.parametrize("model", ["ncsn", "ddpm"])
-def test_the_preset_s_cells_are_the_study_in_the_order_of_the_network(model: str) -> None:
+def test_the_presets_cells_form_the_study_in_network_order(model: str) -> None:
     entry = next(entry for entry in SENSITIVITY["matrix"] if entry["model"] == model)
     names = entry["optimizations"][::-1]  # the order of the matrix must not matter
     found = ablations.module_cells(synthetic.frame(row(name, model=model) for name in names))
@@ -79,7 +79,7 @@ def test_the_preset_s_cells_are_the_study_in_the_order_of_the_network(model: str
     assert list(dict.fromkeys(ablations.module_ratios(found)["module"])) == expected
 
 
-def test_what_differs_in_more_than_one_module_is_no_part_of_it() -> None:
+def test_cells_that_differ_in_more_than_one_module_are_excluded() -> None:
     """Another sampler, weights, engine or seed, a second step, a failure on either side, and no baseline."""
     config = {**SENSITIVITY, "optimizations": dict(SENSITIVITY["optimizations"])}
     pruned = config["optimizations"]["l1-50-conv2"]
@@ -99,7 +99,7 @@ def test_what_differs_in_more_than_one_module_is_no_part_of_it() -> None:
     assert found[["module", "seed"]].to_numpy().tolist() == [["conv2", 0]]
 
 
-def test_numbers_are_held_against_the_same_seed_s_baseline() -> None:
+def test_numbers_are_relative_to_the_baseline_of_the_same_seed() -> None:
     rows = [row("baseline", seed, fid_indomain=10.0 * (seed + 1), macs=200) for seed in (0, 1)]
     pruned = {"denoising_loss": 75.0, "denoising_loss_high": None, "params_nonzero": 600_000, "macs": 50}
     rows += [row("channels-50-conv2", seed, fid_indomain=40.0 * (seed + 1) ** 2, **pruned) for seed in (0, 1)]
@@ -116,7 +116,7 @@ def test_numbers_are_held_against_the_same_seed_s_baseline() -> None:
     assert [ratio["low"], ratio["high"]] == pytest.approx(np.exp(list(expected)).tolist())
 
 
-def test_a_monotone_proxy_has_1_and_a_constant_one_nothing() -> None:
+def test_a_monotone_proxy_correlates_perfectly_and_a_constant_one_is_undefined() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = correlations(study())
@@ -134,7 +134,7 @@ def test_a_monotone_proxy_has_1_and_a_constant_one_nothing() -> None:
     assert set(found["modules"]) == {6}
 
 
-def test_a_proxy_that_one_cell_lacks_and_too_few_modules_have_no_correlation() -> None:
+def test_missing_values_and_too_few_modules_give_no_correlation() -> None:
     rows = study()
     rows[2]["denoising_loss"] = None
     found = correlations(rows)["rho"]
@@ -144,7 +144,7 @@ def test_a_proxy_that_one_cell_lacks_and_too_few_modules_have_no_correlation() -
     assert proxy_table([row("baseline")]).empty
 
 
-def test_seeds_are_no_further_modules() -> None:
+def test_seeds_do_not_count_as_modules() -> None:
     """The same numbers three times over leave every correlation and every interval as they were."""
     one, three = correlations(study(1)), correlations(study(3))
     numbers = ["rho", "low", "high", "best_share"]
@@ -153,13 +153,13 @@ def test_seeds_are_no_further_modules() -> None:
     assert set(three["cells"]) == {18}
 
 
-def test_methods_have_rows_of_their_own_and_one_together() -> None:
+def test_each_method_has_a_row_and_all_methods_together_have_one() -> None:
     methods = proxy_table(study() + study(method="random")[1:])["method"]
     assert list(dict.fromkeys(methods)) == ["all", "l1, 50 %", "random, 50 %"]
     assert set(proxy_table(study())["method"]) == {"all"}
 
 
-def test_rank_correlations_are_scipy_s() -> None:
+def test_rank_correlations_equal_scipys() -> None:
     generator = np.random.default_rng(3)
     outcome = generator.integers(0, 12, 40).astype(float)  # with ties
     others = generator.integers(0, 9, (5, 40)).astype(float)
@@ -167,7 +167,7 @@ def test_rank_correlations_are_scipy_s() -> None:
     assert proxies.rank_correlations(outcome, others) == pytest.approx(np.array(expected))
 
 
-def test_the_table_marks_the_best_and_says_where_there_is_none() -> None:
+def test_the_table_marks_the_best_proxy_or_says_that_there_is_none() -> None:
     lines = proxytables.to_markdown(proxy_table(study())).splitlines()
     bold = [line for line in lines if "**" in line]
     assert len(bold) == 2  # the loss and the share of zeros order the modules alike
@@ -183,7 +183,7 @@ def drawn(chart: Any) -> list[dict[str, Any]]:
     return [found for rows in chart.to_dict()["datasets"].values() for found in rows]
 
 
-def test_the_u_shows_each_module_s_ratio() -> None:
+def test_the_sensitivity_figure_shows_each_modules_ratio() -> None:
     matrix = synthetic.matrix(study(2) + study(2, "random")[2:])
     chart = studyplots.sensitivity(findings.find(matrix), "a title")
     ratios = {(found["module"], found["method"]): found["ratio"] for found in drawn(chart) if "module" in found}
@@ -195,7 +195,7 @@ def test_the_u_shows_each_module_s_ratio() -> None:
     assert domains == [list(MODULES)] * 3
 
 
-def test_the_u_has_a_colour_for_each_method_and_a_shape_for_each_amount() -> None:
+def test_the_sensitivity_figure_has_a_colour_per_method_and_a_shape_per_amount() -> None:
     config = {**SENSITIVITY, "optimizations": dict(SENSITIVITY["optimizations"])}
     for amount in (5, 50, 12.5):
         prune = {"method": "l1", "amount": amount / 100, "scope": "module:conv2"}
@@ -208,7 +208,7 @@ def test_the_u_has_a_colour_for_each_method_and_a_shape_for_each_amount() -> Non
     assert points["shape"]["scale"]["domain"] == ["5 %", "12.5 %", "50 %", "90 %"]
 
 
-def test_a_picture_of_many_data_sets_stays_of_a_size_to_look_at() -> None:
+def test_a_figure_of_many_data_sets_stays_small() -> None:
     rows = [{**row, "dataset": f"photos-{number}"} for row in study()[:3] for number in range(8)]
     chart = studyplots.sensitivity(findings.find(synthetic.matrix(rows)), "a title").to_dict()
     assert len(chart["vconcat"]) == style.MAX_PANELS
@@ -226,7 +226,7 @@ def sparse() -> Matrix:
     return synthetic.matrix(rows)
 
 
-def test_curves_are_of_recipes_that_only_make_zeros(sparse: Matrix) -> None:
+def test_curves_show_only_recipes_that_prune_and_nothing_else(sparse: Matrix) -> None:
     found = ablations.sparse_recipes(sparse.frame)
     recipes, trainings = OPEN["optimizations"], OPEN["trainings"]
     for name in set(sparse.frame["optimization"]) - set(found["optimization"]):
@@ -246,7 +246,7 @@ def test_curves_are_of_recipes_that_only_make_zeros(sparse: Matrix) -> None:
         assert curve["amount"].is_unique, "a way has one recipe for each amount"
 
 
-def test_curves_are_drawn_from_two_amounts_on(sparse: Matrix) -> None:
+def test_curves_need_two_amounts(sparse: Matrix) -> None:
     points = [found for found in drawn(studyplots.sparsity(findings.find(sparse), "a title")) if "zeros" in found]
     known = ablations.sparse_recipes(sparse.frame)
     assert {(found["optimization"], found["fid_indomain"]) for found in points} == set(
@@ -263,7 +263,7 @@ def guided_row(recipe: str, seed: int, model: str, fid: float, **changes: Any) -
     return row(recipe, seed, model, OPEN, fid_indomain=fid, **changes)
 
 
-def test_each_class_conditional_model_is_a_line_over_guidance() -> None:
+def test_each_class_conditional_model_has_a_line_over_guidance() -> None:
     """The unconditional model is apart; a baseline whose guidance the line already has is not drawn twice."""
     rows = [guided_row("baseline", seed, "ncsn", 80.0) for seed in range(3)]
     scales = {"guidance-0": 0.0, "guidance-1": 1.0, "guidance-1.5": 1.5, "guidance-3": 3.0}
@@ -289,7 +289,7 @@ def test_each_class_conditional_model_is_a_line_over_guidance() -> None:
     assert len(chart.to_dict()["vconcat"]) == guidedplots.PANELS_PER_DATASET
 
 
-def test_a_pruned_network_at_several_scales_is_a_line_of_its_own() -> None:
+def test_a_pruned_network_at_several_scales_has_its_own_line() -> None:
     config = {**OPEN, "optimizations": dict(OPEN["optimizations"])}
     for scale in (0, 3):
         config["optimizations"][f"pruned-{scale}"] = {**OPEN["optimizations"]["l1-50"], "sampler": {"guidance": scale}}
@@ -300,7 +300,7 @@ def test_a_pruned_network_at_several_scales_is_a_line_of_its_own() -> None:
     assert lines == {"ddpm, guidance-0": [0.0, 3.0], "ddpm, pruned-0": [0.0, 3.0]}
 
 
-def test_one_scale_or_no_class_is_no_line() -> None:
+def test_one_scale_or_an_unconditional_model_has_no_line() -> None:
     matrix = synthetic.matrix([row("guidance-3", model="ddpm"), row("baseline"), row("l1-50")])
     assert guidance.guided_recipes(matrix.frame).empty
     texts = [str(each.get("text")) for each in drawn(guidedplots.figure(findings.find(matrix), "a title"))]

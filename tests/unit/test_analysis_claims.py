@@ -177,7 +177,7 @@ def test_a_share_of_0_is_a_number() -> None:
 
 
 @pytest.mark.parametrize("column", verdicts.DETERMINISTIC)
-def test_one_seed_tells_what_no_seed_moves(column: str) -> None:
+def test_one_seed_decides_deterministic_columns(column: str) -> None:
     rows = [synthetic.row(**{column: 1000}), synthetic.row("groups-2", **{column: 600})]
     assert part(rows, f"{column}(groups-2) < {column}(baseline)").verdict == REPLICATED
     assert part(rows, f"{column}(groups-2) < 0.5 * {column}(baseline)").verdict == CONTRADICTED
@@ -185,7 +185,7 @@ def test_one_seed_tells_what_no_seed_moves(column: str) -> None:
     assert part(same, f"{column}(groups-2) < {column}(baseline)").verdict == CONTRADICTED
 
 
-def test_one_training_behind_both_sides_is_no_luck_either() -> None:
+def test_one_seed_decides_if_both_sides_share_a_training() -> None:
     rows = [synthetic.row(train_ms_per_epoch=7.0), synthetic.row("l1-30", train_ms_per_epoch=7.0)]
     text = "train_ms_per_epoch(l1-30) = train_ms_per_epoch(baseline) within 10 %"
     assert part(rows, text).verdict == REPLICATED
@@ -193,7 +193,7 @@ def test_one_training_behind_both_sides_is_no_luck_either() -> None:
     assert part(rows, text).why == "one seed, no interval"
 
 
-def test_what_was_not_run_or_not_measured_is_named() -> None:
+def test_missing_cells_and_measurements_are_named() -> None:
     missing = part(BASE, "fid_indomain(groups-2) < fid_indomain(baseline)")
     assert (missing.verdict, missing.why) == (NOT_RUN, "mnist/ncsn/groups-2 was not run")
     both = part(BASE, "fid_indomain(groups-2) < fid_indomain(groups-4)")
@@ -245,7 +245,7 @@ def test_verdicts_on_failing(statuses: list[str], verdict: str, why: str) -> Non
         ([NOT_RUN, CONTRADICTED, UNRESOLVED, REPLICATED], CONTRADICTED),
     ],
 )
-def test_a_claim_is_as_good_as_its_worst_part(parts: list[str], verdict: str) -> None:
+def test_a_claim_takes_the_worst_verdict_of_its_parts(parts: list[str], verdict: str) -> None:
     assert verdicts.overall(parts) == verdict
     assert verdicts.overall(reversed(parts)) == verdict
 
@@ -262,7 +262,7 @@ def test_a_claim_has_all_its_parts() -> None:
     assert found.verdict == CONTRADICTED
 
 
-def test_every_model_of_a_family_is_held_against_itself() -> None:
+def test_every_model_of_a_family_is_compared_with_its_own_baseline() -> None:
     rows = [row for model in ("ncsn", "ncsn-wide") for row in cells("baseline", (40.0, 41.0), model=model)]
     rows += cells("ema", (20.0, 21.0)) + cells("ema", (80.0, 81.0), model="ncsn-wide")
     found = verdict_on(rows, "fid_indomain(ema) < fid_indomain(baseline)")
@@ -272,7 +272,7 @@ def test_every_model_of_a_family_is_held_against_itself() -> None:
     ]
 
 
-def test_a_model_that_a_recipe_was_not_run_with_does_not_count() -> None:
+def test_models_without_the_recipe_are_ignored() -> None:
     """A second model of a family, run with recipes of its own, leaves the verdicts on the first as they were."""
     rows = BASE + cells("ema", (20.0, 21.0, 19.0)) + cells("ema", (80.0, 81.0), model="ncsn-wide")
     (found,) = verdict_on(rows, "fid_indomain(ema) < fid_indomain(baseline)").parts
@@ -285,7 +285,7 @@ def test_a_model_that_a_recipe_was_not_run_with_does_not_count() -> None:
     }
 
 
-def test_two_families_are_held_against_each_other_in_all_pairs() -> None:
+def test_two_families_are_compared_in_all_pairs_of_models() -> None:
     rows = [row for model in ("ncsn", "ncsn-wide") for row in cells("baseline", (40.0, 41.0), model=model)]
     rows += cells("baseline", (10.0, 11.0), model="ddpm")
     found = verdict_on(rows, "fid_indomain(ddpm/baseline) < fid_indomain(ncsn/baseline)")
@@ -309,7 +309,7 @@ def test_each_data_set_has_a_verdict_unless_the_claim_names_one(paper: pd.DataFr
     ]
 
 
-def test_a_star_is_every_technique_that_keeps_the_sampler() -> None:
+def test_a_star_means_every_technique_that_keeps_the_sampler() -> None:
     rows = [synthetic.row(name) for name in ("baseline", "ema", "my-own", "sampler-euler-maruyama")]
     found = verdict_on(rows, "inference_ms_per_image(*) = inference_ms_per_image(baseline) within 10 %")
     names = [p.left.removeprefix("mnist/ncsn/") for p in found.parts]
@@ -323,14 +323,14 @@ def test_a_star_is_every_technique_that_keeps_the_sampler() -> None:
     assert [p.left for p in own.parts] == ["digits/ncsn/ema", "digits/ncsn/my-own"]
 
 
-def test_a_star_in_a_matrix_of_baselines_alone_is_not_run() -> None:
+def test_a_star_without_any_technique_is_not_run() -> None:
     """On a data set of which the paper says nothing there is no technique at all."""
     rows = [synthetic.row("baseline", dataset="digits", model=model) for model in ("ncsn", "ddpm")]
     found = verdict_on(rows, "inference_ms_per_image(*) = inference_ms_per_image(baseline) within 10 %")
     assert (found.verdict, found.parts) == (NOT_RUN, ())
 
 
-def test_the_reports_own_numbers_are_held_against_its_claims(paper: pd.DataFrame) -> None:
+def test_the_papers_own_numbers_are_compared_with_its_claims(paper: pd.DataFrame) -> None:
     found = part(BASE, "fid_indomain(groups-2) < fid_indomain(baseline)")
     assert (found.paper_left, found.paper_right) == (154.34, 182.1), "Table 3's number, not Table 9's"
     assert found.paper_effect == pytest.approx(154.34 / 182.1)
@@ -345,7 +345,7 @@ def test_the_reports_own_numbers_are_held_against_its_claims(paper: pd.DataFrame
     )
 
 
-def test_its_contradictions_come_along() -> None:
+def test_the_papers_contradictions_are_included() -> None:
     notes = verdict_on(BASE, "fid_indomain(groups-2) < fid_indomain(baseline)").contradictions
     assert any(note.startswith("Table 3, 2 Groups: ") and "Table 9 prints 134.35" in note for note in notes)
     assert any(note.startswith("Section 4.1, Baseline: ") for note in notes)
@@ -356,7 +356,7 @@ def test_its_contradictions_come_along() -> None:
 # --- the paper's claims, and files of claims ---
 
 
-def test_every_claim_of_the_report_is_there_with_its_numbers(paper: pd.DataFrame) -> None:
+def test_every_claim_of_the_paper_is_listed_with_its_numbers(paper: pd.DataFrame) -> None:
     claims = file.read([CLAIMS])
     assert [c.id for c in claims] == list(WANTED)
     everywhere = pd.concat([paper[name] for name in ("fid", "size_bytes", "inference_ms", "train_ms_per_epoch")])
@@ -366,7 +366,7 @@ def test_every_claim_of_the_report_is_there_with_its_numbers(paper: pd.DataFrame
         assert found <= set(everywhere.dropna().astype(float))
 
 
-def test_the_reports_own_numbers_bear_out_all_claims_but_two(paper: pd.DataFrame) -> None:
+def test_the_papers_own_numbers_support_all_claims_but_two(paper: pd.DataFrame) -> None:
     """Worked out by hand: 33.35 ms are 30 % more than 25.60, and 163.77 is 15 % above 142.88."""
     found = {v.id: v.paper_supports for v in verdicts.evaluate_claims(synthetic.full(1), paper, file.read([CLAIMS]))}
     assert {name for name, report in found.items() if report == "no"} == {"no-speed", "ddpm-l1-keeps"}
@@ -376,7 +376,7 @@ def test_the_reports_own_numbers_bear_out_all_claims_but_two(paper: pd.DataFrame
     }
 
 
-def test_claims_speak_of_recipes_that_the_config_knows() -> None:
+def test_claims_name_only_recipes_in_the_config() -> None:
     """So that a slip of the pen is not taken for a cell that nobody ran."""
     config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     places = [p for c in file.read([CLAIMS]) for comparison in c.comparisons for p in comparison.places]
@@ -423,7 +423,7 @@ MINE = {
         ([MINE, MINE], "two claims have the id 'mine'"),
     ],
 )
-def test_a_file_that_is_none_of_claims_is_refused(tmp_path: Path, content: Any, complaint: str) -> None:
+def test_an_invalid_claims_file_is_refused(tmp_path: Path, content: Any, complaint: str) -> None:
     path = tmp_path / "my-claims.yaml"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(UserError) as caught:
@@ -433,7 +433,7 @@ def test_a_file_that_is_none_of_claims_is_refused(tmp_path: Path, content: Any, 
     assert "\n" not in str(caught.value)
 
 
-def test_users_bring_claims_of_their_own(tmp_path: Path) -> None:
+def test_users_add_their_own_claims(tmp_path: Path) -> None:
     path = tmp_path / "my-claims.yaml"
     path.write_text(yaml.safe_dump([MINE]))
     both = file.read([CLAIMS, path])
@@ -464,7 +464,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_any_content_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: Any) -> None:
+def test_arbitrary_content_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: Any) -> None:
     path = tmp_path_factory.getbasetemp() / "any-claims.yaml"
     path.write_text(json.dumps(content))
     try:

@@ -66,7 +66,7 @@ def test_a_failure() -> None:
     assert found.places == (Place(None, "ddpm", "ema+linear-8bit-frozen"),)
 
 
-def test_every_number_of_the_matrix_can_be_asked_for() -> None:
+def test_every_numeric_column_can_be_named() -> None:
     assert {"fid_indomain", "kid", "size_gzip_bytes", "params_nonzero", "coverage", "nearest_ratio"} <= set(
         expressions.COLUMN_NAMES
     )
@@ -106,7 +106,7 @@ def test_every_number_of_the_matrix_can_be_asked_for() -> None:
         ("fid(" + "a" * 400 + ") < 1", "is too long; allowed: 300 characters"),
     ],
 )
-def test_what_is_no_comparison_is_refused(text: str, complaint: str) -> None:
+def test_invalid_comparisons_are_refused(text: str, complaint: str) -> None:
     assert complaint in refusal(text)
 
 
@@ -135,7 +135,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.one_of(st.text(max_size=350), st.lists(PIECES, max_size=20).map("".join)))
-def test_any_text_is_a_comparison_or_refused_in_one_line(text: str) -> None:
+def test_arbitrary_text_is_parsed_or_refused_in_one_line(text: str) -> None:
     try:
         found = expressions.parse(text, "ncsn")
     except UserError as error:
@@ -148,7 +148,7 @@ NAMES = st.text(string.ascii_letters + string.digits + "._+-", max_size=8).map("
 
 
 @given(NAMES, NAMES, NAMES, st.sampled_from(expressions.COLUMN_NAMES), st.floats(1e-6, 1e6), st.sampled_from("<>"))
-def test_what_the_names_of_a_config_allow_can_be_said(
+def test_every_valid_name_of_a_config_can_be_used(
     dataset: str, left: str, right: str, column: str, factor: float, operator: str
 ) -> None:
     text = f"{column}({dataset}: ncsn/{left}) {operator} {factor!r} * {column}(ddpm/{right})"

@@ -56,7 +56,7 @@ def test_the_file_returns_what_was_computed(tmp_path: Path, matrix: Matrix) -> N
     assert_same(findings.read(path), computed)
 
 
-def test_they_are_the_statistics_of_the_frame() -> None:
+def test_findings_are_the_statistics_of_the_frame() -> None:
     matrix = synthetic.full(3)
     computed = findings.find(matrix)
     recipe = ("mnist", "ncsn", "groups-2")
@@ -68,7 +68,7 @@ def test_they_are_the_statistics_of_the_frame() -> None:
     assert computed.ratio("fid_indomain", ("mnist", "ncsn", "absent")).n == 0
 
 
-def test_they_cover_the_tables() -> None:
+def test_findings_cover_the_tables() -> None:
     assert {spec.baseline for spec in contents.TABLES} <= set(findings.BASELINES)
     assert {measure.column for spec in contents.TABLES for measure in spec.measures} <= set(findings.COLUMNS)
 

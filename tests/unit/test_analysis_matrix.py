@@ -38,7 +38,7 @@ def test_dtypes_do_not_depend_on_the_values() -> None:
         assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == expected
 
 
-def test_the_file_gives_back_rows_units_and_provenance(tmp_path: Path) -> None:
+def test_the_file_keeps_rows_units_and_provenance(tmp_path: Path) -> None:
     rows = [synthetic.row(), synthetic.row("l1-30", status="failed")]
     frame = matrix.to_frame(rows)
     path = tmp_path / "matrix.parquet"
@@ -54,7 +54,7 @@ def test_the_file_gives_back_rows_units_and_provenance(tmp_path: Path) -> None:
     assert pd.isna(back.frame["fid_indomain"].iloc[1]), "a metric of a failed cell is null"
 
 
-def test_other_readers_get_units_and_dtypes_too(tmp_path: Path) -> None:
+def test_other_parquet_readers_see_units_and_dtypes(tmp_path: Path) -> None:
     path = tmp_path / "matrix.parquet"
     matrix.write_matrix(path, matrix.to_frame([synthetic.row()]), {})
     field = pq.read_schema(path).field("inference_ms_per_image")
@@ -105,9 +105,7 @@ def test_a_file_of_an_older_slimdiff_is_read_with_nulls(tmp_path: Path) -> None:
     ],
     ids=["unknown column", "no seed", "other type"],
 )
-def test_a_file_with_columns_that_are_none_of_ours_is_refused(
-    tmp_path: Path, change: Callable[[pa.Table], pa.Table]
-) -> None:
+def test_a_file_with_unknown_columns_is_refused(tmp_path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     path = tmp_path / "foreign.parquet"
     rewrite(path, change)
     with pytest.raises(UserError, match=r"foreign\.parquet has other columns"):
@@ -119,7 +117,7 @@ def test_the_committed_matrices_can_be_read() -> None:
         assert len(matrix.read_matrix(path).frame), path
 
 
-def test_rows_come_in_the_order_of_the_matrix_and_no_other_is_read(tmp_path: Path) -> None:
+def test_rows_follow_the_order_of_the_matrix_and_no_others_are_read(tmp_path: Path) -> None:
     write_rows(tmp_path)
     stray = matrix.row_path(tmp_path, Cell("mnist", "ncsn", "ema", 0))
     stray.parent.mkdir(parents=True)
@@ -161,7 +159,7 @@ def test_a_cell_listed_twice_is_refused() -> None:
         matrix.to_frame([synthetic.row(), synthetic.row()])
 
 
-def test_the_stage_takes_ten_thousand_cells_in_a_short_argument(tmp_path: Path) -> None:
+def test_ten_thousand_cells_fit_into_a_short_argument(tmp_path: Path) -> None:
     write_rows(tmp_path)
     names = [f"recipe-{number:04}" for number in range(2000)]
     given = {"matrix": [{"dataset": "mnist", "model": "ncsn", "optimizations": names, "seeds": [0, 1, 2, 3, 4]}]}

@@ -109,7 +109,7 @@ def test_samplers_are_as_printed(paper: pd.DataFrame, label: str) -> None:
     assert each_ms == pytest.approx(total_ms / 128, abs=1)
 
 
-def test_there_is_nothing_else(paper: pd.DataFrame) -> None:
+def test_no_other_numbers_are_in_the_file(paper: pd.DataFrame) -> None:
     """Beside the numbered tables only the NCSN's baseline (4.1) and the timings of 3.2."""
     others = paper[~paper["table"].str.isdigit()]
     assert len(paper) == len(LINES) + len(others)
@@ -125,7 +125,7 @@ def test_there_is_nothing_else(paper: pd.DataFrame) -> None:
     assert (ddpm["samples"], ddpm["total_ms"], ddpm["inference_ms"]) == (130, 812_607, 6250)
 
 
-def test_a_recipe_stands_once_in_a_table(paper: pd.DataFrame) -> None:
+def test_a_recipe_occurs_once_per_table(paper: pd.DataFrame) -> None:
     assert not paper.duplicated(["table", "model", "optimization"]).any()
 
 
@@ -141,7 +141,7 @@ def test_every_recipe_is_in_the_config(paper: pd.DataFrame) -> None:
     assert wanted <= set(config["optimizations"])
 
 
-def test_every_number_stands_in_the_tables_where_it_should(paper: pd.DataFrame) -> None:
+def test_every_number_is_in_its_tables(paper: pd.DataFrame) -> None:
     shown: dict[tuple[str, str, str], list[str]] = {}
     for spec in contents.TABLES:
         for family in spec.families:
@@ -160,7 +160,7 @@ def test_every_number_stands_in_the_tables_where_it_should(paper: pd.DataFrame) 
     assert not shown
 
 
-def test_the_sizes_of_table_7_say_what_was_grouped(paper: pd.DataFrame) -> None:
+def test_the_sizes_of_table_7_reveal_which_layers_were_grouped(paper: pd.DataFrame) -> None:
     """Half and three quarters of the bottleneck's weights are gone, of all parameters 43 %."""
     sizes = paper[paper["model"] == "ddpm"].set_index(["table", "optimization"])["size_bytes"]
     for name, share, less in (("groups-2", 1 / 2, "21.5 %"), ("groups-4", 3 / 4, "32.3 %")):
@@ -171,7 +171,7 @@ def test_the_sizes_of_table_7_say_what_was_grouped(paper: pd.DataFrame) -> None:
         assert f"{100 * saved:.1f} %" == less
 
 
-def test_every_row_obeys_the_schema() -> None:
+def test_every_row_is_valid_by_the_schema() -> None:
     schema = json.loads((ROOT / "workflow" / "schemas" / "paper.schema.json").read_text(encoding="utf-8"))
     kinds = {name: entry["type"] for name, entry in schema["properties"].items()}
     with PAPER.open(encoding="utf-8", newline="") as file:

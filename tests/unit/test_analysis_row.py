@@ -65,7 +65,7 @@ def records() -> dict[str, dict[str, Any]]:
     }
 
 
-def test_a_row_has_exactly_the_columns_and_takes_each_from_its_stage() -> None:
+def test_a_row_has_exactly_the_columns_each_from_its_stage() -> None:
     row = rows.merge(CELL, records())
     assert list(row) == [column.name for column in columns.COLUMNS]
     assert (row["fid_indomain"], row["params"], row["train_s"], row["seed"]) == (21.5, 1_115_297, 180.5, 1)
@@ -76,7 +76,7 @@ def test_a_row_has_exactly_the_columns_and_takes_each_from_its_stage() -> None:
     assert (row["status"], row["reason"]) == ("ok", None)
 
 
-def test_what_was_not_asked_for_is_null_never_zero() -> None:
+def test_columns_that_were_not_requested_are_null_never_zero() -> None:
     row = rows.merge(CELL, records())
     assert row["kid"] is None
     assert row["size_packed_bytes"] is None
@@ -124,7 +124,7 @@ def test_column_names_are_unique() -> None:
 @pytest.mark.parametrize(
     ("name", "document"), [("row.schema.json", columns.row_schema), ("paper.schema.json", columns.paper_schema)]
 )
-def test_the_published_schema_is_that_of_the_columns(name: str, document: Callable[[], dict[str, Any]]) -> None:
+def test_the_published_schema_matches_the_columns(name: str, document: Callable[[], dict[str, Any]]) -> None:
     published = json.loads((SCHEMAS / name).read_text(encoding="utf-8"))
     assert published == document()
     jsonschema.Draft202012Validator.check_schema(published)
@@ -155,5 +155,5 @@ def test_check_and_schema_refuse_the_same_rows(breaks: Callable[[dict[str, Any]]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_is_none_is_refused(value: float) -> None:
+def test_nan_and_infinity_are_refused(value: float) -> None:
     assert "finite" in str(columns.check_row(synthetic.row(fid_indomain=value)))

@@ -32,7 +32,7 @@ def test_three_seeds_reach_2_48_standard_deviations() -> None:
     assert (summary.high - summary.mean) / summary.sd == pytest.approx(2.484, abs=1e-3)
 
 
-def test_one_seed_has_no_interval_and_none_has_nothing() -> None:
+def test_one_seed_has_no_interval_and_no_seeds_have_no_mean() -> None:
     one = statistics.summarize([2.0])
     assert (one.n, one.mean) == (1, 2.0)
     assert all(math.isnan(value) for value in (one.sd, one.low, one.high))
@@ -76,7 +76,7 @@ def test_halving_and_doubling_are_opposite_changes() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_front_holds_what_no_other_beats(seed: int) -> None:
+def test_the_front_holds_the_points_that_no_other_dominates(seed: int) -> None:
     generator = np.random.default_rng(seed)
     costs = [(float(x), float(y)) for x, y in generator.integers(0, 6, (30, 2))]  # with ties and twins
 
@@ -86,7 +86,7 @@ def test_the_front_holds_what_no_other_beats(seed: int) -> None:
     assert statistics.pareto_front(costs) == [not beaten(cost) for cost in costs]
 
 
-def test_the_paired_test_is_scipys_on_logarithms() -> None:
+def test_the_paired_test_equals_scipys_on_logarithms() -> None:
     base, own = [40.0, 52.0, 31.0, 47.0], [30.0, 41.0, 27.0, 33.0]
     found = statistics.paired(dict(enumerate(own)), dict(enumerate(base)))
     test = stats.ttest_rel(np.log(own), np.log(base))
@@ -96,7 +96,7 @@ def test_the_paired_test_is_scipys_on_logarithms() -> None:
     assert found.mean == pytest.approx(np.exp(np.mean(np.log(own) - np.log(base))))
 
 
-def test_pairs_are_of_equal_seeds_and_of_values_above_0() -> None:
+def test_pairs_have_equal_seeds_and_positive_values() -> None:
     found = statistics.paired({0: 2.0, 1: 4.0, 2: 9.0, 3: -1.0, 4: 1.0}, {0: 1.0, 1: 1.0, 3: 1.0, 4: 0.0})
     assert (found.n, found.mean) == (2, pytest.approx(math.sqrt(8)))
 
@@ -107,7 +107,7 @@ def test_one_pair_has_neither_interval_nor_p() -> None:
     assert all(math.isnan(number) for number in (found.low, found.high, found.p))
 
 
-def test_values_that_no_seed_moves_need_no_spread() -> None:
+def test_deterministic_values_need_no_spread() -> None:
     smaller = statistics.paired({0: 50.0, 1: 50.0}, {0: 100.0, 1: 100.0})
     assert (smaller.mean, smaller.low, smaller.high, smaller.p) == (pytest.approx(0.5),) * 3 + (0.0,)
     assert statistics.paired({0: 3.0, 1: 3.0}, {0: 3.0, 1: 3.0}).p == 1.0
@@ -130,7 +130,7 @@ def test_holm_is_bonferroni_on_every_subset(p_values: list[float]) -> None:
     assert statistics.holm(p_values) == pytest.approx(worst)
 
 
-def test_holm_leaves_out_what_was_not_tested() -> None:
+def test_holm_ignores_untested_cells() -> None:
     adjusted = statistics.holm([0.01, math.nan, 0.03])
     assert math.isnan(adjusted[1])
     assert [adjusted[0], adjusted[2]] == pytest.approx([0.02, 0.03])
@@ -162,7 +162,7 @@ def test_findings(fids: tuple[float, ...], finding: str, why: str) -> None:
     assert finding in statistics.FINDINGS
 
 
-def test_findings_where_there_is_nothing_to_compare() -> None:
+def test_findings_without_anything_to_compare() -> None:
     base = cells("baseline", (40.0, 41.0))
     failed = found_in([*base, synthetic.row("l1-30", status="failed")])
     assert (failed.finding, failed.why) == ("failed", "train: loss is NaN at step 12")
@@ -172,13 +172,13 @@ def test_findings_where_there_is_nothing_to_compare() -> None:
     assert found_in(base, "baseline").finding == "baseline"
 
 
-def test_the_resolution_is_that_of_frechet_distances_alone() -> None:
+def test_only_frechet_distances_have_a_resolution() -> None:
     rows = [synthetic.row(seed=seed, train_s=200.0 + seed) for seed in range(3)]
     rows += [synthetic.row("l1-30", seed, train_s=210.0 + seed) for seed in range(3)]
     assert statistics.differences(synthetic.frame(rows), "train_s", "baseline")[PRUNED].finding == "worse"
 
 
-def test_every_recipe_of_the_matrix_is_in_the_family() -> None:
+def test_holm_corrects_over_every_recipe_of_the_matrix() -> None:
     """What is found alone is not found beside many others."""
     rows = cells("baseline", (40.0, 41.0, 39.5)) + cells("l1-30", (60.0, 69.0, 56.0))
     alone = found_in(rows)
@@ -191,7 +191,7 @@ def test_every_recipe_of_the_matrix_is_in_the_family() -> None:
     assert beside.finding == "unresolved"
 
 
-def test_sampling_noise_is_apart_from_the_spread_over_seeds() -> None:
+def test_sampling_noise_is_separate_from_the_spread_over_seeds() -> None:
     rows = [
         synthetic.row(seed=seed, fid_indomain=10.0 + seed, fid_indomain_sampling_sd=sd)
         for seed, sd in enumerate((3.0, 4.0))
@@ -206,7 +206,7 @@ TRIALS = 3000  # of a simulation: a share of 0.05 then has a standard deviation 
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
-def test_intervals_hold_the_truth_in_95_of_100_cases(seeds: int) -> None:
+def test_intervals_cover_the_truth_in_95_of_100_cases(seeds: int) -> None:
     """Seeds move recipe and baseline together by a factor of their own, as they do in a matrix."""
     generator = np.random.default_rng(3)
     ratio = 1.4
@@ -223,7 +223,7 @@ def test_intervals_hold_the_truth_in_95_of_100_cases(seeds: int) -> None:
     assert narrow / TRIALS < 0.90, "with so few seeds 1.96 standard errors are too few"
 
 
-def test_the_paired_test_finds_nothing_in_95_of_100_cases_where_there_is_nothing() -> None:
+def test_the_paired_test_has_5_percent_false_positives() -> None:
     generator = np.random.default_rng(4)
     false = 0
     for _ in range(TRIALS):

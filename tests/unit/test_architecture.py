@@ -118,7 +118,7 @@ def test_there_are_no_circles() -> None:
 
 
 @pytest.mark.parametrize("module", [name for name in FILES if is_torch_free(name)])
-def test_torch_is_out_of_reach(module: str) -> None:
+def test_torch_free_modules_do_not_reach_torch(module: str) -> None:
     for other in reached(module):
         assert not torch_libraries(other), f"{module} reaches {other}, which imports torch"
 

@@ -44,7 +44,7 @@ def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("tokens", [4, SHORT])
-def test_short_attention_of_bfloat16_on_a_cpu_is_computed_in_float32(tokens):
+def test_short_bfloat16_attention_on_a_cpu_is_computed_in_float32(tokens):
     q, k, v, _ = drawn(tokens, 8)
     weights = torch.softmax(q.float() @ k.float().mT / math.sqrt(8), -1)
     with torch.autocast("cpu", torch.bfloat16):
@@ -56,7 +56,7 @@ def test_short_attention_of_bfloat16_on_a_cpu_is_computed_in_float32(tokens):
 
 @pytest.mark.parametrize("kernel", ["avx512", "torch's in float32", "torch's in bfloat16"])
 @pytest.mark.parametrize("width", attention_avx512.WIDTHS)
-def test_long_attention_and_its_gradients_are_those_of_the_definition(width, kernel, monkeypatch):
+def test_long_attention_and_its_gradients_match_the_definition(width, kernel, monkeypatch):
     if kernel == "avx512" and attention_avx512.load()[0] is None:
         pytest.skip(attention_avx512.load()[1])
     monkeypatch.setattr(module, "has_amx", lambda: kernel == "torch's in bfloat16")
@@ -69,7 +69,7 @@ def test_long_attention_and_its_gradients_are_those_of_the_definition(width, ker
 
 @own
 @pytest.mark.parametrize("spread", [0.0, 3.0, 30.0])
-def test_equal_and_extreme_scores_are_no_more_trouble_for_the_avx512_kernel_than_for_torchs(spread, monkeypatch):
+def test_the_avx512_kernel_handles_equal_and_extreme_scores_as_well_as_torchs(spread, monkeypatch):
     """Scores of thousands leave one key with all of the weight, and their gradients are differences of equals."""
     q, k, v, grad = drawn(LONG, 16)
     given = [spread * q, spread * k, v, grad]
@@ -116,7 +116,7 @@ def test_the_avx512_kernel_runs_in_the_network_with_gradients_and_without(monkey
         assert float((found.grad - wanted.grad).norm()) < 0.02 * float(wanted.grad.norm()) + 1e-6
 
 
-def test_what_the_avx512_kernel_does_not_take_is_left_to_torch():
+def test_unsupported_inputs_fall_back_to_torch():
     q, k, v, _ = drawn(LONG, 16)
     assert not attention_avx512.fits(q.float(), k.float(), v.float())
     assert not attention_avx512.fits(q[..., :12], k[..., :12], v[..., :12])

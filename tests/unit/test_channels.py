@@ -69,7 +69,7 @@ def macs(network):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_half_of_the_channels_is_half_of_every_width_and_a_quarter_of_the_network(family):
+def test_half_of_the_channels_halves_every_width_and_quarters_the_network(family):
     network = build_network(CONFIG["models"][family])
     before, params, arithmetic = sizes(network), sum(p.numel() for p in network.parameters()), macs(network)
     pruned(network)
@@ -88,7 +88,7 @@ UNET_BLOCKS = ("down1", "down2", "down3", "up1", "up2", "up3")
 
 @pytest.mark.parametrize("width", [1, 2, 6, 8, 12, 16, 20, 24, 32, 48, 64, 128, 250, 256])
 @pytest.mark.parametrize("amount", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
-def test_a_width_is_near_what_was_asked_and_made_of_whole_blocks(width, amount):
+def test_a_width_is_near_the_requested_one_and_a_multiple_of_the_block(width, amount):
     for block in (block for block in range(1, width + 1) if width % block == 0):
         kept = kept_width(width, amount, block)
         assert kept % block == 0
@@ -98,7 +98,7 @@ def test_a_width_is_near_what_was_asked_and_made_of_whole_blocks(width, amount):
     assert kept_width(width, 0.0) == width
 
 
-def test_widths_are_multiples_of_eight_where_that_is_near():
+def test_widths_are_rounded_to_nearby_multiples_of_eight():
     assert [kept_width(width, 0.3) for width in (256, 128, 64, 32, 16)] == [176, 88, 48, 24, 12]
     assert kept_width(24, 0.5) == 12
 
@@ -106,7 +106,7 @@ def test_widths_are_multiples_of_eight_where_that_is_near():
 @pytest.mark.parametrize("importance", ["l1", "random"])
 @pytest.mark.parametrize("amount", [0.3, 0.5, 0.7])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_left_computes_what_the_whole_network_does_without_the_rest(family, amount, importance):
+def test_the_pruned_network_equals_the_whole_one_with_those_weights_at_zero(family, amount, importance):
     """Every weight is numbered, so that those that stay say which went. With the weights that went at zero the whole
     network must give the same images: it does not if a filter goes and another channel's readers with it.
 
@@ -165,7 +165,7 @@ def test_what_is_left_computes_what_the_whole_network_does_without_the_rest(fami
 
 
 @pytest.mark.parametrize("importance", ["l1", "taylor"])
-def test_the_channels_that_go_are_those_of_the_smallest_scores(importance):
+def test_the_channels_with_the_smallest_scores_are_removed(importance):
     """By hand for the deepest level of the score network: four norm groups of four channels."""
     network = build_network(small_model(), seed=5)
     losses = losses_of(network)
@@ -187,7 +187,7 @@ def test_the_channels_that_go_are_those_of_the_smallest_scores(importance):
     assert torch.equal(network.dense4.bias, before.dense4.bias[stay])
 
 
-def test_a_residual_that_joins_two_layers_loses_channels_of_each():
+def test_a_residual_of_two_layers_loses_channels_from_each():
     network = build_network(small_unet_model(), seed=1)
     nn.init.zeros_(network.inc.conv2.weight)  # one ranking over both would take all channels from here
     pruned(network)
@@ -197,7 +197,7 @@ def test_a_residual_that_joins_two_layers_loses_channels_of_each():
 
 
 @pytest.mark.parametrize("amount", [0.3, 0.5, 0.8])
-def test_every_head_loses_as_many_channels(amount):
+def test_every_head_loses_equally_many_channels(amount):
     network = build_network(small_unet_model(), seed=1)
     pruned(network, amount=amount)
     for name, heads in network.channel_plan()["heads"].items():
@@ -208,7 +208,7 @@ def test_every_head_loses_as_many_channels(amount):
     assert network(*network.channel_plan()["inputs"]).shape == (1, 1, 16, 16)
 
 
-def test_gradients_are_the_sum_over_the_levels_whose_loss_is_large_enough():
+def test_gradients_are_summed_over_levels_with_a_large_enough_loss():
     """Against a plain loop; the losses grow from level to level, so a threshold leaves out the first ones."""
     network = build_network(small_model(), seed=6)
     losses = losses_of(network)
@@ -230,7 +230,7 @@ def test_gradients_are_the_sum_over_the_levels_whose_loss_is_large_enough():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_one_seed_one_result_and_each_importance_another(family):
+def test_equal_seeds_agree_and_importances_differ(family):
     results = {}
     for importance in IMPORTANCES:
         digests = set()
@@ -271,7 +271,7 @@ def test_a_pruned_cell_samples_the_same_images_in_another_process(family, tmp_pa
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_pruned_cell_is_counted_as_it_is_and_can_be_exported(family, tmp_path):
+def test_a_pruned_cell_is_counted_at_its_size_and_can_be_exported(family, tmp_path):
     path, model = tmp_path / "model.safetensors", MODELS[family]()
     network = build_network(model, seed=1)
     whole = macs(network)
@@ -285,7 +285,7 @@ def test_a_pruned_cell_is_counted_as_it_is_and_can_be_exported(family, tmp_path)
     assert description["max_difference"] is None or description["max_difference"] < export.TOLERANCE
 
 
-def test_other_steps_come_after():
+def test_other_steps_run_after_channel_pruning():
     network = build_network(small_model(), seed=1)
     steps = [
         {"prune": {"method": "channels", "importance": "l1", "amount": 0.5}},
@@ -303,7 +303,7 @@ def test_other_steps_come_after():
     assert again.dense1.in_features == 16
 
 
-def test_pruning_twice_is_recorded_by_the_widths_that_are_left(tmp_path):
+def test_pruning_twice_records_the_remaining_widths(tmp_path):
     network = build_network(small_model(), seed=1)
     step = {"prune": {"method": "channels", "importance": "l1", "amount": 0.5}}
     structure = apply_steps(network, [step, step], 0)
@@ -313,14 +313,14 @@ def test_pruning_twice_is_recorded_by_the_widths_that_are_left(tmp_path):
     assert network.conv4.out_channels == 4
 
 
-def test_nothing_goes_at_an_amount_of_zero():
+def test_an_amount_of_zero_removes_nothing():
     network = build_network(small_model(), seed=1)
     before = tensors_digest(network.state_dict())
     assert pruned(network, amount=0.0) == {"channels": {}}
     assert tensors_digest(network.state_dict()) == before
 
 
-def test_networks_that_cannot_lose_channels_are_refused():
+def test_unsupported_networks_are_refused():
     with pytest.raises(UserError, match="conv2 is a convolution of 2 groups; allowed: a network whose training has"):
         pruned(build_network(small_model(), groups=2))
     quantized = build_network(small_model())
@@ -352,7 +352,7 @@ def test_settings_out_of_range_are_refused(settings, message):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_scope_is_one_module_s_own_channels_and_all_scopes_are_what_no_blocks_share(family):
+def test_a_scope_covers_one_modules_own_channels_and_scopes_together_all_unshared_ones(family):
     """Only layers that read or make a module's channels are narrower; what the modules have in common is left."""
     network = build_network(CONFIG["models"][family])
     before = sizes(network)
@@ -388,7 +388,7 @@ def copied_and_pruned(network):
     return whole
 
 
-def test_a_scope_without_channels_of_its_own_is_refused():
+def test_a_scope_without_own_channels_is_refused():
     network = build_network(small_model())
     with pytest.raises(UserError, match=r"prune.scope is 'module:tconv1'; allowed for channels: .*: embed, conv1"):
         prune_channels(network, ChannelSettings("channels", "l1", 0.5, scope="module:tconv1"), 0)

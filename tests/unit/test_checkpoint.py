@@ -13,7 +13,7 @@ from slimdiff.models.registry import build_network
 
 
 @pytest.mark.parametrize(("family", "other", "passes"), [("ncsn", "euler-maruyama", 1), ("ddpm", "ddim", 2)])
-def test_a_loaded_model_samples_and_tells_its_settings(tmp_path, family, other, passes):
+def test_a_loaded_model_samples_and_has_its_settings(tmp_path, family, other, passes):
     """Guidance takes two passes."""
     write_small_model(tmp_path / "model.safetensors", family)
     loaded = slimdiff.load(tmp_path / "model.safetensors")
@@ -32,7 +32,7 @@ def test_the_baselines_file_has_the_size_in_the_paper(tmp_path):
 
 
 @pytest.mark.parametrize("family", ["ncsn", "ddpm"])
-def test_equal_models_are_equal_files(tmp_path, family):
+def test_equal_models_make_equal_files(tmp_path, family):
     for name in ("one", "two"):
         write_small_model(tmp_path / f"{name}.safetensors", family)
     assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
@@ -69,7 +69,7 @@ def test_a_flipped_bit_is_refused(tmp_path):
         slimdiff.load(path)
 
 
-def test_a_missing_file_another_kind_and_a_stranger_are_refused(tmp_path):
+def test_missing_files_other_kinds_and_foreign_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         slimdiff.load(tmp_path / "nothing.safetensors")
     save_tensors(tmp_path / "images.safetensors", "images", {"a": torch.zeros(2)}, {})
@@ -82,14 +82,14 @@ def test_a_missing_file_another_kind_and_a_stranger_are_refused(tmp_path):
         slimdiff.load(tmp_path / "other.safetensors")
 
 
-def test_a_header_that_does_not_fit_its_tensors_is_refused(tmp_path):
+def test_a_header_that_contradicts_its_tensors_is_refused(tmp_path):
     network = build_network(ncsn_model(), 2)
     model.write_model(tmp_path / "model.safetensors", network, model_header(ncsn_model(), training(groups=1)))
     with pytest.raises((UserError, RuntimeError), match="conv2"):
         slimdiff.load(tmp_path / "model.safetensors")
 
 
-def test_an_unwritable_target_leaves_no_rest(tmp_path, monkeypatch):
+def test_an_unwritable_target_leaves_no_temporary_file(tmp_path, monkeypatch):
     def full(*arguments, **keywords):
         raise OSError(28, "No space left on device")
 

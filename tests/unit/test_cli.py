@@ -45,7 +45,7 @@ def test_status_for_people(results: Path, command: Command) -> None:
     assert MISSING in out
 
 
-def test_status_with_a_preset_on_top(results: Path, command: Command) -> None:
+def test_status_with_a_preset(results: Path, command: Command) -> None:
     preset = [{"dataset": "mnist", "model": "ncsn", "optimizations": ["ema"], "seeds": [0]}]
     Path("preset.yaml").write_text(yaml.safe_dump({"matrix": preset}), encoding="utf-8")
     found = json.loads(command("status", "--config", "config.yaml", "--config", "preset.yaml", "--json")[1])
@@ -54,7 +54,7 @@ def test_status_with_a_preset_on_top(results: Path, command: Command) -> None:
     assert set(found["unrequested"]) == {BASELINE, PRUNED, FAILED}
 
 
-def test_status_without_a_config_takes_what_is_there(results: Path, command: Command) -> None:
+def test_status_without_a_config_lists_all_results(results: Path, command: Command) -> None:
     Path("config.yaml").unlink()
     code, out, _ = command("status")
     assert code == 0
@@ -122,7 +122,7 @@ def test_compare_for_people(results: Path, command: Command) -> None:
     assert "compare" not in out
 
 
-def test_compare_warns_of_what_does_not_compare(results: Path, command: Command) -> None:
+def test_compare_warns_of_incomparable_cells(results: Path, command: Command) -> None:
     write(
         results / "cells" / PRUNED / "row.json", row(PRUNED, fid_indomain=12.5, n_samples=500, cpu_model="B", threads=2)
     )
@@ -225,7 +225,9 @@ def test_an_unknown_class_is_refused(results: Path, command: Command, monkeypatc
     assert "--label cow " in err and "allowed: 0 cat, 1 dog, 2 0" in err
 
 
-def test_sample_says_why_images_are_no_good(results: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sample_says_why_images_are_degenerate(
+    results: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
     monkeypatch.setattr(FakeModel, "reason", "samples are constant")
     code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu")
@@ -241,7 +243,7 @@ def test_another_sampler_needs_its_own_steps(results: Path, command: Command, mo
     assert command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", "--sampler", "ode")[0] == 0
 
 
-def test_a_terminal_sees_how_far_the_drawing_is(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_terminal_shows_the_progress_of_sampling(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """On the standard error, so that the output can be piped; nothing where nobody watches."""
     with progress_bar("drawing") as tell:
         assert tell is None
@@ -255,7 +257,7 @@ def test_a_terminal_sees_how_far_the_drawing_is(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_cuda_where_there_is_none_is_refused(results: Path, command: Command) -> None:
+def test_cuda_without_a_gpu_is_refused(results: Path, command: Command) -> None:
     code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cuda")
     assert code == 1
     assert "no CUDA device" in err
@@ -307,7 +309,7 @@ def test_labels_may_be_lists_and_ranges(
         ("0,cow", "allowed: 0 cat, 1 dog, 2 0"),
     ],
 )
-def test_labels_that_are_none(
+def test_invalid_labels_are_refused(
     results: Path, command: Command, monkeypatch: pytest.MonkeyPatch, text: str, part: str
 ) -> None:
     monkeypatch.setattr(model, "load", lambda path, device: FakeModel())

@@ -64,7 +64,7 @@ def test_yes_deletes_orphans_and_nothing_else(used: Path, command: Command) -> N
     assert "deleted 0" in again
 
 
-def test_trainings_of_asked_cells_stay(results: Path, command: Command) -> None:
+def test_trainings_of_requested_cells_stay(results: Path, command: Command) -> None:
     """`plain` is asked for by name of the recipes' training, not by any cell of that name."""
     found = json.loads(command("clean", "--orphans", "--json")[1])
     assert "mnist/ncsn/plain/seed0" not in [orphan["name"] for orphan in found["orphans"]]
@@ -76,7 +76,7 @@ def test_trainings_of_asked_cells_stay(results: Path, command: Command) -> None:
     assert "mnist/ncsn/groups-4/seed0" not in names
 
 
-def test_a_preset_keeps_what_it_asks_for(used: Path, command: Command) -> None:
+def test_a_preset_keeps_the_cells_it_requests(used: Path, command: Command) -> None:
     """Its matrix lies over config.yaml's, whose own cells are kept all the same."""
     matrix = [{"dataset": "mnist", "model": "ncsn", "optimizations": ["ema"], "seeds": [0]}]
     Path("mine.yaml").write_text(yaml.safe_dump({"matrix": matrix}), encoding="utf-8")
@@ -99,7 +99,7 @@ def test_a_training_whose_lock_is_held_stays(used: Path, command: Command) -> No
 
 
 @pytest.mark.parametrize("part", ["seed0", "ema"])
-def test_links_lead_nowhere(used: Path, command: Command, tmp_path: Path, part: str) -> None:
+def test_links_are_not_followed(used: Path, command: Command, tmp_path: Path, part: str) -> None:
     """A folder that is a link, or behind one, may belong to somebody else."""
     outside = tmp_path / "outside"
     place = used / "cells/mnist/ncsn/ema"
@@ -124,7 +124,7 @@ def test_links_within_an_orphan_are_not_followed(used: Path, command: Command, t
     assert (tmp_path / "precious").read_text(encoding="utf-8") == "mine"
 
 
-def test_results_may_themselves_be_a_link(used: Path, command: Command, tmp_path: Path) -> None:
+def test_the_results_folder_may_be_a_link(used: Path, command: Command, tmp_path: Path) -> None:
     used.rename(tmp_path / "scratch")
     used.symlink_to(tmp_path / "scratch")
     command("clean", "--orphans", "--yes")
@@ -172,7 +172,7 @@ def test_refusals_delete_nothing(
     assert snapshot(used) == before
 
 
-def test_without_a_configuration_everything_would_be_an_orphan(used: Path, command: Command) -> None:
+def test_clean_without_a_configuration_is_refused(used: Path, command: Command) -> None:
     Path("config.yaml").unlink()
     code, _, err = command("clean", "--orphans", "--yes")
     assert code == 1

@@ -120,7 +120,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
     assert part in err
 
 
-def test_what_the_system_refuses_is_one_line(here: Path, command: Command) -> None:
+def test_an_operating_system_error_is_one_line(here: Path, command: Command) -> None:
     """The picture's folder is a file."""
     Path("taken").touch()
     code, _, err = command("compare", *clifolders.REAL, "--out", "taken/both.png")
@@ -149,7 +149,7 @@ def process(*arguments: str, folder: Path, **environment: str) -> "subprocess.Co
     )
 
 
-def test_a_reader_that_stops_early_is_no_error(finished: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(finished: Path) -> None:
     command = f"{shlex.quote(sys.executable)} -m slimdiff.cli show {clifolders.REAL[0]} | true"
     environment = {**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[2])}
     done = subprocess.run(["sh", "-c", command], cwd=finished, env=environment, capture_output=True, text=True)
@@ -207,7 +207,7 @@ def test_python_as_the_page_shows_it(here: Path) -> None:
     assert names["images"].dtype == torch.uint8
 
 
-def test_the_front_door_loads_nothing_until_asked() -> None:
+def test_importing_the_package_loads_nothing_else() -> None:
     script = "import sys, slimdiff; assert slimdiff.read_matrix; assert not {'torch', 'pandas'} & set(sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[2])}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=60)

@@ -48,7 +48,7 @@ def place_mnist(folder: Path) -> None:
         (folder / f"{name}.gz").touch()
 
 
-def test_all_is_well(clone: Path, command: Command) -> None:
+def test_a_machine_without_problems(clone: Path, command: Command) -> None:
     place_mnist(clone / "data")
     code, out, _ = command("doctor", "--json")
     found = findings(out)
@@ -69,7 +69,7 @@ def test_all_is_well(clone: Path, command: Command) -> None:
     ("why", "state", "text"),
     [("", "ok", "AVX-512"), ("there is no C compiler", "note", "there is no C compiler")],
 )
-def test_which_kernel_attention_would_have(
+def test_the_attention_kernel_is_named(
     clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch, why: str, state: str, text: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -89,7 +89,7 @@ def test_for_people(clone: Path, command: Command) -> None:
     assert f"torch {importlib.metadata.version('torch')}" in " ".join(out.split())
 
 
-def test_data_that_cannot_be_had(clone: Path, command: Command, offline: list[str]) -> None:
+def test_unavailable_data_is_a_problem(clone: Path, command: Command, offline: list[str]) -> None:
     code, out, err = command("doctor")
     assert code == 1
     assert "files in data, torchvision's mirrors, the package index" in out
@@ -118,14 +118,14 @@ def test_probes_have_the_order_of_the_run(tmp_path: Path, monkeypatch: pytest.Mo
     assert all(sorted(found) == found for found in positions)
 
 
-def test_another_preset_needs_other_data(clone: Path, command: Command, offline: list[str]) -> None:
+def test_a_preset_checks_its_own_data(clone: Path, command: Command, offline: list[str]) -> None:
     code, out, _ = command("doctor", "smoke", "--json")
     assert code == 0
     assert findings(out)["data digits"]["text"] == "available: scikit-learn"
     assert offline == []
 
 
-def test_data_that_a_plugin_brings(clone: Path, command: Command, offline: list[str]) -> None:
+def test_data_of_a_plugin(clone: Path, command: Command, offline: list[str]) -> None:
     plugin = (
         "from slimdiff.plugins import source\n@source('mine', classes=['a', 'b'])\ndef mine(options, data_dir): ...\n"
     )
@@ -138,7 +138,7 @@ def test_data_that_a_plugin_brings(clone: Path, command: Command, offline: list[
     assert (code, offline) == (0, [])
 
 
-def test_data_that_was_read_before(clone: Path, command: Command, offline: list[str]) -> None:
+def test_data_already_in_results_is_ok(clone: Path, command: Command, offline: list[str]) -> None:
     path = clone / "results/data/mnist/images.safetensors"
     path.parent.mkdir(parents=True)
     path.touch()
@@ -146,7 +146,9 @@ def test_data_that_was_read_before(clone: Path, command: Command, offline: list[
     assert offline == []
 
 
-def test_from_a_folder_within_the_clone(clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_works_in_a_subfolder_of_the_clone(
+    clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place_mnist(clone / "data")
     (clone / "docs").mkdir()
     monkeypatch.chdir(clone / "docs")
@@ -156,7 +158,7 @@ def test_from_a_folder_within_the_clone(clone: Path, command: Command, monkeypat
     assert Path.cwd() == clone / "docs"
 
 
-def test_a_configuration_that_is_not_sound(clone: Path, command: Command) -> None:
+def test_an_invalid_configuration(clone: Path, command: Command) -> None:
     Path("mine.yaml").write_text("sampling: {n_samples: 3}\n", encoding="utf-8")
     code, out, _ = command("doctor", "mine.yaml", "--json")
     found = findings(out)
@@ -166,14 +168,14 @@ def test_a_configuration_that_is_not_sound(clone: Path, command: Command) -> Non
     assert not [name for name in found if name.startswith("data")]
 
 
-def test_outside_of_a_clone(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_a_clone(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, _ = command("doctor", "--json")
     assert code == 1
     assert "Snakefile" in findings(out)["workflow"]["fix"]
 
 
-def test_packages_that_are_missing_or_too_old(clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_and_outdated_packages(clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     place_mnist(clone / "data")
     real = doctor._version
     changed = {"torch": "1.9.0+cpu", "altair": None, "onnx": None}
@@ -246,7 +248,7 @@ class TestQuestions:
     def real(self, monkeypatch: pytest.MonkeyPatch, offline: list[str]) -> None:
         monkeypatch.undo()
 
-    def test_only_headers_are_asked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_only_headers_are_requested(self, monkeypatch: pytest.MonkeyPatch) -> None:
         methods = []
 
         def urlopen(request: urllib.request.Request, timeout: float) -> Any:
@@ -265,7 +267,7 @@ class TestQuestions:
             (1, "", False),
         ],
     )
-    def test_the_index_is_asked_for_versions(
+    def test_the_index_is_queried_for_versions(
         self, monkeypatch: pytest.MonkeyPatch, code: int, out: str, expected: bool
     ) -> None:
         commands = []

@@ -98,7 +98,9 @@ SLOW_DDPM = pytest.param("ddpm", marks=pytest.mark.slow)  # torch's exporter tak
         pytest.param("ddpm", {"guidance": 1.0}, marks=pytest.mark.slow),
     ],
 )
-def test_onnx_runtime_makes_the_same_images(exported: Callable[..., Any], family: str, options: dict[str, Any]) -> None:
+def test_onnx_runtime_samples_the_same_images(
+    exported: Callable[..., Any], family: str, options: dict[str, Any]
+) -> None:
     loaded, path, _ = exported(family)
     header = loaded.settings
     replaced = build_denoiser(Session(path), header["model"], header["training"])
@@ -108,7 +110,7 @@ def test_onnx_runtime_makes_the_same_images(exported: Callable[..., Any], family
     assert (found - expected).abs().max() < 1e-4
 
 
-def test_the_check_sees_another_network(exported: Callable[..., Any]) -> None:
+def test_the_check_detects_another_network(exported: Callable[..., Any]) -> None:
     """A graph of the same form with other weights is far off, so the check above and the command's own can fail."""
     loaded, path, _ = exported("ncsn")
     other = build_network(loaded.settings["model"], seed=2).eval()
@@ -147,7 +149,7 @@ PRECONDITIONINGS = [
 
 
 @pytest.mark.parametrize(("model", "options"), PRECONDITIONINGS, ids=lambda value: value.get("preconditioning", ""))
-def test_the_formulas_are_the_denoisers(model: dict[str, Any], options: dict[str, Any]) -> None:
+def test_the_formulas_match_the_denoiser(model: dict[str, Any], options: dict[str, Any]) -> None:
     """They are Python: with the constants beside them, and `step` done by hand, they give the coefficients."""
     network = build_network(model).eval()
     loaded = LoadedModel(network, build_denoiser(network, model, options), model_header(model, options))
@@ -202,7 +204,7 @@ def test_safetensors_hold_the_plain_state_dict(tmp_path: Path, family: str) -> N
 
 
 @pytest.mark.parametrize(("bits", "tolerance"), [("4bit", 1e-5), ("8bit", 0.05)])
-def test_quantized_layers_become_float(tmp_path: Path, bits: str, tolerance: float) -> None:
+def test_quantized_layers_are_exported_in_float(tmp_path: Path, bits: str, tolerance: float) -> None:
     """8-bit layers round their inputs as well, which no exported file does."""
     model, options = small_unet_model(), unet_training()
     network = build_network(model, seed=1)
@@ -222,7 +224,9 @@ def test_quantized_layers_become_float(tmp_path: Path, bits: str, tolerance: flo
     assert loaded.network.state_dict().keys() != tensors.keys()  # the loaded one was left as it was
 
 
-def test_the_command_writes_and_tells(clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_writes_and_prints_its_files(
+    clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code, out, _ = command("export", REAL[1], "--to", "safetensors", "--out", "x/out.safetensors")
     assert code == 0
     assert "x/out.safetensors: " in out and "inputs x, noise_level, labels" in out
@@ -287,7 +291,7 @@ def test_a_packed_file_is_written_loaded_and_exported_like_the_cell(clone: Path,
         Path(name).unlink()
 
 
-def test_without_the_extra_it_says_what_to_install(
+def test_without_the_extra_the_error_names_the_package_to_install(
     clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)

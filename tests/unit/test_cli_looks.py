@@ -46,7 +46,7 @@ def test_status_of_a_fresh_clone_says_what_is_missing(clone: Path, command: Comm
     assert "`slimdiff run`" in out
 
 
-def test_status_says_how_far_a_cell_is_that_has_no_row_yet(results: Path, command: Command) -> None:
+def test_status_shows_the_stage_of_an_unfinished_cell(results: Path, command: Command) -> None:
     write(results / "cells" / MISSING / "model.safetensors", {})
     write(results / "cells" / MISSING / "samples.npz", {})
     found = json.loads(command("status", "--json")[1])
@@ -68,7 +68,7 @@ def test_status_of_a_preset(results: Path, command: Command) -> None:
     assert " in config.yaml + config/small.yaml" in command("status", "small")[1]
 
 
-def test_status_says_when_a_training_last_reported(results: Path, command: Command) -> None:
+def test_status_shows_when_a_training_last_reported(results: Path, command: Command) -> None:
     lines = command("status")[1].splitlines()
     (running,) = [line for line in lines if line.startswith("mnist/ncsn/groups-2/seed0")]
     (stopped,) = [line for line in lines if line.startswith("mnist/ncsn/groups-4/seed0")]
@@ -87,7 +87,7 @@ def test_after_a_kill_a_training_counts_as_stopped(results: Path, command: Comma
         assert len(json.loads(command("status", "--json")[1])["trainings_running"]) == running
 
 
-def test_a_loss_that_is_no_number_is_shown_as_none(results: Path, command: Command) -> None:
+def test_a_missing_loss_is_shown_as_a_dash(results: Path, command: Command) -> None:
     path = results / "state/train/mnist/ncsn/groups-2/seed0/status.json"
     write(path, {**files.read_json(path), "loss": None})
     (line,) = [line for line in command("status")[1].splitlines() if line.startswith("mnist/ncsn/groups-2/seed0")]
@@ -152,7 +152,7 @@ def test_colours_and_bars_are_for_terminals(results: Path, command: Command) -> 
 # --- show
 
 
-def test_show_tells_everything(clone: Path, command: Command) -> None:
+def test_show_prints_all_records(clone: Path, command: Command) -> None:
     code, out, _ = command("show", REAL[1])
     assert code == 0
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
@@ -229,7 +229,7 @@ def samples(n: int, size: int = 16, channels: int = 1, value: int = 0) -> Sample
     return Samples(pixels, np.zeros(0, np.int64), tuple(DIGITS), sampler={}, network_evaluations=1.0)
 
 
-def test_image_i_stands_beside_image_i() -> None:
+def test_images_of_one_index_are_side_by_side() -> None:
     """Images are 64 pixels wide and 4 apart; each row has a caption of 16 above it, a block of ten is all cells."""
     picture = compare.side_by_side({"a": samples(12), "b": samples(12, value=100)}, n=12)
     pitch, row_height = 64 + 4, 16 + 64
@@ -251,7 +251,7 @@ def test_no_more_images_than_each_cell_has() -> None:
 @pytest.mark.parametrize(
     ("others", "part"), [(samples(4, size=8), "images of b are 8×8, of a 16×16"), (samples(0), "b has no images")]
 )
-def test_pictures_that_cannot_be_compared(others: Samples, part: str) -> None:
+def test_incomparable_images_are_refused(others: Samples, part: str) -> None:
     with pytest.raises(UserError, match=part):
         compare.side_by_side({"a": samples(4), "b": others}, n=4)
 
@@ -268,7 +268,7 @@ def test_compare_writes_a_picture(clone: Path, command: Command) -> None:
     assert (picture[top : top + 64 : 4, 3 * 68 + 2 : 3 * 68 + 66 : 4, 0] == image).all()
 
 
-def test_compare_says_where_the_noise_differs(results: Path, command: Command) -> None:
+def test_compare_warns_of_different_noise(results: Path, command: Command) -> None:
     def settings(size: int) -> str:
         return json.dumps({"train": {"model": {"channels": 1, "image_size": size}}})
 

@@ -81,7 +81,7 @@ def test_a_run_starts_in_the_root_of_the_clone(
     assert last == "all"
 
 
-def test_gpus_are_counted_as_nvidia_smi_lists_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_counted_from_nvidia_smis_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text('#!/bin/sh\necho "GPU 0: A"\necho "GPU 1: B"\n', encoding="utf-8")
     program.chmod(0o755)
@@ -121,7 +121,7 @@ def test_errors_are_one_line(
         assert part in err
 
 
-def test_elsewhere_it_says_where_to_go(
+def test_outside_a_clone_the_error_says_where_to_run(
     tmp_path: Path, started: list[list[str]], command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -161,7 +161,7 @@ def launch(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_ctrl_c_ends_snakemake_in_good_order(tiny: Path) -> None:
+def test_ctrl_c_stops_snakemake_cleanly(tiny: Path) -> None:
     """As a terminal sends it: to every process of the group. No lock is left that the next run would stumble over."""
     process = launch(tiny)
     try:

@@ -37,14 +37,14 @@ def test_every_step_has_an_example():
 
 
 @pytest.mark.parametrize("step", EXAMPLES, ids=str)
-def test_step_is_deterministic_in_the_seed(step):
+def test_a_step_is_deterministic_given_the_seed(step):
     first, again = compressed(step)[0].state_dict(), compressed(step)[0].state_dict()
     assert first.keys() == again.keys()
     assert all(torch.equal(first[key], again[key]) for key in first)
 
 
 @pytest.mark.parametrize("step", EXAMPLES, ids=str)
-def test_step_survives_its_file_bit_for_bit(step, tmp_path):
+def test_a_compressed_network_survives_its_file_bit_for_bit(step, tmp_path):
     network, structure = compressed(step)
     header = model_header(small_model(), training(), steps=[step], structure=structure)
     model.write_model(tmp_path / "model.safetensors", network, header)
@@ -63,7 +63,7 @@ def test_step_survives_its_file_bit_for_bit(step, tmp_path):
 @pytest.mark.parametrize("method", ["random", "l1"])
 @pytest.mark.parametrize("scope", ["global", "middle", "extremes"])
 @pytest.mark.parametrize("amount", [0.0, 0.1, 0.3, 0.7])
-def test_pruning_zeroes_its_share_of_its_scope_and_nothing_else(method, scope, amount):
+def test_pruning_zeroes_its_amount_of_its_scope_and_nothing_else(method, scope, amount):
     network = build_network(ncsn_model(), seed=2)
     before = {name: p.clone() for name, p in network.named_parameters()}
     apply_steps(network, [{"prune": {"method": method, "amount": amount, "scope": scope}}], 5)
@@ -109,7 +109,7 @@ def test_random_pruning_depends_on_the_seed_and_leaves_the_global_generator_alon
 
 
 @pytest.mark.parametrize(("bits", "relative"), [("8bit", 0.01), ("4bit", 0.15)])
-def test_quantized_weights_are_near_the_float_ones(bits, relative):
+def test_quantized_weights_are_close_to_the_float_ones(bits, relative):
     network = build_network(ncsn_model(), seed=2)
     before = {
         name: module.weight.detach().clone() for name, module in network.named_modules() if name.startswith("dense")
@@ -124,7 +124,7 @@ def test_quantized_weights_are_near_the_float_ones(bits, relative):
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_only_linears_are_quantized(bits):
+def test_only_linear_layers_are_quantized(bits):
     network = build_network(small_model(), seed=1)
     before = {name: p.clone() for name, p in network.named_parameters() if "conv" in name or "norm" in name}
     quantize_linears(network, bits)
@@ -172,7 +172,7 @@ def used_then_changed(layer):
     return before, layer(x), x @ other.T
 
 
-def test_an_8bit_layer_that_keeps_floats_never_looks_at_them_again():
+def test_an_8bit_layer_with_float_weights_quantizes_them_only_once():
     """Why an averaged copy that is sampled while its network trains makes noise: docs/decisions, 2026-11-24."""
     layer = import_bitsandbytes().nn.Linear8bitLt(64, 64, bias=False).requires_grad_(False)  # as a copy is
     before, after, wanted = used_then_changed(layer)
@@ -183,7 +183,7 @@ def test_an_8bit_layer_that_keeps_floats_never_looks_at_them_again():
     assert (again - wanted).norm() < 0.05 * wanted.norm() < 0.5 * (after - wanted).norm()
 
 
-def test_averaged_weights_that_are_quantized_here_are_the_averaged_ones():
+def test_quantizing_averaged_weights_uses_the_averages():
     """quantize_linears comes after averaging, and its layers hold nothing else than the weights they were made of."""
     network = build_network(small_model(), seed=1)
     network(torch.randn(1, 1, 20, 20), torch.ones(1))

@@ -78,7 +78,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, start):
     assert equal(whole, resumed)
 
 
-def test_the_share_is_zhu_and_guptas():
+def test_the_schedule_is_zhu_and_guptas():
     hooks = Sparsify(SparsifySettings(0.8, "cubic", 0.5))
     shares = [hooks.share(step, 1000) for step in range(1001)]
     assert shares[0] == 0.0
@@ -88,7 +88,7 @@ def test_the_share_is_zhu_and_guptas():
     assert len(set(shares)) == Sparsify.EVENTS + 1
 
 
-def test_zero_smallest_counts_zeros_that_are_there():
+def test_zero_smallest_counts_existing_zeros():
     weights = {"a": torch.tensor([0.0, 3.0, -1.0, 0.0]), "b": torch.tensor([[0.5, -4.0]])}
     zero_smallest(weights, 0.5)
     assert weights["a"].tolist() == [0.0, 3.0, -1.0, 0.0]
@@ -96,7 +96,7 @@ def test_zero_smallest_counts_zeros_that_are_there():
 
 
 @pytest.mark.parametrize("kind", ["8bit", "4bit"])
-def test_the_loss_is_the_quantized_weights_and_the_floats_come_back(kind):
+def test_the_loss_uses_quantized_weights_and_the_floats_are_restored(kind):
     network = build_network(MODELS["ncsn"](), seed=1)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     stored = build_network(MODELS["ncsn"](), seed=1)
@@ -108,7 +108,7 @@ def test_the_loss_is_the_quantized_weights_and_the_floats_come_back(kind):
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_training_in_four_bits_costs_less_once_quantized(tmp_path, start):
+def test_training_in_four_bits_lowers_the_loss_in_four_bits(tmp_path, start):
     """On the same data and noise: the loss in 4 bits after training for it is below the one after plain training."""
 
     def loss(trained):

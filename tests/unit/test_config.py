@@ -64,12 +64,12 @@ def recipe(**keys: Any) -> dict[str, Any]:
     return {"optimizations": {"mine": {"training": "plain", **keys}}, "matrix": [entry(optimizations=["mine"])]}
 
 
-def test_the_defaults_are_sound() -> None:
+def test_the_defaults_are_valid() -> None:
     validate(CONFIG, SCHEMA, {"config.yaml": CONFIG})
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.name)
-def test_presets_are_sound_and_hold_only_differences(path: Path) -> None:
+def test_presets_are_valid_and_hold_only_differences(path: Path) -> None:
     overlay = yaml.safe_load(path.read_text(encoding="utf-8"))
     validate(merge(CONFIG, overlay), SCHEMA, {"config.yaml": CONFIG, path.name: overlay})
 
@@ -84,7 +84,7 @@ def test_presets_are_sound_and_hold_only_differences(path: Path) -> None:
         same(CONFIG.get(key), value, key)
 
 
-def test_the_schema_says_what_every_key_is_for_and_holds_no_defaults() -> None:
+def test_the_schema_describes_every_key_and_holds_no_defaults() -> None:
     def walk(node: Any, where: str = "", refined: frozenset[str] = frozenset()) -> None:
         """`refined` are properties that `then` and `else` say more about: those may leave a mapping open."""
         if isinstance(node, dict):
@@ -105,7 +105,7 @@ def test_the_schema_says_what_every_key_is_for_and_holds_no_defaults() -> None:
     walk(SCHEMA)
 
 
-def test_the_reports_recipes_are_all_there() -> None:
+def test_all_recipes_of_the_paper_are_configured() -> None:
     assert set(CONFIG["optimizations"]) >= REPORT
     assert len(REPORT) == 19
     for name in ("paper.yaml", "paper-cpu.yaml"):
@@ -139,7 +139,7 @@ def names(optimization: str, seed: str = "0") -> dict[str, str]:
     return {"dataset": "mnist", "model": "ncsn", "optimization": optimization, "seed": seed}
 
 
-def test_a_training_lays_its_options_over_the_models() -> None:
+def test_a_training_overrides_options_of_its_model() -> None:
     chosen = resolve.train_settings(CONFIG, "mnist", "ncsn", "linear-8bit-frozen+adam-8bit", "3")
     assert chosen["seed"] == 3
     assert chosen["training"] == {**CONFIG["models"]["ncsn"]["training"], "linear": "8bit", "optimizer_state": "8bit"}
@@ -151,7 +151,7 @@ def test_cells_of_one_training_share_its_settings() -> None:
     assert chosen == {"plain"}
 
 
-def test_steps_are_applied_in_order_and_samplers_keep_what_they_use() -> None:
+def test_steps_are_in_order_and_samplers_keep_only_their_own_options() -> None:
     overlay = recipe(
         quantize={"linear": "8bit"},
         prune={"method": "l1", "amount": 0.2, "scope": "middle"},
@@ -171,7 +171,7 @@ def test_steps_are_applied_in_order_and_samplers_keep_what_they_use() -> None:
     }
 
 
-def test_an_engines_precision_is_the_only_one() -> None:
+def test_an_engines_precision_replaces_the_samplers() -> None:
     """A sampler's `precision` is autocast around float32 weights, which engine torch in fp32 alone has."""
     overlay = recipe(engine="openvino", precision="int8")
     config = merge(CONFIG, overlay)
@@ -195,7 +195,7 @@ def test_each_sampler_has_its_constants() -> None:
     assert set().union(*(facts.options for facts in samplers.SAMPLER_FACTS.values())) | shared == constants
 
 
-def test_a_ddpms_sampler_has_its_guidance_whatever_the_method() -> None:
+def test_every_sampler_of_a_ddpm_keeps_its_guidance() -> None:
     sampler = CONFIG["models"]["ddpm"]["sampler"]
     config = merge(CONFIG, {"optimizations": {"mine": {"training": "plain", "sampler": {"method": "ddim"}}}})
     assert lookup.sampler_options(config, "ddpm", "mine") == {
@@ -205,7 +205,7 @@ def test_a_ddpms_sampler_has_its_guidance_whatever_the_method() -> None:
     assert lookup.sampler_options(config, "ddpm", "baseline") == {k: v for k, v in sampler.items() if k != "grid"}
 
 
-def test_a_speedup_is_held_against_the_same_model_and_seed_if_the_matrix_has_it() -> None:
+def test_a_speedup_is_relative_to_the_baseline_of_the_same_model_and_seed() -> None:
     entry = {"dataset": "digits", "model": "ncsn", "seeds": [0, 1]}
     matrix = [{**entry, "optimizations": ["ema"]}, {**entry, "optimizations": ["baseline"], "seeds": [1]}]
     config = {"profile": {"baseline": "baseline", "repeats": 1}, "matrix": matrix}
@@ -234,7 +234,7 @@ def test_a_speedup_is_held_against_the_same_model_and_seed_if_the_matrix_has_it(
         ({"datasets": {"digits": {"source": "mnist"}}}, set()),
     ],
 )
-def test_a_stage_is_given_only_what_it_uses(overlay: dict[str, Any], changed: set[str]) -> None:
+def test_a_stage_gets_only_the_settings_it_uses(overlay: dict[str, Any], changed: set[str]) -> None:
     def of_baseline(config: dict[str, Any]) -> dict[str, str]:
         return {
             stage: canonical(value)
@@ -245,14 +245,14 @@ def test_a_stage_is_given_only_what_it_uses(overlay: dict[str, Any], changed: se
     assert {stage for stage in before if before[stage] != after[stage]} == changed
 
 
-def test_data_sets_keep_their_extractors_to_themselves() -> None:
+def test_extractors_are_not_settings_of_the_data_stage() -> None:
     assert resolve.data_settings(CONFIG, "mnist") == {"name": "mnist", "source": "mnist"}
     reference = resolve.reference_settings(CONFIG, "mnist")
     assert reference == {"dataset": "mnist", "extractors_sha256": CONFIG["datasets"]["mnist"].get("extractors_sha256")}
     assert resolve.extractors_settings(CONFIG, "digits") == {"dataset": "digits", **CONFIG["extractor_training"]}
 
 
-def test_what_scores_has_settings_of_its_own() -> None:
+def test_extractors_and_classifier_have_their_own_settings() -> None:
     assert resolve.classifier_settings(CONFIG, "digits") == {"dataset": "digits", **CONFIG["classifier_training"]}
     assert lookup.inception_kinds(CONFIG) == []
     assert lookup.inception_kinds(merge(CONFIG, {"inception": {"paper": "download"}})) == ["paper"]
@@ -260,7 +260,7 @@ def test_what_scores_has_settings_of_its_own() -> None:
     assert resolve.inception_weights_settings(CONFIG, "paper") == {"kind": "paper"}
 
 
-def test_provenance_is_the_part_that_the_matrix_uses() -> None:
+def test_provenance_holds_only_the_used_part_of_the_config() -> None:
     part = resolve.provenance(merge(CONFIG, {"matrix": [entry(optimizations=["groups-2"])]}))
     assert {kind: list(part[kind]) for kind in ("datasets", "models", "trainings", "optimizations")} == {
         "datasets": ["mnist"],
@@ -270,7 +270,7 @@ def test_provenance_is_the_part_that_the_matrix_uses() -> None:
     }
 
 
-def test_a_training_that_starts_from_another_takes_its_options_from_there() -> None:
+def test_a_training_inherits_the_options_of_its_start() -> None:
     overlay = {
         "trainings": {
             "first": {"epochs": 7, "batch_size": 8},
@@ -318,7 +318,7 @@ def student(distill: dict[str, Any], sampler: dict[str, Any] | None = None, **ke
     return {"trainings": trainings, "optimizations": recipes, "matrix": [entry(optimizations=["mine"])]}
 
 
-def test_a_student_learns_the_levels_of_its_models_sampler() -> None:
+def test_a_student_learns_the_noise_levels_of_its_models_sampler() -> None:
     overlay = student({}, prune=CHANNELS)
     overlay["models"] = {"ncsn": {"sampler": {"sigma_max": 20.0}}}
     config = merge(CONFIG, overlay)
@@ -1025,7 +1025,7 @@ def test_options_that_a_ddpm_accepts(changes: dict[str, Any], overlay: dict[str,
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_a_ddpm_knows_as_many_classes_as_a_folder_has(tmp_path: Path, classes: int) -> None:
+def test_a_ddpm_has_the_number_of_classes_of_its_folder(tmp_path: Path, classes: int) -> None:
     for name in ("cats", "dogs", ".thumbnails"):
         (tmp_path / name).mkdir()
     source = {"source": "folder", "path": str(tmp_path), "image_size": 32, "channels": 1, "test_fraction": 0.1}
@@ -1036,7 +1036,7 @@ def test_a_ddpm_knows_as_many_classes_as_a_folder_has(tmp_path: Path, classes: i
         assert "network.classes is 3; allowed with data set photos: 2, " in refusal(overlay)
 
 
-def test_what_the_matrix_leaves_out_may_be_unfinished() -> None:
+def test_entries_outside_the_matrix_may_be_unfinished() -> None:
     """A model or a folder in the making must not stop other runs."""
     overlay = {
         "models": {"small": {**copy.deepcopy(CONFIG["models"]["ncsn"]), "image_size": 8}},
@@ -1047,7 +1047,7 @@ def test_what_the_matrix_leaves_out_may_be_unfinished() -> None:
     validate(merge(CONFIG, overlay), SCHEMA, {"my.yaml": overlay})
 
 
-def test_the_last_file_that_holds_the_key_is_named() -> None:
+def test_the_last_file_with_the_key_is_named() -> None:
     one, two = {"profile": {"repeats": -2}}, {"profile": {"warmup": -1}}
     files = {"config.yaml": CONFIG, "one.yaml": one, "two.yaml": two}
     with pytest.raises(UserError, match=r"^one\.yaml: profile\.repeats is -2"):

@@ -90,7 +90,7 @@ def is_one_line(message: str) -> bool:
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=SLOW)
 @given(mutated())
-def test_a_mutated_configuration_is_sound_or_refused(config: dict[str, Any]) -> None:
+def test_a_mutated_configuration_is_valid_or_refused(config: dict[str, Any]) -> None:
     message = outcome(config)
     if message is not None:
         assert is_one_line(message)
@@ -98,13 +98,13 @@ def test_a_mutated_configuration_is_sound_or_refused(config: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("index", range(len(BASES)))
-def test_what_is_mutated_was_sound(index: int) -> None:
+def test_configurations_are_valid_before_mutation(index: int) -> None:
     assert outcome(BASES[index]) is None
 
 
 @settings(max_examples=EXAMPLES // 10, deadline=None, suppress_health_check=SLOW)
 @given(st.data())
-def test_a_mutated_file_is_sound_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+def test_a_mutated_file_is_valid_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     lines = yaml.safe_dump(MINIMAL, default_flow_style=False).splitlines()
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(0, len(lines) - 1))
@@ -166,7 +166,7 @@ def test_yaml_is_read_strictly(tmp_path: Path, text: str, expected: str) -> None
 
 
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ("{x: ", "}")])
-def test_a_file_that_stands_for_a_billion_values_is_refused_at_once(tmp_path: Path, opening: str, closing: str) -> None:
+def test_a_file_that_expands_to_a_billion_values_is_refused_at_once(tmp_path: Path, opening: str, closing: str) -> None:
     lines = ["a0: &a0 x"]
     for level in range(1, 30):
         inside = ", ".join([f"*a{level - 1}"] * 10) if opening == "[" else f"*a{level - 1}, y: *a{level - 1}"
@@ -183,7 +183,7 @@ def test_aliases_and_merges_that_stay_small_are_read(tmp_path: Path) -> None:
     assert strict_yaml.read(path) == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": [{"x": 1, "y": 2}] * 2}
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+def test_undecodable_bytes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / FILE
     path.write_bytes(b"a: 1\nb: \xff\n")
     with pytest.raises(UserError, match="line 2 is not UTF-8"):
@@ -193,7 +193,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
         strict_yaml.read_config(path)
 
 
-def test_what_status_and_clean_read_without_checks_ends() -> None:
+def test_expanding_an_unchecked_configuration_terminates() -> None:
     """They expand a configuration that nobody has checked."""
     entry = {"dataset": "d", "model": "m", "optimizations": ["a"], "seeds": [0]}
     circle = {"x": {"start": "y"}, "y": {"start": "x"}}

@@ -50,7 +50,7 @@ def test_classes_are_folders(photos: Path, channels: int) -> None:
     assert len(rows(found.train_images) | rows(found.test_images)) == 20
 
 
-def test_the_split_goes_by_names_alone(photos: Path, tmp_path: Path) -> None:
+def test_the_split_depends_on_file_names_alone(photos: Path, tmp_path: Path) -> None:
     found = folder.load("pets", settings(photos))
     moved = tmp_path / "elsewhere" / "images"
     moved.parent.mkdir()
@@ -63,18 +63,18 @@ def test_the_split_goes_by_names_alone(photos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("fraction", "n_test"), [(0.01, 1), (0.5, 5), (0.99, 9)])
-def test_no_side_is_empty(photos: Path, fraction: float, n_test: int) -> None:
+def test_training_and_test_sets_are_never_empty(photos: Path, fraction: float, n_test: int) -> None:
     found = folder.load("pets", settings(photos, test_fraction=fraction))
     assert torch.bincount(found.test_labels).tolist() == [n_test, n_test]
     assert torch.bincount(found.train_labels).tolist() == [10 - n_test, 10 - n_test]
 
 
-def test_pixels_arrive_unchanged(tmp_path: Path) -> None:
+def test_pixels_are_unchanged(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", size=(8, 8))
     assert np.array_equal(folder.read_image(path, 8, 3).permute(1, 2, 0), np.asarray(Image.open(path)))
 
 
-def test_the_middle_is_cut_out(tmp_path: Path) -> None:
+def test_images_are_cropped_to_the_centre(tmp_path: Path) -> None:
     pixels = np.zeros((8, 24, 3), np.uint8)
     pixels[:, 8:16] = 200
     Image.fromarray(pixels).save(tmp_path / "wide.png")
@@ -94,12 +94,12 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     assert np.array_equal(folder.read_image(tmp_path / "deep.png", 8, 1)[0], levels // 256)
 
 
-def test_glass_is_over_white(tmp_path: Path) -> None:
+def test_transparency_is_composited_over_white(tmp_path: Path) -> None:
     Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "glass.png")
     assert torch.all(folder.read_image(tmp_path / "glass.png", 8, 3) == 255)
 
 
-def test_photographs_stand_upright(tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     image = Image.new("L", (8, 8))
     image.paste(255, (0, 0, 8, 4))  # the upper half is white
     exif = Image.Exif()
@@ -156,19 +156,19 @@ def test_a_broken_image_is_named(photos: Path, damage: Callable[[Path], None]) -
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_no_image_by_name(photos: Path) -> None:
+def test_a_file_without_an_image_suffix_is_refused(photos: Path) -> None:
     (photos / "cats" / "notes.txt").write_text("nice cats")
     with pytest.raises(UserError, match=r"cats/notes\.txt is not an image file; allowed: \.png, \.jpg"):
         folder.load("pets", settings(photos))
 
 
-def test_a_folder_inside_a_class(photos: Path) -> None:
+def test_a_folder_inside_a_class_is_refused(photos: Path) -> None:
     (photos / "cats" / "more.png").mkdir()
     with pytest.raises(UserError, match=r"cats/more\.png is not an image file"):
         folder.load("pets", settings(photos))
 
 
-def test_an_image_beside_the_classes(photos: Path) -> None:
+def test_an_image_next_to_the_class_folders_is_refused(photos: Path) -> None:
     save(photos / "stray.png")
     with pytest.raises(UserError, match=r"stray\.png lies outside the class folders"):
         folder.load("pets", settings(photos))
@@ -180,7 +180,7 @@ def test_a_missing_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [[], ["cats"]])
-def test_one_class_is_none(photos: Path, tmp_path: Path, names: list[str]) -> None:
+def test_a_single_class_is_refused(photos: Path, tmp_path: Path, names: list[str]) -> None:
     root = tmp_path / "few"
     root.mkdir()
     for name in names:
@@ -211,6 +211,6 @@ def test_settings_out_of_range(photos: Path, change: dict[str, float], message: 
         folder.load("pets", settings(photos, **change))  # type: ignore[arg-type]
 
 
-def test_it_is_a_source(photos: Path) -> None:
+def test_the_folder_source_is_registered(photos: Path) -> None:
     wanted = DataSettings(name="pets", source="folder", path=str(photos), image_size=8, channels=3, test_fraction=0.2)
     assert sources.load(wanted, Path("data")).dataset == "pets"

@@ -50,7 +50,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, image_set: ImageSet, keep: in
         read(path)
 
 
-def test_a_changed_pixel_is_noticed(tmp_path: Path, image_set: ImageSet) -> None:
+def test_a_changed_pixel_is_detected(tmp_path: Path, image_set: ImageSet) -> None:
     path = tmp_path / "images.safetensors"
     write(path, image_set)
     content = bytearray(path.read_bytes())
@@ -76,6 +76,6 @@ def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
         {"test_images": torch.zeros(4, 1, 5, 7, dtype=torch.uint8)},
     ],
 )
-def test_what_is_not_an_image_set_cannot_be_built(image_set: ImageSet, change: dict[str, Any]) -> None:
+def test_an_invalid_image_set_cannot_be_built(image_set: ImageSet, change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must be|differ"):
         replace(image_set, **change)

@@ -40,7 +40,7 @@ def wheel(path: Path, content: bytes, member: str = mnist_package.MEMBER) -> Pat
     return path
 
 
-def test_the_parts_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_parts_are_concatenated(monkeypatch: pytest.MonkeyPatch) -> None:
     content = gzip.compress(as_package(made_up()))
     monkeypatch.setattr(mnist_package, "TRAIN_IMAGES", PARTS[0] + PARTS[1])
     monkeypatch.setattr(mnist_package, "MEMBER_SHA256", hashlib.sha256(content).hexdigest())
@@ -75,7 +75,7 @@ def test_the_hash_is_checked_before_the_pickle_is_read(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("member", ["mnist/data/other.gz", None])
-def test_another_wheel_is_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, member: str | None) -> None:
+def test_another_wheel_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, member: str | None) -> None:
     def download(folder: Path) -> Path:
         path = folder / "m.whl"
         if member is None:
@@ -108,7 +108,7 @@ def test_an_attack_inside_an_array_is_refused(tmp_path: Path, protocol: int) -> 
 
 
 @pytest.mark.parametrize("name", ["builtins eval", "numpy load", "os system", "numpy.core.multiarray fromfile"])
-def test_no_other_name_is_looked_up(name: str) -> None:
+def test_other_names_are_not_resolved(name: str) -> None:
     module, attribute = name.split()
     with pytest.raises(pickle.UnpicklingError, match="is not allowed"):
         mnist_package.loads(f"c{module}\n{attribute}\n.".encode())

@@ -96,14 +96,14 @@ def assert_made_up(found: ImageSet) -> None:
 
 
 @given(arrays.arrays(np.uint8, arrays.array_shapes(max_dims=3, min_side=0)))
-def test_idx_comes_back(array: NDArray[np.uint8]) -> None:
+def test_idx_round_trip(array: NDArray[np.uint8]) -> None:
     found = idx.decode(idx.encode(array))
     assert found.shape == array.shape
     assert np.array_equal(found, array)
 
 
 @given(st.binary(max_size=40))
-def test_other_bytes_are_no_idx_file(content: bytes) -> None:
+def test_other_bytes_are_refused_as_idx(content: bytes) -> None:
     with contextlib.suppress(ValueError):
         assert idx.encode(idx.decode(content)) == content
 
@@ -118,7 +118,7 @@ def test_files_that_the_user_placed(tmp_path: Path, small: Files, folder: str, z
     assert str(tmp_path) in found.source
 
 
-def test_a_wrong_hash_is_refused_not_worked_around(tmp_path: Path, small: Files) -> None:
+def test_a_wrong_hash_is_refused_without_fallback(tmp_path: Path, small: Files) -> None:
     broken = {name: content[:-1] + bytes([content[-1] ^ 1]) for name, content in small.items()}
     place(tmp_path, small | {"t10k-labels-idx1-ubyte": broken["t10k-labels-idx1-ubyte"]})
     found = hashlib.md5(broken["t10k-labels-idx1-ubyte"]).hexdigest()
@@ -140,7 +140,7 @@ def test_a_damaged_gzip_is_named(tmp_path: Path, small: Files) -> None:
         mnist.load("mnist", "mnist", tmp_path)
 
 
-def test_the_other_data_sets_files_are_passed_by(tmp_path: Path, small: Files) -> None:
+def test_files_of_the_other_data_set_are_ignored(tmp_path: Path, small: Files) -> None:
     place(tmp_path, small)
     with pytest.raises(UserError, match="holds another data set"):
         mnist.load("fashion_mnist", "fashion_mnist", tmp_path)
@@ -149,7 +149,7 @@ def test_the_other_data_sets_files_are_passed_by(tmp_path: Path, small: Files) -
     assert torch.equal(found.test_labels, torch.from_numpy(made_up(1)[3]).long())
 
 
-def test_when_everything_fails_all_is_said_in_one_line(tmp_path: Path, small: Files) -> None:
+def test_if_every_source_fails_one_line_names_them_all(tmp_path: Path, small: Files) -> None:
     place(tmp_path, {"train-images-idx3-ubyte": small["train-images-idx3-ubyte"]})
     with pytest.raises(UserError) as caught:
         sources.load(DataSettings(name="my_mnist", source="mnist"), tmp_path)
@@ -166,7 +166,7 @@ def test_when_everything_fails_all_is_said_in_one_line(tmp_path: Path, small: Fi
         assert part in message
 
 
-def test_mirrors_are_asked_in_turn(tmp_path: Path, small: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mirrors_are_tried_in_order(tmp_path: Path, small: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.datasets import MNIST
 
     first, second = MNIST.mirrors[:2]
@@ -179,7 +179,7 @@ def test_mirrors_are_asked_in_turn(tmp_path: Path, small: Files, monkeypatch: py
     assert len(requested) == 8
 
 
-def test_a_page_instead_of_a_file_is_no_data(tmp_path: Path, small: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_web_page_instead_of_a_file_is_refused(tmp_path: Path, small: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     serve(monkeypatch, {".gz": b"<html>please log in</html>"})
     with pytest.raises(UserError, match="gzip file"):
         mnist.load("mnist", "mnist", tmp_path)
@@ -193,7 +193,7 @@ def test_the_package_index_is_the_last_resort(tmp_path: Path, small: Files, monk
     assert found.source == "the package index"
 
 
-def test_a_package_of_other_images_is_no_data(tmp_path: Path, small: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_of_other_images_is_refused(tmp_path: Path, small: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     release = replace(mnist.RELEASES["mnist"], package=lambda: tuple(map(torch.from_numpy, made_up(7))))
     monkeypatch.setitem(mnist.RELEASES, "mnist", release)
     with pytest.raises(UserError, match=r"the package index \(its train-images-idx3-ubyte has MD5 \w+, expected"):
@@ -221,7 +221,7 @@ def test_fashion_mnist_is_fashion_mnist() -> None:
     assert found.train_images.float().mean().item() / 255 == pytest.approx(0.2860, abs=5e-5)
 
 
-def test_digits_are_all_there_and_split_by_class(tmp_path: Path) -> None:
+def test_digits_are_complete_and_split_by_class(tmp_path: Path) -> None:
     found = sources.load(DataSettings(name="digits", source="digits"), tmp_path)
     assert found.image_shape == (1, 8, 8)
     assert len(found.train_images) + len(found.test_images) == 1797
@@ -260,7 +260,7 @@ def test_cifar10_is_read_from_the_binary_archive(tmp_path: Path, monkeypatch: py
     assert found.test_images[-1, 2, 31, 31] == records[-1, -1]
 
 
-def test_settings_that_make_no_sense_are_named(tmp_path: Path) -> None:
+def test_invalid_settings_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"datasets\.x\.source is 'minst'; allowed: cifar10, .*mnist"):
         sources.load(DataSettings(name="x", source="minst"), tmp_path)
     with pytest.raises(UserError, match=r"datasets\.x: source 'folder' needs the key 'channels'"):
@@ -269,7 +269,7 @@ def test_settings_that_make_no_sense_are_named(tmp_path: Path) -> None:
         sources.load(DataSettings(name="x", source="digits", image_size=8), tmp_path)
 
 
-def test_the_stage_writes_what_the_source_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_stage_writes_the_sources_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "data" / "images.safetensors"
     settings = '{"name":"digits","source":"digits"}'
     stage.main(["--settings", settings, "--data-dir", str(tmp_path), "--out", str(out)])

@@ -78,7 +78,7 @@ def plain_heun(d, steps, whole, index, guidance):
     ("every", "whole"),
     [(1, set(range(9))), (2, {0, 1, 3, 5, 7}), (3, {0, 1, 4, 7}), (9, {0, 1})],
 )
-def test_heun_is_what_a_plain_loop_makes(levels, every, whole, monkeypatch):
+def test_heun_equals_a_plain_loop(levels, every, whole, monkeypatch):
     d = denoiser(levels)
     seen = []
     monkeypatch.setattr(d, "to_images", lambda x: seen.append(x) or x)
@@ -155,7 +155,7 @@ def test_macs_per_image_are_those_counted_by_hand(tmp_path, levels, steps):
     assert found == {1: 2 * 7 * whole, 2: 2 * (4 * whole + 3 * shallow)}
 
 
-def test_a_run_computes_the_macs_that_are_reported(tmp_path):
+def test_sampling_computes_the_reported_macs(tmp_path):
     """torch counts during the sampling of one image, in both passes of every evaluation."""
     sampler = {**UNET_SAMPLER, "steps": 4, "cache_interval": 2}
     network = build_network(MODEL, seed=1)

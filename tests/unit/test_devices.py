@@ -24,7 +24,7 @@ def test_auto_is_bfloat16_where_the_processor_has_instructions_for_it(monkeypatc
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_precision_that_is_named_holds_on_every_machine(monkeypatch, precision):
+def test_an_explicit_precision_holds_on_every_machine(monkeypatch, precision):
     monkeypatch.setattr(devices, "cpu_flags", lambda: {"avx2"})
     assert devices.resolve_precision(CPU, precision) == precision
 
@@ -35,7 +35,7 @@ def test_an_unknown_precision_is_refused():
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_products_are_computed_in_it_and_weights_stay_float32(precision, dtype):
+def test_products_use_the_precision_and_weights_stay_float32(precision, dtype):
     layer = torch.nn.Linear(4, 4)
     with devices.autocast(CPU, precision):
         out = layer(torch.randn(2, 4))

@@ -68,7 +68,7 @@ def karras(index, steps):
 
 
 @pytest.mark.parametrize("family", MODELS)
-def test_a_student_that_is_its_teacher_has_nothing_to_learn(family):
+def test_a_student_equal_to_its_teacher_has_no_loss(family):
     """One step of Euler against one step of Euler: no loss; against Heun's, or against several, there is one."""
     denoiser = denoiser_of(family)
     for solver, substeps, nothing in (("euler", 1, True), ("heun", 1, False), ("euler", 2, False)):
@@ -118,7 +118,7 @@ def test_one_step_to_the_target_ends_where_a_plain_loop_of_the_teacher_does(fami
     assert begins == {0, 1, 2}
 
 
-def test_the_teacher_stays_what_it_was():
+def test_the_teacher_is_not_trained():
     denoiser = denoiser_of("ncsn")
     hooks = distill_of(denoiser.network)
     x_0, sigma, noise, _ = batch_of(hooks, denoiser, "ncsn")
@@ -142,7 +142,7 @@ def ends(family, network, method, steps, guidance, grid=None):
 
 
 @pytest.mark.parametrize("family", MODELS)
-def test_a_student_ends_nearer_to_its_teacher_than_the_same_steps_without_learning(tmp_path, starts, family):
+def test_a_student_ends_closer_to_its_teacher_than_an_untrained_one(tmp_path, starts, family):
     scale = GUIDANCE[family]
     settings = settings_of(starts[family], steps=(), epochs=20, label_dropout=0.0)
     trained = run(starts[family], tmp_path, settings={**settings, "hook": {"distill": distillation(guidance=scale)}})
@@ -155,7 +155,7 @@ def test_a_student_ends_nearer_to_its_teacher_than_the_same_steps_without_learni
     assert taught < 0.6 * untaught
 
 
-def test_a_resumed_distillation_is_the_undisturbed_one(tmp_path, starts):
+def test_a_resumed_distillation_equals_an_uninterrupted_one(tmp_path, starts):
     """Of a student that is narrower than its teacher, which is neither pruned nor kept in the state."""
     settings = settings_of(starts["ncsn"], steps=(CHANNELS,), epochs=2)
     settings["hook"] = {"distill": distillation()}
@@ -170,7 +170,7 @@ def test_a_resumed_distillation_is_the_undisturbed_one(tmp_path, starts):
 
 
 @pytest.mark.parametrize("model", ["ncsn", "ddpm"])
-def test_recipes_sample_students_at_the_levels_that_they_learnt(model):
+def test_recipes_sample_students_at_their_trained_noise_levels(model):
     """A student that is a teacher runs at the levels that it learnt itself."""
     family = CONFIG["models"][model]["family"]
     denoiser = denoiser_of(family)

@@ -106,7 +106,7 @@ def write(path: Path, family: str, runtime: Runtime, cache: Path | None = None) 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_parts_are_the_network_exactly(family):
+def test_the_parts_compose_to_exactly_the_network(family):
     network, inputs = network_of(family), inputs_of(family)
     before = copy.deepcopy(network.state_dict())
     embedder, body = split_network(network)
@@ -131,7 +131,7 @@ def test_an_unknown_network_is_refused():
 
 
 @pytest.mark.parametrize(("runtime", "family"), [*CASES, *COMPILED])
-def test_an_engine_computes_what_the_network_does(runtime, family, tmp_path):
+def test_an_engine_computes_the_networks_function(runtime, family, tmp_path):
     """Output within tolerance at prepared and unprepared batch sizes; the file has the expected size."""
     skip_unless_possible(runtime)
     path = tmp_path / "model.safetensors"
@@ -190,7 +190,7 @@ def test_a_fresh_process_samples_the_same_images(runtime, family, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_library_that_a_killed_compiler_left_unfinished_is_made_anew(tmp_path, capfd):
+def test_a_library_truncated_by_a_killed_compiler_is_rebuilt(tmp_path, capfd):
     """In fresh processes, since a process reads a library only once."""
     runtime = Runtime("torch-compile", "fp32")
     skip_unless_possible(runtime)
@@ -253,7 +253,7 @@ class Echo(Backend):
         return x + embedding.mean(dim=1)[:, None, None, None]
 
 
-def test_batches_are_filled_up_to_a_prepared_size():
+def test_batches_are_padded_to_a_prepared_size():
     embedder, _ = split_network(network_of("ncsn"))
     backend = Echo()
     network = EngineNetwork(embedder, backend, Runtime("openvino", "fp32"), Placement(CPU), (1, 20, 20), (1, 1))
@@ -270,7 +270,7 @@ def test_batches_are_filled_up_to_a_prepared_size():
     assert backend.prepared == [7, 3, 14]
 
 
-def test_calibration_sees_training_and_sampling_levels():
+def test_calibration_covers_training_and_sampling_noise_levels():
     header = header_of("ddpm", Runtime("torch", "bf16"))
     denoiser = slimdiff.inference.model.build_denoiser(network_of("ddpm"), header["model"], header["training"])
     sigmas = sampler_sigmas(denoiser, header["model"], header["sampler"])
@@ -299,13 +299,13 @@ def test_calibration_sees_training_and_sampling_levels():
         (Runtime("openvino", "fp32"), torch.device("cuda"), "engine openvino runs on cpu, not on cuda"),
     ],
 )
-def test_what_no_engine_can_do_is_refused(runtime, device, message):
+def test_unsupported_combinations_of_engine_and_precision_are_refused(runtime, device, message):
     with pytest.raises(UserError) as caught:
         lowering.check_runtime(runtime, device)
     assert str(caught.value).startswith(message)
 
 
-def test_an_engine_that_is_not_installed_is_refused(monkeypatch):
+def test_a_missing_engine_is_refused(monkeypatch):
     changed = {**ENGINES, "openvino": replace(ENGINES["openvino"], modules=("no_such_module_here",))}
     monkeypatch.setattr(engines, "ENGINES", changed)
     with pytest.raises(UserError, match=r"needs no_such_module_here: .*\[engines\]"):
@@ -329,7 +329,7 @@ def test_quantized_linears_are_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
-def test_a_graph_cannot_be_exported_and_a_damaged_one_not_read(engine, tmp_path):
+def test_graphs_are_not_exported_and_damaged_graphs_are_refused(engine, tmp_path):
     runtime = Runtime(engine, "int8")
     skip_unless_possible(runtime)
     path = tmp_path / "model.safetensors"
@@ -343,7 +343,7 @@ def test_a_graph_cannot_be_exported_and_a_damaged_one_not_read(engine, tmp_path)
         slimdiff.load(path)
 
 
-def test_a_profile_tells_loading_compiling_and_error(tmp_path):
+def test_a_profile_has_load_and_compile_times_and_the_error(tmp_path):
     settings = {"batch_size": 4, "repeats": 2, "warmup": 1, "seed": 0}
     write(tmp_path / "lowered", "ncsn", Runtime("torch", "bf16"))
     write_model(tmp_path / "plain", network_of("ncsn"), header_of("ncsn", Runtime("torch", "fp32")))

@@ -44,7 +44,7 @@ def test_families_have_the_same_names_everywhere():
     assert names == set(DEFINITIONS["model"]["properties"]["family"]["enum"])
 
 
-def test_every_choice_of_the_schema_exists_and_every_one_that_exists_can_be_chosen():
+def test_choices_of_the_schema_match_the_implemented_ones():
     assert set(TRAINING["preconditioning"]["enum"]) == set(families.PRECONDITIONINGS)
     assert set(families.PRECONDITIONINGS) == {p for f in families.FAMILIES.values() for p in f.preconditionings}
     assert list(SAMPLERS) == list(SAMPLER_FACTS)
@@ -65,13 +65,13 @@ def test_every_choice_of_the_schema_exists_and_every_one_that_exists_can_be_chos
         (unet.UNetSettings, "network_ddpm"),
     ],
 )
-def test_keys_of_the_schema_are_the_settings(settings, definition):
+def test_keys_of_the_schema_match_the_settings(settings, definition):
     asked_of_starts = lookup.START_KEYS if definition == "training" else ()  # how a training starts from another one
     assert set(DEFINITIONS[definition]["properties"]) == fields(settings).union(asked_of_starts)
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
-def test_a_familys_trainings_may_leave_out_what_others_have(family):
+def test_trainings_may_omit_options_of_other_families(family):
     """The defaults of TrainingSettings are the keys that some family knows nothing of, and no more."""
     defaulted = {f.name for f in dataclasses.fields(TrainingSettings) if f.default is not dataclasses.MISSING}
     assert defaulted == {key for known in families.FAMILIES.values() for key in known.training}
@@ -105,14 +105,14 @@ def problems(check, *arguments):
 
 @pytest.mark.parametrize("size", [4, 8, 12, 16, 17, 20, 24])
 @pytest.mark.parametrize("family", families.FAMILIES)
-def test_validation_refuses_the_image_sizes_that_networks_do(family, size):
+def test_validation_and_networks_refuse_the_same_image_sizes(family, size):
     model = MODELS[family](image_size=size)
     refused = bool(problems(networks.FAMILY_PROBLEMS[family], model, ("models", "mine")))
     assert refused == cannot_build(model, 1)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3, 4, 5, 8, 16])
-def test_validation_refuses_the_heads_that_networks_do(heads):
+def test_validation_and_networks_refuse_the_same_heads(heads):
     model = MODELS["ddpm"]({"heads": heads})
     refused = bool(problems(networks.FAMILY_PROBLEMS["ddpm"], model, ("models", "mine")))
     assert refused == cannot_build(model, 1)
@@ -120,7 +120,7 @@ def test_validation_refuses_the_heads_that_networks_do(heads):
 
 @pytest.mark.parametrize("grouped", unet.GROUPED)
 @pytest.mark.parametrize("groups", [1, 2, 3, 4, 8, 12, 16, 32, 64])
-def test_validation_refuses_the_groups_that_networks_do(grouped, groups):
+def test_validation_and_networks_refuse_the_same_groups(grouped, groups):
     model = MODELS["ddpm"]({"grouped": grouped})
     whole = {
         "models": {"mine": {**model, "training": TRAININGS["ddpm"]()}},
@@ -138,7 +138,7 @@ def cannot_build(model, groups):
     return False
 
 
-def test_no_label_and_the_step_of_image_sizes_are_the_same_everywhere():
+def test_constants_shared_with_torch_free_code_agree():
     from slimdiff.diffusion import guidance
     from slimdiff.training import loop
 
@@ -146,7 +146,7 @@ def test_no_label_and_the_step_of_image_sizes_are_the_same_everywhere():
     assert 2**unet.LEVELS_DOWN == networks.DDPM_IMAGE_STEP
 
 
-def test_the_noise_schedule_has_as_many_steps_and_samplers_for_the_rules_as_for_the_models():
+def test_rules_and_models_agree_on_noise_schedule_steps_and_samplers():
     assert len(VP("linear").betas) == TIMESTEPS
     assert {name for name, facts in SAMPLER_FACTS.items() if facts.scheduled} == set(schedulers.SCHEDULERS)
 

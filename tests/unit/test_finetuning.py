@@ -32,7 +32,7 @@ def starts(tmp_path_factory):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_pruned_network_trains_on_and_says_where_it_comes_from(tmp_path, starts, family):
+def test_a_pruned_network_is_fine_tuned_and_records_its_origin(tmp_path, starts, family):
     start = starts[family]
     trained = run(start, tmp_path / "a", epochs=8)
     write_training(tmp_path / "w.safetensors", trained.weights, trained.header)
@@ -57,7 +57,7 @@ def test_a_pruned_network_trains_on_and_says_where_it_comes_from(tmp_path, start
     assert trained.record["train_s"] == pytest.approx(start[1]["train_s"] + own_s)
 
 
-def test_a_chain_counts_the_time_of_all_and_draws_anew(tmp_path, starts):
+def test_a_chain_sums_training_times_and_has_fresh_random_draws(tmp_path, starts):
     """The second fine-tuning draws other noise than the first: from equal weights they end elsewhere."""
     start = starts["ncsn"]
     first = run(start, tmp_path / "a", steps=(), learning_rate=1e-9)
@@ -82,7 +82,7 @@ def test_raw_and_averaged_weights_are_different_starts(tmp_path, starts):
 
 @pytest.mark.parametrize("importance", LOSS_IMPORTANCES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_importances_of_a_loss_get_one(tmp_path, starts, monkeypatch, family, importance):
+def test_loss_based_importances_get_a_loss(tmp_path, starts, monkeypatch, family, importance):
     monkeypatch.setattr("slimdiff.training.finetune.LEVELS", 4)
     threshold = {"threshold": 0.3} if importance == "diff-pruning" else {}
     step = {"prune": {"method": "channels", "importance": importance, "amount": 0.5, **threshold}}
@@ -116,7 +116,7 @@ def test_levels_are_equally_likely_and_their_losses_repeat(starts, monkeypatch):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_resumed_fine_tuning_is_the_undisturbed_one(tmp_path, starts, family, monkeypatch):
+def test_a_resumed_fine_tuning_equals_an_uninterrupted_one(tmp_path, starts, family, monkeypatch):
     """Stopped by SIGTERM after some steps; the second call prunes nothing, it reads what the first one made."""
     undisturbed = run(starts[family], tmp_path / "a", epochs=2, weight_decay=0.01)
     with terminated_at_save(5):
@@ -130,7 +130,7 @@ def test_a_resumed_fine_tuning_is_the_undisturbed_one(tmp_path, starts, family, 
 
 
 @pytest.mark.parametrize("damage", [b"half a fi", None])
-def test_a_prepared_network_of_something_else_is_not_used(tmp_path, starts, damage):
+def test_a_prepared_network_of_other_settings_is_not_used(tmp_path, starts, damage):
     expected = run(starts["ncsn"], tmp_path / "a")
     run(starts["ncsn"], tmp_path / "b", steps=({"prune": {**CHANNELS["prune"], "amount": 0.25}},))
     if damage:
@@ -138,7 +138,7 @@ def test_a_prepared_network_of_something_else_is_not_used(tmp_path, starts, dama
     assert equal(expected, run(starts["ncsn"], tmp_path / "b"))
 
 
-def test_killed_with_kill_9_half_way_and_resumed(tmp_path, starts):
+def test_resuming_after_kill_9_gives_the_same_files(tmp_path, starts):
     """The stage as a process of its own, killed without warning: the files are those of the run that was not killed."""
     image_set.write(tmp_path / "images.safetensors", striped_images(400))
     text = json.dumps(settings_of(starts["ncsn"], epochs=12, batch_size=8))
@@ -156,7 +156,7 @@ def test_killed_with_kill_9_half_way_and_resumed(tmp_path, starts):
     killed_half_way_and_resumed(tmp_path, command, 12 * (300 // 8))
 
 
-def test_a_start_that_failed_is_passed_on_with_its_reason(tmp_path, starts):
+def test_a_failed_start_is_passed_on_with_its_reason(tmp_path, starts):
     network, header = read_training(starts["ncsn"][0], "raw")
     states = {kind: {key: value.clone() for key, value in network.state_dict().items()} for kind in ("raw", "ema")}
     failed = {**header, "status": "failed", "reason": "loss became nan in epoch 1"}
@@ -169,7 +169,7 @@ def test_a_start_that_failed_is_passed_on_with_its_reason(tmp_path, starts):
     assert all(torch.equal(trained.weights["ema"][key], value) for key, value in network.state_dict().items())
 
 
-def test_settings_that_do_not_go_with_the_start_are_refused(tmp_path, starts):
+def test_settings_that_contradict_the_start_are_refused(tmp_path, starts):
     start = starts["ddpm"]
     others = {
         "preconditioning": "v",

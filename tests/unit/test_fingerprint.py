@@ -151,7 +151,7 @@ THIRD = "from slimdiff.stages import helper\nA = 1\nB = 2\ndef f():\n    return 
         ("import third\ndef make(): third.f()", set()),  # a library of the same name
     ],
 )
-def test_names_are_followed(tmp_path: Path, text: str, names: set[str]) -> None:
+def test_references_by_name_are_followed(tmp_path: Path, text: str, names: set[str]) -> None:
     files = {**BASE, "stages/helper": "", "third": THIRD, "stages/make": text}
     expected = {name if "." in name else f"stages.make.{name}" for name in names}
     assert reached(tmp_path, files) - {"stages.make.make", "third.Base"} == expected
@@ -266,7 +266,7 @@ def test_packages_around_a_module_are_loaded(tmp_path: Path) -> None:
     assert modules == {"slimdiff", "slimdiff.stages", "slimdiff.stages.make", "slimdiff.other"}
 
 
-def test_circles_end(tmp_path: Path) -> None:
+def test_circular_imports_terminate(tmp_path: Path) -> None:
     files = {**BASE, "other": "from slimdiff.third import double\n", "third": "from slimdiff.other import double\n"}
     assert digest(tmp_path, files)
 

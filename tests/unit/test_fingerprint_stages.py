@@ -116,7 +116,7 @@ def test_functions_that_run_on_import_are_in_the_set_of_every_stage_that_loads_t
 
 
 @pytest.mark.slow
-def test_every_function_that_runs_with_a_plugin_is_in_the_plugins_or_the_stages_set(
+def test_every_function_that_runs_with_a_plugin_is_in_a_set_of_plugin_or_stage(
     calls: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -239,14 +239,14 @@ def test_docstrings_change_nothing(before: dict[str, str]) -> None:
         ("data", ("training", "models", "diffusion", "compression", "metrics", "analysis", "report")),
     ],
 )
-def test_a_stage_does_not_hang_on_what_it_has_no_use_for(stage: str, foreign: tuple[str, ...]) -> None:
+def test_a_stage_does_not_depend_on_unused_modules(stage: str, foreign: tuple[str, ...]) -> None:
     """Or else an edit there would rerun it: a sampler must not cost a training."""
     held = {definition.module for definition in CODE.definitions(entry(stage))}
     assert not {name for name in held if any(f"{name}.".startswith(f"slimdiff.{other}.") for other in foreign)}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_no_stage_hangs_on_code_of_the_rules_or_on_plugin_loading(stage: str) -> None:
+def test_no_stage_depends_on_code_of_the_rules_or_on_plugin_loading(stage: str) -> None:
     held = {definition.module for definition in CODE.definitions(entry(stage))}
     rules = {"slimdiff.config.resolve", "slimdiff.config.validate", "slimdiff.runtime.fingerprint"}
     assert not held & (rules | EXCLUDED)

@@ -61,7 +61,7 @@ def device_of(job: Job) -> int:
     return int(job.stdout.readline())
 
 
-def test_as_many_jobs_as_devices_have_one_each(start: Start, names: list[str]) -> None:
+def test_as_many_jobs_as_devices_get_one_each(start: Start, names: list[str]) -> None:
     assert sorted(device_of(job) for job in start(3, names)) == [0, 1, 2]
 
 
@@ -69,7 +69,7 @@ def test_more_jobs_than_devices_share_evenly(start: Start, names: list[str]) -> 
     assert Counter(device_of(job) for job in start(6, names)) == {0: 2, 1: 2, 2: 2}
 
 
-def test_a_killed_job_leaves_its_device_to_the_next(start: Start, names: list[str]) -> None:
+def test_a_killed_job_frees_its_device(start: Start, names: list[str]) -> None:
     jobs = {device_of(job): job for job in start(3, names)}
     jobs[1].kill()
     jobs[1].wait()
@@ -77,7 +77,7 @@ def test_a_killed_job_leaves_its_device_to_the_next(start: Start, names: list[st
     assert device_of(successor) == 1
 
 
-def test_jobs_that_see_different_devices_agree_on_what_is_taken(start: Start, names: list[str]) -> None:
+def test_jobs_that_see_different_devices_agree_on_claims(start: Start, names: list[str]) -> None:
     """As under CUDA_VISIBLE_DEVICES, where the same GPU has another index in each job."""
     (first,) = start(1, names[2:])
     assert device_of(first) == 0
@@ -89,7 +89,7 @@ def test_a_process_keeps_its_device(names: list[str]) -> None:
     assert claim(tuple(names)) == claim(tuple(names)) == 0
 
 
-def test_no_device_is_no_claim() -> None:
+def test_no_device_makes_no_claim() -> None:
     with pytest.raises(ValueError, match="devices is empty"):
         claim(())
 

@@ -34,7 +34,7 @@ def made(labels: Any = (1, 0, 1), classes: tuple[str, ...] = ("cat", "dog"), **c
         made(status="failed", reason="all samples are the same image", batch_size=0),
     ],
 )
-def test_samples_come_back(tmp_path: Path, samples: Samples) -> None:
+def test_samples_round_trip(tmp_path: Path, samples: Samples) -> None:
     write_samples(tmp_path / "samples.npz", samples)
     found = read_samples(tmp_path / "samples.npz")
     assert np.array_equal(found.images, samples.images) and found.images.dtype == np.uint8
@@ -71,14 +71,14 @@ def test_files_of_older_versions_have_no_batch_size_and_no_identity(tmp_path: Pa
         ({"labels": np.array([0, 1])}, "2 labels for 3 images"),
     ],
 )
-def test_files_of_anything_else_are_refused(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+def test_other_files_are_refused(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
     path = tmp_path / "samples.npz"
     np.savez(path, **{key: value for key, value in {**PLAIN, **changes}.items() if value is not None})
     with pytest.raises(UserError, match=rf"samples\.npz .*({reason})"):
         read_samples(path)
 
 
-def test_a_missing_and_a_cut_file_are_refused(tmp_path: Path) -> None:
+def test_missing_and_truncated_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "samples.npz"
     with pytest.raises(UserError, match=r"samples\.npz does not exist"):
         read_samples(path)

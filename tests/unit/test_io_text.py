@@ -41,5 +41,5 @@ def test_durations(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_foreign_text_neither_breaks_a_line_nor_moves_a_cursor() -> None:
+def test_untrusted_text_has_no_line_breaks_or_control_characters() -> None:
     assert one_line("a\nb\tc\x1b[2J\u202ed") == "a b c\\x1b[2J\\u202ed"

@@ -53,7 +53,7 @@ def clock(monkeypatch):
     return made
 
 
-def test_both_are_timed_in_turns_and_the_first_changes(clock):
+def test_models_are_timed_alternately_and_the_order_alternates(clock):
     turns = []
     found = time_interleaved(Model(clock, 0.01, turns, "a"), Model(clock, 0.04, turns, "b"), 10, 3, 1, 0, CPU)
     assert "".join(turns) == "baabbaab"
@@ -62,7 +62,7 @@ def test_both_are_timed_in_turns_and_the_first_changes(clock):
     assert (found.median(), found.spread()) == pytest.approx((10.0, 0.0))
 
 
-def test_a_machine_that_slows_down_changes_the_times_and_not_the_ratios(clock):
+def test_a_slower_machine_changes_the_times_but_not_the_ratios(clock):
     """Each round has its own load: the times of one model differ threefold, the ratio is the idle one."""
     clock.load = [load for load in (9.0, 1.0, 2.0, 3.0) for _ in range(2)]
     found = time_interleaved(Model(clock, 0.01, []), Model(clock, 0.02, []), 1, 3, 1, 0, CPU)
@@ -71,6 +71,6 @@ def test_a_machine_that_slows_down_changes_the_times_and_not_the_ratios(clock):
     assert (found.median(), found.spread()) == pytest.approx((20.0, 10.0))
 
 
-def test_without_a_reference_there_are_times_and_no_ratios(clock):
+def test_without_a_baseline_there_are_times_but_no_ratios(clock):
     found = time_interleaved(Model(clock, 0.01, []), None, 1, 1, 0, 0, CPU)
     assert (found.median(), found.spread(), found.speedups()) == (pytest.approx(10.0), 0.0, [])

@@ -19,7 +19,7 @@ def denoiser_of(family, **options):
     return model, build_denoiser(build_network(model, seed=1).eval(), model, TRAININGS[family](**options))
 
 
-def test_levels_are_quantiles_of_training_s_own_distribution():
+def test_levels_are_quantiles_of_the_training_distribution():
     """Of EDM's: ln sigma is normal, so the middle of each of n equal shares is known."""
     _, denoiser = denoiser_of("ncsn", sigma_data=0.33)
     losses = equally_likely(denoiser, 30, 0)
@@ -47,7 +47,7 @@ def test_a_loss_is_the_weighted_error_of_the_estimated_image(family):
         assert losses[level] == pytest.approx(float(weight * error.square().sum() / 4), rel=1e-3)
 
 
-def test_withheld_labels_are_those_of_training_alone():
+def test_labels_are_withheld_only_in_training_losses():
     """Fine-tuning's losses withhold labels, held-out losses do not; otherwise both are one draw."""
     model, denoiser = denoiser_of("ddpm")
     images = striped_images()
@@ -61,7 +61,7 @@ def test_withheld_labels_are_those_of_training_alone():
     assert torch.equal(labelled.noise, dropped.noise)
 
 
-def test_level_losses_are_the_held_out_losses_at_the_same_draws():
+def test_level_losses_equal_held_out_losses_for_the_same_draws():
     """One computes level by level for gradients, the other in batches over levels for an engine."""
     model, denoiser = denoiser_of("ddpm")
     images = striped_images()

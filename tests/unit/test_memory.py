@@ -63,7 +63,7 @@ def drawn(bears, device="cpu", batch_size=6, n=10):
 
 
 @pytest.mark.parametrize("wrong", [ValueError("no"), RuntimeError("shapes differ")])
-def test_other_errors_go_through(wrong):
+def test_other_errors_are_raised_unchanged(wrong):
     def work(size):
         raise wrong
 
@@ -73,7 +73,7 @@ def test_other_errors_go_through(wrong):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
-def test_the_batch_is_halved_once_and_stays_so(error):
+def test_the_batch_is_halved_once_and_stays_halved(error):
     seen = []
 
     def work(size):
@@ -103,13 +103,13 @@ def test_images_are_the_same_after_memory_ran_out(device):
     ("bears", "batch_size", "n", "tried", "way_out"),
     [(2, 6, 10, "6 and 3", "lower it"), (0, 1, 2, "1", "use a device with more memory"), (1, 6, 4, "4 and 2", "lower")],
 )
-def test_what_fits_in_no_half_batch_either_is_a_reason(bears, batch_size, n, tried, way_out):
+def test_out_of_memory_at_half_the_batch_is_a_failure_with_a_reason(bears, batch_size, n, tried, way_out):
     found, _ = drawn(bears, batch_size=batch_size, n=n)
     assert (len(found.images), found.batch_size) == (0, 0)
     assert re.match(OUT.format(batch_size, tried, way_out), found.reason)
 
 
-def test_it_is_halved_where_memory_runs_out_midway():
+def test_the_batch_is_halved_if_memory_runs_out_midway():
     """What was drawn before is kept."""
     found, network = drawn(bears=6)
     calls = len(network.sizes)
@@ -146,7 +146,7 @@ class Graph(Backend):
         return x
 
 
-def test_an_engine_does_not_fill_a_halved_batch_up_again():
+def test_an_engine_does_not_pad_a_halved_batch():
     graph = Graph()
     embedder = nn.Module()
     embedder.forward = lambda noise_level, labels: noise_level
@@ -185,7 +185,7 @@ def hungry(monkeypatch):
 
 
 @pytest.mark.parametrize(("bears", "batch_size", "status"), [(4, 2, "ok"), (2, 2, "ok"), (1, None, "failed")])
-def test_a_profile_measures_what_fits_and_says_so(tmp_path, hungry, bears, batch_size, status):
+def test_a_profile_measures_half_the_batch_and_says_so(tmp_path, hungry, bears, batch_size, status):
     path = tmp_path / "model.safetensors"
     write_small_model(path)
     hungry(bears)
@@ -211,7 +211,7 @@ def test_interleaved_timing_never_times_a_halved_batch(tmp_path, hungry):
 
 
 @pytest.mark.parametrize(("bears", "batch_size", "reason"), [(2, 2, None), (1, 0, "sample: out of memory: ")])
-def test_the_stage_says_so_and_the_row_as_well(tmp_path, hungry, capsys, bears, batch_size, reason):
+def test_stage_and_row_record_the_halved_batch(tmp_path, hungry, capsys, bears, batch_size, reason):
     write_small_model(tmp_path / "model.safetensors")
     hungry(bears)
     settings = json.dumps({"n_samples": 5, "batch_size": 4, "seed": 1})

@@ -19,14 +19,14 @@ def described(network: nn.Module) -> list[tuple[str, tuple[int, ...], str]]:
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("name", MODELS)
-def test_it_has_the_networks_tensors_without_memory(name: str, groups: int) -> None:
+def test_tensors_have_the_right_shapes_without_memory(name: str, groups: int) -> None:
     network = build_on_meta(MODELS[name], groups)
     assert described(network) == described(build_network(MODELS[name], groups))
     assert {tensor.device.type for tensor in network.state_dict().values()} == {"meta"}
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_it_is_built_without_torchs_compiler(name: str) -> None:
+def test_building_does_not_import_torchs_compiler(name: str) -> None:
     """The compiler takes a second to import, and every load builds on the meta device first."""
     script = (
         "import json, sys\nfrom slimdiff.models.registry import build_on_meta\n"

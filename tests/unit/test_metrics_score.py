@@ -109,7 +109,7 @@ def workspace(tmp_path: Path) -> Workspace:
     return ready
 
 
-def test_a_score_is_what_its_parts_say(workspace: Workspace) -> None:
+def test_a_score_equals_its_parts(workspace: Workspace) -> None:
     samples, labels = pictures(100, 3, shift=30), torch.arange(100) % 2
     workspace.write_samples(samples, labels=labels.tolist())
     record = workspace.score(100)
@@ -146,7 +146,7 @@ def test_a_score_is_what_its_parts_say(workspace: Workspace) -> None:
     assert {name: record[name] for name in classes_shown} == classes_shown
 
 
-def test_the_neighbourhoods_are_those_of_kept_training_images(workspace: Workspace) -> None:
+def test_neighbourhoods_are_of_a_random_draw_of_training_images(workspace: Workspace) -> None:
     """One random draw of training images, as many as samples; mean over the extractors."""
     data, samples = image_set.read(workspace.path("images.safetensors")), pictures(100, 3, shift=10)
     workspace.write_samples(samples)
@@ -165,7 +165,7 @@ def test_the_neighbourhoods_are_those_of_kept_training_images(workspace: Workspa
 
 
 @pytest.mark.parametrize(("place", "name"), [(Extractor, "features"), (Classifier, "forward")])
-def test_where_memory_runs_out_half_the_batch_gives_the_same_score(
+def test_half_the_batch_gives_the_same_score_after_running_out_of_memory(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, place: type, name: str
 ) -> None:
     """If that is too much as well, the cell fails at this stage with a reason, without a crash."""
@@ -211,7 +211,7 @@ def test_the_training_images_score_zero(workspace: Workspace) -> None:
     assert workspace.score(400)["fid_indomain_pct"] < 1e-5
 
 
-def test_the_test_images_score_their_floor(workspace: Workspace) -> None:
+def test_the_test_images_score_the_floor(workspace: Workspace) -> None:
     data = image_set.read(workspace.path("images.safetensors"))
     workspace.write_samples(data.test_images)
     record = workspace.score(200)
@@ -231,14 +231,14 @@ def test_the_floor_is_the_mean_over_disjoint_draws(workspace: Workspace) -> None
     assert found.n == 70
 
 
-def test_a_floor_of_fewer_test_images_than_samples_is_that_of_all(workspace: Workspace) -> None:
+def test_the_floor_uses_all_test_images_if_there_are_fewer_than_samples(workspace: Workspace) -> None:
     known = reference.read(workspace.path("reference.safetensors"))
     assert reference.floor(known, 5000) == reference.floor(known, 200)
     few = reference.Reference(**{**known.__dict__, "test_features": known.test_features[:, :63]})
     assert reference.floor(few, 100) is None
 
 
-def test_fewer_images_lie_higher(workspace: Workspace) -> None:
+def test_fewer_images_have_a_larger_distance(workspace: Workspace) -> None:
     """The bias that makes n part of every comparison."""
     known = reference.read(workspace.path("reference.safetensors"))
     small, large = reference.floor(known, 66), reference.floor(known, 200)
@@ -255,7 +255,7 @@ def test_the_order_of_samples_does_not_matter(workspace: Workspace) -> None:
     assert workspace.score(300) == first
 
 
-def test_the_order_of_samples_is_random_and_follows_from_them_alone() -> None:
+def test_the_order_of_samples_is_random_and_depends_on_them_alone() -> None:
     images = pictures(400, 3)
     images[200:] = images[:200]
     order = score_module.canonical_order(images)
@@ -272,7 +272,7 @@ def test_the_same_inputs_give_the_same_files(workspace: Workspace) -> None:
     assert (workspace.score(100), files.digest(workspace.path("reference.safetensors"))) == first
 
 
-def test_a_failure_is_passed_along(workspace: Workspace) -> None:
+def test_a_failure_is_passed_on(workspace: Workspace) -> None:
     workspace.write_samples(pictures(0, 3), status="failed", reason="loss is NaN at step 12")
     record = workspace.score(100)
     assert set(record) == KEYS
@@ -282,7 +282,7 @@ def test_a_failure_is_passed_along(workspace: Workspace) -> None:
     assert record["sampler"] == SAMPLER
 
 
-def test_class_accuracy_is_the_share_of_recognized_labels(workspace: Workspace) -> None:
+def test_class_accuracy_is_the_fraction_of_recognized_labels(workspace: Workspace) -> None:
     """In any common order of samples and labels."""
     samples = pictures(100, 3)
     guesses = classifier.probabilities(classifier.read(workspace.path("classifier.safetensors")), samples).argmax(1)
@@ -292,7 +292,7 @@ def test_class_accuracy_is_the_share_of_recognized_labels(workspace: Workspace) 
         assert workspace.score(100)["class_accuracy"] == pytest.approx(share)
 
 
-def test_samples_of_no_class_have_no_class_accuracy(workspace: Workspace) -> None:
+def test_unlabelled_samples_have_no_class_accuracy(workspace: Workspace) -> None:
     """Their classes are compared with those of the training images, which are half a and half b here."""
     samples = pictures(100, 3)
     workspace.write_samples(samples)
@@ -352,7 +352,7 @@ def test_a_reference_of_an_older_slimdiff_is_refused(workspace: Workspace) -> No
         reference.read(path)
 
 
-def test_a_judge_of_another_data_set_is_refused(workspace: Workspace) -> None:
+def test_a_classifier_of_another_data_set_is_refused(workspace: Workspace) -> None:
     workspace.write_samples(pictures(100, 3))
     write_classifier(workspace.path("classifier.safetensors"), dataset="other")
     with pytest.raises(UserError, match=r"classifier\.safetensors is for data set 'other', the reference for 'noise'"):
@@ -391,9 +391,7 @@ def inception_of(monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str, datas
     return f"{kind}.safetensors"
 
 
-def test_inception_distances_stand_in_columns_of_their_own(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inception_distances_have_their_own_columns(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [inception_of(monkeypatch, workspace.folder, kind) for kind in ("paper", "standard")]
     workspace.write_samples(pictures(100, 3, shift=20))
     without, one, both = workspace.score(100), workspace.score(100, names[:1]), workspace.score(100, names)
@@ -440,7 +438,7 @@ def test_samples_of_another_size_are_refused(workspace: Workspace) -> None:
         workspace.score(100)
 
 
-def test_a_reference_checks_what_it_is_made_from(workspace: Workspace) -> None:
+def test_a_reference_checks_its_inputs(workspace: Workspace) -> None:
     digest = files.digest(workspace.path("extractors.safetensors"))
     assert workspace.make_reference(pinned=digest).extractors_sha256 == digest
     with pytest.raises(UserError, match=rf"SHA-256 {digest}, expected 00ff: restore the file"):

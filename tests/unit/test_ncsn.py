@@ -56,7 +56,7 @@ def test_max_groups_takes_each_layers_greatest_common_divisor():
     assert network.conv1.groups == network.tconv1.groups == 1
 
 
-def test_prunable_tensors_are_the_reports():
+def test_prunable_tensors_are_the_papers():
     network = build_network(ncsn_model())
     names = {id(p): name for name, p in network.named_parameters()}
     found = {names[id(getattr(m, n))]: getattr(m, n).numel() for m, n in prunable(network, "global")}
@@ -64,7 +64,7 @@ def test_prunable_tensors_are_the_reports():
 
 
 @pytest.mark.parametrize(("scope", "elements"), [("middle", 942_592), ("extremes", 105_505), ("global", 1_048_097)])
-def test_scopes_hold_the_reports_elements(scope, elements):
+def test_scopes_have_the_papers_element_counts(scope, elements):
     network = build_network(ncsn_model())
     assert sum(getattr(module, name).numel() for module, name in prunable(network, scope)) == elements
 
@@ -87,7 +87,7 @@ def test_groups_that_do_not_divide_are_refused():
         build_network(ncsn_model(), 3)
 
 
-def test_one_seed_one_network():
+def test_equal_seeds_give_equal_networks():
     first, again, other = (build_network(ncsn_model(), seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first.conv4.weight, again.conv4.weight)
     assert not torch.equal(first.conv4.weight, other.conv4.weight)
@@ -133,7 +133,7 @@ def test_output_equals_an_independent_float64_implementation():
     assert torch.allclose(network(x, t).double(), expected, atol=1e-4)
 
 
-def test_a_class_is_a_vector_beside_the_noise_level():
+def test_a_class_vector_is_added_to_the_noise_level_embedding():
     """Without classes the network and its start are the paper's; with them, -1 is unconditional."""
     plain = build_network(MODELS["ncsn"](), seed=1)
     settings = MODELS["ncsn"]()
@@ -151,7 +151,7 @@ def test_a_class_is_a_vector_beside_the_noise_level():
 
 
 @pytest.mark.parametrize("classes", [0, 2])
-def test_its_parts_are_the_network_with_classes(classes):
+def test_the_parts_compose_to_the_network_with_classes(classes):
     settings = MODELS["ncsn"]()
     network = build_network({**settings, "network": {**settings["network"], "classes": classes}}, seed=1).eval()
     embedder, body = split_network(network)

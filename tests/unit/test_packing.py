@@ -44,7 +44,7 @@ def sealed(body: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("steps", RECIPES, ids=str)
-def test_unpacking_gives_the_same_file_and_loading_the_same_images(tmp_path, steps):
+def test_unpacking_restores_the_file_and_loading_the_images(tmp_path, steps):
     source = write(tmp_path / "model.safetensors", steps)
     packed.pack(source, tmp_path / "model.packed")
     packed.unpack(tmp_path / "model.packed", tmp_path / "again.safetensors")
@@ -80,7 +80,7 @@ def test_zeros_shrink_the_packed_file_more_than_gzip(tmp_path, amount, share):
     assert n_bytes < len(gzip.compress(source.read_bytes(), 6))
 
 
-def test_equal_models_are_equal_packed_files(tmp_path):
+def test_equal_models_make_equal_packed_files(tmp_path):
     for name in ("one", "two"):
         write_small_model(tmp_path / f"{name}.safetensors")
         packed.pack(tmp_path / f"{name}.safetensors", tmp_path / f"{name}.packed")
@@ -104,7 +104,7 @@ def test_every_flipped_bit_and_every_cut_is_refused_by_name(tmp_path):
         list(packed.read(path))
 
 
-def test_flips_under_a_right_digest_are_refused_or_change_nothing(tmp_path):
+def test_flipped_bits_with_a_recomputed_digest_are_refused_or_harmless(tmp_path):
     """Each check holds by itself: nothing that is read may differ, and nothing but UserError may be raised."""
     path = tmp_path / "model.packed"
     save_file({"a": torch.randn(40), "b": torch.zeros(9), "c": torch.zeros(3)}, tmp_path / "small.safetensors")
@@ -146,13 +146,13 @@ def forged(shape, content: bytes) -> bytes:
         (b"", "cut short"),
     ],
 )
-def test_files_that_lie_are_refused_before_anything_is_allocated(tmp_path, body, message):
+def test_forged_sizes_are_refused_before_allocation(tmp_path, body, message):
     (tmp_path / "model.packed").write_bytes(body)
     with pytest.raises(UserError, match=message):
         list(packed.read(tmp_path / "model.packed"))
 
 
-def test_a_frame_that_would_swell_is_refused(tmp_path):
+def test_a_decompression_bomb_is_refused(tmp_path):
     """zstandard allocates what a frame says of itself, whatever limit it is given."""
     import zstandard
 
@@ -177,7 +177,7 @@ def test_only_whole_safetensors_files_are_packed(tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["broken.safetensors", "model.safetensors"]
 
 
-def test_packed_files_of_another_kind_or_maker_are_no_models(tmp_path):
+def test_packed_files_of_other_kinds_or_programs_are_refused(tmp_path):
     save_tensors(tmp_path / "images.safetensors", "images", {"a": torch.zeros(2)}, {})
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
     for name, message in (("images", "holds 'images', expected 'model'"), ("other", "was not written by slimdiff")):

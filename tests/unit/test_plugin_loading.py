@@ -95,7 +95,7 @@ def example() -> Any:
     return sys.modules["my_recipes"]
 
 
-def test_rounding_is_that_of_a_type_with_as_many_bits(example: Any) -> None:
+def test_rounding_equals_that_of_types_with_as_many_bits(example: Any) -> None:
     """float16 has 10 bits of mantissa and bfloat16 has 7: torch rounds to nearest even as well."""
     values = torch.randn(10_000, generator=torch.Generator().manual_seed(0)).reshape(100, 100)
     values[0, :4] = torch.tensor([0.0, -0.0, 1.0 + 2**-8, 2.0 - 2**-9])  # zeros, a tie, a carry
@@ -107,7 +107,7 @@ def test_rounding_is_that_of_a_type_with_as_many_bits(example: Any) -> None:
     assert torch.equal(example.rounded(values, 22).view(torch.int32) & 1, torch.zeros(100, 100, dtype=torch.int32))
 
 
-def test_low_rank_is_the_nearest_of_its_rank(example: Any) -> None:
+def test_low_rank_is_the_best_approximation_of_its_rank(example: Any) -> None:
     """The squared error is what the left-out singular values hold (Eckart and Young 1936)."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 1))
@@ -122,7 +122,7 @@ def test_low_rank_is_the_nearest_of_its_rank(example: Any) -> None:
         example.low_rank(nn.Sequential(nn.Linear(8, 8)), {"share": 1}, 0)
 
 
-def test_the_examples_network_is_what_its_family_declares(example: Any) -> None:
+def test_the_examples_network_matches_its_declaration(example: Any) -> None:
     network = registry.build_network(RESIDUAL)
     x, noise_level = torch.randn(4, 1, 12, 12), torch.randn(4)
     none, first, second = (network(x, noise_level, torch.full((4,), label)) for label in (-1, 0, 1))
@@ -134,7 +134,7 @@ def test_the_examples_network_is_what_its_family_declares(example: Any) -> None:
         assert set(names) <= parameters.keys()
 
 
-def test_the_examples_images_are_what_its_source_declares(example: Any) -> None:
+def test_the_examples_images_match_their_declaration(example: Any) -> None:
     options = {"train_images": 30, "test_images": 6}
     found = sources.load(sources.DataSettings("shapes", "shapes", options=options, plugins=({},)), Path())
     assert found.train_images.shape == (30, 1, 12, 12)
@@ -177,7 +177,7 @@ def noise(options, data_dir):
 )
 
 
-def test_from_training_to_images() -> None:
+def test_all_stages_from_training_to_images() -> None:
     """Stages started with settings that name a plugin; what they write names it, and is loaded with it."""
     Path("mine.py").write_text(PLUGIN, encoding="utf-8")
     network = registry.build_network(small_model(), seed=1)
@@ -215,14 +215,14 @@ def test_the_data_stage_reads_a_plugins_source() -> None:
     assert image_set.read(Path("images.safetensors")).classes == ("a", "b")
 
 
-def test_a_plugin_that_was_edited_since_is_refused() -> None:
+def test_a_plugin_edited_after_training_is_refused() -> None:
     Path("mine.py").write_text(PLUGIN, encoding="utf-8")
     planned = {**entry("step", "halve"), "code": "0123456789ab"}
     text = refused(lambda: loading.load_used([planned]))
     assert text.startswith("step 'halve' of the plugin mine.py has changed: it was 0123456789ab and mine.py has ")
 
 
-def test_a_model_that_needs_a_plugin_says_so_and_one_that_does_not_loads() -> None:
+def test_only_models_that_need_their_plugin_are_refused_without_it() -> None:
     """A step that leaves the structure alone is named in the header and needed no more."""
     halve = {"path": "mine.py", "kind": "step", "name": "halve", "code": "0"}
     write_small_model(Path("dense.safetensors"), steps=[{"halve": {}}], plugins=[halve])
@@ -240,7 +240,7 @@ def test_a_model_that_needs_a_plugin_says_so_and_one_that_does_not_loads() -> No
     assert "has changed: it was 0 and " in refused(lambda: slimdiff.load("residual.safetensors", plugins=[EXAMPLE]))
 
 
-def test_a_header_without_its_plugins_still_fails_clearly() -> None:
+def test_a_header_without_its_plugins_fails_clearly() -> None:
     write_small_model(Path("m.safetensors"), structure=[{"step": "wrap", "record": {}}])
     message = refused(lambda: slimdiff.load("m.safetensors"))
     assert "'wrap'" in message and "load its plugin" in message
@@ -249,7 +249,7 @@ def test_a_header_without_its_plugins_still_fails_clearly() -> None:
     )
 
 
-def test_loading_twice_is_loading_once(example: Any) -> None:
+def test_loading_twice_has_no_effect(example: Any) -> None:
     before = dict(REGISTERED)
     loading.load([EXAMPLE, str(EXAMPLE)])
     assert before == REGISTERED
@@ -313,12 +313,12 @@ def test_the_name_of_another_module_is_refused() -> None:
         ("pass", {"k": 1, "l": 1}, "mine.py, step 'a', settings: Additional properties are not allowed"),
     ],
 )
-def test_a_step_that_goes_wrong_is_one_line(body: str, settings: dict[str, Any], said: str) -> None:
+def test_an_error_in_a_step_is_one_line(body: str, settings: dict[str, Any], said: str) -> None:
     plug(f"@step('a', settings={{'k': {{'type': 'integer'}}}})\ndef f(network, settings, seed):\n    {body}\n")
     assert said in refused(lambda: steps.apply_steps(nn.Linear(1, 1), [{"a": settings}], 0))
 
 
-def test_a_step_draws_by_its_seed_and_leaves_the_global_state_alone() -> None:
+def test_a_step_draws_from_its_seed_and_keeps_the_global_generator() -> None:
     plug("@step('a', settings={})\ndef f(network, settings, seed):\n    network.weight.data = torch.rand(1, 1)\n")
     torch.manual_seed(5)
     expected = torch.rand(1)
@@ -342,7 +342,7 @@ def test_a_step_draws_by_its_seed_and_leaves_the_global_state_alone() -> None:
         ("return nn.Lnear(1, 1)", "mine.py, line 11: mine.py, family 'a': AttributeError: module 'torch.nn' has no"),
     ],
 )
-def test_a_family_that_goes_wrong_is_one_line(body: str, said: str) -> None:
+def test_an_error_in_a_family_is_one_line(body: str, said: str) -> None:
     plug(
         "class Scoped(nn.Module):\n    def prune_scopes(self):\n        return {'middle': []}\n\n\n"
         "@family('a', network={}, preconditionings=['edm'], samplers=['heun'])\n"
@@ -367,7 +367,7 @@ def test_a_family_that_goes_wrong_is_one_line(body: str, said: str) -> None:
         ("return x, y, x[:0], y[:0]", "test_images must be uint8"),
     ],
 )
-def test_a_source_that_goes_wrong_is_one_line(body: str, said: str) -> None:
+def test_an_error_in_a_source_is_one_line(body: str, said: str) -> None:
     plug(
         "@source('a', classes=['x', 'y'])\ndef f(options, data_dir):\n"
         "    x, y = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4) % 2\n"
@@ -376,7 +376,7 @@ def test_a_source_that_goes_wrong_is_one_line(body: str, said: str) -> None:
     assert said in refused(lambda: sources.load(sources.DataSettings("x", "a", plugins=({},)), Path()))
 
 
-def test_options_are_for_sources_of_plugins_alone() -> None:
+def test_only_plugin_sources_take_options() -> None:
     found = sources.DataSettings("x", "digits", options={})
     assert "datasets.x.options: only sources from plugins take it, not 'digits'" in refused(
         lambda: sources.load(found, Path())

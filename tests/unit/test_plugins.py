@@ -69,7 +69,7 @@ def verdict(overlay: dict[str, Any]) -> str:
 # --- what is read
 
 
-def test_the_example_is_read_as_it_is_written() -> None:
+def test_the_example_is_read_correctly() -> None:
     found = declarations.load_catalog([FILE])
     assert list(found.steps) == ["low-rank", "round-mantissa"]
     assert [found.steps[name].declared.restores for name in found.steps] == [True, False]
@@ -98,7 +98,7 @@ def test_reading_imports_neither_torch_nor_the_plugin(folder: Path) -> None:
         "import slimdiff.plugins as p\n@p.step",
     ],
 )
-def test_every_way_to_write_a_decorator_is_read(folder: Path, head: str) -> None:
+def test_every_spelling_of_a_decorator_is_read(folder: Path, head: str) -> None:
     (found,) = declarations.read(
         write(folder, f"{head}('mine', settings=KEYS)\ndef f(n, s, r): ...\nKEYS = {OPTION}\n")
     )
@@ -134,7 +134,7 @@ def test_every_way_to_write_a_decorator_is_read(folder: Path, head: str) -> None
         ),
     ],
 )
-def test_what_cannot_be_read_is_refused_with_its_place(folder: Path, text: str, said: str) -> None:
+def test_unreadable_declarations_are_refused_with_their_line(folder: Path, text: str, said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
         declarations.read(write(folder, text))
     assert "\n" not in str(caught.value)
@@ -210,7 +210,9 @@ def three(folder: Path) -> Path:
         ("tools3.py", "x = 1", "x = 2", "c"),
     ],
 )
-def test_an_edit_changes_the_steps_that_reach_it(three: Path, name: str, old: str, new: str, touched: str) -> None:
+def test_an_edit_changes_the_digests_of_steps_that_reach_it(
+    three: Path, name: str, old: str, new: str, touched: str
+) -> None:
     before, text = codes(), (three / name).read_text(encoding="utf-8")
     assert text.count(old) == 1
     write(three, text.replace(old, new), name)
@@ -218,7 +220,7 @@ def test_an_edit_changes_the_steps_that_reach_it(three: Path, name: str, old: st
     assert "".join(key for key in before if before[key] != after[key]) == touched
 
 
-def test_a_step_that_looks_names_up_by_text_hangs_on_all_code_next_to_it(three: Path) -> None:
+def test_a_step_that_looks_up_names_dynamically_depends_on_its_whole_folder(three: Path) -> None:
     write(three, THREE.replace("return deep(OTHER)", "return eval('deep')(OTHER)"))
     before = codes()
     write(three, "one = 2\n", "tools.py")
@@ -226,7 +228,7 @@ def test_a_step_that_looks_names_up_by_text_hangs_on_all_code_next_to_it(three: 
     assert [name for name in before if before[name] != after[name]] == ["a", "c"]
 
 
-def test_a_package_next_to_the_plugin_counts_as_far_as_it_is_used(folder: Path) -> None:
+def test_only_the_used_part_of_a_neighbouring_package_counts(folder: Path) -> None:
     (folder / "parts").mkdir()
     for name in ("__init__", "one", "two"):
         write(folder, "x = 1\ny = 1\n", f"parts/{name}.py")
@@ -265,11 +267,11 @@ def test_code_of_slimdiff_that_a_plugin_reaches_counts(folder: Path, monkeypatch
 # --- the configuration
 
 
-def test_the_example_is_sound() -> None:
+def test_the_example_is_valid() -> None:
     validate(merge(CONFIG, EXAMPLE), SCHEMA, {"examples/config.yaml": EXAMPLE})
 
 
-def test_a_plugin_that_nothing_uses_changes_no_settings() -> None:
+def test_an_unused_plugin_changes_no_settings() -> None:
     """So nothing is rerun when one is named."""
     named = merge(CONFIG, {"plugins": [FILE]})
     for entry in CONFIG["matrix"]:
@@ -285,7 +287,7 @@ def test_a_plugin_that_nothing_uses_changes_no_settings() -> None:
                 assert '"plugins"' not in canonical(plain)
 
 
-def test_settings_name_what_a_stage_uses_of_a_plugin() -> None:
+def test_settings_name_the_plugin_functions_that_a_stage_uses() -> None:
     config = merge(CONFIG, EXAMPLE)
     code = codes(FILE)
 
@@ -307,7 +309,7 @@ def test_settings_name_what_a_stage_uses_of_a_plugin() -> None:
     assert used(resolve.compress_settings(config, "shapes", "ncsn", "mantissa-4", 0)) == ["round-mantissa"]
 
 
-def test_steps_go_between_prune_and_quantize_in_the_order_of_the_file() -> None:
+def test_plugin_steps_run_between_prune_and_quantize_in_file_order() -> None:
     recipe = {"quantize": {"linear": "8bit"}, "round-mantissa": {"bits": 3}, "low-rank": {"share": 0.5}}
     config = merge(
         merge(CONFIG, EXAMPLE),
@@ -386,7 +388,9 @@ def test_steps_go_between_prune_and_quantize_in_the_order_of_the_file() -> None:
         ({"datasets": {"digits": {"options": {}}}}, "datasets.digits.options", ("plugin", "digits")),
     ],
 )
-def test_mistakes_are_one_line_before_any_job(overlay: dict[str, Any], key: str, words: tuple[str, ...]) -> None:
+def test_mistakes_are_refused_in_one_line_before_any_job(
+    overlay: dict[str, Any], key: str, words: tuple[str, ...]
+) -> None:
     message = verdict(overlay)
     assert message.startswith(f"my.yaml: {key} ")
     assert not [word for word in words if word not in message], message
@@ -406,12 +410,12 @@ def test_without_the_plugin_its_names_are_unknown() -> None:
         validate(merged, SCHEMA, {"my.yaml": merged})
 
 
-def test_a_name_of_slimdiffs_own_is_refused(folder: Path) -> None:
+def test_names_of_slimdiff_are_refused(folder: Path) -> None:
     path = write(folder, STEP.replace("'mine'", "'prune'"))
     merged = merge(CONFIG, {"plugins": [path], "matrix": []})
     with pytest.raises(UserError, match=r"^mine\.py: step 'prune' .*rename it"):
         validate(merged, SCHEMA, {"config.yaml": merged})
 
 
-def test_no_plugin_is_loaded_by_all_this() -> None:
+def test_reading_and_validating_load_no_plugin() -> None:
     assert set(FAMILIES) == {"ncsn", "ddpm"}

@@ -30,7 +30,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("row", rows(REFERENCE), ids=lambda row: f"{row['table']}: {row['label']}, {row['model']}")
 @pytest.mark.parametrize(("name", "seeds"), [("paper.yaml", 5), ("paper-cpu.yaml", 3)])
-def test_every_number_of_the_report_is_a_cell(name: str, seeds: int, row: dict[str, str]) -> None:
+def test_every_number_of_the_paper_has_a_cell(name: str, seeds: int, row: dict[str, str]) -> None:
     config = preset(name)
     found = [
         cell
@@ -43,7 +43,7 @@ def test_every_number_of_the_report_is_a_cell(name: str, seeds: int, row: dict[s
 
 
 @pytest.mark.skipif(not PRINTED.exists(), reason="the paper's own list of numbers is not part of the project")
-def test_every_printed_number_is_in_our_copy() -> None:
+def test_every_printed_number_is_in_our_transcription() -> None:
     """So each row of it has a cell, by the test above."""
     ours = {(row["table"], row["model"], row["label"]): row for row in rows(REFERENCE)}
     printed = rows(PRINTED)
@@ -55,7 +55,7 @@ def test_every_printed_number_is_in_our_copy() -> None:
 
 
 @pytest.mark.parametrize("name", ["paper.yaml", "paper-cpu.yaml"])
-def test_the_ddpm_half_is_tables_4_to_8_and_the_black_cell(name: str) -> None:
+def test_the_ddpms_cells_are_tables_4_to_8_and_the_black_cell(name: str) -> None:
     printed = {row["optimization"] for row in rows(REFERENCE) if row["model"] == "ddpm"}
     assert len(printed) == DDPM_CELLS
     (entry,) = [entry for entry in preset(name)["matrix"] if entry["model"] == "ddpm"]
@@ -63,14 +63,14 @@ def test_the_ddpm_half_is_tables_4_to_8_and_the_black_cell(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["paper.yaml", "paper-cpu.yaml"])
-def test_raw_and_averaged_weights_come_out_of_one_training(name: str) -> None:
+def test_raw_and_averaged_weights_share_a_training(name: str) -> None:
     config = preset(name)
     (entry,) = [entry for entry in config["matrix"] if entry["model"] == "ddpm"]
     trainings = {lookup.training_of(config, optimization) for optimization in entry["optimizations"]}
     assert trainings == {"plain", "linear-8bit-frozen", "linear-8bit-frozen+adam-8bit", "groups-2", "groups-4"}
 
 
-def test_the_papers_preset_has_the_reports_settings() -> None:
+def test_the_papers_preset_has_the_papers_settings() -> None:
     config = preset("paper.yaml")
     ncsn, ddpm = config["models"]["ncsn"], config["models"]["ddpm"]
     assert (ncsn["training"]["epochs"], ncsn["training"]["batch_size"]) == (50, 32)
@@ -101,7 +101,7 @@ def test_the_papers_preset_has_the_reports_settings() -> None:
     assert sum(parameter.numel() for parameter in network.parameters()) == 23_335_299
 
 
-def test_the_default_trains_one_network_in_two_ways() -> None:
+def test_defaults_and_paper_differ_only_in_how_the_network_is_trained() -> None:
     """The paper's way beside ours: the same network, data, batches and epochs."""
     plain = resolve.train_settings(CONFIG, "mnist", "ddpm", "plain", 0)
     theirs = resolve.train_settings(CONFIG, "mnist", "ddpm", "noise-prediction", 0)
@@ -111,7 +111,7 @@ def test_the_default_trains_one_network_in_two_ways() -> None:
         assert plain["training"][key] == theirs["training"][key]
 
 
-def test_cifar10_is_the_reports_best_recipe_in_colour_at_its_own_size() -> None:
+def test_cifar10_is_the_papers_best_recipe_in_colour_at_full_size() -> None:
     config = preset("cifar10.yaml")
     model = config["models"]["ddpm"]
     assert (model["image_size"], model["channels"]) == (32, 3)
@@ -121,7 +121,7 @@ def test_cifar10_is_the_reports_best_recipe_in_colour_at_its_own_size() -> None:
     assert recipe["prune"] == {"method": "l1", "amount": 0.1, "scope": "global"}
 
 
-def test_every_cell_that_an_open_question_is_about_is_run() -> None:
+def test_every_cell_of_an_open_question_is_in_the_preset() -> None:
     config = preset("open-questions.yaml")
     ran = {
         (cell.dataset, config["models"][cell.model]["family"], cell.optimization) for cell in expand(config["matrix"])
@@ -134,7 +134,7 @@ def test_every_cell_that_an_open_question_is_about_is_run() -> None:
     assert "ema+linear-8bit-frozen" in {recipe for _, family, recipe in ran if family == "ddpm"}
 
 
-def test_the_conditional_score_network_is_otherwise_the_same() -> None:
+def test_the_conditional_score_network_differs_in_classes_and_guidance_alone() -> None:
     """Only the number of classes and the guidance scale differ."""
     config = preset("open-questions.yaml")
     conditional, plain = (canonical(merge(config["models"][name], SAME)) for name in ("ncsn-conditional", "ncsn"))
@@ -154,7 +154,7 @@ NO_CHANNELS = {"ncsn": {"tconv1", *(f"dense{number}" for number in range(1, 8))}
 
 
 @pytest.mark.parametrize("model", ["ncsn", "ddpm"])
-def test_the_study_has_every_module_alone_in_three_ways_and_two_amounts(model: str) -> None:
+def test_the_study_prunes_every_module_by_three_methods_and_two_amounts(model: str) -> None:
     config = preset("sensitivity.yaml")
     options = config["models"][model]
     network = build_network(options)

@@ -98,7 +98,7 @@ def test_groups_divide_the_macs_of_the_inner_convolutions(tmp_path):
         (({"prune": {"method": "l1", "amount": 0.5, "scope": "global"}},), 1_115_297 - round(0.5 * 1_048_097)),
     ],
 )
-def test_parameters_and_nonzeros(tmp_path, steps, nonzero):
+def test_parameters_and_nonzero_parameters_are_counted(tmp_path, steps, nonzero):
     found = count_parameters(saved(tmp_path, steps=steps).network)
     # GroupNorm's biases start at zero
     fresh_zeros = sum(int((p == 0).sum()) for p in build_network(ncsn_model(), seed=1).parameters())
@@ -106,7 +106,7 @@ def test_parameters_and_nonzeros(tmp_path, steps, nonzero):
 
 
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
-def test_quantized_weights_count_as_what_they_encode(tmp_path, bits):
+def test_quantized_weights_count_as_the_floats_they_encode(tmp_path, bits):
     loaded = saved(tmp_path, steps=[{"quantize": {"linear": bits}}])
     params, nonzero = count_parameters(loaded.network)
     assert params == 1_115_297
@@ -141,7 +141,7 @@ def test_without_repeats_nothing_is_timed(tmp_path, family, monkeypatch):
     assert empty == {name for name in profiling.TIMED if name.startswith("speedup")} | {"compile_s"}
 
 
-def test_a_speedup_is_held_against_the_reference(tmp_path):
+def test_a_speedup_is_relative_to_the_baseline(tmp_path):
     """Nine times the evaluations of the network take longer, also on a busy machine."""
     slow, fast = tmp_path / "slow.safetensors", tmp_path / "fast.safetensors"
     write_small_model(fast, "ddpm", sampler={**UNET_SAMPLER, "steps": 2})
@@ -170,7 +170,7 @@ def losses(path, images, **changes):
 
 
 @pytest.mark.parametrize("family", ["ncsn", "ddpm"])
-def test_denoising_losses_are_of_the_data_and_the_network_alone(tmp_path, family):
+def test_denoising_losses_depend_on_data_and_network_alone(tmp_path, family):
     """It ignores the cell's seed, batches and training images; other weights and other test images change it."""
     path, images = tmp_path / "model.safetensors", tmp_path / "images.safetensors"
     striped = striped_images()
@@ -194,7 +194,7 @@ def test_denoising_losses_are_of_the_data_and_the_network_alone(tmp_path, family
     assert all(abs(new / old - 1) > 1e-3 for new, old in zip(losses(path, images), found, strict=True))
 
 
-def test_a_failed_training_and_no_number_have_no_denoising_loss(tmp_path):
+def test_failed_trainings_and_nan_have_no_denoising_loss(tmp_path):
     path, images = tmp_path / "model.safetensors", tmp_path / "images.safetensors"
     image_set.write(images, striped_images())
     network = write_small_model(path)

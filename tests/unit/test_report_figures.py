@@ -115,7 +115,7 @@ def test_intervals_need_several_seeds(paper: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("figure", ["figure-1", "figure-2"])
-def test_further_recipes_do_not_crowd_a_figure(paper: pd.DataFrame, figure: str) -> None:
+def test_many_recipes_do_not_crowd_a_figure(paper: pd.DataFrame, figure: str) -> None:
     model = {"figure-1": "ncsn", "figure-2": "ddpm"}[figure]
     rows = [synthetic.row(model=model, fid_indomain=40.0), synthetic.row("ema", model=model, fid_indomain=900.0)]
     rows += [synthetic.row(f"mine-{place:02}", model=model, fid_indomain=100.0 - place) for place in range(60)]

@@ -82,13 +82,13 @@ def data(parsed: Tags) -> dict[str, Any]:
     return found
 
 
-def test_what_people_wrote_is_text(parsed: Tags) -> None:
+def test_text_of_users_is_escaped(parsed: Tags) -> None:
     assert ATTACK in parsed.text, "the reason and the configuration are shown as they are"
     assert [attrs.get("type") for tag, attrs in parsed.tags if tag == "script"] == ["application/json", None, None]
     assert not [attrs for _, attrs in parsed.tags if any(name.startswith("on") for name in attrs)]
 
 
-def test_what_people_wrote_reaches_the_script_as_data(data: dict[str, Any]) -> None:
+def test_text_of_users_reaches_the_script_as_data(data: dict[str, Any]) -> None:
     requested = [cell["labels"][:3] for cell in data["cells"] if cell["model"] == "ddpm"]
     assert requested == [["zero", ATTACK, "two"]] * 2
 
@@ -102,7 +102,7 @@ def test_nothing_is_fetched(parsed: Tags) -> None:
         assert "@import" not in style
 
 
-def test_the_policy_lets_these_scripts_run_and_no_other(parsed: Tags) -> None:
+def test_the_policy_allows_only_these_scripts(parsed: Tags) -> None:
     (policy,) = [str(attrs["content"]) for tag, attrs in parsed.tags if attrs.get("http-equiv")]
     rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
     assert rules["default-src"] == "'none'"
@@ -112,7 +112,7 @@ def test_the_policy_lets_these_scripts_run_and_no_other(parsed: Tags) -> None:
     assert len(digests) == 2, "one library for all charts, and our own script"
 
 
-def test_it_is_a_page_for_phones_and_readers(parsed: Tags) -> None:
+def test_the_page_suits_phones_and_screen_readers(parsed: Tags) -> None:
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in [attrs for _, attrs in parsed.tags]
     assert ("html", {"lang": "en"}) in parsed.tags
     assert [tag for tag, _ in parsed.tags].count("h1") == 1
@@ -125,14 +125,14 @@ def test_it_is_a_page_for_phones_and_readers(parsed: Tags) -> None:
         assert "data-chart" not in attrs or attrs["aria-label"]
 
 
-def test_it_holds_every_table_and_claim(folder: Path, parsed: Tags) -> None:
+def test_the_page_holds_every_table_and_claim(folder: Path, parsed: Tags) -> None:
     ids = {attrs.get("id") for _, attrs in parsed.tags}
     assert set(contents.TABLE_NAMES) <= ids
     for claim in json.loads((folder / "claims.json").read_text(encoding="utf-8"))["claims"]:
         assert claim["claim"] in parsed.text
 
 
-def test_the_answer_and_the_failed_cells_are_there(parsed: Tags) -> None:
+def test_the_summary_and_the_failed_cells_are_shown(parsed: Tags) -> None:
     text = " ".join(parsed.text.split())
     assert "1 of 5 cells failed, the first with “train: </script>" in text
     assert "mnist/ncsn/groups-2/seed0" in text
@@ -150,7 +150,7 @@ def test_charts_are_of_the_matrix(data: dict[str, Any]) -> None:
     assert {chart["width"] for chart in data["pareto"]["mnist"]} == {width for width, _ in charts.WIDTHS}
 
 
-def test_charts_are_of_the_grammar(data: dict[str, Any]) -> None:
+def test_charts_are_valid_vega_lite(data: dict[str, Any]) -> None:
     """Against the JSON schema that altair ships, so that a chart is not only drawn by luck."""
     import altair
 
@@ -195,7 +195,7 @@ def test_a_page_of_many_cells_stays_small(tmp_path: Path, monkeypatch: pytest.Mo
     assert "samples of 4 more are in the folders of the cells" in pagefolder.build(tmp_path).read_text(encoding="utf-8")
 
 
-def test_pictures_end_where_the_page_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_stop_at_the_size_limit_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = pagefolder.write(tmp_path, [synthetic.row(name) for name in ("baseline", "l1-10", "l1-30")])
     whole = images.read(matrix.frame, tmp_path / "cells")
     assert whole.omitted == 0
@@ -220,7 +220,7 @@ def test_a_missing_table_is_named(tmp_path: Path) -> None:
         build._table(tmp_path / "table-1.md")
 
 
-def test_the_first_images_are_one_picture() -> None:
+def test_the_first_images_form_one_picture() -> None:
     import numpy as np
 
     numbered = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((3, 1, 4, 5), np.uint8)
@@ -250,7 +250,7 @@ def test_dot_plots_place_ours_and_the_papers() -> None:
     assert lines["random-10"].fid == "not run"
 
 
-def test_the_timeline_is_that_of_the_records(folder: Path) -> None:
+def test_the_timeline_matches_the_records(folder: Path) -> None:
     matrix = pagefolder.read_matrix(folder / "matrix.parquet")
     jobs = timeline.read_jobs(folder / "benchmarks", folder / "train", matrix.frame)
     assert jobs.attrs["began"] == [pagefolder.BEGAN.isoformat(timespec="seconds")]
@@ -263,7 +263,7 @@ def test_the_timeline_is_that_of_the_records(folder: Path) -> None:
     assert list(totals.index) == ["train", "sample", "score"]
 
 
-def test_parallel_jobs_have_lanes_and_a_pause_ends_a_sitting(tmp_path: Path) -> None:
+def test_parallel_jobs_have_lanes_and_a_pause_splits_the_timeline(tmp_path: Path) -> None:
     """Two trainings at once, a third after the first of them; scores half an hour later."""
     import os
 

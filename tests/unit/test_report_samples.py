@@ -86,7 +86,7 @@ def test_the_first_seed_that_the_matrix_lists_is_shown() -> None:
     assert found[:2] == [Cell("mnist", "ncsn", "baseline", 3), Cell("mnist", "ncsn", "groups-2", 3)]
 
 
-def test_figure_5_has_base_and_best_of_every_model_by_its_family() -> None:
+def test_figure_5_shows_baseline_and_best_recipe_of_every_model() -> None:
     recipes = ("baseline", "groups-2", BEST)
     cells = [Cell(d, m, r, 0) for d in ("mnist", "digits") for m in ("ddpm", "ncsn-wide", "ncsn") for r in recipes]
     found = [place.cell for place in placeholders(GALLERIES["figure-5"], cells, FAMILIES)]
@@ -111,7 +111,7 @@ def test_figure_6_prefers_the_papers_best_recipe() -> None:
     ]
 
 
-def test_a_model_of_another_family_is_no_substitute() -> None:
+def test_a_model_of_another_family_is_not_shown_instead() -> None:
     """A model may be called as the other family is."""
     cells = [Cell("mnist", "ddpm", "baseline", 0)]
     found = placeholders(GALLERIES["figure-6"], cells, {"ddpm": "ncsn"})
@@ -179,7 +179,7 @@ def test_each_class_has_the_first_of_its_images_below_its_name(tmp_path: Path) -
     assert places == pytest.approx([(column + 0.5) * figures.CLASS_PITCH_PX for column in range(3)])
 
 
-def test_many_classes_are_cut_to_those_that_find_room(tmp_path: Path) -> None:
+def test_only_the_classes_that_fit_are_shown(tmp_path: Path) -> None:
     cell = Cell("mnist", "ddpm", "baseline", 0)
     names = np.array([f"class {number}" for number in range(40)])
     put_samples(tmp_path, cell, plain_images(80, size=64), [*range(40)] * 2, classes=names)
@@ -203,7 +203,7 @@ def test_titles_name_the_cell_and_its_score_or_why_it_failed(tmp_path: Path) -> 
     assert "no images" in [row.get("text") for row in data(labelled)]
 
 
-def test_failed_images_are_shown_where_there_are_some(tmp_path: Path) -> None:
+def test_degenerate_images_are_shown_if_they_exist(tmp_path: Path) -> None:
     cell = Cell("mnist", "ncsn", "baseline", 0)
     put_samples(tmp_path, cell, plain_images(1), status="failed", reason="all images are alike")
     chart = draw(rows_of([cell], status="failed", reason="sample: all images are alike"), tmp_path, "figure-5")
@@ -234,7 +234,7 @@ def test_what_the_matrix_lacks_is_named(tmp_path: Path) -> None:
     assert (tmp_path / "empty.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_many_models_are_cut_to_those_that_find_room(tmp_path: Path) -> None:
+def test_only_the_models_that_fit_are_shown(tmp_path: Path) -> None:
     cells = [Cell(f"photos-{number}", "ddpm", "baseline", 0) for number in range(8)]
     for place, cell in enumerate(cells[: style.MAX_PANELS]):  # the others are not even read
         put_samples(tmp_path, cell, plain_images(6) + np.uint8(place), [0, 1, 2] * 2)
@@ -259,7 +259,7 @@ def test_large_images_are_shrunk(channels: int) -> None:
     assert (sheet[:, 4:90] == 2).all()
 
 
-def test_colours_survive(tmp_path: Path) -> None:
+def test_colours_are_kept(tmp_path: Path) -> None:
     cell = Cell("mnist", "ncsn", "baseline", 0)
     colour = np.array([200, 100, 50], np.uint8)
     put_samples(tmp_path, cell, np.broadcast_to(colour[None, :, None, None], (1, 3, 8, 8)))

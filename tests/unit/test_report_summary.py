@@ -69,7 +69,7 @@ def test_several_seeds_have_intervals_and_a_gain_needs_a_test() -> None:
     assert "means of 3 seeds, with 95 % intervals" in found.cost
 
 
-def test_what_equal_work_differs_by_is_no_gain() -> None:
+def test_a_gain_must_exceed_the_time_difference_of_equal_work() -> None:
     """random-30 does the baseline's arithmetic in 0.8 of its time: so the groups' 0.85 tells nothing."""
     rows = [row(), row("random-30", inference_ms_per_image=8.0)]
     rows += [row("groups-2", inference_ms_per_image=8.5, macs=15_000_000)]
@@ -79,18 +79,18 @@ def test_what_equal_work_differs_by_is_no_gain() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"macs": 7}, {"engine": "openvino"}, {"sampler": "ode"}, {"training": "other"}])
-def test_other_work_says_nothing_about_the_spread(changes: dict[str, Any]) -> None:
+def test_recipes_with_other_work_do_not_set_the_tolerance(changes: dict[str, Any]) -> None:
     matrix = synthetic.matrix([row(), row("random-30", inference_ms_per_image=5.0, **changes)])
     assert groups.time_tolerance(matrix, "mnist", "ncsn") == groups.MIN_TOLERANCE
 
 
-def test_quantized_recipes_do_other_work_even_with_as_many_operations() -> None:
+def test_quantized_recipes_count_as_other_work_despite_equal_macs() -> None:
     matrix = synthetic.matrix([row(), row("linear-8bit", inference_ms_per_image=5.0)])
     assert groups.time_tolerance(matrix, "mnist", "ncsn") == groups.MIN_TOLERANCE
     assert "linear-8bit samples 2.00 times as fast" in answer(matrix).faster
 
 
-def test_interleaved_times_replace_those_of_another_hour() -> None:
+def test_interleaved_times_replace_separate_ones() -> None:
     """By the clock channels-50 is slower: the machine was busy. Interleaved with the baseline it is twice as fast."""
     rows = [row(speedup=1.02), row("channels-50", inference_ms_per_image=12.0, macs=1, speedup=2.0)]
     rows += [row("groups-2", inference_ms_per_image=5.0, macs=1, speedup=1.01)]
@@ -102,13 +102,13 @@ def test_interleaved_times_replace_those_of_another_hour() -> None:
     assert [comparison.name for comparison in group.comparisons if comparison.faster] == ["channels-50"]
 
 
-def test_the_baseline_against_itself_shows_what_equal_work_differs_by() -> None:
+def test_the_baseline_against_itself_sets_the_tolerance() -> None:
     matrix = synthetic.matrix([row(speedup=0.8, inference_ms_per_image_iqr=9.0), row("groups-2", macs=1, speedup=1.2)])
     assert groups.time_tolerance(matrix, "mnist", "ncsn") == pytest.approx(1.25)
     assert "no recipe beats the baseline by more than the 25 %" in answer(matrix).faster
 
 
-def test_the_baselines_own_spread_counts() -> None:
+def test_the_spread_of_the_baseline_counts() -> None:
     matrix = synthetic.matrix(
         [row(inference_ms_per_image_iqr=3.0), row("groups-2", inference_ms_per_image=8.0, macs=1)]
     )

@@ -71,7 +71,7 @@ def test_table_1_holds_the_papers_recipes_and_ours(paper: pd.DataFrame) -> None:
     assert "then quantized" in line(frame, "linear-8bit")["note"]
 
 
-def test_together_they_hold_the_19_recipes_of_the_paper(paper: pd.DataFrame) -> None:
+def test_tables_1_to_3_hold_the_papers_19_recipes(paper: pd.DataFrame) -> None:
     extra = {name for table in contents.TABLES for name, _ in table.extra}
     names = {
         name
@@ -119,13 +119,13 @@ def test_table_9_counts_each_family_from_its_own_baseline(paper: pd.DataFrame) -
     assert frame["paper_fid_change_percent"].tolist() == pytest.approx(printed)
 
 
-def test_table_9_has_the_family_that_was_not_run(paper: pd.DataFrame) -> None:
+def test_table_9_lists_a_family_without_runs(paper: pd.DataFrame) -> None:
     frame = table_of(synthetic.matrix([synthetic.row(fid_indomain=40.0)]), paper, TABLES["table-9"])
     assert frame["status"].tolist() == ["ok", "not run", "not run", "not run"]
     assert frame["paper_fid"].tolist() == [182.1, 134.35, 146.77, 130.44]
 
 
-def test_class_accuracy_is_a_share_for_programs_and_percent_for_people(paper: pd.DataFrame) -> None:
+def test_class_accuracy_is_a_fraction_in_csv_and_percent_in_markdown(paper: pd.DataFrame) -> None:
     rows = [synthetic.row(), synthetic.row(model="ddpm", class_accuracy=0.98765)]
     spec = TABLES["table-9"]
     frame = table_of(synthetic.matrix(rows), paper, spec)
@@ -138,7 +138,7 @@ def test_class_accuracy_is_a_share_for_programs_and_percent_for_people(paper: pd
     assert not any("class accuracy" in heading for heading in (m.heading for m in TABLES["table-3"].measures))
 
 
-def test_changes_are_against_each_ones_own_baseline(paper: pd.DataFrame, mixed: Matrix) -> None:
+def test_changes_are_relative_to_each_sides_own_baseline(paper: pd.DataFrame, mixed: Matrix) -> None:
     row = line(table_of(mixed, paper, TABLES["table-2"]), "random-10")
     assert row["fid_indomain"] == 20.0
     assert row["fid_indomain_change_percent"] == pytest.approx(-50.0)
@@ -158,7 +158,7 @@ def test_every_line_has_a_status(paper: pd.DataFrame, mixed: Matrix) -> None:
     assert line(frame, "l1-10")["paper_fid"] == 163.601
 
 
-def test_markdown_shows_intervals_where_there_are_seeds(paper: pd.DataFrame, mixed: Matrix) -> None:
+def test_markdown_shows_intervals_for_several_seeds(paper: pd.DataFrame, mixed: Matrix) -> None:
     spec = TABLES["table-2"]
     text = write.to_markdown(table_of(mixed, paper, spec), spec)
     baseline = markdown_line(text, "baseline")
@@ -178,7 +178,7 @@ def test_the_papers_contradictions_and_tildes_are_shown(paper: pd.DataFrame) -> 
     assert "~4147037" in markdown_line(text, "baseline")
 
 
-def test_csv_is_for_programs(paper: pd.DataFrame, mixed: Matrix) -> None:
+def test_csv_holds_plain_numbers(paper: pd.DataFrame, mixed: Matrix) -> None:
     spec = TABLES["table-2"]
     frame = pd.read_csv(io.StringIO(write.to_csv(table_of(mixed, paper, spec), spec.measures)))
     row = line(frame, "random-30-middle")
@@ -188,7 +188,7 @@ def test_csv_is_for_programs(paper: pd.DataFrame, mixed: Matrix) -> None:
     assert not {"kind", "approximate"} & set(frame)
 
 
-def test_samplers_are_counted_from_euler_maruyama(paper: pd.DataFrame) -> None:
+def test_sampler_speedups_are_relative_to_euler_maruyama(paper: pd.DataFrame) -> None:
     spec = TABLES["samplers"]
     rows = [synthetic.row("sampler-euler-maruyama", inference_ms_per_image=100.0)]
     rows += [synthetic.row("baseline", inference_ms_per_image=5.0)]
@@ -200,7 +200,7 @@ def test_samplers_are_counted_from_euler_maruyama(paper: pd.DataFrame) -> None:
     assert "FID, paper" not in write.to_markdown(frame, spec)
 
 
-def test_each_data_set_and_model_of_the_family_has_its_block(paper: pd.DataFrame) -> None:
+def test_each_data_set_and_model_of_the_family_has_a_block(paper: pd.DataFrame) -> None:
     rows = [synthetic.row(dataset=d, model=m) for d in ("mnist", "digits") for m in ("ncsn", "ncsn-wide", "ddpm")]
     spec = TABLES["table-3"]
     frame = table_of(synthetic.matrix(rows), paper, spec)
@@ -209,7 +209,7 @@ def test_each_data_set_and_model_of_the_family_has_its_block(paper: pd.DataFrame
     assert headings == ["## mnist, ncsn", "## mnist, ncsn-wide", "## digits, ncsn", "## digits, ncsn-wide"]
 
 
-def test_without_the_family_the_paper_is_alone(paper: pd.DataFrame) -> None:
+def test_without_the_family_only_the_paper_is_shown(paper: pd.DataFrame) -> None:
     frame = table_of(synthetic.matrix([synthetic.row(model="ddpm")]), paper, TABLES["table-1"])
     assert set(frame["status"]) == {"not run"}
     assert line(frame, "linear-4bit-frozen")["paper_fid"] == 174.099
@@ -280,7 +280,7 @@ def test_every_table_is_written(tmp_path: Path, paper: pd.DataFrame, mixed: Matr
     assert "train: loss is NaN at step 12" in (tmp_path / "cells.md").read_text(encoding="utf-8")
 
 
-def test_what_a_reason_holds_cannot_break_a_table() -> None:
+def test_text_in_a_reason_cannot_break_a_table() -> None:
     rows = [synthetic.row(status="failed", reason="sample: a | b\nc")]
     text = write.cells_markdown(synthetic.frame(rows))
     assert r"sample: a \| b c |" in text
@@ -316,7 +316,7 @@ def tested(paper: pd.DataFrame) -> pd.DataFrame:
     return differences_of(synthetic.matrix(rows), paper)
 
 
-def test_differences_say_what_was_found_and_why_not_more(tested: pd.DataFrame) -> None:
+def test_differences_state_findings_and_reasons_for_missing_ones(tested: pd.DataFrame) -> None:
     found = {name: line(tested[tested["model"] == "ncsn"], name) for name in tested["optimization"].unique()[:17]}
     assert {name: row["finding"] for name, row in found.items() if row["finding"] != "not run"} == {
         "baseline": "baseline",
@@ -343,7 +343,7 @@ def test_differences_say_what_was_found_and_why_not_more(tested: pd.DataFrame) -
     assert "ddpm" not in text, "nothing of it was run"
 
 
-def test_differences_for_programs(tested: pd.DataFrame) -> None:
+def test_differences_as_csv(tested: pd.DataFrame) -> None:
     frame = pd.read_csv(io.StringIO(differencetables.differences_csv(tested)))
     row = line(frame, "groups-2")
     assert row["ratio_low"] < row["ratio"] < row["ratio_high"]
@@ -378,7 +378,7 @@ def test_a_worse_recipe_that_the_paper_found_better_is_opposite(paper: pd.DataFr
     assert line(frame[frame["model"] == "ncsn"], "groups-2")["direction"] == differences.OPPOSITE
 
 
-def test_technique_tables_say_what_was_found(paper: pd.DataFrame, mixed: Matrix) -> None:
+def test_technique_tables_state_the_findings(paper: pd.DataFrame, mixed: Matrix) -> None:
     spec = TABLES["table-2"]
     text = write.to_markdown(table_of(mixed, paper, spec), spec)
     assert [markdown_line(text, name)[-2] for name in ("baseline", "random-10", "random-30", "l1-10")] == [

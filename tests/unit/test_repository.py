@@ -72,7 +72,7 @@ def test_conda_files_are_in_step_with_pyproject(flavour: str) -> None:
         assert found.specifier == RUN[name].specifier, f"{name} in envs/{flavour}.yaml"
 
 
-def test_conda_flavours_differ_in_torch_alone() -> None:
+def test_conda_environments_differ_only_in_torch() -> None:
     lines = [
         set((ROOT / "envs" / f"{flavour}.yaml").read_text(encoding="utf-8").splitlines()[1:])
         for flavour in ("cpu", "cuda")

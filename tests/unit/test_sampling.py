@@ -64,7 +64,7 @@ def test_the_same_seed_gives_the_same_images(tmp_path, family):
 
 
 @pytest.mark.parametrize(("size", "channels"), [(28, 1), (28, 3), (20, 1)])
-def test_dataset_to_model_and_back_is_lossless_where_nothing_is_scaled(size, channels):
+def test_dataset_to_model_and_back_is_lossless_without_scaling(size, channels):
     images = torch.randint(0, 256, (3, 1, size, size), dtype=torch.uint8)
     x = to_model(images, size, channels)
     assert x.shape == (3, channels, size, size)
@@ -73,7 +73,7 @@ def test_dataset_to_model_and_back_is_lossless_where_nothing_is_scaled(size, cha
     assert torch.equal(to_dataset(x, size, size, 1), images)
 
 
-def test_padding_is_undone_exactly_and_scaling_nearly():
+def test_padding_is_inverted_exactly_and_scaling_approximately():
     images = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
     padded = to_model(images, 32, 1, "pad")
     assert float(padded[:, :, :2].max()) == -1
@@ -131,7 +131,7 @@ def test_saturated_images_have_a_reason_unless_the_data_set_is_like_that(share, 
     assert refused == ("samples are saturated" in reason)
 
 
-def test_an_ode_that_meets_nan_is_a_reason_not_a_crash():
+def test_nan_in_the_ode_solver_is_a_failure_with_a_reason():
     denoiser = build_denoiser(Stuck(float("nan")), small_model(), training())
     settings = build(SamplerSettings, {**SAMPLER, "method": "ode"}, "sampler")
     sampled = sample_images(denoiser, settings, small_model(), DATASET, 6, 3, 0)
@@ -166,7 +166,7 @@ def sampled(tmp_path, n=4, labels=None, **sampler):
     return slimdiff.load(tmp_path / "m.safetensors").sample(n, 5, labels=labels)
 
 
-def test_a_conditional_model_goes_through_its_classes(tmp_path):
+def test_a_conditional_model_samples_its_classes_in_turn(tmp_path):
     assert sampled(tmp_path, 5).labels.tolist() == [0, 1, 0, 1, 0]
     assert sampled(tmp_path, 3, labels=[1]).labels.tolist() == [1, 1, 1]
     assert sampled(tmp_path, 3, labels=[1, 0]).labels.tolist() == [1, 0, 1]
@@ -198,7 +198,7 @@ def test_both_passes_of_guidance_are_counted(tmp_path, sampler, evaluations):
     assert sampled(tmp_path, **sampler).network_evaluations == evaluations
 
 
-def test_labels_that_a_model_does_not_know_are_refused(tmp_path):
+def test_unknown_labels_are_refused(tmp_path):
     for label in (2, -1):
         with pytest.raises(UserError, match=rf"label {label} is unknown to this model; allowed: 0 to 1"):
             sampled(tmp_path, labels=[0, label])
@@ -210,7 +210,7 @@ def test_labels_that_a_model_does_not_know_are_refused(tmp_path):
         loaded.sample(2, labels=[0])
 
 
-def test_another_sampler_and_guidance_can_be_asked_for(tmp_path):
+def test_another_sampler_and_guidance_can_be_requested(tmp_path):
     write_small_model(tmp_path / "m.safetensors", "ddpm")
     loaded = slimdiff.load(tmp_path / "m.safetensors")
     assert torch.equal(loaded.sample(2, 5, guidance=3.0).images, sampled(tmp_path, 2, guidance=3.0).images)
@@ -238,7 +238,7 @@ def test_another_sampler_and_guidance_can_be_asked_for(tmp_path):
         (None, 0, "steps is 0; allowed: 2 or more"),
     ],
 )
-def test_steps_that_a_sampler_cannot_take_are_refused(tmp_path, sampler, steps, said):
+def test_invalid_steps_of_a_sampler_are_refused(tmp_path, sampler, steps, said):
     write_small_model(tmp_path / "m.safetensors", "ddpm")
     with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
         slimdiff.load(tmp_path / "m.safetensors").sample(2, sampler=sampler, steps=steps)
@@ -255,7 +255,7 @@ def test_a_sampler_without_steps_takes_none(tmp_path):
 @pytest.mark.parametrize(
     ("family", "method"), [(name, method) for name, family in FAMILIES.items() for method in family.samplers]
 )
-def test_progress_is_told_in_equal_parts(tmp_path, family, method):
+def test_progress_is_reported_in_equal_parts(tmp_path, family, method):
     """Five images in batches of three: a batch has as many parts as the sampler has evaluations."""
     write_small_model(tmp_path / "m.safetensors", family)
     told_of = []
@@ -287,7 +287,7 @@ def test_clip_and_precision_reach_the_samples(tmp_path):
 
 
 @pytest.mark.parametrize(("family", "labels"), [("ncsn", []), ("ddpm", [0, 1, 0])])
-def test_the_stage_writes_images_and_how_they_were_made(tmp_path, family, labels):
+def test_the_stage_writes_images_and_their_provenance(tmp_path, family, labels):
     write_small_model(tmp_path / "m.safetensors", family)
     settings = json.dumps({"n_samples": 3, "batch_size": 2, "seed": 5})
     paths = {"model": "m.safetensors", "out": "samples.npz", "out-grid": "grid.png"}

@@ -70,7 +70,7 @@ def test_four_times_the_cells_take_no_more_than_four_times_the_calls(tmp_path: P
     assert found[2] < 4.4 * found[1]
 
 
-def test_a_timeline_of_many_jobs_has_a_bar_for_what_a_screen_can_show(tmp_path: Path) -> None:
+def test_a_timeline_of_many_jobs_has_few_bars(tmp_path: Path) -> None:
     frame = matrix(150, tmp_path / "matrix.parquet")
     for name in ("sample", "score"):
         for index, row in enumerate(frame.frame.to_dict("records")):

@@ -78,7 +78,7 @@ def test_the_loss_falls_and_the_record_says_how(tmp_path, family):
 
 
 @pytest.mark.parametrize(("family", "preconditioning"), PRECONDITIONINGS)
-def test_one_seed_one_result(tmp_path, family, preconditioning):
+def test_equal_seeds_give_equal_results(tmp_path, family, preconditioning):
     changes = {"model": MODELS[family](), "preconditioning": preconditioning, "epochs": 1}
     first = run(tmp_path, "a", **changes)
     assert equal(first, run(tmp_path, "b", **changes))
@@ -104,13 +104,13 @@ def test_ema_lags_behind_the_raw_weights(tmp_path):
     assert torch.equal(weights["raw"]["fourier.frequencies"], weights["ema"]["fourier.frequencies"])
 
 
-def test_no_average_is_the_raw_weights(tmp_path):
+def test_without_averaging_ema_equals_raw_weights(tmp_path):
     weights = run(tmp_path, "a", ema_decay=0.0).weights
     assert all(torch.equal(weights["raw"][key], weights["ema"][key]) for key in weights["raw"])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_warm_up_copies_the_weights_for_so_many_steps(tmp_path, family):
+def test_a_warm_up_copies_the_weights_for_that_many_steps(tmp_path, family):
     """Two epochs of four steps: no longer a copy one step after the warm-up."""
     changes = {"model": MODELS[family](), "lr_schedule": "constant"}
     copied, averaged = (run(tmp_path, str(steps), ema_warmup=steps, **changes).weights for steps in (8, 7))
@@ -122,7 +122,7 @@ def test_a_warm_up_copies_the_weights_for_so_many_steps(tmp_path, family):
     assert any(not torch.equal(before["ema"][key], averaged["ema"][key]) for key in moved)
 
 
-def test_after_the_warm_up_the_average_moves_by_its_decay(tmp_path):
+def test_after_the_warm_up_the_average_follows_its_decay(tmp_path):
     """One epoch of one step each; a constant rate, so that shorter runs are the beginning of longer ones."""
     changes = {"lr_schedule": "constant", "batch_size": 72}
     one, two, three = (
@@ -139,7 +139,7 @@ def test_after_the_warm_up_the_average_moves_by_its_decay(tmp_path):
     ("family", "layers", "trained_bias"), [("ncsn", 8, "embed.bias"), ("ddpm", 26, "down1.embed.bias")]
 )
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
-def test_quantized_from_the_start_means_frozen(tmp_path, bits, family, layers, trained_bias):
+def test_layers_quantized_from_the_start_are_frozen(tmp_path, bits, family, layers, trained_bias):
     model = MODELS[family]()
     trained = run(tmp_path, "a", model=model, linear=bits)
     write_training(tmp_path / "w.safetensors", trained.weights, trained.header)
@@ -168,7 +168,7 @@ def test_quantized_from_the_start_means_frozen(tmp_path, bits, family, layers, t
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else value,
 )
-def test_a_resumed_training_is_the_undisturbed_one(tmp_path, family, optimizer, linear, precision):
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, family, optimizer, linear, precision):
     """Stop by SIGTERM inside the process after some steps, resume in a fresh call."""
     model = WIDE[family]
     changes = {"optimizer": optimizer[0], "optimizer_state": optimizer[1], "linear": linear, "precision": precision}
@@ -185,7 +185,7 @@ def test_a_resumed_training_is_the_undisturbed_one(tmp_path, family, optimizer, 
     assert equal(undisturbed, resumed)
 
 
-def test_killed_with_kill_9_half_way_and_resumed(tmp_path):
+def test_resuming_after_kill_9_gives_the_same_files(tmp_path):
     """The stage as a process of its own, killed without warning: the files are those of the run that was not killed."""
     image_set.write(tmp_path / "images.safetensors", striped_images(400))
     text = json.dumps(settings(epochs=12, batch_size=8))
@@ -201,7 +201,7 @@ def test_killed_with_kill_9_half_way_and_resumed(tmp_path):
     killed_half_way_and_resumed(tmp_path, command, 12 * (300 // 8))
 
 
-def test_withheld_labels_teach_the_classes_nothing(tmp_path):
+def test_withheld_labels_do_not_train_the_class_vectors(tmp_path):
     """With dropout 1 the classes' vectors get no gradient; without it they move."""
     start = build_network(small_unet_model(), 1, derive_seed(0, "network")).state_dict()["label.weight"]
     for dropout, moves in ((1.0, False), (0.0, True)):
@@ -212,7 +212,7 @@ def test_withheld_labels_teach_the_classes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5, 1.0])
-def test_each_image_is_trained_with_its_own_label_or_none(tmp_path, monkeypatch, dropout):
+def test_each_image_is_trained_with_its_own_label_or_without(tmp_path, monkeypatch, dropout):
     """Rows of stripes vary from top to bottom, columns from left to right."""
     seen, loss = [], Denoiser.loss
 
@@ -235,7 +235,7 @@ def test_a_network_without_classes_trains_on_the_same_images(tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_colours_are_learnt_with_their_classes(tmp_path, family):
+def test_classes_learn_their_colours(tmp_path, family):
     """Rows are red and columns green; sampled for either, both families paint the requested one."""
     gray = striped_images()
 
@@ -282,7 +282,7 @@ def test_bfloat16_trains_float32_weights(tmp_path, family):
     assert not equal(rough, exact)
 
 
-def test_the_record_says_what_auto_became(tmp_path):
+def test_the_record_holds_the_resolved_precision(tmp_path):
     record = run(tmp_path, "a", precision="auto", epochs=1).record
     assert record["precision"] == resolve_precision(CPU, "auto")
     assert record["precision"] in set(PRECISIONS) - {"auto"}
@@ -333,7 +333,7 @@ def test_out_of_memory_is_a_result_with_a_reason_and_a_fix(tmp_path, monkeypatch
         assert part in trained.record["reason"]
 
 
-def test_other_errors_of_a_step_are_not_taken_for_memory(tmp_path, monkeypatch):
+def test_other_errors_of_a_step_are_not_mistaken_for_out_of_memory(tmp_path, monkeypatch):
     def wrong(self, *others):
         raise RuntimeError("shapes cannot be multiplied")
 
@@ -355,7 +355,7 @@ def test_an_optimizer_steps_by_the_learning_rate_and_keeps_its_state_in_its_form
     assert kept == {torch.uint8 if state == "8bit" else torch.float32}
 
 
-def test_schedules_stay_between_nothing_and_the_learning_rate():
+def test_schedules_stay_between_zero_and_the_learning_rate():
     for schedule in LR_SCHEDULES:
         factors = [learning_rate_factor(schedule, step, 200) for step in range(200)]
         assert all(0 < factor <= 1 for factor in factors)

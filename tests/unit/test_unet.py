@@ -39,18 +39,18 @@ def inputs(n=3, size=16, channels=1, classes=2):
     return x, torch.linspace(3.0, 900.0, n), torch.arange(n) % classes
 
 
-def test_trainable_parameters_are_the_reports():
+def test_trainable_parameters_are_the_papers():
     assert counted() == PARAMETERS
 
 
 @pytest.mark.parametrize("level", ATTENTION)
-def test_attention_costs_its_projections_and_is_only_where_it_is_asked_for(level):
+def test_attention_has_its_parameters_only_at_the_requested_levels(level):
     # queries, keys, values, their mixture, two linear layers, two norms
     expected = sum(6 * c**2 + 10 * c for c in ATTENTION[level])
     assert PARAMETERS - counted(attention_levels=sorted(set(ATTENTION) - {level})) == expected
 
 
-def test_classes_and_image_channels_cost_their_vectors_and_kernels():
+def test_classes_and_image_channels_have_their_parameters():
     assert PARAMETERS - counted(classes=0) == 10 * 256
     assert PARAMETERS - counted(image={"channels": 1}) == 2 * 64 * 9 + 2 * 64 + 2
     assert counted(base=32) < PARAMETERS / 3
@@ -58,12 +58,12 @@ def test_classes_and_image_channels_cost_their_vectors_and_kernels():
 
 
 @pytest.mark.parametrize("groups", [2, 4])
-def test_groups_take_their_share_of_the_bottleneck(groups):
+def test_groups_divide_the_parameters_of_the_bottleneck(groups):
     assert PARAMETERS - counted(groups) == BOTTLENECK - BOTTLENECK // groups
 
 
 @pytest.mark.parametrize("grouped", ["bottleneck", "all"])
-def test_max_groups_are_each_convolutions_greatest_common_divisor(grouped):
+def test_max_groups_is_each_convolutions_greatest_common_divisor(grouped):
     network = small("max", grouped=grouped)
     convolutions = {name: m for name, m in network.named_modules() if isinstance(m, torch.nn.Conv2d)}
     whole = {"inc.conv1", "inc.conv2", "outc"}
@@ -79,7 +79,7 @@ def test_grouping_all_splits_more_than_the_bottleneck():
 
 @pytest.mark.parametrize("size", [8, 16, 24, 40])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_any_multiple_of_8_and_any_channels(size, channels):
+def test_any_multiple_of_8_and_any_number_of_channels(size, channels):
     x, t, labels = inputs(2, size, channels)
     assert small(size=size, channels=channels)(x, t, labels).shape == x.shape
 
@@ -96,19 +96,19 @@ def test_any_multiple_of_8_and_any_channels(size, channels):
         ({"heads": 2, "width": 5}, r"unknown key 'width'"),
     ],
 )
-def test_what_cannot_be_built_is_refused_with_its_key(changes, message):
+def test_invalid_networks_are_refused_with_their_key(changes, message):
     with pytest.raises(UserError, match=message):
         small(**changes)
 
 
-def test_one_seed_one_network():
+def test_equal_seeds_give_equal_networks():
     first, again, other = (small(seed=seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not torch.equal(first["bottom2.conv1.weight"], other["bottom2.conv1.weight"])
 
 
 @torch.inference_mode()
-def test_labels_change_the_output_and_minus_one_is_no_label(device):
+def test_labels_change_the_output_and_minus_one_means_unlabelled(device):
     network = small().to(device)
     x, t, labels = (tensor.to(device) for tensor in inputs(4))
     plain, conditional = network(x, t), network(x, t, labels)
@@ -136,7 +136,7 @@ def test_the_noise_level_changes_the_output():
 
 
 @pytest.mark.parametrize("levels", [[], [2, 3], [0, 1, 2, 3]])
-def test_scopes_share_out_every_convolution_and_linear_layer(levels):
+def test_scopes_partition_the_convolutions_and_linear_layers(levels):
     network = small(attention_levels=levels)
     scopes = network.prune_scopes()
     assert scopes["global"] == scopes["middle"] + scopes["extremes"]
@@ -151,7 +151,7 @@ def test_scopes_share_out_every_convolution_and_linear_layer(levels):
 
 
 @torch.inference_mode()
-def test_the_middle_is_what_works_on_a_quarter_of_the_size_and_less():
+def test_the_middle_is_every_layer_at_a_quarter_of_the_size_or_less():
     """By what the layers see; those of an embedding belong to the convolutions that they are added to."""
     network = small(attention_levels=[0, 1, 2, 3], size=32)
     scopes = network.prune_scopes()
@@ -169,7 +169,7 @@ def test_the_middle_is_what_works_on_a_quarter_of_the_size_and_less():
 
 @pytest.mark.parametrize("scope", ["global", "middle", "extremes"])
 @pytest.mark.parametrize("method", ["random", "l1"])
-def test_pruning_zeroes_its_share_of_its_scope_and_nothing_else(method, scope):
+def test_pruning_zeroes_its_amount_of_its_scope_and_nothing_else(method, scope):
     network, fresh = small(attention_levels=[0, 1, 2, 3]), small(attention_levels=[0, 1, 2, 3])
     fresh = dict(fresh.named_parameters())
     apply_steps(network, [{"prune": {"method": method, "amount": 0.3, "scope": scope}}], 5)
@@ -215,7 +215,7 @@ def test_quantized_linears_survive_their_file(bits, precision, tmp_path):
 
 
 @torch.inference_mode()
-def test_files_keep_the_outputs_to_the_bit(tmp_path):
+def test_files_keep_the_outputs_bit_for_bit(tmp_path):
     """Weights lie channels last in memory and plainly in files."""
     raw, ema = small(seed=1), small(seed=2)
     assert raw.bottom1.conv1.weight.is_contiguous(memory_format=torch.channels_last)
@@ -233,7 +233,7 @@ def test_files_keep_the_outputs_to_the_bit(tmp_path):
 
 
 @torch.inference_mode()
-def test_bfloat16_is_near_float32(device):
+def test_bfloat16_is_close_to_float32(device):
     network = small(attention_levels=[0, 1, 2, 3], size=24).to(device)
     x, t, labels = (tensor.to(device) for tensor in inputs(2, 24))
     exact = network(x, t, labels)
@@ -246,7 +246,7 @@ def test_bfloat16_is_near_float32(device):
 
 @torch.inference_mode()
 @pytest.mark.parametrize("size", [4, 16, 17, 24])
-def test_attention_in_bfloat16_is_near_float32_short_or_long(size, device):
+def test_attention_in_bfloat16_is_close_to_float32_at_any_length(size, device):
     attention = SelfAttention(16, 4).eval().to(device)
     x = torch.randn(2, 16, size, size, generator=torch.Generator().manual_seed(1)).to(device)
     exact = attention(x)

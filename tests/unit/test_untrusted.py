@@ -69,7 +69,7 @@ def dotted(node: ast.AST) -> str:
     return ""
 
 
-def test_nothing_in_the_package_runs_text_or_objects_as_code() -> None:
+def test_the_package_never_runs_text_or_objects_as_code() -> None:
     for name, tree in sources():
         for node in ast.walk(tree):
             used: list[str] = []
@@ -105,7 +105,7 @@ def test_pickles_are_disabled_and_no_shell_is_started() -> None:
     assert seen == {"torch.load", "np.load"}
 
 
-def test_every_argument_of_a_rules_command_is_quoted_or_no_text() -> None:
+def test_every_text_argument_of_a_rules_command_is_quoted() -> None:
     plain = re.compile(r"\{(params\.(?:code|identity)|resources\.gpu|threads|[a-z_.\[\]]+:q)\}")
     for path in sorted((REPOSITORY / "workflow" / "rules").glob("*.smk")):
         for block in re.findall(r"    shell:\n((?:        .*\n|\n)+)", path.read_text(encoding="utf-8")):
@@ -186,7 +186,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_a_models_header_is_not_believed(model: Path, tmp_path: Path, forgery: str) -> None:
+def test_forged_headers_of_models_are_refused(model: Path, tmp_path: Path, forgery: str) -> None:
     forged, packed_path = tmp_path / "model.safetensors", tmp_path / "model.packed"
     forged.write_bytes(model.read_bytes())
     forge(forged, FORGERIES[forgery])
@@ -214,7 +214,7 @@ def test_a_models_header_is_not_believed(model: Path, tmp_path: Path, forgery: s
     ],
     ids=["length", "longer than the file", "no text", "deep", "empty", "packed"],
 )
-def test_what_is_no_file_of_tensors_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_safetensors_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(UserError, match=re.escape(str(path))):
@@ -243,7 +243,7 @@ def test_a_plugin_that_a_header_names_is_not_loaded(model: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("place", ["/etc/passwd", "../secret.bin", "secret.bin"])
-def test_an_onnx_graph_reads_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+def test_an_onnx_graph_cannot_read_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     onnx = pytest.importorskip("onnx", reason="comes with the extra `engines`")
     from onnx import TensorProto, helper
 
@@ -273,7 +273,7 @@ ENTITY = '<!DOCTYPE net [<!ENTITY e SYSTEM "file:///etc/passwd">]>\n<net name="&
     ("old", "new"),
     [('offset="0"', 'offset="1000000000"'), ('offset="0"', 'offset="-8"'), ('size="16"', 'size="16000000000"')],
 )
-def test_an_openvino_graph_reads_no_other_bytes(old: str, new: str) -> None:
+def test_an_openvino_graph_cannot_read_outside_its_constants(old: str, new: str) -> None:
     ov = pytest.importorskip("openvino", reason="comes with the extra `engines`")
     import zlib
 
@@ -298,7 +298,7 @@ def test_an_openvino_graph_reads_no_other_bytes(old: str, new: str) -> None:
 # --- folders and matrices ----------------------------------------------------------------------------------------
 
 
-def test_a_folder_of_images_is_not_left(tmp_path: Path) -> None:
+def test_links_out_of_a_folder_of_images_are_refused(tmp_path: Path) -> None:
     photos, secret = tmp_path / "photos", tmp_path / "secret.png"
     (photos / "cats").mkdir(parents=True)
     (photos / "cats" / "1.png").write_bytes(b"x")
@@ -351,7 +351,7 @@ class Tags(HTMLParser):
             assert "javascript:" not in (value or "")
 
 
-def test_texts_of_a_figure_end_no_script(tmp_path: Path) -> None:
+def test_text_in_a_figure_cannot_end_its_script(tmp_path: Path) -> None:
     frame = pd.DataFrame({"x": [1.0], "name": [ATTACK]})
     drawn = [alt.Chart(frame, title=title).mark_point().encode(x="x", tooltip="name") for title in (ATTACK, "plain")]
     style.save(alt.vconcat(*drawn), tmp_path / "figure.html")
@@ -371,7 +371,7 @@ CLAIM = {
 }
 
 
-def test_claims_are_text_on_the_page_and_in_the_tables(tmp_path: Path) -> None:
+def test_claims_are_escaped_on_the_page_and_in_the_tables(tmp_path: Path) -> None:
     pagefolder.write(tmp_path, [synthetic.row()])
     record = json.loads((tmp_path / "claims.json").read_text(encoding="utf-8"))
     for claim in record["claims"]:
@@ -387,7 +387,7 @@ def test_claims_are_text_on_the_page_and_in_the_tables(tmp_path: Path) -> None:
     assert "alert(3)" in (tmp_path / "report.html").read_text(encoding="utf-8"), "it is there, as text"
 
 
-def test_a_table_in_markdown_holds_no_tag() -> None:
+def test_markdown_tables_hold_no_tags() -> None:
     shown = markdown.grid(["a"], [[ATTACK], ["1 < 2 | 3"], ["line\nbreak"]])
     assert not re.search(r"<[A-Za-z/!?]", shown)
     assert "1 < 2 \\| 3" in shown
@@ -396,7 +396,7 @@ def test_a_table_in_markdown_holds_no_tag() -> None:
 
 @pytest.mark.parametrize("key", ["id", "claim", "source"])
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)"])
-def test_a_claim_is_no_formula(tmp_path: Path, key: str, text: str) -> None:
+def test_claims_cannot_be_spreadsheet_formulas(tmp_path: Path, key: str, text: str) -> None:
     path = tmp_path / "claims.yaml"
     path.write_text(json.dumps([{**CLAIM, key: text}]), encoding="utf-8")
     with pytest.raises(UserError, match=f"{key} begins with"):
@@ -405,7 +405,7 @@ def test_a_claim_is_no_formula(tmp_path: Path, key: str, text: str) -> None:
     assert [claim.id for claim in claimfile.read([path])] == ["mine"]
 
 
-def test_every_test_that_the_page_names_is_there() -> None:
+def test_every_test_named_by_the_docs_exists() -> None:
     page = (REPOSITORY / "docs" / "security.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(tests/[a-z_/]+\.py)`", page))
     assert {"tests/unit/test_untrusted.py", "tests/workflow/test_hostile.py"} <= named

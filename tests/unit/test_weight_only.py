@@ -38,7 +38,7 @@ def layer(module: nn.Module, kind: str) -> tuple[torch.Tensor, dict[str, torch.T
     ],
     ids=str,
 )
-def test_8bit_is_torchs_quantization_by_output_channel(module, axis):
+def test_8bit_equals_torchs_quantization_per_output_channel(module, axis):
     before, stored = layer(module, "8bit")
     scales = stored["0.weight.scale"]
     largest = before.transpose(0, axis).flatten(1).abs().amax(1)
@@ -49,7 +49,7 @@ def test_8bit_is_torchs_quantization_by_output_channel(module, axis):
     assert stored["0.weight"].dtype == torch.int8
 
 
-def test_a_grouped_transposed_convolution_has_a_scale_for_each_of_its_output_channels():
+def test_a_grouped_transposed_convolution_has_a_scale_per_output_channel():
     module = nn.ConvTranspose2d(6, 8, 3, groups=2)  # weight (6, 4, 3, 3): inputs 0 to 2 make outputs 0 to 3
     before, stored = layer(module, "8bit")
     whole = torch.cat([before[:3], before[3:]], dim=1)  # (3, 8, 3, 3): of one group
@@ -61,7 +61,7 @@ def test_a_grouped_transposed_convolution_has_a_scale_for_each_of_its_output_cha
 
 
 @pytest.mark.parametrize("elements", [64, 640, 130])
-def test_4bit_is_bitsandbytes_nf4(elements):
+def test_4bit_equals_bitsandbytes_nf4(elements):
     weight = torch.randn(elements, generator=torch.Generator().manual_seed(1))
     blocks = nn.functional.pad(weight, (0, -elements % 64)).view(-1, 64)
     for block in blocks:  # absolute maxima that bfloat16 holds, since bitsandbytes keeps float32
@@ -93,7 +93,7 @@ def test_bf16_rounds_to_nearest_even_and_leaves_buffers():
 @pytest.mark.parametrize("family", ["ncsn", "ddpm"])
 @pytest.mark.parametrize("kind", WEIGHT_FORMATS)
 @pytest.mark.parametrize("groups", [1, 2])
-def test_a_second_time_changes_nothing_and_writes_the_same_bytes(tmp_path, family, kind, groups):
+def test_quantizing_twice_changes_nothing_and_writes_the_same_bytes(tmp_path, family, kind, groups):
     model = MODELS[family]()
     network = build_network(model, groups, seed=1)
     structure = apply_steps(network, [{"prune": {"method": "l1", "amount": 0.4}}, {"quantize": {"weights": kind}}], 5)
@@ -126,7 +126,7 @@ def test_only_weights_of_convolutions_and_linear_layers_change_and_zeros_stay(ki
 
 
 @pytest.mark.parametrize("kind", WEIGHT_FORMATS)
-def test_the_file_has_the_size_that_the_bits_make_and_the_columns_stay(tmp_path, kind):
+def test_the_file_shrinks_with_the_bits_and_the_parameter_counts_stay(tmp_path, kind):
     network = build_network(ncsn_model(), seed=2)
     write_model(tmp_path / "float.safetensors", network, model_header(ncsn_model(), training()))
     structure = apply_steps(network, [{"quantize": {"weights": kind}}], 0)
@@ -145,7 +145,7 @@ def test_the_file_has_the_size_that_the_bits_make_and_the_columns_stay(tmp_path,
 
 
 @pytest.mark.parametrize(("kind", "error"), [("8bit", 0.012), ("4bit", 0.1), ("bf16", 0.002)])
-def test_how_far_gaussian_weights_move(kind, error):
+def test_the_quantization_error_of_gaussian_weights(kind, error):
     module = nn.Linear(576, 64, bias=False)
     nn.init.normal_(module.weight, generator=torch.Generator().manual_seed(0))
     before = module.weight.detach().clone()
@@ -171,7 +171,7 @@ def test_rows_without_a_scale(kind):
 
 
 @pytest.mark.parametrize("kind", WEIGHT_FORMATS)
-def test_tensors_that_do_not_fit_their_header_are_refused(kind):
+def test_tensors_that_contradict_their_header_are_refused(kind):
     network = build_network(small_model(), seed=1)
     record = quantize_weights(network, kind)
     stored = encode(network.state_dict(), record)

@@ -64,7 +64,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_disturbed_in_every_way_ends_with_the_same_matrix(calm: Path, tmp_path: Path) -> None:
+def test_a_disturbed_run_ends_with_the_same_matrix(calm: Path, tmp_path: Path) -> None:
     folder = prepared(tmp_path / "slimdiff")
     shutil.copytree(calm / "results" / "data", folder / "results" / "data")
     log = folder / "results/logs" / TRAINING.with_suffix(".log")
@@ -206,7 +206,7 @@ def test_a_flipped_bit_changes_nothing_or_is_refused(calm: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_that_is_cut_short_is_refused(calm: Path, tmp_path: Path, name: str) -> None:
+def test_a_truncated_file_is_refused(calm: Path, tmp_path: Path, name: str) -> None:
     relative, read = FILES[name]
     content = (calm / "results" / relative).read_bytes()
     path = tmp_path / relative.name

@@ -118,13 +118,13 @@ def test_python_runs_as_the_page_shows_it(here: Path, page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: str) -> None:
+def test_links_resolve(page: str) -> None:
     folder = (REPOSITORY / page).parent
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", TEXTS[page]):
         assert target.startswith("https://") or (folder / target).exists(), f"{page} links to {target}"
 
 
-def test_setting_up_is_what_the_makefile_has() -> None:
+def test_set_up_commands_match_the_makefile() -> None:
     assert "\nvenv: " in (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     assert sum(line in SETTING_UP for block in blocks("docs/tour.md", "sh") for line in block.splitlines()) == 3
 

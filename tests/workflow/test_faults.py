@@ -77,7 +77,7 @@ def test_ctrl_c(folder: Path, start: Start) -> None:
     goes_on(folder)
 
 
-def test_sigterm_of_snakemake_lets_the_running_jobs_end(folder: Path, start: Start) -> None:
+def test_sigterm_to_snakemake_lets_running_jobs_finish(folder: Path, start: Start) -> None:
     process = start()
     os.kill(process.pid, signal.SIGTERM)
     wait_for(lambda: "Will exit after finishing" in (folder / "printed").read_text(), "Snakemake to notice")
@@ -105,7 +105,7 @@ def test_kill_9_of_snakemake_and_the_trainer(folder: Path, start: Start) -> None
     goes_on(folder)
 
 
-def test_kill_9_of_the_trainer_is_tried_again(folder: Path, start: Start) -> None:
+def test_a_trainer_killed_by_kill_9_is_retried(folder: Path, start: Start) -> None:
     """By the same run."""
     process = start()
     (job,) = stages_in(folder, "train")
@@ -116,7 +116,7 @@ def test_kill_9_of_the_trainer_is_tried_again(folder: Path, start: Start) -> Non
     assert (folder / WEIGHTS).exists()
 
 
-def test_a_second_run_is_refused_and_harms_no_first(folder: Path, start: Start) -> None:
+def test_a_second_run_is_refused_and_does_not_harm_the_first(folder: Path, start: Start) -> None:
     process = start()
     second = snakemake(folder, *RUN)
     assert second.returncode == 1

@@ -95,18 +95,18 @@ def test_slimdiff_run_refuses_before_snakemake_reads(fresh: Path, tmp_path: Path
     assert done.stdout == ""
 
 
-def test_slimdiff_run_passes_on_what_snakemake_refuses(fresh: Path, tmp_path: Path) -> None:
+def test_slimdiff_run_passes_on_snakemakes_refusals(fresh: Path, tmp_path: Path) -> None:
     overlay = tmp_path / "theirs.yaml"
     overlay.write_text("profile: {baseline: 3}\n", encoding="utf-8")
     assert "profile.baseline is 3" in said(slimdiff_run(fresh, "--configfile", str(overlay)), fresh)
 
 
-def test_a_value_of_the_command_line_that_is_no_yaml_is_one_line(fresh: Path) -> None:
+def test_invalid_yaml_on_the_command_line_is_one_line(fresh: Path) -> None:
     done = snakemake(fresh, "-n", "--cores", "1", "--config", "sampling={batch_size: '&a [*a'}")
     assert "--config" in said(done, fresh)
 
 
-def test_what_a_shell_would_obey_is_a_name_of_a_folder(tmp_path: Path) -> None:
+def test_shell_syntax_in_a_path_is_not_executed(tmp_path: Path) -> None:
     """A run for real, its stages stood in for: the path reaches them as it was written."""
     folder = with_stand_ins(clone(tmp_path / "slimdiff"))
     for name in ("<script>", "$(touch pwned)"):

@@ -36,7 +36,7 @@ def batch(tmp_path: Path) -> dict[str, str]:
     return {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "BATCH": str(tmp_path / "jobs"), "SECONDS_FOR_FILES": "1"}
 
 
-def test_a_cluster_gets_what_any_machine_gets() -> None:
+def test_cluster_profiles_include_the_default_profile() -> None:
     """A named profile replaces the default profile as a whole."""
     assert CLUSTERS == ["generic", "kubernetes", "slurm"]
     shared = profile("default")
@@ -45,12 +45,12 @@ def test_a_cluster_gets_what_any_machine_gets() -> None:
         assert {key: own.get(key) for key in shared} == shared, name
 
 
-def test_the_default_profile_leaves_machines_alone() -> None:
+def test_the_default_profile_names_no_executor() -> None:
     assert not {"executor", "cores", "jobs", "resources", "default-resources", "groups"} & profile("default").keys()
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
-def test_snakemake_takes_a_profile(name: str, tmp_path: Path) -> None:
+def test_snakemake_accepts_a_profile(name: str, tmp_path: Path) -> None:
     executor = str(profile(name)["executor"])
     pytest.importorskip(
         f"snakemake_executor_plugin_{executor.replace('-', '_')}", reason="comes with the extra `cluster`"
@@ -60,7 +60,7 @@ def test_snakemake_takes_a_profile(name: str, tmp_path: Path) -> None:
     assert "rule train:" in done.stdout + done.stderr
 
 
-def test_every_job_says_what_it_needs_and_asks_for_more_when_it_fails() -> None:
+def test_every_job_states_its_resources_and_requests_more_after_a_failure() -> None:
     for name, block in rules().items():
         if "localrule: True" not in block:
             for resource in ("mem_mb", "runtime"):
@@ -68,7 +68,7 @@ def test_every_job_says_what_it_needs_and_asks_for_more_when_it_fails() -> None:
             assert "threads: " in block, name
 
 
-def test_the_table_in_the_docs_is_what_rules_ask_for() -> None:
+def test_the_documented_resources_match_the_rules() -> None:
     text = (REPOSITORY / "docs" / "cluster.md").read_text(encoding="utf-8")
     listed = {row[0]: row[1:] for row in re.findall(r"^\| `(\w+)` \| (.+?) \| (\w+) \| (\S+) \| (\S+) \|", text, re.M)}
     expected = {}
@@ -86,7 +86,7 @@ def test_the_table_in_the_docs_is_what_rules_ask_for() -> None:
     assert listed == expected
 
 
-def test_the_lines_for_a_cluster_without_gpus_name_every_rule_that_asks_for_one() -> None:
+def test_the_lines_for_a_cluster_without_gpus_name_every_gpu_rule() -> None:
     text = (PROFILES / "slurm" / "profile.yaml").read_text(encoding="utf-8")
     named = re.findall(r"^#   (\w+): {gpu: 0}$", text, re.MULTILINE)
     assert sorted(named) == sorted(name for name, block in rules().items() if ASKS_FOR_GPU.search(block))
@@ -142,7 +142,7 @@ def status_in_the_end(folder: Path, batch: dict[str, str], job: str) -> str:
 @pytest.mark.parametrize(
     ("code", "expected"), [("exit 0", "success"), ("exit 3", "failed"), ("kill -9 $PPID", "failed")]
 )
-def test_the_generic_status_tells_how_a_job_ended(
+def test_the_generic_status_reports_how_a_job_ended(
     tmp_path: Path, batch: dict[str, str], code: str, expected: str
 ) -> None:
     """The last one is killed with all that it has written: only its absence tells."""
@@ -151,7 +151,7 @@ def test_the_generic_status_tells_how_a_job_ended(
     assert status_in_the_end(tmp_path, batch, job) == expected
 
 
-def test_a_running_job_runs(tmp_path: Path, batch: dict[str, str]) -> None:
+def test_a_running_job_is_reported_as_running(tmp_path: Path, batch: dict[str, str]) -> None:
     (tmp_path / "job.sh").write_text("read -r _ <'" + str(tmp_path / "pipe") + "'")
     os.mkfifo(tmp_path / "pipe")
     job = run(tmp_path, batch, str(PROFILES / "generic" / "submit"), "qsub", str(tmp_path / "job.sh"))
@@ -160,7 +160,7 @@ def test_a_running_job_runs(tmp_path: Path, batch: dict[str, str]) -> None:
     assert status_in_the_end(tmp_path, batch, job) == "success"
 
 
-def test_kubernetes_jobs_outside_of_the_volume_are_refused(tmp_path: Path, batch: dict[str, str]) -> None:
+def test_kubernetes_jobs_outside_the_volume_are_refused(tmp_path: Path, batch: dict[str, str]) -> None:
     settings = {"IMAGE": "python", "CLAIM": "c", "MOUNT": "/mnt/slimdiff", "NAMESPACE": "default"}
     command = [str(PROFILES / "kubernetes" / "submit"), "1", "4000", "10", "0", str(tmp_path / "job.sh")]
     done = subprocess.run(command, env=batch | settings, capture_output=True, text=True)

@@ -109,7 +109,7 @@ def test_adding_a_recipe(tree: Path, edit: Edit) -> None:
     assert planned(tree, *SMOKE) == gathered(**of_cells({f"{BASE}/l1-40/0"}))
 
 
-def test_adding_a_recipe_that_the_matrix_leaves_out(tree: Path, edit: Edit) -> None:
+def test_adding_a_recipe_outside_the_matrix(tree: Path, edit: Edit) -> None:
     edit(
         "config.yaml",
         "  l1-50:",
@@ -130,7 +130,7 @@ def test_adding_a_seed(tree: Path, edit: Edit) -> None:
     assert planned(tree, *SMOKE) == gathered(train=trainings, finetune={f"{BASE}/channels-50/1"}, **of_cells(new))
 
 
-def test_editing_what_goes_before_a_training(tree: Path, edit: Edit) -> None:
+def test_editing_the_steps_before_a_training(tree: Path, edit: Edit) -> None:
     edit("config.yaml", "importance: diff-pruning, amount: 0.5", "importance: diff-pruning, amount: 0.4")
     assert planned(tree, *SMOKE) == gathered(finetune=DDPM_LATER, **of_cells({f"{OTHER}/channels-50-diff/0"}))
 
@@ -194,13 +194,13 @@ def test_touching_a_file(tree: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "rules"), [("model.safetensors", CELL_RULES), ("grid.png", ("sample", "score", "row"))]
 )
-def test_a_deleted_model_or_picture_is_made_again(tree: Path, name: str, rules: tuple[str, ...]) -> None:
+def test_a_deleted_model_or_grid_is_remade(tree: Path, name: str, rules: tuple[str, ...]) -> None:
     """By itself Snakemake makes an intermediate file only when something after it must run."""
     (tree / "results" / "cells" / BASE / "l1-30" / "seed0" / name).unlink()
     assert planned(tree, *SMOKE) == gathered(**of_cells({f"{BASE}/l1-30/0"}, *rules))
 
 
-def test_another_deleted_file_is_made_again_when_it_is_named(tree: Path) -> None:
+def test_other_deleted_files_are_remade_on_request(tree: Path) -> None:
     """What the matrix was made from may be deleted to save room, and can be had again: docs/reliability.md."""
     name = f"results/cells/{BASE}/l1-30/seed0/samples.npz"
     (tree / name).unlink()
@@ -208,7 +208,7 @@ def test_another_deleted_file_is_made_again_when_it_is_named(tree: Path) -> None
     assert planned(tree, name, *SMOKE) == {"sample": {f"{BASE}/l1-30/0"}}
 
 
-def test_what_changes_no_result(tree: Path, edit: Edit) -> None:
+def test_edits_that_change_no_result(tree: Path, edit: Edit) -> None:
     """Comments, docstrings, layout and unused code; order of keys and spelling of numbers; places and machines."""
     append(tree / PACKAGE / "metrics/frechet.py", "\n\n# a remark\n\nUNUSED = 1\n")
     module = tree / "workflow" / "src" / "slimdiff" / "stages" / "train.py"

@@ -50,7 +50,7 @@ def test_every_rule_logs_and_has_an_environment(fresh: Path) -> None:
         assert text.count("    log:\n") == text.count("    conda:\n") == text.count(">{log:q} 2>&1") == rules, path.name
 
 
-def test_environments_are_there(fresh: Path) -> None:
+def test_conda_environments_exist(fresh: Path) -> None:
     for name in yaml.safe_load((fresh / "workflow/schemas/config.schema.yaml").read_text())["properties"][
         "environment"
     ]["enum"]:
@@ -105,7 +105,7 @@ def test_one_core_and_a_gpu(stood_in: Path) -> None:
     assert "OMP_NUM_THREADS 1" in log
 
 
-def test_waiting_jobs_cost_one_look_for_each_that_ended(stood_in: Path) -> None:
+def test_waiting_jobs_are_examined_once_per_finished_job(stood_in: Path) -> None:
     """With its default limit of job starts, Snakemake would go through all ready jobs every second."""
     entry = {"dataset": "digits", "model": "ncsn", "optimizations": ["baseline"], "seeds": list(range(24))}
     (stood_in / "many.yaml").write_text(json.dumps({"matrix": [entry]}))
@@ -141,7 +141,7 @@ def test_a_crash_stops_no_other_job(stood_in: Path) -> None:
 
 
 @pytest.mark.parametrize("network", ["extractors", "classifier"])
-def test_the_shipped_networks_can_be_made_again(fresh: Path, network: str) -> None:
+def test_the_shipped_networks_can_be_remade(fresh: Path, network: str) -> None:
     target = f"results/data/mnist/{network}.safetensors"
     assert planned(fresh, target) == {"data": {"mnist"}, network: {"mnist"}}
 

@@ -43,7 +43,7 @@ def folder_of(run: Path, optimization: str, model: str = "ncsn") -> Path:
     return run / "results" / "cells" / "digits" / model / optimization / "seed0"
 
 
-def test_the_matrix_has_the_cells_that_were_asked_for(matrix: pd.DataFrame) -> None:
+def test_the_matrix_has_the_requested_cells(matrix: pd.DataFrame) -> None:
     found = matrix[["dataset", "model", "optimization", "seed"]].itertuples(index=False, name=None)
     assert list(found) == [(cell.dataset, cell.model, cell.optimization, cell.seed) for cell in CELLS]
     assert set(matrix["status"]) == {"ok"}, matrix[["optimization", "reason"]]
@@ -66,7 +66,7 @@ def test_every_cell_is_measured(matrix: pd.DataFrame) -> None:
     assert matrix["fid_inception"].isna().all(), "what was not asked for is null"
 
 
-def test_recipes_do_what_they_say(matrix: pd.DataFrame) -> None:
+def test_recipes_have_their_stated_effects(matrix: pd.DataFrame) -> None:
     row = matrix[matrix["model"] == "ncsn"].set_index("optimization")
     assert row.loc["l1-30", "params_nonzero"] < 0.8 * row.loc["l1-30", "params"]
     assert row.loc["groups-2", "params"] < row.loc["baseline", "params"]
@@ -81,7 +81,7 @@ def test_recipes_do_what_they_say(matrix: pd.DataFrame) -> None:
     assert row.loc["sampler-ode", "training"] == row.loc["baseline", "training"] == "plain"
 
 
-def test_a_conditional_model_is_asked_for_classes(run: Path, matrix: pd.DataFrame) -> None:
+def test_a_conditional_model_samples_every_class(run: Path, matrix: pd.DataFrame) -> None:
     row = matrix[matrix["model"] == "ddpm"].set_index("optimization")
     assert row["class_accuracy"].between(0, 1).all()
     assert matrix.loc[matrix["model"] == "ncsn", "class_accuracy"].isna().all()
