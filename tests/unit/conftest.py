@@ -14,7 +14,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of results in the working directory, and a config.yaml that asks for four cells."""
+    """A folder of results in the working directory, and a config.yaml with a matrix of four cells."""
     monkeypatch.chdir(tmp_path)
     return clifolders.write_results(tmp_path / "results")
 
@@ -29,7 +29,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run the command as the shell would: exit code, output, errors."""
+    """Run the command in this process; return exit code, output and errors."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["slimdiff", *arguments])

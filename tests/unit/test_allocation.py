@@ -1,4 +1,4 @@
-"""Zeros shared out among layers: as many as in a pool, where the schedule or the measured losses say."""
+"""Allocation of zeros to layers: as many as with `pool`, distributed by a schedule or by measured losses."""
 
 import itertools
 
@@ -46,7 +46,7 @@ def test_sensitivity_sets_exactly_as_many_zeros_as_pool(sizes, amount, data):
 
 
 def test_sensitivity_finds_the_best_of_all_allocations():
-    """Against every allocation of 300 zeros in steps of 20, the curves being convex."""
+    """Against every allocation of 300 zeros in steps of 20, for convex curves."""
     sizes = {"a": 200, "b": 200, "c": 200}
     grid = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
     curves = {
@@ -84,7 +84,7 @@ def test_schedules_keep_as_many_weights_as_pool(family, method, allocation):
     def zeros(network):
         return sum(int((getattr(m, n) == 0).sum()) for m, n in prunable(network, "global"))
 
-    def loss(network):  # falls with the weights, less so with those of the middle layers
+    def loss(network):  # falls with the weights, less for the middle layers
         return -float(sum(p.detach().abs().sum() * (1 + place % 3) for place, p in enumerate(network.parameters())))
 
     made = []
@@ -92,7 +92,7 @@ def test_schedules_keep_as_many_weights_as_pool(family, method, allocation):
         network = build_network(MODELS[family](), seed=1)
         with torch.no_grad():
             for parameter in network.parameters():
-                parameter.add_(1.0)  # none is zero before
+                parameter.add_(1.0)  # no zeros before
         prune_unstructured(network, PruneSettings(method, 0.5, "global", named), 3, loss)
         made.append(zeros(network))
     assert made[0] == made[1] > 0
@@ -100,7 +100,7 @@ def test_schedules_keep_as_many_weights_as_pool(family, method, allocation):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_layers_of_equal_size_are_pruned_independently(seed):
-    """Two layers of 4,096 elements, half of each zero: by chance they share 1,024 ± 32."""
+    """Two layers of 4,096 elements, half of each zero: 1,024 ± 32 positions coincide by chance."""
     network = torch.nn.Sequential(*[torch.nn.Linear(64, 64, bias=False) for _ in range(2)])
     network.prune_scopes = lambda: {"global": ("0", "1")}
     prune_unstructured(network, PruneSettings("random", 0.5, allocation="rising"), seed)
@@ -129,7 +129,7 @@ def test_a_single_block_can_be_pruned():
 @pytest.mark.parametrize("levels", [[2, 3], [], [0, 1, 2, 3]])
 @pytest.mark.parametrize("family", MODELS)
 def test_the_catalog_lists_the_layers_of_the_networks(family, levels):
-    """Without torch, the names that the networks have."""
+    """The catalog, which imports no torch, has the names of the networks' layers."""
     model = MODELS[family](**({"network": {"attention_levels": levels}} if family == "ddpm" else {}))
     network = build_network(model, seed=0)
     assert layers_of(family, model["network"]) == layers(network, "global")

@@ -1,4 +1,4 @@
-"""Studies of single modules and of sparsity: which cells are in them, and tables and figures with a known answer."""
+"""Ablations of modules and of sparsity: which cells they contain, and tables and figures with known answers."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ from slimdiff.report.tables import proxies as proxytables
 
 SENSITIVITY = preset("sensitivity.yaml")
 OPEN = preset("open-questions.yaml")
-ASKED = [
+OPEN_RECIPES = [
     (entry["model"], name)
     for entry in OPEN["matrix"]
     for name in entry["optimizations"]
@@ -36,7 +36,7 @@ MODULES = ("conv1", "conv2", "conv3", "conv4", "tconv4", "tconv3")
 
 
 def settings_of(recipe: str, seed: int = 0, model: str = "ncsn", config: dict[str, Any] = SENSITIVITY) -> str:
-    """The settings that a run would have written."""
+    """Return the settings that a run would have written."""
     return canonical(resolve.row_settings(config, "mnist", model, recipe, seed)["settings"])
 
 
@@ -47,7 +47,7 @@ def row(recipe: str, seed: int = 0, model: str = "ncsn", config: dict[str, Any] 
 
 
 def study(seeds: int = 1, method: str = "l1") -> list[dict[str, Any]]:
-    """Modules with FIDs of 20, 40, 80, … times as much: the loss follows, low noise runs against it, high is mixed."""
+    """Modules with FIDs of 20, 40, 80, …: the loss rises, its low-noise part falls, its high-noise part is mixed."""
     rows = [row("baseline", seed) for seed in range(seeds)]
     for (place, module), seed in itertools.product(enumerate(MODULES), range(seeds)):
         losses = {"denoising_loss": 51.0 + place**2, "denoising_loss_low": 40.0 - place}
@@ -80,7 +80,7 @@ def test_the_presets_cells_form_the_study_in_network_order(model: str) -> None:
 
 
 def test_cells_that_differ_in_more_than_one_module_are_excluded() -> None:
-    """Another sampler, weights, engine or seed, a second step, a failure on either side, and no baseline."""
+    """Other sampler, weights, engine or seed, a second step, a failure on either side, no baseline."""
     config = {**SENSITIVITY, "optimizations": dict(SENSITIVITY["optimizations"])}
     pruned = config["optimizations"]["l1-50-conv2"]
     others = {
@@ -130,7 +130,7 @@ def test_a_monotone_proxy_correlates_perfectly_and_a_constant_one_is_undefined()
     )
     best = found["best_share"]
     assert best[["denoising_loss", "fraction_removed"]].tolist() == [1.0, 1.0]
-    assert 0 <= best["denoising_loss_low"] < best["denoising_loss_high"] < 0.3  # the best beside others in some draws
+    assert 0 <= best["denoising_loss_low"] < best["denoising_loss_high"] < 0.3  # it ties for the best in some draws
     assert set(found["modules"]) == {6}
 
 
@@ -145,7 +145,7 @@ def test_missing_values_and_too_few_modules_give_no_correlation() -> None:
 
 
 def test_seeds_do_not_count_as_modules() -> None:
-    """The same numbers three times over leave every correlation and every interval as they were."""
+    """Repeating the same numbers three times changes no correlation and no interval."""
     one, three = correlations(study(1)), correlations(study(3))
     numbers = ["rho", "low", "high", "best_share"]
     assert three[numbers].to_numpy() == pytest.approx(one[numbers].to_numpy(), nan_ok=True)
@@ -217,9 +217,9 @@ def test_a_figure_of_many_data_sets_stays_small() -> None:
 
 @pytest.fixture(scope="module")
 def sparse() -> Matrix:
-    """The recipes of the open questions, of which those that prune have zeros of their amount and a FID that rises."""
+    """The recipes of the open questions; pruning ones have their amount of zeros, and a FID that rises with it."""
     rows = []
-    for (model, name), seed in itertools.product(ASKED, (0, 1)):
+    for (model, name), seed in itertools.product(OPEN_RECIPES, (0, 1)):
         amount = int(found[0]) / 100 if (found := re.findall(r"\d\d", name)) else 0.0
         numbers = {"fid_indomain": 10 + 100 * amount + seed, "params_nonzero": round(1_000_000 * (1 - amount))}
         rows.append(row(name, seed, model, OPEN, **numbers))
@@ -264,7 +264,7 @@ def guided_row(recipe: str, seed: int, model: str, fid: float, **changes: Any) -
 
 
 def test_each_class_conditional_model_has_a_line_over_guidance() -> None:
-    """The unconditional model is apart; a baseline whose guidance the line already has is not drawn twice."""
+    """The unconditional model is drawn separately, and a baseline already on the line is not drawn twice."""
     rows = [guided_row("baseline", seed, "ncsn", 80.0) for seed in range(3)]
     scales = {"guidance-0": 0.0, "guidance-1": 1.0, "guidance-1.5": 1.5, "guidance-3": 3.0}
     for (recipe, scale), model, seed in itertools.product(scales.items(), ("ncsn-conditional", "ddpm"), range(3)):

@@ -1,4 +1,4 @@
-"""Claims and verdicts: on matrices made so that the answer is known, and the paper's own claims against its tables."""
+"""Claims and verdicts: on synthetic matrices with known answers, and the paper's own claims against its tables."""
 
 import json
 import re
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 CLAIMS = ROOT / "workflow" / "resources" / "claims.yaml"
 PAPER = ROOT / "workflow" / "resources" / "paper_reference.csv"
 
-# The paper's claims, with the numbers that it gives for each and those of them that its tables hold.
+# The paper's claims, with the numbers that it states for each, and which of those are in its tables.
 WANTED = {
     "ncsn-groups2": (182.1, 154.34, 4147037, 2537197),
     "ddpm-groups2-l1": (150.38, 130.44, 66538096, 49014554),
@@ -273,7 +273,7 @@ def test_every_model_of_a_family_is_compared_with_its_own_baseline() -> None:
 
 
 def test_models_without_the_recipe_are_ignored() -> None:
-    """A second model of a family, run with recipes of its own, leaves the verdicts on the first as they were."""
+    """A second model of a family with other recipes does not change the verdicts on the first."""
     rows = BASE + cells("ema", (20.0, 21.0, 19.0)) + cells("ema", (80.0, 81.0), model="ncsn-wide")
     (found,) = verdict_on(rows, "fid_indomain(ema) < fid_indomain(baseline)").parts
     assert (found.left, found.verdict) == ("mnist/ncsn/ema", REPLICATED)
@@ -324,7 +324,7 @@ def test_a_star_means_every_technique_that_keeps_the_sampler() -> None:
 
 
 def test_a_star_without_any_technique_is_not_run() -> None:
-    """On a data set of which the paper says nothing there is no technique at all."""
+    """A data set without any technique in the matrix, and not in the paper."""
     rows = [synthetic.row("baseline", dataset="digits", model=model) for model in ("ncsn", "ddpm")]
     found = verdict_on(rows, "inference_ms_per_image(*) = inference_ms_per_image(baseline) within 10 %")
     assert (found.verdict, found.parts) == (NOT_RUN, ())
@@ -367,7 +367,7 @@ def test_every_claim_of_the_paper_is_listed_with_its_numbers(paper: pd.DataFrame
 
 
 def test_the_papers_own_numbers_support_all_claims_but_two(paper: pd.DataFrame) -> None:
-    """Worked out by hand: 33.35 ms are 30 % more than 25.60, and 163.77 is 15 % above 142.88."""
+    """By hand: 33.35 ms is 30 % more than 25.60, and 163.77 is 15 % more than 142.88."""
     found = {v.id: v.paper_supports for v in verdicts.evaluate_claims(synthetic.full(1), paper, file.read([CLAIMS]))}
     assert {name for name, report in found.items() if report == "no"} == {"no-speed", "ddpm-l1-keeps"}
     assert {name for name, report in found.items() if report == "no number"} == {
@@ -377,7 +377,7 @@ def test_the_papers_own_numbers_support_all_claims_but_two(paper: pd.DataFrame) 
 
 
 def test_claims_name_only_recipes_in_the_config() -> None:
-    """So that a slip of the pen is not taken for a cell that nobody ran."""
+    """A typo in a claim would otherwise look like a cell that was not run."""
     config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     places = [p for c in file.read([CLAIMS]) for comparison in c.comparisons for p in comparison.places]
     assert {p.recipe for p in places} - {expressions.EVERY} <= set(config["optimizations"])

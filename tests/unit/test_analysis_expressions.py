@@ -1,4 +1,4 @@
-"""The language of claims: what it means, and that no text brings it down."""
+"""The expression language of claims: its meaning, and one-line errors for arbitrary text."""
 
 import string
 

@@ -1,4 +1,4 @@
-"""Findings: the file holds what was computed, and covers what the report shows."""
+"""Findings: the file round-trips, and covers every table and figure."""
 
 import json
 import math

@@ -22,7 +22,7 @@ CELLS = [Cell("mnist", "ncsn", "baseline", 0), Cell("mnist", "ncsn", "groups-2",
 
 
 def write_rows(folder: Path, *changed: dict[str, Any]) -> None:
-    """The rows of CELLS under `folder`, each with its changes."""
+    """Write the rows of CELLS below `folder`, each with its changes."""
     for cell, changes in zip(CELLS, changed or ({}, {}), strict=True):
         path = matrix.row_path(folder, cell)
         path.parent.mkdir(parents=True)
@@ -78,13 +78,13 @@ def test_a_file_with_other_columns_is_refused(tmp_path: Path) -> None:
 
 
 def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Write a matrix of one cell, changed in the file."""
+    """Write a matrix of one cell and change its file."""
     matrix.write_matrix(path, matrix.to_frame([synthetic.row()]), {"config": synthetic.CONFIG})
     pq.write_table(change(pq.read_table(path)), path)
 
 
 def test_a_file_of_an_older_slimdiff_is_read_with_nulls(tmp_path: Path) -> None:
-    """It lacks columns that came later, and what it does hold stays."""
+    """It lacks newer columns; its own values are kept."""
     later = ["fid_indomain_min", "fid_indomain_sampling_sd", "class_tv", "nearest_ratio"]
     path = tmp_path / "old.parquet"
     footer = {matrix.FOOTER_KEY: json.dumps({"config": synthetic.CONFIG})}  # which had no digests

@@ -1,4 +1,4 @@
-"""The paper's numbers against a second transcription of its printed tables."""
+"""The paper's numbers, compared with a second transcription of its printed tables."""
 
 import csv
 import json
@@ -110,7 +110,7 @@ def test_samplers_are_as_printed(paper: pd.DataFrame, label: str) -> None:
 
 
 def test_no_other_numbers_are_in_the_file(paper: pd.DataFrame) -> None:
-    """Beside the numbered tables only the NCSN's baseline (4.1) and the timings of 3.2."""
+    """Apart from the numbered tables: only the NCSN's baseline (4.1) and the timings of 3.2."""
     others = paper[~paper["table"].str.isdigit()]
     assert len(paper) == len(LINES) + len(others)
     assert others["table"].tolist() == ["S4.1", *["S3.2.1"] * 3, "S3.2.2"]
@@ -153,7 +153,7 @@ def test_every_number_is_in_its_tables(paper: pd.DataFrame) -> None:
         ("S4.1", "ncsn", "baseline"): ["table-1", "table-2", "table-3"],
         ("4", "ddpm", "baseline"): ["table-4", "table-5", "table-6", "table-7", "table-8"],
     }
-    apart = {"S3.2.1": ["samplers"], "S3.2.2": []}  # the last is a second time for Table 4's baseline
+    apart = {"S3.2.1": ["samplers"], "S3.2.2": []}  # the last is another time for Table 4's baseline
     for key in paper[["table", "model", "optimization"]].itertuples(index=False, name=None):
         expected = references.get(key, apart.get(key[0], [f"table-{key[0]}"]))
         assert shown.pop(key, []) == expected, key
@@ -161,7 +161,7 @@ def test_every_number_is_in_its_tables(paper: pd.DataFrame) -> None:
 
 
 def test_the_sizes_of_table_7_reveal_which_layers_were_grouped(paper: pd.DataFrame) -> None:
-    """Half and three quarters of the bottleneck's weights are gone, of all parameters 43 %."""
+    """Two and four groups remove half and three quarters of the bottleneck's weights, 43 % of all parameters."""
     sizes = paper[paper["model"] == "ddpm"].set_index(["table", "optimization"])["size_bytes"]
     for name, share, less in (("groups-2", 1 / 2, "21.5 %"), ("groups-4", 3 / 4, "32.3 %")):
         saved = 1 - sizes["7", name] / sizes["4", "baseline"]

@@ -1,4 +1,4 @@
-"""Rows of the matrix: what goes in, what is refused, and the schemas that say so."""
+"""Rows of the matrix: their columns, what is refused, and the schema."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ CELL = {
 
 
 def records() -> dict[str, dict[str, Any]]:
-    """What three stages might have written about CELL."""
+    """Return records as three stages write them for CELL."""
     return {
         "train": {
             "status": "ok",

@@ -1,4 +1,4 @@
-"""What seeds say together: against scipy, by hand, and in simulations whose truth is known."""
+"""Statistics over seeds: against scipy, by hand, and in simulations with a known truth."""
 
 import itertools
 import math
@@ -54,7 +54,7 @@ def test_failed_seeds_do_not_count() -> None:
 
 
 def test_ratios_are_paired_by_seed() -> None:
-    """Every seed doubles, though the recipe lacks the seed at which the baseline is worst."""
+    """Every seed doubles, although the recipe lacks the baseline's worst seed."""
     rows = [synthetic.row(seed=seed, fid_indomain=fid) for seed, fid in enumerate((10.0, 20.0, 1000.0))]
     rows += [synthetic.row("l1-30", seed, fid_indomain=fid) for seed, fid in enumerate((20.0, 40.0))]
     ratios = statistics.ratios(synthetic.frame(rows), "fid_indomain", "baseline")
@@ -179,16 +179,16 @@ def test_only_frechet_distances_have_a_resolution() -> None:
 
 
 def test_holm_corrects_over_every_recipe_of_the_matrix() -> None:
-    """What is found alone is not found beside many others."""
+    """A finding in a matrix of one recipe is unresolved in a matrix of many."""
     rows = cells("baseline", (40.0, 41.0, 39.5)) + cells("l1-30", (60.0, 69.0, 56.0))
     alone = found_in(rows)
     assert alone.finding == "worse"
     others = [name for name in synthetic.OPTIMIZATIONS if name not in ("baseline", "l1-30")]
     for name in others:
         rows += cells(name, (41.0, 39.0, 40.0))
-    beside = found_in(rows)
-    assert beside.p_holm == pytest.approx(min(1.0, alone.ratio.p * (1 + len(others))))
-    assert beside.finding == "unresolved"
+    among_many = found_in(rows)
+    assert among_many.p_holm == pytest.approx(min(1.0, alone.ratio.p * (1 + len(others))))
+    assert among_many.finding == "unresolved"
 
 
 def test_sampling_noise_is_separate_from_the_spread_over_seeds() -> None:
@@ -202,12 +202,12 @@ def test_sampling_noise_is_separate_from_the_spread_over_seeds() -> None:
     assert statistics.by_recipe(matrix, "fid_indomain")[BASELINE].sd == pytest.approx(math.sqrt(0.5))
 
 
-TRIALS = 3000  # of a simulation: a share of 0.05 then has a standard deviation of 0.004
+TRIALS = 3000  # simulations: a fraction of 0.05 then has a standard deviation of 0.004
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_intervals_cover_the_truth_in_95_of_100_cases(seeds: int) -> None:
-    """Seeds move recipe and baseline together by a factor of their own, as they do in a matrix."""
+    """Each seed scales recipe and baseline by a common factor, as in a real matrix."""
     generator = np.random.default_rng(3)
     ratio = 1.4
     held = narrow = 0
@@ -234,7 +234,7 @@ def test_the_paired_test_has_5_percent_false_positives() -> None:
 
 
 def test_a_whole_table_without_differences_rarely_has_a_finding() -> None:
-    """Twelve recipes that are all the baseline: uncorrected about one table in three would hold a finding."""
+    """Twelve recipes equal to the baseline: without correction, one table in three would hold a finding."""
     generator = np.random.default_rng(5)
     names = ["baseline", *(f"mine-{number}" for number in range(12))]
     frame = pd.DataFrame(

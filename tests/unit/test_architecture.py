@@ -1,4 +1,4 @@
-"""Imports follow the table of layers in docs/architecture.md, and what the rules and the page load is free of torch."""
+"""Imports follow the table of layers in docs/architecture.md, and the rules and the page load no torch."""
 
 import ast
 import graphlib
@@ -30,7 +30,7 @@ FILES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def read_layers() -> dict[str, int]:
-    """Return the layer of each unit below the package, 0 the lowest, from the page that people read."""
+    """Return the layer of each unit below the package, 0 the lowest, as docs/architecture.md lists them."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     fence = re.search(r"^```layers\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert fence, "docs/architecture.md has no fenced block called layers"

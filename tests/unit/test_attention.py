@@ -1,4 +1,4 @@
-"""Attention by whichever kernel: the same numbers as in float64, forwards and backwards."""
+"""Attention with either kernel: output and gradients against float64."""
 
 import copy
 import math
@@ -50,7 +50,7 @@ def test_short_bfloat16_attention_on_a_cpu_is_computed_in_float32(tokens):
     with torch.autocast("cpu", torch.bfloat16):
         found = attention(q, k, v)
     assert found.dtype == torch.bfloat16
-    # all that is lost is the last rounding: 2^-9 of each value
+    # the only error is the final rounding: 2^-9 of each value
     assert torch.allclose(found.float(), weights @ v.float(), rtol=2**-8, atol=1e-6)
 
 
@@ -70,7 +70,7 @@ def test_long_attention_and_its_gradients_match_the_definition(width, kernel, mo
 @own
 @pytest.mark.parametrize("spread", [0.0, 3.0, 30.0])
 def test_the_avx512_kernel_handles_equal_and_extreme_scores_as_well_as_torchs(spread, monkeypatch):
-    """Scores of thousands leave one key with all of the weight, and their gradients are differences of equals."""
+    """Scores in the thousands give one key all of the weight, and their gradients cancel."""
     q, k, v, grad = drawn(LONG, 16)
     given = [spread * q, spread * k, v, grad]
     monkeypatch.setattr(module, "has_amx", lambda: False)
@@ -148,7 +148,7 @@ def test_without_the_avx512_kernel_torchs_is_used(patch, reason):
 
 
 def test_an_edit_of_the_kernels_source_is_an_edit_of_the_package(monkeypatch, tmp_path):
-    """Fingerprints see Python alone, so the module holds the source's digest."""
+    """Fingerprints cover Python alone, so the module contains the digest of the C source."""
     edited = tmp_path / "edited.c"
     edited.write_bytes(attention_avx512.SOURCE.read_bytes() + b"\n")
     monkeypatch.setattr(attention_avx512, "SOURCE", edited)

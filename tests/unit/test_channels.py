@@ -1,4 +1,4 @@
-"""Channels that go: how many, which, together with what; and the network that is left, in memory and in a file."""
+"""Channel pruning: how many channels, which ones, and the remaining network in memory and in a file."""
 
 import copy
 import math
@@ -32,7 +32,7 @@ from slimdiff.profiling.profile import count_macs
 
 CONFIG = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text(encoding="utf-8"))
 FAMILIES = ("ncsn", "ddpm")
-# Of the U-Net: what blocks make together, by the residual stream that runs through them.
+# Of the U-Net: layers whose outputs are added to one residual stream.
 SHARED = {
     *("inc.conv2", "down1.conv1.conv2", "up2.embed", "up2.conv2.conv2", "up3.conv1.conv2"),
     *("down1.embed", "down1.conv2.conv2", "down2.conv1.conv2", "up1.embed", "up1.conv2.conv2", "up2.conv1.conv2"),
@@ -40,7 +40,7 @@ SHARED = {
     *("down2.embed", "down2.conv2.conv2", "down3.conv1.conv2", "bottom3.conv2", "up1.conv1.conv2"),
     *("attend2.proj", "attend2.ff2"),
 }
-RESIDUAL = "up3.conv1.conv2"  # of the U-Net: its channels are those of a skip and of the level below, side by side
+RESIDUAL = "up3.conv1.conv2"  # of the U-Net; its channels: a skip's and the level below's, concatenated
 
 
 def pruned(network, importance="l1", amount=0.5, seed=0, losses=None):
@@ -61,7 +61,7 @@ def losses_of(network, levels=6):
 
 
 def macs(network):
-    """Counted where every product is seen: a CPU's attention is one that the counter does not know."""
+    """Count MACs on a device where the counter sees every product: it does not know a CPU's attention."""
     network = copy.deepcopy(network).to("meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(*(tensor.to("meta") for tensor in network.channel_plan()["inputs"]))
@@ -107,10 +107,10 @@ def test_widths_are_rounded_to_nearby_multiples_of_eight():
 @pytest.mark.parametrize("amount", [0.3, 0.5, 0.7])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_pruned_network_equals_the_whole_one_with_those_weights_at_zero(family, amount, importance):
-    """Every weight is numbered, so that those that stay say which went. With the weights that went at zero the whole
+    """Every weight is numbered, so the remaining ones reveal the removed ones. With those weights at zero the whole
     network must give the same images: it does not if a filter goes and another channel's readers with it.
 
-    The U-Net is tried without its norms, which see all channels at once; the score network's see whole groups.
+    The U-Net is tested without its norms, which see all channels at once; the score network's see whole groups.
     """
     network = build_network(MODELS[family](), seed=4)
     if family == "ddpm":
@@ -178,7 +178,7 @@ def test_the_channels_with_the_smallest_scores_are_removed(importance):
         value = weight.abs() if importance == "l1" else (weight * weight.grad).abs()
         return value.detach().transpose(0, axis).flatten(1).sum(1)
 
-    expected = score("conv4", 0) + score("dense4", 0) + score("tconv4", 0)  # that reads its input along axis 0
+    expected = score("conv4", 0) + score("dense4", 0) + score("tconv4", 0)  # transposed: inputs along axis 0
     groups = expected.view(4, 4).sum(1).argsort()[2:].sort().values
     pruned(network, importance, losses=losses)
     assert network.norm4.num_groups == 2
@@ -189,7 +189,7 @@ def test_the_channels_with_the_smallest_scores_are_removed(importance):
 
 def test_a_residual_of_two_layers_loses_channels_from_each():
     network = build_network(small_unet_model(), seed=1)
-    nn.init.zeros_(network.inc.conv2.weight)  # one ranking over both would take all channels from here
+    nn.init.zeros_(network.inc.conv2.weight)  # a joint ranking would remove all channels here
     pruned(network)
     assert network.inc.conv2.out_channels == 4
     assert network.up2.conv2.conv2.out_channels == 4
@@ -209,7 +209,7 @@ def test_every_head_loses_equally_many_channels(amount):
 
 
 def test_gradients_are_summed_over_levels_with_a_large_enough_loss():
-    """Against a plain loop; the losses grow from level to level, so a threshold leaves out the first ones."""
+    """Against a plain loop; losses grow from level to level, so a threshold excludes the first ones."""
     network = build_network(small_model(), seed=6)
     losses = losses_of(network)
     with torch.no_grad():
@@ -353,7 +353,7 @@ def test_settings_out_of_range_are_refused(settings, message):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_scope_covers_one_modules_own_channels_and_scopes_together_all_unshared_ones(family):
-    """Only layers that read or make a module's channels are narrower; what the modules have in common is left."""
+    """Only layers that read or write a module's channels become narrower; shared channels stay."""
     network = build_network(CONFIG["models"][family])
     before = sizes(network)
     named = channel_modules(family, CONFIG["models"][family]["network"])
@@ -363,7 +363,7 @@ def test_a_scope_covers_one_modules_own_channels_and_scopes_together_all_unshare
         structure = prune_channels(narrower, ChannelSettings("channels", "l1", 0.5, scope=f"module:{name}"), 0)
         after = sizes(narrower)
         assert structure == {"channels": {layer: size for layer, size in after.items() if size != before[layer]}}
-        made = [layer for layer in after if made_by(after[layer]) < made_by(before[layer])]
+        made = [layer for layer in after if width_of(after[layer]) < width_of(before[layer])]
         convolutions = [layer for layer in made if "num_channels" not in before[layer] and "conv" in layer]
         assert made
         assert all(layer == name or layer.startswith(f"{name}.") for layer in convolutions), (name, convolutions)
@@ -373,12 +373,12 @@ def test_a_scope_covers_one_modules_own_channels_and_scopes_together_all_unshare
         x, *others = network.channel_plan()["inputs"]
         assert narrower(x, *others).shape == x.shape
     whole = sizes(copied_and_pruned(network))
-    shared = {layer for layer in whole if made_by(whole[layer]) < made_by(before[layer])} - set(outputs)
+    shared = {layer for layer in whole if width_of(whole[layer]) < width_of(before[layer])} - set(outputs)
     assert shared == {"ncsn": {"embed"}, "ddpm": SHARED}[family]
 
 
-def made_by(layer):
-    """Width of a layer's output; every norm is as wide as what it reads and does not count."""
+def width_of(layer):
+    """Width of a layer's output; 0 for norms, which are as wide as their input."""
     return layer.get("out_channels", layer.get("out_features", 0))
 
 

@@ -1,4 +1,4 @@
-"""The `slimdiff` command on made-up results: what it says, what it refuses, and how."""
+"""The `slimdiff` command on synthetic results: its output and its errors."""
 
 import json
 import os
@@ -118,7 +118,7 @@ def test_compare_for_people(results: Path, command: Command) -> None:
     assert lines["params"] == ["1,115,297", "1,115,297", "1×"]
     assert lines["optimization"] == ["baseline", "l1-30"]
     assert "dataset" not in lines  # the same in both
-    assert "kid" not in lines  # asked for in neither
+    assert "kid" not in lines  # requested in neither
     assert "compare" not in out
 
 
@@ -147,7 +147,7 @@ def test_compare_takes_paths_and_gives_json(results: Path, command: Command) -> 
 
 
 class FakeModel:
-    """Stands in for a loaded checkpoint; the real one is sampled in tests of the whole workflow."""
+    """A stub for a loaded checkpoint; workflow tests sample real ones."""
 
     settings: ClassVar = {"sampler": {"method": "heun", "steps": 10}, "dataset": {"classes": ["cat", "dog", "0"]}}
     classes = 0
@@ -185,7 +185,7 @@ def test_sample_writes_a_grid(results: Path, command: Command, monkeypatch: pyte
 
 
 def picture_of(path: Path) -> tuple[int, int]:
-    """Columns and rows of 8×8 images with a border of 2."""
+    """Number of columns and rows of 8×8 images with a border of 2."""
     width, height = Image.open(path).size
     return (width - 2) // 10, (height - 2) // 10
 
@@ -210,7 +210,7 @@ def test_a_conditional_model_has_a_column_for_each_class(
     labels: list[int] | None,
     shape: tuple[int, int],
 ) -> None:
-    """A class whose name is a number is meant by that name."""
+    """A number that is the name of a class means that class."""
     monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
     monkeypatch.setattr(FakeModel, "classes", classes)
     command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", "--n", "8", *options)
@@ -244,10 +244,10 @@ def test_another_sampler_needs_its_own_steps(results: Path, command: Command, mo
 
 
 def test_a_terminal_shows_the_progress_of_sampling(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """On the standard error, so that the output can be piped; nothing where nobody watches."""
+    """On standard error, so that the output can be piped; nothing without a terminal."""
     with progress_bar("drawing") as tell:
         assert tell is None
-    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes any stream for a terminal
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then treats any stream as a terminal
     with progress_bar("drawing 8 images") as tell:
         assert tell is not None
         tell(2.0, 8)
@@ -264,7 +264,7 @@ def test_cuda_without_a_gpu_is_refused(results: Path, command: Command) -> None:
 
 
 def test_status_and_compare_never_load_torch(results: Path) -> None:
-    """A look at the results must not take two seconds."""
+    """Importing torch would make a look at the results take two seconds."""
     script = "import sys; from slimdiff.cli import app; assert not {'torch', 'pandas', 'snakemake'} & set(sys.modules)"
     source = Path(model.__file__).parents[1]
     run = subprocess.run(

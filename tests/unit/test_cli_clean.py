@@ -16,7 +16,7 @@ STOPPED, RUNNING = "mnist/ncsn/groups-4/seed0", "mnist/ncsn/groups-2/seed0"
 
 @pytest.fixture
 def used(results: Path) -> Path:
-    """Results with logs; one training was stopped long ago, another reports still."""
+    """Results with logs; one training was stopped long ago, another is still reporting."""
     for stage in ("compress", "score"):
         for name in (BASELINE, EXTRA):
             write(results / "logs" / stage / f"{name}.log", "x" * 100)
@@ -65,7 +65,7 @@ def test_yes_deletes_orphans_and_nothing_else(used: Path, command: Command) -> N
 
 
 def test_trainings_of_requested_cells_stay(results: Path, command: Command) -> None:
-    """`plain` is asked for by name of the recipes' training, not by any cell of that name."""
+    """`plain` is requested as the training of recipes; no cell has that name."""
     found = json.loads(command("clean", "--orphans", "--json")[1])
     assert "mnist/ncsn/plain/seed0" not in [orphan["name"] for orphan in found["orphans"]]
     config = yaml.safe_load(Path("config.yaml").read_text(encoding="utf-8"))
@@ -77,7 +77,7 @@ def test_trainings_of_requested_cells_stay(results: Path, command: Command) -> N
 
 
 def test_a_preset_keeps_the_cells_it_requests(used: Path, command: Command) -> None:
-    """Its matrix lies over config.yaml's, whose own cells are kept all the same."""
+    """Its matrix replaces that of config.yaml, whose own cells are kept as well."""
     matrix = [{"dataset": "mnist", "model": "ncsn", "optimizations": ["ema"], "seeds": [0]}]
     Path("mine.yaml").write_text(yaml.safe_dump({"matrix": matrix}), encoding="utf-8")
     found = json.loads(command("clean", "mine.yaml", "--orphans", "--json")[1])
@@ -87,7 +87,7 @@ def test_a_preset_keeps_the_cells_it_requests(used: Path, command: Command) -> N
 
 
 def test_a_training_whose_lock_is_held_stays(used: Path, command: Command) -> None:
-    """It may be long since it reported, and it trains still."""
+    """Its last report may be old although it is still training."""
     lock = used / "state/train" / STOPPED / "lock"
     lock.touch()
     with lock.open("a") as file:
@@ -100,7 +100,7 @@ def test_a_training_whose_lock_is_held_stays(used: Path, command: Command) -> No
 
 @pytest.mark.parametrize("part", ["seed0", "ema"])
 def test_links_are_not_followed(used: Path, command: Command, tmp_path: Path, part: str) -> None:
-    """A folder that is a link, or behind one, may belong to somebody else."""
+    """A linked folder may belong to somebody else."""
     outside = tmp_path / "outside"
     place = used / "cells/mnist/ncsn/ema"
     if part == "seed0":

@@ -1,4 +1,4 @@
-"""docs/cli.md: every command in it runs, every command there is stands in it, and so do the exit codes."""
+"""docs/cli.md: every command on it runs, and every command and exit code is on it."""
 
 import os
 import re
@@ -29,7 +29,7 @@ LINES = [
     line for block in re.findall(r"^```sh\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE) for line in block.splitlines()
 ]
 NAMES = [command.name for command in app.app.registered_commands]
-TERMINAL_ONLY = "slimdiff status --watch"  # run by a test of its own
+TERMINAL_ONLY = "slimdiff status --watch"  # has its own test
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, where Snakemake and servers are not called and ONNX files are not made (other tests do)."""
+    """A copy of it without Snakemake, servers and ONNX export, which have other tests."""
     root = Path(shutil.copytree(finished, tmp_path / "clone", symlinks=True))
     (root / "my.yaml").write_text("sampling: {n_samples: 500}\n", encoding="utf-8")
     monkeypatch.chdir(root)
@@ -95,7 +95,7 @@ def test_help_lists_every_command(command: Command) -> None:
     assert code == 0
     for name in NAMES:
         assert re.search(rf"^  {name} +\S", out, re.MULTILINE)
-    assert command() == (app.USAGE, out, "")  # the same without arguments, which do nothing
+    assert command() == (app.USAGE, out, "")  # no arguments: the same output
     assert command("--version")[1] == f"slimdiff {slimdiff.__version__}\n"
 
 
@@ -121,7 +121,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
 
 
 def test_an_operating_system_error_is_one_line(here: Path, command: Command) -> None:
-    """The picture's folder is a file."""
+    """The output's parent folder is a file."""
     Path("taken").touch()
     code, _, err = command("compare", *clifolders.REAL, "--out", "taken/both.png")
     assert code == app.FAILED
@@ -182,7 +182,7 @@ def test_completion_is_offered(finished: Path) -> None:
     assert "_SLIMDIFF_COMPLETE=complete_bash" in done.stdout
 
 
-# --- the front door
+# --- the public API
 
 
 def test_read_matrix(here: Path) -> None:
@@ -198,7 +198,7 @@ def test_read_matrix(here: Path) -> None:
 
 
 def test_python_as_the_page_shows_it(here: Path) -> None:
-    """The block is run as it stands; its pictures have the size of our small model's."""
+    """The code block runs unchanged; its images have the size of the small model's."""
     (block,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
     names: dict[str, Any] = {}
     exec(block, names)

@@ -1,4 +1,4 @@
-"""`slimdiff doctor`: what it looks at, and that a problem is exit code 1 with a way out."""
+"""`slimdiff doctor`: its checks; a problem means exit code 1 and a proposed fix."""
 
 import importlib.metadata
 import json
@@ -25,7 +25,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """No test asks a server; every URL and requirement that would have been asked for."""
+    """Block requests to servers; return the requested URLs and requirements."""
     requested: list[str] = []
 
     def refuse(question: str) -> bool:
@@ -102,9 +102,9 @@ def test_unavailable_data_is_a_problem(clone: Path, command: Command, offline: l
 
 
 def test_probes_have_the_order_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    tried = []
     for name in ("_from_folders", "_from_mirrors", "_from_package"):
-        monkeypatch.setattr(mnist, name, lambda *_, name=name: asked.append(name) or refuse_all())
+        monkeypatch.setattr(mnist, name, lambda *_, name=name: tried.append(name) or refuse_all())
 
     def refuse_all() -> None:
         raise download.Unavailable("no")
@@ -113,7 +113,7 @@ def test_probes_have_the_order_of_the_run(tmp_path: Path, monkeypatch: pytest.Mo
         mnist.load("mnist", "mnist", tmp_path)
     problem = find("mnist", {"source": "mnist"}, tmp_path).problem
     names = [place.name for place in mnist.places("mnist", tmp_path)]
-    assert asked == ["_from_folders", "_from_mirrors", "_from_package"]
+    assert tried == ["_from_folders", "_from_mirrors", "_from_package"]
     positions = [[text.index(name) for name in names] for text in (problem, str(caught.value))]
     assert all(sorted(found) == found for found in positions)
 
@@ -188,7 +188,7 @@ def test_missing_and_outdated_packages(clone: Path, command: Command, monkeypatc
     assert "pip install 'altair>=" in found["altair"]["fix"]
     listed = found["packages"]["text"].split(", ")
     assert not [each for each in listed if each.startswith("torch ")]
-    assert found["extra export"]["state"] == "note"  # a run does without
+    assert found["extra export"]["state"] == "note"  # optional for a run
     assert "onnx" in found["extra export"]["text"]
     assert found["extra engines"]["state"] == "note"
     assert "engine: openvino" in found["extra engines"]["text"]
@@ -242,7 +242,7 @@ def test_cifar10(tmp_path: Path, offline: list[str]) -> None:
 
 
 class TestQuestions:
-    """What is sent to servers: no more than a question."""
+    """Requests to servers: headers and version lists alone."""
 
     @pytest.fixture(autouse=True)
     def real(self, monkeypatch: pytest.MonkeyPatch, offline: list[str]) -> None:

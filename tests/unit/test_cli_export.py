@@ -1,4 +1,4 @@
-"""`slimdiff export`: what is written computes what the cell's own network does, and says what it needs."""
+"""`slimdiff export`: exported files compute the same as the cell's network and describe themselves."""
 
 import importlib.util
 import json
@@ -44,13 +44,13 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 class Session(nn.Module):
-    """An ONNX graph in the place of a network."""
+    """An ONNX graph that is called like a network."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         self.names = [entry.name for entry in self.session.get_inputs()]
-        self.anchor = nn.Parameter(torch.zeros(()))  # samplers ask a network's parameters for their device
+        self.anchor = nn.Parameter(torch.zeros(()))  # samplers read the device from the network's parameters
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         values = {name: tensor.numpy() for name, tensor in zip(self.names, inputs, strict=True)}
@@ -59,7 +59,7 @@ class Session(nn.Module):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[LoadedModel, Path, dict[str, Any]]]:
-    """A small model of a family, the ONNX file made of it, and what was returned; each family once."""
+    """A small model of a family, its ONNX file and its description; made once per family."""
     made: dict[str, tuple[LoadedModel, Path, dict[str, Any]]] = {}
 
     def get(family: str) -> tuple[LoadedModel, Path, dict[str, Any]]:
@@ -75,7 +75,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
 
 @torch.inference_mode()
 def drawn(denoiser: Denoiser, loaded: LoadedModel, n: int, **options: Any) -> torch.Tensor:
-    """n images in [-1, 1] as slimdiff's own sampler draws them, before they are rounded."""
+    """n images in [-1, 1] from slimdiff's own sampler, before rounding."""
     settings = build(SamplerSettings, {**loaded.settings["sampler"], **options}, "sampler")
     model = loaded.settings["model"]
     labels = labels_in_turn(n, loaded.classes) if loaded.classes else None
@@ -85,7 +85,7 @@ def drawn(denoiser: Denoiser, loaded: LoadedModel, n: int, **options: Any) -> to
     return denoiser.to_images(end.x)
 
 
-SLOW_DDPM = pytest.param("ddpm", marks=pytest.mark.slow)  # torch's exporter takes its time over attention
+SLOW_DDPM = pytest.param("ddpm", marks=pytest.mark.slow)  # torch's exporter is slow for attention
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_onnx_runtime_samples_the_same_images(
 
 
 def test_the_check_detects_another_network(exported: Callable[..., Any]) -> None:
-    """A graph of the same form with other weights is far off, so the check above and the command's own can fail."""
+    """A graph of equal shapes with other weights differs clearly, so the check above and the command's own can fail."""
     loaded, path, _ = exported("ncsn")
     other = build_network(loaded.settings["model"], seed=2).eval()
     with pytest.raises(UserError, match=r"the ONNX graph differs by .* from the network.*not written"):
@@ -150,7 +150,7 @@ PRECONDITIONINGS = [
 
 @pytest.mark.parametrize(("model", "options"), PRECONDITIONINGS, ids=lambda value: value.get("preconditioning", ""))
 def test_the_formulas_match_the_denoiser(model: dict[str, Any], options: dict[str, Any]) -> None:
-    """They are Python: with the constants beside them, and `step` done by hand, they give the coefficients."""
+    """They are Python: with the listed constants, and `step` computed by hand, they give the coefficients."""
     network = build_network(model).eval()
     loaded = LoadedModel(network, build_denoiser(network, model, options), model_header(model, options))
     denoiser = export.describe(loaded, [])["denoiser"]
@@ -167,7 +167,7 @@ def test_the_formulas_match_the_denoiser(model: dict[str, Any], options: dict[st
 
 
 def by_hand(beta: str, sigma: float) -> float:
-    """The step as the description's words define it, with its betas."""
+    """The step as the description defines it in words, with its betas."""
     if beta.startswith("1000 values in equal steps from 1e-4 to 0.02"):
         betas = [1e-4 + i * (0.02 - 1e-4) / 999 for i in range(1000)]
     else:
@@ -189,7 +189,7 @@ def by_hand(beta: str, sigma: float) -> float:
 
 @pytest.mark.parametrize("family", ["ncsn", "ddpm"])
 def test_safetensors_hold_the_plain_state_dict(tmp_path: Path, family: str) -> None:
-    """torch and safetensors alone are enough to read it; our registry only builds the network."""
+    """torch and safetensors suffice to read it; our registry only builds the network."""
     network = write_small_model(tmp_path / "model.safetensors", family).eval()
     loaded = slimdiff.load(tmp_path / "model.safetensors")
     export.write_safetensors(tmp_path / "out.safetensors", loaded)
@@ -205,7 +205,7 @@ def test_safetensors_hold_the_plain_state_dict(tmp_path: Path, family: str) -> N
 
 @pytest.mark.parametrize(("bits", "tolerance"), [("4bit", 1e-5), ("8bit", 0.05)])
 def test_quantized_layers_are_exported_in_float(tmp_path: Path, bits: str, tolerance: float) -> None:
-    """8-bit layers round their inputs as well, which no exported file does."""
+    """Exported files do not round the inputs, as 8-bit layers do."""
     model, options = small_unet_model(), unet_training()
     network = build_network(model, seed=1)
     names = quantize_linears(network, bits)
@@ -221,7 +221,7 @@ def test_quantized_layers_are_exported_in_float(tmp_path: Path, bits: str, toler
     inputs = export._example(loaded, 3).values()
     expected = loaded.network(*inputs)
     assert (other(*inputs) - expected).abs().max() < tolerance * expected.abs().max()
-    assert loaded.network.state_dict().keys() != tensors.keys()  # the loaded one was left as it was
+    assert loaded.network.state_dict().keys() != tensors.keys()  # the loaded network is unchanged
 
 
 def test_the_command_writes_and_prints_its_files(

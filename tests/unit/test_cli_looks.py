@@ -1,4 +1,4 @@
-"""`slimdiff status`, `show` and `compare` beyond their tables: what is going on, all about one cell, and pictures."""
+"""`slimdiff status`, `show` and `compare`: progress of a run, all records of a cell, and pictures."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_status_shows_the_stage_of_an_unfinished_cell(results: Path, command: Co
 
 
 def test_status_of_a_preset(results: Path, command: Command) -> None:
-    """As `run` takes it: a name in config/, on top of config.yaml."""
+    """As for `run`: a name in config/, merged over config.yaml."""
     matrix = [{"dataset": "mnist", "model": "ncsn", "optimizations": ["ema", "l1-30"], "seeds": [0]}]
     Path("config").mkdir()
     Path("config/small.yaml").write_text(yaml.safe_dump({"matrix": matrix}), encoding="utf-8")
@@ -78,7 +78,7 @@ def test_status_shows_when_a_training_last_reported(results: Path, command: Comm
 
 
 def test_after_a_kill_a_training_counts_as_stopped(results: Path, command: Command) -> None:
-    """Its state stays behind and is no longer written."""
+    """Its state remains and is no longer updated."""
     path = results / "state/train/mnist/ncsn/groups-2/seed0/status.json"
     report = files.read_json(path)
     for age_s, running in ((100, 1), (130, 0)):
@@ -102,7 +102,7 @@ def test_watch_is_for_terminals(results: Path, command: Command) -> None:
 
 
 def on_a_terminal(folder: Path, *arguments: str, until: str = "") -> tuple[int, str]:
-    """Exit code and output of the command on a terminal of its own; with `until`, Ctrl-C is pressed after that text."""
+    """Run the command on its own terminal, press Ctrl-C after the text `until`; return exit code and output."""
     master, slave = pty.openpty()
     environment = {"PYTHONPATH": str(SOURCE), "TERM": "xterm-256color", "COLUMNS": "200", "PATH": os.defpath}
     process = subprocess.Popen(
@@ -122,7 +122,7 @@ def on_a_terminal(folder: Path, *arguments: str, until: str = "") -> tuple[int, 
     while time.monotonic() < deadline:
         try:
             piece = os.read(master, 4096)
-        except OSError:  # the other end was closed
+        except OSError:  # the other end is closed
             break
         if not piece:
             break
@@ -201,7 +201,7 @@ def test_show_a_cell_that_is_not_measured_yet(clone: Path, command: Command) -> 
     code, out, _ = command("show", "mnist/ddpm/ema/seed0")
     assert code == 0
     assert "not measured yet" in out
-    assert "preconditioning: edm" in out  # from the model's own header
+    assert "preconditioning: edm" in out  # from the model's header
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"\x02\0\0\0\0\0\0\0{}"])
@@ -223,14 +223,14 @@ def test_show_takes_the_path_of_a_file(clone: Path, command: Command) -> None:
 
 
 def samples(n: int, size: int = 16, channels: int = 1, value: int = 0) -> Samples:
-    """n images, image i of one tone: value + i."""
+    """n images; image i has the constant value `value` + i."""
     images = np.arange(value, value + n, dtype=np.uint8)[:, None, None, None]
     pixels = np.broadcast_to(images, (n, channels, size, size)).copy()
     return Samples(pixels, np.zeros(0, np.int64), tuple(DIGITS), sampler={}, network_evaluations=1.0)
 
 
 def test_images_of_one_index_are_side_by_side() -> None:
-    """Images are 64 pixels wide and 4 apart; each row has a caption of 16 above it, a block of ten is all cells."""
+    """Images are 64 pixels wide and 4 apart; captions are 16 high; a block shows ten images of each cell."""
     picture = compare.side_by_side({"a": samples(12), "b": samples(12, value=100)}, n=12)
     pitch, row_height = 64 + 4, 16 + 64
     for cell, value in enumerate((0, 100)):

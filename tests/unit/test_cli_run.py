@@ -1,4 +1,4 @@
-"""`slimdiff run`: which command it becomes, where, and that the process is Snakemake's own from then on."""
+"""`slimdiff run`: its Snakemake command, the folder, and that Snakemake replaces the process."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ ALWAYS = ["--resources", "gpu=0"]
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What would have taken this process's place, with the folder before it."""
+    """The command that would have replaced this process, after its folder."""
     calls: list[list[str]] = []
     monkeypatch.setattr(os, "execv", lambda program, command: calls.append([str(Path.cwd()), program, *command]))
     monkeypatch.setattr(module, "count_gpus", lambda: 0)
@@ -28,7 +28,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A clone, as far as the command looks at it, with two presets."""
+    """A minimal clone with two presets."""
     clone = tmp_path / "clone"
     (clone / "workflow" / "rules").mkdir(parents=True)
     (clone / "config").mkdir()
@@ -64,13 +64,13 @@ def test_the_command_line(
     code, _, err = command("run", *arguments)
     assert code == 0
     assert started == [[str(root), sys.executable, sys.executable, "-m", "snakemake", *expected]]
-    assert err.startswith("snakemake --resources gpu=")  # what one would type without us
+    assert err.startswith("snakemake --resources gpu=")  # what one would type without `slimdiff run`
 
 
 def test_a_run_starts_in_the_root_of_the_clone(
     root: Path, started: list[list[str]], command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From a folder inside, and an overlay that is named from there."""
+    """Started in a subfolder, with an overlay relative to it."""
     (root / "docs").mkdir()
     (root / "docs" / "own.yaml").write_text("{}\n", encoding="utf-8")
     monkeypatch.chdir(root / "docs")
@@ -144,7 +144,7 @@ rule all:
 
 @pytest.fixture
 def tiny(root: Path) -> Path:
-    """A clone whose one job takes half a minute."""
+    """A clone with one job of half a minute."""
     (root / "Snakefile").write_text(RULE, encoding="utf-8")
     return root
 
@@ -162,7 +162,7 @@ def launch(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def test_ctrl_c_stops_snakemake_cleanly(tiny: Path) -> None:
-    """As a terminal sends it: to every process of the group. No lock is left that the next run would stumble over."""
+    """Sent to every process of the group, as a terminal does. No lock remains for the next run."""
     process = launch(tiny)
     try:
         deadline = time.monotonic() + 60

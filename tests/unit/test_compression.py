@@ -1,4 +1,4 @@
-"""Every compression step: touches what it says, is deterministic, survives its file, refuses what it cannot do."""
+"""Every compression step: changes its scope alone, is deterministic, survives its file, refuses invalid settings."""
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ def test_a_compressed_network_survives_its_file_bit_for_bit(step, tmp_path):
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
     x, t = torch.randn(3, 1, 20, 20), torch.rand(3)
-    network.eval().requires_grad_(False)  # as `load` leaves it: bitsandbytes multiplies otherwise in training
+    network.eval().requires_grad_(False)  # like `load`: bitsandbytes multiplies differently in training mode
     with torch.inference_mode():
         assert torch.equal(network(x, t), loaded.network(x, t))
     again = loaded.network.state_dict()
@@ -82,7 +82,7 @@ def test_pruning_zeroes_its_amount_of_its_scope_and_nothing_else(method, scope, 
 
 
 def test_pruned_weights_are_plain_zeros():
-    """Not -0.0, which torch's masks make of negative weights: its sign costs a bit in every packed file."""
+    """Not -0.0, as torch's masks leave for negative weights: the sign costs a bit in every packed file."""
     network = build_network(ncsn_model(), seed=2)
     apply_steps(network, [{"prune": {"method": "random", "amount": 0.5, "scope": "global"}}], 0)
     for module, name in prunable(network, "global"):
@@ -164,7 +164,7 @@ def test_pruning_after_quantizing_and_quantizing_twice_are_refused():
 
 
 def used_then_changed(layer):
-    """Outputs of a layer in evaluation before and after its weights are others, and those weights' own outputs."""
+    """Return a layer's outputs in evaluation mode before and after its weights change, and the new weights' own."""
     torch.manual_seed(0)
     x, other = torch.randn(8, 64), torch.randn(64, 64)
     before = layer.eval()(x)
@@ -173,8 +173,8 @@ def used_then_changed(layer):
 
 
 def test_an_8bit_layer_with_float_weights_quantizes_them_only_once():
-    """Why an averaged copy that is sampled while its network trains makes noise: docs/decisions, 2026-11-24."""
-    layer = import_bitsandbytes().nn.Linear8bitLt(64, 64, bias=False).requires_grad_(False)  # as a copy is
+    """Why an averaged copy that is sampled during training produces noise: docs/decisions, 2026-11-24."""
+    layer = import_bitsandbytes().nn.Linear8bitLt(64, 64, bias=False).requires_grad_(False)  # like a copy
     before, after, wanted = used_then_changed(layer)
     assert torch.equal(before, after)
     layer.state.reset_grads()
@@ -184,7 +184,7 @@ def test_an_8bit_layer_with_float_weights_quantizes_them_only_once():
 
 
 def test_quantizing_averaged_weights_uses_the_averages():
-    """quantize_linears comes after averaging, and its layers hold nothing else than the weights they were made of."""
+    """quantize_linears runs after averaging, and its layers keep no other weights."""
     network = build_network(small_model(), seed=1)
     network(torch.randn(1, 1, 20, 20), torch.ones(1))
     other = build_network(small_model(), seed=2).state_dict()

@@ -19,7 +19,7 @@ ONE_SHOT = {"sparsify": {"amount": 0.7, "schedule": "one-shot"}}
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """Weights, record and settings of a short training."""
+    """Return weights, record and settings of a short training."""
     return start_of(tmp_path_factory.mktemp("ncsn"), "ncsn")
 
 
@@ -48,7 +48,7 @@ def test_the_requested_number_of_weights_is_zero(tmp_path, start, hook, kind):
 
 
 def test_a_pruned_weight_never_comes_back(tmp_path, start, monkeypatch):
-    """Watched after every step of a training whose optimizer has momentum."""
+    """Checked after every step, for an optimizer with momentum."""
     seen = []
 
     class Watched(Sparsify):
@@ -83,7 +83,7 @@ def test_the_schedule_is_zhu_and_guptas():
     shares = [hooks.share(step, 1000) for step in range(1001)]
     assert shares[0] == 0.0
     assert shares[500] == shares[1000] == 0.8
-    for step in range(0, 500, 10):  # where a stair begins
+    for step in range(0, 500, 10):  # start of a stair
         assert shares[step] == pytest.approx(0.8 * (1 - (1 - step / 500) ** 3))
     assert len(set(shares)) == Sparsify.EVENTS + 1
 
@@ -109,7 +109,7 @@ def test_the_loss_uses_quantized_weights_and_the_floats_are_restored(kind):
 
 
 def test_training_in_four_bits_lowers_the_loss_in_four_bits(tmp_path, start):
-    """On the same data and noise: the loss in 4 bits after training for it is below the one after plain training."""
+    """On equal data and noise, the 4-bit loss is lower after training with 4-bit weights than after plain training."""
 
     def loss(trained):
         network = build_network(MODELS["ncsn"](), seed=0)

@@ -1,4 +1,4 @@
-"""Configurations: what they ask for, and what is said about mistakes."""
+"""Configurations: the settings of each stage, and the messages about mistakes."""
 
 import copy
 import time
@@ -20,7 +20,7 @@ from slimdiff.io.settings import canonical
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 PRESETS = sorted((ROOT / "config").glob("*.yaml"))
 
-# The paper's Tables 1 to 3, and the two amounts that only its text promises.
+# The paper's Tables 1 to 3, and two amounts that only its text mentions.
 REPORT = {
     "baseline",
     "linear-4bit-frozen",
@@ -36,7 +36,7 @@ REPORT = {
 
 
 def refusal(overlay: dict[Any, Any], name: str = "my.yaml") -> str:
-    """The message that refuses config.yaml with `overlay` merged over it."""
+    """Return the message that refuses config.yaml with `overlay` merged over it."""
     with pytest.raises(UserError) as caught:
         validate(merge(CONFIG, overlay), SCHEMA, {"config.yaml": CONFIG, name: overlay})
     message = str(caught.value)
@@ -46,7 +46,7 @@ def refusal(overlay: dict[Any, Any], name: str = "my.yaml") -> str:
 
 @pytest.fixture(autouse=True)
 def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paths in the configuration start from there."""
+    """Paths in the configuration are relative to it."""
     monkeypatch.chdir(ROOT)
 
 
@@ -55,12 +55,12 @@ def entry(**changes: Any) -> dict[str, Any]:
 
 
 def ddpm(changes: dict[str, Any], overlay: dict[str, Any] | None = None, **keys: Any) -> dict[str, Any]:
-    """An overlay with these changes of the DDPM and a matrix that runs it."""
+    """Return an overlay with these changes of the DDPM and a matrix that runs it."""
     return {**(overlay or {}), "models": {"ddpm": changes}, "matrix": [entry(model="ddpm", **keys)]}
 
 
 def recipe(**keys: Any) -> dict[str, Any]:
-    """An overlay with a recipe `mine` and a matrix that runs it."""
+    """Return an overlay with a recipe `mine` and a matrix that runs it."""
     return {"optimizations": {"mine": {"training": "plain", **keys}}, "matrix": [entry(optimizations=["mine"])]}
 
 
@@ -86,7 +86,7 @@ def test_presets_are_valid_and_hold_only_differences(path: Path) -> None:
 
 def test_the_schema_describes_every_key_and_holds_no_defaults() -> None:
     def walk(node: Any, where: str = "", refined: frozenset[str] = frozenset()) -> None:
-        """`refined` are properties that `then` and `else` say more about: those may leave a mapping open."""
+        """Walk the schema; properties in `refined` are refined by `then` and `else`, and may be open mappings."""
         if isinstance(node, dict):
             assert "default" not in node
             if node.get("type") == "object" and where not in refined:
@@ -125,7 +125,7 @@ def test_expand_keeps_the_order() -> None:
 
 
 def test_ten_thousand_cells_are_cheap() -> None:
-    """A second to check and expand, and arguments below the 128 KiB that Linux allows one."""
+    """Checking and expanding takes a second, and arguments stay below Linux's limit of 128 KiB."""
     config = merge(CONFIG, {"matrix": [entry(optimizations=[*CONFIG["optimizations"]][:20], seeds=list(range(500)))]})
     start = time.process_time()
     validate(config, SCHEMA, {"config.yaml": config})
@@ -135,7 +135,7 @@ def test_ten_thousand_cells_are_cheap() -> None:
 
 
 def names(optimization: str, seed: str = "0") -> dict[str, str]:
-    """A job's wildcards: text, as Snakemake has them."""
+    """Return a job's wildcards, as text like Snakemake's."""
     return {"dataset": "mnist", "model": "ncsn", "optimization": optimization, "seed": seed}
 
 
@@ -172,7 +172,7 @@ def test_steps_are_in_order_and_samplers_keep_only_their_own_options() -> None:
 
 
 def test_an_engines_precision_replaces_the_samplers() -> None:
-    """A sampler's `precision` is autocast around float32 weights, which engine torch in fp32 alone has."""
+    """A sampler's `precision` is autocast around float32 weights, which only engine torch in fp32 has."""
     overlay = recipe(engine="openvino", precision="int8")
     config = merge(CONFIG, overlay)
     model: dict[str, Any] = {"dataset": "mnist", "model": "ddpm", "seed": 0}
@@ -312,7 +312,7 @@ DISTILL = {"steps": 4, "teacher": "heun", "substeps": 2}
 
 
 def student(distill: dict[str, Any], sampler: dict[str, Any] | None = None, **keys: Any) -> dict[str, Any]:
-    """An overlay with a student `mine` and a matrix that samples it."""
+    """Return an overlay with a student `mine` and a matrix that samples it."""
     recipes = {"mine": {"training": "mine", "sampler": {"method": "euler", "steps": 4, "grid": 8, **(sampler or {})}}}
     trainings = {"mine": {"start": "plain", "distill": {**DISTILL, **distill}, **keys}}
     return {"trainings": trainings, "optimizations": recipes, "matrix": [entry(optimizations=["mine"])]}
@@ -333,13 +333,13 @@ def test_a_student_learns_the_noise_levels_of_its_models_sampler() -> None:
 
 
 def started(**keys: Any) -> dict[str, Any]:
-    """An overlay with a training `mine` of these keys, and a matrix that runs it."""
+    """Return an overlay with a training `mine` of these keys, and a matrix that runs it."""
     recipes = {"mine": {"training": "mine"}}
     return {"trainings": {"mine": keys}, "optimizations": recipes, "matrix": [entry(optimizations=["mine"])]}
 
 
 def case(name: str, overlay: dict[Any, Any], message: str, file: str = "my.yaml") -> Any:
-    """A config that is refused in a line that names `file`, the key, and more words in order, with … between them."""
+    """Return a parameter set: an overlay, and the words that its error must contain in order, separated by …."""
     key, *words = message.split(" … ")
     return pytest.param(overlay, f"{file}: {key} ", words, id=name)
 
@@ -1037,7 +1037,7 @@ def test_a_ddpm_has_the_number_of_classes_of_its_folder(tmp_path: Path, classes:
 
 
 def test_entries_outside_the_matrix_may_be_unfinished() -> None:
-    """A model or a folder in the making must not stop other runs."""
+    """An unfinished model or folder must not stop other runs."""
     overlay = {
         "models": {"small": {**copy.deepcopy(CONFIG["models"]["ncsn"]), "image_size": 8}},
         "datasets": {

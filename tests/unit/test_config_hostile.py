@@ -1,6 +1,6 @@
-"""Mutated configurations: each is sound and can be planned, or one line that names the key refuses it before any job.
+"""Mutated configurations: each is valid and can be planned, or is refused before any job by one line with the key.
 
-SLIMDIFF_FUZZ_EXAMPLES asks for more of them than the few thousand of every run.
+SLIMDIFF_FUZZ_EXAMPLES sets their number; the default is a few thousand.
 """
 
 import os
@@ -194,7 +194,7 @@ def test_undecodable_bytes_are_refused(tmp_path: Path) -> None:
 
 
 def test_expanding_an_unchecked_configuration_terminates() -> None:
-    """They expand a configuration that nobody has checked."""
+    """status and clean expand configurations without validation."""
     entry = {"dataset": "d", "model": "m", "optimizations": ["a"], "seeds": [0]}
     circle = {"x": {"start": "y"}, "y": {"start": "x"}}
     config = {"matrix": [entry], "optimizations": {"a": {"training": "x"}}, "trainings": circle}

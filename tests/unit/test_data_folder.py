@@ -1,4 +1,4 @@
-"""A user's folder of images: every supported kind of file, and every mistake."""
+"""Folders of images: every supported kind of file, and every mistake."""
 
 import struct
 import zlib
@@ -139,7 +139,7 @@ def bomb(path: Path) -> None:
 
 
 def big(path: Path) -> None:
-    """More pixels than allowed, but fewer than Pillow's own limit."""
+    """An image of more pixels than allowed, but fewer than Pillow's own limit."""
     Image.new("1", (8_001, 8_000)).save(path)
 
 

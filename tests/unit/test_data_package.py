@@ -1,4 +1,4 @@
-"""MNIST from a pickle in a wheel: the hash is checked first, and only arrays are loaded."""
+"""MNIST from a pickle in a wheel: its hash is checked first, and only arrays are loaded."""
 
 import gzip
 import hashlib
@@ -55,7 +55,7 @@ def test_the_parts_are_concatenated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Attack:
-    """Runs a command when unpickled by a reader that trusts it."""
+    """An object that runs a command when unpickled without restrictions."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -95,7 +95,7 @@ def test_a_malicious_pickle_is_refused(tmp_path: Path, protocol: int) -> None:
     with pytest.raises(pickle.UnpicklingError, match=r"\w+\.system is not allowed"):
         mnist_package.loads(content)
     assert not marker.exists()
-    pickle.loads(content)  # the attack is real: a reader that trusts it falls for it
+    pickle.loads(content)  # the attack is real: plain pickle runs the command
     assert marker.exists()
 
 

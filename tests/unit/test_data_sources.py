@@ -1,4 +1,4 @@
-"""Sources of data sets: MNIST's files from every place, digits, CIFAR-10, and the error if none has them."""
+"""Sources of data sets: MNIST from every location, digits, CIFAR-10, and the error if all locations fail."""
 
 import contextlib
 import gzip
@@ -31,7 +31,7 @@ Files = dict[str, bytes]
 
 
 def made_up(seed: int) -> list[NDArray[np.uint8]]:
-    """Four small arrays like MNIST's; sixteen gray levels, so that gzip shrinks them."""
+    """Return four small arrays like MNIST's, with sixteen gray levels, so that gzip shrinks them."""
     generator = np.random.default_rng(seed)
     sizes = [(30, 28, 28), (30,), (10, 28, 28), (10,)]
     return [generator.integers(0, 16 if len(size) > 1 else 10, size, dtype=np.uint8) for size in sizes]
@@ -39,7 +39,7 @@ def made_up(seed: int) -> list[NDArray[np.uint8]]:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Files:
-    """MNIST and Fashion-MNIST shrunk to forty made-up images each, no network, no system folder: MNIST's files."""
+    """Replace MNIST and Fashion-MNIST by forty synthetic images each, without network or system folder."""
     contents = {}
     for seed, name in enumerate(("mnist", "fashion_mnist")):
         encoded = [idx.encode(array) for array in made_up(seed)]

@@ -1,4 +1,4 @@
-"""Cached features: exact without reuse, and equal to a plain DeepCache with it."""
+"""DeepCache: exact without reuse, and equal to a plain implementation with it."""
 
 import itertools
 
@@ -40,8 +40,8 @@ def draw(d, n=6, batch_size=6, **sampler):
 
 @torch.inference_mode()
 def plain_heun(d, steps, whole, index, guidance):
-    """DeepCache without sparing anything: one image and one pass at a time, every evaluation computed whole, and what
-    the outermost level gets from below replaced by what was kept. `whole` are the evaluations that keep."""
+    """DeepCache without savings: one image and one pass at a time, every evaluation computed whole, and the input of
+    the outermost level replaced by the cached one. `whole` are the evaluations that fill the cache."""
     network, kept, call = d.network, {}, 0
 
     def once(x, sigma, label):

@@ -1,4 +1,4 @@
-"""What `precision: auto` comes to, and where networks compute in bfloat16."""
+"""Resolution of `precision: auto`, and bfloat16 arithmetic."""
 
 import pytest
 import torch

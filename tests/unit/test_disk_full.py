@@ -1,4 +1,4 @@
-"""Training on a really full disk: a small file system that is enlarged later."""
+"""Training on a full disk: a small file system that is enlarged later."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ SETTINGS = {
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder with room for one saved state, not for two."""
+    """A folder with room for one saved state but not for two."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=500k", "none", folder]
@@ -42,7 +42,7 @@ def test_a_training_on_a_full_disk_keeps_its_last_state_and_goes_on(
     image_set.write(tmp_path / "images.safetensors", striped_images())
 
     def run(folder: Path) -> None:
-        """A training that saves its state after every step."""
+        """Run a training that saves its state after every step."""
         arguments = ["--settings", json.dumps(SETTINGS), "--images", str(tmp_path / "images.safetensors"), "--gpu", "0"]
         arguments += ["--state", str(folder / "state"), "--seconds-between-saves", "0"]
         train.main([*arguments, "--out-weights", str(folder / "w.safetensors"), "--out-record", str(folder / "t.json")])

@@ -1,4 +1,4 @@
-"""Distillation: targets against plain loops, what students learn, and the noise levels that recipes sample them at."""
+"""Distillation: targets against plain loops, trained students, and the noise levels at which recipes sample them."""
 
 import pytest
 import torch
@@ -24,12 +24,12 @@ GUIDANCE = {"ncsn": 1.0, "ddpm": 1.5}
 
 @pytest.fixture(scope="module")
 def starts(tmp_path_factory):
-    """By family: weights and record of a training, and its settings."""
+    """Weights, record and settings of a training, by family."""
     return {family: start_of(tmp_path_factory.mktemp(family), family, epochs=25) for family in MODELS}
 
 
 def distillation(**changes):
-    """Settings of a distillation."""
+    """Return settings of a distillation."""
     requested = {"steps": 2, "teacher": "heun", "substeps": 2, "sigma_min": LOW, "sigma_max": HIGH, "rho": RHO}
     requested |= changes
     return {"grid": requested["steps"] * requested["substeps"], **requested}
@@ -40,7 +40,7 @@ def distill_of(network, **changes):
 
 
 def denoiser_of(family, seed=1):
-    """The denoiser of a network with noise in every weight: an untrained one's output is 0."""
+    """Return the denoiser of a network with noise in every weight; an untrained network's output is 0."""
     network = build_network(MODELS[family](), seed=seed).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -50,7 +50,7 @@ def denoiser_of(family, seed=1):
 
 
 def batch_of(hooks, denoiser, family, n=12):
-    """Images, noise levels, noise and labels as a training draws them."""
+    """Return images, noise levels, noise and labels as a training draws them."""
     generator = torch.Generator().manual_seed(3)
     sigma = hooks.training_sigmas(denoiser, n, generator)
     size = MODELS[family]()["image_size"]
@@ -60,7 +60,7 @@ def batch_of(hooks, denoiser, family, n=12):
 
 
 def karras(index, steps):
-    """One of the levels of Karras et al. 2022, equation 5, without tensors."""
+    """Return one noise level of Karras et al. 2022, equation 5, without tensors."""
     if index == steps:
         return 0.0
     high, low = HIGH ** (1 / RHO), LOW ** (1 / RHO)
@@ -69,7 +69,7 @@ def karras(index, steps):
 
 @pytest.mark.parametrize("family", MODELS)
 def test_a_student_equal_to_its_teacher_has_no_loss(family):
-    """One step of Euler against one step of Euler: no loss; against Heun's, or against several, there is one."""
+    """One Euler step against one Euler step has no loss; against Heun or several steps there is one."""
     denoiser = denoiser_of(family)
     for solver, substeps, nothing in (("euler", 1, True), ("heun", 1, False), ("euler", 2, False)):
         hooks = distill_of(denoiser.network, steps=4, teacher=solver, substeps=substeps)
@@ -84,7 +84,7 @@ def test_a_student_equal_to_its_teacher_has_no_loss(family):
 @pytest.mark.parametrize("solver", ["heun", "euler"])
 @pytest.mark.parametrize("family", MODELS)
 def test_one_step_to_the_target_ends_where_a_plain_loop_of_the_teacher_does(family, solver):
-    """In Python's own numbers, image by image; guidance as two separate evaluations."""
+    """In Python floats, image by image, with guidance as two separate evaluations."""
     denoiser, steps, substeps, scale = denoiser_of(family), 3, 2, GUIDANCE[family]
     hooks = distill_of(denoiser.network, steps=steps, teacher=solver, substeps=substeps, guidance=scale)
     x_0, sigma, noise, labels = batch_of(hooks, denoiser, family)
@@ -132,7 +132,7 @@ def test_the_teacher_is_not_trained():
 
 
 def ends(family, network, method, steps, guidance, grid=None):
-    """Where sampling from noise that no training saw ends."""
+    """Return samples from noise that no training saw."""
     denoiser = build_denoiser(network.eval(), MODELS[family](), TRAININGS[family]())
     settings = SamplerSettings(method, steps, LOW, HIGH, RHO, grid, guidance=guidance)
     labels = torch.arange(16) % 2 if family == "ddpm" else None
@@ -156,7 +156,7 @@ def test_a_student_ends_closer_to_its_teacher_than_an_untrained_one(tmp_path, st
 
 
 def test_a_resumed_distillation_equals_an_uninterrupted_one(tmp_path, starts):
-    """Of a student that is narrower than its teacher, which is neither pruned nor kept in the state."""
+    """With a student narrower than its teacher, which is neither pruned nor saved in the state."""
     settings = settings_of(starts["ncsn"], steps=(CHANNELS,), epochs=2)
     settings["hook"] = {"distill": distillation()}
     undisturbed = run(starts["ncsn"], tmp_path / "a", settings=settings)
@@ -171,7 +171,7 @@ def test_a_resumed_distillation_equals_an_uninterrupted_one(tmp_path, starts):
 
 @pytest.mark.parametrize("model", ["ncsn", "ddpm"])
 def test_recipes_sample_students_at_their_trained_noise_levels(model):
-    """A student that is a teacher runs at the levels that it learnt itself."""
+    """A student that is a teacher runs at its own trained levels."""
     family = CONFIG["models"][model]["family"]
     denoiser = denoiser_of(family)
     learnt, folded = {}, []

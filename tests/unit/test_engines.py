@@ -29,7 +29,7 @@ from slimdiff.profiling.profile import profile
 CPU = torch.device("cpu")
 RUNTIMES = [Runtime(engine, precision) for engine, facts in ENGINES.items() for precision in facts.precisions]
 LOWERED = [runtime for runtime in RUNTIMES if not runtime.is_eager_fp32]
-# How far an engine may be from the network in float32: rounding of sums, of 8 bits of mantissa, of 256 steps.
+# Allowed error relative to the network in float32: order of sums, 8 bits of mantissa, 256 levels.
 TOLERANCE = {"fp32": 1e-5, "bf16": 0.03, "int8": 0.2}
 FILE_SHARE = {"fp32": 1.0, "bf16": 0.5, "int8": 0.25}
 FAMILIES = list(MODELS)
@@ -51,7 +51,7 @@ CASES = [
     case("onnxruntime", "int8", "ncsn"),
 ]
 COMPILED = [case("torch-compile", "fp32", "ncsn"), case("torch-compile", "bf16", "ncsn")]
-# Those that keep something of their own in the file. What torch-compile leaves for others has a test below.
+# Runtimes with their own content in the file. torch-compile's shared cache has a test below.
 KEPT = [each for each in CASES if each.values[0].precision != "fp32"]
 
 
@@ -98,7 +98,7 @@ def images_of(family: str) -> ImageSet:
 
 
 def write(path: Path, family: str, runtime: Runtime, cache: Path | None = None) -> dict:
-    """Write a cell's file like the stage; return its header."""
+    """Write a cell's file as the stage does; return its header."""
     header = header_of(family, runtime)
     lowered = lowering.lower_network(network_of(family), header, images_of(family), Placement(CPU, cache))
     save_tensors(path, "model", lowered.tensors, {**header, **lowered.header})
@@ -138,7 +138,7 @@ def test_an_engine_computes_the_networks_function(runtime, family, tmp_path):
     header = write(path, family, runtime)
     assert 0 <= header["output_error"] <= TOLERANCE[runtime.precision]
     if runtime.precision != "fp32":
-        assert header["output_error"] > 1e-4  # else nothing was rounded
+        assert header["output_error"] > 1e-4  # otherwise nothing was rounded
 
     loaded = slimdiff.load(path)
     running = loaded.denoiser.network
@@ -148,14 +148,14 @@ def test_an_engine_computes_the_networks_function(runtime, family, tmp_path):
     found = running(*inputs)
     assert found.dtype == torch.float32
     assert float((found - expected).norm() / expected.norm()) <= TOLERANCE[runtime.precision]
-    # filled up to the size of the batch before, or run as they are: the same images
+    # padded to the previous batch size, or run unpadded: the same images
     fewer = running(*(part[:2] for part in inputs))
     assert float((fewer - found[:2]).norm() / found[:2].norm()) <= max(1e-5, TOLERANCE[runtime.precision] / 3)
 
     assert count_parameters(loaded.network) == count_parameters(network)
     stored = sum(t.numel() * t.element_size() for n, t in load_tensors(path, "model")[0].items() if n != "graph.xml")
     floats = sum(4 * value.numel() for value in network.state_dict().values())
-    if runtime.precision != "int8":  # of networks as small as these a graph's description is the larger part
+    if runtime.precision != "int8":  # in networks this small, the graph's description is the larger part
         assert stored / floats == pytest.approx(FILE_SHARE[runtime.precision], abs=0.1)
 
 
@@ -191,7 +191,7 @@ def test_a_fresh_process_samples_the_same_images(runtime, family, tmp_path):
 
 @pytest.mark.slow
 def test_a_library_truncated_by_a_killed_compiler_is_rebuilt(tmp_path, capfd):
-    """In fresh processes, since a process reads a library only once."""
+    """In new processes, since a process loads a library only once."""
     runtime = Runtime("torch-compile", "fp32")
     skip_unless_possible(runtime)
     path, cache, out = tmp_path / "model.safetensors", tmp_path / "cache", tmp_path / "images.pt"
@@ -210,7 +210,7 @@ def test_a_library_truncated_by_a_killed_compiler_is_rebuilt(tmp_path, capfd):
         library.write_bytes(b"")
     assert torch.equal(images(), first)
     assert "compiling it again" in capfd.readouterr().err
-    assert any(library.stat().st_size for library in libraries)  # those that sampling needs
+    assert any(library.stat().st_size for library in libraries)  # the libraries needed for sampling
 
 
 @pytest.mark.slow
@@ -222,11 +222,11 @@ def test_calibration_writes_the_same_bytes_twice(engine, tmp_path):
         write(tmp_path / name, "ncsn", runtime)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     text = (tmp_path / "a").read_bytes()
-    assert str(SOURCE).encode() not in text  # no traces of the machine
+    assert str(SOURCE).encode() not in text  # no trace of the machine
 
 
 def test_only_the_body_is_rounded(tmp_path):
-    """Sines of the noise level and the classes' vectors stay in float32, in the file and in the arithmetic."""
+    """Noise-level sines and class vectors stay in float32, in the file and in the arithmetic."""
     for family, kept in {
         "ncsn": {"fourier.frequencies"},
         "ddpm": {"label.weight"},

@@ -1,4 +1,4 @@
-"""What the configuration promises of each family of networks, the torch half keeps: names, keys and limits agree."""
+"""Torch-free declarations of each network family agree with its implementation: names, keys and limits."""
 
 import dataclasses
 from pathlib import Path
@@ -66,13 +66,13 @@ def test_choices_of_the_schema_match_the_implemented_ones():
     ],
 )
 def test_keys_of_the_schema_match_the_settings(settings, definition):
-    asked_of_starts = lookup.START_KEYS if definition == "training" else ()  # how a training starts from another one
-    assert set(DEFINITIONS[definition]["properties"]) == fields(settings).union(asked_of_starts)
+    start_keys = lookup.START_KEYS if definition == "training" else ()
+    assert set(DEFINITIONS[definition]["properties"]) == fields(settings).union(start_keys)
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_trainings_may_omit_options_of_other_families(family):
-    """The defaults of TrainingSettings are the keys that some family knows nothing of, and no more."""
+    """TrainingSettings has defaults for exactly the keys that some family lacks."""
     defaulted = {f.name for f in dataclasses.fields(TrainingSettings) if f.default is not dataclasses.MISSING}
     assert defaulted == {key for known in families.FAMILIES.values() for key in known.training}
     branch = "then" if family == "ddpm" else "else"

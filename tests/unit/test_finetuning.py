@@ -1,4 +1,4 @@
-"""Fine-tuning: its start, its resumption and its record."""
+"""Fine-tuning: start, resumption and record."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ FAMILIES = ("ncsn", "ddpm")
 
 @pytest.fixture(scope="module")
 def starts(tmp_path_factory):
-    """By family: weights, record and settings of a short training."""
+    """Weights, record and settings of a short training, by family."""
     return {family: start_of(tmp_path_factory.mktemp(family), family) for family in FAMILIES}
 
 
@@ -58,7 +58,7 @@ def test_a_pruned_network_is_fine_tuned_and_records_its_origin(tmp_path, starts,
 
 
 def test_a_chain_sums_training_times_and_has_fresh_random_draws(tmp_path, starts):
-    """The second fine-tuning draws other noise than the first: from equal weights they end elsewhere."""
+    """The second fine-tuning draws other noise than the first, so equal starts give different weights."""
     start = starts["ncsn"]
     first = run(start, tmp_path / "a", steps=(), learning_rate=1e-9)
     write_training(tmp_path / "w.safetensors", first.weights, first.header)
@@ -69,7 +69,7 @@ def test_a_chain_sums_training_times_and_has_fresh_random_draws(tmp_path, starts
     assert second.record["train_s"] == pytest.approx(start[1]["train_s"] + second.record["finetune_s"])
     losses = [record["epochs"][0]["loss"] for record in (start[1], first.record, second.record)]
     assert len(set(losses)) == 3
-    assert losses[1] == pytest.approx(losses[2], rel=0.3)  # of the same weights, on other noise
+    assert losses[1] == pytest.approx(losses[2], rel=0.3)  # the same weights, other noise
 
 
 def test_raw_and_averaged_weights_are_different_starts(tmp_path, starts):
@@ -92,7 +92,7 @@ def test_loss_based_importances_get_a_loss(tmp_path, starts, monkeypatch, family
 
 
 def test_levels_are_equally_likely_and_their_losses_repeat(starts, monkeypatch):
-    """Of a discrete schedule: steps at equal distances, as the training draws them."""
+    """For a discrete schedule: equidistant steps, as the training draws them."""
     settings = {**starts["ddpm"][2], "training": TRAININGS["ddpm"](preconditioning="epsilon", label_dropout=0.5)}
     network = build_network(settings["model"], seed=1)
     seen = []
@@ -117,7 +117,7 @@ def test_levels_are_equally_likely_and_their_losses_repeat(starts, monkeypatch):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_resumed_fine_tuning_equals_an_uninterrupted_one(tmp_path, starts, family, monkeypatch):
-    """Stopped by SIGTERM after some steps; the second call prunes nothing, it reads what the first one made."""
+    """Stopped by SIGTERM after some steps; the second call reads the pruned network of the first one."""
     undisturbed = run(starts[family], tmp_path / "a", epochs=2, weight_decay=0.01)
     with terminated_at_save(5):
         run(starts[family], tmp_path / "b", 0.0, epochs=2, weight_decay=0.01)
@@ -139,7 +139,7 @@ def test_a_prepared_network_of_other_settings_is_not_used(tmp_path, starts, dama
 
 
 def test_resuming_after_kill_9_gives_the_same_files(tmp_path, starts):
-    """The stage as a process of its own, killed without warning: the files are those of the run that was not killed."""
+    """Runs the stage as a process; the files equal those of an undisturbed run."""
     image_set.write(tmp_path / "images.safetensors", striped_images(400))
     text = json.dumps(settings_of(starts["ncsn"], epochs=12, batch_size=8))
     start = starts["ncsn"][0]

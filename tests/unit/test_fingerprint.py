@@ -40,7 +40,7 @@ BASE = {"__init__": "", "stages/__init__": "", "stages/make": MAKE, "other": OTH
 
 
 def write(folder: Path, files: Files) -> Codebase:
-    """Write a package called slimdiff of these files, and return its code."""
+    """Write a package called slimdiff with these files, and return its code base."""
     for name, text in files.items():
         path = folder / "slimdiff" / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def digest(folder: Path, files: Files, entry: str = "slimdiff.stages.make:make")
 
 
 def reached(folder: Path, files: Files, entry: str = "slimdiff.stages.make:make") -> set[str]:
-    """Return the names that the reached definitions bind, each after its module."""
+    """Return the names of the reached definitions, each with its module."""
     definitions = write(folder, files).definitions(entry)
     return {
         f"{definition.module.removeprefix('slimdiff.')}.{name}"
@@ -102,7 +102,7 @@ def test_a_real_edit_changes_the_digest(tmp_path: Path, old: str, new: str) -> N
 
 
 def test_swapped_imports_change_the_digest(tmp_path: Path) -> None:
-    """The same definitions are reached, by other names."""
+    """The same definitions are reached under other names."""
     text = "from slimdiff.other import {}\ndef make(n):\n    return double(n), triple(n)\n"
     plain, swapped = (text.format(names) for names in ("double, triple", "double as triple, triple as double"))
     assert digest(tmp_path, {**BASE, "stages/make": plain}) != digest(tmp_path, {**BASE, "stages/make": swapped})
@@ -148,7 +148,7 @@ THIRD = "from slimdiff.stages import helper\nA = 1\nB = 2\ndef f():\n    return 
         ("from slimdiff import third\ndef make(third): return [third for third in third]", set()),
         ("from slimdiff import third\ndef make(): return [third for third in third.A]", {"third.A"}),
         ("from slimdiff import third\nclass D:\n    third: int\ndef make(): return D", {"D"}),
-        ("import third\ndef make(): third.f()", set()),  # a library of the same name
+        ("import third\ndef make(): third.f()", set()),  # a library with the same name
     ],
 )
 def test_references_by_name_are_followed(tmp_path: Path, text: str, names: set[str]) -> None:
@@ -165,7 +165,7 @@ WHOLE = {"third.A", "third.B", "third.C", "third.f"}
     [
         "from slimdiff import third\ndef make(name): return getattr(third, name)",
         "from slimdiff import third\nTABLE = {'third': third}\ndef make(): return TABLE",
-        "from slimdiff import third\ndef make(): return third.g",  # not there by any name
+        "from slimdiff import third\ndef make(): return third.g",  # undefined
         "from slimdiff.third import *\ndef make(): return f",
         "def make():\n    import slimdiff.third as t\n    return vars(t)",
         "from slimdiff.third import A\nimport importlib\ndef make(name): return importlib.import_module(name)",
@@ -236,7 +236,7 @@ def test_a_name_looked_up_in_its_own_module_counts_that_module(tmp_path: Path, l
     ],
 )
 def test_a_statement_that_acts_on_import_counts(tmp_path: Path, statement: str, acts: bool) -> None:
-    """In every module that is loaded, whether or not something in it is reached."""
+    """In every loaded module, whether or not a definition in it is reached."""
     third = f"TABLE = {{}}\nB = 2\nUNUSED = 3\ndef f(): return B\n{statement}\n"
     files = {**BASE, "third": third, "stages/make": "import slimdiff.third\ndef make(): pass\n"}
     names = reached(tmp_path, files)

@@ -1,4 +1,4 @@
-"""Proofs that fingerprints of stages are right: what runs in a stage is in its set, and its set is all that counts."""
+"""Fingerprints of stages are correct: every function that runs is in the stage's set, and nothing else counts."""
 
 import ast
 import copy
@@ -31,12 +31,12 @@ def entry(stage: str) -> str:
     return f"slimdiff.stages.{stage}:main"
 
 
-# --- what runs is in the set
+# --- functions that run are in the set
 
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The functions that ran in each stage, and while each module was imported, by Python's own account."""
+    """Return the functions that ran in each stage and during each import, from Python's profiling hook."""
     out = tmp_path_factory.mktemp("traced") / "calls.json"
     paths = os.pathsep.join([str(SOURCE), str(ROOT / "tests" / "helpers")])
     script = str(ROOT / "tests" / "helpers" / "traced_stages.py")
@@ -61,7 +61,7 @@ def statements(path: str) -> list[tuple[int, int, ast.stmt]]:
 
 
 def enclosing(path: str, line: int) -> tuple[Place, ast.stmt]:
-    """Return the top-level statement around a function: the function itself, or what it is nested in."""
+    """Return the top-level statement that contains a function: the function itself, or its enclosing definition."""
     (found,) = [(start, node) for start, end, node in statements(path) if start <= line <= end]
     return (path, found[0]), found[1]
 
@@ -94,7 +94,7 @@ def test_every_function_that_runs_in_a_stage_is_in_its_set(calls: dict[str, Any]
 
 @pytest.mark.slow
 def test_the_trace_covers_most_of_what_stages_can_reach(calls: dict[str, Any]) -> None:
-    """Or else the proof above would say little."""
+    """Otherwise the test above would prove little."""
     reached = set().union(*(CODE.definitions(entry(stage)) for stage in STAGES))
     functions = {definition for definition in reached if isinstance(definition.node, ast.FunctionDef)}
     ran = {enclosing(path, line)[0] for found in calls["stages"].values() for path, line in found}
@@ -123,7 +123,7 @@ def test_every_function_that_runs_with_a_plugin_is_in_a_set_of_plugin_or_stage(
     code, module = declarations.parse_plugin(PLUGIN)
     registered = {"data": ["shapes"], "train": ["residual"], "sample": ["residual", "low_rank"]}
     registered["compress"] = ["residual", "low_rank", "round_mantissa"]
-    # Loading, and what it uses to read declarations and to compute digests: that shapes no result.
+    # Loading, reading of declarations, and computing of digests, none of which affects results.
     own = {"slimdiff.runtime.fingerprint", "slimdiff.runtime.syntax"}
     own |= {name for name in MODULES if f"{name}.".startswith("slimdiff.plugins.")}
     loading = {path_of(name) for name in own}
@@ -135,11 +135,11 @@ def test_every_function_that_runs_with_a_plugin_is_in_a_set_of_plugin_or_stage(
         assert not {(path, line) for path, line in ran if path not in loading} - held
 
 
-# --- the set is all that counts
+# --- nothing outside the set counts
 
 
 def change(node: ast.stmt) -> None:
-    """Edit a statement in place: one more statement in its body, or another value."""
+    """Edit a statement in place: add a statement to its body, or change its value."""
     if isinstance(node, ast.AnnAssign) and node.value is None:
         node.annotation = ast.Tuple([node.annotation], ast.Load())
     elif hasattr(node, "value"):
@@ -162,7 +162,7 @@ MODULES = sorted(
 
 
 def forget(definition: Definition) -> None:
-    """Have the code base work out anew whatever hangs on the syntax of `definition`."""
+    """Make the code base recompute everything that depends on the syntax of `definition`."""
     vars(definition).pop("digest", None)
     CODE._edges.pop(definition, None)
     CODE._edges.pop(Loaded(definition.module), None)
@@ -240,7 +240,7 @@ def test_docstrings_change_nothing(before: dict[str, str]) -> None:
     ],
 )
 def test_a_stage_does_not_depend_on_unused_modules(stage: str, foreign: tuple[str, ...]) -> None:
-    """Or else an edit there would rerun it: a sampler must not cost a training."""
+    """An edit of a sampler must not rerun trainings."""
     held = {definition.module for definition in CODE.definitions(entry(stage))}
     assert not {name for name in held if any(f"{name}.".startswith(f"slimdiff.{other}.") for other in foreign)}
 

@@ -1,4 +1,4 @@
-"""Jobs of one machine share its GPUs out among themselves. No GPU is needed: devices are names here."""
+"""Jobs of one machine divide its GPUs among themselves. No GPU is needed: devices are only names."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ CLAIM = (
     "import sys; from slimdiff.runtime.gpus import claim; "
     "print(claim(tuple(sys.argv[1:])), flush=True); sys.stdin.read()"
 )
-# What a stage does, on a machine with two GPUs: torch is asked as ever, and answers as it would there.
+# A stage's choice of device, with torch patched to report two GPUs.
 PICK = """
 import sys, types, torch
 torch.cuda.is_available = lambda: True
@@ -34,13 +34,13 @@ Start = Callable[..., list[Job]]
 
 @pytest.fixture
 def names() -> list[str]:
-    """Three devices that no other test and no real job knows."""
+    """Return three device names that no other test or job uses."""
     return [str(uuid.uuid4()) for _ in range(3)]
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start so many jobs at once that hold what they claimed until they are ended."""
+    """Return a function that starts n jobs at once, which hold their claims until the test ends."""
     started: list[Job] = []
 
     def begin(n: int, names: list[str], code: str = CLAIM) -> list[Job]:
@@ -78,7 +78,7 @@ def test_a_killed_job_frees_its_device(start: Start, names: list[str]) -> None:
 
 
 def test_jobs_that_see_different_devices_agree_on_claims(start: Start, names: list[str]) -> None:
-    """As under CUDA_VISIBLE_DEVICES, where the same GPU has another index in each job."""
+    """As with CUDA_VISIBLE_DEVICES, where a GPU has another index in each job."""
     (first,) = start(1, names[2:])
     assert device_of(first) == 0
     (second,) = start(1, [names[2], names[0]])

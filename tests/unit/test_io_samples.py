@@ -1,4 +1,4 @@
-"""samples.npz: what is written comes back, and anything else is refused."""
+"""samples.npz: the file round-trips, and other files are refused."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Numbers, sizes and durations as people read them, and foreign text on one safe line."""
+"""Formats of numbers, sizes and durations, and untrusted text on one safe line."""
 
 import math
 

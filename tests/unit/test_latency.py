@@ -1,4 +1,4 @@
-"""Interleaved timing of models, with a clock that the test controls."""
+"""Interleaved timing of models, with a simulated clock."""
 
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 @dataclass
 class Clock:
-    """Seconds that pass only while a model samples; `load` is the machine's other load, by run."""
+    """A clock that advances only during sampling; `load` is the machine's other load, by run."""
 
     now: float = 0.0
     runs: int = 0
@@ -26,7 +26,7 @@ class Clock:
 
 @dataclass
 class Model:
-    """Takes `s` seconds for each image on an idle machine."""
+    """A model that takes `s` seconds per image on an idle machine."""
 
     clock: Clock
     s: float
@@ -63,10 +63,10 @@ def test_models_are_timed_alternately_and_the_order_alternates(clock):
 
 
 def test_a_slower_machine_changes_the_times_but_not_the_ratios(clock):
-    """Each round has its own load: the times of one model differ threefold, the ratio is the idle one."""
+    """Each round has its own load: times differ threefold, while the ratio equals that of an idle machine."""
     clock.load = [load for load in (9.0, 1.0, 2.0, 3.0) for _ in range(2)]
     found = time_interleaved(Model(clock, 0.01, []), Model(clock, 0.02, []), 1, 3, 1, 0, CPU)
-    assert found.ms == pytest.approx((10.0, 20.0, 30.0))  # the round before them did not count
+    assert found.ms == pytest.approx((10.0, 20.0, 30.0))  # the warm-up round is not counted
     assert found.speedups() == pytest.approx([2.0, 2.0, 2.0])
     assert (found.median(), found.spread()) == pytest.approx((20.0, 10.0))
 

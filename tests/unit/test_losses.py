@@ -1,4 +1,4 @@
-"""Noise levels and the loss at them, against the formulas of the denoisers themselves."""
+"""Noise levels and losses, against the denoisers' formulas."""
 
 import math
 from statistics import NormalDist
@@ -20,7 +20,7 @@ def denoiser_of(family, **options):
 
 
 def test_levels_are_quantiles_of_the_training_distribution():
-    """Of EDM's: ln sigma is normal, so the middle of each of n equal shares is known."""
+    """For EDM, ln sigma is normal, so the quantiles are known."""
     _, denoiser = denoiser_of("ncsn", sigma_data=0.33)
     losses = equally_likely(denoiser, 30, 0)
     shares = [(index + 0.5) / 30 for index in range(30)]
@@ -48,7 +48,7 @@ def test_a_loss_is_the_weighted_error_of_the_estimated_image(family):
 
 
 def test_labels_are_withheld_only_in_training_losses():
-    """Fine-tuning's losses withhold labels, held-out losses do not; otherwise both are one draw."""
+    """Losses for fine-tuning withhold labels, held-out losses do not; their other draws are equal."""
     model, denoiser = denoiser_of("ddpm")
     images = striped_images()
     given = (denoiser, images.test_images, images.test_labels, model, 3, 2, 500)
@@ -62,7 +62,7 @@ def test_labels_are_withheld_only_in_training_losses():
 
 
 def test_level_losses_equal_held_out_losses_for_the_same_draws():
-    """One computes level by level for gradients, the other in batches over levels for an engine."""
+    """Level losses are computed level by level, for gradients; held-out losses in batches over levels, for engines."""
     model, denoiser = denoiser_of("ddpm")
     images = striped_images()
     settings = {"model": model, "training": TRAININGS["ddpm"](label_dropout=0.0), "seed": HELD_OUT_SEED}

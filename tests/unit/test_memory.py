@@ -1,6 +1,6 @@
-"""Memory that runs out, caused for real: a network that asks an allocator for more than any machine has.
+"""Out of memory, caused for real: a network requests more memory from the allocator than any machine has.
 
-`Hungry` asks for 2⁵⁰ bytes as soon as its batch is larger than it can bear, on whatever device it is.
+`Hungry` requests 2⁵⁰ bytes if its batch is larger than its limit, on any device.
 """
 
 import json
@@ -37,26 +37,26 @@ OUT = r"out of memory: sampling.batch_size is {} \(tried {}\); {}"
 
 
 def exhaust(device):
-    """Ask for more memory than there is."""
+    """Request more memory than exists."""
     return torch.empty(PETABYTE, dtype=torch.uint8, device=device)
 
 
 class Hungry(nn.Module):
-    """A network that has room for `bears` images at once."""
+    """A network with memory for `capacity` images at once."""
 
-    def __init__(self, network, bears):
+    def __init__(self, network, capacity):
         super().__init__()
-        self.network, self.bears, self.sizes = network, bears, []
+        self.network, self.capacity, self.sizes = network, capacity, []
 
     def forward(self, x, *others):
         self.sizes.append(len(x))
-        if len(x) > self.bears:
+        if len(x) > self.capacity:
             exhaust(x.device)
         return self.network(x, *others)
 
 
-def drawn(bears, device="cpu", batch_size=6, n=10):
-    network = Hungry(build_network(small_model(), seed=1).eval().to(device), bears)
+def drawn(capacity, device="cpu", batch_size=6, n=10):
+    network = Hungry(build_network(small_model(), seed=1).eval().to(device), capacity)
     denoiser = build_denoiser(network, small_model(), TRAININGS["ncsn"]())
     settings = build(SamplerSettings, SAMPLER, "sampler")
     return sample_images(denoiser, settings, small_model(), DATASET, n, batch_size, 3), network
@@ -90,8 +90,8 @@ def test_the_batch_is_halved_once_and_stays_halved(error):
 
 
 def test_images_are_the_same_after_memory_ran_out(device):
-    whole, _ = drawn(bears=6, device=device)
-    halved, network = drawn(bears=3, device=device)
+    whole, _ = drawn(capacity=6, device=device)
+    halved, network = drawn(capacity=3, device=device)
     assert (whole.batch_size, halved.batch_size, halved.reason) == (6, 3, "")
     assert network.sizes[:2] == [6, 3]
     assert max(network.sizes[1:]) == 3
@@ -100,23 +100,23 @@ def test_images_are_the_same_after_memory_ran_out(device):
 
 
 @pytest.mark.parametrize(
-    ("bears", "batch_size", "n", "tried", "way_out"),
+    ("capacity", "batch_size", "n", "tried", "way_out"),
     [(2, 6, 10, "6 and 3", "lower it"), (0, 1, 2, "1", "use a device with more memory"), (1, 6, 4, "4 and 2", "lower")],
 )
-def test_out_of_memory_at_half_the_batch_is_a_failure_with_a_reason(bears, batch_size, n, tried, way_out):
-    found, _ = drawn(bears, batch_size=batch_size, n=n)
+def test_out_of_memory_at_half_the_batch_is_a_failure_with_a_reason(capacity, batch_size, n, tried, way_out):
+    found, _ = drawn(capacity, batch_size=batch_size, n=n)
     assert (len(found.images), found.batch_size) == (0, 0)
     assert re.match(OUT.format(batch_size, tried, way_out), found.reason)
 
 
 def test_the_batch_is_halved_if_memory_runs_out_midway():
-    """What was drawn before is kept."""
-    found, network = drawn(bears=6)
+    """Images sampled before are kept."""
+    found, network = drawn(capacity=6)
     calls = len(network.sizes)
 
     class Later(Hungry):
         def forward(self, x, *others):
-            self.bears = 6 if len(self.sizes) < calls // 2 else 2
+            self.capacity = 6 if len(self.sizes) < calls // 2 else 2
             return super().forward(x, *others)
 
     later = Later(network.network, 6)
@@ -129,7 +129,7 @@ def test_the_batch_is_halved_if_memory_runs_out_midway():
 
 
 class Graph(Backend):
-    """A body of fixed batch sizes that has room for fewer once it was prepared."""
+    """A body with fixed batch sizes whose memory suffices for fewer images after preparation."""
 
     fixed_batch = True
 
@@ -137,7 +137,7 @@ class Graph(Backend):
         self.seen = []
 
     def prepare(self, x, embedding):
-        """It has nothing to get ready."""
+        """Do nothing."""
 
     def __call__(self, x, embedding):
         self.seen.append(len(x))
@@ -160,9 +160,9 @@ def test_an_engine_does_not_pad_a_halved_batch():
 
 @pytest.fixture
 def hungry(monkeypatch):
-    """Every model that is loaded from here on bears the number that this is called with."""
+    """Return a function that limits the batch of every model loaded afterwards."""
 
-    def starve(bears):
+    def starve(capacity):
         load = model.load
 
         def loading(*arguments):
@@ -171,7 +171,7 @@ def hungry(monkeypatch):
             forward = network.forward
 
             def limited(x, *others):
-                if len(x) > bears:
+                if len(x) > capacity:
                     exhaust(x.device)
                 return forward(x, *others)
 
@@ -184,12 +184,12 @@ def hungry(monkeypatch):
     return starve
 
 
-@pytest.mark.parametrize(("bears", "batch_size", "status"), [(4, 2, "ok"), (2, 2, "ok"), (1, None, "failed")])
-def test_a_profile_measures_half_the_batch_and_says_so(tmp_path, hungry, bears, batch_size, status):
+@pytest.mark.parametrize(("capacity", "batch_size", "status"), [(4, 2, "ok"), (2, 2, "ok"), (1, None, "failed")])
+def test_a_profile_measures_half_the_batch_and_says_so(tmp_path, hungry, capacity, batch_size, status):
     path = tmp_path / "model.safetensors"
     write_small_model(path)
-    hungry(bears)
-    requested = 2 if bears == 4 else 4
+    hungry(capacity)
+    requested = 2 if capacity == 4 else 4
     settings = {"batch_size": requested, "repeats": 1, "warmup": 0, "seed": 0}
     found = profile(path, settings, torch.device("cpu"), path)
     assert (found["status"], found.get("batch_size")) == (status, batch_size)
@@ -210,10 +210,10 @@ def test_interleaved_timing_never_times_a_halved_batch(tmp_path, hungry):
     assert len(time_interleaved(loaded, None, 2, 1, 0, 0, torch.device("cpu")).ms) == 1
 
 
-@pytest.mark.parametrize(("bears", "batch_size", "reason"), [(2, 2, None), (1, 0, "sample: out of memory: ")])
-def test_stage_and_row_record_the_halved_batch(tmp_path, hungry, capsys, bears, batch_size, reason):
+@pytest.mark.parametrize(("capacity", "batch_size", "reason"), [(2, 2, None), (1, 0, "sample: out of memory: ")])
+def test_stage_and_row_record_the_halved_batch(tmp_path, hungry, capsys, capacity, batch_size, reason):
     write_small_model(tmp_path / "model.safetensors")
-    hungry(bears)
+    hungry(capacity)
     settings = json.dumps({"n_samples": 5, "batch_size": 4, "seed": 1})
     paths = {"model": "model.safetensors", "out": "samples.npz", "out-grid": "grid.png"}
     options = [part for name, file in paths.items() for part in (f"--{name}", str(tmp_path / file))]

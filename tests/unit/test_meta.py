@@ -27,7 +27,7 @@ def test_tensors_have_the_right_shapes_without_memory(name: str, groups: int) ->
 
 @pytest.mark.parametrize("name", MODELS)
 def test_building_does_not_import_torchs_compiler(name: str) -> None:
-    """The compiler takes a second to import, and every load builds on the meta device first."""
+    """Importing the compiler takes a second, and every load builds on the meta device first."""
     script = (
         "import json, sys\nfrom slimdiff.models.registry import build_on_meta\n"
         "build_on_meta(json.loads(sys.argv[1]))\nsys.exit('torch._dynamo' in sys.modules)"

@@ -1,4 +1,4 @@
-"""From images to score.json through the stages, and every mismatch of their inputs."""
+"""From images to score.json through the stages, and every mismatch of inputs."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -128,7 +128,7 @@ def test_a_score_equals_its_parts(workspace: Workspace) -> None:
         real, fake = (np.asarray(features(extractor, x)) for x in (data.train_images, samples))
         fids.append(frechet_distance(statistics(torch.tensor(real)), statistics(torch.tensor(fake))))
         percents.append(100 * fids[-1] / np.var(real, axis=0, ddof=1).sum())
-    assert record["fid_indomain_extractors"] == pytest.approx(fids, rel=1e-5)  # they are rounded, and vary little here
+    assert record["fid_indomain_extractors"] == pytest.approx(fids, rel=1e-5)  # rounded values with little variation
     assert record["fid_indomain"] == pytest.approx(np.mean(fids), rel=1e-5)
     assert (record["fid_indomain_min"], record["fid_indomain_max"]) == pytest.approx((min(fids), max(fids)), rel=1e-5)
     assert record["fid_indomain_pct"] == pytest.approx(np.mean(percents), rel=1e-5)
@@ -147,7 +147,7 @@ def test_a_score_equals_its_parts(workspace: Workspace) -> None:
 
 
 def test_neighbourhoods_are_of_a_random_draw_of_training_images(workspace: Workspace) -> None:
-    """One random draw of training images, as many as samples; mean over the extractors."""
+    """One random draw of training images, as many as samples; the mean over the extractors."""
     data, samples = image_set.read(workspace.path("images.safetensors")), pictures(100, 3, shift=10)
     workspace.write_samples(samples)
     record = workspace.score(100)
@@ -168,7 +168,7 @@ def test_neighbourhoods_are_of_a_random_draw_of_training_images(workspace: Works
 def test_half_the_batch_gives_the_same_score_after_running_out_of_memory(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, place: type, name: str
 ) -> None:
-    """If that is too much as well, the cell fails at this stage with a reason, without a crash."""
+    """If half is too much as well, the cell fails at this stage with a reason."""
     workspace.write_samples(pictures(100, 3, shift=10))
     whole = workspace.score(100)
     run = getattr(place, name)
@@ -176,7 +176,7 @@ def test_half_the_batch_gives_the_same_score_after_running_out_of_memory(
     def starve(bears: int) -> None:
         def limited(self: Any, images: torch.Tensor) -> Any:
             if len(images) > bears:
-                torch.empty(2**50, dtype=torch.uint8)  # more than any machine has
+                torch.empty(2**50, dtype=torch.uint8)  # more memory than any machine has
             return run(self, images)
 
         monkeypatch.setattr(place, name, limited)
@@ -239,7 +239,7 @@ def test_the_floor_uses_all_test_images_if_there_are_fewer_than_samples(workspac
 
 
 def test_fewer_images_have_a_larger_distance(workspace: Workspace) -> None:
-    """The bias that makes n part of every comparison."""
+    """This bias is why only cells of equal n_samples compare."""
     known = reference.read(workspace.path("reference.safetensors"))
     small, large = reference.floor(known, 66), reference.floor(known, 200)
     assert small is not None
@@ -283,7 +283,7 @@ def test_a_failure_is_passed_on(workspace: Workspace) -> None:
 
 
 def test_class_accuracy_is_the_fraction_of_recognized_labels(workspace: Workspace) -> None:
-    """In any common order of samples and labels."""
+    """For any common order of samples and labels."""
     samples = pictures(100, 3)
     guesses = classifier.probabilities(classifier.read(workspace.path("classifier.safetensors")), samples).argmax(1)
     for labels, expected in ((guesses, 1.0), (1 - guesses, 0.0), (torch.where(torch.arange(100) < 30, 1, 0), None)):
@@ -293,7 +293,7 @@ def test_class_accuracy_is_the_fraction_of_recognized_labels(workspace: Workspac
 
 
 def test_unlabelled_samples_have_no_class_accuracy(workspace: Workspace) -> None:
-    """Their classes are compared with those of the training images, which are half a and half b here."""
+    """Their classes are compared with those of the training images, here half a and half b."""
     samples = pictures(100, 3)
     workspace.write_samples(samples)
     record = workspace.score(100)

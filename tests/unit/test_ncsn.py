@@ -1,4 +1,4 @@
-"""The score network is the one of the paper: its counts, its list of prunable tensors, its arithmetic."""
+"""The score network equals the paper's: parameter counts, prunable tensors, arithmetic."""
 
 import math
 
@@ -94,7 +94,7 @@ def test_equal_seeds_give_equal_networks():
 
 
 def reference_forward(w: dict[str, torch.Tensor], x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """The tutorial's network from its description, in float64 and plain functions; the raw output, before the std."""
+    """The tutorial's network from its description, in float64 and plain functions; output before division by std."""
 
     def swish(v):
         return v / (1 + torch.exp(-v))
@@ -134,7 +134,7 @@ def test_output_equals_an_independent_float64_implementation():
 
 
 def test_a_class_vector_is_added_to_the_noise_level_embedding():
-    """Without classes the network and its start are the paper's; with them, -1 is unconditional."""
+    """Without classes, network and initialization are the paper's; with classes, label -1 is unconditional."""
     plain = build_network(MODELS["ncsn"](), seed=1)
     settings = MODELS["ncsn"]()
     conditional = build_network({**settings, "network": {**settings["network"], "classes": 3}}, seed=1)

@@ -1,4 +1,4 @@
-"""Packed files: the same bytes again, smaller, and refused when anything about them is wrong."""
+"""Packed files: lossless, smaller, and refused if anything in them is wrong."""
 
 import gzip
 import hashlib
@@ -39,7 +39,7 @@ def write(path, steps=(), model=None):
 
 
 def sealed(body: bytes) -> bytes:
-    """A file whose own digest is right: what somebody would write who means harm."""
+    """Return a file with a correct digest, as an attacker would write it."""
     return body + hashlib.sha256(body).digest()
 
 
@@ -72,7 +72,7 @@ def test_every_type_and_shape_survives(tmp_path):
 
 @pytest.mark.parametrize(("amount", "share"), [(0.0, 0.94), (0.3, 0.74), (0.5, 0.55), (0.7, 0.35)])
 def test_zeros_shrink_the_packed_file_more_than_gzip(tmp_path, amount, share):
-    """Initial weights are uniform, with 3 bits of exponent less to save than trained ones."""
+    """Initial weights are uniform, so packing saves 3 bits less of the exponent than for trained ones."""
     source = write(tmp_path / "m.safetensors", [{"prune": {"method": "random", "amount": amount}}], ncsn_model())
     packed.pack(source, tmp_path / "m.packed")
     n_bytes = (tmp_path / "m.packed").stat().st_size
@@ -105,7 +105,7 @@ def test_every_flipped_bit_and_every_cut_is_refused_by_name(tmp_path):
 
 
 def test_flipped_bits_with_a_recomputed_digest_are_refused_or_harmless(tmp_path):
-    """Each check holds by itself: nothing that is read may differ, and nothing but UserError may be raised."""
+    """Without the outer digest: read tensors must not differ, and only UserError may be raised."""
     path = tmp_path / "model.packed"
     save_file({"a": torch.randn(40), "b": torch.zeros(9), "c": torch.zeros(3)}, tmp_path / "small.safetensors")
     packed.pack(tmp_path / "small.safetensors", path)
@@ -119,12 +119,12 @@ def test_flipped_bits_with_a_recomputed_digest_are_refused_or_harmless(tmp_path)
             except UserError:
                 refused += 1
             else:
-                assert found[-52 * 4 :] == wanted  # names alone can change
+                assert found[-52 * 4 :] == wanted  # only names can change
     assert refused > 7 * len(body)
 
 
 def forged(shape, content: bytes) -> bytes:
-    """A packed file of one float tensor `a` of this shape, whose record is `content`."""
+    """Return a packed file of one float tensor `a` of this shape, whose record is `content`."""
     size = int(np.prod(shape)) * 4
     text = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
     start = packed.MAGIC + struct.pack("<IQ", packed.VERSION, len(text)) + struct.pack("<Q", len(text)) + text
@@ -153,7 +153,7 @@ def test_forged_sizes_are_refused_before_allocation(tmp_path, body, message):
 
 
 def test_a_decompression_bomb_is_refused(tmp_path):
-    """zstandard allocates what a frame says of itself, whatever limit it is given."""
+    """zstandard allocates the size stated in a frame, whatever the limit."""
     import zstandard
 
     frame = zstandard.ZstdCompressor().compress(bytes(50 << 20))

@@ -52,7 +52,7 @@ TABLES: tuple[dict[Any, Any], ...] = (
 
 @pytest.fixture(autouse=True)
 def unplugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever is loaded is gone after the test."""
+    """Unload all plugins after the test."""
     tables, modules, path = [dict(table) for table in TABLES], set(sys.modules), list(sys.path)
     monkeypatch.chdir(tmp_path)
     forget()
@@ -86,7 +86,7 @@ def refused(action: Callable[[], Any]) -> str:
     return str(caught.value)
 
 
-# --- the example's own functions, against other ways to compute the same
+# --- the example's functions, against independent implementations
 
 
 @pytest.fixture
@@ -96,19 +96,19 @@ def example() -> Any:
 
 
 def test_rounding_equals_that_of_types_with_as_many_bits(example: Any) -> None:
-    """float16 has 10 bits of mantissa and bfloat16 has 7: torch rounds to nearest even as well."""
+    """float16 has 10 bits of mantissa, bfloat16 has 7; torch rounds to nearest even, too."""
     values = torch.randn(10_000, generator=torch.Generator().manual_seed(0)).reshape(100, 100)
     values[0, :4] = torch.tensor([0.0, -0.0, 1.0 + 2**-8, 2.0 - 2**-9])  # zeros, a tie, a carry
     assert torch.equal(example.rounded(values, 7), values.to(torch.bfloat16).float())
     normal = values.clone()
-    normal[abs(normal) < 2**-14] = 1.0  # below are float16's subnormal numbers, which have fewer bits
+    normal[abs(normal) < 2**-14] = 1.0  # smaller numbers are subnormal in float16, with fewer bits
     assert torch.equal(example.rounded(normal, 10), normal.to(torch.float16).float())
     assert torch.equal(example.rounded(values.T, 7), example.rounded(values, 7).T)
     assert torch.equal(example.rounded(values, 22).view(torch.int32) & 1, torch.zeros(100, 100, dtype=torch.int32))
 
 
 def test_low_rank_is_the_best_approximation_of_its_rank(example: Any) -> None:
-    """The squared error is what the left-out singular values hold (Eckart and Young 1936)."""
+    """The squared error is the sum of the squared omitted singular values (Eckart and Young 1936)."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 1))
     weight, bias, untouched = network[0].weight.data.clone(), network[0].bias.data.clone(), network[2]
@@ -144,7 +144,7 @@ def test_the_examples_images_match_their_declaration(example: Any) -> None:
     assert found.source == f"the plugin {EXAMPLE}"
 
 
-# --- from one stage to the next, as the rules start them
+# --- the stages, started as by the rules
 
 
 def entry(kind: str, name: str, path: str = "mine.py") -> dict[str, str]:
@@ -178,7 +178,7 @@ def noise(options, data_dir):
 
 
 def test_all_stages_from_training_to_images() -> None:
-    """Stages started with settings that name a plugin; what they write names it, and is loaded with it."""
+    """Stages with settings that name a plugin write files that name it and are loaded with it."""
     Path("mine.py").write_text(PLUGIN, encoding="utf-8")
     network = registry.build_network(small_model(), seed=1)
     dataset = {"name": "x", "channels": 1, "height": 20, "width": 20, "classes": ["a"], "saturated": 0.0}
@@ -223,7 +223,7 @@ def test_a_plugin_edited_after_training_is_refused() -> None:
 
 
 def test_only_models_that_need_their_plugin_are_refused_without_it() -> None:
-    """A step that leaves the structure alone is named in the header and needed no more."""
+    """A step that keeps the structure is named in the header but not needed for loading."""
     halve = {"path": "mine.py", "kind": "step", "name": "halve", "code": "0"}
     write_small_model(Path("dense.safetensors"), steps=[{"halve": {}}], plugins=[halve])
     assert count_parameters(slimdiff.load("dense.safetensors").network)[0] > 0
@@ -383,7 +383,7 @@ def test_only_plugin_sources_take_options() -> None:
     )
 
 
-# --- the plugins that docs/how-to shows
+# --- the plugins of docs/how-to
 
 
 def block(page: str, name: str) -> str:

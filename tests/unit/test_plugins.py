@@ -1,4 +1,4 @@
-"""Plugins: what is read from their source, what the config may then say, and what an edit of one changes."""
+"""Plugins: declarations in their source, their use in a config, and the effects of an edit."""
 
 import ast
 import copy
@@ -52,13 +52,13 @@ def write(folder: Path, text: str, name: str = "mine.py") -> str:
 
 
 def codes(path: str = "mine.py") -> dict[str, str]:
-    """Name → digest of what `path` declares."""
+    """Return name → digest of the declarations in `path`."""
     forget()
     return {found.declared.name: found.code for found in declarations.read(path)}
 
 
 def verdict(overlay: dict[str, Any]) -> str:
-    """What is said about the example's configuration with `overlay` on it."""
+    """Return the error for the example's configuration with `overlay` merged over it."""
     merged = merge(merge(CONFIG, EXAMPLE), overlay)
     with pytest.raises(UserError) as caught:
         validate(merged, SCHEMA, {"config.yaml": CONFIG, "examples/config.yaml": EXAMPLE, "my.yaml": overlay})
@@ -66,7 +66,7 @@ def verdict(overlay: dict[str, Any]) -> str:
     return str(caught.value)
 
 
-# --- what is read
+# --- declarations
 
 
 def test_the_example_is_read_correctly() -> None:
@@ -147,7 +147,7 @@ def test_two_files_cannot_declare_the_same(folder: Path) -> None:
         declarations.load_catalog(["one.py", "two.py"])
 
 
-# --- what an edit changes
+# --- effects of an edit
 
 THREE = f'''"""Three of a kind."""
 import tools
@@ -195,7 +195,7 @@ def three(folder: Path) -> Path:
         ("mine.py", "    return shared(x)\n", "    return shared(x) + 1\n", "a"),
         ("mine.py", '"a", settings={}', '"a", settings={"k": {"type": "integer"}}', "a"),
         ("mine.py", "SIZE = 3", "SIZE = 4", "ab"),
-        ("mine.py", "OTHER = {}", "OTHER = {}\nOTHER['x'] = 1", "abc"),  # acts on loading, so it counts for all
+        ("mine.py", "OTHER = {}", "OTHER = {}\nOTHER['x'] = 1", "abc"),  # runs on loading, so it counts for all
         ("mine.py", "OTHER = {}", "OTHER = {}\nprint(OTHER)", "abc"),
         ("mine.py", "OTHER = {}", "OTHER = {}\nUNUSED = 3", ""),
         ("mine.py", "OTHER = {}", "OTHER = {}\n\n@shared\ndef hidden(): ...", "abc"),  # shared may note it somewhere
@@ -272,7 +272,7 @@ def test_the_example_is_valid() -> None:
 
 
 def test_an_unused_plugin_changes_no_settings() -> None:
-    """So nothing is rerun when one is named."""
+    """Adding one to `plugins` reruns nothing."""
     named = merge(CONFIG, {"plugins": [FILE]})
     for entry in CONFIG["matrix"]:
         for optimization in entry["optimizations"]:
@@ -397,7 +397,7 @@ def test_mistakes_are_refused_in_one_line_before_any_job(
 
 
 def test_without_the_plugin_its_names_are_unknown() -> None:
-    """Of a config that forgets `plugins`: the message says where such names come from."""
+    """If a config lacks `plugins`, the message says where such names come from."""
     sound = {"plugins": [], "datasets": EXAMPLE["datasets"], "models": EXAMPLE["models"], "optimizations": {}}
     merged = merge(CONFIG, sound)
     with pytest.raises(UserError, match=r"datasets\.shapes\.options is an unknown key"):

@@ -1,4 +1,4 @@
-"""The presets hold what they say: every number of the paper has its cells, and the paper's settings are there."""
+"""The presets are complete: every number of the paper has its cells, and the paper's settings are used."""
 
 import csv
 import itertools
@@ -17,8 +17,8 @@ from slimdiff.io.settings import canonical
 from slimdiff.models.registry import build_network
 
 REFERENCE = ROOT / "workflow" / "resources" / "paper_reference.csv"
-PRINTED = ROOT.parent / "shared" / "paper" / "paper_results.csv"  # the paper's numbers as they were handed to us
-NEVER_PRINTED = {"ema+linear-8bit-frozen"}  # the paper only says that its images were black
+PRINTED = ROOT.parent / "shared" / "paper" / "paper_results.csv"  # the paper's numbers
+NEVER_PRINTED = {"ema+linear-8bit-frozen"}  # the paper states only that its images were black
 SAME = {"network": {"classes": 0}, "sampler": {"guidance": 1.0}}  # where the two score networks may differ
 DDPM_CELLS = 20  # of Tables 4 to 8
 
@@ -44,7 +44,7 @@ def test_every_number_of_the_paper_has_a_cell(name: str, seeds: int, row: dict[s
 
 @pytest.mark.skipif(not PRINTED.exists(), reason="the paper's own list of numbers is not part of the project")
 def test_every_printed_number_is_in_our_transcription() -> None:
-    """So each row of it has a cell, by the test above."""
+    """Together with the test above: every printed number has a cell."""
     ours = {(row["table"], row["model"], row["label"]): row for row in rows(REFERENCE)}
     printed = rows(PRINTED)
     assert len(printed) > 40
@@ -102,7 +102,7 @@ def test_the_papers_preset_has_the_papers_settings() -> None:
 
 
 def test_defaults_and_paper_differ_only_in_how_the_network_is_trained() -> None:
-    """The paper's way beside ours: the same network, data, batches and epochs."""
+    """The same network, data, batches and epochs, trained our way and the paper's."""
     plain = resolve.train_settings(CONFIG, "mnist", "ddpm", "plain", 0)
     theirs = resolve.train_settings(CONFIG, "mnist", "ddpm", "noise-prediction", 0)
     assert plain["model"] == theirs["model"]
@@ -149,7 +149,7 @@ def test_the_conditional_score_network_differs_in_classes_and_guidance_alone() -
     )
 
 
-# Modules none of whose own channels can go: they make the image, or one vector with the convolution beside them.
+# Modules without removable channels: they output the image, or a vector that is added to a convolution's output.
 NO_CHANNELS = {"ncsn": {"tconv1", *(f"dense{number}" for number in range(1, 8))}, "ddpm": {"outc"}}
 
 

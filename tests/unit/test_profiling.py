@@ -58,7 +58,7 @@ def test_macs_are_those_counted_by_hand(tmp_path):
 @pytest.mark.parametrize("levels", [[], [1, 2, 3], [0, 1, 2, 3]])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_macs_of_a_unet_are_those_counted_by_hand(tmp_path, levels, groups):
-    """With its attention: two products of all tokens with all tokens, and the linear layers of every token."""
+    """Including attention: two products of all pairs of tokens, and the linear layers of every token."""
     model, c, size, dim = small_unet_model({"attention_levels": levels}), 8, 16, 32
     network = build_network(model, groups)
     header = model_header(model, unet_training(groups=groups))
@@ -137,12 +137,12 @@ def test_without_repeats_nothing_is_timed(tmp_path, family, monkeypatch):
     monkeypatch.setattr(profiling, "sample_at_once", None)
     found = profile(path, {**SETTINGS, "repeats": 0}, torch.device("cpu"), images=images)
     assert found == timed | dict.fromkeys(profiling.TIMED)
-    empty = {name for name in profiling.TIMED if timed[name] is None}  # without a reference, and without an engine
+    empty = {name for name in profiling.TIMED if timed[name] is None}  # without a baseline and without an engine
     assert empty == {name for name in profiling.TIMED if name.startswith("speedup")} | {"compile_s"}
 
 
 def test_a_speedup_is_relative_to_the_baseline(tmp_path):
-    """Nine times the evaluations of the network take longer, also on a busy machine."""
+    """Nine times as many network evaluations take longer, even on a busy machine."""
     slow, fast = tmp_path / "slow.safetensors", tmp_path / "fast.safetensors"
     write_small_model(fast, "ddpm", sampler={**UNET_SAMPLER, "steps": 2})
     write_small_model(slow, "ddpm", sampler={**UNET_SAMPLER, "steps": 14})
@@ -171,7 +171,7 @@ def losses(path, images, **changes):
 
 @pytest.mark.parametrize("family", ["ncsn", "ddpm"])
 def test_denoising_losses_depend_on_data_and_network_alone(tmp_path, family):
-    """It ignores the cell's seed, batches and training images; other weights and other test images change it."""
+    """The loss ignores the cell's seed, batches and training images; other weights and other test images change it."""
     path, images = tmp_path / "model.safetensors", tmp_path / "images.safetensors"
     striped = striped_images()
     image_set.write(images, striped)

@@ -1,4 +1,4 @@
-"""Figures: what they show, that they can be drawn from any matrix, and that they need no network."""
+"""Figures: their content, that any matrix can be drawn, and that they work offline."""
 
 import math
 import re
@@ -67,7 +67,7 @@ def draw(matrix: Matrix, paper: pd.DataFrame, name: str) -> alt.VConcatChart:
 
 
 def records(chart: alt.VConcatChart) -> list[dict[str, Any]]:
-    """All data that the chart draws."""
+    """Return all data of the chart."""
     return [row for rows in chart.to_dict()["datasets"].values() for row in rows]
 
 

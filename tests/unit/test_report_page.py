@@ -1,4 +1,4 @@
-"""The page: what it holds, that nothing in it runs or fetches what it should not, and that it stays small."""
+"""The page: its content, its security policy, and its size."""
 
 import base64
 import datetime
@@ -151,7 +151,7 @@ def test_charts_are_of_the_matrix(data: dict[str, Any]) -> None:
 
 
 def test_charts_are_valid_vega_lite(data: dict[str, Any]) -> None:
-    """Against the JSON schema that altair ships, so that a chart is not only drawn by luck."""
+    """Against the JSON schema that altair ships."""
     import altair
 
     with (Path(altair.__file__).parent / "vegalite/v6/schema/vega-lite-schema.json").open(encoding="utf-8") as file:
@@ -175,7 +175,7 @@ def test_a_matrix_without_times_has_a_page(tmp_path: Path) -> None:
 
 
 def test_a_page_of_many_cells_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every recipe's first seed is there before any second, and what is left out is counted."""
+    """Every recipe's first seed is shown before any second one, and omitted cells are counted."""
     monkeypatch.setattr(selection, "MAX_PICTURED_CELLS", 5)
     rows = [synthetic.row(name, seed) for name in ("baseline", "l1-10", "l1-30") for seed in range(3)]
     matrix = pagefolder.write(tmp_path, rows)
@@ -207,7 +207,7 @@ def test_images_stop_at_the_size_limit_of_the_page(tmp_path: Path, monkeypatch: 
 
 
 def test_a_thousand_recipes_take_less_than_a_megabyte_of_charts() -> None:
-    """Points are there once, whatever the number of costs and widths."""
+    """Points are stored once, whatever the number of costs and widths."""
     rows = [synthetic.row(f"mine-{number}") for number in range(1000)]
     matrix = synthetic.matrix(rows)
     frame = pareto.points(pareto.recipes(matrix, findings.find(matrix)))
@@ -264,7 +264,7 @@ def test_the_timeline_matches_the_records(folder: Path) -> None:
 
 
 def test_parallel_jobs_have_lanes_and_a_pause_splits_the_timeline(tmp_path: Path) -> None:
-    """Two trainings at once, a third after the first of them; scores half an hour later."""
+    """Two parallel trainings, a third after the first one; scores half an hour later."""
     import os
 
     rows = [synthetic.row(name) for name in ("baseline", "groups-2", "groups-4")]
@@ -287,7 +287,7 @@ def test_parallel_jobs_have_lanes_and_a_pause_splits_the_timeline(tmp_path: Path
     assert lanes["mnist/ncsn/groups-4/seed0"] == lanes["mnist/ncsn/plain/seed0"]
     assert {lanes["mnist/ncsn/groups-2/seed0"], lanes["mnist/ncsn/plain/seed0"]} == {0, 1}
     assert jobs.loc["mnist/ncsn/baseline/seed0", "start"] == 0.0
-    # Copied without their dates they all end now, which the trainings' own records contradict.
+    # Copied without their dates, all end now, which contradicts the trainings' records.
     for path in (tmp_path / "benchmarks").rglob("*.jsonl"):
         path.touch()
     undated = timeline.read_jobs(tmp_path / "benchmarks", tmp_path / "train", matrix.frame)
@@ -311,7 +311,7 @@ def test_records_of_other_matrices_are_left_out_and_broken_ones_named(tmp_path: 
 
 
 def test_every_asset_is_an_input_of_the_rule() -> None:
-    """The fingerprint knows Python alone."""
+    """Fingerprints cover Python alone."""
     assert {path.name for path in build.ASSETS.iterdir()} == set(contents.PAGE_ASSETS)
     rule = (pagefolder.ROOT / "workflow" / "rules" / "report.smk").read_text(encoding="utf-8")
     assert "for name in PAGE_ASSETS" in rule

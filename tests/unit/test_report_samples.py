@@ -1,4 +1,4 @@
-"""Figures of samples: whose images they show, which ones and where, and what they say where there are none."""
+"""Figures of samples: their cells, their images, their layout, and their text without images."""
 
 import base64
 import io
@@ -34,14 +34,14 @@ CLASSES = ("zero", "one", "two")
 
 
 def put_samples(root: Path, cell: Cell, images: np.ndarray, labels: Sequence[int] = (), **changes: Any) -> None:
-    """The samples file of `cell`, as the stage `sample` writes it."""
+    """Write the samples file of `cell` as the stage `sample` does."""
     values: dict[str, Any] = {"classes": CLASSES, "sampler": {}, "network_evaluations": 1.0, **changes}
     path = root / cell.path / "samples.npz"
     write_samples(path, Samples(images, np.array(labels, np.int64), **values))
 
 
 def plain_images(n: int, channels: int = 1, size: int = 8) -> np.ndarray:
-    """Image i has the value i everywhere."""
+    """Return images; every pixel of image i is i."""
     return np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, channels, size, size))
 
 
@@ -54,14 +54,14 @@ def data(chart: alt.VConcatChart) -> list[dict[str, Any]]:
 
 
 def shown(chart: alt.VConcatChart) -> list[np.ndarray]:
-    """The pictures in `chart`."""
+    """Return the pictures in `chart`."""
     urls = [row["url"] for row in data(chart) if "url" in row]
     assert all(url.startswith("data:image/png;base64,") for url in urls)
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))) for url in urls]
 
 
 def heads(chart: alt.VConcatChart) -> list[str]:
-    """Title and subtitle of each panel."""
+    """Return title and subtitle of each panel."""
     titles = [panel["title"] for block in chart.to_dict()["vconcat"] for panel in block["hconcat"] if "title" in panel]
     return [" ".join([*title["text"], "|", *title["subtitle"]]) for title in titles]
 
@@ -71,7 +71,7 @@ def subtitle(chart: alt.VConcatChart) -> str:
 
 
 def middles(picture: np.ndarray, columns: int, rows: int, pitch: float) -> list[list[int]]:
-    """The value in the middle of each image, column by column."""
+    """Return the value of each image's centre, column by column."""
     height = (len(picture) + contact_sheet.GAP) / rows
     middle = (height - contact_sheet.GAP) / 2
     return [
@@ -112,7 +112,7 @@ def test_figure_6_prefers_the_papers_best_recipe() -> None:
 
 
 def test_a_model_of_another_family_is_not_shown_instead() -> None:
-    """A model may be called as the other family is."""
+    """Even if the model has the name of the family."""
     cells = [Cell("mnist", "ddpm", "baseline", 0)]
     found = placeholders(GALLERIES["figure-6"], cells, {"ddpm": "ncsn"})
     assert [slot.cell for slot in found] == [None]
@@ -166,7 +166,7 @@ def test_the_first_images_are_shown_in_reading_order(tmp_path: Path) -> None:
 
 def test_each_class_has_the_first_of_its_images_below_its_name(tmp_path: Path) -> None:
     cell = Cell("mnist", "ddpm", "baseline", 0)
-    labels = [2, 2, 0, 1, 0, 1, 2, 0, 1] + [0] * 12 + [1] * 12 + [2] * 12  # in no order to rely on
+    labels = [2, 2, 0, 1, 0, 1, 2, 0, 1] + [0] * 12 + [1] * 12 + [2] * 12  # in arbitrary order
     put_samples(tmp_path, cell, plain_images(len(labels)), labels)
     chart = draw(rows_of([cell]), tmp_path, "figure-6")
     names = sorted((row["x"], row["name"]) for row in data(chart) if "name" in row)
@@ -236,7 +236,7 @@ def test_what_the_matrix_lacks_is_named(tmp_path: Path) -> None:
 
 def test_only_the_models_that_fit_are_shown(tmp_path: Path) -> None:
     cells = [Cell(f"photos-{number}", "ddpm", "baseline", 0) for number in range(8)]
-    for place, cell in enumerate(cells[: style.MAX_PANELS]):  # the others are not even read
+    for place, cell in enumerate(cells[: style.MAX_PANELS]):  # the others are not read
         put_samples(tmp_path, cell, plain_images(6) + np.uint8(place), [0, 1, 2] * 2)
     chart = draw(rows_of(cells), tmp_path, "figure-6")
     assert len(shown(chart)) == style.MAX_PANELS

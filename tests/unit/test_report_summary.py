@@ -1,4 +1,4 @@
-"""The three sentences of the summary, on small matrices with numbers worked out by hand."""
+"""The three sentences of the summary, on small matrices with numbers computed by hand."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from slimdiff.report.page import summary
 
 
 def row(optimization: str = "baseline", seed: int = 0, **changes: Any) -> dict[str, Any]:
-    """A row whose costs are round numbers: 4 MB, 10 ms, an FID of 40."""
+    """Return a row with round numbers: 4 MB, 10 ms, a FID of 40."""
     values = {"fid_indomain": 40.0, "size_gzip_bytes": 4_000_000, "inference_ms_per_image": 10.0}
     return synthetic.row(optimization, seed, **{**values, **changes})
 
@@ -58,7 +58,7 @@ def test_one_seed_of_two_families() -> None:
 
 
 def test_several_seeds_have_intervals_and_a_gain_needs_a_test() -> None:
-    """Ratios of times: groups-2 0.8 at each seed, ema 0.8, 1.0 and 0.6. Only the first holds up."""
+    """Ratios of times: groups-2 0.8 at each seed; ema 0.8, 1.0 and 0.6. Only the first is a finding."""
     rows = [row(seed=seed, fid_indomain=40.0 + seed) for seed in range(3)]
     rows += [row("groups-2", seed, fid_indomain=44.0 + seed, inference_ms_per_image=8.0, macs=1) for seed in range(3)]
     rows += [row("groups-4", seed, inference_ms_per_image=ms, macs=1) for seed, ms in enumerate((8.0, 10.0, 6.0))]
@@ -70,7 +70,7 @@ def test_several_seeds_have_intervals_and_a_gain_needs_a_test() -> None:
 
 
 def test_a_gain_must_exceed_the_time_difference_of_equal_work() -> None:
-    """random-30 does the baseline's arithmetic in 0.8 of its time: so the groups' 0.85 tells nothing."""
+    """random-30 does the baseline's arithmetic in 0.8 of its time, so 0.85 for groups is no finding."""
     rows = [row(), row("random-30", inference_ms_per_image=8.0)]
     rows += [row("groups-2", inference_ms_per_image=8.5, macs=15_000_000)]
     matrix = synthetic.matrix(rows)
@@ -91,7 +91,7 @@ def test_quantized_recipes_count_as_other_work_despite_equal_macs() -> None:
 
 
 def test_interleaved_times_replace_separate_ones() -> None:
-    """By the clock channels-50 is slower: the machine was busy. Interleaved with the baseline it is twice as fast."""
+    """Timed separately, channels-50 is slower, as the machine was busy. Interleaved, it is twice as fast."""
     rows = [row(speedup=1.02), row("channels-50", inference_ms_per_image=12.0, macs=1, speedup=2.0)]
     rows += [row("groups-2", inference_ms_per_image=5.0, macs=1, speedup=1.01)]
     matrix = synthetic.matrix(rows)

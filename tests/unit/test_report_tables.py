@@ -29,7 +29,7 @@ def paper() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def mixed() -> Matrix:
-    """Run, failed, half failed and not run."""
+    """A matrix with recipes that ran, failed, half failed, and were not run."""
     rows = [synthetic.row(seed=seed, fid_indomain=fid) for seed, fid in enumerate((40.0, 42.0, 38.0))]
     rows += [synthetic.row("random-10", 0, fid_indomain=20.0), synthetic.row("random-10", 1, status="failed")]
     rows += [synthetic.row("random-30", status="failed"), synthetic.row("my-own", fid_indomain=9.0)]
@@ -293,7 +293,7 @@ def test_changes_carry_their_sign(percent: float, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def tested(paper: pd.DataFrame) -> pd.DataFrame:
-    """Better, worse, unresolved, one seed, half failed and failed."""
+    """A matrix with recipes that are better, worse, unresolved, of one seed, half failed and failed."""
     fids = {
         "baseline": (40.0, 41.0, 39.5),
         "groups-2": (20.0, 21.0, 19.5),
@@ -353,7 +353,7 @@ def test_differences_as_csv(tested: pd.DataFrame) -> None:
 
 
 def test_ours_and_the_papers_changes(tested: pd.DataFrame) -> None:
-    """The paper's 2 groups are 15 % better and its L1 70 is 13 % worse; ours are twice as good and twice as bad."""
+    """The paper's 2 groups are 15 % better, its L1 70 13 % worse; ours are better and worse by a factor of two."""
     found = {str(row["optimization"]): row for _, row in tested[tested["model"] == "ncsn"].iterrows()}
     assert found["groups-2"]["direction"] == differences.SAME
     assert found["l1-70"]["direction"] == differences.SAME

@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
-# Name on conda-forge → name on the Python package index, where they differ.
+# Name on conda-forge → name on PyPI, where they differ.
 CONDA_NAMES = {"pytorch-cpu": "torch", "pytorch-gpu": "torch"}
 # Snakemake runs outside the environments of its rules.
 NOT_IN_CONDA = {"snakemake"}
@@ -32,7 +32,7 @@ DISTRIBUTIONS = {
 # Libraries that only tests use → the declared distribution that depends on them.
 TRANSITIVE = {"packaging": "pytest"}
 
-# Rivals that a benchmark was run against once; docs/decisions says how to install them.
+# Libraries that benchmarks compare with; docs/decisions says how to install them.
 MEASURED_ONCE = {"blosc2", "torchode", "zipnn"}
 
 

@@ -26,7 +26,7 @@ from slimdiff.stages import sample as sample_stage
 DATASET = {"channels": 1, "height": 20, "width": 20, "saturated": 0.0}
 
 
-# every method of every family, and every preconditioning with the family's first method
+# every sampler of every family, and every preconditioning with the family's first sampler
 COMBINATIONS = [
     *((name, family.preconditionings[0], method) for name, family in FAMILIES.items() for method in family.samplers),
     *((name, known, family.samplers[0]) for name, family in FAMILIES.items() for known in family.preconditionings[1:]),
@@ -86,7 +86,7 @@ def test_padding_is_inverted_exactly_and_scaling_approximately():
 
 
 class Stuck(torch.nn.Module):
-    """A network whose output makes every sample the same."""
+    """A network whose output makes all samples equal."""
 
     def __init__(self, value):
         super().__init__()
@@ -105,13 +105,13 @@ def test_degenerate_samples_have_a_reason(value, reason):
 
 
 def flat_tones(saturated):
-    """Return the reason for images of one tone each, for a data set with this share of saturated pixels."""
+    """Return the reason for images of one gray level each, for a data set with this fraction of saturated pixels."""
     tones = torch.tensor([10, 60, 110, 160], dtype=torch.uint8)[:, None, None, None].expand(4, 1, 20, 20)
     return _degenerate(tones, True, saturated)
 
 
 def black_and_white(share):
-    """Images of which this share is black or white, and the rest gray."""
+    """Return images in which this fraction of pixels is black or white and the rest gray."""
     values = torch.randint(0, 2, (10, 1, 100, 100), generator=torch.Generator().manual_seed(0)) * 255
     values.view(-1)[: round((1 - share) * values.numel())] = 77
     return values.to(torch.uint8)
@@ -144,7 +144,7 @@ def test_nan_in_the_ode_solver_is_a_failure_with_a_reason():
 def test_a_contact_sheet_has_the_pixels_of_torchvision(n, columns, channels):
     """Conditional models get a column per class: image i is in column i % columns, in the last row too."""
     images = torch.randint(0, 256, (n, channels, 9, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    expected = make_grid(images, nrow=columns, padding=2, pad_value=128)[:channels]  # it makes gray images RGB
+    expected = make_grid(images, nrow=columns, padding=2, pad_value=128)[:channels]  # it converts gray images to RGB
     assert torch.equal(contact_sheet(images, columns), expected)
 
 
@@ -161,7 +161,7 @@ def test_a_contact_sheet_is_filled_row_by_row(tmp_path):
 
 
 def sampled(tmp_path, n=4, labels=None, **sampler):
-    """Images of a small conditional model with these settings of its sampler."""
+    """Return images of a small conditional model with these sampler settings."""
     write_small_model(tmp_path / "m.safetensors", "ddpm", sampler={**UNET_SAMPLER, **sampler})
     return slimdiff.load(tmp_path / "m.safetensors").sample(n, 5, labels=labels)
 
@@ -256,7 +256,7 @@ def test_a_sampler_without_steps_takes_none(tmp_path):
     ("family", "method"), [(name, method) for name, family in FAMILIES.items() for method in family.samplers]
 )
 def test_progress_is_reported_in_equal_parts(tmp_path, family, method):
-    """Five images in batches of three: a batch has as many parts as the sampler has evaluations."""
+    """Five images in batches of three; each batch reports once per evaluation of the sampler."""
     write_small_model(tmp_path / "m.safetensors", family)
     told_of = []
     steps = None if method == "ode" else 5
@@ -269,7 +269,7 @@ def test_progress_is_reported_in_equal_parts(tmp_path, family, method):
     if method == "ode":
         assert told_of == [(3, 5), (5, 5)], "how many evaluations it takes shows only at the end"
         return
-    calls = round(watched.network_evaluations / (2 if family == "ddpm" else 1))  # guidance asks twice in one call
+    calls = round(watched.network_evaluations / (2 if family == "ddpm" else 1))  # guidance evaluates twice in one call
     parts = [3 * part / calls for part in range(1, calls + 1)] + [3.0]
     parts += [3 + 2 * part / calls for part in range(1, calls + 1)] + [5.0]
     assert [done for done, _ in told_of] == pytest.approx(parts)

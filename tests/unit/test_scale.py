@@ -1,4 +1,4 @@
-"""What looks at all cells does so in steps that grow as their number does; counted in calls, since times are noisy."""
+"""Code that reads all cells scales linearly with their number; counted in calls, since times are noisy."""
 
 import cProfile
 import json
@@ -23,7 +23,7 @@ SEEDS = 4
 
 
 def matrix(recipes: int, path: Path) -> results.Matrix:
-    """A matrix of so many prunings, SEEDS seeds of each, read from its file as the stages read it."""
+    """Return a matrix of `n` pruned recipes with SEEDS seeds each, read from its file as the stages do."""
     names = ["baseline", *(f"l1-{index:04}" for index in range(1, recipes))]
     known = {name: {"training": "plain", "prune": {"method": "l1", "amount": 0.1}} for name in names[1:]}
     config = synthetic.CONFIG | {"optimizations": synthetic.OPTIMIZATIONS | known}
@@ -45,7 +45,7 @@ def claims_of(frame: results.Matrix) -> dict[str, Any]:
 @pytest.mark.parametrize("part", ["read", "claims", "findings", "tables", "answer"])
 def test_four_times_the_cells_take_no_more_than_four_times_the_calls(tmp_path: Path, part: str) -> None:
     found = []
-    for recipes in (60, 60, 240):  # the first fills caches
+    for recipes in (60, 60, 240):  # the first run fills caches
         path = tmp_path / f"{recipes}.parquet"
         frame = matrix(recipes, path)
         record = claims_of(frame) if part == "tables" else {}

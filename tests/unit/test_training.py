@@ -1,4 +1,4 @@
-"""One seed, one result; an interrupted training goes on bit for bit; failures are results with a reason."""
+"""Training is deterministic, resumes bit for bit, and records failures with a reason."""
 
 import dataclasses
 import json
@@ -111,7 +111,7 @@ def test_without_averaging_ema_equals_raw_weights(tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_warm_up_copies_the_weights_for_that_many_steps(tmp_path, family):
-    """Two epochs of four steps: no longer a copy one step after the warm-up."""
+    """Two epochs of four steps: one step after the warm-up, the average is no longer a copy."""
     changes = {"model": MODELS[family](), "lr_schedule": "constant"}
     copied, averaged = (run(tmp_path, str(steps), ema_warmup=steps, **changes).weights for steps in (8, 7))
     assert all(torch.equal(copied["raw"][key], copied["ema"][key]) for key in copied["raw"])
@@ -123,7 +123,7 @@ def test_a_warm_up_copies_the_weights_for_that_many_steps(tmp_path, family):
 
 
 def test_after_the_warm_up_the_average_follows_its_decay(tmp_path):
-    """One epoch of one step each; a constant rate, so that shorter runs are the beginning of longer ones."""
+    """Epochs of one step; the learning rate is constant, so that shorter runs are prefixes of longer ones."""
     changes = {"lr_schedule": "constant", "batch_size": 72}
     one, two, three = (
         run(tmp_path, str(n), epochs=n, ema_warmup=1, ema_decay=0.75, **changes).weights for n in (1, 2, 3)
@@ -169,7 +169,7 @@ def test_layers_quantized_from_the_start_are_frozen(tmp_path, bits, family, laye
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else value,
 )
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, family, optimizer, linear, precision):
-    """Stop by SIGTERM inside the process after some steps, resume in a fresh call."""
+    """Stopped by SIGTERM inside the process after some steps, resumed by a new call."""
     model = WIDE[family]
     changes = {"optimizer": optimizer[0], "optimizer_state": optimizer[1], "linear": linear, "precision": precision}
     changes |= {"epochs": 2, "weight_decay": 0.01}
@@ -186,7 +186,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, family, optimi
 
 
 def test_resuming_after_kill_9_gives_the_same_files(tmp_path):
-    """The stage as a process of its own, killed without warning: the files are those of the run that was not killed."""
+    """Runs the stage as a process; the files equal those of an undisturbed run."""
     image_set.write(tmp_path / "images.safetensors", striped_images(400))
     text = json.dumps(settings(epochs=12, batch_size=8))
 
@@ -202,7 +202,7 @@ def test_resuming_after_kill_9_gives_the_same_files(tmp_path):
 
 
 def test_withheld_labels_do_not_train_the_class_vectors(tmp_path):
-    """With dropout 1 the classes' vectors get no gradient; without it they move."""
+    """With dropout 1 the class vectors get no gradient; without it they change."""
     start = build_network(small_unet_model(), 1, derive_seed(0, "network")).state_dict()["label.weight"]
     for dropout, moves in ((1.0, False), (0.0, True)):
         weights = run_unet(tmp_path, str(dropout), label_dropout=dropout, epochs=1).weights
@@ -236,7 +236,7 @@ def test_a_network_without_classes_trains_on_the_same_images(tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_classes_learn_their_colours(tmp_path, family):
-    """Rows are red and columns green; sampled for either, both families paint the requested one."""
+    """Rows are red and columns green; both families sample the requested class."""
     gray = striped_images()
 
     def coloured(images, labels):
@@ -344,9 +344,9 @@ def test_other_errors_of_a_step_are_not_mistaken_for_out_of_memory(tmp_path, mon
 
 @pytest.mark.parametrize(("name", "state"), OPTIMIZERS)
 def test_an_optimizer_steps_by_the_learning_rate_and_keeps_its_state_in_its_format(name, state):
-    """The first step of Adam is the rate, whatever the gradient; AdamW takes its decay off the weight before it."""
+    """The first step of Adam is the learning rate, whatever the gradient; AdamW decays the weight before it."""
     decay = 0.5 if name == "adamw" else 0.0
-    parameter = torch.nn.Parameter(torch.ones(64, 64))  # 4,096 elements: the fewest that are kept in 8 bits
+    parameter = torch.nn.Parameter(torch.ones(64, 64))  # 4,096 elements, the fewest with an 8-bit state
     optimizer = build_optimizer(name, state, [parameter], 0.1, decay)
     parameter.grad = torch.full_like(parameter, 0.2)
     optimizer.step()

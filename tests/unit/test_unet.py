@@ -1,4 +1,4 @@
-"""The U-Net is the paper's in size; its labels; compression, files and bfloat16 leave it what it is."""
+"""The U-Net: the paper's parameter counts, labels, compression, files and bfloat16."""
 
 import math
 
@@ -26,7 +26,7 @@ def small(groups=1, seed=1, size=16, channels=1, **network):
 
 
 def counted(groups=1, image=None, **network):
-    """Parameters of the paper's network with these changes."""
+    """Return the parameters of the paper's network with these changes."""
     whole = unet_model(**(image or {}))
     with torch.device("meta"):
         built = build_network({**whole, "network": {**whole["network"], **network}}, groups)
@@ -45,7 +45,7 @@ def test_trainable_parameters_are_the_papers():
 
 @pytest.mark.parametrize("level", ATTENTION)
 def test_attention_has_its_parameters_only_at_the_requested_levels(level):
-    # queries, keys, values, their mixture, two linear layers, two norms
+    # queries, keys, values, output projection, two linear layers, two norms
     expected = sum(6 * c**2 + 10 * c for c in ATTENTION[level])
     assert PARAMETERS - counted(attention_levels=sorted(set(ATTENTION) - {level})) == expected
 
@@ -152,7 +152,7 @@ def test_scopes_partition_the_convolutions_and_linear_layers(levels):
 
 @torch.inference_mode()
 def test_the_middle_is_every_layer_at_a_quarter_of_the_size_or_less():
-    """By what the layers see; those of an embedding belong to the convolutions that they are added to."""
+    """By the size of a layer's input; embedding layers belong to the convolutions that they are added to."""
     network = small(attention_levels=[0, 1, 2, 3], size=32)
     scopes = network.prune_scopes()
     sizes = {}
@@ -182,7 +182,7 @@ def test_pruning_zeroes_its_amount_of_its_scope_and_nothing_else(method, scope):
             assert torch.equal(parameter[parameter != 0], fresh[name][parameter != 0])
         else:
             assert torch.equal(parameter, fresh[name])
-    # the biases of attention are zero from the start, and may be drawn as well
+    # attention's biases are initially zero, and can be drawn as well
     already = sum(int((fresh[n] == 0).sum()) for n, p in network.named_parameters() if id(p) in touched)
     share = round(0.3 * elements)
     assert share <= zeros <= share + already
@@ -203,7 +203,7 @@ def test_quantized_linears_survive_their_file(bits, precision, tmp_path):
     header = model_header(small_unet_model(), unet_training(), structure=structure)
     model.write_model(tmp_path / "model.safetensors", network, header)
     loaded = load(tmp_path / "model.safetensors").network
-    network.eval().requires_grad_(False)  # as `load` leaves it: bitsandbytes multiplies otherwise in training
+    network.eval().requires_grad_(False)  # like `load`: bitsandbytes multiplies differently in training mode
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
         out = network(x, t, labels)
         assert torch.equal(loaded(x, t, labels), out)
@@ -216,7 +216,7 @@ def test_quantized_linears_survive_their_file(bits, precision, tmp_path):
 
 @torch.inference_mode()
 def test_files_keep_the_outputs_bit_for_bit(tmp_path):
-    """Weights lie channels last in memory and plainly in files."""
+    """Weights are channels_last in memory and contiguous in files."""
     raw, ema = small(seed=1), small(seed=2)
     assert raw.bottom1.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     header = model_header(small_unet_model(), unet_training())
@@ -241,7 +241,7 @@ def test_bfloat16_is_close_to_float32(device):
         rough = network(x, t, labels)
     assert rough.dtype == torch.bfloat16
     error = (rough - exact).norm() / exact.norm()
-    assert 0 < float(error) < 0.03  # bfloat16 rounds by 2^-9; some thirty layers add up
+    assert 0 < float(error) < 0.03  # bfloat16 rounds by 2^-9; about thirty layers add up
 
 
 @torch.inference_mode()
@@ -263,5 +263,5 @@ def test_gradients_flow_to_every_parameter():
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
-        if not name.endswith("qkv.bias"):  # a key's bias changes nothing
+        if not name.endswith("qkv.bias"):  # a key's bias has no effect
             assert float(parameter.grad.abs().max()) > 0, name

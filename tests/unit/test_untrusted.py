@@ -1,4 +1,4 @@
-"""Files from somebody else never run code, lead out of their folder, or claim memory that they do not fill."""
+"""Untrusted files never run code, access other folders, or allocate memory that they do not fill."""
 
 import ast
 import json
@@ -34,7 +34,7 @@ ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 # Runs text or objects as code → modules that may use it, and why that is safe.
 FORBIDDEN = {
-    "pickle": {"data/mnist_package.py"},  # after its SHA-256 matches, and of arrays only
+    "pickle": {"data/mnist_package.py"},  # after its SHA-256 matches, and only arrays
     "marshal": set(),
     "shelve": set(),
     "dill": set(),
@@ -120,7 +120,7 @@ Header = dict[str, Any]
 
 
 def of_model(change: Callable[[Header], Any]) -> Callable[[Header], None]:
-    """Change slimdiff's header within the file's, and drop its digest, which a forger would recompute."""
+    """Change slimdiff's header in the file's header, and drop the digest, which an attacker would recompute."""
 
     def apply(outer: Header) -> None:
         inner = json.loads(outer["__metadata__"]["slimdiff"])
@@ -303,7 +303,7 @@ def test_links_out_of_a_folder_of_images_are_refused(tmp_path: Path) -> None:
     (photos / "cats").mkdir(parents=True)
     (photos / "cats" / "1.png").write_bytes(b"x")
     secret.write_bytes(b"mine")
-    (photos / "cats" / "2.png").symlink_to("1.png")  # within: somebody's way to say it twice
+    (photos / "cats" / "2.png").symlink_to("1.png")  # within the folder: allowed
     assert listing(photos) == [("cats", (photos / "cats").stat().st_size), ("cats/1.png", 1), ("cats/2.png", 1)]
     linked = tmp_path / "linked"
     linked.symlink_to(photos)
@@ -336,7 +336,7 @@ def test_a_forged_matrix_is_refused(column: str, value: str) -> None:
         matrix.to_frame([synthetic.row(**{**changes, column: value})])
 
 
-# --- what people are shown ---------------------------------------------------------------------------------------
+# --- displayed text ----------------------------------------------------------------------------------------------
 
 
 class Tags(HTMLParser):

@@ -1,4 +1,4 @@
-"""Weights in fewer bits: against torch's and bitsandbytes' own arithmetic, exact through files, zeros kept."""
+"""Weight-only quantization: equal to torch's and bitsandbytes' arithmetic, exact in files, zeros kept."""
 
 import pytest
 import torch
@@ -17,11 +17,11 @@ from slimdiff.io.tensors import load_tensors
 from slimdiff.models.registry import build_network
 from slimdiff.profiling.profile import count_macs
 
-SHARE = {"8bit": 0.2524, "4bit": 0.1348, "bf16": 0.5}  # of the tensors' bytes, counted by hand for the paper's NCSN
+SHARE = {"8bit": 0.2524, "4bit": 0.1348, "bf16": 0.5}  # ratio of tensor bytes, counted by hand for the paper's NCSN
 
 
 def layer(module: nn.Module, kind: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The weight before, and what is stored of a network that is this one layer."""
+    """Return the original weight of a network of this one layer, and its stored tensors."""
     network = nn.Sequential(module)
     before = module.weight.detach().clone()
     record = quantize_weights(network, kind)
@@ -64,7 +64,7 @@ def test_a_grouped_transposed_convolution_has_a_scale_per_output_channel():
 def test_4bit_equals_bitsandbytes_nf4(elements):
     weight = torch.randn(elements, generator=torch.Generator().manual_seed(1))
     blocks = nn.functional.pad(weight, (0, -elements % 64)).view(-1, 64)
-    for block in blocks:  # absolute maxima that bfloat16 holds, since bitsandbytes keeps float32
+    for block in blocks:  # absolute maxima that are exact in bfloat16, since bitsandbytes keeps float32
         block[block.abs().argmax()] = (block.abs().max() * 1.01).bfloat16().float()
     network = nn.Sequential(nn.Linear(elements, 1, bias=False))
     network[0].weight.data.copy_(blocks.flatten()[None, :elements])
@@ -155,7 +155,7 @@ def test_the_quantization_error_of_gaussian_weights(kind, error):
 
 @pytest.mark.parametrize("kind", ["8bit", "4bit"])
 def test_rows_without_a_scale(kind):
-    """All zeros, too small for a scale, and those of a training that failed: NaN stays NaN."""
+    """All zeros, values too small for a scale, and NaN of failed trainings, which stays NaN."""
     module = nn.Linear(64, 4, bias=False)
     module.weight.data[0] = 0.0
     module.weight.data[1] = 1e-39
