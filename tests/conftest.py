@@ -1,4 +1,4 @@
-"""What tests of every kind share."""
+"""Fixtures and settings for all tests."""
 
 import os
 from collections.abc import Iterator
@@ -12,22 +12,22 @@ from slimdiff.data import image_set, sources
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 
-# The same examples in every run: what fails in CI fails on a laptop. `--hypothesis-profile=default` looks for new ones.
-# No time limit for an example: a busy machine is no bug.
+# The same examples in every run, so a failure in CI repeats on a laptop; `--hypothesis-profile=default` draws new ones.
+# No time limit per example: a busy machine is not a bug.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("fixed")
 
 
 @pytest.fixture(autouse=True)
 def denormals() -> Iterator[None]:
-    """Stages flush them for the whole process; the next test gets ordinary arithmetic back."""
+    """Restore denormal numbers, which stages flush to zero for the whole process."""
     yield
     torch.set_flush_denormal(False)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Each device in turn; skips the GPU where there is none."""
+    """Each device in turn; skips a missing GPU."""
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     return torch.device(request.param)
@@ -35,9 +35,9 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 @pytest.fixture(scope="session")
 def mnist_images(request: pytest.FixtureRequest) -> ImageSet:
-    """The real MNIST, fetched once and kept in pytest's cache; skips where it cannot be had.
+    """The real MNIST, downloaded once into pytest's cache; skips if it is unavailable.
 
-    SLIMDIFF_DATA_DIR names a folder with the files, as `data_dir` in the config does.
+    SLIMDIFF_DATA_DIR names a folder with the files, like `data_dir` in the config.
     """
     kept = request.config.cache.mkdir("slimdiff-mnist") / "images.safetensors"
     if not kept.exists():

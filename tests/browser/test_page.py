@@ -150,7 +150,7 @@ def test_a_point_shows_its_cell(tab: Tab) -> None:
 def test_a_tap_shows_a_cell_until_another_tap(tab: Tab) -> None:
     tab.page.touchscreen.tap(*tab.point("ncsn: l1-30"))
     expect(tab.tip).to_be_visible()
-    tab.page.wait_for_timeout(300)  # the finger has left
+    tab.page.wait_for_timeout(300)  # the finger is lifted
     expect(tab.tip).to_contain_text("ncsn: l1-30 (pruned)")
     expect(tab.tip).to_be_visible()
     tab.page.locator("#pareto h2").evaluate("element => element.scrollIntoView({behavior: 'instant'})")
@@ -180,7 +180,7 @@ def test_the_cost_can_be_switched(tab: Tab) -> None:
 
 
 def greys(tab: Tab) -> list[int]:
-    """The grey of one pixel in the first tile: of the upper image, the lower one, and their difference."""
+    """Return the grey of one pixel in the first tile: upper image, lower image, difference."""
     found: list[int] = tab.page.locator("#tiles canvas").first.evaluate(
         "(canvas, rows) => rows.map((y) => canvas.getContext('2d').getImageData(4, y, 1, 1).data[0])",
         [4, pagefolder.PIXELS + 5, 2 * pagefolder.PIXELS + 6],
@@ -189,7 +189,7 @@ def greys(tab: Tab) -> list[int]:
 
 
 def test_images_can_be_compared(tab: Tab) -> None:
-    """The fake images are plain grey: ten times their number, plus the length of the recipe's name."""
+    """The fake images are uniformly grey: ten times their index, plus the length of the recipe's name."""
     comparison, selects = tab.page.locator("#comparison"), tab.page.locator("select")
     baseline, pruned, grouped = len("baseline"), len("l1-30"), len("groups-2")
     chosen = [selects.nth(index).evaluate("select => select.selectedOptions[0].textContent") for index in range(2)]

@@ -1,6 +1,6 @@
-"""profiles/slurm on a real Slurm: the same matrix as anywhere, and what a cluster does to jobs loses nothing.
+"""profiles/slurm on a real Slurm: the same matrix as a local run, and disturbed jobs lose nothing.
 
-The disturbances go on side by side with each other and with the undisturbed runs: they wait for Slurm most of the time.
+Disturbed and undisturbed runs run in parallel, since they spend most of their time waiting for Slurm.
 """
 
 import json
@@ -25,7 +25,7 @@ Disturbed = dict[str, tuple[Path, "Future[None]"]]
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.Cluster]:
-    """Three nodes; skips where none can be started."""
+    """A cluster of three nodes; skips if none can be started."""
     if reason := slurm.missing():
         pytest.skip(reason)
     pytest.importorskip("snakemake_executor_plugin_slurm", reason="comes with the extra `cluster`")
@@ -37,7 +37,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.Cluster]
 
 @pytest.fixture(scope="module")
 def disturbed(cluster: slurm.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disturbed]:
-    """For each disturbance its clone, and what comes of it; all of them are under way."""
+    """Start all disturbances; yield the clone and the future of each."""
     images = "results/data/digits/images.safetensors"
     first = prepared(tmp_path_factory.mktemp("data") / "slimdiff")
     done = snakemake(first, images, "--cores", "1", *PRESETS)
@@ -53,7 +53,7 @@ def disturbed(cluster: slurm.Cluster, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def local(disturbed: Disturbed, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which the cells were computed without any cluster, and nothing disturbed them."""
+    """A clone whose cells were computed undisturbed and without a cluster."""
     folder = prepared(tmp_path_factory.mktemp("local") / "slimdiff")
     done = snakemake(folder, "--cores", "2", "--resources", "gpu=0", *PRESETS)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -62,7 +62,7 @@ def local(disturbed: Disturbed, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def submitted(cluster: slurm.Cluster, disturbed: Disturbed, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which the cells were computed by jobs of Slurm, on the node that stays."""
+    """A clone whose cells were computed by Slurm jobs, on a node that is not disturbed."""
     folder = prepared(tmp_path_factory.mktemp("submitted") / "slimdiff")
     place = {"SLURM_CONF": str(cluster.folder / "slurm.conf")}
     done = snakemake(folder, *PROFILE, *PRESETS, *on_node("--nodelist=n1"), **place)
@@ -79,7 +79,7 @@ def test_the_matrix_equals_that_of_a_local_run_except_for_times(submitted: Path,
 
 def test_a_cell_is_two_jobs_and_short_rules_run_locally(submitted: Path, cluster: slurm.Cluster) -> None:
     names = [
-        asked_for(cluster, job, "comment").removeprefix("rule_") for job in cluster.jobs(submitted, "--states=all")
+        sbatch_option(cluster, job, "comment").removeprefix("rule_") for job in cluster.jobs(submitted, "--states=all")
     ]
     once, of_cells = ["extractors", "classifier", "reference"], ["cell_compress_sample_score", "profile"]
     assert sorted(name.partition("_wildcards")[0] for name in names) == sorted([*once, *["train"] * 2, *of_cells * 2])
@@ -87,11 +87,11 @@ def test_a_cell_is_two_jobs_and_short_rules_run_locally(submitted: Path, cluster
 
 def test_jobs_request_a_gpu(submitted: Path, cluster: slurm.Cluster) -> None:
     jobs = cluster.jobs(submitted, "--states=all")
-    assert {asked_for(cluster, job, "tres-per-job") for job in jobs} == {"gres:gpu:1"}
+    assert {sbatch_option(cluster, job, "tres-per-job") for job in jobs} == {"gres:gpu:1"}
 
 
-def asked_for(cluster: slurm.Cluster, job: str, column: str) -> str:
-    """What sbatch was told about a job."""
+def sbatch_option(cluster: slurm.Cluster, job: str, column: str) -> str:
+    """Return an sbatch option of a job, as squeue lists it."""
     listed = cluster.run("squeue", "--noheader", f"--jobs={job}", "--states=all", f"--Format={column}:200")
     return listed.strip()
 
@@ -111,7 +111,7 @@ def test_a_disturbed_training_loses_nothing(name: str, disturbed: Disturbed, loc
 def test_a_crash_is_retried_twice_and_clusters_without_gpus_get_no_gpu_requests(
     cluster: slurm.Cluster, tmp_path: Path
 ) -> None:
-    """Each job runs the training once: the Snakemakes on its node leave retries to the one that submitted it."""
+    """Each job runs the training once: Snakemake on the node leaves retries to the Snakemake that submitted the job."""
     folder = clone(tmp_path / "slimdiff")
     shutil.copy(STAND_IN, folder / "workflow" / "src" / "sitecustomize.py")
     place = {"SLURM_CONF": str(cluster.folder / "slurm.conf"), "STAND_IN_FAILS": "slimdiff.stages.train"}
@@ -123,7 +123,7 @@ def test_a_crash_is_retried_twice_and_clusters_without_gpus_get_no_gpu_requests(
     assert "--gpu 0 " in text_of(folder / LOG)
     jobs = cluster.jobs(folder, "--states=all")
     assert list(jobs.values()) == ["FAILED"] * 3
-    assert {asked_for(cluster, job, "tres-per-job") for job in jobs} == {"N/A"}
+    assert {sbatch_option(cluster, job, "tres-per-job") for job in jobs} == {"N/A"}
     printed = [path.read_text() for path in (folder / ".snakemake" / "slurm_logs").rglob("*.log")]
     assert len(printed) == 3
     assert not [text for text in printed if "Trying to restart" in text]

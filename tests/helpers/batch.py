@@ -1,4 +1,4 @@
-"""Stands in for a batch system's commands, so that a profile's scripts can be tried without one.
+"""Fake commands of batch systems, to test the scripts of profiles without one.
 
 Called `qsub … SCRIPT`, `qstat -j JOB` or `kubectl …`, by the name of the link to this file. Jobs are processes of this
 machine; the folder $BATCH has a file for each: its process id, and for kubectl its manifest.
@@ -14,14 +14,14 @@ FOLDER = Path(os.environ["BATCH"])
 
 
 def submit(script: str, folder: str) -> str:
-    """Start a script as a job; its number."""
+    """Start a script as a job; return its number."""
     with (FOLDER / "output").open("ab") as output:
         started = subprocess.Popen(["bash", script], cwd=folder, stdout=output, stderr=output, start_new_session=True)
     return str(started.pid)
 
 
 def alive(job: str) -> bool:
-    """Whether a job has not ended; who started it has ended long ago, so nobody waits for its exit code."""
+    """Return whether a job is running; its parent has exited, so nobody collects its exit code."""
     try:
         return "Z" not in Path(f"/proc/{job}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
@@ -43,7 +43,7 @@ def kubectl(arguments: list[str]) -> None:
     if arguments[0] == "create":
         manifest = json.load(sys.stdin)
         (container,) = manifest["spec"]["template"]["spec"]["containers"]
-        # what passes a SIGTERM on to all processes of a pod is not for this machine: the script alone
+        # run the script alone, without the wrapper that passes SIGTERM on to all processes of a pod
         code = f"bash {container['command'][-1]}; echo $? >{FOLDER}/job-$$.code"
         wrapped = FOLDER / f"{len(list(FOLDER.iterdir()))}.sh"
         wrapped.write_text(code)

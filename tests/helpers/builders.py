@@ -1,4 +1,4 @@
-"""Small models, trainings and image sets that the tests share."""
+"""Small models, trainings and image sets for tests."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from slimdiff.data.image_set import ImageSet
 from slimdiff.models.registry import build_network
 
-SOURCE = Path(__file__).parents[2] / "workflow" / "src"  # what a stage run as a process needs on its PYTHONPATH
+SOURCE = Path(__file__).parents[2] / "workflow" / "src"  # PYTHONPATH of stages that run as processes
 NETWORK = {
     "channels": [32, 64, 128, 256],
     "embed_dim": 256,
@@ -57,21 +57,21 @@ UNET_SAMPLER = {
     "precision": "float32",
 }
 DATASET = {"channels": 1, "height": 20, "width": 20, "saturated": 0.0}
-SAMPLERS = {"ncsn": SAMPLER, "ddpm": UNET_SAMPLER}  # by family, as the next two
+SAMPLERS = {"ncsn": SAMPLER, "ddpm": UNET_SAMPLER}  # by family, like the next two
 
 
 def ncsn_model(**changes: Any) -> dict[str, Any]:
-    """The paper's NCSN."""
+    """Return the settings of the paper's NCSN."""
     return {"family": "ncsn", "image_size": 28, "channels": 1, "fit": "resize", "network": NETWORK, **changes}
 
 
 def small_model(**changes: Any) -> dict[str, Any]:
-    """An NCSN that trains in seconds."""
+    """Return the settings of an NCSN that trains in seconds."""
     return ncsn_model(**{"image_size": 20, "network": SMALL_NETWORK, **changes})
 
 
 def training(**changes: Any) -> dict[str, Any]:
-    """One short training."""
+    """Return the settings of a short training."""
     return {
         "epochs": 2,
         "batch_size": 16,
@@ -94,17 +94,17 @@ def training(**changes: Any) -> dict[str, Any]:
 
 
 def unet_model(**changes: Any) -> dict[str, Any]:
-    """The paper's DDPM."""
+    """Return the settings of the paper's DDPM."""
     return {"family": "ddpm", "image_size": 64, "channels": 3, "fit": "resize", "network": UNET, **changes}
 
 
 def small_unet_model(network: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    """A U-Net that trains in seconds; `network` changes its settings."""
+    """Return the settings of a U-Net that trains in seconds, with these changes of its network."""
     return unet_model(**{"image_size": 16, "channels": 1, "network": {**SMALL_UNET, **(network or {})}, **changes})
 
 
 def unet_training(**changes: Any) -> dict[str, Any]:
-    """One short training of a U-Net."""
+    """Return the settings of a short training of a U-Net."""
     own = {"noise_schedule": "linear", "min_snr_gamma": None, "label_dropout": 0.1}
     return training(**{"sigma_data": 0.6, "black": -1.0, **own, **changes})
 
@@ -114,7 +114,7 @@ TRAININGS = {"ncsn": training, "ddpm": unet_training}
 
 
 def striped_images(n: int = 96, size: int = 20) -> ImageSet:
-    """Two classes that a look tells apart: horizontal and vertical stripes with some noise."""
+    """Return images of two easily separable classes: horizontal and vertical stripes with some noise."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(n) % 2
     rows = (torch.arange(size) // 3 % 2 * 200).float()
@@ -125,7 +125,7 @@ def striped_images(n: int = 96, size: int = 20) -> ImageSet:
 
 
 def model_header(model: dict[str, Any], options: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """The header that training and compressing would have written."""
+    """Return the header that the stages `train` and `compress` would have written."""
     return {
         "model": model,
         "training": options,

@@ -1,4 +1,4 @@
-"""Folders for the tests of the `slimdiff` command: made-up results, and a clone with two cells that can be sampled."""
+"""Folders for tests of the `slimdiff` command: synthetic results, and a clone with two real cells."""
 
 import json
 import shutil
@@ -35,13 +35,13 @@ DIGITS = [str(digit) for digit in range(10)]
 
 
 def write(path: Path, value: Any) -> None:
-    """`value` as JSON."""
+    """Write `value` as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
 def row(name: str, **values: Any) -> dict[str, Any]:
-    """A cell's row, in which `values` were measured."""
+    """Return a cell's row with these measured values."""
     dataset, model, optimization, seed = name.split("/")
     identity = {"dataset": dataset, "model": model, "optimization": optimization, "seed": int(seed[4:])}
     common = {
@@ -56,7 +56,7 @@ def row(name: str, **values: Any) -> dict[str, Any]:
 
 
 def write_results(folder: Path) -> Path:
-    """Results of a run that is going on: two cells, a failed one, one that nobody asks for, and trainings."""
+    """Write results of a run in progress: two cells, a failed one, one that no config requests, and trainings."""
     rows = [
         row(BASELINE, fid_indomain=10.0, params=1_115_297, size_bytes=4_472_986, inference_ms_per_image=16.0),
         row(PRUNED, fid_indomain=12.5, params=1_115_297, size_bytes=4_472_986, inference_ms_per_image=16.0),
@@ -77,7 +77,7 @@ def write_results(folder: Path) -> Path:
 
 
 def write_clone(root: Path) -> Path:
-    """A clone as a run leaves it: the repository's configuration, and two real small cells that are told a digit."""
+    """Write a clone as after a run: the repository's configuration, and two small real class-conditional cells."""
     for name in ("Snakefile", "config.yaml", "config", "workflow/rules", "workflow/schemas", "workflow/resources"):
         source, target = REPOSITORY / name, root / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def write_clone(root: Path) -> Path:
 
 
 def write_cell(folder: Path, seed: int = 0, dataset: dict[str, Any] | None = None) -> torch.nn.Module:
-    """An untrained small U-Net of ten classes as a cell's checkpoint, with samples and their picture."""
+    """Write an untrained small U-Net of ten classes as a cell's checkpoint, with samples and their grid."""
     model = small_unet_model(network={"classes": 10})
     network = build_network(model, seed=seed)
     facts = {"name": "mnist", "channels": 1, "height": 16, "width": 16, "classes": DIGITS, "saturated": 0.0}

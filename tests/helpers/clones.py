@@ -1,4 +1,4 @@
-"""Clones to run Snakemake in, and the jobs of its dry runs."""
+"""Clones for running Snakemake, and the jobs of its dry runs."""
 
 import multiprocessing
 import os
@@ -65,7 +65,7 @@ def planned(folder: Path, *arguments: str, **environment: str) -> Jobs:
     return jobs_in(text)
 
 
-# Keeps a process that has imported Snakemake and none of our code: a fork of it saves half of a dry run's time.
+# Keeps a process that has imported Snakemake but none of our code; forking it saves half of a dry run's time.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["snakemake.cli", "pandas"])
 

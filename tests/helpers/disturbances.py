@@ -1,6 +1,6 @@
-"""What a cluster and its users do to a job: each function disturbs a training for real, and sees it through.
+"""Disturbances of a job by a cluster and its users: each function disturbs a real training and waits for its end.
 
-Each works in a clone of its own, whose training is slowed down until it was disturbed.
+Each uses its own clone, whose training is slowed down until it is disturbed.
 """
 
 import signal
@@ -13,15 +13,15 @@ from clones import snakemake
 from runs import LOG, PRESETS, PROFILE, STATE, TRAINING, on_node, text_of
 from slurm import Cluster, wait_for
 
-PATIENCE_S = 400.0  # for what takes a minute where nothing else runs
+PATIENCE_S = 400.0  # for operations that take a minute on an idle machine
 WEIGHTS = str(TRAINING / "weights.safetensors")
 
 
 def reach_the_time_limit(cluster: Cluster, folder: Path) -> None:
-    """Slurm ends the job after a minute, with a SIGTERM before the SIGKILL; Snakemake submits it again."""
+    """Let Slurm end the job after a minute, with SIGTERM before SIGKILL; Snakemake resubmits it."""
     started = _begin(cluster, folder, *on_node("--nodelist=n1"))
     (job,) = cluster.jobs(folder)
-    cluster.run("scontrol", "update", f"jobid={job}", "timelimit=1")  # only now: a busy machine needs more to begin
+    cluster.run("scontrol", "update", f"jobid={job}", "timelimit=1")  # set late, since a busy machine starts slowly
     wait_for(lambda: cluster.jobs(folder, "--states=all")[job] == "TIMEOUT", PATIENCE_S, "the time limit")
     (folder / "slow").unlink()
     assert started.wait(PATIENCE_S) == 0, text_of(folder / "snakemake.log")
@@ -29,7 +29,7 @@ def reach_the_time_limit(cluster: Cluster, folder: Path) -> None:
 
 
 def lose_the_node(cluster: Cluster, folder: Path) -> None:
-    """The node loses its power after the state was saved; Slurm notices, and starts the job elsewhere."""
+    """Cut the node's power after the state was saved; Slurm notices, and starts the job elsewhere."""
     started = _begin(cluster, folder, *on_node("--exclude=n1"))
     wait_for((folder / STATE).exists, PATIENCE_S, "a saved state")
     (job,) = cluster.jobs(folder)
@@ -40,7 +40,7 @@ def lose_the_node(cluster: Cluster, folder: Path) -> None:
 
 
 def press_ctrl_c(cluster: Cluster, folder: Path) -> None:
-    """Snakemake takes its jobs along; the next run, of whatever kind, goes on where they were."""
+    """Interrupt Snakemake, which cancels its jobs; the next run, local or on the cluster, resumes them."""
     started = _begin(cluster, folder, *on_node("--nodelist=n1"))
     started.send_signal(signal.SIGINT)
     assert started.wait(PATIENCE_S) == 1
@@ -61,10 +61,10 @@ DISTURBANCES: dict[str, Callable[[Cluster, Path], None]] = {
 
 
 def _begin(cluster: Cluster, folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start a slowed training; returns when it has done a step."""
+    """Start a slowed training; return after its first step."""
     (folder / "slow").touch()
     with (folder / "snakemake.log").open("wb") as log:
-        # SIGINT is ignored by what a shell starts with `&`, and by all that comes of it
+        # processes started with `&`, and their children, ignore SIGINT
         own = ["env", "--default-signal=INT", sys.executable, "-m", "snakemake", WEIGHTS, *PROFILE, *PRESETS]
         environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "SLURM_CONF": str(cluster.folder / "slurm.conf")}
         started = subprocess.Popen([*own, *arguments], cwd=folder, env=environment, stdout=log, stderr=log)
@@ -78,12 +78,12 @@ def _begin(cluster: Cluster, folder: Path, *arguments: str) -> subprocess.Popen[
 
 
 def _processes_in(folder: Path) -> list[str]:
-    """Process ids of what works in `folder`."""
+    """Return the ids of the processes that run in `folder`."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             if (path / "cwd").readlink() == folder:
                 found.append(path.name)
-        except OSError:  # it ended while we looked
+        except OSError:  # it just ended
             continue
     return found

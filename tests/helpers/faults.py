@@ -1,4 +1,4 @@
-"""What befalls a run: Snakemake as a process of its own, in a session of its own, and signals to it and to its jobs."""
+"""Faults of a run: Snakemake as a process in its own session, and signals to it and its jobs."""
 
 import os
 import signal
@@ -12,18 +12,18 @@ import pandas as pd
 
 from slimdiff.analysis import columns, matrix
 
-PATIENCE_S = 240.0  # for what takes seconds where nothing else runs
-# What differs when the same run is repeated: what is measured in time or memory, and what the machine chooses.
+PATIENCE_S = 240.0  # for operations that take seconds on an idle machine
+# Columns that differ between equal runs: times, memory, and choices of the machine.
 OF_A_RUN = {column.name for column in columns.COLUMNS if column.unit in ("s", "ms")}
 OF_A_RUN |= {"peak_memory_bytes", "threads", "started_at"}
 OF_A_RUN |= {column.name for column in columns.COLUMNS if column.name.startswith("speedup")}
 
 
 def launch(folder: Path, *arguments: str, program: str = "snakemake", **environment: str) -> "subprocess.Popen[bytes]":
-    """Start Snakemake, or another module, in `folder`, as at a terminal of its own; what it prints is in `printed`."""
+    """Start Snakemake, or another module, in `folder`, as on its own terminal; the file `printed` has its output."""
     with (folder / "printed").open("wb") as printed:
         return subprocess.Popen(
-            # SIGINT is ignored by what a shell starts with `&`, and by all that comes of it
+            # processes started with `&`, and their children, ignore SIGINT
             ["env", "--default-signal=INT", sys.executable, "-m", program, *arguments],
             cwd=folder,
             env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1", **environment},
@@ -42,33 +42,33 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
 
 
 def stages_in(folder: Path, stage: str = "") -> list[int]:
-    """Process ids of the stages that run in `folder`, or of one of them."""
+    """Return the process ids of all stages in `folder`, or of one stage."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             words = (path / "cmdline").read_bytes().split(b"\0")
             if (path / "cwd").readlink() == folder and b"-u" in words[:2] and f"slimdiff.stages.{stage}" in str(words):
                 found.append(int(path.name))
-        except OSError:  # it ended while we looked
+        except OSError:  # it just ended
             continue
     return found
 
 
 def end(process: "subprocess.Popen[bytes]", signal_number: int, *others: int) -> int:
-    """Send a signal to these processes at once; the exit code of the first."""
+    """Send a signal to these processes at once; return the exit code of the first."""
     for pid in (process.pid, *others):
         os.kill(pid, signal_number)
     return process.wait(PATIENCE_S)
 
 
 def press_ctrl_c(process: "subprocess.Popen[bytes]") -> int:
-    """As a terminal sends it: to every process of the group. The exit code."""
+    """Send SIGINT to every process of the group, as a terminal does; return the exit code."""
     os.killpg(process.pid, signal.SIGINT)
     return process.wait(PATIENCE_S)
 
 
 def same_but_for_times(run: Path, other: Path) -> None:
-    """Their matrices are equal in all that is not a time, a memory or the machine's choice."""
+    """Assert that the matrices are equal except for times, memory and choices of the machine."""
     ours, theirs = (matrix.read_matrix(folder / "results" / "matrix.parquet").frame for folder in (run, other))
     kept = [name for name in ours.columns if name not in OF_A_RUN]
     pd.testing.assert_frame_equal(ours[kept], theirs[kept], check_exact=True)

@@ -1,4 +1,4 @@
-"""Fine-tunings that the tests share: a short training, and what starts from its weights."""
+"""Fine-tunings for tests: a short training, and trainings that start from its weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,13 +37,13 @@ def settings_of(
 
 
 def run(start: Start, folder: Path, *arguments: Any, settings: dict[str, Any] | None = None, **changes: Any) -> Trained:
-    """Fine-tune with these settings, or with `settings_of` these changes; its state is in `folder`."""
+    """Fine-tune with these settings, or with `settings_of` and these changes; the state is in `folder`."""
     settings = settings or settings_of(start, **changes)
     return finetune(start[0], start[1], striped_images(), settings, folder, CPU, "code", *arguments)
 
 
 def equal(one: Trained, other: Trained) -> bool:
-    """Whether all weights are equal."""
+    """Return whether all weights are equal."""
     return all(
         torch.equal(one.weights[kind][key], other.weights[kind][key])
         for kind in one.weights

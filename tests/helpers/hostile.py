@@ -1,4 +1,4 @@
-"""Configs with mistakes of every kind, and what becomes of them."""
+"""Mutated configs, valid or with mistakes of every kind, and their outcome."""
 
 import copy
 import os
@@ -85,11 +85,11 @@ VALUES = st.one_of(
     st.integers(),
     st.floats(),
 )
-# Values of the right type; most are refused, if at all, because of other keys.
+# Values of the right type; most are valid, or invalid only in combination with other keys.
 SMALL = st.one_of(
     st.integers(0, 12), st.sampled_from([16, 17, 28, 32, 64, 2048, 0.0, 0.1, 0.3, 0.5, 0.9, 1.0, 1.5, 25.0])
 )
-Place = tuple[Any, Any]  # a mapping or a list, and a key or an index of it
+Place = tuple[Any, Any]  # a mapping or list, and a key or index in it
 
 
 def words(schema: Any) -> list[str]:
@@ -129,7 +129,7 @@ BASES = bases()
 
 
 def places(value: Any) -> list[Place]:
-    """Return every place in `value` that can be replaced, deleted or doubled."""
+    """Return every place in `value` that can be replaced, deleted or duplicated."""
     found: list[Place] = []
     if isinstance(value, dict | list):
         for key in list(value) if isinstance(value, dict) else range(len(value)):
@@ -180,7 +180,7 @@ def mutated(draw: st.DrawFn) -> dict[str, Any]:
 def outcome(config: dict[str, Any], overlay: dict[str, Any] | None = None) -> str | None:
     """Return the message that refuses a config; None if it is valid and every job can be planned.
 
-    Any other exception than UserError, or a path outside of results/, fails the test.
+    Exceptions other than UserError, and paths outside results/, fail the test.
     """
     try:
         validate(config, SCHEMA, {"config.yaml": CONFIG, FILE: config if overlay is None else overlay})
@@ -192,7 +192,7 @@ def outcome(config: dict[str, Any], overlay: dict[str, Any] | None = None) -> st
 
 
 def plan(config: dict[str, Any]) -> None:
-    """Compute what the rules need of a valid config for every cell: settings as JSON, and paths inside results/."""
+    """Compute the rules' settings and paths for every cell of a valid config: JSON, and paths inside results/."""
     for cell in expand(config["matrix"]):
         path = os.path.normpath(f"results/cells/{cell.path}")
         assert path.split("/") == ["results", "cells", cell.dataset, cell.model, cell.optimization, f"seed{cell.seed}"]
@@ -224,7 +224,7 @@ def plan(config: dict[str, Any]) -> None:
 
 
 def names_the_key(message: str, config: dict[str, Any]) -> bool:
-    """Return whether a message says where: a file and a key from the top, or the file of claims or of a plugin."""
+    """Return whether a message names a file and a full key, or a file of claims or of a plugin."""
     file, _, rest = message.partition(": ")
     if file in (FILE, "config.yaml"):
         known = {*SCHEMA["properties"], *map(str, config)}

@@ -33,7 +33,7 @@ def write(
     config: Mapping[str, Any] = synthetic.CONFIG,
     classes: tuple[str, ...] = ("zero", "one", "two"),
 ) -> Matrix:
-    """Write what the page reads below `folder`. Jobs run one by one from BEGAN on, and failed cells have no images."""
+    """Write the page's inputs below `folder`. Jobs run one by one, starting at BEGAN; failed cells have no images."""
     source = {"config": config, "slimdiff": "0.1.0", "written_at": BEGAN.isoformat(), "versions": {"python": "3.11"}}
     write_matrix(folder / "matrix.parquet", to_frame(list(rows)), source)
     matrix = read_matrix(folder / "matrix.parquet")
@@ -66,7 +66,7 @@ def place_of(cell: Cell) -> tuple[str, str, str]:
 
 
 def write_samples(cells: Path, cell: Cell, images: int, classes: tuple[str, ...]) -> None:
-    """Image i is grey i × 10, one level lighter for each letter of the recipe's name; DDPMs are class-conditional."""
+    """Write images; image i has grey level i × 10 plus the length of the recipe's name. DDPMs are class-conditional."""
     place = cells / cell.path / "samples.npz"
     levels = np.arange(images) * 10 + len(cell.optimization)
     pixels = np.broadcast_to(levels[:, None, None, None], (images, 1, PIXELS, PIXELS)).astype(np.uint8)
@@ -75,7 +75,7 @@ def write_samples(cells: Path, cell: Cell, images: int, classes: tuple[str, ...]
 
 
 def build(folder: Path) -> Path:
-    """Run the stage on `folder`; the page that it wrote."""
+    """Run the stage on `folder`; return the page that it wrote."""
     out = folder / "report.html"
     arguments = {"matrix": folder / "matrix.parquet", "paper": PAPER, "out": out}
     arguments |= {name: folder / f"{name}.json" for name in ("findings", "claims")}
@@ -86,13 +86,13 @@ def build(folder: Path) -> Path:
 
 
 def pictured(matrix: Matrix) -> list[Cell]:
-    """The cells of `matrix` that the page may show."""
+    """Return the cells of `matrix` whose images the page may show."""
     keys = matrix.frame[["dataset", "model", "optimization", "seed"]].itertuples(index=False, name=None)
     return selection.pictured([Cell(*key[:3], int(key[3])) for key in keys])
 
 
 def _timed(folder: Path, stage: str, job: str, clock: float) -> float:
-    """Write the benchmark record of a job that began at `clock`; when it ended."""
+    """Write the benchmark record of a job that began at `clock`; return when it ended."""
     path = folder / "benchmarks" / stage / f"{job}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"s": SECONDS[stage], "cpu_time": SECONDS[stage] / 2, "max_rss": 500.0}

@@ -1,4 +1,4 @@
-"""What the tests of clusters run: two tiny cells, in clones that can be slowed down."""
+"""Runs for tests of clusters: two tiny cells, in clones that can be slowed down."""
 
 import shutil
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from clones import clone
 
 PRESETS = ("--configfile", "config/smoke.yaml", "cells.yaml")
-# Both families; the longer training is there to be disturbed.
+# Both families; the longer training is the one to disturb.
 CELLS = """\
 models:
   ncsn: {training: {epochs: 16}}
@@ -14,7 +14,7 @@ matrix:
   - {dataset: digits, model: ncsn, optimizations: [baseline], seeds: [0]}
   - {dataset: digits, model: ddpm, optimizations: [baseline], seeds: [0]}
 """
-# Beside the profile: this Slurm answers at once, so it is asked soon.
+# In addition to the profile: this Slurm answers at once, so its first status check can be early.
 PROFILE = ("--workflow-profile", "profiles/slurm", "--slurm-init-seconds-before-status-checks", "2")
 
 TRAINING = Path("results/train/digits/ncsn/plain/seed0")
@@ -23,7 +23,7 @@ LOG = Path("results/logs/train/digits/ncsn/plain/seed0.log")
 
 
 def prepared(target: Path) -> Path:
-    """A clone that is asked for these cells and can be slowed down."""
+    """Return a clone that requests these cells and can be slowed down."""
     folder = clone(target)
     (folder / "cells.yaml").write_text(CELLS, encoding="utf-8")
     shutil.copy(Path(__file__).with_name("slow.py"), folder / "workflow" / "src" / "sitecustomize.py")
@@ -31,10 +31,10 @@ def prepared(target: Path) -> Path:
 
 
 def on_node(*options: str) -> tuple[str, str]:
-    """Arguments that hand options of sbatch to every job."""
+    """Return arguments that pass options of sbatch to every job."""
     return "--default-resources", f"slurm_extra='{' '.join(options)}'"
 
 
 def text_of(path: Path) -> str:
-    """What is in the file so far."""
+    """Return the text of the file so far; empty if the file is missing."""
     return path.read_text(encoding="utf-8") if path.exists() else ""

@@ -1,7 +1,7 @@
-"""Makes a clone's trainings take their time, so that there is one to disturb on a machine of any speed.
+"""Slows down a clone's trainings, so that they can be disturbed on a machine of any speed.
 
 Copied into a clone's package folder as sitecustomize.py, which every Python imports at its start. While a file named
-`slow` lies in the clone, each step of a training takes a second longer; what is computed stays the same.
+`slow` exists in the clone, each step of a training takes a second longer; its results stay the same.
 """
 
 import sys
@@ -14,7 +14,7 @@ if "slimdiff.stages.train" in sys.orig_argv:
     of_step = optimizers.learning_rate_factor
 
     def slowly(schedule: str, step: int, steps: int) -> float:
-        """The factor of the learning rate, after a while."""
+        """Return the factor of the learning rate, after a delay."""
         if Path("slow").exists():
             time.sleep(1.0)
         return of_step(schedule, step, steps)

@@ -1,10 +1,10 @@
-"""A real Slurm on this machine for as long as a block lasts: controller, simulated nodes and munge, all on 127.0.0.1.
+"""A real Slurm on this machine for the duration of a block: controller, simulated nodes and munge, all on 127.0.0.1.
 
 Debian's packages slurmctld, slurmd, slurm-client and munge, as root; no systemd, no cgroups, no accounting. Everything
 lies in one folder, but for a link in /etc/slurm: Snakemake's jobs forget SLURM_CONF. Daemons are children that the
 kernel ends with us, so that nothing stays behind even when a test is killed.
 
-By hand, from the project's folder: `python tests/cluster/slurm.py COMMAND …` runs a command beside such a cluster.
+By hand, from the project's folder: `python tests/helpers/slurm.py COMMAND …` runs a command with such a cluster.
 """
 
 import contextlib
@@ -62,14 +62,14 @@ JobRequeue=1
 {nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10 State=UP
 """
-# What a node has is what it says it has; jobs wait for their share of that.
+# Nodes have the resources that they declare; jobs wait until theirs are free.
 NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=20000 Gres=gpu:4"
-# Slurm sets CUDA_VISIBLE_DEVICES for GPUs that have a file; any character devices will do.
+# Slurm sets CUDA_VISIBLE_DEVICES for GPUs with a device file; any character device works.
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random")
 
 
 def missing() -> str | None:
-    """Why no cluster can be started here, or nothing."""
+    """Return why no cluster can be started here, or None."""
     if os.geteuid() != 0:
         return "a test cluster is started by root alone"
     absent = [program for program in PROGRAMS if shutil.which(program) is None]
@@ -89,29 +89,29 @@ class Cluster:
     daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def run(self, *command: str) -> str:
-        """What one of Slurm's commands prints; raises CalledProcessError when it fails."""
+        """Return the output of a Slurm command; raise CalledProcessError if it fails."""
         done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=30, check=True)
         return done.stdout
 
     def environment(self) -> dict[str, str]:
-        """The caller's environment, where Slurm's commands find this cluster."""
+        """Return the caller's environment, changed so that Slurm's commands find this cluster."""
         return {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def jobs(self, folder: Path, *options: str) -> dict[str, str]:
-        """State of each job that was submitted from `folder` and has not ended, by its number.
+        """Return the state of each unfinished job submitted from `folder`, by its number.
 
-        `--states=all` as an option lists jobs that have ended as well.
+        The option `--states=all` includes finished jobs.
         """
         listed = self.run("squeue", "--noheader", "--format=%A %T %Z", *options).splitlines()
         split = [line.split(maxsplit=2) for line in listed]
         return {number: state for number, state, place in split if place == str(folder)}
 
     def node_of(self, job: str) -> str:
-        """Where a job runs, or nothing."""
+        """Return the node of a running job; empty for others."""
         return self.run("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip()
 
     def fail(self, node: str) -> None:
-        """What a power cut does: the node's daemon and everything that its jobs run are gone at once."""
+        """Simulate a power cut: kill the node's daemon and all processes of its jobs at once."""
         doomed = self._steps(node)
         self.daemons[f"slurmd {node}"].kill()
         for pid in doomed:
@@ -120,7 +120,7 @@ class Cluster:
         self.daemons[f"slurmd {node}"].wait()
 
     def start(self, name: str, *command: str) -> None:
-        """Start a daemon that ends with us."""
+        """Start a daemon that ends with this process."""
         log = (self.folder / f"{name.replace(' ', '.')}.log").open("ab")
         self.daemons[name] = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", *command],
@@ -128,14 +128,14 @@ class Cluster:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # a Ctrl-C at our terminal is not for daemons
+            start_new_session=True,  # daemons must not get a Ctrl-C from our terminal
         )
 
     def start_node(self, name: str) -> None:
         self.start(f"slurmd {name}", "slurmd", "-D", "-N", name)
 
     def stop(self) -> None:
-        """End jobs, then daemons, nodes first; what does not end by itself is killed."""
+        """End jobs, then daemons, nodes first; kill daemons that do not end by themselves."""
         with contextlib.suppress(subprocess.SubprocessError):
             self.run("scancel", "--full", "--user=root")
             wait_for(lambda: not self.run("squeue", "--noheader"), STOP_S, "an empty queue")
@@ -152,28 +152,28 @@ class Cluster:
                 os.kill(pid, signal.SIGKILL)
 
     def _steps(self, node: str) -> list[int]:
-        """Process ids of a node's job steps and of all that they started."""
+        """Return the process ids of a node's job steps and their descendants."""
         sockets = (self.folder / f"spool.{node}").glob(f"{node}_*.*")  # one for each step: n1_<job>.<step>
         jobs = {path.name.removeprefix(f"{node}_").partition(".")[0] for path in sockets}
         parents, heads = {}, []
         for path in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):  # it ended while we looked
+            with contextlib.suppress(OSError):  # it just ended
                 parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
                 title = (path / "cmdline").read_bytes().decode(errors="replace")
                 if title.startswith("slurmstepd: [") and title[13:].partition(".")[0] in jobs:
                     heads.append(int(path.name))
         found = list(heads)
-        for pid in found:  # grows while it is walked
+        for pid in found:  # grows during iteration
             found += [child for child, parent in parents.items() if parent == pid and child not in found]
         return found
 
 
 @contextlib.contextmanager
 def cluster(folder: Path, n_nodes: int = 2) -> Iterator[Cluster]:
-    """A cluster of `n_nodes` nodes n1, n2, … that lives in `folder` and ends with the block.
+    """Start a cluster of `n_nodes` nodes n1, n2, … with its files in `folder`; it ends with the block.
 
     Raises:
-        RuntimeError: it can't be started here, or did not come up; the daemons' logs lie in the folder.
+        RuntimeError: it cannot be started here, or did not start in time; the daemons' logs are in the folder.
     """
     if reason := missing():
         raise RuntimeError(reason)
@@ -181,7 +181,7 @@ def cluster(folder: Path, n_nodes: int = 2) -> Iterator[Cluster]:
     started = Cluster(folder, tuple(f"n{i + 1}" for i in range(n_nodes)))
     ports = _free_ports(n_nodes + 1)
     nodes = [NODE.format(name=name, host=host, port=port) for name, port in zip(started.nodes, ports, strict=False)]
-    # listen on 127.0.0.1 alone where that is what the host's name stands for, as Slurm needs it then
+    # Slurm must listen on 127.0.0.1 alone if the host's name resolves to it
     addresses = "CommunicationParameters=NoInAddrAny,NoCtldInAddrAny" if _is_loopback(host) else ""
     text = CONFIG.format(
         folder=folder, host=host, addresses=addresses, controller_port=ports[-1], nodes="\n".join(nodes)
@@ -210,13 +210,13 @@ def cluster(folder: Path, n_nodes: int = 2) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def _system_config(folder: Path) -> Iterator[None]:
-    """Links to the cluster's configuration where every program of Slurm looks, gone when the block ends."""
+    """Link the cluster's configuration into Slurm's default folder for the duration of the block."""
     made = not SYSTEM_CONFIG.parent.exists()
     SYSTEM_CONFIG.parent.mkdir(exist_ok=True)
     links = [SYSTEM_CONFIG.with_name(name) for name in ("slurm.conf", "gres.conf")]
     try:
         for link in links:
-            if link.is_symlink():  # of a test that was killed
+            if link.is_symlink():  # left by a killed test
                 link.unlink()
             link.symlink_to(folder / link.name)
         yield
@@ -229,7 +229,7 @@ def _system_config(folder: Path) -> Iterator[None]:
 
 
 def _is_abandoned() -> bool:
-    """Whether the configuration is that of a test that was killed: its controller has died with it."""
+    """Return whether the configuration was left by a killed test: its controller is dead."""
     if not SYSTEM_CONFIG.is_symlink():
         return False
     record = SYSTEM_CONFIG.readlink().with_name("slurmctld.pid")
@@ -240,7 +240,7 @@ def _is_abandoned() -> bool:
 
 
 def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Return as soon as `condition` holds; TimeoutError after so many seconds."""
+    """Return as soon as `condition` holds; raise TimeoutError after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -249,7 +249,7 @@ def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None
 
 
 def _n_idle(started: Cluster) -> int:
-    """How many nodes are ready; none while the controller does not answer."""
+    """Return the number of idle nodes; 0 while the controller does not answer."""
     try:
         return started.run("sinfo", "--noheader", "--Node", "--states=idle", "--format=%N").count("n")
     except subprocess.CalledProcessError:
@@ -264,7 +264,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _free_ports(n: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody uses just now."""
+    """Return currently unused ports of 127.0.0.1."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
         for each in sockets:

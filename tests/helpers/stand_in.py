@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-WEIGHTS_BYTES = 2_000_000  # above Snakemake's own limit for comparing contents instead of dates
+WEIGHTS_BYTES = 2_000_000  # above Snakemake's size limit for comparing contents instead of dates
 
 
 def outputs(options: dict[str, str]) -> list[Path]:
@@ -29,7 +29,7 @@ if stage is not None:
     print(stage, "OMP_NUM_THREADS", os.environ["OMP_NUM_THREADS"], *sys.orig_argv, flush=True)
     deadline = time.monotonic() + 120
     while os.environ.get("STAND_IN_WAITS") == stage and Path("wait").exists() and time.monotonic() < deadline:
-        with Path("alive").open("a") as file:  # grows for as long as this process lives
+        with Path("alive").open("a") as file:  # grows while this process runs
             file.write(f"{os.getpid()}\n")
         time.sleep(0.05)
     if os.environ.get("STAND_IN_FAILS") == stage:

@@ -2,7 +2,7 @@
 
 Tests copy this file into a clone as sitecustomize.py, like stand_in.py; `row` and `aggregate` are real.
 $KILLED lists jobs as STAGE:PART, with a part of their paths; they kill themselves, as the kernel does without memory.
-$HELD lists jobs likewise that wait for the file $GO, so that a test can look at a run in progress.
+$HELD lists jobs in the same way that wait for the file $GO, so that a test can inspect a run in progress.
 """
 
 import json

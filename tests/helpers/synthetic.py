@@ -9,7 +9,7 @@ import pandas as pd
 from slimdiff.analysis.columns import COLUMNS
 from slimdiff.analysis.matrix import UNITS, Matrix, to_frame
 
-# Recipes as in config.yaml, as far as their kind depends on them.
+# Recipes as in config.yaml, reduced to the keys that determine their family.
 TRAININGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "linear-4bit-frozen": {"linear": "4bit"},

@@ -50,7 +50,7 @@ SMALL: dict[str, Any] = {
         {"dataset": "digits", "model": "ddpm", "optimizations": ["baseline", "distilled-2"], "seeds": [0]},
     ],
 }
-# Recipes of which no row is made: they are compressed, sampled and profiled alone.
+# Recipes without a row: only compressed, sampled and profiled.
 NCSN = (
     *("ema", "linear-8bit", "linear-4bit-frozen", "adam-8bit", "l1-70+weights-8bit", "weights-4bit", "weights-bf16"),
     *(
@@ -78,7 +78,7 @@ PROFILED = {
     "channels-50",
     "steps-6-reuse-2",
 }
-N_IMAGES = 192, 64  # training and test images
+N_IMAGES = 192, 64  # numbers of training and test images
 
 
 def main(out: str) -> None:
@@ -118,7 +118,7 @@ def trace_imports() -> Calls:
 
     sys.setprofile(note)
     for path in sorted((SOURCE / "slimdiff").rglob("*.py")):
-        if path.parent.name != "cli":  # no stage loads the command line
+        if path.parent.name != "cli":  # not loaded by stages
             name = ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
             importlib.import_module(name)
     sys.setprofile(None)
@@ -134,7 +134,7 @@ class Stages:
         self.calls: Calls = {}
 
     def run_all(self) -> None:
-        """Run every stage, on data sets, networks and recipes of many kinds."""
+        """Run every stage on data sets, networks and recipes of many kinds."""
         from slimdiff.config import lookup, resolve
 
         self.resolve, self.lookup = resolve, lookup
@@ -164,7 +164,7 @@ class Stages:
         ]
 
     def _run(self, stage: str, name: str = "", **arguments: object) -> None:
-        """Run a stage with options `--key value`, and add its calls to `name` or its own."""
+        """Run a stage with options `--key value`, and record its calls under `name` or the stage's own name."""
         options: list[str] = []
         for key, value in arguments.items():
             if value is not None:
@@ -196,7 +196,7 @@ class Stages:
 
     @staticmethod
     def _shrink(path: Path) -> None:
-        """Keep the first images of a data set alone."""
+        """Keep only the first images of a data set."""
         from slimdiff.data import image_set
 
         data, (n_train, n_test) = image_set.read(path), N_IMAGES
@@ -327,7 +327,7 @@ class Stages:
         self._run("page", tables=folder / "tables", out=folder / "report.html", **shared)
 
     def _inception(self) -> None:
-        """Sum up a data set under an Inception network of made-up weights, which sees four of the images."""
+        """Compute reference statistics with an Inception network of random weights, evaluated on four images only."""
         import torch
         import torchvision
         from builders import striped_images
@@ -368,7 +368,7 @@ class Stages:
         example = yaml.safe_load((EXAMPLE.parent / "config.yaml").read_text(encoding="utf-8"))
         self.config = merge(merge(self.config, example), {"sampling": SMALL["sampling"], "datasets": SMALL["datasets"]})
         self.config["models"]["residual"]["training"] |= {"epochs": 1}
-        os.chdir(ROOT)  # where plugins are looked up
+        os.chdir(ROOT)  # plugin paths are relative to it
         images = self.folder / "data" / "shapes" / "images.safetensors"
         self._run("data", "data+plugin", settings=self._settings("data", "shapes"), data_dir=self.folder, out=images)
         cell = {"dataset": "shapes", "model": "residual", "optimization": "low-rank-25+mantissa-4", "seed": 0}
@@ -378,7 +378,7 @@ class Stages:
 
 @contextlib.contextmanager
 def traced(codes: set[CodeType]) -> Iterator[None]:
-    """Add the code of every function that is called, in any thread."""
+    """Record the code of every function that is called, in any thread."""
 
     def note(frame: FrameType, event: str, argument: object) -> None:
         if event == "call":

@@ -1,4 +1,4 @@
-"""Sensitivity and blind spots of each metric, on real digits with known damage and networks trained here.
+"""Sensitivity and blind spots of each metric, on real digits with known damage.
 
 The small version of docs/results/blind-spots, on scikit-learn's 8×8 digits.
 """
@@ -26,7 +26,7 @@ from slimdiff.metrics.score import score
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
-STEPS = 200  # of each training; 97 % of the test images are recognized after them
+STEPS = 200  # of each training; the classifier then recognizes 97 % of the test images
 # Every number of a record that depends on the samples.
 NUMBERS = [
     name for name in score_module.MEASURES if name not in ("fid_indomain_extractors", "fid_inception", "fid_paper")
@@ -71,7 +71,7 @@ def scored(evaluator: Evaluator, images: torch.Tensor, labels: torch.Tensor | No
 
 @pytest.fixture(scope="module")
 def real(evaluator: Evaluator, digits: ImageSet) -> dict[str, Any]:
-    """Test images: the score of a perfect model."""
+    """Return the score of test images: that of a perfect model."""
     return scored(evaluator, digits.test_images, digits.test_labels)
 
 
@@ -150,7 +150,7 @@ def test_only_class_accuracy_detects_the_wrong_class(
 def test_only_memorization_detects_copies_of_training_images(
     evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]
 ) -> None:
-    """The blind spot of all feature metrics: a memorized training set beats unseen real images."""
+    """The blind spot of all feature metrics: a memorized training set scores better than unseen real images."""
     copies = scored(evaluator, digits.train_images)
     assert copies["fid_indomain"] < 0.01 * real["fid_indomain"]
     assert (copies["precision"], copies["recall"]) >= (real["precision"], real["recall"])
@@ -174,7 +174,7 @@ def test_recall_and_coverage_detect_a_few_repeated_images(
 
 
 def test_confidence_detects_double_digits(evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]) -> None:
-    """In a tenth of the images: confidence drops, precision hardly moves."""
+    """In a tenth of the images: confidence drops, precision hardly changes."""
     images = digits.test_images.clone()
     images[::10] = torch.maximum(images[::10], images.roll(7, 0)[::10])
     found = scored(evaluator, images)
@@ -186,7 +186,7 @@ def test_confidence_detects_double_digits(evaluator: Evaluator, digits: ImageSet
 def test_order_and_batches_do_not_change_any_score(
     evaluator: Evaluator, digits: ImageSet, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Copies put distances on the edge of neighbourhoods, where rounding would decide."""
+    """Copies lie exactly on the edge of neighbourhoods, where rounding could decide."""
     images, labels = digits.test_images[:300], digits.test_labels[:300]
     if kind == "copies":
         images = torch.cat([digits.train_images[:40].repeat(5, 1, 1, 1), digits.train_images[40:140]])

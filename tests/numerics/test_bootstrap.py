@@ -1,4 +1,4 @@
-"""The bootstrap's deviation of the Fréchet distance against the deviation over fresh draws."""
+"""The bootstrap's standard deviation of the Fréchet distance against that over fresh draws."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ D = 8
 
 
 def draws(seed: int, n: int, shift: float) -> torch.Tensor:
-    """Skewed features with a spectrum, as after a ReLU."""
+    """Return skewed features with a decaying spectrum, as after a ReLU."""
     generator = torch.Generator().manual_seed(seed)
     scales = torch.logspace(0.5, -0.5, D, dtype=torch.float64)
     return (torch.randn(n, D, dtype=torch.float64, generator=generator) + shift).relu() * scales
@@ -43,7 +43,7 @@ def distance(reference: Reference, features: torch.Tensor) -> float:
 def test_the_deviation_equals_that_of_fresh_draws_and_is_larger_at_the_floor(
     shift: float, low: float, high: float
 ) -> None:
-    """√3 times too large at the floor, where the distance is noise; correct above it."""
+    """At the floor, where the distance is noise, it is √3 times too large; above it, it is correct."""
     reference = made_reference(1)
     fresh = torch.tensor([distance(reference, draws(seed, 400, shift)) for seed in range(400)])
     found = torch.tensor([fid_indomain_sampling_sd(reference, [draws(seed, 400, shift)]) for seed in range(20)])
@@ -51,7 +51,7 @@ def test_the_deviation_equals_that_of_fresh_draws_and_is_larger_at_the_floor(
 
 
 def test_repeating_images_raises_the_distance() -> None:
-    """Why the mean over the draws is not used: at the floor it is about twice the distance."""
+    """The reason why the mean over draws is not used: at the floor it is about twice the distance."""
     reference, features = made_reference(1), draws(1, 400, 0.0)
     generator = torch.Generator().manual_seed(0)
     again = [distance(reference, features[torch.randint(400, (400,), generator=generator)]) for _ in range(100)]
@@ -69,7 +69,7 @@ def test_a_draw_equals_the_distance_of_its_images() -> None:
 
 
 def test_the_deviation_is_of_the_mean_over_extractors() -> None:
-    """Two of the same kind that see the same images move together, so the mean of both moves as much as one does."""
+    """Two equal extractors vary together on the same images, so their mean varies as much as one does."""
     features = draws(1, 400, 0.3)
     alone = fid_indomain_sampling_sd(made_reference(1), [features])
     same = made_reference(1)

@@ -1,4 +1,4 @@
-"""The classifier: its metrics equal a count by hand, and its accuracy is the stated one."""
+"""The classifier: its metrics equal a count by hand, and it has its stated accuracy."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def untrained(shape: tuple[int, int, int] = (1, 12, 12), classes: int = 10, seed
 
 
 def striped(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two separable classes: noise with bright rows, noise with bright columns."""
+    """Return images of two separable classes: noise with bright rows, noise with bright columns."""
     labels = torch.arange(n) % 2
     pictures = images(n, (1, 8, 8), seed) // 3
     pictures[labels == 0, :, ::3] += 150
@@ -44,7 +44,7 @@ def striped(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class Conditional(Classifier):
-    """Read the answer from the image: the first pixel is the class, the second its probability in percent."""
+    """A network that reads its output from the image: the first pixel is the class, the second its percentage."""
 
     def __init__(self, n_classes: int = 4) -> None:
         super().__init__((1, 4, 4), n_classes)
@@ -56,7 +56,7 @@ class Conditional(Classifier):
 
 
 def telling(*answers: tuple[int, int]) -> torch.Tensor:
-    """Images for `Conditional`, from (class, percentage)."""
+    """Return images for `Conditional`, from (class, percentage)."""
     pictures = torch.zeros(len(answers), 1, 4, 4, dtype=torch.uint8)
     for picture, (shown, sure) in zip(pictures, answers, strict=True):
         picture[0, 0, 0], picture[0, 0, 1] = shown, sure
@@ -100,7 +100,7 @@ def test_images_of_another_size_are_refused() -> None:
 def test_metrics_equal_a_count_by_hand() -> None:
     shown = telling((0, 99), (0, 80), (1, 95), (2, 89), (2, 91))
     found = classify_samples(Conditional(), shown, torch.tensor([0, 0, 0, 2, 3]), UNIFORM)
-    # Requested 3, 0, 1, 1; recognized 2, 1, 2, 0: the differences are 1, 1, 1, 1 of 5, and half of them is 2 of 5.
+    # Requested 3, 0, 1, 1; recognized 2, 1, 2, 0: the differences are 1, 1, 1, 1 of 5, and half their sum is 2 of 5.
     assert found == {"class_accuracy": 3 / 5, "class_tv": pytest.approx(2 / 5), "low_confidence": 2 / 5}
 
 
@@ -116,7 +116,7 @@ def test_without_labels_class_shares_are_compared_with_the_training_set() -> Non
 )
 def test_missing_classes_change_the_class_shares(answers: tuple[tuple[int, int], ...], distance: float) -> None:
     assert classify_samples(Conditional(), telling(*answers), NO_LABELS, UNIFORM)["class_tv"] == pytest.approx(distance)
-    # Exchanged classes do not: that is what the accuracy is for.
+    # Exchanged classes do not: accuracy measures those.
     requested = torch.tensor([shown for shown, _ in answers]).roll(1)
     assert classify_samples(Conditional(), telling(*answers), requested, UNIFORM)["class_tv"] == 0.0
 
@@ -273,7 +273,7 @@ def test_the_shipped_classifier_has_its_stated_accuracy(
 def test_the_classifier_detects_damage_that_the_distance_misses(
     shipped: Classifier, mnist_images: ImageSet, mnist_shares: torch.Tensor
 ) -> None:
-    """Digits drawn over one another lower its confidence, a lost class shifts the shares, wrong labels the accuracy."""
+    """Overlaid digits lower the confidence, a missing class the class shares, wrong labels the accuracy."""
     x, labels = mnist_images.test_images[:2000], mnist_images.test_labels[:2000]
 
     def seen(pictures: torch.Tensor, requested: torch.Tensor = NO_LABELS) -> dict[str, float]:

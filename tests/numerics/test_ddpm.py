@@ -1,4 +1,4 @@
-"""DDPM's process, its parametrizations and its samplers against diffusers, the papers' formulas and closed forms."""
+"""DDPM's process, parametrizations and samplers against diffusers, published formulas and closed forms."""
 
 import math
 
@@ -17,7 +17,7 @@ from slimdiff.diffusion.samplers import SamplerSettings, sample
 from slimdiff.errors import UserError
 from slimdiff.io.settings import build
 
-THEIRS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}  # the schedules in diffusers' words
+THEIRS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}  # the schedules' names in diffusers
 MEAN, STD = 0.3, 0.4  # of the pixels: independent Gaussians
 SHAPE = (1, 12, 12)
 
@@ -93,7 +93,7 @@ def test_time_rises_between_the_steps_and_stops_beyond_them(schedule):
 
 
 class Recorded(torch.nn.Module):
-    """A network that answers `target` and keeps what it was shown."""
+    """A network that outputs `target` and records its inputs."""
 
     def __init__(self, target=None):
         super().__init__()
@@ -105,7 +105,7 @@ class Recorded(torch.nn.Module):
 
 
 def example(schedule, steps=(0, 1, 250, 600, 900, 999)):
-    """Clean and noisy images at some steps, in float64: x_0, noise, x_t, sqrt(alpha_bar), steps, sigmas."""
+    """Return clean and noisy images at some steps, in float64: x_0, noise, x_t, sqrt(alpha_bar), steps, sigmas."""
     generator = torch.Generator().manual_seed(0)
     x_0 = torch.rand(len(steps), 1, 5, 5, generator=generator, dtype=torch.float64) * 2 - 1
     noise = torch.randn(x_0.shape, generator=generator, dtype=torch.float64)
@@ -115,7 +115,7 @@ def example(schedule, steps=(0, 1, 250, 600, 900, 999)):
 
 
 def prediction(name, x_0, noise, signal, spread):
-    """What a perfect network would answer."""
+    """Return the output of a perfect network."""
     return noise if name == "epsilon" else signal * noise - spread * x_0
 
 
@@ -125,7 +125,7 @@ def test_a_perfect_prediction_gives_x_0(name, schedule):
     x_0, noise, x_t, signal, spread, steps, sigma = example(schedule)
     network = Recorded(prediction(name, x_0, noise, signal, spread))
     denoiser = Denoiser(network, PreconditioningSettings(name, noise_schedule=schedule))
-    # x_t / signal - sigma·noise cancels the more digits, the larger sigma is: 20,000 at the end of the cosine schedule
+    # x_t / signal - sigma·noise cancels digits in proportion to sigma: 20,000 at the end of the cosine schedule
     assert torch.allclose(denoiser(x_t / signal, sigma), x_0, atol=1e-9)
     assert torch.allclose(network.x, x_t, rtol=1e-10, atol=1e-10)
     assert torch.allclose(network.noise_level, steps.double(), atol=1e-8)
@@ -254,7 +254,7 @@ class NoisePrediction(torch.nn.Module):
 
 
 def noise_predictor(schedule):
-    """The network and the guided denoiser of it."""
+    """Return the network and its guided denoiser."""
     network = NoisePrediction(VP(schedule).alphas_cumprod)
     denoiser = Denoiser(network, PreconditioningSettings("epsilon", noise_schedule=schedule, black=-1.0))
     return network, Guided(denoiser)
@@ -308,7 +308,7 @@ OF_DIFFUSERS = {
 @pytest.mark.parametrize("schedule", NOISE_SCHEDULES)
 @pytest.mark.parametrize("method", OF_DIFFUSERS)
 def test_schedulers_equal_diffusers_for_noise_predictions(method, schedule):
-    """diffusers run as its own pipelines run it: x_t and t to the network, noise to the scheduler."""
+    """diffusers is used as in its pipelines: x_t and t go to the network, the predicted noise to the scheduler."""
     network, guided = noise_predictor(schedule)
     ours = draw(guided, method, 4, steps=20).x
     noise, scheduler = ImageNoise(0, range(4)), OF_DIFFUSERS[method](schedule)
@@ -331,7 +331,7 @@ def test_schedulers_give_the_same_images_on_every_device(method, device):
 
 
 class TooLittle(torch.nn.Module):
-    """A predictor that finds nine tenths of the noise."""
+    """A network that predicts nine tenths of the noise."""
 
     def __init__(self):
         super().__init__()
@@ -342,7 +342,7 @@ class TooLittle(torch.nn.Module):
 
 
 def test_clipping_bounds_the_error_of_noise_predictors_with_few_steps():
-    """The first estimate of x_0 is off by sigma = 157 times the error of the noise; ten steps do not mend it."""
+    """The error of the first estimate of x_0 is sigma = 157 times that of the noise; ten steps do not correct it."""
     denoiser = Denoiser(TooLittle(), PreconditioningSettings("epsilon", black=-1.0))
     free, clipped = (draw(Guided(denoiser, clip=clip), "ddim", 20, steps=10).x for clip in (False, True))
     assert float(free.std()) > 1.6 * STD

@@ -1,4 +1,4 @@
-"""Samplers and preconditionings against closed forms and independent solvers, on data whose score is known."""
+"""Samplers and preconditionings against closed forms and independent solvers, on data with a known score."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ from slimdiff.errors import UserError
 from slimdiff.io.settings import build
 
 MEAN, STD = 0.3, 0.4  # of the pixels: independent Gaussians
-SHAPE = (1, 12, 12)  # the corrector's step wants norms of many pixels
+SHAPE = (1, 12, 12)  # the corrector's step size needs norms over many pixels
 
 
 class GaussianDenoiser(Denoiser):
@@ -58,7 +58,7 @@ def test_samplers_find_the_distribution(method, changes, evaluations):
 
 @pytest.mark.parametrize(("method", "smallest", "largest"), [("heun", 10, 20), ("euler", 3.4, 4.6)])
 def test_heun_converges_at_second_and_euler_at_first_order_to_the_exact_flow(method, smallest, largest):
-    """For Gaussian data the flow is known: x - mean scales with sqrt(std² + sigma²)."""
+    """For Gaussian data the flow is known: x - mean is proportional to sqrt(std² + sigma²)."""
     noise = ImageNoise(0, range(4)).normal(SHAPE).double()
     errors, limits = [], {"sigma_min": 1e-4, "sigma_max": 5.0}
     for steps in (20, 40, 80):
@@ -72,12 +72,12 @@ def test_heun_converges_at_second_and_euler_at_first_order_to_the_exact_flow(met
         exact = MEAN + (noise * 5.0 - MEAN) * STD / math.sqrt(STD**2 + 25.0)
         errors.append(float((end - exact).abs().max()))
     assert errors[0] > errors[1] > errors[2]
-    assert smallest < errors[0] / errors[2] < largest  # 16 at second order, 4 at first
+    assert smallest < errors[0] / errors[2] < largest  # 16 for second order, 4 for first
 
 
 @pytest.mark.parametrize("grid", [None, 4, 12])
 def test_euler_equals_a_plain_loop(grid):
-    """At every level of 4 steps, or at every third of 12, whose last step begins higher."""
+    """At every level of 4 steps, or at every third level of 12, whose last step starts higher."""
     end = draw("euler", n=3, steps=4, grid=grid, sigma_min=0.01, sigma_max=5.0)
     levels = karras_sigmas(grid or 4, 0.01, 5.0, 7.0).tolist()
     levels = [levels[index] for index in ((0, 3, 6, 9, 12) if grid == 12 else range(5))]
@@ -156,7 +156,7 @@ def test_the_ve_sde_equals_the_tutorials():
 
 
 class Linear(torch.nn.Module):
-    """Any function of x and the noise level will do."""
+    """An arbitrary function of x and the noise level."""
 
     def forward(self, x, noise_level):
         return 0.3 * x + noise_level[:, None, None, None] - 0.1

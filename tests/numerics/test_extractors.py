@@ -1,4 +1,4 @@
-"""The extractors: their features do not depend on batches, and torch-fidelity measures the same distance with them."""
+"""The extractors: their features do not depend on batches, and torch-fidelity computes the same distance with them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +31,7 @@ def untrained(shape: tuple[int, int, int] = (1, 12, 12), seed: int = 0) -> Extra
 
 
 def striped(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two separable classes: noise with bright rows, noise with bright columns."""
+    """Return images of two separable classes: noise with bright rows, noise with bright columns."""
     labels = torch.arange(n) % 2
     pictures = images(n, (1, 8, 8), seed) // 3
     pictures[labels == 0, :, ::3] += 150
@@ -146,7 +146,7 @@ class Bare(Dataset[torch.Tensor]):
 
 
 def torch_fidelity_fid(extractor: Extractor, a: torch.Tensor, b: torch.Tensor, name: str, cache: Path) -> float:
-    """torch-fidelity's distance with our extractor: its batches, its statistics, its formula."""
+    """Return torch-fidelity's distance with our extractor, from its own batches, statistics and formula."""
     fidelity: Any = pytest.importorskip("torch_fidelity")
 
     class Registered(fidelity.FeatureExtractorBase):
@@ -191,7 +191,7 @@ def torch_fidelity_fid(extractor: Extractor, a: torch.Tensor, b: torch.Tensor, n
 
 @pytest.mark.parametrize("single", [False, True])
 def test_torch_fidelity_agrees(tmp_path: Path, single: bool) -> None:
-    """With double precision, and when it works in single precision."""
+    """In double precision, and in torch-fidelity's own single precision."""
     ours = untrained()
     a, b = images(300, seed=1), (images(200, seed=2) // 2) + 60
     distance = frechet_distance(statistics(features(ours, a)), statistics(features(ours, b)))
@@ -232,7 +232,7 @@ def test_torch_fidelity_agrees_on_digits(mnist_images: ImageSet, tmp_path: Path)
 
 
 def test_worse_images_have_larger_distances(mnist_images: ImageSet) -> None:
-    """Real digits are nearest; noise and lost classes move them away, the farther the more there is."""
+    """Real digits are closest; the distance grows with noise and with missing classes."""
     extractor = extractors.read(SHIPPED / "mnist.safetensors")[0]
     real = statistics(features(extractor, mnist_images.train_images[:3000]))
     x, labels = mnist_images.test_images[:2000], mnist_images.test_labels[:2000]

@@ -13,7 +13,7 @@ from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, stati
 
 
 def gaussian(seed: int, d: int, rank: int | None = None) -> Statistics:
-    """A random Gaussian whose covariance has the given rank, its spectrum spread over three decades."""
+    """Return a random Gaussian with a covariance of the given rank and a spectrum over three decades."""
     generator = torch.Generator().manual_seed(seed)
     r = d if rank is None else rank
     scales = torch.logspace(1, -2, r, dtype=torch.float64)
@@ -22,7 +22,7 @@ def gaussian(seed: int, d: int, rank: int | None = None) -> Statistics:
 
 
 def by_matrix_root(a: Statistics, b: Statistics) -> float:
-    """Heusel et al. 2017, eq. 6, as it is written."""
+    """Heusel et al. 2017, eq. 6, literally."""
     root = scipy.linalg.sqrtm(a.covariance.numpy() @ b.covariance.numpy()).real
     squared = (a.mean - b.mean).square().sum().item()
     return squared + a.covariance.trace().item() + b.covariance.trace().item() - 2 * float(np.trace(root))
@@ -41,7 +41,7 @@ def test_scipy_agrees_at_full_rank(d: int) -> None:
 @pytest.mark.parametrize(("rank_a", "rank_b"), [(64, 20), (20, 64), (45, 50), (1, 1)])
 @pytest.mark.filterwarnings("ignore:Matrix is singular")
 def test_scipy_agrees_below_full_rank(rank_a: int, rank_b: int) -> None:
-    """Less closely: the root of a singular matrix is where scipy loses digits."""
+    """To fewer digits, since scipy's root of a singular matrix is less accurate."""
     a, b = gaussian(1, 64, rank_a), gaussian(2, 64, rank_b)
     assert frechet_distance(a, b) == pytest.approx(by_matrix_root(a, b), rel=1e-6)
 
@@ -55,7 +55,7 @@ def test_dead_features_change_nothing(dead: int) -> None:
     assert frechet_distance(first, second) == pytest.approx(frechet_distance(a, b), rel=1e-12)
 
 
-# Nothing whose products underflow: two variances of 1e-192 have a cross term of 0 in double precision.
+# Products must not underflow: two variances of 1e-192 have a cross term of 0 in double precision.
 TINIEST = 1e-100
 VARIANCES = st.just(0.0) | st.floats(TINIEST, 100)
 SHIFTS = st.just(0.0) | st.floats(TINIEST, 10) | st.floats(-10, -TINIEST)
@@ -67,7 +67,7 @@ SHIFTS = st.just(0.0) | st.floats(TINIEST, 10) | st.floats(-10, -TINIEST)
 )
 @settings(deadline=None)
 def test_the_closed_form_for_commuting_covariances(axes: list[tuple[float, float, float]], seed: int) -> None:
-    """Axis by axis (√a - √b)² + Δ², whichever way the axes are turned."""
+    """(√a - √b)² + Δ² per axis, for any rotation of the axes."""
     a, b, shift = torch.tensor(axes, dtype=torch.float64).unbind(1)
     turn = torch.linalg.qr(draws(seed, len(axes), len(axes)))[0]
     first = Statistics(torch.zeros_like(a), turn @ a.diag() @ turn.T, 100)
@@ -87,7 +87,7 @@ def test_the_distance_is_zero_to_itself_and_symmetric(rank: int) -> None:
 
 
 def test_directions_missing_in_both_cost_no_digits() -> None:
-    """As dead features do. The roots of their round-off, once summed, made 1e-5 of a distance at the floor."""
+    """Such as dead features. Summing the roots of their rounding errors once gave 1e-5 of a distance at the floor."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.logspace(2, -1, 64, dtype=torch.float64) * (torch.arange(64) < 46) * size for size in (1.0, 1.02))
     turn = torch.linalg.qr(torch.randn(64, 64, dtype=torch.float64, generator=generator))[0]
@@ -126,7 +126,7 @@ def test_statistics_equal_numpys_and_ignore_the_order() -> None:
 
 
 def test_single_precision_loses_the_covariance() -> None:
-    """The reason for double precision: far from the origin, single precision loses the covariance."""
+    """Why statistics are in double precision: far from the origin, single precision loses the covariance."""
     x = draws(11, 5000, 8) + 3000
     single = x.float()
     naive = (single.T @ single) / len(x) - single.mean(0).outer(single.mean(0))

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: what each scale means, that one batch of both passes is the two passes, and clipping."""
+"""Classifier-free guidance: the meaning of scales, both passes in one batch, and clipping."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ LABELS = torch.tensor([0, 1, 2, 1, 0])
 
 
 class Conditional(torch.nn.Module):
-    """Any function of x, the noise level and the label will do: element by element, so that batches do not matter."""
+    """An arbitrary elementwise function of x, noise level and label, so that batches do not matter."""
 
     def __init__(self):
         super().__init__()
@@ -71,7 +71,7 @@ def test_guidance_equals_the_published_mixture_of_noise_predictions(scale):
 @torch.inference_mode()
 @pytest.mark.parametrize("name", PREDICTIONS)
 def test_one_batch_of_both_passes_equals_two_passes(name, device):
-    """To rounding: convolutions sum in another order in batches of another size."""
+    """Up to rounding: the order of sums in convolutions depends on the batch size."""
     model = small_unet_model()
     network = build_network(model, seed=1).eval().to(device, torch.float64)
     plain = build_denoiser(network, model, unet_training(preconditioning=name))

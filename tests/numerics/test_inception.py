@@ -1,4 +1,4 @@
-"""The two Inception distances against independent code, with shared random weights: the published ones are 200 MB."""
+"""The two Inception distances against independent code, with equal random weights: the published ones are 200 MB."""
 
 import json
 import pickle
@@ -32,7 +32,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def images(n: int, shape: tuple[int, int, int] = (1, 28, 28), seed: int = 0) -> torch.Tensor:
-    """Smooth random blobs: unlike noise, they have features that differ."""
+    """Return smooth random blobs, whose features differ, unlike those of noise."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(n, shape[0], 5, 5, generator=generator)
     fine = nn.functional.interpolate(coarse, size=shape[1:], mode="bicubic")
@@ -40,12 +40,12 @@ def images(n: int, shape: tuple[int, int, int] = (1, 28, 28), seed: int = 0) -> 
 
 
 def randomized(network: nn.Module) -> Tensors:
-    """Weights that let a signal through all of the layers, so that the features are of the order of 1."""
+    """Return weights that pass a signal through all layers, so that features are of the order of 1."""
     generator = torch.Generator().manual_seed(0)
     tensors = {}
     for name, tensor in network.state_dict().items():
         if name.endswith("num_batches_tracked"):
-            continue  # older files have none
+            continue  # missing in older files
         if name.endswith("conv.weight"):
             spread = (2 / tensor[0].numel()) ** 0.5
             tensors[name] = spread * torch.randn(tensor.shape, generator=generator)
@@ -58,13 +58,13 @@ def randomized(network: nn.Module) -> Tensors:
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches are always padded, and these networks take a tenth of a second per image."""
+    """Use small batches: they are always padded, and an image takes a tenth of a second."""
     monkeypatch.setattr(inception, "BATCH_SIZE", 2)
 
 
 @pytest.fixture(scope="module")
-def report_weights() -> Tensors:
-    """Like the published file, including the unused parts."""
+def paper_weights() -> Tensors:
+    """Weights like the published file, including its unused parts."""
     return randomized(torchvision.models.inception_v3(weights=None, aux_logits=True, init_weights=False))
 
 
@@ -72,22 +72,22 @@ def report_weights() -> Tensors:
 def standard_weights() -> Tensors:
     fidelity: Any = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     with pytest.MonkeyPatch.context() as patch:
-        # It downloads its weights otherwise.
+        # It would download its weights.
         patch.setattr(fidelity, "load_state_dict_from_url", lambda *_, **__: {})
         patch.setattr(fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
         return randomized(fidelity.FeatureExtractorInceptionV3("made-up", ["2048"]))
 
 
 @pytest.fixture(scope="module")
-def networks(standard_weights: Tensors, report_weights: Tensors) -> dict[str, nn.Module]:
-    return {"standard": build("standard", standard_weights), "paper": build("paper", report_weights)}
+def networks(standard_weights: Tensors, paper_weights: Tensors) -> dict[str, nn.Module]:
+    return {"standard": build("standard", standard_weights), "paper": build("paper", paper_weights)}
 
 
 # --- the paper's distance -----------------------------------------------------------------------------------------
 
 
 def resized_as_by_cv2(image: np.ndarray, side: int) -> np.ndarray:
-    """Bilinear interpolation as cv2.resize does it: pixel centres at halves, the border's pixels go on outwards."""
+    """Bilinear interpolation like cv2.resize: pixel centres at halves, border pixels repeated outwards."""
 
     def weights(size: int) -> np.ndarray:
         matrix = np.zeros((side, size))
@@ -101,11 +101,11 @@ def resized_as_by_cv2(image: np.ndarray, side: int) -> np.ndarray:
     return weights(image.shape[-2]) @ image @ weights(image.shape[-1]).T
 
 
-def pipeline_of_the_report(weights: Tensors, pictures: torch.Tensor) -> torch.Tensor:
+def paper_pipeline(weights: Tensors, pictures: torch.Tensor) -> torch.Tensor:
     """hukkelas/pytorch-frechet-inception-distance, written from its description, in double precision.
 
-    Pixels / 255, bilinear to 299, · 2 - 1; then torchvision's network for pretrained weights, which takes its input for
-    one normalized with ImageNet's means and spreads; Mixed_7c, mean over the pixels.
+    Pixels / 255, bilinear to 299, · 2 - 1; then torchvision's network for pretrained weights, which treats its input as
+    normalized with ImageNet's means and standard deviations; Mixed_7c, mean over the pixels.
     """
     network = torchvision.models.inception_v3(weights=None, aux_logits=True, init_weights=False).double().eval()
     network.load_state_dict(weights)
@@ -124,10 +124,10 @@ def pipeline_of_the_report(weights: Tensors, pictures: torch.Tensor) -> torch.Te
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 40, 24)])
 def test_the_papers_features_agree_with_the_description_of_its_code(
-    networks: dict[str, nn.Module], report_weights: Tensors, shape: tuple[int, int, int]
+    networks: dict[str, nn.Module], paper_weights: Tensors, shape: tuple[int, int, int]
 ) -> None:
     pictures = images(3, shape)
-    expected = pipeline_of_the_report(report_weights, pictures)
+    expected = paper_pipeline(paper_weights, pictures)
     found = features(networks["paper"], pictures)
     assert (found.shape, found.dtype) == ((3, 2048), torch.float32)
     assert (found - expected).norm() < 2e-5 * expected.norm()
@@ -137,7 +137,7 @@ def test_the_papers_features_agree_with_the_description_of_its_code(
 
 
 def test_the_paper_normalizes_twice(networks: dict[str, nn.Module]) -> None:
-    """Values measured in the original code: black and white are not -1 and 1."""
+    """Values measured with the original code: black and white are not -1 and 1."""
     seen: list[torch.Tensor] = []
     first: Any = networks["paper"].inception.Conv2d_1a_3x3  # type: ignore[union-attr]
     hook = first.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
@@ -166,7 +166,7 @@ class Bare(Dataset[torch.Tensor]):
 
 
 def of_few(x: torch.Tensor) -> Statistics:
-    """Statistics of fewer images than features, which slimdiff's own function refuses."""
+    """Return statistics of fewer images than features, which slimdiff's own function refuses."""
     wide = x.double()
     return Statistics(wide.mean(dim=0), wide.T.cov(), len(wide))
 
@@ -212,12 +212,12 @@ def test_gray_equals_three_equal_channels(networks: dict[str, nn.Module], kind: 
     assert torch.equal(features(networks[kind], x), features(networks[kind], x.repeat(1, 3, 1, 1)))
 
 
-def test_the_two_kinds_differ(networks: dict[str, nn.Module], report_weights: Tensors) -> None:
-    """In their columns, and in their features of one image."""
+def test_the_two_kinds_differ(networks: dict[str, nn.Module], paper_weights: Tensors) -> None:
+    """In their columns, and in the features of one image."""
     assert inception.COLUMNS == {"standard": "fid_inception", "paper": "fid_paper"}
     assert set(inception.COLUMNS.values()) <= {column.name for column in MATRIX_COLUMNS}
-    standard, report = (features(networks[kind], images(2)) for kind in KINDS)
-    assert (standard - report).norm() > 0.1 * report.norm()
+    standard, paper = (features(networks[kind], images(2)) for kind in KINDS)
+    assert (standard - paper).norm() > 0.1 * paper.norm()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -254,7 +254,7 @@ def test_the_pinned_hashes_match_the_published_weights() -> None:
 
 
 class Trap:
-    """Unpickling it writes a file, unless the reader refuses code."""
+    """An object that writes a file when unpickled, unless the reader refuses code."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""The kernel distance against loops, torchmetrics and a case by hand; and the scale of its features."""
+"""KID against loops, torchmetrics and a case by hand; and the scale of its features."""
 
 import itertools
 
@@ -42,7 +42,7 @@ def test_kid_is_the_unbiased_estimate() -> None:
     found = kernel_distance(real, generated)
     assert found == pytest.approx(by_loops(real, generated), rel=1e-12)
     assert found == pytest.approx(poly_mmd(real, generated).item(), rel=1e-12)
-    # torch-fidelity's, of one subset that is everything
+    # torch-fidelity's, with all images in one subset
     theirs = kid_features_to_metric(real, generated, kid_subsets=1, kid_subset_size=20, verbose=False)
     assert found == pytest.approx(theirs[KEY_METRIC_KID_MEAN], rel=1e-12)
 
@@ -62,7 +62,7 @@ def test_equally_many_images_of_each_set_are_compared() -> None:
 
 
 def test_images_of_one_distribution_have_distance_zero_at_any_number() -> None:
-    """Without bias, unlike the estimate that counts each image as its own neighbour."""
+    """Unbiased, unlike the estimate that counts each image as its own neighbour."""
     for n in (5, 50):
         values = np.array([kernel_distance(draws(2 * i, n), draws(2 * i + 1, n)) for i in range(200)])
         error = values.std(ddof=1) / len(values) ** 0.5

@@ -1,4 +1,4 @@
-"""Exact distances to the nearest training image, and the test whether samples are too close to them."""
+"""Exact distances to the nearest training image, and the test whether samples are too close to training images."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def pictures(n: int, seed: int, shape: tuple[int, int, int] = (1, 9, 7), least: 
 
 
 def in_whole_numbers(images: torch.Tensor, training: torch.Tensor) -> torch.Tensor:
-    """Squared distances to the nearest, one image at a time, as int64."""
+    """Return squared distances to the nearest image, one image at a time, in int64."""
     pool = training.flatten(1).to(torch.int64)
     rows = [(pool - image).square().sum(1).min() for image in images.flatten(1).to(torch.int64)]
     return torch.stack(rows)
@@ -91,7 +91,7 @@ def found(samples: torch.Tensor, test: torch.Tensor) -> Memorization:
 
 
 def test_the_p_value_equals_mann_and_whitneys() -> None:
-    """From the count of pairs and the normal approximation with correction for continuity; no ties here."""
+    """From the count of pairs and the normal approximation with continuity correction, without ties."""
     samples, test = some(80, 1, 3.8), some(120, 2)
     nearer = int((samples[:, None] < test[None, :]).sum())  # U of the test images
     mean, sd = 80 * 120 / 2, (80 * 120 * 201 / 12) ** 0.5

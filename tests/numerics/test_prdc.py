@@ -20,7 +20,7 @@ def cloud(seed: int, n: int, d: int = 8, spread: float = 1.0, at: float = 0.0) -
 
 
 def radii(points: Points, k: int) -> Points:
-    """Distance of each point to the k-th nearest other one."""
+    """Return the distance of each point to its k-th nearest neighbour."""
     distances = cdist(points, points)
     np.fill_diagonal(distances, np.inf)
     return np.sort(distances, axis=1)[:, k - 1]
@@ -41,18 +41,18 @@ def values(found: Prdc) -> tuple[float, float, float, float]:
 
 
 @pytest.mark.parametrize(
-    ("spread", "at"), [(1.0, 0.0), (0.8, 0.0), (1.5, 0.0), (1.0, 0.6)], ids=["alike", "narrow", "wide", "beside"]
+    ("spread", "at"), [(1.0, 0.0), (0.8, 0.0), (1.5, 0.0), (1.0, 0.6)], ids=["alike", "narrow", "wide", "shifted"]
 )
 def test_metrics_equal_their_definitions(spread: float, at: float) -> None:
     real, generated = cloud(1, 300), cloud(2, 300, spread=spread, at=at)
     found = compute_prdc(real, generated)
     assert values(found) == pytest.approx(by_definition(real, generated), rel=1e-12)
     assert found.m == 300
-    # torch-fidelity up to 0.3 had the two sets the other way round; it takes shares in single precision.
+    # torch-fidelity up to 0.3 swapped the two sets; it computes fractions in single precision.
     theirs = prc_features_to_metric(generated, real, prc_neighborhood=3, prc_batch_size=64, verbose=False)
     keys = (KEY_METRIC_PRECISION, KEY_METRIC_RECALL)
     assert values(found)[:2] == pytest.approx([theirs[key] for key in keys], rel=1e-6)
-    assert 0 < found.precision < 1  # or else the case shows nothing
+    assert 0 < found.precision < 1  # otherwise the case is trivial
     assert 0 < found.recall < 1
 
 
@@ -96,12 +96,12 @@ def test_a_repeated_image_has_low_coverage() -> None:
     found = compute_prdc(real, repeated)
     assert found.precision == 1
     assert found.coverage < 0.4
-    # Balls of radius zero around repeated samples hold their own originals and nothing else.
+    # Balls of radius zero around repeated samples contain only their originals.
     assert found.recall == pytest.approx(20 / 400)
 
 
 def test_ties_do_not_depend_on_the_order() -> None:
-    """Copies of real images lie on the edge of balls. Off the grid, rounding decides their side."""
+    """Copies of real images lie on the surface of balls. Without the grid, rounding would decide their side."""
     real = cloud(1, 300)
     generated = torch.cat([real[:40].repeat(5, 1), cloud(2, 100)])
     found = compute_prdc(real, generated)

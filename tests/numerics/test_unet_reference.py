@@ -1,7 +1,7 @@
 """The U-Net against an independent float64 implementation of the published one, written from its description.
 
 The published one is dome272's Diffusion-Models-pytorch, `UNet_conditional`. The reference takes the network's
-parameters in their order, which is the published order, and holds each to the shape that it has there.
+parameters in their order, which is the published order, and checks their published shapes.
 """
 
 import math
@@ -19,7 +19,7 @@ class Reference:
 
     def __init__(self, network, base, channels, classes, embed_dim, heads, levels):
         self.left = [parameter.detach().double() for parameter in network.parameters()]
-        self.vectors = self.left.pop() if classes else None  # published after all others
+        self.vectors = self.left.pop() if classes else None  # after all others in the published order
         self.base, self.channels, self.embed_dim, self.heads, self.levels = base, channels, embed_dim, heads, levels
 
     def take(self, *shape):
@@ -71,7 +71,7 @@ class Reference:
 
     @staticmethod
     def enlarged(x):
-        """Twice the size, bilinear, the corners' centres stay where they are."""
+        """Bilinear enlargement to twice the size, with aligned corners."""
         n = x.shape[-1]
         weights = torch.zeros(2 * n, n, dtype=x.dtype, device=x.device)
         for i in range(2 * n):
@@ -123,7 +123,7 @@ class Reference:
 
 
 def both(model, labels, n, dtype=torch.float32, device="cpu"):
-    """The network's output and the reference's, with every norm and bias away from where it starts."""
+    """Return the network's and the reference's output, with every norm and bias away from its initial value."""
     network = build_network(model, seed=3).eval().to(device, dtype)
     generator = torch.Generator().manual_seed(1)
     for parameter in network.parameters():
