@@ -1,4 +1,4 @@
-"""A finished run to edit."""
+"""Clones and finished runs for tests of the workflow."""
 
 import shutil
 from collections.abc import Callable
@@ -10,25 +10,25 @@ from clones import SMOKE, clone, finish, with_stand_ins
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone with a finished run of config/smoke.yaml, its stages stood in for."""
+    """A clone with a finished run of config/smoke.yaml, with stub stages."""
     return finish(with_stand_ins(clone(tmp_path_factory.mktemp("finished") / "slimdiff")), *SMOKE)
 
 
 @pytest.fixture
 def stood_in(tmp_path: Path) -> Path:
-    """A fresh clone with stages that take no time."""
+    """A fresh clone with stub stages that take no time."""
     return with_stand_ins(clone(tmp_path / "slimdiff"))
 
 
 @pytest.fixture
 def tree(finished: Path, tmp_path: Path) -> Path:
-    """A copy of `finished` to edit; dates are kept, as by `cp -a`."""
+    """A copy of `finished` to edit, with dates preserved as by `cp -a`."""
     return Path(shutil.copytree(finished, tmp_path / "slimdiff"))
 
 
 @pytest.fixture
 def edit(tree: Path) -> Callable[[str, str, str], None]:
-    """Replace the one place where a file of `tree` holds a text."""
+    """Replace the only occurrence of a text in a file of `tree`."""
 
     def replace(name: str, old: str, new: str) -> None:
         path = tree / name

@@ -1,6 +1,6 @@
-"""Two real runs of two cells, one of them disturbed in every way; and what damaged files of a run say.
+"""Two real runs of two cells, one of them disturbed in every way; and errors for damaged files.
 
-docs/reliability.md lists these faults and what comes of them.
+docs/reliability.md lists these faults and their effects.
 """
 
 import json
@@ -47,7 +47,7 @@ OWN, OTHER = CELLS / "baseline" / "seed0", CELLS / "l1-30" / "seed0"
 
 
 def prepared(target: Path) -> Path:
-    """A clone that is asked for two cells; its training is slow while it has a file `slow`."""
+    """A clone that requests two cells; its training is slow while the file `slow` exists."""
     folder = clone(target)
     (folder / "two.yaml").write_text(OVERLAY, encoding="utf-8")
     slow = REPOSITORY / "tests" / "helpers" / "slow.py"
@@ -57,7 +57,7 @@ def prepared(target: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing disturbed."""
+    """An undisturbed run."""
     folder = prepared(tmp_path_factory.mktemp("calm") / "slimdiff")
     done = snakemake(folder, *RUN)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -72,7 +72,7 @@ def test_a_disturbed_run_ends_with_the_same_matrix(calm: Path, tmp_path: Path) -
     (folder / "slow").touch()
 
     def trains(what: str, *known: int) -> int:
-        """The process of a training that has begun, or gone on."""
+        """Return the process of a training whose log contains `what`."""
 
         def found() -> list[int]:
             new = [pid for pid in stages_in(folder, "train") if pid not in known]
@@ -81,7 +81,7 @@ def test_a_disturbed_run_ends_with_the_same_matrix(calm: Path, tmp_path: Path) -
         wait_for(found, f"a training that says {what!r}")
         return found()[0]
 
-    # kill -9 of Snakemake alone: its training saves its state, and ends
+    # kill -9 of Snakemake alone: its training saves its state and ends
     run = launch(folder, *RUN)
     trains("step ")
     end(run, signal.SIGKILL)
@@ -89,7 +89,7 @@ def test_a_disturbed_run_ends_with_the_same_matrix(calm: Path, tmp_path: Path) -
     saved = read_header(state, "state")["progress"]["step"]
     assert saved > 0
 
-    # kill -9 of the trainer: the same run tries again; then Ctrl-C
+    # kill -9 of the trainer: the same run retries; then Ctrl-C
     run = launch(folder, *RUN)
     first = trains(f"resuming at step {saved}/")
     os.kill(first, signal.SIGKILL)
@@ -102,7 +102,7 @@ def test_a_disturbed_run_ends_with_the_same_matrix(calm: Path, tmp_path: Path) -
     end(run, signal.SIGKILL, trains(f"resuming at step {saved}/"))
     wait_for(lambda: not stages_in(folder), "the training to end")
 
-    # the plain command goes on; then one bit of a model flips, and samples are cut short
+    # the plain command continues; then one bit of a model flips, and samples are truncated
     (folder / "slow").unlink()
     samples = [str("results" / cell / "samples.npz") for cell in (OWN, OTHER)]
     done = snakemake(folder, *samples, *RUN[1:])
@@ -118,7 +118,7 @@ def test_a_disturbed_run_ends_with_the_same_matrix(calm: Path, tmp_path: Path) -
         assert f"error: {path} is " in refused.stdout + refused.stderr, "the file's name, in one line"
         (folder / path).unlink()
 
-    # and so does the run: what was deleted is made again
+    # the next run remakes the deleted files
     done = snakemake(folder, *RUN)
     assert done.returncode == 0, done.stdout + done.stderr
     same_but_for_times(folder, calm)
@@ -127,20 +127,20 @@ def test_a_disturbed_run_ends_with_the_same_matrix(calm: Path, tmp_path: Path) -
 
 
 def flipped(content: bytes, position: int) -> bytes:
-    """`content` with one bit that is another."""
+    """Return `content` with one bit flipped."""
     changed = bytearray(content)
     changed[position] ^= 1 << position % 8
     return bytes(changed)
 
 
 def expected_origin(folder: Path) -> dict[str, Any]:
-    """What the rules would tell `compress` about the weights, taken from the weights themselves."""
+    """Return the `--origin` that the rules pass to `compress` for these weights."""
     header = read_header(folder / TRAINING / "weights.safetensors", "training")
     known = {key: header[key] for key in ("model", "training", "seed", "code")}
     return {**known, "dataset": header["dataset"]["name"], "start": None}
 
 
-# Files of a run, and how they are read.
+# Files of a run, and their readers.
 FILES: dict[str, tuple[Path, Callable[[Path, Path], Any]]] = {
     "images": (
         Path("data/digits/images.safetensors"),
@@ -167,11 +167,11 @@ FILES: dict[str, tuple[Path, Callable[[Path, Path], Any]]] = {
     "row": (OWN / "row.json", lambda path, root: records.read_json(path)),
     "matrix": (Path("matrix.parquet"), lambda path, root: matrix.read_matrix(path).frame.to_dict("list")),
 }
-FLIPS = 100  # positions: half of them among the first bytes, where headers are, and some at the end
+FLIPS = 100  # positions: half of them in the header, and some at the end
 
 
 def alike(found: Any, meant: Any) -> bool:
-    """Whether all that was meant is in what was read; the name of a digest may have become another name beside it."""
+    """Return whether everything in the original was read; a digest's key may have changed into an additional key."""
     if isinstance(meant, torch.Tensor):
         return torch.equal(found, meant)
     if isinstance(meant, np.ndarray):
@@ -185,7 +185,7 @@ def alike(found: Any, meant: Any) -> bool:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_flipped_bit_changes_nothing_or_is_refused(calm: Path, tmp_path: Path, name: str) -> None:
-    """Never another value, never a traceback: an error that names the file and says how to have it made again."""
+    """Values never change and there is no traceback: the error names the file and says how to remake it."""
     relative, read = FILES[name]
     source = calm / "results" / relative
     content = source.read_bytes()
@@ -222,7 +222,7 @@ def test_a_truncated_file_is_refused(calm: Path, tmp_path: Path, name: str) -> N
     [("seed", 1), ("code", "0123456789ab"), ("training", {"epochs": 1}), ("dataset", {"name": "mnist"})],
 )
 def test_weights_of_another_training_are_refused(calm: Path, tmp_path: Path, key: str, value: Any) -> None:
-    """Of another seed, another code, other settings or other data, whole and under the right name."""
+    """Intact and under the right name, but of another seed, code, settings or data."""
     folder = calm / "results"
     tensors, header = load_tensors(folder / TRAINING / "weights.safetensors", "training")
     header[key] = {**header[key], **value} if isinstance(value, dict) else value
@@ -240,7 +240,7 @@ def test_weights_of_another_training_are_refused(calm: Path, tmp_path: Path, key
 
 
 def test_a_model_of_another_cell_is_refused(calm: Path, tmp_path: Path) -> None:
-    """By what samples from it, and by what measures it."""
+    """By the stages that sample from it and measure it."""
     own, other = (calm / "results" / cell / "model.safetensors" for cell in (OWN, OTHER))
     expected = read_header(own, "model")["identity"]
     assert len(expected) == 16

@@ -21,30 +21,30 @@ PAGES = ("docs/tour.md", *sorted(f"docs/how-to/{path.name}" for path in (REPOSIT
 PAGES = (*PAGES, "examples/README.md")
 TEXTS = {page: (REPOSITORY / page).read_text(encoding="utf-8") for page in PAGES}
 SETTING_UP = {"git clone <this repository> slimdiff && cd slimdiff", "make venv", ". .venv/bin/activate"}
-CELLS = ("digits/ddpm/baseline", "digits/ddpm/groups-2+l1-10", "shapes/residual/low-rank-25")  # beside clifolders.REAL
+CELLS = ("digits/ddpm/baseline", "digits/ddpm/groups-2+l1-10", "shapes/residual/low-rank-25")  # besides clifolders.REAL
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """The fenced blocks of a language, those within a list without their indentation."""
+    """Return the fenced blocks of a language, without the indentation of lists."""
     found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", TEXTS[page], re.DOTALL | re.MULTILINE)
     return [re.sub(rf"^{indent}", "", text, flags=re.MULTILINE) for indent, text in found]
 
 
 def named(text: str) -> str | None:
-    """The file that a block says it is, in its first line."""
+    """Return the file name in a block's first line."""
     match = re.match(r"# (\w+\.(?:yaml|py))\n", text)
     return match[1] if match else None
 
 
 def commands() -> list[tuple[str, str]]:
-    """Page and command of every line of a shell block, as it is run here; one of those that then differ in cores."""
+    """Return page and command of every line of the shell blocks, as run here; lines that differ only in cores once."""
     found = [(page, cheap(line)) for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
     lines = {(page, re.sub(r" -n| --cores \d+", "", line)): line for page, line in found if line not in SETTING_UP}
     return [(page, line) for (page, _), line in lines.items()]
 
 
 def cheap(line: str) -> str:
-    """What starts jobs only lists them here."""
+    """Return a command that starts jobs as a dry run, others unchanged."""
     if line.startswith("snakemake ") and " -n" not in line:
         return f"{line} -n" if any(word in line for word in ("--cores", "--jobs", "--workflow-profile")) else line
     if line.startswith("slimdiff run") and "--dry-run" not in line:
@@ -54,7 +54,7 @@ def cheap(line: str) -> str:
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone with some cells, and with the files that the pages have their readers write."""
+    """A clone with some cells, and with the files that the pages tell readers to write."""
     folder = clone(tmp_path_factory.mktemp("docs") / "slimdiff")
     shutil.copytree(REPOSITORY / "examples", folder / "examples")
     written = clifolders.write_clone(tmp_path_factory.mktemp("cells") / "clone")
@@ -73,13 +73,13 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path)
     (folder / "data").mkdir()
-    for name in mnist.FILES:  # so that no server is asked whether it has them
+    for name in mnist.FILES:  # so that no server is contacted
         (folder / "data" / f"{name}.gz").touch()
     return folder
 
 
 def start(folder: Path, program: list[str]) -> str:
-    """Run a program with this Python's packages and the clone's own slimdiff."""
+    """Run a program with this Python's packages and the clone's slimdiff."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {
         "PATH": path,
@@ -97,7 +97,7 @@ def test_every_command_runs(here: Path, page: str, line: str) -> None:
     if "--executor slurm" in line and find_spec("snakemake_executor_plugin_slurm") is None:
         pytest.skip("Snakemake's plugin for Slurm is not installed; the page says how")
     program, *arguments = shlex.split(line)
-    # Two pages have a file of this name, each its own.
+    # Two pages have different files of this name.
     arguments = [f"{Path(page).stem}/{word}" if word == "my.yaml" else word for word in arguments]
     assert program in ("slimdiff", "snakemake")
     module = {"slimdiff": "slimdiff.cli", "snakemake": "snakemake"}[program]

@@ -1,4 +1,4 @@
-"""Plugins in a run: what an edit of one reruns, and the whole example for real."""
+"""Plugins in a run: which jobs an edit reruns, and the whole example for real."""
 
 import json
 import os
@@ -15,7 +15,7 @@ EXAMPLE = ("--configfile", "examples/config.yaml")
 FILE = "examples/my_recipes.py"
 CELL_RULES = ("compress", "sample", "score", "profile", "row")
 LOOKED_AT = "shapes/residual/low-rank-25+mantissa-4"
-# The example's own run takes a minute and a half: here the smallest that still goes through every part of its plugin.
+# The example's own run takes a minute and a half; this is the smallest run that uses every part of its plugin.
 TINY = (
     "--config",
     "datasets={shapes: {options: {train_images: 256, test_images: 64}}}",
@@ -34,7 +34,7 @@ def clone_with_example(target: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def finished_example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone with a finished run of the example, its stages stood in for."""
+    """A clone with a finished run of the example, with stub stages."""
     return finish(with_stand_ins(clone_with_example(tmp_path_factory.mktemp("example") / "slimdiff")), *EXAMPLE)
 
 
@@ -72,7 +72,7 @@ def test_an_edit_reruns_what_uses_it(
         assert found == {}
     elif jobs == "low-rank":
         assert found == {**dict.fromkeys(CELL_RULES, cells("low-rank-25", "low-rank-25+mantissa-4")), **GATHERED}
-    elif jobs == "data":  # whatever comes after it depends on what it writes
+    elif jobs == "data":  # later stages depend on its outputs
         assert found["data"] == {"shapes"}
     else:
         assert found == {**jobs, **GATHERED}
@@ -88,7 +88,7 @@ def test_a_dry_run_does_not_run_the_plugin(finished_example: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_the_example_runs(tmp_path: Path) -> None:
-    """A cell with a plugin's images, network and both steps, from data to row; its file needs the plugin again."""
+    """A cell with a plugin's images, network and both steps, from data to row; loading its file needs the plugin."""
     tree = clone_with_example(tmp_path / "slimdiff")
     folder = tree / "results" / "cells" / LOOKED_AT / "seed0"
     target = str((folder / "row.json").relative_to(tree))
@@ -118,7 +118,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
 
 
 def python(tree: Path, *arguments: str, fails: bool = False) -> str:
-    """What a Python prints that was started in `tree`."""
+    """Return the output of a Python started in `tree`."""
     environment = {**os.environ, "PYTHONPATH": str(tree / "workflow" / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=tree, env=environment, capture_output=True, text=True, timeout=300

@@ -1,6 +1,6 @@
-"""Runs that are interrupted, killed or started twice: no job goes on, and the next plain command ends what they began.
+"""Runs that are interrupted, killed or started twice: no job survives, and the next plain command finishes the run.
 
-docs/reliability.md lists these faults and what comes of them.
+docs/reliability.md lists these faults and their effects.
 """
 
 import os
@@ -27,7 +27,7 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone with stages that take no time, and its data."""
+    """A clone with stub stages that take no time, and its data."""
     folder = with_stand_ins(clone(tmp_path_factory.mktemp("faults") / "slimdiff"))
     (folder / "one.yaml").write_text(OVERLAY, encoding="utf-8")
     done = snakemake(folder, "results/data/digits/images.safetensors", "--cores", "1", *PRESETS)
@@ -37,7 +37,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(prepared: Path, tmp_path: Path) -> Path:
-    """A copy of it, whose training waits until the file `wait` is gone."""
+    """A copy of `prepared` whose training waits while the file `wait` exists."""
     copied = Path(shutil.copytree(prepared, tmp_path / "slimdiff"))
     (copied / "wait").touch()
     return copied
@@ -45,7 +45,7 @@ def folder(prepared: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[Start]:
-    """Starts a run, and waits until it trains; whatever is left in the end is killed."""
+    """Return a function that starts a run and waits until it trains; all processes are killed at the end."""
     started = []
 
     def begin(*arguments: str) -> "subprocess.Popen[bytes]":
@@ -63,8 +63,8 @@ def start(folder: Path) -> Iterator[Start]:
 
 
 def goes_on(folder: Path) -> None:
-    """The next plain command, without a word on what happened, ends what was begun."""
-    wait_for(lambda: not stages_in(folder), "the training to be gone")
+    """The next plain command, without special options, finishes the run."""
+    wait_for(lambda: not stages_in(folder), "the training to end")
     (folder / "wait").unlink(missing_ok=True)
     done = snakemake(folder, *RUN)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -89,7 +89,7 @@ def test_sigterm_to_snakemake_lets_running_jobs_finish(folder: Path, start: Star
 
 
 def test_kill_9_of_snakemake_leaves_no_job_behind(folder: Path, start: Start) -> None:
-    """Its training ends with it, and the next run is not refused for the locks that it left."""
+    """Its training ends too, and its locks do not block the next run."""
     process = start()
     (job,) = stages_in(folder, "train")
     assert list((folder / ".snakemake/locks").glob("*"))
@@ -139,7 +139,7 @@ def test_a_second_run_is_refused_and_does_not_harm_the_first(folder: Path, start
 
 
 def test_locks_of_another_machine_are_left_alone(folder: Path) -> None:
-    """Whether that one is alive cannot be seen from here: Snakemake refuses, and says what removes them."""
+    """Whether that run is alive is unknown here, so Snakemake refuses and says how to remove the locks."""
     (folder / "wait").unlink()
     locks = folder / ".snakemake/locks"
     locks.mkdir(exist_ok=True)
@@ -153,7 +153,7 @@ def test_locks_of_another_machine_are_left_alone(folder: Path) -> None:
 
 
 def test_read_only_results(folder: Path) -> None:
-    """The run fails, naming the place; made writable again, the next one works."""
+    """The run fails and names the folder; once writable, the next run works."""
     (folder / "wait").unlink()
     results = folder / "results"
     if os.geteuid() == 0:

@@ -1,4 +1,4 @@
-"""Configurations from somebody else on the real command lines: one line and no job, or a plan that is only a plan."""
+"""Untrusted configurations on the real command lines: an error in one line and no job, or a harmless plan."""
 
 import subprocess
 import sys
@@ -8,11 +8,11 @@ import pytest
 import yaml
 from clones import clone, snakemake, with_stand_ins
 
-# As a shell, Snakemake's formatting and Python would read it.
+# Text that a shell, Snakemake's formatting or Python would interpret.
 SHELL = 'it\'s $(touch pwned) `touch pwned`; touch pwned & "x" %s'
 ENTRY = "matrix: [{{dataset: mnist, model: ncsn, optimizations: [{}], seeds: [{}]}}]"
 
-# What plain Snakemake reads without a complaint of its own, and what is then said.
+# Configurations that plain Snakemake reads without an error, and our message.
 REFUSED = {
     "a shell's text as a name": (
         'optimizations: {"a;touch pwned": {training: plain}}',
@@ -24,20 +24,20 @@ REFUSED = {
     "an escape of a terminal": ('data_dir: "\\e[2J"', "data_dir has the character '\\x1b'"),
     "an option as a path": ("data_dir: --delete", "data_dir is '--delete', which starts like an option"),
     "a pattern as a path": ('data_dir: "{config[seed]}"', "data_dir is '{config[seed]}'"),
-    "a seed that is no whole number": (ENTRY.format("baseline", "2.0"), "matrix[0].seeds[0] is 2.0"),
+    "a fractional seed": (ENTRY.format("baseline", "2.0"), "matrix[0].seeds[0] is 2.0"),
     "a seed of a thousand digits": (ENTRY.format("baseline", "1" + "0" * 999), "matrix[0].seeds[0] is a number of"),
-    "a number that is none": ("sampling: {batch_size: .nan}", "sampling.batch_size is nan"),
-    "a key said twice": ("data_dir: a\ndata_dir: b", "the key data_dir appears twice"),
+    "nan": ("sampling: {batch_size: .nan}", "sampling.batch_size is nan"),
+    "a duplicate key": ("data_dir: a\ndata_dir: b", "the key data_dir appears twice"),
     "a key of Snakemake's": ("pathvars: {results: /tmp}", "pathvars is an unknown key"),
     "a wrong type with two right ones": ("profile: {baseline: 3}", "profile.baseline is 3"),
     "a plugin from elsewhere": ("plugins: [/tmp/evil.py]", "plugins[0] is '/tmp/evil.py'"),
     "claims that are a device": ("claims: [/dev/zero]", "claims[0] is '/dev/zero', which does not exist"),
 }
-# What Snakemake's own reading of a file runs, hangs at, or ends in a traceback at: `slimdiff run` looks first.
+# Files that Snakemake's reader executes, hangs on or fails on with a traceback: `slimdiff run` checks them first.
 REFUSED_FIRST = {
     "a template": ('__use_yte__: true\ndata_dir: ?open("pwned", "w") and "a"', "run expressions in this file as code"),
-    "an object of Python's": ('data_dir: !!python/object/apply:os.system ["touch pwned"]', "could not determine"),
-    "a date that is none": ("data_dir: 2026-99-99", "month must be in 1..12"),
+    "a Python object": ('data_dir: !!python/object/apply:os.system ["touch pwned"]', "could not determine"),
+    "an invalid date": ("data_dir: 2026-99-99", "month must be in 1..12"),
     "a number of thousands of digits": ("data_dir: " + "9" * 5000, "4300 digits"),
     "deep": ("data_dir: " + "[" * 3000, "nested too deeply"),
     "endless": ("sampling: &a\n  x: *a", "contains itself"),
@@ -57,14 +57,14 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def slimdiff_run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`slimdiff run --dry-run` of the clone."""
+    """Run `slimdiff run --dry-run` in the clone."""
     command = [sys.executable, "-m", "slimdiff.cli", "run", "--dry-run", "--cores", "1", "--gpus", "0", *arguments]
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONPATH": "workflow/src"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def said(done: subprocess.CompletedProcess[str], folder: Path) -> str:
-    """The one line of a refusal."""
+    """Return the one line of a refusal."""
     printed = done.stdout + done.stderr
     assert done.returncode not in (0, -9)
     assert "Traceback" not in printed
@@ -107,7 +107,7 @@ def test_invalid_yaml_on_the_command_line_is_one_line(fresh: Path) -> None:
 
 
 def test_shell_syntax_in_a_path_is_not_executed(tmp_path: Path) -> None:
-    """A run for real, its stages stood in for: the path reaches them as it was written."""
+    """A real run with stub stages, which get the path unchanged."""
     folder = with_stand_ins(clone(tmp_path / "slimdiff"))
     for name in ("<script>", "$(touch pwned)"):
         (folder / SHELL / name).mkdir(parents=True)
@@ -123,6 +123,6 @@ def test_shell_syntax_in_a_path_is_not_executed(tmp_path: Path) -> None:
     done = snakemake(folder, "--cores", "1", "--configfile", "odd.yaml", "--", target)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (folder / target).exists()
-    received = (folder / "results/logs/data/odd.log").read_text(encoding="utf-8")  # the stand-in prints its arguments
+    received = (folder / "results/logs/data/odd.log").read_text(encoding="utf-8")  # the stub prints its arguments
     assert f"--data-dir {SHELL} --out" in received
     assert not [path for path in tmp_path.rglob("pwned") if path.is_file()]

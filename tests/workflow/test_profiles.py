@@ -1,4 +1,4 @@
-"""Profiles: their shared settings, that Snakemake accepts them, and their scripts."""
+"""Profiles: shared settings, acceptance by Snakemake, and scripts."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from clones import REPOSITORY, SMOKE, clone, snakemake
 PROFILES = REPOSITORY / "profiles"
 CLUSTERS = sorted(path.name for path in PROFILES.iterdir() if path.name != "default")
 BATCH = Path(__file__).parents[1] / "helpers" / "batch.py"
-ASKS_FOR_GPU = re.compile(r"gpu=(1|get_gpu),")  # of some cells alone, where the engine can use one
+ASKS_FOR_GPU = re.compile(r"gpu=(1|get_gpu),")  # only for cells whose engine can use one
 RULE = re.compile(r"^rule (\w+):\n((?:(?: .*)?\n)+)", re.MULTILINE)
 
 
@@ -26,7 +26,7 @@ def profile(name: str) -> dict[str, object]:
 
 @pytest.fixture
 def batch(tmp_path: Path) -> dict[str, str]:
-    """An environment with the commands of a batch system and of Kubernetes."""
+    """An environment with fake commands of a batch system and of Kubernetes."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "jobs").mkdir()
     for name in ("qsub", "qstat", "kubectl"):
@@ -93,7 +93,7 @@ def test_the_lines_for_a_cluster_without_gpus_name_every_gpu_rule() -> None:
 
 
 def rules() -> dict[str, str]:
-    """Text of every rule, by its name."""
+    """Return the text of every rule by name."""
     files = sorted((REPOSITORY / "workflow" / "rules").glob("*.smk"))
     return dict(found for path in files for found in RULE.findall(path.read_text(encoding="utf-8")))
 
@@ -101,7 +101,7 @@ def rules() -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["generic", "kubernetes"])
 def test_jobs_through_a_batch_system(name: str, stood_in: Path, batch: dict[str, str]) -> None:
-    """A training, and a cell that is made and sampled in one job."""
+    """A training, and a cell that is compressed and sampled in one job."""
     pytest.importorskip("snakemake_executor_plugin_cluster_generic", reason="comes with the extra `cluster`")
     path = stood_in / "profiles" / name / "profile.yaml"
     path.write_text(path.read_text().replace("MOUNT=/mnt/slimdiff", f"MOUNT={stood_in.parent}"))
@@ -127,7 +127,7 @@ def test_jobs_through_a_batch_system(name: str, stood_in: Path, batch: dict[str,
 
 
 def run(folder: Path, batch: dict[str, str], *command: str) -> str:
-    """What one of a profile's scripts prints in `folder`."""
+    """Return the output of a profile's script, run in `folder`."""
     return subprocess.run(command, cwd=folder, env=batch, capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -145,7 +145,7 @@ def status_in_the_end(folder: Path, batch: dict[str, str], job: str) -> str:
 def test_the_generic_status_reports_how_a_job_ended(
     tmp_path: Path, batch: dict[str, str], code: str, expected: str
 ) -> None:
-    """The last one is killed with all that it has written: only its absence tells."""
+    """The last one is killed and its files are deleted, so only its absence shows the failure."""
     (tmp_path / "job.sh").write_text(code)
     job = run(tmp_path, batch, str(PROFILES / "generic" / "submit"), "qsub", "-cwd", str(tmp_path / "job.sh"))
     assert status_in_the_end(tmp_path, batch, job) == expected

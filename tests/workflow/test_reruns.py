@@ -145,7 +145,7 @@ def test_editing_a_training(tree: Path, edit: Edit) -> None:
 
 
 def test_editing_a_network(tree: Path, edit: Edit) -> None:
-    """The data set's cells of the other family stay."""
+    """Cells of the other family are not rerun."""
     edit("config.yaml", "attention_levels: [2, 3]", "attention_levels: [1, 2, 3]")
     assert planned(tree, *SMOKE) == gathered(train=DDPM_TRAININGS, finetune=DDPM_LATER, **of_cells(DDPM_CELLS))
 
@@ -195,13 +195,13 @@ def test_touching_a_file(tree: Path, name: str) -> None:
     ("name", "rules"), [("model.safetensors", CELL_RULES), ("grid.png", ("sample", "score", "row"))]
 )
 def test_a_deleted_model_or_grid_is_remade(tree: Path, name: str, rules: tuple[str, ...]) -> None:
-    """By itself Snakemake makes an intermediate file only when something after it must run."""
+    """By default Snakemake remakes an intermediate file only if a later job must run."""
     (tree / "results" / "cells" / BASE / "l1-30" / "seed0" / name).unlink()
     assert planned(tree, *SMOKE) == gathered(**of_cells({f"{BASE}/l1-30/0"}, *rules))
 
 
 def test_other_deleted_files_are_remade_on_request(tree: Path) -> None:
-    """What the matrix was made from may be deleted to save room, and can be had again: docs/reliability.md."""
+    """Inputs of the matrix may be deleted to save space, and remade later: docs/reliability.md."""
     name = f"results/cells/{BASE}/l1-30/seed0/samples.npz"
     (tree / name).unlink()
     assert planned(tree, *SMOKE) == {}
@@ -209,7 +209,7 @@ def test_other_deleted_files_are_remade_on_request(tree: Path) -> None:
 
 
 def test_edits_that_change_no_result(tree: Path, edit: Edit) -> None:
-    """Comments, docstrings, layout and unused code; order of keys and spelling of numbers; places and machines."""
+    """Comments, docstrings, layout and unused code; order of keys and spelling of numbers; paths and machines."""
     append(tree / PACKAGE / "metrics/frechet.py", "\n\n# a remark\n\nUNUSED = 1\n")
     module = tree / "workflow" / "src" / "slimdiff" / "stages" / "train.py"
     text = module.read_text(encoding="utf-8")
@@ -245,7 +245,7 @@ def test_editing_a_function(tree: Path, module: str, function: str, jobs: Jobs) 
 
 
 def test_editing_the_page_style(tree: Path) -> None:
-    """Fingerprints cover Python alone, so the other sources of the page are inputs of its rule."""
+    """Fingerprints cover Python alone, so the page's other sources are inputs of its rule."""
     append(tree / "workflow/src/slimdiff/report/page/assets/page.css", "\np { color: red; }\n")
     assert planned(tree, *SMOKE) == {"page": {""}}
 

@@ -13,13 +13,13 @@ from clones import REPOSITORY, SMOKE, Jobs, clone, planned, snakemake
 
 Edit = Callable[[str, str, str], None]
 
-DRY_RUN_CPU_S = 15.0  # for a thousand cells, where nothing else runs
+DRY_RUN_CPU_S = 15.0  # for a thousand cells on an idle machine
 DRY_RUN_RATIO = 9.0  # the same in dry runs of seven cells, for machines that are busy: 1.6 s each on an idle one
 
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which nothing has run and nothing is edited."""
+    """An unedited clone in which nothing has run."""
     return clone(tmp_path_factory.mktemp("fresh") / "slimdiff")
 
 
@@ -113,7 +113,7 @@ def test_waiting_jobs_are_examined_once_per_finished_job(stood_in: Path) -> None
     done = snakemake(stood_in, *requested)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
-    assert said.count("Finished jobid") == 25  # with the data set's
+    assert said.count("Finished jobid") == 25  # including the data set's
     assert said.count("Resources before job selection") <= 25
 
 

@@ -63,7 +63,7 @@ def test_every_cell_is_measured(matrix: pd.DataFrame) -> None:
         assert (matrix[column] > 0).all(), column
     assert (matrix["inference_ms_per_image"] > 0).all()
     assert (matrix["n_samples"] == N_SAMPLES).all()
-    assert matrix["fid_inception"].isna().all(), "what was not asked for is null"
+    assert matrix["fid_inception"].isna().all(), "columns that were not requested are null"
 
 
 def test_recipes_have_their_stated_effects(matrix: pd.DataFrame) -> None:
@@ -139,7 +139,7 @@ def test_tables_and_figures_are_written(run: Path) -> None:
 
 
 def test_every_claim_has_a_verdict(run: Path) -> None:
-    """One seed, so nothing that luck moves is decided; what no seed moves is."""
+    """With one seed, only claims about deterministic measures are decided."""
     record = json.loads((run / "results" / "claims.json").read_text(encoding="utf-8"))
     found = {claim["id"]: claim for claim in record["claims"]}
     assert found["ncsn-groups2"]["dataset"] == "digits"
@@ -158,7 +158,7 @@ def test_the_page_shows_every_cell(run: Path) -> None:
 
 @pytest.mark.parametrize("page", ["report.html", "workflow.html"])
 def test_the_pages_need_no_network(run: Path, page: str) -> None:
-    """They hold what they show: a script or a style from elsewhere would be a `src` or `href` of their own tags."""
+    """They are self-contained: external scripts and styles would be a `src` or `href` of their own tags."""
     html = (run / "results" / page).read_text(encoding="utf-8")
     for name in (*FIGURE_NAMES, *TABLE_NAMES, "grid.png") if page == "workflow.html" else TABLE_NAMES:
         assert name in html
@@ -179,7 +179,7 @@ def test_a_second_run_does_nothing(run: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_samples_and_score(run: Path) -> None:
-    """Sampled and scored anew by the rules; training has its own test."""
+    """Resampled and rescored by the rules; training has its own test."""
     files = [folder_of(run, "baseline") / name for name in ("model.safetensors", "samples.npz", "score.json")]
     before = [path.read_bytes() for path in files]
     targets = [str(path.relative_to(run)) for path in files]
@@ -189,7 +189,7 @@ def test_the_same_seed_gives_the_same_samples_and_score(run: Path) -> None:
 
 
 def test_a_training_that_diverges_is_a_row_with_its_reason(run: Path, tmp_path: Path) -> None:
-    """And so is what was pruned from it; the cell beside them is measured as ever, and the run ends well."""
+    """So is a cell pruned from it; other cells are measured as usual, and the run succeeds."""
     tree = Path(shutil.copytree(run, tmp_path / "slimdiff"))
     (tree / "diverging.yaml").write_text(
         """

@@ -1,4 +1,4 @@
-"""Jobs that the kernel kills for lack of memory: the other cells finish, and the matrix so far is there at any time."""
+"""Jobs killed for lack of memory: the other cells finish, and the matrix so far is available at any time."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def test_the_matrix_so_far_after_killed_jobs_and_during_a_run(tmp_path: Path) ->
     (folder / "four.yaml").write_text(yaml.safe_dump({"matrix": MATRIX}), encoding="utf-8")
     until = ("--cores", "2", *OVERLAY, "--until", "aggregate")
 
-    # the kernel kills a sampling and a training: only the cells that need them are missing, and the exit code is 1
+    # one sampling and one training are killed: only the cells that need them are missing, and the exit code is 1
     done = snakemake(folder, *until, KILLED=f"{SAMPLING} {TRAINING}")
     said = done.stdout + done.stderr
     assert done.returncode == 1, said
@@ -54,7 +54,7 @@ def test_the_matrix_so_far_after_killed_jobs_and_during_a_run(tmp_path: Path) ->
     page = (folder / "results/so-far/report.html").read_text(encoding="utf-8")
     assert "3 more unfinished" in page
 
-    # during a run the matrix so far is there at any time; Ctrl-C writes none
+    # during a run, the matrix so far is available at any time; Ctrl-C does not write one
     shutil.rmtree(folder / "results/so-far")
     train_log = folder / "results/logs/train/digits/ncsn/plain/seed1.log"
     train_log.unlink()
