@@ -1,4 +1,4 @@
-"""Interleaved measurements of pairs, and the file that collects their ratios.
+"""Interleaved measurements of pairs, and the file of their ratios.
 
 Only ratios are comparable between machines, and only if both sides take turns, since machines are noisy.
 """
@@ -18,7 +18,7 @@ from slimdiff.runtime.devices import describe_device
 
 
 def interleaved(first: Callable[[], float], second: Callable[[], float], rounds: int) -> dict[str, Any]:
-    """Call both in turns; return the medians, and the ratio second / first with its range over the rounds."""
+    """Call both alternately; return the medians, and the ratio second / first with its range over the rounds."""
     pairs = [(first(), second()) for _ in range(rounds)]
     ratios = [b / a for a, b in pairs]
     return {

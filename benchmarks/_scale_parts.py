@@ -31,10 +31,10 @@ from slimdiff.report.tables.write import write_tables
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "helpers"))
-import synthetic  # noqa: E402  # the made-up rows that the tests share
+import synthetic  # noqa: E402  # the synthetic rows of the tests
 
 SEEDS, MODELS = 10, ("ncsn", "ddpm")
-LARGEST_SET = 2500  # cells of one data set and model, so that 10,000 are of more than one data set
+LARGEST_SET = 2500  # cells of one data set and model, so that 10,000 cells have several data sets
 PAPER = ROOT / "workflow" / "resources" / "paper_reference.csv"
 LINKED = ("Snakefile", "config.yaml", "workflow", "profiles", "envs")
 STAGES = ("compress", "sample", "score", "profile")
@@ -98,7 +98,7 @@ def make(folder: Path, cells: int) -> None:
 
 
 def write_plain(path: Path, text: str) -> None:
-    """As slimdiff.io.files does, without waiting for the disk each time: there are a hundred thousand files."""
+    """Write like slimdiff.io.files, but without fsync: there are a hundred thousand files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 

@@ -1,7 +1,7 @@
 """Attention in bfloat16 on a CPU without AMX: our kernel against torch's in float32 and in bfloat16.
 
-Queries, keys and values are those of the paper's U-Net where there are most of them: 4,096 tokens, 4 heads of 16,
-batches of 8. Figures are seconds forwards, and forwards and backwards; the sides take turns.
+Queries, keys and values have the shape of the paper's largest attention layer: 4,096 tokens, 4 heads of 16,
+batches of 8. Times are seconds of a forward pass, and of a forward and backward pass, interleaved.
 """
 
 import functools

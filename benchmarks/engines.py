@@ -1,9 +1,9 @@
 """Every engine and precision against eager torch in float32: one evaluation of the two default networks.
 
-The sides take turns. With one thread the time is CPU time, since waiting for a busy core distorts wall time; with all
-cores it is wall time. Weights and images are random unless --ncsn and --ddpm name trained cells' model.safetensors and
---images their data: errors depend on them, speed does not. Times are milliseconds per image; `output_error` is
-‖y − y32‖ / ‖y32‖; `file_share` compares the bytes of all tensors.
+Measurements are interleaved. With one thread the time is CPU time, since waiting for a busy core distorts wall time;
+with all cores it is wall time. Weights and images are random unless --ncsn and --ddpm name trained cells'
+model.safetensors and --images their data: errors depend on them, speed does not. Times are milliseconds per image;
+`output_error` is ‖y − y32‖ / ‖y32‖; `file_share` compares the bytes of all tensors.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def header_of(family: str) -> dict[str, Any]:
 
 
 def made_up_images() -> ImageSet:
-    """Return noise as images."""
+    """Return random images."""
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (64, 1, 28, 28), dtype=torch.uint8, generator=draw)
     labels = torch.arange(64) % 10
@@ -70,7 +70,7 @@ def call(network: nn.Module, header: dict[str, Any], batch: int, clock: Callable
             network(*inputs)
             return (clock() - start) * 1000.0 / batch
 
-    once()  # the first call chooses kernels
+    once()  # the first call selects kernels
     return once
 
 

@@ -1,7 +1,7 @@
 """The Fréchet distance in 2,048 features, as many as Inception's: ours against pytorch-fid and torch-fidelity.
 
-We take eigenvalues of a symmetric matrix, with the reference's factor computed once; pytorch-fid takes scipy's root of
-the product matrix, torch-fidelity the eigenvalues of the product, which is not symmetric. Times are seconds per
+slimdiff computes the eigenvalues of a symmetric matrix, with the reference's factor precomputed; pytorch-fid scipy's
+root of the product matrix; torch-fidelity the eigenvalues of the product, which is not symmetric. Times are seconds per
 distance; `relative_difference` compares the values. The covariances have full rank, from 10,000 correlated features.
 """
 

@@ -1,6 +1,6 @@
 """Sampling the NCSN: Heun on Karras' sigmas with 10 steps against the paper's 500 Euler–Maruyama steps, one thread.
 
-Figures are milliseconds per image of a batch of 32.
+Times are milliseconds per image in a batch of 32.
 """
 
 import time

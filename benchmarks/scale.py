@@ -1,6 +1,6 @@
 """Growth of time and memory with the number of cells, for every part that reads all cells, on synthetic results.
 
-Each part runs in its own process (_scale_parts.py). Measured are its CPU seconds, which other load disturbs least, and
+Each part runs in its own process (_scale_parts.py). Measured are its CPU seconds, the least noisy time, and
 its peak resident memory. Two exponents of growth: the slope of log seconds over log cells by least squares, and that of
 the last two sizes, for Python parts after subtracting the seconds of an empty process.
 
@@ -99,7 +99,7 @@ def main() -> None:
             entry |= exponents(given.cells, seconds, empty)
         print(json.dumps({part: entry}))
         if given.out:
-            from _record import keep  # late: it loads torch, and children inherit the parent's peak memory
+            from _record import keep  # imported late: it loads torch, and children inherit the parent's peak memory
 
             keep(given.out, f"{part} of a matrix, by cells", entry, 1)
 

@@ -27,7 +27,7 @@ EXTRACTOR = extractors.read(SHIPPED)[0]
 
 
 class Bare(Dataset[torch.Tensor]):
-    """Images as torch-fidelity's data set."""
+    """A data set of images for torch-fidelity."""
 
     def __init__(self, n: int, seed: int) -> None:
         draw = torch.Generator().manual_seed(seed)
@@ -41,7 +41,7 @@ class Bare(Dataset[torch.Tensor]):
 
 
 class Single(torch_fidelity.FeatureExtractorBase):
-    """Our extractor as torch-fidelity's, in single precision like its own."""
+    """Our extractor for torch-fidelity, in single precision like its own."""
 
     precision = torch.float32
 

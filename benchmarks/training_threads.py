@@ -1,6 +1,6 @@
 """Training the NCSN on a CPU: two jobs of one thread side by side against one job of two threads.
 
-The result is why the rule `train` uses one thread. Figures are images per second over both jobs.
+The result is why the rule `train` uses one thread. Values are images per second over both jobs.
 """
 
 import multiprocessing

@@ -1,7 +1,7 @@
 """The paper's U-Net at 64×64: ours against the same network as published, a forward pass and a training step.
 
-Published: explicit attention weights, float32, contiguous, AdamW as torch has it by default. Ours:
-scaled_dot_product_attention, channels_last, fused AdamW, and bfloat16 where this CPU has instructions for it. Both hold
+Published: explicit attention weights, float32, contiguous, torch's default AdamW. Ours:
+scaled_dot_product_attention, channels_last, fused AdamW, and bfloat16 if the CPU has instructions for it. Both have
 the same weights; `relative_difference` compares their outputs. Times are seconds per batch of 8.
 """
 
@@ -74,7 +74,7 @@ if __name__ == "__main__":
     published, ours = networks()
     differences = {name: difference(published, ours, name) for name in dict.fromkeys(("float32", precision))}
     facts = {"precision": precision, "relative_difference": differences}
-    forward_s(ours, precision)  # oneDNN chooses its kernels at the first call
+    forward_s(ours, precision)  # oneDNN selects its kernels at the first call
     measured = interleaved(lambda: forward_s(ours, precision), lambda: forward_s(published, "float32"), ROUNDS)
     record("U-Net 64×64, forward: as published / ours (s per batch of 8)", {**measured, **facts}, THREADS)
 

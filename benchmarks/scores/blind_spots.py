@@ -2,7 +2,7 @@
 
     python benchmarks/scores/blind_spots.py --results results --out docs/results/blind-spots
 
-takes the images and the reference of a finished run and writes blind-spots.csv and a Markdown table. Every set has a
+reads the images and the reference of a finished run and writes blind-spots.csv and a Markdown table. Every set has a
 fixed seed, and --n test images drawn at random or training images.
 """
 
@@ -63,7 +63,7 @@ def sets(data: image_set.ImageSet, n: int) -> Iterator[tuple[str, torch.Tensor, 
         yield f"blur, {width} pixels", blurred(images, width), labels
     for lost in (1, 2, 3, 5):
         kept = labels >= lost
-        yield f"{lost} of 10 classes missing, none asked for", images[kept], labels[:0]
+        yield f"{lost} of 10 classes missing, unlabelled", images[kept], labels[:0]
     partner = torch.randperm(len(images), generator=generator)
     for percent in (2, 10, 30):
         double = images.clone()

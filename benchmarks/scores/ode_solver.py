@@ -1,7 +1,7 @@
 """The probability-flow ODE by slimdiff.diffusion.dopri5 and by torchode, one thread, 16 images.
 
 Errors are against scipy's DOP853 at 1e-11, on the exact score of a mixture of eight Gaussians. Seconds are
-of the untrained NCSN, interleaved. torchode is no dependency of slimdiff:
+of the untrained NCSN, interleaved. slimdiff does not depend on torchode:
 
     pip install --target /tmp/torchode --no-deps torchode torchtyping typeguard sympy mpmath
     PYTHONPATH=/tmp/torchode:workflow/src:benchmarks python benchmarks/scores/ode_solver.py
@@ -28,7 +28,7 @@ MEANS = torch.randn(8, 64, dtype=torch.float64, generator=torch.Generator().manu
 
 
 def mixture(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """The exact denoiser of a mixture of Gaussians around MEANS."""
+    """Return the exact estimate of a mixture of Gaussians around MEANS."""
     flat, variance = x.flatten(1)[:, None], STD**2 + sigma[:, None] ** 2
     weights = torch.softmax(-(flat - MEANS).square().sum(-1) / (2 * variance), 1)
     estimates = MEANS + STD**2 / variance[..., None] * (flat - MEANS)
@@ -36,7 +36,7 @@ def mixture(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
 
 
 def slope_of(denoiser: Callable[..., torch.Tensor], dtype: torch.dtype) -> Slope:
-    """dx/dt of the probability-flow ODE."""
+    """Return dx/dt of the probability-flow ODE."""
 
     def slope(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         sigma = SDE.marginal_std(t)
@@ -47,12 +47,12 @@ def slope_of(denoiser: Callable[..., torch.Tensor], dtype: torch.dtype) -> Slope
 
 
 def ours(slope: Slope, x: torch.Tensor, tolerance: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """x at the end, and evaluations per image."""
+    """Return the final x, and the evaluations per image."""
     return solve(slope, x, 1.0, TIME_MIN, tolerance)
 
 
 def theirs(slope: Slope, x: torch.Tensor, tolerance: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same by torchode, which keeps finished images in the batch."""
+    """Return the same by torchode, which keeps finished images in the batch."""
     term = torchode.ODETerm(lambda t, y: slope(t, y.reshape(x.shape)).flatten(1))
     controller = torchode.IntegralController(atol=tolerance, rtol=tolerance, term=term)
     times = x.new_ones(len(x)), x.new_full((len(x),), TIME_MIN)
@@ -62,7 +62,7 @@ def theirs(slope: Slope, x: torch.Tensor, tolerance: float) -> tuple[torch.Tenso
 
 
 def exact(slope: Slope, x: torch.Tensor) -> torch.Tensor:
-    """x at the end by scipy, image by image."""
+    """Return the final x by scipy, image by image."""
 
     def flat(t: float, y: torch.Tensor) -> torch.Tensor:
         return slope(torch.tensor([t], dtype=torch.float64), torch.as_tensor(y).reshape(1, *x.shape[1:])).flatten()

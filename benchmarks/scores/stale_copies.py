@@ -1,4 +1,4 @@
-"""Why averaged weights with 8-bit layers made black or noisy images: the copy keeps the linear layers of its first use.
+"""Why averaged weights with 8-bit layers gave black or noisy images: the copy keeps the linear layers of its first use.
 
 bitsandbytes' Linear8bitLt with `has_fp16_weights=True`, its default, keeps float weights and quantizes them when
 called, in evaluation mode only once. An averaged copy is never trained. After sampling from it once at an early epoch,

@@ -1,6 +1,6 @@
 """Validate the header of a model file before anything is built or allocated.
 
-Model files can come from strangers. Their JSON header defines the network's size and its sampler. It is checked
+Model files are untrusted. Their JSON header defines the network's size and its sampler. It is checked
 against a schema, and the network is measured on torch's meta device, which allocates nothing. No header can name code:
 families, samplers and engines are keys of tables, and only the user can load plugins.
 """
@@ -17,7 +17,7 @@ from slimdiff.errors import UserError
 from slimdiff.io.text import one_line
 from slimdiff.models.registry import build_on_meta
 
-MAX_BYTES = 8 << 30  # of all tensors, as in slimdiff.io.packed
+MAX_BYTES = 8 << 30  # total of all tensors, as in slimdiff.io.packed
 MAX_SIZE = 4096  # pixels in height and width
 MAX_STEPS = 1_000_000
 
@@ -75,7 +75,7 @@ def check_model_header(path: str | os.PathLike[str], header: Mapping[str, Any]) 
     if error is not None:
         key = ".".join(map(str, error.absolute_path)) or "header"
         raise UserError(f"{path} is not a slimdiff model: {key}: {one_line(error.message)[:200]}; fetch it again")
-    if header["model"]["family"] in FAMILIES:  # others belong to plugins, which are code that the user trusts
+    if header["model"]["family"] in FAMILIES:  # others are plugins' steps, code that the user trusts
         network = build_on_meta(header["model"], header["training"]["groups"])
         n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
         if n_bytes > MAX_BYTES:

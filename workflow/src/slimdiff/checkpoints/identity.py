@@ -1,4 +1,4 @@
-"""Check that a file belongs to its cell, and was not replaced by another cell's file.
+"""Check that a file belongs to its cell and was not replaced by another cell's file.
 
 A cell's identity is a digest of all settings and code behind its model, computed by the rules. The model's header, the
 samples and the records carry it; stages that read them get the expected identity as an option.
@@ -37,7 +37,7 @@ def check_provenance(path: StrPath, header: Mapping[str, Any], expected: Mapping
         UserError: the message names the first key that differs.
     """
     named = {**header, "dataset": header["dataset"]["name"], "start": header.get("start", {}).get("training")}
-    if header["status"] != "ok":  # a failed start is passed on under its own training
+    if header["status"] != "ok":  # the weights of a failed start keep its training's name
         expected = {key: value for key, value in expected.items() if key != "training"}
     for key, value in expected.items():
         if canonical(named.get(key)) != canonical(value):

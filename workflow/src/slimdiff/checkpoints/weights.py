@@ -18,7 +18,7 @@ from slimdiff.models.registry import build_network
 
 KIND = "training"
 WEIGHTS = ("raw", "ema")
-MISMATCH_ERRORS = (KeyError, TypeError, ValueError, RuntimeError, AttributeError)  # header and tensors disagree
+MISMATCH_ERRORS = (KeyError, TypeError, ValueError, RuntimeError, AttributeError)  # header contradicts tensors
 
 
 def write_training(
@@ -44,7 +44,7 @@ def read_training(path: str | os.PathLike[str], weights: str) -> tuple[nn.Module
 def read_verified(
     path: str | os.PathLike[str], weights: str, expected: Mapping[str, Any] | None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Return `read_training`'s result after checking that the file is the one that a cell expects.
+    """Return `read_training`'s result after checking that the file is the one expected by a cell.
 
     Args:
         expected: values that the header must have (slimdiff.checkpoints.identity.check_provenance); None: any.

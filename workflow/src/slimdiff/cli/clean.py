@@ -18,8 +18,8 @@ from slimdiff.config.cells import run_path
 from slimdiff.errors import UserError
 from slimdiff.io.text import size
 
-RECENT_S = 120.0  # a state written within this time may belong to a running training, perhaps on another machine
-CELL_STAGES = ("compress", "sample", "score", "profile", "row")  # their logs have a cell's name
+RECENT_S = 120.0  # a training that wrote its state within this time may be running, perhaps on another machine
+CELL_STAGES = ("compress", "sample", "score", "profile", "row")  # folders of logs named after cells
 
 
 @dataclass
@@ -91,7 +91,7 @@ def requested_by(paths: Sequence[Path]) -> tuple[set[str], set[str]]:
 
 
 def find_orphans(results: Path, cells: set[str], trainings: set[str], now: float) -> list[Orphan]:
-    """Return what is under `results` and in neither set, largest first."""
+    """Return the cells and trainings under `results` that are in neither set, largest first."""
     orphan_list = []
     for kind, roots, wanted in (("cell", ("cells",), cells), ("training", ("train", "state/train"), trainings)):
         names = {
@@ -143,7 +143,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _runs(state: Path, now: float) -> bool:
-    """Return whether a training uses `state`: it wrote lately, perhaps on another machine, or holds the lock."""
+    """Return whether a training uses `state`: it wrote recently, perhaps on another machine, or holds the lock."""
     status, lock = state / "status.json", state / "lock"
     if status.exists() and now - status.stat().st_mtime < RECENT_S:
         return True

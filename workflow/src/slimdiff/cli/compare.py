@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MACHINE = ("device", "cpu_model", "gpu_model", "threads", "torch_version")
 PROVENANCE = ("code", "settings", "started_at")
 COLUMNS_OF_IMAGES = 10
-TILE = 64  # maximal pixels of an image's longer side
+TILE = 64  # limit of an image's longer side, in pixels
 CAPTION = 16  # height in pixels
 
 
@@ -38,7 +38,7 @@ def compare(
 ) -> None:
     """Compare the measurements and images of cells.
 
-    Shows the ratio of each number to the first cell's. --out shows what each cell makes of the same noise.
+    Shows the ratio of each number to the first cell's. --out draws the cells' images from the same noise side by side.
     """
     if len(cells) < 2:
         raise UserError(f"compare needs two or more cells, got {len(cells)}; `slimdiff status` lists them")
@@ -58,7 +58,7 @@ def compare(
 
 
 def noise_problems(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the reasons why image i of the cells does not start from the same noise; none if it does."""
+    """Return the reasons why images with the same index start from different noise; empty if they do not."""
     seeds = {row.get("seed") for row in rows.values()}
     shapes = set()
     for row in rows.values():
@@ -128,7 +128,7 @@ def _caption(text: str, width: int) -> "Images":
 
 
 def _print_comparison(rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print a line per measured column, and per name that differs between the cells."""
+    """Print a line for each measured column, and for each name that differs between the cells."""
     terminal = console()
     first, *others = rows
     shown = table("", first, *(heading for name in others for heading in (name, "ratio")))

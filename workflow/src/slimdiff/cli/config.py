@@ -1,4 +1,4 @@
-"""Configuration files as the commands need them: merged as Snakemake does it, without validation."""
+"""Configuration files for the commands: merged as by Snakemake, without validation."""
 
 import difflib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from slimdiff.config.cells import expand
 from slimdiff.errors import UserError
 from slimdiff.io import strict_yaml
 
-PRESETS = Path("config")  # their folder in a clone
+PRESETS = Path("config")  # folder of the presets in a clone
 BASE = Path("config.yaml")
 
 
@@ -70,13 +70,13 @@ def find_preset(name: str, folder: Path) -> Path:
 
 
 def sources(presets: Sequence[str] | None, configs: Sequence[Path] | None) -> list[Path]:
-    """Return the configuration files, the base first; none if there is no config.yaml and none is given."""
+    """Return the configuration files, the base first; empty without config.yaml and without a given file."""
     base = list(configs) if configs else [path for path in [BASE] if path.exists()]
     return base + [find_preset(name, PRESETS) for name in presets or ()]
 
 
 def read_config(paths: Sequence[Path]) -> dict[str, Any]:
-    """Return the files merged as Snakemake does it: mappings merge, anything else is replaced."""
+    """Return the files merged as by Snakemake: mappings are merged, everything else is replaced."""
     merged: dict[str, Any] = {}
     for path in paths:
         try:
@@ -94,7 +94,7 @@ def read_config(paths: Sequence[Path]) -> dict[str, Any]:
 def load_plugins(named: Sequence[Path] | None) -> None:
     """Load the plugins that are `named`, or else those of config.yaml.
 
-    Plugins that a checkpoint's header names are never loaded: a file from elsewhere must not choose code to run.
+    Plugins named in a checkpoint's header are never loaded: an untrusted file must not choose code to run.
     """
     configured = read_config([BASE]).get("plugins") if not named and BASE.exists() else None
     paths = list(named or configured or ())
@@ -117,7 +117,7 @@ def cells_of(config: dict[str, Any], paths: Sequence[Path]) -> list[str]:
 
 
 def trainings_of(config: dict[str, Any], paths: Sequence[Path]) -> list[str]:
-    """Return the names of the trainings that those cells need, each once."""
+    """Return the names of the trainings that those cells use, each once."""
     trainings: dict[str, None] = {}
     for name in cells_of(config, paths):
         try:

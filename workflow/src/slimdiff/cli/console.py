@@ -11,11 +11,11 @@ from rich.table import Table
 
 from slimdiff.io.text import NOTHING
 
-PIPE_WIDTH = 250  # of tables in a pipe or a file, so that nothing is cut
+PIPE_WIDTH = 250  # of tables in a pipe or file, so that nothing is truncated
 
 
 def console() -> Console:
-    """Return a console that fits tables to a terminal, and writes full width without colours into a pipe or a file."""
+    """Return a console that fits tables to a terminal, or writes full-width plain text into a pipe or file."""
     terminal = Console(highlight=False)
     return terminal if terminal.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 

@@ -32,11 +32,11 @@ OK, NOTE, PROBLEM = "ok", "note", "problem"
 STYLES = {OK: "green", NOTE: "yellow", PROBLEM: "bold red"}
 TEXT_WIDTH = 100  # characters per line
 SCHEMA = Path("workflow/schemas/config.schema.yaml")  # in a clone
-DISK_BYTES = 1 << 30  # the default run needs less than half of it
+DISK_BYTES = 1 << 30  # more than twice the need of the default run
 EXTRAS = {
     "export": "slimdiff export --to onnx",
     "engines": "engine: openvino, engine: onnxruntime",
-}  # extra → what needs it
+}  # extra → features that need it
 REQUIREMENT = re.compile(r"([\w.-]+)\s*>=\s*([\d.]+)")
 
 
@@ -58,7 +58,7 @@ def doctor(
 ) -> None:
     """Check whether a run is possible here.
 
-    Checks versions, devices, data and disk in a few seconds, without downloading or writing anything. Exits with 1 and
+    Checks versions, devices, data and disk in a few seconds, and downloads and writes nothing. Exits with 1 and
     a fix for each problem if a run is impossible.
     """
     findings = []
@@ -97,7 +97,7 @@ def packages() -> Iterator[Finding]:
 
 
 def requirements(extra: str = "") -> dict[str, str]:
-    """Return package → oldest supported version, of slimdiff's requirements or of one of its extras."""
+    """Return package → oldest supported version, for slimdiff's requirements or one of its extras."""
     pyproject = Path(__file__).parents[4] / "pyproject.toml"
     if pyproject.is_file():
         project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
@@ -121,7 +121,7 @@ def extras() -> Iterator[Finding]:
 
 
 def devices() -> Iterator[Finding]:
-    """Check what runs the networks, and in which precision."""
+    """Check the devices and engines that run the networks, and their precisions."""
     try:
         import torch
 
@@ -192,7 +192,7 @@ def configuration(presets: Sequence[str], configs: Sequence[Path], results: Path
 
 
 def disk(results: Path) -> Iterator[Finding]:
-    """Check that results can be written and that there is room."""
+    """Check that results can be written and that the disk has room."""
     place = next(folder for folder in (results, *results.absolute().parents) if folder.is_dir())
     if not os.access(place, os.W_OK):
         yield Finding("results", PROBLEM, f"{place} is read-only", f"chmod u+w {place}, or run elsewhere")

@@ -37,7 +37,7 @@ def export(
 ) -> None:
     """Export a cell's network for other programs.
 
-    Adds a description of its inputs and of the formulas for denoiser and sampler. A packed file is for slimdiff itself.
+    The export includes a description of inputs, denoiser and sampler. Packed files can be read only by slimdiff.
     """
     if to is Format.DIFFUSERS:
         raise UserError(

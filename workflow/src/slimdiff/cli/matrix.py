@@ -29,9 +29,9 @@ SHOWN = (
     "speedup",
     "train_s",
 )
-MAX_LISTED = 20  # missing cells
-LAST_BYTES = 4096  # of a log, searched for its last line
-# The stages of a cell in order, with the output that each writes last; the training's stage comes before them.
+MAX_LISTED = 20  # missing cells to list
+LAST_BYTES = 4096  # end of a log that is searched for the last line
+# The stages of a cell in order, with their last output; the training precedes them.
 STAGES = {"compress": "model.safetensors", "sample": "samples.npz", "score": "score.json", "profile": "profile.json"}
 PAPER = Path("workflow/resources/paper_reference.csv")
 
@@ -56,7 +56,7 @@ def matrix(
 ) -> None:
     """Show or write the matrix so far.
 
-    Works at any time, also during a run: the rows so far, and why the other cells have none.
+    Works at any time, even during a run: shows the rows so far, and why the other cells have none.
     """
     paths = sources(presets, config)
     if not paths:
@@ -97,7 +97,7 @@ def gather(results: Path, config: Mapping[str, Any]) -> SoFar:
             continue
         try:
             so_far.rows += read_rows(results / "cells", [cell], trainings)
-        except UserError as error:  # deleted just now, or of other settings
+        except UserError as error:  # just deleted, or of other settings
             so_far.missing[name] = str(error)
     return so_far
 

@@ -1,4 +1,4 @@
-"""`slimdiff run`: Snakemake with options that suit this machine."""
+"""`slimdiff run`: run Snakemake with options for this machine."""
 
 import os
 import shlex
@@ -19,7 +19,7 @@ PASSED_ON = "slimdiff.cli.run"  # context key of the arguments after --
 
 
 class RunCommand(typer.core.TyperCommand):
-    """A command that does not parse the arguments after `--`, which are for Snakemake."""
+    """A command that passes the arguments after `--` on to Snakemake."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Store the arguments after `--` in the context and parse the others."""

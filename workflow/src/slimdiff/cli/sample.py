@@ -44,7 +44,7 @@ def sample(
 ) -> None:
     """Sample new images from a cell's model into one PNG.
 
-    A class-conditional model gets a column per class, others a square grid.
+    A class-conditional model gets one column per class; other models get a square grid.
     """
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out} must end in .png")

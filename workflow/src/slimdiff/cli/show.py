@@ -37,9 +37,9 @@ def show(
 
 
 def gather(folder: Path) -> dict[str, Any]:
-    """Return the records of a cell; None for those not written yet.
+    """Return the records of a cell; None for records that are not written yet.
 
-    `row` is the cell's row of the matrix, `model` the header of its checkpoint, `training` a summary of its training's
+    `row` is the cell's row of the matrix, `model` its checkpoint's header, `training` a summary of its training's
     record, if that is in the same results.
     """
     row = read_record(folder / "row.json")

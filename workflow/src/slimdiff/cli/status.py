@@ -22,7 +22,7 @@ from slimdiff.errors import UserError
 from slimdiff.io import files
 from slimdiff.io.text import duration
 
-STALE_S = 120.0  # a running training reports every ten seconds, or after each step if steps take longer
+STALE_S = 120.0  # running trainings report every ten seconds, or after each step if steps take longer
 REFRESH_S = 2.0
 MAX_LISTED = 20  # cells per heading
 BAR_WIDTH = 30
@@ -36,7 +36,7 @@ class Survey:
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)  # cell → reason
     missing: list[str] = field(default_factory=list)
-    started: dict[str, list[str]] = field(default_factory=dict)  # missing cell → files written so far
+    started: dict[str, list[str]] = field(default_factory=dict)  # unfinished cell → files written so far
     unrequested: list[str] = field(default_factory=list)  # on disk, not in the matrix
     trainings_finished: list[str] = field(default_factory=list)
     trainings_running: dict[str, dict[str, Any]] = field(default_factory=dict)  # training → last report

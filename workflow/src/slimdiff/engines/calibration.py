@@ -17,8 +17,8 @@ from slimdiff.diffusion.noise import ImageNoise, derive_seed
 from slimdiff.diffusion.samplers import SamplerSettings, sample
 from slimdiff.io.settings import build
 
-PROBES = 2  # images sampled to find the sampler's noise levels
-UNLABELLED_EVERY = 3  # every third image has no label
+PROBES = 2  # number of images sampled to find the sampler's noise levels
+UNLABELLED_EVERY = 3  # every third label is withheld
 
 
 @dataclass(frozen=True)

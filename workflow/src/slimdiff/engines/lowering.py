@@ -2,7 +2,7 @@
 
 In fp32 and bf16 the file stores the weights under the network's own names, and loading builds the engine's graph. In
 int8 it stores the quantized graph as bytes, and the embedder's float32 tensors: the calibration is part of the model,
-so loading needs no images.
+so loading does not need images.
 """
 
 import copy
@@ -27,8 +27,8 @@ from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
 
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 16
-ERROR_IMAGES = 128  # test images that measure the output error
-EMBEDDER = "embedder."  # prefix of its tensors in a file with a graph
+ERROR_IMAGES = 128  # number of test images for the output error
+EMBEDDER = "embedder."  # prefix of the embedder's tensors in a file with a graph
 GRAPHS = {"openvino": openvino_backend, "onnxruntime": onnxruntime_backend}
 
 
@@ -87,7 +87,7 @@ def lower_network(network: nn.Module, header: Mapping[str, Any], images: ImageSe
 
 
 def start_network(header: Mapping[str, Any], network: nn.Module, placement: Placement) -> EngineNetwork:
-    """Run a network, whose float weights the file stores, as its header says."""
+    """Run a network from a file with float weights on the engine in its header."""
     runtime = runtime_of(header)
     check_runtime(runtime, placement.device)
     embedder, body = split_network(network)
@@ -104,7 +104,7 @@ def start_network(header: Mapping[str, Any], network: nn.Module, placement: Plac
 
 
 def start_graph(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], placement: Placement) -> EngineNetwork:
-    """Run a network whose quantized graph the file stores."""
+    """Run a network from a file with a quantized graph."""
     runtime, graph = runtime_of(header), header["graph"]
     check_runtime(runtime, placement.device)
     network = build_network(header["model"], header["training"]["groups"])

@@ -18,7 +18,7 @@ class Placement:
     """Where an engine runs."""
 
     device: torch.device
-    cache: Path | None = None  # folder of the compilers' cache, shared between processes; None: their default
+    cache: Path | None = None  # the compilers' cache folder, shared between processes; None: their default
 
     @property
     def threads(self) -> int:
@@ -27,7 +27,7 @@ class Placement:
 
 
 class Backend(ABC):
-    """Run the body of a network; with `fixed_batch` only in the batch sizes that it was prepared for."""
+    """Run the body of a network; with `fixed_batch`, only at prepared batch sizes."""
 
     fixed_batch: bool
 
@@ -72,7 +72,7 @@ class EngineNetwork(nn.Module):
         )
         self.sizes: list[int] = []  # prepared batch sizes, ascending
         self.anchor: torch.Tensor
-        self.register_buffer("anchor", torch.zeros(0, device=placement.device), persistent=False)  # marks the device
+        self.register_buffer("anchor", torch.zeros(0, device=placement.device), persistent=False)  # records the device
 
     def forward(self, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Evaluate like the original network."""

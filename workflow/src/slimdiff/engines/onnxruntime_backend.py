@@ -17,9 +17,9 @@ from slimdiff.engines.network import Backend, Placement
 from slimdiff.errors import UserError
 
 INPUTS, OUTPUT = ("x", "embedding"), "F"
-# Most of the arithmetic. Quantizing every operation gave an error of 0.4, and invalid graphs (docs/decisions).
+# Most of the arithmetic. Quantizing every operation gave an output error of 0.4, and invalid graphs (docs/decisions).
 QUANTIZED_OPERATIONS = ["Conv", "ConvTranspose", "MatMul", "Gemm"]
-PERCENTILE = 99.99  # of the activations that their range covers: outliers would coarsen all others
+PERCENTILE = 99.99  # percentile of the activations' range: outliers would coarsen all other values
 
 
 class OnnxRuntime(Backend):
@@ -36,7 +36,7 @@ class OnnxRuntime(Backend):
         options.add_session_config_entry("session.set_denormal_as_zero", "1")  # like torch in every stage
         try:
             self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions have no common class
+        except Exception as error:  # ONNX Runtime's exceptions have no common class
             raise _unreadable(error) from None
 
     def prepare(self, x: torch.Tensor, embedding: torch.Tensor) -> None:
@@ -68,7 +68,7 @@ def quantize(graph: bytes, batches: Sequence[tuple[torch.Tensor, torch.Tensor]])
     """Quantize weights (int8, per output channel) and activations (uint8) statically.
 
     `batches` of (x, embedding) determine the ranges of the activations. The first and the last convolution stay float,
-    as usual: they hold a thousandth of the weights and touch the image.
+    as is usual: they have a thousandth of the weights and process the image itself.
     """
     import onnx
     from onnxruntime.quantization import (
@@ -118,7 +118,7 @@ def from_tensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
     """Return the graph that `to_tensors` wrote.
 
     Raises:
-        UserError: the tensor is not a graph, or the graph reads weights from other files, which ours never do.
+        UserError: the tensor is not a graph, or the graph reads weights from other files, as slimdiff's never do.
     """
     import onnx
 

@@ -22,7 +22,7 @@ HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 # Elementwise arithmetic of the embedding and of norms, where 8 bits cost more than they save (docs/decisions).
 FLOAT_OPERATIONS = ["Add", "Multiply", "Divide", "Subtract", "Power", "Sin", "Cos", "Concat", "Sqrt"]
 CONVOLUTIONS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData")
-MAX_INFLATED_BYTES = 1 << 28  # of a graph's description; ours are smaller
+MAX_INFLATED_BYTES = 1 << 28  # limit for a graph's description; ours are smaller
 
 
 class OpenVINO(Backend):
@@ -72,7 +72,7 @@ def quantize(graph: Any, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -
     """Quantize weights and activations to 8 bits statically.
 
     `batches` of (x, embedding) determine the ranges of the activations. The first and the last convolution stay float,
-    as usual: they hold a thousandth of the weights and touch the image.
+    as is usual: they have a thousandth of the weights and process the image itself.
     NNCF's model type `transformer` halves the error of both families (docs/decisions).
     """
     import nncf
@@ -125,7 +125,7 @@ def from_tensors(tensors: Mapping[str, torch.Tensor]) -> Any:
 
 
 def _number(graph: Any) -> None:
-    """Name nodes by their position: OpenVINO's default names count all nodes that the process has created."""
+    """Name nodes by their position: OpenVINO's default names count all nodes created by the process."""
     graph.set_friendly_name("body")
     for position, node in enumerate(graph.get_ordered_ops()):
         node.set_friendly_name(f"{_type(node)}_{position}")

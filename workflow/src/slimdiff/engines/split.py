@@ -1,7 +1,7 @@
 """Split a network into an embedder of noise level and class, and a body that maps image and embedding to an image.
 
 The embedder computes sines of large angles and looks up classes, a few thousand operations in all. It stays in torch
-and float32 whatever runs the body: in bf16 or int8 it would ruin the output (docs/decisions). Both parts consist of the
+and float32 for every engine: in bf16 or int8 it would ruin the output (docs/decisions). Both parts consist of the
 network's own layers, so their composition is exactly the network.
 
 Networks of other families can define a method `split()` that returns the two parts.
@@ -29,7 +29,7 @@ class ScoreEmbedder(nn.Module):
             self.label = network.label
 
     def forward(self, noise_level: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """Embed like the score network; label -1 is no class."""
+        """Embed like the score network; label -1 means unlabelled."""
         return ScoreNetwork._features(cast(ScoreNetwork, self), noise_level, labels)
 
 
@@ -43,7 +43,7 @@ class UNetEmbedder(nn.Module):
             self.label = network.label
 
     def forward(self, noise_level: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """Embed like the U-Net; label -1 is no class."""
+        """Embed like the U-Net; label -1 means unlabelled."""
         return UNet._embed(cast(UNet, self), noise_level, labels)
 
 

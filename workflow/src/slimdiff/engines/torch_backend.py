@@ -54,7 +54,7 @@ class Compiled(Backend):
         self.compiled: dict[int, Callable[..., torch.Tensor]] = {}
 
     def prepare(self, x: torch.Tensor, embedding: torch.Tensor) -> None:
-        """Export and compile for this batch size; the first call does the work."""
+        """Export and compile for this batch size with a first call."""
         if self.placement.cache is not None:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self.placement.cache.absolute() / "inductor")
         with torch.inference_mode(False), torch.no_grad():
@@ -68,14 +68,14 @@ class Compiled(Backend):
             return result.float()
 
     def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return a copy in the precision, created outside inference mode: its tensors would compile to other code."""
+        """Return a copy in the precision, created outside inference mode, whose tensors would compile to other code."""
         return torch.empty(tensor.shape, dtype=self.dtype, device=tensor.device).copy_(tensor)
 
 
 def _compile(exported: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Callable[..., torch.Tensor]:
     """Compile the module and call it once; delete and rebuild damaged libraries in the cache.
 
-    The C++ compiler writes them in place, so a process killed during compilation leaves a part of one behind.
+    The C++ compiler writes libraries in place, so a process killed during compilation leaves a truncated one behind.
     """
     while True:
         compiled: Callable[..., torch.Tensor] = torch.compile(exported, dynamic=False, fullgraph=True)

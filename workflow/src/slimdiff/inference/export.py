@@ -26,9 +26,9 @@ from slimdiff.inference.model import LoadedModel
 from slimdiff.io.files import atomic, write_json
 from slimdiff.io.tensors import save_tensors
 
-KEY = "slimdiff"  # of the metadata in either file
-TOLERANCE = 1e-4  # difference between ONNX Runtime's and torch's output, relative to the largest output
-CHECKED_BATCH = 3  # images in that comparison; tracing uses two
+KEY = "slimdiff"  # version of the metadata in either file
+TOLERANCE = 1e-4  # limit for the difference between ONNX Runtime's and torch's output, relative to the largest output
+CHECKED_BATCH = 3  # number of images in that comparison; tracing uses two
 SETTINGS = ("model", "training", "dataset", "sampler", "seed", "weights", "steps", "sha256")
 
 # c_skip, c_out, c_in, c_noise of slimdiff.diffusion.denoiser, as expressions that a program can evaluate
@@ -75,7 +75,7 @@ def write_onnx(path: str | os.PathLike[str], loaded: LoadedModel) -> dict[str, A
     """
     try:
         import onnx
-        import onnxscript  # noqa: F401  torch's exporter needs it; its own message has twenty lines
+        import onnxscript  # noqa: F401  torch's exporter needs it, and its own error has twenty lines
     except ImportError as error:
         raise UserError(
             f"an ONNX file needs the package {error.name}: run `python -m pip install '.[export]'` in the clone"

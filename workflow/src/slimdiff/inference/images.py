@@ -9,13 +9,13 @@ from PIL import Image
 
 from slimdiff.io.files import atomic
 
-BACKGROUND = 128  # of contact sheets: mid-gray
+BACKGROUND = 128  # background of contact sheets: mid-gray
 
 
 def contact_sheet(images: torch.Tensor, columns: int = 10, border: int = 2) -> torch.Tensor:
     """Arrange uint8 (N, C, H, W) row by row on mid-gray: uint8 (C, rows·(H + border) + border, …).
 
-    The pixels are those of torchvision.utils.make_grid, whose import takes a second of every sampling job.
+    The pixels equal those of torchvision.utils.make_grid, whose import would add a second to every sampling job.
     """
     tiles = F.pad(images, (border, 0, border, 0), value=BACKGROUND)
     n, channels, height, width = tiles.shape

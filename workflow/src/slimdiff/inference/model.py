@@ -35,8 +35,8 @@ MISMATCH_ERRORS = (  # raised if a file's header and tensors contradict each oth
 class LoadedModel:
     """A model from a file, ready to sample."""
 
-    network: nn.Module  # with the file's weights, or running the file's graph
-    denoiser: Denoiser  # its network is run by the cell's engine
+    network: nn.Module  # has the file's weights, or runs the file's graph
+    denoiser: Denoiser  # its network runs on the cell's engine
     settings: dict[str, Any]  # the file's header: model, training, dataset, steps, sampler, seed, status, …
 
     def sample(
@@ -57,7 +57,7 @@ class LoadedModel:
         Args:
             sampler: a sampler of the network's family; None: the cell's own. Another one needs `steps` if it takes
                 any, since the cell's number does not carry over.
-            steps: of the sampler.
+            steps: number of sampler steps.
             guidance: scale of classifier-free guidance, for a class-conditional model.
             labels: classes to sample in turn, for a class-conditional model; None: all of them.
             progress: called as (done, n) during sampling; `done` counts images, including the share of the running

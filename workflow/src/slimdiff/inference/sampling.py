@@ -18,9 +18,9 @@ from slimdiff.runtime.devices import autocast
 from slimdiff.runtime.memory import HalvingBatch, OutOfMemory
 from slimdiff.runtime.memory import reason as memory_reason
 
-DEGENERATE_STD = 1.0 / 255.0  # of pixels in [-1, 1]: about half a gray level
-SATURATED_SHARE = 0.999  # of pixels that are fully black or white, if the data set has clearly fewer
-Progress = Callable[[float, int], None]  # images done, and their total
+DEGENERATE_STD = 1.0 / 255.0  # standard deviation of pixels in [-1, 1]: about half a gray level
+SATURATED_SHARE = 0.999  # fraction of fully black or white pixels, if the data set has clearly fewer
+Progress = Callable[[float, int], None]  # number of finished images, and their total
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Sampled:
     network_evaluations: float  # mean per image, shallow ones included
     reason: str  # why the images cannot be scored; empty if they can
     labels: torch.Tensor | None = None  # int64 (N,), the requested classes
-    shallow_evaluations: float = 0.0  # mean per image: those of the outermost level alone (DeepCache)
-    batch_size: int | None = None  # images at once; halved if memory ran out, 0 if it ran out again
+    shallow_evaluations: float = 0.0  # mean per image: evaluations of only the outermost level (DeepCache)
+    batch_size: int | None = None  # images per batch; halved if memory ran out, 0 if it ran out again
 
 
 @torch.inference_mode()
@@ -50,7 +50,7 @@ def sample_images(
     """Sample n images in the data set's size and channels.
 
     If memory runs out, the batch is halved once, for the same images. If it runs out again, there are no images, and
-    the reason says so.
+    the failure has a reason.
 
     Args:
         model: `channels`, `image_size`, `fit` of the model.
