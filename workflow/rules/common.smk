@@ -21,7 +21,7 @@ from snakemake.utils import update_config
 SOURCE = Path(workflow.basedir, "workflow", "src")
 sys.path.insert(0, str(SOURCE))
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]))
-# A job ends with the Snakemake that started it, even if that is killed.
+# A job ends with the Snakemake that started it, even if Snakemake is killed.
 DIE_WITH_PARENT = f"exec python -I -S {shlex.quote(str(SOURCE / 'slimdiff' / 'runtime' / 'die_with_parent.py'))} $PPID .snakemake/slimdiff.jobs"
 shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(SOURCE))}; {DIE_WITH_PARENT} ")
 
@@ -58,7 +58,7 @@ def check_config():
         validate(config, yaml.safe_load(schema), {**files, "--config": given})
         read_claims(config["claims"])
     except UserError as error:
-        sys.exit(f"error: {one_line(error)}")  # WorkflowError would add four lines about where it was raised
+        sys.exit(f"error: {one_line(error)}")  # WorkflowError would add four lines about its origin
 
 
 def get_settings(select):
@@ -92,7 +92,7 @@ RUN = run_lock.enter(Path(".snakemake")) if workflow.is_main_process else None
 ENVIRONMENT = f"../../envs/{config['environment']}.yaml"
 TRAINING = run_path("{dataset}", "{model}", "{training}", "{seed}")
 CELL = run_path("{dataset}", "{model}", "{optimization}", "{seed}")
-ENGINE_CACHE = "results/state/engines"  # no output: compilers share it between jobs
+ENGINE_CACHE = "results/state/engines"  # not an output, since compilers share it between jobs
 # Retries for training jobs. On a cluster the outer Snakemake retries, so the one on the node must not.
 RETRIES = 2 if workflow.is_main_process else 0
 
@@ -109,7 +109,7 @@ wildcard_constraints:
 onstart:
     run_lock.sign(RUN)
     # To keep to its default of 100 job starts a second, Snakemake 9 goes through all ready jobs again every second, and
-    # once more for every finished job: half a core after 300 jobs. Local jobs need no such limit. A user's own stays.
+    # once more for every finished job: half a core after 300 jobs. Local jobs need no such limit; a user's own is kept.
     limiter = workflow.scheduler.job_rate_limiter
     if workflow.local_exec and limiter is not None and (limiter.max_jobs, limiter.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None

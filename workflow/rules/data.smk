@@ -8,7 +8,7 @@ rule data:
         "results/logs/data/{dataset}.log",
     benchmark:
         "results/benchmarks/data/{dataset}.jsonl"
-    localrule: True  # cluster nodes seldom reach the network
+    localrule: True  # cluster nodes often lack internet access
     conda:
         ENVIRONMENT
     resources:

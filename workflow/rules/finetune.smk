@@ -1,4 +1,4 @@
-"""Trainings that start from another one's weights, with the same output files as rule train."""
+"""Trainings that start from another training's weights, with the same output files as rule train."""
 
 
 rule finetune:
@@ -19,7 +19,7 @@ rule finetune:
     retries: RETRIES  # a killed training resumes from its state
     conda:
         ENVIRONMENT
-    threads: 1  # two trainings of one thread each are faster than one of two
+    threads: 1  # two trainings of one thread each are faster than one of two threads
     resources:
         gpu=1,
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
@@ -27,7 +27,7 @@ rule finetune:
     params:
         settings=get_settings(resolve.finetune_settings),
         code=get_code("finetune"),
-        state=f"results/state/train/{TRAINING}",  # no output: Snakemake deletes the outputs of failed jobs
+        state=f"results/state/train/{TRAINING}",  # not an output, since Snakemake deletes outputs of failed jobs
     shell:
         "python -u -m slimdiff.stages.finetune --settings {params.settings:q} --code {params.code}"
         " --images {input.images:q} --start {input.start:q} --start-record {input.start_record:q}"

@@ -1,4 +1,4 @@
-"""Functions of wildcards that several rules use for input, params and resources, and the targets of a run."""
+"""Functions for input, params and resources of several rules, and the targets of a run."""
 
 
 def get_training(wildcards, path):
@@ -8,7 +8,7 @@ def get_training(wildcards, path):
 
 
 def get_start(wildcards, path):
-    """Input: `path` of the training that another one starts from."""
+    """Input: `path` of the training that a later training starts from."""
     names = dict(wildcards.items())
     return path.format(training=config["trainings"][names.pop("training")]["start"], **names)
 
@@ -56,14 +56,14 @@ def get_baseline(wildcards):
 
 
 def get_origin(wildcards):
-    """Param: what the header of a cell's weights must say: their settings and the code that trained them."""
+    """Param: the settings and training code that the header of a cell's weights must contain."""
     cell = dict(wildcards.items())
     expected = resolve.origin_settings(config, **cell)
     return canonical({**expected, "code": get_code("finetune" if expected["start"] else "train")})
 
 
 def get_identity(wildcards):
-    """Param: digest of all settings and code behind a cell's model, which the headers of its files repeat."""
+    """Param: digest of all settings and code behind a cell's model, repeated in the headers of its files."""
     return compute_identity(**dict(wildcards.items()))
 
 
@@ -86,7 +86,7 @@ def get_cell_files(pattern):
 
 
 def get_training_records():
-    """Return the record of every training that a cell of the matrix uses."""
+    """Return the record of every training used by the matrix."""
     cells = [asdict(cell) for cell in expand(config["matrix"])]
     trainings = [cell | {"training": lookup.training_of(config, cell["optimization"])} for cell in cells]
     return list(dict.fromkeys(rules.train.output.record.format(**training) for training in trainings))
@@ -100,13 +100,13 @@ def get_final_output():
 
 
 def in_report(path, category, format):
-    """Output: `path`, which Snakemake's report shows under its name."""
+    """Output: `path`, listed by name in Snakemake's report."""
     name = Path(path).stem
     return report(path, caption=f"../report/{name}.rst", category=category, labels={"name": name, "format": format})
 
 
 def write_html(path):
-    """Write Snakemake's own report with a second Snakemake, since it needs the finished results of this run."""
+    """Write Snakemake's own report with a second Snakemake, since the report needs this run's finished results."""
     if not all(Path(output).exists() for output in get_final_output()):
         return  # this run had other targets
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
@@ -118,9 +118,9 @@ def write_html(path):
 
 
 def write_so_far(folder):
-    """After failed jobs: write the matrix of the finished cells, and where the other cells stopped.
+    """After failed jobs: write the matrix of the finished cells and the last stage of the others.
 
-    Skipped after Ctrl-C, which interrupts jobs without failing them: the user wants to get out.
+    Skipped after Ctrl-C, which interrupts jobs without failing them: the user wants to stop.
     """
     rows = get_cell_files(rules.row.output.row)
     if not workflow.is_main_process or not workflow.scheduler.failed or not any(map(os.path.exists, rows)):

@@ -1,4 +1,4 @@
-"""Size, latency and memory of a cell's model. A job that measures time takes all cores and the GPU, so it runs alone."""
+"""Size, latency and memory of a cell's model. Jobs that measure time claim all cores and the GPU, so they run alone."""
 
 
 rule profile:

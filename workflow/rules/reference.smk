@@ -1,4 +1,4 @@
-"""What samples are scored with: extractors and reference statistics, the classifier, and optional Inception networks."""
+"""Inputs of scoring: extractors and reference statistics, the classifier, and optional Inception networks."""
 
 
 rule extractors:
@@ -80,7 +80,7 @@ rule inception_weights:
         weights="results/inception/{kind}.pth",
     log:
         "results/logs/inception_weights/{kind}.log",
-    localrule: True  # cluster nodes seldom reach the network
+    localrule: True  # cluster nodes often lack internet access
     conda:
         ENVIRONMENT
     resources:

@@ -1,4 +1,4 @@
-"""Tables and figures of the matrix, the page results/report.html, and Snakemake's own report of the workflow."""
+"""Tables and figures of the matrix, the page results/report.html, and Snakemake's own report results/workflow.html."""
 
 from slimdiff.report.selection import pictured_cells, sample_cells
 from slimdiff.report.contents import FIGURE_NAMES, PAGE_ASSETS, TABLE_NAMES

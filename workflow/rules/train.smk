@@ -20,7 +20,7 @@ rule train:
     retries: RETRIES  # a killed training resumes from its state
     conda:
         ENVIRONMENT
-    threads: 1  # two trainings of one thread each are faster than one of two
+    threads: 1  # two trainings of one thread each are faster than one of two threads
     resources:
         gpu=1,
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
@@ -28,7 +28,7 @@ rule train:
     params:
         settings=get_settings(resolve.train_settings),
         code=get_code("train"),
-        state=f"results/state/train/{TRAINING}",  # no output: Snakemake deletes the outputs of failed jobs
+        state=f"results/state/train/{TRAINING}",  # not an output, since Snakemake deletes outputs of failed jobs
     shell:
         "python -u -m slimdiff.stages.train --settings {params.settings:q} --code {params.code}"
         " --images {input.images:q} --state {params.state:q} --gpu {resources.gpu} --threads {threads}"

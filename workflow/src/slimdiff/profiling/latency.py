@@ -19,8 +19,8 @@ from slimdiff.runtime.memory import OutOfMemory
 class Latencies:
     """Wall times per image, one per round."""
 
-    ms: tuple[float, ...]  # of the model
-    baseline_ms: tuple[float, ...]  # of the baseline; empty without one
+    ms: tuple[float, ...]  # times of the model
+    baseline_ms: tuple[float, ...]  # times of the baseline; empty without one
 
     def median(self) -> float:
         """Return the median time per image in milliseconds."""
@@ -50,7 +50,7 @@ def time_interleaved(
     """Time the sampling of one batch, from drawing the noise to pixels on the CPU.
 
     Args:
-        baseline: timed in turns with `model`; None: `model` alone.
+        baseline: timed alternately with `model`; None: time `model` alone.
         batch_size: images per run.
         repeats: rounds to record.
         warmup: rounds before them.

@@ -45,7 +45,7 @@ TIMED = (  # columns that are null without timing
     "compile_s",
     "load_s",
 )
-THIRDS = ("low", "middle", "high")  # of the noise levels of the denoising loss, as in the columns' names
+THIRDS = ("low", "middle", "high")  # parts of the noise levels of the denoising loss, as in the columns' names
 
 
 def profile(
@@ -58,12 +58,12 @@ def profile(
     """Measure the model in `path` on `device`.
 
     If memory runs out, everything is measured again with half the batch, once, and `batch_size` says so. If it runs
-    out again, the profile has failed and contains only the sizes of the file.
+    out again, the profile fails and contains only the sizes of the file.
 
     Args:
         settings: `batch_size` of the sampling run, `repeats` and `warmup` runs of each measurement, `seed`. Without
             repeats, the columns of time and memory are null.
-        baseline: model to compare the speed with, interleaved; the model itself shows the noise.
+        baseline: model whose speed is compared, interleaved; comparing the model with itself shows the noise.
         images: file of the data set, whose test images measure the denoising loss; None: no loss.
 
     Returns:
@@ -90,7 +90,7 @@ def _measure(
     images: Path | None,
 ) -> dict[str, Any]:
     """Return a profile without the sizes of the file; raise OutOfMemory if `batch_size` images do not fit."""
-    with tempfile.TemporaryDirectory() as empty:  # an empty cache: compiling takes as long as on a new machine
+    with tempfile.TemporaryDirectory() as empty:  # an empty cache, so that compiling takes as long as on a new machine
         start = time.perf_counter()
         loaded = load(path, device, empty)
         synchronize(device)
@@ -180,7 +180,7 @@ def _speedups(ratios: Sequence[float], name: str) -> dict[str, float | None]:
 def count_macs(loaded: LoadedModel) -> int:
     """Count the multiply-accumulates of one network evaluation of one image with torch's FlopCounterMode.
 
-    They are those of the float network after channel pruning. Zeros count, since they are multiplied too; quantization
+    They are those of the float network after channel pruning. Zeros count, since they are multiplied, too; quantization
     does not change the count.
     """
     return _count_macs(loaded, lambda network, x: network(x, torch.empty(1)))
@@ -224,11 +224,11 @@ def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak resident set size, man 5 proc
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak resident set size (man 5 proc)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the peak since the last reset: allocated on a GPU; resident in the process, with libraries, on a CPU."""
+    """Return the peak since the last reset: allocated memory on a GPU, resident memory of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "linux":
@@ -240,5 +240,5 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def gzip_bytes(path: Path) -> int:
-    """Return the size of the file after gzip, the paper's measure of size."""
+    """Return the size of the gzipped file, the paper's measure of size."""
     return len(gzip.compress(path.read_bytes(), compresslevel=GZIP_LEVEL))

@@ -25,18 +25,18 @@ QAT_FORMATS = ("8bit", "4bit")
 class SparsifySettings:
     """Settings of `sparsify`."""
 
-    amount: float  # final share of zeros in the scope
+    amount: float  # final fraction of zeros in the scope
     schedule: str  # one-shot | cubic
-    until: float = 1.0  # cubic: share of the steps after which `amount` is reached
+    until: float = 1.0  # cubic: fraction of the steps after which `amount` is reached
     scope: str = "global"  # a key of the network's prune_scopes()
 
 
 class Sparsify(TrainingHooks):
     """L1 pruning during training: the smallest weights become zero, and zeros stay zero.
 
-    `one-shot` prunes before the first step. `cubic` prunes `amount` · (1 - (1 - t)³) after the share t · until of the
+    `one-shot` prunes before the first step. `cubic` prunes `amount` · (1 - (1 - t)³) after a fraction t · until of the
     steps (Zhu and Gupta 2017, "To prune, or not to prune", equation 1, from no zeros), EVENTS times. A pruned weight
-    never comes back: it is zero before each step and reset to zero after it, in the average, too.
+    stays zero: it is reset after each step, in the average, too.
     """
 
     EVENTS = 50
@@ -51,7 +51,7 @@ class Sparsify(TrainingHooks):
         self.settings = settings
 
     def share(self, step: int, steps: int) -> float:
-        """Return the share of zeros before `step`: a staircase of EVENTS stairs."""
+        """Return the fraction of zeros before `step`, which rises in EVENTS stairs."""
         if self.settings.schedule == "one-shot":
             return self.settings.amount
         stairs = min(self.EVENTS, max(1, int(steps * self.settings.until)))
@@ -70,7 +70,7 @@ class Sparsify(TrainingHooks):
             zero_smallest(weights, self.share(step, steps))
         zeros = {name: value == 0 for name, value in weights.items()}
         yield
-        if step + 1 == steps:  # the last stair of a schedule that ends with the training
+        if step + 1 == steps:  # the last stair, if the schedule ends with the training
             zero_smallest(weights, self.share(steps, steps))
             zeros = {name: zeros[name] | (value == 0) for name, value in weights.items()}
         for name, mask in zeros.items():
@@ -84,9 +84,9 @@ class Sparsify(TrainingHooks):
 
 @torch.no_grad()
 def zero_smallest(weights: Mapping[str, torch.Tensor], share: float) -> None:
-    """Zero exactly round(share · elements) of the weights, those of the smallest magnitude, in place.
+    """Set the round(share · elements) weights of the smallest magnitude to zero, in place.
 
-    Weights that are already zero count, and come first.
+    Existing zeros count and come first.
     """
     sizes = [value.numel() for value in weights.values()]
     count = round(share * sum(sizes))
@@ -113,7 +113,7 @@ class Quantized(TrainingHooks):
 
     @contextlib.contextmanager
     def around_backward(self, network: nn.Module) -> Iterator[None]:
-        """Quantize the weights within the block, and restore the floats afterwards."""
+        """Quantize the weights inside the block and restore the floats after it."""
         state = network.state_dict()
         floats = {name: value.clone() for name, value in state.items()}
         quantize_weights(network, self.kind)

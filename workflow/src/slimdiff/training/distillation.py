@@ -11,7 +11,7 @@ The student ends where the teacher does, at y, if its estimate is D = (y - r x) 
 algorithm 2 with alpha = 1. The last step has s = 0 and the target y.
 
 The loss is the denoiser's own, weighted by 1 / c_out² = 1 / sigma² + 1 / sigma_data²: Salimans and Ho's "SNR + 1" in
-units of the data's spread. A weight of SNR alone would vanish at the largest noise levels, which matter most to a
+units of the data's spread. Weighting by SNR alone would vanish at the largest noise levels, which matter most to a
 student of few steps. The same weight at each level also keeps the initial gradients of a network trained with this loss
 at their usual size.
 """
@@ -33,18 +33,18 @@ from slimdiff.training.hooks import TrainingHooks
 class DistillSettings:
     """Settings of `distill`."""
 
-    steps: int  # of the student
+    steps: int  # Euler steps of the student
     teacher: str  # heun | euler: the teacher's sampler
-    substeps: int  # of the teacher per step of the student
+    substeps: int  # teacher steps per step of the student
     grid: int  # length of the noise schedule to subsample: a multiple of steps · substeps
-    sigma_min: float | None  # of the grid; None: the smallest noise level of training
-    sigma_max: float | None  # None: the largest
+    sigma_min: float | None  # smallest noise level of the grid; None: that of training
+    sigma_max: float | None  # largest noise level of the grid; None: that of training
     rho: float
-    guidance: float = 1.0  # of the teacher, folded into the student
+    guidance: float = 1.0  # guidance scale of the teacher, which the student learns
 
 
 class Distill(TrainingHooks):
-    """Train the student on its teacher's trajectory. The teacher is constant and not part of a training's state.
+    """Train the student on its teacher's trajectory. The teacher is frozen and not part of a training's state.
 
     Args:
         start: the teacher's network, which is copied.
@@ -70,7 +70,7 @@ class Distill(TrainingHooks):
         return thinned_sigmas(settings.steps * settings.substeps, settings.grid, low, high, settings.rho).float()
 
     def training_sigmas(self, denoiser: Denoiser, n: int, generator: torch.Generator) -> torch.Tensor:
-        """Draw the starts of the student's steps uniformly: (n,)."""
+        """Draw noise levels (n,) uniformly from the starts of the student's steps."""
         begins = self.levels(denoiser)[: -1 : self.settings.substeps]
         return begins[torch.randint(self.settings.steps, (n,), generator=generator)]
 
@@ -95,7 +95,7 @@ class Distill(TrainingHooks):
         Args:
             x: (N, C, S, S), noisy images.
             sigma: (N,), levels where steps of the student begin.
-            labels: (N,), of student and teacher.
+            labels: (N,), for student and teacher.
         """
         substeps, levels = self.settings.substeps, self.levels(denoiser).to(x)
         first = substeps * (sigma[:, None] - levels[:-1:substeps]).abs().argmin(dim=1)

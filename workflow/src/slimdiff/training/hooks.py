@@ -1,4 +1,4 @@
-"""Training hooks: what a training does besides gradient descent on the denoiser's loss.
+"""Training hooks: changes of the loss and the weights during training.
 
 Hooks are stateless: they depend on the weights and the step alone, so an interrupted training resumes bit for bit.
 """
@@ -44,6 +44,6 @@ class TrainingHooks:
         Args:
             average: the averaged state dict, updated within.
             step: its index, from 0.
-            steps: of the whole training.
+            steps: number of steps of the whole training.
         """
         yield

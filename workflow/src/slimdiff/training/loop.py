@@ -33,7 +33,7 @@ from slimdiff.training.optimizers import build_optimizer, learning_rate_factor
 from slimdiff.training.record import TrainingFailed, TrainingLog, build_record, describe_dataset
 from slimdiff.training.state import StateStore, locked, terminable
 
-EXIT_TERMINATED = 143  # 128 + SIGTERM, as schedulers expect of a job that they stopped
+EXIT_TERMINATED = 143  # 128 + SIGTERM, the exit code that schedulers expect of a stopped job
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,18 @@ class TrainingSettings:
     optimizer: str  # adam | adamw
     optimizer_state: str  # float | 8bit
     weight_decay: float
-    ema_decay: float  # of the averaged weights
-    ema_warmup: str | int  # ramp: decay (1 + step) / (10 + step) at first; a number of steps that copy the weights
-    precision: str  # float32 | bfloat16 | auto: of the network's arithmetic; weights are float32
+    ema_decay: float  # decay of the averaged (EMA) weights
+    ema_warmup: str | int  # ramp: decay (1 + step) / (10 + step) at first; a number: that many steps of copying
+    precision: str  # of the arithmetic: float32 | bfloat16 | auto; weights are float32
     preconditioning: str  # score (the paper's NCSN) | epsilon (the paper's DDPM) | v | edm
     sigma_data: float  # edm
-    black: float  # in the process, where white is 1
-    groups: int | str  # of the inner convolutions: a number, or max
+    black: float  # pixel value of black in the process; white is 1
+    groups: int | str  # groups of the inner convolutions: a number, or max
     linear: str  # float | 8bit | 4bit: quantized from the start and frozen
     # options that not every family has
-    noise_schedule: str = "linear"  # linear | cosine: epsilon, v
+    noise_schedule: str = "linear"  # epsilon, v: linear | cosine
     min_snr_gamma: float | None = None  # epsilon, v: clamp of the loss weight
-    label_dropout: float = 0.0  # share of images whose label is withheld, for classifier-free guidance
+    label_dropout: float = 0.0  # fraction of images whose label is withheld, for classifier-free guidance
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Prepared:
     """A network that is ready to be trained."""
 
     network: nn.Module  # on the CPU
-    structure: list[StructuralChange]  # to repeat on loading
+    structure: list[StructuralChange]  # structural changes to repeat on loading
     generation: int = 0  # number of trainings before this one in its chain; each has its own random draws
-    start: dict[str, Any] | None = None  # identity of the weights that it starts from; None: its seed's own
+    start: dict[str, Any] | None = None  # identity of the starting weights; None: initialized from the seed
     hooks: TrainingHooks = field(default_factory=TrainingHooks)
 
 
@@ -76,9 +76,9 @@ class Prepared:
 class Trained:
     """A finished training."""
 
-    weights: dict[str, dict[str, torch.Tensor]]  # raw and ema state dicts
-    header: dict[str, Any]  # for the checkpoint
-    record: dict[str, Any]  # for train.json, with status and the reason of a failure
+    weights: dict[str, dict[str, torch.Tensor]]  # state dicts raw and ema
+    header: dict[str, Any]  # header of the checkpoint
+    record: dict[str, Any]  # content of train.json, with status and the reason of a failure
 
 
 def train(
@@ -111,9 +111,9 @@ def fit(
 
     Args:
         settings: `dataset`, `model` (an entry of `models:`), `training`, `seed`, and `plugins` if any are used.
-        state_dir: of the resumable state; a state of other settings, code, data or start is ignored.
+        state_dir: folder of the resumable state; a state of other settings, code, data or start is ignored.
         code: fingerprint of the code.
-        seconds_between_saves: what a kill -9 can cost, at most.
+        seconds_between_saves: the most that a kill -9 can cost.
 
     Raises:
         UserError: another process trains here, or the network has another number of classes than the data set.
@@ -217,7 +217,7 @@ def fit(
 
 @contextlib.contextmanager
 def _failing_out_of_memory(step: int, batch_size: int) -> Iterator[None]:
-    """Turn a lack of memory into a failed training."""
+    """Turn running out of memory into a failed training."""
     try:
         yield
     except Exception as error:
@@ -230,13 +230,13 @@ def _failing_out_of_memory(step: int, batch_size: int) -> Iterator[None]:
 
 
 def _order(n: int, rng_key: tuple[int | str, ...], epoch: int, device: torch.device) -> torch.Tensor:
-    """Return the order of the images in `epoch`; the last ones, short of a batch, are left out."""
+    """Return the order of the images in `epoch`, without the last incomplete batch."""
     generator = torch.Generator().manual_seed(derive_seed(*rng_key, "epoch", epoch))
     return torch.randperm(n, generator=generator).to(device)
 
 
 def _decay(options: TrainingSettings, step: int) -> float:
-    """Return the decay of the average at `step`: without the bias of the first steps, or 0 during the warm-up."""
+    """Return the decay of the average at `step`: smaller at first with `ramp`, 0 during a warm-up."""
     if options.ema_warmup == "ramp":
         return min(options.ema_decay, (1.0 + step) / (10.0 + step))
     return 0.0 if step < int(options.ema_warmup) else options.ema_decay

@@ -13,11 +13,11 @@ from slimdiff.diffusion.denoiser import NO_LABEL, Denoiser, build_denoiser
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.runtime.devices import autocast, resolve_precision
 
-LEVELS = 50  # noise levels that are equally likely in training
+LEVELS = 50  # number of noise levels, equally likely in training
 IMAGES_PER_LEVEL = 64
-DRAWS_PER_LEVEL = 200  # draws of training noise levels, to find equally likely ones
-HELD_OUT_LEVELS, HELD_OUT_IMAGES = 30, 32  # of `denoising_losses`: noise levels, and test images per level
-HELD_OUT_SEED = derive_seed("held-out levels")  # of their noise: the same for every cell
+DRAWS_PER_LEVEL = 200  # random training noise levels, whose quantiles are equally likely
+HELD_OUT_LEVELS, HELD_OUT_IMAGES = 30, 32  # in `denoising_losses`: noise levels, and test images per level
+HELD_OUT_SEED = derive_seed("held-out levels")  # seed of their noise, the same for every cell
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class NoisyBatch:
 
     x_0: torch.Tensor  # (N, C, S, S)
     noise: torch.Tensor  # like x_0, standard normal
-    labels: torch.Tensor | None  # int64 (N,), -1 for none; None: unconditional
+    labels: torch.Tensor | None  # int64 (N,), -1: unlabelled; None: unconditional network
 
 
 def equally_likely(denoiser: Denoiser, levels: int, seed: int) -> torch.Tensor:
     """Return noise levels (levels,) that are equally likely in training, ascending, on the CPU.
 
-    They are the quantiles at the middle of equal shares, among DRAWS_PER_LEVEL draws per level. For a discrete schedule
+    They are medians of equal parts of the distribution, from DRAWS_PER_LEVEL draws per level. For a discrete schedule
     these are equidistant steps.
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "levels"))
@@ -55,7 +55,7 @@ def draw_batch(
     Args:
         images, labels: uint8 (M, C, H, W) and int64 (M,).
         model: of the training's settings.
-        label_dropout: share of images whose label is withheld.
+        label_dropout: fraction of images whose label is withheld.
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "level", level))
     chosen = torch.randint(len(images), (n,), generator=generator)
@@ -136,7 +136,7 @@ def denoising_losses(
         denoiser: of the network on `device` as its engine runs it.
         images, labels: uint8 (M, C, H, W) and int64 (M,) that the network was not trained on.
         model: of the training's settings.
-        precision: of the arithmetic, as in a sampler.
+        precision: of the arithmetic, as for a sampler.
         batch_size: images per batch; levels share batches.
     """
     sigmas = equally_likely(denoiser, levels, HELD_OUT_SEED).repeat_interleave(images_per_level)

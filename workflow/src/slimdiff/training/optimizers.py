@@ -11,7 +11,7 @@ from torch import nn
 from slimdiff.compression.linear_quant import import_bitsandbytes
 from slimdiff.errors import UserError
 
-WARMUP_SHARE = 0.1  # of the steps, in schedules with a warm-up
+WARMUP_SHARE = 0.1  # fraction of the steps, in schedules with a warm-up
 
 
 def _adam(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -36,7 +36,7 @@ def _adamw_8bit(parameters: list[nn.Parameter], learning_rate: float, weight_dec
     return optimizer
 
 
-# By name and format of the state: float, or 8 bits for tensors of 4,096 elements or more (Dettmers et al. 2022; its
+# By name and precision of the state: float, or 8 bits for tensors of 4,096 elements or more (Dettmers et al. 2022; its
 # Adam decays weights as AdamW does).
 OPTIMIZERS: dict[tuple[str, str], Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]] = {
     ("adam", "float"): _adam,

@@ -1,4 +1,4 @@
-"""What a training reports about itself: lines in the log, its checkpoint's header, and its record, train.json."""
+"""Reports of a training: lines in the log, the checkpoint's header, and the record train.json."""
 
 import math
 import time
@@ -17,11 +17,11 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class TrainingFailed(Exception):
-    """The training cannot go on; its message is the reason in header and record."""
+    """The training cannot continue; its message is the reason in header and record."""
 
 
 class TrainingLog:
-    """Count the steps of a training in its progress, and print and write how far it is.
+    """Count the steps of a training, and log its progress.
 
     Args:
         progress: updated in place.
@@ -61,7 +61,7 @@ class TrainingLog:
         progress.step += 1
         ends = progress.step % self.steps_per_epoch == 0
         mean = float(self.loss_sum) / self.steps_per_epoch if ends else None
-        now = time.monotonic()  # after the only line that waits for a GPU
+        now = time.monotonic()  # after the only line that waits for the GPU
         progress.epoch_s = self.resumed_epoch_s + now - self.epoch_at
         if mean is not None:
             self._end_epoch(mean)
@@ -124,7 +124,7 @@ def build_record(
     """Return the record of a finished training for train.json.
 
     Args:
-        start: identity of the weights that it started from; None: its seed's own.
+        start: identity of the starting weights; None: initialized from the seed.
         precision: of the network's arithmetic, resolved.
         reason: why it failed; empty if it did not.
     """

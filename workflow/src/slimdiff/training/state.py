@@ -1,4 +1,4 @@
-"""The resumable state of a training: one file replaced as a whole, a lock on its folder, and a handler of SIGTERM.
+"""The resumable state of a training: one atomically replaced file, a lock on its folder, and a handler of SIGTERM.
 
 A kill -9 loses the steps since the last save and nothing else: the resumed run equals an undisturbed one, bit for bit.
 """
@@ -29,14 +29,14 @@ class Progress:
     step: int = 0
     epochs: list[dict[str, Any]] = field(default_factory=list)
     loss_curve: list[dict[str, Any]] = field(default_factory=list)
-    loss_sum: float = 0.0  # of the current epoch, per image
+    loss_sum: float = 0.0  # sum over the current epoch, per image
     epoch_s: float = 0.0  # spent in the current epoch
     interruptions: int = 0
-    started_at: str = ""  # ISO 8601, of the first process
+    started_at: str = ""  # ISO 8601, when the first process began
 
 
 class StateStore:
-    """The resumable state of one training, a single file that is replaced as a whole."""
+    """The resumable state of one training, a single file that is replaced atomically."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self.folder = folder
@@ -77,7 +77,7 @@ class StateStore:
         for name, tensor in tensors.items():
             kind, rest = name.split(".", 1)
             parts[kind][rest] = tensor
-        # quantized weights are frozen and cannot be loaded into; the seed made the same ones
+        # quantized weights cannot be loaded; they are frozen, and the seed gave the same ones
         trained = {name: tensor for name, tensor in parts["raw"].items() if not is_frozen_part(network, name)}
         network.load_state_dict(trained, strict=False)
         for name, tensor in parts["ema"].items():
@@ -98,7 +98,7 @@ def clear_state(state_dir: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock the folder, so that an orphan of a killed run that still trains here is not joined by a second trainer."""
+    """Lock the folder against a second trainer while an orphan of a killed run still trains here."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "lock"
     with path.open("a+") as file:
@@ -118,7 +118,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[Callable[[], bool]]:
-    """Within the block SIGTERM sets a flag alone, which the yielded function reads."""
+    """Inside the block, SIGTERM only sets a flag, which the yielded function reads."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
