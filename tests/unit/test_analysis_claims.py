@@ -369,8 +369,8 @@ def test_every_claim_of_the_paper_is_listed_with_its_numbers(paper: pd.DataFrame
 def test_the_papers_own_numbers_support_all_claims_but_two(paper: pd.DataFrame) -> None:
     """By hand: 33.35 ms is 30 % more than 25.60, and 163.77 is 15 % more than 142.88."""
     found = {v.id: v.paper_supports for v in verdicts.evaluate_claims(synthetic.full(1), paper, file.read([CLAIMS]))}
-    assert {name for name, report in found.items() if report == "no"} == {"no-speed", "ddpm-l1-keeps"}
-    assert {name for name, report in found.items() if report == "no number"} == {
+    assert {name for name, support in found.items() if support == "no"} == {"no-speed", "ddpm-l1-keeps"}
+    assert {name for name, support in found.items() if support == "no number"} == {
         "ddpm-ema-8bit-black",
         "cifar-generalizes",
     }

@@ -256,7 +256,7 @@ def enumerate_names(lead: str, names: Sequence[str]) -> list[str]:
 
 
 def save_all(chart: alt.VConcatChart, folder: Path, name: str) -> None:
-    """Write `chart` into `folder` in every format of the paper."""
+    """Write `chart` into `folder` in every format in FIGURE_FORMATS."""
     for suffix in FIGURE_FORMATS:
         save(chart, folder / f"{name}.{suffix}")
 
