@@ -79,7 +79,7 @@ def main() -> None:
     arguments.add_argument("--results", type=Path, default=Path("results"), help="of a finished run")
     arguments.add_argument("--out", type=Path, required=True, help="JSON file that collects the benchmarks")
     arguments.add_argument("--table", type=Path, help="Markdown file for the same figures")
-    arguments.add_argument("--baseline", default="baseline", help="recipe that the others are held against")
+    arguments.add_argument("--baseline", default="baseline", help="recipe that the others are compared with")
     arguments.add_argument("--recipes", nargs="+", help="of the others only these")
     given = arguments.parse_args()
 

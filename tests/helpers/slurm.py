@@ -55,7 +55,7 @@ SlurmctldTimeout=30
 SlurmdTimeout=10
 InactiveLimit=0
 KillWait=5
-# Snakemake asks squeue how jobs ended, which remembers them so long (s)
+# seconds for which squeue lists finished jobs; Snakemake reads their exit state there
 MinJobAge=7200
 CompleteWait=0
 JobRequeue=1

@@ -134,7 +134,7 @@ def test_missing_classes_lower_recall_coverage_and_class_shares_but_not_precisio
     assert real["recall"] - 0.1 > few["recall"] > many["recall"]
     assert few["class_tv"] == pytest.approx(0.2, abs=0.03)
     assert many["class_tv"] == pytest.approx(0.5, abs=0.03)
-    assert many["precision"] > real["precision"] - 0.05, "the blind spot: what is there is good"
+    assert many["precision"] > real["precision"] - 0.05, "the blind spot: the remaining samples are good"
     assert many["density"] > real["density"] - 0.1
 
 

@@ -243,7 +243,7 @@ def test_curves_show_only_recipes_that_prune_and_nothing_else(sparse: Matrix) ->
         assert each["low"] < each["fid_indomain"] < each["high"]
         assert str(options.get("allocation", options.get("schedule", options.get("method")))) in each["method"]
     for _, curve in found.groupby(["model", "method"]):
-        assert curve["amount"].is_unique, "a way has one recipe for each amount"
+        assert curve["amount"].is_unique, "a method has one recipe for each amount"
 
 
 def test_curves_need_two_amounts(sparse: Matrix) -> None:

@@ -17,7 +17,7 @@ def refusal(text: str, family: str | None = "ncsn") -> str:
         expressions.parse(text, family)
     message = str(caught.value)
     assert "\n" not in message
-    assert "; " in message or "allowed: " in message, "it says the way out"
+    assert "; " in message or "allowed: " in message, "the message names a fix"
     return message
 
 

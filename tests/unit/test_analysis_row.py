@@ -139,7 +139,7 @@ BROKEN = {
     "no name": lambda row: row.update(dataset=None),
     "unknown status": lambda row: row.update(status="fine"),
     "failed without a reason": lambda row: row.update(status="failed"),
-    "sound with a reason": lambda row: row.update(reason="train: none"),
+    "ok with a reason": lambda row: row.update(reason="train: none"),
 }
 
 

@@ -245,15 +245,15 @@ def test_another_sampler_needs_its_own_steps(results: Path, command: Command, mo
 
 def test_a_terminal_shows_the_progress_of_sampling(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """On standard error, so that the output can be piped; nothing without a terminal."""
-    with progress_bar("drawing") as tell:
-        assert tell is None
+    with progress_bar("sampling") as update:
+        assert update is None
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich then treats any stream as a terminal
-    with progress_bar("drawing 8 images") as tell:
-        assert tell is not None
-        tell(2.0, 8)
+    with progress_bar("sampling 8 images") as update:
+        assert update is not None
+        update(2.0, 8)
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert "drawing 8 images" in printed.err and "25%" in printed.err
+    assert "sampling 8 images" in printed.err and "25%" in printed.err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")

@@ -198,7 +198,7 @@ def test_few_samples_are_flagged(workspace: Workspace) -> None:
         workspace.write_samples(pictures(n, 3))
         record = workspace.score(n)
         assert record["few_samples"] is few
-        assert record["manifold_n"] == 400, "no more than there are training images"
+        assert record["manifold_n"] == 400, "limited by the number of training images"
 
 
 def test_every_metric_of_the_matrix_is_in_the_record() -> None:
@@ -262,7 +262,7 @@ def test_the_order_of_samples_is_random_and_depends_on_them_alone() -> None:
     assert sorted(order.tolist()) == list(range(400))
     shuffled = images[torch.randperm(400, generator=torch.Generator().manual_seed(0))]
     assert torch.equal(shuffled[score_module.canonical_order(shuffled)], images[order])
-    assert len(set((order[:100] % 200).tolist())) > 80, "equal images do not stand side by side"
+    assert len(set((order[:100] % 200).tolist())) > 80, "equal images are not adjacent"
 
 
 def test_the_same_inputs_give_the_same_files(workspace: Workspace) -> None:

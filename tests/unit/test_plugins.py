@@ -202,7 +202,7 @@ def three(folder: Path) -> Path:
         ("mine.py", "OTHER = {}", "OTHER = {}\nMADE = shared(2)", "abc"),
         ("mine.py", "OTHER = {}", "OTHER = {}\nMADE = torch.zeros(2)", ""),
         ("mine.py", "return deep(OTHER)", "return eval('deep')(OTHER)", "c"),
-        ("mine.py", '"""Do a."""', '"""Do what a does."""  # said at length', ""),
+        ("mine.py", '"""Do a."""', '"""Call a."""  # a comment', ""),
         ("mine.py", '"""Three of a kind."""', "", ""),
         ("tools.py", "one = 1", "one = 2", "a"),
         ("tools.py", "one = 1", "one = 1  # a remark", ""),
@@ -398,8 +398,8 @@ def test_mistakes_are_refused_in_one_line_before_any_job(
 
 def test_without_the_plugin_its_names_are_unknown() -> None:
     """If a config lacks `plugins`, the message says where such names come from."""
-    sound = {"plugins": [], "datasets": EXAMPLE["datasets"], "models": EXAMPLE["models"], "optimizations": {}}
-    merged = merge(CONFIG, sound)
+    valid = {"plugins": [], "datasets": EXAMPLE["datasets"], "models": EXAMPLE["models"], "optimizations": {}}
+    merged = merge(CONFIG, valid)
     with pytest.raises(UserError, match=r"datasets\.shapes\.options is an unknown key"):
         validate(merged, SCHEMA, {"my.yaml": merged})
     merged["datasets"]["shapes"].pop("options")

@@ -182,7 +182,7 @@ def test_denoising_losses_depend_on_data_and_network_alone(tmp_path, family):
     assert losses(path, images, batch_size=7, seed=9) == pytest.approx(found, rel=1e-4)
     other = replace(striped, train_images=255 - striped.train_images)
     image_set.write(images, other)
-    assert losses(path, images) == found, "training images play no part"
+    assert losses(path, images) == found, "training images have no influence"
     image_set.write(images, replace(striped, test_images=255 - striped.test_images))
     assert losses(path, images) != pytest.approx(found, rel=1e-3)
     image_set.write(images, striped)

@@ -77,7 +77,7 @@ def test_every_matrix_can_be_drawn(tmp_path: Path, paper: pd.DataFrame, matrix: 
     path = tmp_path / f"{figure}.svg"
     style.save(draw(matrix, paper, figure), path)
     text = path.read_text(encoding="utf-8")
-    assert not re.search(r'(translate\(|d="|x="|y=")[^"]*NaN', text), "a mark without a place"
+    assert not re.search(r'(translate\(|d="|x="|y=")[^"]*NaN', text), "a mark without coordinates"
     assert FIGURES[figure].title in text
 
 

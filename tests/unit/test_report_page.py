@@ -227,7 +227,7 @@ def test_the_first_images_form_one_picture() -> None:
     sheet = contact_sheet.sheet(contact_sheet.first_columns(numbered, 2, 2), 5, gap=0)
     assert sheet.shape == (8, 10, 1)
     assert sheet[0, 0, 0] == 0 and sheet[0, 5, 0] == 1 and sheet[4, 0, 0] == 2
-    assert sheet[4, 5, 0] == contact_sheet.WHITE, "there is no fourth image"
+    assert sheet[4, 5, 0] == contact_sheet.WHITE, "the sheet has no fourth image"
     large = np.zeros((1, 3, 100, 50), np.uint8)
     assert contact_sheet.sheet([large], 64, gap=0).shape == (64, 32, 3)
 

@@ -340,7 +340,7 @@ def test_differences_state_findings_and_reasons_for_missing_ones(tested: pd.Data
     assert single[6:9] == ["–", "–", "one seed"]
     assert single[9] == "no interval and no test; 1 of 2 seeds failed: train: loss is NaN at step 12"
     assert "3 tests of this page" in text
-    assert "ddpm" not in text, "nothing of it was run"
+    assert "ddpm" not in text, "the paper's recipe was not run"
 
 
 def test_differences_as_csv(tested: pd.DataFrame) -> None:
@@ -365,7 +365,7 @@ def test_ours_and_the_papers_changes(tested: pd.DataFrame) -> None:
     assert row[3].startswith("−49.8 %")
     assert "[−5" in row[3]
     assert row[4:7] == ["−15.2 %", "−25.0 %", "−38.8 %"]
-    assert "## mnist, ddpm" in text, "the paper's stand alone where nothing was run"
+    assert "## mnist, ddpm" in text, "without runs, only the paper's numbers are shown"
     frame = pd.read_csv(io.StringIO(differencetables.versus_paper_csv(tested)))
     assert set(frame["model"]) == {"ncsn", "ddpm"}
     assert line(frame[frame["model"] == "ncsn"], "groups-2")["paper_size_bytes_change_percent"] == -38.8

@@ -267,7 +267,7 @@ def test_progress_is_reported_in_equal_parts(tmp_path, family, method):
     )
     assert torch.equal(plain.images, watched.images)
     if method == "ode":
-        assert told_of == [(3, 5), (5, 5)], "how many evaluations it takes shows only at the end"
+        assert told_of == [(3, 5), (5, 5)], "the number of evaluations is known only at the end"
         return
     calls = round(watched.network_evaluations / (2 if family == "ddpm" else 1))  # guidance evaluates twice in one call
     parts = [3 * part / calls for part in range(1, calls + 1)] + [3.0]

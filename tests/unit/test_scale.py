@@ -95,7 +95,7 @@ def test_a_long_table_on_the_page_says_how_much_it_leaves_out(tmp_path: Path) ->
     text = "\n".join(["# All cells", "", "Caption.", "", "| recipe | FID |", "|---|---|", *lines, ""])
     (tmp_path / "cells.md").write_text(text, encoding="utf-8")
     body = build._table(tmp_path / "cells.md")["body"]
-    assert body.count("<tr>") == build.MAX_ROWS - 1, "with its heading, but for the rule below that"
+    assert body.count("<tr>") == build.MAX_ROWS - 1, "with its heading, without the rule below it"
     assert "102 more lines are in tables/cells.md" in body
     assert "recipe-0<" in body
     short = "\n".join(text.split("\n")[:20])

@@ -171,7 +171,7 @@ FORGERIES: dict[str, Callable[[Header], None]] = {
     "steps that are text": of_model(lambda header: header["sampler"].update(steps="x")),
     "an engine of its own": of_model(lambda header: header.update(engine="os")),
     "a graph that is not there": of_model(lambda header: header.update(graph={"params": 1, "params_nonzero": 1})),
-    "plugins that are none": of_model(lambda header: header.update(plugins=5)),
+    "invalid plugins": of_model(lambda header: header.update(plugins=5)),
     "no training": of_model(lambda header: header.update(training=None)),
     "no data set": of_model(lambda header: header.update(dataset=None)),
 }
@@ -384,7 +384,7 @@ def test_claims_are_escaped_on_the_page_and_in_the_tables(tmp_path: Path) -> Non
     found = Tags()
     found.feed((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert found.tags.count("script") == 3
-    assert "alert(3)" in (tmp_path / "report.html").read_text(encoding="utf-8"), "it is there, as text"
+    assert "alert(3)" in (tmp_path / "report.html").read_text(encoding="utf-8"), "the claim is shown as text"
 
 
 def test_markdown_tables_hold_no_tags() -> None:

@@ -133,7 +133,7 @@ def write(so_far: SoFar, results: Path, config: Mapping[str, Any], out: Path) ->
     """Write matrix.parquet, claims.json, tables/ and report.html of the rows so far into `out`.
 
     Raises:
-        UserError: there are no rows, or `out` is the folder of the run.
+        UserError: no rows exist, or `out` is the folder of the run.
     """
     from slimdiff.analysis import findings
     from slimdiff.analysis.claims import file, verdicts
