@@ -31,7 +31,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.Cluster]
     pytest.importorskip("snakemake_executor_plugin_slurm", reason="comes with the extra `cluster`")
     with slurm.cluster(tmp_path_factory.mktemp("slurm"), n_nodes=3) as started:
         yield started
-    assert not [name for name, daemon in started.daemons.items() if daemon.poll() is None], "all daemons must have ended"
+    assert not [name for name, daemon in started.daemons.items() if daemon.poll() is None], "all daemons have ended"
     assert slurm.missing() is None, "another cluster can start"
 
 
@@ -104,7 +104,7 @@ def test_a_disturbed_training_loses_nothing(name: str, disturbed: Disturbed, loc
     assert record["interruptions"] == 1
     assert "resuming at step" in text_of(folder / LOG)
     weights = TRAINING / "weights.safetensors"
-    assert (folder / weights).read_bytes() == (local / weights).read_bytes(), "equal to an undisturbed training, bit for bit"
+    assert (folder / weights).read_bytes() == (local / weights).read_bytes(), "the undisturbed weights, bit for bit"
     assert not (folder / STATE).exists()
 
 

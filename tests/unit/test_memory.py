@@ -100,13 +100,13 @@ def test_images_are_the_same_after_memory_ran_out(device):
 
 
 @pytest.mark.parametrize(
-    ("capacity", "batch_size", "n", "tried", "way_out"),
+    ("capacity", "batch_size", "n", "tried", "fix"),
     [(2, 6, 10, "6 and 3", "lower it"), (0, 1, 2, "1", "use a device with more memory"), (1, 6, 4, "4 and 2", "lower")],
 )
-def test_out_of_memory_at_half_the_batch_is_a_failure_with_a_reason(capacity, batch_size, n, tried, way_out):
+def test_out_of_memory_at_half_the_batch_is_a_failure_with_a_reason(capacity, batch_size, n, tried, fix):
     found, _ = drawn(capacity, batch_size=batch_size, n=n)
     assert (len(found.images), found.batch_size) == (0, 0)
-    assert re.match(OUT.format(batch_size, tried, way_out), found.reason)
+    assert re.match(OUT.format(batch_size, tried, fix), found.reason)
 
 
 def test_the_batch_is_halved_if_memory_runs_out_midway():

@@ -340,7 +340,7 @@ def test_differences_state_findings_and_reasons_for_missing_ones(tested: pd.Data
     assert single[6:9] == ["–", "–", "one seed"]
     assert single[9] == "no interval and no test; 1 of 2 seeds failed: train: loss is NaN at step 12"
     assert "3 tests of this page" in text
-    assert "ddpm" not in text, "the paper's recipe was not run"
+    assert "ddpm" not in text, "no recipe of the DDPM was run"
 
 
 def test_differences_as_csv(tested: pd.DataFrame) -> None:
