@@ -253,7 +253,7 @@ def test_dot_plots_place_ours_and_the_papers() -> None:
 def test_the_timeline_matches_the_records(folder: Path) -> None:
     matrix = pagefolder.read_matrix(folder / "matrix.parquet")
     jobs = timeline.read_jobs(folder / "benchmarks", folder / "train", matrix.frame)
-    assert jobs.attrs["began"] == [pagefolder.BEGAN.isoformat(timespec="seconds")]
+    assert jobs.attrs["started_at"] == [pagefolder.BEGAN.isoformat(timespec="seconds")]
     counts = jobs["stage"].astype(str).value_counts().to_dict()
     assert counts == {"train": 3, "sample": 5, "score": 5}
     assert jobs["end"].max() == pytest.approx(3 * 300 + 5 * 60), "they ran one after the other"
@@ -282,7 +282,7 @@ def test_parallel_jobs_have_lanes_and_a_pause_splits_the_timeline(tmp_path: Path
             start = datetime.datetime.fromtimestamp(began + end - seconds + 5, datetime.UTC).isoformat()
             record.write_text(json.dumps({"started_at": start}), encoding="utf-8")
     jobs = timeline.read_jobs(tmp_path / "benchmarks", tmp_path / "train", matrix.frame).set_index("job")
-    assert jobs["sitting"].tolist() == [0, 0, 0, 1]
+    assert jobs["session"].tolist() == [0, 0, 0, 1]
     lanes = jobs["lane"].to_dict()
     assert lanes["mnist/ncsn/groups-4/seed0"] == lanes["mnist/ncsn/plain/seed0"]
     assert {lanes["mnist/ncsn/groups-2/seed0"], lanes["mnist/ncsn/plain/seed0"]} == {0, 1}
@@ -291,7 +291,7 @@ def test_parallel_jobs_have_lanes_and_a_pause_splits_the_timeline(tmp_path: Path
     for path in (tmp_path / "benchmarks").rglob("*.jsonl"):
         path.touch()
     undated = timeline.read_jobs(tmp_path / "benchmarks", tmp_path / "train", matrix.frame)
-    assert undated.attrs["began"] == []
+    assert undated.attrs["started_at"] == []
     assert undated.loc[undated["stage"] == "train", "end"].max() == 300 + 400 + 290
     assert "start times are unknown" in timeline.caption(undated)
 

@@ -1,6 +1,7 @@
 """The repository's files agree: versions, declared imports, tools of hooks and lint, no path of one machine."""
 
 import ast
+import pkgutil
 import re
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+
+from slimdiff.catalog.stages import CELL_STAGES, DATASET_STAGES, TRAINING_STAGES
 
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -125,6 +128,31 @@ def test_versions_agree() -> None:
     assert citation["license"] == PROJECT["license"] == "Apache-2.0"
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert "## [Unreleased]" in changelog or f"## [{version[1]}]" in changelog
+
+
+def test_the_snakefile_includes_every_file_of_rules() -> None:
+    included = re.findall(r'^include: "(.+)"$', (ROOT / "Snakefile").read_text(encoding="utf-8"), re.MULTILINE)
+    files = [path.relative_to(ROOT).as_posix() for path in (ROOT / "workflow" / "rules").glob("*.smk")]
+    assert sorted(included) == sorted(files)
+
+
+def test_the_table_of_stages_matches_the_rules() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    rules = dict(re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL))
+    timed = {name for name, block in rules.items() if "    benchmark:\n" in block}
+    assert timed == {*DATASET_STAGES, *TRAINING_STAGES, *CELL_STAGES}
+    for stage, output in CELL_STAGES.items():
+        assert f"/{output}" in rules[stage], f"rule {stage} does not write {output}"
+
+
+def test_everything_on_the_api_page_exists() -> None:
+    text = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    entries = re.findall(r"^::: (\S+)\n(?: +options:\n +members: \[(.+)\])?", text, re.MULTILINE)
+    assert entries
+    for name, members in entries:
+        found = pkgutil.resolve_name(name)
+        for member in filter(None, members.split(", ")):
+            assert hasattr(found, member), f"{name} has no {member}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "workflow" / "schemas").glob("*")), ids=lambda path: path.name)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from slimdiff.catalog.stages import CELL_STAGES, TRAINING_STAGES
 from slimdiff.cli.cells import RESULTS, Results
 from slimdiff.cli.config import Configs, Presets, cells_of, read_config, sources, trainings_of
 from slimdiff.cli.console import console, table
@@ -19,7 +20,7 @@ from slimdiff.errors import UserError
 from slimdiff.io.text import size
 
 RECENT_S = 120.0  # a training that wrote its state within this time may be running, perhaps on another machine
-CELL_STAGES = ("compress", "sample", "score", "profile", "row")  # folders of logs named after cells
+LOGGED_STAGES = (*CELL_STAGES, "row")  # folders of logs named after cells
 
 
 @dataclass
@@ -120,7 +121,7 @@ def delete(results: Path, orphan: Orphan) -> None:
 
 def _orphan(results: Path, kind: str, roots: Sequence[str], name: str, now: float) -> Orphan:
     orphan = Orphan(kind, name)
-    stages = CELL_STAGES if kind == "cell" else ("train", "finetune")
+    stages = LOGGED_STAGES if kind == "cell" else TRAINING_STAGES
     paths = [results / root / name for root in roots]
     paths += [results / "logs" / stage / f"{name}.log" for stage in stages]
     paths += [results / "benchmarks" / stage / f"{name}.jsonl" for stage in stages]

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from slimdiff.catalog.stages import CELL_STAGES
 from slimdiff.cli.cells import RESULTS, Results
 from slimdiff.cli.config import BASE, Configs, Presets, read_config, sources
 from slimdiff.cli.console import console, format_value, table
@@ -31,8 +32,6 @@ SHOWN = (
 )
 MAX_LISTED = 20  # missing cells to list
 LAST_BYTES = 4096  # end of a log that is searched for the last line
-# The stages of a cell in order, with their last output; the training precedes them.
-STAGES = {"compress": "model.safetensors", "sample": "samples.npz", "score": "score.json", "profile": "profile.json"}
 PAPER = Path("workflow/resources/paper_reference.csv")
 
 
@@ -93,7 +92,7 @@ def gather(results: Path, config: Mapping[str, Any]) -> SoFar:
         folder = results / "cells" / cell.path
         needed = (folder / "row.json", folder / "samples.npz", results / "train" / training / "train.json")
         if not all(path.exists() for path in needed):
-            so_far.missing[name] = whereabouts(results, name, training)
+            so_far.missing[name] = describe_progress(results, name, training)
             continue
         try:
             so_far.rows += read_rows(results / "cells", [cell], trainings)
@@ -102,9 +101,9 @@ def gather(results: Path, config: Mapping[str, Any]) -> SoFar:
     return so_far
 
 
-def whereabouts(results: Path, cell: str, training: str) -> str:
+def describe_progress(results: Path, cell: str, training: str) -> str:
     """Return the stage that a cell without a row has reached, with the last line of its log."""
-    stages = {stage: results / "cells" / cell / name for stage, name in STAGES.items()}
+    stages = {stage: results / "cells" / cell / name for stage, name in CELL_STAGES.items()}
     first = "finetune" if (results / "logs" / "finetune" / f"{training}.log").exists() else "train"
     for stage, output in {first: results / "train" / training / "train.json", **stages}.items():
         if output.exists():

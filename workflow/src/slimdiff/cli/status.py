@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from slimdiff.catalog.stages import CELL_STAGES
 from slimdiff.cli.cells import RESULTS, Results, folders_with, read_row
 from slimdiff.cli.config import Configs, Presets, cells_of, read_config, sources
 from slimdiff.cli.console import console, format_value, table
@@ -26,7 +27,6 @@ STALE_S = 120.0  # running trainings report every ten seconds, or after each ste
 REFRESH_S = 2.0
 MAX_LISTED = 20  # cells per heading
 BAR_WIDTH = 30
-PARTS = {"model.safetensors": "model", "samples.npz": "samples", "score.json": "score", "profile.json": "profile"}
 
 
 @dataclass
@@ -87,7 +87,8 @@ def survey(results: Path, requested: Sequence[str] | None, now: float) -> Survey
     for name in requested if requested is not None else sorted(present):
         if name not in present:
             state.missing.append(name)
-            if parts := [part for file, part in PARTS.items() if (results / "cells" / name / file).exists()]:
+            files_so_far = [results / "cells" / name / file for file in CELL_STAGES.values()]
+            if parts := [file.stem for file in files_so_far if file.exists()]:
                 state.started[name] = parts
         elif present[name]["status"] == "ok":
             state.done.append(name)

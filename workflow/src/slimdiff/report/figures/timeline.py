@@ -13,34 +13,22 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from slimdiff.catalog.stages import CELL_STAGES, DATASET_STAGES, TRAINING_STAGES
 from slimdiff.config.cells import run_path
 from slimdiff.errors import UserError
 from slimdiff.io import files
 from slimdiff.report import contents
 from slimdiff.report.figures import style
 
-# Stages from top to bottom, in the order of the data flow. Others come last, by name.
-STAGES = (
-    "data",
-    "extractors",
-    "classifier",
-    "inception",
-    "reference",
-    "train",
-    "finetune",
-    "compress",
-    "sample",
-    "score",
-    "profile",
-)
+STAGES = (*DATASET_STAGES, *TRAINING_STAGES, *CELL_STAGES)  # from top to bottom; others come last, by name
 SHARED = "shared"  # model of a job that serves a whole data set
 MAX_DRIFT_S = 120.0  # between the start of a training by its record and by the modification time
-IDLE_S = 600.0  # a pause of this length starts a new sitting, with its own panel
+IDLE_S = 600.0  # a pause of this length starts a new session, with its own panel
 WIDTH_PX = 680
 LANE_PX = 16
 MAX_BARS, MAX_BINS = 1000, 400  # with more jobs than bars, those that start in the same bin are merged
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#997700", "#56B4E9")  # of models, repeating
-COLUMNS = ("stage", "job", "model", "seconds", "cpu_seconds", "memory_mb", "start", "end", "sitting", "lane")
+COLUMNS = ("stage", "job", "model", "seconds", "cpu_seconds", "memory_mb", "start", "end", "session", "lane")
 NUMBERS = ("seconds", "cpu_seconds", "memory_mb", "start", "end")
 EMPTY = "This run has no benchmark records."
 
@@ -49,9 +37,9 @@ def read_jobs(benchmarks: Path, trainings: Path, matrix: pd.DataFrame) -> pd.Dat
     """Return one row per recorded job of the cells in `matrix`, in the order of their start.
 
     Columns: stage; job ("mnist/ncsn/plain/seed0"); model (SHARED for a job of a whole data set); seconds; cpu_seconds;
-    memory_mb (peak); start and end (seconds from the start of the sitting); sitting (from 0); lane (within the stage
-    and sitting: parallel jobs have different lanes). `attrs["began"]` holds the start of each sitting (ISO 8601, UTC).
-    It is empty if the times of the files cannot be trusted; then one sitting shows the jobs of each stage in sequence.
+    memory_mb (peak); start and end (seconds from the start of the session); session (from 0); lane (within the stage
+    and session: parallel jobs have different lanes). `attrs["started_at"]` holds their starts (ISO 8601, UTC).
+    It is empty if the times of the files cannot be trusted; then one session shows the jobs of each stage in sequence.
 
     Args:
         benchmarks: folder of {stage}/{job}.jsonl; records of other matrices are skipped.
@@ -104,46 +92,46 @@ def write(jobs: pd.DataFrame, folder: Path) -> None:
 
 
 def figure(jobs: pd.DataFrame, title: str) -> alt.VConcatChart:
-    """Return the figure: one panel for each of the last sittings."""
-    panels: list[Any] = [panel(jobs, sitting).properties(width=WIDTH_PX) for sitting in last_sittings(jobs)]
+    """Return the figure: one panel for each of the last sessions."""
+    panels: list[Any] = [panel(jobs, session).properties(width=WIDTH_PX) for session in last_sessions(jobs)]
     return style.vconcat(panels or [style.placeholder(EMPTY, WIDTH_PX)], title, style.wrap(caption(jobs)))
 
 
-def last_sittings(jobs: pd.DataFrame) -> list[int]:
-    """Return the sittings that fit into a figure."""
-    return sorted(jobs["sitting"].unique())[-style.MAX_PANELS :]
+def last_sessions(jobs: pd.DataFrame) -> list[int]:
+    """Return the sessions that fit into a figure."""
+    return sorted(jobs["session"].unique())[-style.MAX_PANELS :]
 
 
 def caption(jobs: pd.DataFrame) -> str:
     """Return how to read the figure of `jobs`."""
-    if not jobs.attrs["began"]:
+    if not jobs.attrs["started_at"]:
         return (
             "The modification times of the records are not those of the run, so start times are unknown: bars show "
             "durations in sequence."
         )
     return (
         "Each bar is one job, including the start of Python; parallel jobs of a stage are stacked. After ten minutes "
-        "without a job a new sitting begins."
+        "without a job a new session begins."
     )
 
 
-def panel(jobs: pd.DataFrame, sitting: int) -> alt.Chart:
-    """Return the bars of one sitting; the caller sets the width."""
+def panel(jobs: pd.DataFrame, session: int) -> alt.Chart:
+    """Return the bars of one session; the caller sets the width."""
     models = list(dict.fromkeys(jobs["model"]))
-    own = jobs[jobs["sitting"] == sitting].sort_values(["stage", "lane"])
+    own = jobs[jobs["session"] == session].sort_values(["stage", "lane"])
     rows = own["stage"].astype(str) + "·" + own["lane"].astype(str)
     own = own.assign(row=rows)
     rows, own = own["row"], _merged(own)
     minutes = own.assign(stage=own["stage"].astype(str), start=own["start"] / 60, end=own["end"] / 60)
     order = list(dict.fromkeys(rows))
-    began = jobs.attrs["began"]
-    heading = f"from {began[sitting][:16].replace('T', ' ')} UTC" if began else "durations"
+    starts = jobs.attrs["started_at"]
+    heading = f"from {starts[session][:16].replace('T', ' ')} UTC" if starts else "durations"
     label = "split(datum.label, '·')[1] == '0' ? split(datum.label, '·')[0] : ''"
     axis = alt.Axis(title=None, labelExpr=label, ticks=False, domain=False, grid=False)
     legend = style.legend("bottom", len(models), symbolType="square")
     palette = [style.GREY if name == SHARED else COLORS[i % len(COLORS)] for i, name in enumerate(models)]
     return (
-        alt.Chart(minutes.drop(columns=["sitting", "lane"], errors="ignore"))
+        alt.Chart(minutes.drop(columns=["session", "lane"], errors="ignore"))
         .mark_bar(cornerRadius=2, stroke="white", strokeWidth=1)
         .encode(
             x=alt.X("start:Q", title="minutes", scale=alt.Scale(nice=False, zero=True)),
@@ -166,7 +154,7 @@ def panel(jobs: pd.DataFrame, sitting: int) -> alt.Chart:
 
 
 def _merged(jobs: pd.DataFrame) -> pd.DataFrame:
-    """Return the jobs of one sitting; beyond MAX_BARS, merge the jobs of a model and row that start in the same bin."""
+    """Return the jobs of one session; beyond MAX_BARS, merge the jobs of a model and row that start in the same bin."""
     if len(jobs) <= MAX_BARS:
         return jobs
     bin_s = (jobs["end"].max() or 1.0) / MAX_BINS
@@ -216,38 +204,38 @@ def _has_true_times(frame: pd.DataFrame, trainings: Path) -> bool:
     for job, start in frame.loc[frame["stage"] == "train", ["job", "start"]].itertuples(index=False):
         path = trainings / job / "train.json"
         if path.is_file():
-            began = datetime.datetime.fromisoformat(files.read_json(path)["started_at"]).timestamp()
-            agree.append(abs(began - start) < MAX_DRIFT_S)
+            recorded = datetime.datetime.fromisoformat(files.read_json(path)["started_at"]).timestamp()
+            agree.append(abs(recorded - start) < MAX_DRIFT_S)
     return sum(agree) > len(agree) / 2
 
 
 def _dated(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.sort_values("start", kind="stable").reset_index(drop=True)
     pause = frame["start"] - frame["end"].cummax().shift()
-    frame["sitting"] = (pause > IDLE_S).cumsum().astype(int)
-    began = frame.groupby("sitting")["start"].min()
-    zero = frame["sitting"].map(began)
+    frame["session"] = (pause > IDLE_S).cumsum().astype(int)
+    starts = frame.groupby("session")["start"].min()
+    zero = frame["session"].map(starts)
     frame = frame.assign(start=frame["start"] - zero, end=frame["end"] - zero)
     frame["lane"] = _lanes(frame)
-    stamps = [datetime.datetime.fromtimestamp(moment, datetime.UTC) for moment in began]
-    frame.attrs["began"] = [stamp.isoformat(timespec="seconds") for stamp in stamps]
+    stamps = [datetime.datetime.fromtimestamp(moment, datetime.UTC) for moment in starts]
+    frame.attrs["started_at"] = [stamp.isoformat(timespec="seconds") for stamp in stamps]
     return frame
 
 
 def _undated(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.sort_values(["stage", "job"], kind="stable").reset_index(drop=True)
     ends = frame.groupby("stage", observed=True)["seconds"].cumsum()
-    frame = frame.assign(start=ends - frame["seconds"], end=ends, sitting=0, lane=0)
-    frame.attrs["began"] = []
+    frame = frame.assign(start=ends - frame["seconds"], end=ends, session=0, lane=0)
+    frame.attrs["started_at"] = []
     return frame
 
 
 def _lanes(frame: pd.DataFrame) -> Sequence[int]:
-    """Return for each job the first lane of its stage and sitting that is free at its start."""
+    """Return for each job the first lane of its stage and session that is free at its start."""
     free: dict[tuple[str, int], list[float]] = {}
     lanes = []
-    for stage, sitting, start, end in frame[["stage", "sitting", "start", "end"]].itertuples(index=False):
-        ends = free.setdefault((stage, sitting), [])
+    for stage, session, start, end in frame[["stage", "session", "start", "end"]].itertuples(index=False):
+        ends = free.setdefault((stage, session), [])
         lane = next((place for place, moment in enumerate(ends) if moment <= start), len(ends))
         ends[lane : lane + 1] = [end]
         lanes.append(lane)

@@ -87,7 +87,7 @@ def build(
             {"title": f"{dataset}, {model}", "specs": charts.loss_charts(block)}
             for (dataset, model), block in curves.groupby(["dataset", "model"], sort=False)
         ],
-        "sittings": charts.timeline_charts(jobs),
+        "sessions": charts.timeline_charts(jobs),
         "cells": sheets.cells,
         "columns": images.COLUMNS,
     }

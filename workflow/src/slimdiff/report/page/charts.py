@@ -73,13 +73,13 @@ def loss_charts(curves: pd.DataFrame) -> list[Spec]:
 
 
 def timeline_charts(jobs: pd.DataFrame) -> list[list[Spec]]:
-    """Return {width, spec} per width for each of the last sittings."""
+    """Return {width, spec} per width for each of the last sessions."""
     return [
         [
-            {"width": width, "spec": to_spec(timeline.panel(jobs, sitting).properties(width=width), width)}
+            {"width": width, "spec": to_spec(timeline.panel(jobs, session).properties(width=width), width)}
             for width, _ in WIDTHS
         ]
-        for sitting in timeline.last_sittings(jobs)
+        for session in timeline.last_sessions(jobs)
     ]
 
 
