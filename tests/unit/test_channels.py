@@ -13,11 +13,12 @@ from builders import MODELS, SOURCE, TRAININGS, model_header, small_model, small
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from slimdiff.catalog.compression import LOSS_IMPORTANCES, WEIGHT_IMPORTANCES
 from slimdiff.catalog.layers import channel_modules
 from slimdiff.checkpoints import weights
 from slimdiff.checkpoints.model import write_model
 from slimdiff.compression.channels import ChannelSettings, kept_width, prune_channels
-from slimdiff.compression.importance import IMPORTANCES, LOSS_IMPORTANCES, accumulate_gradients
+from slimdiff.compression.importance import IMPORTANCES, accumulate_gradients
 from slimdiff.compression.linear_quant import quantize_linears
 from slimdiff.compression.restore import resize, sizes
 from slimdiff.compression.steps import apply_steps
@@ -103,7 +104,7 @@ def test_widths_are_rounded_to_nearby_multiples_of_eight():
     assert kept_width(24, 0.5) == 12
 
 
-@pytest.mark.parametrize("importance", ["l1", "random"])
+@pytest.mark.parametrize("importance", WEIGHT_IMPORTANCES)
 @pytest.mark.parametrize("amount", [0.3, 0.5, 0.7])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_pruned_network_equals_the_whole_one_with_those_weights_at_zero(family, amount, importance):
@@ -335,7 +336,7 @@ def test_unsupported_networks_are_refused():
     ("settings", "message"),
     [
         (ChannelSettings("channels", "l1", 1.0), "prune.amount is 1.0; allowed: 0 to"),
-        (ChannelSettings("channels", "l2", 0.5), "prune.importance is 'l2'; allowed: l1, taylor, diff-pruning, random"),
+        (ChannelSettings("channels", "l2", 0.5), f"prune.importance is 'l2'; allowed: {', '.join(IMPORTANCES)}"),
         (ChannelSettings("filters", "l1", 0.5), "prune.method is 'filters'; allowed here: channels"),
         (ChannelSettings("channels", "taylor", 0.5), "'taylor', which needs images; allowed in a recipe: l1, random"),
         (ChannelSettings("channels", "diff-pruning", 0.5), "prune.threshold is None with importance diff-pruning"),

@@ -4,25 +4,23 @@ import pytest
 import torch
 from builders import model_header, ncsn_model, small_model, training
 
+from slimdiff.catalog.compression import WEIGHT_IMPORTANCES
 from slimdiff.checkpoints import model
 from slimdiff.compression.linear_quant import BITS, dense_weight, import_bitsandbytes, is_quantized, quantize_linears
-from slimdiff.compression.steps import TECHNIQUES, apply_steps
-from slimdiff.compression.unstructured import prunable
+from slimdiff.compression.steps import STEPS, apply_steps
+from slimdiff.compression.unstructured import METHODS, prunable
+from slimdiff.compression.weight_only import WEIGHT_FORMATS
 from slimdiff.errors import UserError
 from slimdiff.inference.model import load
 from slimdiff.models.registry import build_network
 
 EXAMPLES = [
-    {"prune": {"method": "random", "amount": 0.3, "scope": "global"}},
+    *({"prune": {"method": method, "amount": 0.3, "scope": "global"}} for method in METHODS),
     {"prune": {"method": "random", "amount": 0.5, "scope": "middle"}},
     {"prune": {"method": "l1", "amount": 0.7, "scope": "extremes"}},
-    {"prune": {"method": "channels", "importance": "l1", "amount": 0.5}},
-    {"prune": {"method": "channels", "importance": "random", "amount": 0.3}},
-    {"quantize": {"linear": "8bit"}},
-    {"quantize": {"linear": "4bit"}},
-    {"quantize": {"weights": "8bit"}},
-    {"quantize": {"weights": "4bit"}},
-    {"quantize": {"weights": "bf16"}},
+    *({"prune": {"method": "channels", "importance": name, "amount": 0.5}} for name in WEIGHT_IMPORTANCES),
+    *({"quantize": {"linear": bits}} for bits in BITS),
+    *({"quantize": {"weights": kind}} for kind in WEIGHT_FORMATS),
 ]
 
 
@@ -33,7 +31,8 @@ def compressed(step, seed=7):
 
 
 def test_every_step_has_an_example():
-    assert {name for step in EXAMPLES for name in step} == set(TECHNIQUES)
+    """A new step needs an entry in EXAMPLES; values of METHODS and of the other tables are tested by themselves."""
+    assert {name for step in EXAMPLES for name in step} == set(STEPS)
 
 
 @pytest.mark.parametrize("step", EXAMPLES, ids=str)
@@ -60,7 +59,7 @@ def test_a_compressed_network_survives_its_file_bit_for_bit(step, tmp_path):
     assert all(torch.equal(before[key], again[key]) for key in before), "a forward pass changed the weights"
 
 
-@pytest.mark.parametrize("method", ["random", "l1"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("scope", ["global", "middle", "extremes"])
 @pytest.mark.parametrize("amount", [0.0, 0.1, 0.3, 0.7])
 def test_pruning_zeroes_its_amount_of_its_scope_and_nothing_else(method, scope, amount):
@@ -135,15 +134,18 @@ def test_only_linear_layers_are_quantized(bits):
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ({"prune": {"method": "magic", "amount": 0.1}}, r"prune.method is 'magic'; allowed: random, l1, channels"),
+        (
+            {"prune": {"method": "magic", "amount": 0.1}},
+            rf"prune.method is 'magic'; allowed: {', '.join(METHODS)}, channels",
+        ),
         ({"prune": {"method": "l1", "amount": 1.3}}, r"prune.amount is 1.3; allowed: 0 "),
         ({"prune": {"method": "l1", "amount": 0.1, "scope": "outer"}}, r"prune.scope is 'outer'; allowed.*middle"),
         ({"prune": {"method": "l1"}}, r"prune: key 'amount' is missing"),
         ({"prune": {"method": "l1", "amount": 0.1, "amuont": 0.1}}, r"unknown key 'amuont'"),
-        ({"quantize": {"linear": "3bit"}}, r"linear is '3bit'; allowed: 8bit, 4bit"),
+        ({"quantize": {"linear": "3bit"}}, rf"linear is '3bit'; allowed: {', '.join(BITS)}"),
         ({"quantize": {"conv": "8bit"}}, r"quantize has the keys \['conv'\]; allowed: .*linear"),
         ({"quantize": {"linear": "8bit", "weights": "8bit"}}, r"\['linear', 'weights'\]; allowed: one of"),
-        ({"quantize": {"weights": "2bit"}}, r"quantize.weights is '2bit'; allowed: 8bit, 4bit, bf16"),
+        ({"quantize": {"weights": "2bit"}}, rf"quantize.weights is '2bit'; allowed: {', '.join(WEIGHT_FORMATS)}"),
         ({"distil": {}}, r"\{'distil': \{\}\}; allowed: .*prune, quantize"),
     ],
 )

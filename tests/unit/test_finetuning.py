@@ -9,9 +9,9 @@ from builders import TRAININGS, small_model, striped_images
 from finetunings import CHANNELS, CPU, equal, run, settings_of, start_of
 from killing import killed_half_way_and_resumed, terminated_at_save
 
+from slimdiff.catalog.compression import LOSS_IMPORTANCES
 from slimdiff.catalog.families import FIXED_BY_START
 from slimdiff.checkpoints.weights import read_training, write_training
-from slimdiff.compression.importance import LOSS_IMPORTANCES
 from slimdiff.compression.restore import sizes
 from slimdiff.data import image_set
 from slimdiff.diffusion.denoiser import Denoiser

@@ -41,7 +41,7 @@ RESIDUAL = {
 TABLES: tuple[dict[Any, Any], ...] = (
     FAMILIES,
     registry.NETWORKS,
-    steps.TECHNIQUES,
+    steps.STEPS,
     restore.RESTORERS,
     sources.SOURCES,
     denoiser.EDM_NOISE_SCALE,

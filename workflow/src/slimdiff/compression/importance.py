@@ -11,6 +11,7 @@ import torch
 import torch_pruning
 from torch import nn
 
+from slimdiff.catalog.compression import LOSS_IMPORTANCES, WEIGHT_IMPORTANCES
 from slimdiff.errors import UserError
 
 # Return the mean loss of some images at one noise level, with its graph; the same value at every call.
@@ -27,7 +28,6 @@ IMPORTANCES: dict[str, Callable[[], Callable[[Any], torch.Tensor]]] = {
     "diff-pruning": torch_pruning.importance.GroupTaylorImportance,
     "random": torch_pruning.importance.RandomImportance,
 }
-LOSS_IMPORTANCES = ("taylor", "diff-pruning")
 
 
 def accumulate_gradients(network: nn.Module, losses: Sequence[LevelLoss], threshold: float) -> list[float]:
@@ -74,10 +74,10 @@ def score_by(
         raise UserError(f"prune.threshold is {threshold}; allowed: 0 to below 1")
     if name in LOSS_IMPORTANCES:
         if losses is None:
-            allowed = ", ".join(other for other in IMPORTANCES if other not in LOSS_IMPORTANCES)
             raise UserError(
-                f"prune.importance is {name!r}, which needs images; allowed in a recipe: {allowed}; to use it, prune "
-                "in a training with a start (trainings.*.start with prune)"
+                f"prune.importance is {name!r}, which needs images; allowed in a recipe: "
+                f"{', '.join(WEIGHT_IMPORTANCES)}; to use it, prune in a training with a start (trainings.*.start with "
+                "prune)"
             )
         relative = accumulate_gradients(network, losses, threshold or 0.0)
         kept = sum(share > (threshold or 0.0) for share in relative)

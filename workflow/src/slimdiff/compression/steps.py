@@ -1,4 +1,4 @@
-"""Compression techniques by name: each changes a network in place.
+"""Compression steps by name: each changes a network in place.
 
 A step is one entry of a recipe's list, {name: settings}. It returns the structural change that a load must repeat
 before it reads weights, or None.
@@ -37,7 +37,7 @@ def _quantize(network: nn.Module, settings: Mapping[str, Any], seed: int) -> Str
     return {"linear": settings["linear"], "layers": names}
 
 
-TECHNIQUES: dict[str, Callable[[nn.Module, Mapping[str, Any], int], StructuralChange | None]] = {
+STEPS: dict[str, Callable[[nn.Module, Mapping[str, Any], int], StructuralChange | None]] = {
     "prune": _prune,
     "quantize": _quantize,
 }
@@ -53,11 +53,11 @@ def apply_steps(
     """
     structure = []
     for step in steps:
-        if len(step) != 1 or next(iter(step)) not in TECHNIQUES:
-            raise UserError(f"compression step is {dict(step)}; allowed: one of {', '.join(TECHNIQUES)}")
+        if len(step) != 1 or next(iter(step)) not in STEPS:
+            raise UserError(f"compression step is {dict(step)}; allowed: one of {', '.join(STEPS)}")
         ((name, settings),) = step.items()
         extra = {"loss": loss} if settings.get("allocation") == "sensitivity" else {}
-        record = TECHNIQUES[name](network, settings, seed, **extra)
+        record = STEPS[name](network, settings, seed, **extra)
         if record is not None:
             structure.append(record)
     return structure

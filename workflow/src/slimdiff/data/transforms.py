@@ -3,8 +3,6 @@
 import torch
 import torch.nn.functional as F
 
-FITS = ("resize", "pad")
-
 
 def to_model(images: torch.Tensor, size: int, channels: int, fit: str = "resize") -> torch.Tensor:
     """Convert images to a model's input.

@@ -106,11 +106,11 @@ def _install(registration: Registered) -> None:
     declared = registration.declared
     where = f"{registration.path}, {declared.kind} {declared.name!r}"
     tables: dict[str, Mapping[str, Any]]
-    tables = {"step": steps.TECHNIQUES, "family": registry.NETWORKS, "source": sources.SOURCES}
+    tables = {"step": steps.STEPS, "family": registry.NETWORKS, "source": sources.SOURCES}
     if declared.name in tables[declared.kind]:
         raise UserError(f"{where} conflicts with an existing name; rename it")
     if isinstance(declared, Step):
-        steps.TECHNIQUES[declared.name] = _step(where, declared, registration)
+        steps.STEPS[declared.name] = _step(where, declared, registration)
         if registration.restore is not None:
             restore.RESTORERS[declared.name] = _restorer(where, registration.restore)
     elif isinstance(declared, NetworkFamily):

@@ -42,7 +42,7 @@ from slimdiff.runtime.syntax import (
 
 SOURCE = Path(__file__).parents[2]  # the folder that holds the package
 LENGTH = 12  # hexadecimal digits: 48 bits, ample for the few versions of one module
-# Modules that no fingerprint follows. Plugin loading names every table of techniques and runs only in jobs that use a
+# Modules that no fingerprint follows. Plugin loading names every table of steps and runs only in jobs that use a
 # plugin; the digest of each plugin covers its text (slimdiff.plugins.declarations).
 EXCLUDED = frozenset({"slimdiff.plugins.loading"})
 REGISTRATION = "slimdiff.plugins"  # its decorators note the function that they stand on, and change nothing else

@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from slimdiff.catalog.compression import LOSS_IMPORTANCES, WEIGHT_IMPORTANCES
 from slimdiff.catalog.families import FIXED_BY_START
 from slimdiff.catalog.layers import MODULE
 from slimdiff.config.cells import Cell, expand
 from slimdiff.config.checks import Problem, check_known
 from slimdiff.config.lookup import START_KEYS, TRAINING_HOOKS, Config, walk_starts
-
-LOSS_IMPORTANCES = ("taylor", "diff-pruning")  # importances of channels that are measured by a loss on images
 
 
 def name_problems(config: Config) -> Iterator[Problem]:
@@ -100,8 +99,8 @@ def _prune_problems(prune: Mapping[str, Any], path: tuple[str, ...], images: boo
             yield Problem((*path, key), f"is missing; method {prune['method']} requires it")
     if importance in LOSS_IMPORTANCES and not images:
         text = (
-            f"is {importance!r}, which needs images; allowed in a recipe: l1, random; or prune in a training that "
-            "has a start (trainings.*.prune) and use that training"
+            f"is {importance!r}, which needs images; allowed in a recipe: {', '.join(WEIGHT_IMPORTANCES)}; or prune "
+            "in a training that has a start (trainings.*.prune) and use that training"
         )
         yield Problem((*path, "importance"), text)
     if images and importance == "diff-pruning" and "threshold" not in prune:

@@ -6,7 +6,7 @@ from typing import Any
 from slimdiff.catalog.engines import ENGINES, list_engines, runtime_of
 from slimdiff.catalog.families import FAMILIES
 from slimdiff.catalog.layers import MODULE, channel_modules, layers_of, modules, within
-from slimdiff.catalog.samplers import steps_problem
+from slimdiff.catalog.samplers import SAMPLER_FACTS, steps_problem
 from slimdiff.config.checks import Problem
 from slimdiff.config.checks.networks import options_of_other_families
 from slimdiff.config.checks.trainings import channel_problems
@@ -72,7 +72,8 @@ def _sampler_problems(config: Config, model: str, optimization: str, training: M
     if (steps := steps_problem(sampler["method"], sampler["steps"])) is not None:
         yield problem("steps", steps)
     low, high = sampler.get("sigma_min"), sampler.get("sigma_max")
-    if sampler["method"] in ("heun", "euler") and low is not None and high is not None and low >= high:
+    ranged = "sigma_min" in SAMPLER_FACTS[sampler["method"]].options
+    if ranged and low is not None and high is not None and low >= high:
         owner = ("optimizations", optimization) if own.keys() & {"sigma_min", "sigma_max"} else ("models", model)
         text = f"has sigma_min {low} and sigma_max {high}; allowed: sigma_min below sigma_max"
         yield Problem((*owner, "sampler"), text)
