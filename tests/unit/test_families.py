@@ -8,12 +8,20 @@ import torch
 import yaml
 from builders import MODELS, TRAININGS
 
-from slimdiff.catalog import families
-from slimdiff.catalog.samplers import SAMPLER_FACTS, TIMESTEPS
+from slimdiff.catalog import compression, engines, families
+from slimdiff.catalog.samplers import SAMPLER_ALWAYS, SAMPLER_FACTS, TIMESTEPS
+from slimdiff.checkpoints import header
+from slimdiff.compression.allocation import ALLOCATIONS
+from slimdiff.compression.importance import IMPORTANCES
+from slimdiff.compression.linear_quant import BITS
+from slimdiff.compression.steps import STEPS
+from slimdiff.compression.unstructured import METHODS
+from slimdiff.compression.weight_only import WEIGHT_FORMATS
 from slimdiff.config import lookup
 from slimdiff.config.checks import networks
 from slimdiff.config.checks.datasets import CLASSES
 from slimdiff.config.checks.trainings import training_problems
+from slimdiff.config.lookup import COMPRESSION_STEPS
 from slimdiff.data import sources
 from slimdiff.diffusion import denoiser, schedulers
 from slimdiff.diffusion.guidance import Guided
@@ -24,8 +32,9 @@ from slimdiff.errors import UserError
 from slimdiff.models import registry, unet
 from slimdiff.models.ncsn import NCSNSettings
 from slimdiff.runtime.devices import PRECISIONS
+from slimdiff.training.compression_aware import SPARSITY_SCHEDULES
 from slimdiff.training.loop import TrainingSettings
-from slimdiff.training.optimizers import OPTIMIZERS
+from slimdiff.training.optimizers import LR_SCHEDULES, OPTIMIZERS
 
 ROOT = Path(__file__).parents[2]
 DEFINITIONS = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))["$defs"]
@@ -54,6 +63,28 @@ def test_choices_of_the_schema_match_the_implemented_ones():
     pairs = {(n, s) for n in TRAINING["optimizer"]["enum"] for s in TRAINING["optimizer_state"]["enum"]}
     assert pairs == set(OPTIMIZERS)
     assert set(DEFINITIONS["network_ddpm"]["properties"]["grouped"]["enum"]) == set(unet.GROUPED)
+    assert set(DEFINITIONS["sampler"]["properties"]["method"]["enum"]) == set(SAMPLERS)
+    assert set(TRAINING["lr_schedule"]["enum"]) == set(LR_SCHEDULES)
+
+
+def test_choices_of_compression_match_the_implemented_ones():
+    recipe = DEFINITIONS["optimization"]["properties"]
+    prune, quantize = recipe["prune"]["properties"], recipe["quantize"]["properties"]
+    assert set(COMPRESSION_STEPS) == set(STEPS) <= set(recipe)
+    assert set(prune["method"]["enum"]) == {*METHODS, "channels"}
+    assert set(prune["allocation"]["enum"]) == set(ALLOCATIONS)
+    assert set(DEFINITIONS["importance"]["enum"]) == set(IMPORTANCES) == set(compression.IMPORTANCES)
+    assert set(compression.LOSS_IMPORTANCES) < set(IMPORTANCES)
+    assert set(quantize["linear"]["enum"]) == set(BITS)
+    assert set(TRAINING["linear"]["enum"]) == {"float", *BITS}
+    assert set(quantize["weights"]["enum"]) == set(WEIGHT_FORMATS)
+    assert set(TRAINING["quantize"]["properties"]["weights"]["enum"]) < set(WEIGHT_FORMATS)
+    assert set(TRAINING["sparsify"]["properties"]["schedule"]["enum"]) == set(SPARSITY_SCHEDULES)
+    solvers = {name for name, sampler in SAMPLERS.items() if sampler.step}
+    assert set(TRAINING["distill"]["properties"]["teacher"]["enum"]) == solvers
+    assert set(recipe["engine"]["enum"]) == set(engines.ENGINES)
+    assert set(recipe["precision"]["enum"]) == set(engines.PRECISIONS)
+    assert set(engines.PRECISIONS) == {name for engine in engines.ENGINES.values() for name in engine.precisions}
 
 
 @pytest.mark.parametrize(
@@ -81,6 +112,23 @@ def test_trainings_may_omit_options_of_other_families(family):
     assert not set(everywhere) & set(own)
     required = {*everywhere, *own}
     assert required == fields(TrainingSettings) - defaulted | set(families.FAMILIES[family].training)
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_models_must_set_every_option_of_their_samplers(family):
+    """`sampler_options` reads each of them from the model; the schema and not a KeyError says which one is missing."""
+    branch = "then" if family == "ddpm" else "else"
+    required = {
+        *DEFINITIONS["model"]["properties"]["sampler"]["required"],
+        *DEFINITIONS["model"][branch]["properties"]["sampler"]["required"],
+    }
+    known = families.FAMILIES[family]
+    options = {option for method in known.samplers for option in SAMPLER_FACTS[method].options}
+    assert required == {"method", *SAMPLER_ALWAYS, *known.sampler, *options}
+
+
+def test_headers_of_models_may_hold_every_option_of_a_sampler():
+    assert set(header.SCHEMA["properties"]["sampler"]["properties"]) == fields(SamplerSettings)
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)

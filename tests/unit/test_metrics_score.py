@@ -37,7 +37,15 @@ KEYS = {
     *("identity", "status", "reason", "n_samples", "reference_n", "network_evaluations", "sampler", "code"),
     *("extractors_sha256", "classifier_sha256", "inception_sha256", "sampling_batch_size", "score_batch_size"),
 }
+# Measures that score.json alone holds.
+NOT_IN_THE_MATRIX = {"fid_indomain_extractors", "fid_indomain_floor_n", "few_samples", "manifold_n"}
 SAMPLER = {"method": "heun", "steps": 4}
+
+
+def test_every_measure_is_a_column_of_the_matrix_or_listed() -> None:
+    """`row` drops a key without a column."""
+    columns = {column.name for column in COLUMNS if column.source == "score"}
+    assert set(score_module.MEASURES) - columns == NOT_IN_THE_MATRIX
 
 
 def pictures(n: int, seed: int, shift: int = 0) -> torch.Tensor:
