@@ -15,7 +15,7 @@ IN_VENV := PATH="$(abspath $(VENV))/bin:$$PATH"
 PIP_INSTALL := $(VENV)/bin/python -m pip install $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable
 SNAKEMAKE := $(IN_VENV) snakemake --cores $(CORES) --resources gpu=$(GPUS)
 
-.PHONY: all smoke test bench docs lint format venv venv-dev clean help
+.PHONY: all smoke test bench docs schemas lint format venv venv-dev clean help
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 
@@ -36,6 +36,9 @@ bench: $(VENV)/.dev ## measure speed ratios, interleaved, into results/benchmark
 
 docs: $(VENV)/.docs ## build the documentation site into results/site; warnings are errors
 	$(IN_VENV) NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
+
+schemas: $(VENV)/.run ## write workflow/schemas/row.schema.json and paper.schema.json from the columns
+	$(IN_VENV) PYTHONPATH=workflow/src python -m slimdiff.analysis.columns workflow/schemas
 
 lint: $(VENV)/.dev ## run every check of pre-commit and CI
 	$(IN_VENV) ruff check

@@ -126,7 +126,7 @@ def test_column_names_are_unique() -> None:
 )
 def test_the_published_schema_matches_the_columns(name: str, document: Callable[[], dict[str, Any]]) -> None:
     published = json.loads((SCHEMAS / name).read_text(encoding="utf-8"))
-    assert published == document()
+    assert published == document(), "run `make schemas`"
     jsonschema.Draft202012Validator.check_schema(published)
 
 

@@ -3,9 +3,12 @@
 Standard library only, because the stage `row` runs once per cell.
 """
 
+import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 Dtype = Literal["string", "Int64", "Float64"]
@@ -330,3 +333,14 @@ def row_schema() -> dict[str, Any]:
 def paper_schema() -> dict[str, Any]:
     """Return the JSON schema of a row of the paper's numbers: workflow/schemas/paper.schema.json."""
     return schema(PAPER_COLUMNS, "One row of the paper's tables")
+
+
+def write_schemas(folder: Path) -> None:
+    """Write row.schema.json and paper.schema.json into `folder`."""
+    for name, document in (("row", row_schema()), ("paper", paper_schema())):
+        text = json.dumps(document, indent=2, ensure_ascii=False)
+        (folder / f"{name}.schema.json").write_text(f"{text}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_schemas(Path(sys.argv[1]))
