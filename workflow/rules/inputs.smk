@@ -99,10 +99,14 @@ def get_final_output():
     return [*shared, *(path for cell in cells for path in get_cell_files(cell))]
 
 
-def in_report(path, category, format):
-    """Output: `path`, listed by name in Snakemake's report."""
-    name = Path(path).stem
-    return report(path, caption=f"../report/{name}.rst", category=category, labels={"name": name, "format": format})
+IN_REPORT = {".csv": "table", ".html": "interactive", ".svg": "picture"}  # suffix → label in Snakemake's report
+
+
+def in_report(path, category):
+    """Output: `path`, listed by name in Snakemake's report if it has files of this suffix."""
+    name, suffix = Path(path).stem, Path(path).suffix
+    labels = {"name": name, "format": IN_REPORT.get(suffix)}
+    return report(path, caption=f"../report/{name}.rst", category=category, labels=labels) if labels["format"] else path
 
 
 def write_html(path):

@@ -1,7 +1,7 @@
 """Tables and figures of the matrix, the page results/report.html, and Snakemake's own report results/workflow.html."""
 
 from slimdiff.report.selection import pictured_cells, sample_cells
-from slimdiff.report.contents import FIGURE_NAMES, PAGE_ASSETS, TABLE_NAMES
+from slimdiff.report.contents import FIGURE_FORMATS, FIGURE_NAMES, PAGE_ASSETS, TABLE_FORMATS, TABLE_NAMES
 
 
 rule report:
@@ -13,11 +13,8 @@ rule report:
         samples=[rules.sample.output.samples.format(**asdict(cell)) for cell in sample_cells(config)],
         records=get_training_records(),
     output:
-        [in_report(f"results/tables/{name}.csv", "Tables", "table") for name in TABLE_NAMES],
-        [f"results/tables/{name}.md" for name in TABLE_NAMES],
-        [in_report(f"results/figures/{name}.html", "Figures", "interactive") for name in FIGURE_NAMES],
-        [in_report(f"results/figures/{name}.svg", "Figures", "picture") for name in FIGURE_NAMES],
-        [f"results/figures/{name}.png" for name in FIGURE_NAMES],
+        [in_report(f"results/tables/{name}.{suffix}", "Tables") for suffix in TABLE_FORMATS for name in TABLE_NAMES],
+        [in_report(f"results/figures/{name}.{suffix}", "Figures") for suffix in FIGURE_FORMATS for name in FIGURE_NAMES],
     log:
         "results/logs/report.log",
     localrule: True
