@@ -15,7 +15,7 @@ CAPTION = (
     f"means the same order, 0 none. Its {100 * statistics.CONFIDENCE:g} % interval is from {proxies.RESAMPLES} "
     "bootstrap resamples of modules, each with all its cells. Best in: share of the resamples in which no other proxy "
     "correlates more. The largest correlation is in bold. A dash: the proxy is constant, missing in a cell, or there "
-    f"are fewer than {proxies.MIN_MODULES} modules. docs/metrics.md says more."
+    f"are fewer than {proxies.MIN_MODULES} modules."
 )
 NONE = "No recipe of this matrix prunes one module alone."
 HEADINGS = {
