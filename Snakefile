@@ -3,8 +3,8 @@
 #   snakemake -n                              what would run
 #   snakemake --cores 1 --resources gpu=1     run what config.yaml lists
 #
-# Data flow: data → train (→ finetune) → compress → sample → score ┐
-#                                                        └──→ profile ───────┴→ row → aggregate → claims → report → page
+# Data flow: data → train (→ finetune) → compress → sample → score ─┐
+#                                           └──→ profile ───────────┴→ row → aggregate → claims → report → page
 from snakemake.utils import min_version
 
 min_version("9.10")
