@@ -25,8 +25,9 @@ all: $(VENV)/.run ## set up .venv and run config.yaml into results/report.html (
 smoke: $(VENV)/.run ## run every stage on tiny data and models, in about five minutes
 	$(SNAKEMAKE) --configfile config/smoke.yaml $(SNAKEMAKE_ARGS)
 
-test: $(VENV)/.dev ## set up .venv and run all tests, one process per core
-	$(IN_VENV) OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
+test: $(VENV)/.dev ## set up .venv and run all tests, with two processes more than cores, since many tests wait
+	$(IN_VENV) OMP_NUM_THREADS=1 python -m pytest --numprocesses $$(($$(nproc) + 2)) \
+		--dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 bench: $(VENV)/.dev ## measure speed ratios, interleaved, into results/benchmarks.json
 	@mkdir -p results

@@ -6,12 +6,19 @@ from pathlib import Path
 
 import pytest
 from clones import SMOKE, clone, finish, with_stand_ins
+from shared import once
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone with a finished run of config/smoke.yaml, with stub stages."""
-    return finish(with_stand_ins(clone(tmp_path_factory.mktemp("finished") / "slimdiff")), *SMOKE)
+    return once(tmp_path_factory, "stood-in", lambda folder: finish(with_stand_ins(clone(folder)), *SMOKE))
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone with a real finished run of config/smoke.yaml."""
+    return once(tmp_path_factory, "smoke", lambda folder: finish(clone(folder), *SMOKE))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import clifolders
 import numpy as np
 import pytest
-from clones import REPOSITORY, clone
+from clones import REPOSITORY, clone, snakemake
 from PIL import Image
 
 from slimdiff.data import mnist
@@ -78,16 +78,19 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(folder: Path, program: list[str]) -> str:
-    """Run a program with this Python's packages and the clone's slimdiff."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {
-        "PATH": path,
+def environment(folder: Path) -> dict[str, str]:
+    """Return the variables with which this Python's packages and the clone's own slimdiff are found."""
+    return {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "HOME": str(folder),
         "PYTHONPATH": str(folder / "workflow/src"),
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def start(folder: Path, program: list[str]) -> str:
+    """Run a program with this Python's packages and the clone's slimdiff."""
+    done = subprocess.run(program, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -100,8 +103,12 @@ def test_every_command_runs(here: Path, page: str, line: str) -> None:
     # Two pages have different files of this name.
     arguments = [f"{Path(page).stem}/{word}" if word == "my.yaml" else word for word in arguments]
     assert program in ("slimdiff", "snakemake")
-    module = {"slimdiff": "slimdiff.cli", "snakemake": "snakemake"}[program]
-    said = start(here, [sys.executable, "-m", module, *arguments])
+    if program == "snakemake":
+        done = snakemake(here, *arguments, **environment(here))
+        said = done.stdout + done.stderr
+        assert done.returncode == 0, said
+    else:
+        said = start(here, [sys.executable, "-m", "slimdiff.cli", *arguments])
     if program == "snakemake" or arguments[0] == "run":
         assert "This was a dry-run" in said
     if "--out" in arguments:

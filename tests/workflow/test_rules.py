@@ -3,13 +3,14 @@
 import json
 import os
 import resource
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from clones import REPOSITORY, SMOKE, Jobs, clone, planned, snakemake
+from clones import REPOSITORY, SMOKE, Jobs, clone, jobs_in, planned, snakemake
 
 Edit = Callable[[str, str, str], None]
 
@@ -81,18 +82,20 @@ def test_a_thousand_cells_are_planned_quickly_and_without_torch(
     recipes = [*yaml.safe_load((fresh / "config.yaml").read_text())["optimizations"]][:20]
     entry = {"dataset": "mnist", "model": "ncsn", "optimizations": recipes, "seeds": list(range(50))}
     (tmp_path / "thousand.yaml").write_text(json.dumps({"matrix": [entry]}))
-    few_s, _ = cpu_s(lambda: planned(fresh, *SMOKE, **without_torch))  # not forked: a fork is no child of this process
-    many_s, jobs = cpu_s(lambda: planned(fresh, "--configfile", str(tmp_path / "thousand.yaml"), **without_torch))
+    few_s, _ = cold_dry_run(fresh, *SMOKE, **without_torch)
+    many_s, jobs = cold_dry_run(fresh, "--configfile", str(tmp_path / "thousand.yaml"), **without_torch)
     assert len(jobs["row"]) == len(jobs["sample"]) == 1000
     assert many_s < max(DRY_RUN_CPU_S, DRY_RUN_RATIO * few_s)
 
 
-def cpu_s(plan: Callable[[], Jobs]) -> tuple[float, Jobs]:
-    """Return the processor seconds of the processes that `plan` starts, and the jobs that it returns."""
+def cold_dry_run(folder: Path, *arguments: str, **environment: str) -> tuple[float, Jobs]:
+    """Return the processor seconds of a dry run, with the start of Python, and its jobs."""
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "2", *arguments]
+    variables = {"PATH": "/usr/bin:/bin", "HOME": str(folder), **environment}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    jobs = plan()
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime), jobs
+    return (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime), jobs_in(done.stdout + done.stderr)
 
 
 def test_one_core_and_a_gpu(stood_in: Path) -> None:
