@@ -51,7 +51,7 @@ LOOKUPS = (  # functions and tables that find code by text
     *("importlib.import_module", "importlib.reload", "importlib.util.module_from_spec", "importlib.machinery"),
     *("sys.modules", "runpy.run_module", "runpy.run_path", "pkgutil.resolve_name"),
 )
-LOOKUP_MODULES = {name.rpartition(".")[0] for name in LOOKUPS} - {"", "sys"}  # as values they may be asked for these
+LOOKUP_MODULES = {name.rpartition(".")[0] for name in LOOKUPS} - {"", "sys"}  # a module as a value can look up these
 PURE_DECORATORS = {  # they wrap what they stand on and note it nowhere
     *("property", "staticmethod", "classmethod", "dataclasses.dataclass", "contextlib.contextmanager"),
     *("functools.cache", "functools.cached_property", "functools.lru_cache", "functools.total_ordering"),
