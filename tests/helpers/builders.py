@@ -130,7 +130,7 @@ def model_header(model: dict[str, Any], options: dict[str, Any], **changes: Any)
         "model": model,
         "training": options,
         "structure": [],
-        "dataset": {"name": "stripes", "classes": ["rows", "columns"], **DATASET},
+        "dataset": {"name": "stripes", "classes": ["rows", "columns"], "class_counts": [36, 36], **DATASET},
         "seed": 0,
         "code": "test",
         "status": "ok",

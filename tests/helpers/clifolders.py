@@ -105,6 +105,7 @@ def write_cell(folder: Path, seed: int = 0, dataset: dict[str, Any] | None = Non
     model = small_unet_model(network={"classes": 10})
     network = build_network(model, seed=seed)
     facts = {"name": "mnist", "channels": 1, "height": 16, "width": 16, "classes": DIGITS, "saturated": 0.0}
+    facts["class_counts"] = [6000] * 10
     header = model_header(model, unet_training(), dataset=dataset or facts, sampler=UNET_SAMPLER)
     write_model(folder / "model.safetensors", network, header)
     generator = torch.Generator().manual_seed(seed)

@@ -4,6 +4,7 @@ The small version of docs/results/blind-spots, on scikit-learn's 8×8 digits.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def evaluator(digits: ImageSet) -> Iterator[Evaluator]:
             Classifier, train, test, 10, ClassifierSettings(seed=3, **shared), seed=3, **how
         ).network
     yield Evaluator(
-        reference=reference.measure(digits.train_images, digits.test_images, networks, "digits", "", "", CPU),
+        reference=reference.measure(train, test, networks, "digits", "", "", CPU),
         extractors=networks,
         classifier=network.double(),
         classifier_sha256="",
@@ -103,6 +104,41 @@ def test_real_images_score_as_documented(real: dict[str, Any]) -> None:
     assert real["few_samples"], "364 images for 64 features"
 
 
+def test_real_images_of_unequal_classes_get_their_floor(evaluator: Evaluator, digits: ImageSet) -> None:
+    """Nine times as many of five classes as of the others, in the training set, among test images and samples."""
+    records = []
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+
+        def shuffled(labels: torch.Tensor, generator: torch.Generator = generator) -> list[torch.Tensor]:
+            places = [torch.nonzero(labels == label).flatten() for label in range(10)]
+            return [own[torch.randperm(len(own), generator=generator)] for own in places]
+
+        train = torch.cat([own[: 135 if c < 5 else 15] for c, own in enumerate(shuffled(digits.train_labels))])
+        places = shuffled(digits.test_labels)
+        test, samples = (
+            torch.cat([own[half * (18 if c < 5 else 2) :][: 18 if c < 5 else 2] for c, own in enumerate(places)])
+            for half in (0, 1)
+        )
+        real = (digits.train_images[train], digits.train_labels[train])
+        known = reference.measure(
+            real, (digits.test_images[test], digits.test_labels[test]), evaluator.extractors, "digits", "", "", CPU
+        )
+        shares = classifier.shares(real[1], 10)
+        cut = replace(evaluator, reference=known, train_images=real[0], class_shares=shares)
+        records.append(scored(cut, digits.test_images[samples], digits.test_labels[samples]))
+
+    def mean(name: str) -> float:
+        return sum(record[name] for record in records) / len(records)
+
+    assert mean("fid_indomain") == pytest.approx(mean("fid_indomain_floor"), rel=0.2)
+    assert abs(mean("kid")) < 0.02
+    assert mean("coverage") == pytest.approx(0.97, abs=0.03)
+    assert mean("class_accuracy") > 0.95
+    assert mean("class_tv") < 0.03
+    assert {record["fid_indomain_floor_n"] for record in records} == {100}
+
+
 def test_more_noise_scores_worse_and_a_little_is_not_detected(
     evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]
 ) -> None:
@@ -141,9 +177,14 @@ def test_missing_classes_lower_recall_coverage_and_class_shares_but_not_precisio
 def test_only_class_accuracy_detects_the_wrong_class(
     evaluator: Evaluator, digits: ImageSet, real: dict[str, Any]
 ) -> None:
-    found = scored(evaluator, digits.test_images, (digits.test_labels + 1) % 10)
+    order = digits.test_labels.argsort()
+    wrong = torch.empty_like(order)
+    wrong[order] = digits.test_labels[order].roll(int(digits.test_labels.bincount().max()))  # as many of each
+    found = scored(evaluator, digits.test_images, wrong)
     assert found["class_accuracy"] < 0.05
-    same = [name for name in NUMBERS if name not in ("class_accuracy", "class_tv")]
+    assert found["kid"] == pytest.approx(real["kid"], abs=0.03)  # as the deviation, it takes pairs or draws by class
+    by_class = ("class_accuracy", "class_tv", "kid", "fid_indomain_sampling_sd")
+    same = [name for name in NUMBERS if name not in by_class]
     assert {name: found[name] for name in same} == {name: real[name] for name in same}
 
 

@@ -9,6 +9,7 @@ from slimdiff.metrics.frechet import factor, frechet_distance, statistics
 from slimdiff.metrics.reference import Reference
 
 D = 8
+NO_LABELS = torch.zeros(0, dtype=torch.int64)
 
 
 def draws(seed: int, n: int, shift: float) -> torch.Tensor:
@@ -20,13 +21,18 @@ def draws(seed: int, n: int, shift: float) -> torch.Tensor:
 
 def made_reference(count: int) -> Reference:
     known = [statistics(draws(1000 + index, 20_000, 0.0)) for index in range(count)]
-    nothing = torch.zeros(0)
+    nothing, none = torch.zeros(0), NO_LABELS
     return Reference(
         mean=torch.stack([one.mean for one in known]),
         covariance=torch.stack([one.covariance for one in known]),
         factor=torch.stack([factor(one.covariance) for one in known]),
-        test_features=nothing,
+        class_counts=none,
+        class_mean=nothing,
+        class_covariance=nothing,
         train_features=nothing,
+        train_labels=none,
+        test_features=nothing,
+        test_labels=none,
         test_nearest=nothing,
         n=20_000,
         dataset="made up",
@@ -46,7 +52,9 @@ def test_the_deviation_equals_that_of_fresh_draws_and_is_larger_at_the_floor(
     """At the floor, where the distance is noise, it is √3 times too large; above it, it is correct."""
     reference = made_reference(1)
     fresh = torch.tensor([distance(reference, draws(seed, 400, shift)) for seed in range(400)])
-    found = torch.tensor([fid_indomain_sampling_sd(reference, [draws(seed, 400, shift)]) for seed in range(20)])
+    found = torch.tensor(
+        [fid_indomain_sampling_sd(reference, [draws(seed, 400, shift)], NO_LABELS) for seed in range(20)]
+    )
     assert low < (found.mean() / fresh.std()).item() < high
 
 
@@ -71,15 +79,17 @@ def test_a_draw_equals_the_distance_of_its_images() -> None:
 def test_the_deviation_is_of_the_mean_over_extractors() -> None:
     """Two equal extractors vary together on the same images, so their mean varies as much as one does."""
     features = draws(1, 400, 0.3)
-    alone = fid_indomain_sampling_sd(made_reference(1), [features])
+    alone = fid_indomain_sampling_sd(made_reference(1), [features], NO_LABELS)
     same = made_reference(1)
     twice = Reference(**{**same.__dict__, **{k: getattr(same, k).repeat(2, *[1] * (getattr(same, k).ndim - 1))
                                              for k in ("mean", "covariance", "factor")}})  # fmt: skip
-    assert fid_indomain_sampling_sd(twice, [features, features]) == pytest.approx(alone, rel=1e-9)
-    independent = fid_indomain_sampling_sd(made_reference(2), [features, draws(2, 400, 0.3)])
+    assert fid_indomain_sampling_sd(twice, [features, features], NO_LABELS) == pytest.approx(alone, rel=1e-9)
+    independent = fid_indomain_sampling_sd(made_reference(2), [features, draws(2, 400, 0.3)], NO_LABELS)
     assert independent < 0.9 * alone
 
 
 def test_the_bootstrap_is_deterministic() -> None:
     reference, features = made_reference(1), draws(1, 100, 0.3)
-    assert fid_indomain_sampling_sd(reference, [features]) == fid_indomain_sampling_sd(reference, [features])
+    assert fid_indomain_sampling_sd(reference, [features], NO_LABELS) == fid_indomain_sampling_sd(
+        reference, [features], NO_LABELS
+    )

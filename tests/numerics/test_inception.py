@@ -20,7 +20,7 @@ from slimdiff.data.download import Unavailable
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 from slimdiff.io import files
-from slimdiff.metrics.frechet import Statistics, frechet_distance
+from slimdiff.metrics.frechet import Statistics, frechet_distance, statistics
 from slimdiff.metrics.networks import inception, inception_weights
 from slimdiff.metrics.networks.inception import build, features, measure, score_inception
 from slimdiff.stages import inception as inception_stage
@@ -28,6 +28,7 @@ from slimdiff.stages import inception_weights as weights_stage
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("standard", "paper")
+NO_LABELS = torch.zeros(0, dtype=torch.int64)
 Tensors = dict[str, torch.Tensor]
 
 
@@ -223,7 +224,9 @@ def test_the_two_kinds_differ(networks: dict[str, nn.Module], paper_weights: Ten
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_reference_gives_back_what_was_written(networks: dict[str, nn.Module], tmp_path: Path, kind: str) -> None:
     small = torch.eye(3, dtype=torch.float64)
-    made = inception.InceptionReference(kind, networks[kind], torch.ones(3), small, 2 * small, 9, "blobs", "00ff")
+    made = inception.InceptionReference(
+        kind, networks[kind], torch.ones(3), small, 2 * small, torch.tensor([4, 5]), 9, "blobs", "00ff"
+    )
     inception.write(tmp_path / "one.safetensors", made)
     header = inception.read_header(tmp_path / "one.safetensors")
     assert (header["inception"], header["dataset"], header["weights_sha256"]) == (kind, "blobs", "00ff")
@@ -364,25 +367,52 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Tensors:
     return {"weight": torch.randn(3 * 64, 8, generator=torch.Generator().manual_seed(0)) / 255}
 
 
+def of_one_class(pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return pictures, torch.zeros(len(pictures), dtype=torch.int64)
+
+
 def test_the_distance_is_computed_from_the_features(tiny: Tensors) -> None:
     network, a, b = build("paper", tiny), images(100, (1, 8, 8), 1), images(70, (1, 8, 8), 2) // 2
-    reference = measure(a, "paper", network, "blobs", "00ff")
+    reference = measure(of_one_class(a), "paper", network, "blobs", "00ff")
     assert (reference.n, reference.weights_sha256, reference.column) == (100, "00ff", "fid_paper")
-    assert score_inception(a, reference) == pytest.approx(0, abs=1e-9 * reference.covariance.trace().item())
+    assert score_inception(a, NO_LABELS, reference) == pytest.approx(
+        0, abs=1e-9 * reference.covariance[0].trace().item()
+    )
     expected = frechet_distance(*(of_few(pictures.repeat(1, 3, 1, 1).float().flatten(1) @ tiny["weight"])
                                   for pictures in (a, b)))  # fmt: skip
-    assert score_inception(b, reference) == pytest.approx(expected, rel=1e-6)
+    assert score_inception(b, NO_LABELS, reference) == pytest.approx(expected, rel=1e-6)
     order = torch.randperm(70, generator=torch.Generator().manual_seed(3))
-    assert score_inception(b[order], reference) == pytest.approx(score_inception(b, reference), rel=1e-9)
+    assert score_inception(b[order], NO_LABELS, reference) == pytest.approx(
+        score_inception(b, NO_LABELS, reference), rel=1e-9
+    )
+
+
+def test_the_training_images_get_the_composition_of_the_labels(tiny: Tensors) -> None:
+    """That of the training set or an equal one; the statistics allow no other."""
+    x, labels = images(90, (1, 8, 8), 1), (torch.arange(90) % 3 == 0).long()
+    x[labels == 1] //= 2
+    reference = measure((x, labels), "paper", build("paper", tiny), "blobs", "00ff")
+    samples, features = images(30, (1, 8, 8), 2), x.repeat(1, 3, 1, 1).float().flatten(1) @ tiny["weight"]
+    plain, equal = (
+        frechet_distance(
+            statistics(features, weights), of_few(samples.repeat(1, 3, 1, 1).float().flatten(1) @ tiny["weight"])
+        )
+        for weights in (None, (1 / labels.bincount().double())[labels])
+    )
+    for asked, expected in ((NO_LABELS, plain), (torch.arange(30) // 20, plain), (torch.arange(30) % 2, equal)):
+        assert score_inception(samples, asked, reference) == pytest.approx(expected, rel=1e-6)
+    assert equal > 1.01 * plain or plain > 1.01 * equal
+    with pytest.raises(UserError, match=r"\[5, 25\].*inception\.paper to null"):
+        score_inception(samples, (torch.arange(30) >= 5).long(), reference)
 
 
 def test_fewer_images_than_features_are_refused(tiny: Tensors) -> None:
     network = build("paper", tiny)
     with pytest.raises(UserError, match=r"data set 'blobs' has 7 training images; .* needs 8 or more: set config key"):
-        measure(images(7, (1, 8, 8)), "paper", network, "blobs", "00ff")
-    reference = measure(images(20, (1, 8, 8)), "paper", network, "blobs", "00ff")
+        measure(of_one_class(images(7, (1, 8, 8))), "paper", network, "blobs", "00ff")
+    reference = measure(of_one_class(images(20, (1, 8, 8))), "paper", network, "blobs", "00ff")
     with pytest.raises(UserError, match=r"7 samples are too few .*: raise sampling\.n_samples to at least 8"):
-        score_inception(images(7, (1, 8, 8)), reference)
+        score_inception(images(7, (1, 8, 8)), NO_LABELS, reference)
 
 
 def test_the_stage_writes_the_reference(tiny: Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,7 +429,10 @@ def test_the_stage_writes_the_reference(tiny: Tensors, tmp_path: Path, monkeypat
         inception_stage.main(arguments)
     pin(monkeypatch, "paper", weights)
     inception_stage.main(arguments)
-    found, expected = inception.read(out), measure(x, "paper", build("paper", tiny), "blobs", files.digest(weights))
+    found, expected = (
+        inception.read(out),
+        measure((x, labels), "paper", build("paper", tiny), "blobs", files.digest(weights)),
+    )
     assert torch.equal(found.covariance, expected.covariance)
     assert (found.dataset, found.n, found.weights_sha256) == ("blobs", 50, files.digest(weights))
     assert found.column == "fid_paper"

@@ -15,7 +15,9 @@ from clifolders import BASELINE, EXTRA, FAILED, MISSING, PRUNED, row, write
 from PIL import Image
 
 from slimdiff.cli.console import progress_bar
+from slimdiff.diffusion.guidance import labels_in_turn
 from slimdiff.inference import model
+from slimdiff.inference.classes import find_classes
 from slimdiff.inference.sampling import Sampled
 
 Command = Callable[..., tuple[int, str, str]]
@@ -156,7 +158,10 @@ class FakeModel:
 
     def sample(self, n: int, **options: Any) -> Sampled:
         FakeModel.requested = {"n": n, **options}
-        return Sampled(torch.zeros(n, 1, 8, 8, dtype=torch.uint8), 19.0, self.reason)
+        names = self.settings["dataset"]["classes"]
+        wanted = find_classes(names, options["classes"], options["class_index"], options["labels"])
+        labels = labels_in_turn(n, wanted or self.classes) if self.classes else None
+        return Sampled(torch.zeros(n, 1, 8, 8, dtype=torch.uint8), 19.0, self.reason, labels)
 
 
 def test_sample_writes_a_grid(results: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +183,8 @@ def test_sample_writes_a_grid(results: Path, command: Command, monkeypatch: pyte
     code, out, _ = command("sample", BASELINE, *options)
     assert code == 0
     requested = {"n": 6, "seed": 3, "sampler": "heun", "steps": 10}
-    assert FakeModel.requested == {**requested, "guidance": None, "labels": None, "progress": None}
+    classes = {"classes": [], "class_index": [], "labels": []}
+    assert FakeModel.requested == {**requested, **classes, "guidance": None, "progress": None}
     assert Path("a/grid.png").read_bytes().startswith(b"\x89PNG")
     assert "6 images on cpu" in out
     assert "19 network evaluations" in out
@@ -191,14 +197,15 @@ def picture_of(path: Path) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(
-    ("classes", "options", "labels", "shape"),
+    ("classes", "options", "shape"),
     [
-        (0, (), None, (3, 3)),
-        (3, (), None, (3, 3)),
-        (4, (), None, (4, 2)),
-        (3, ("--label", "dog", "--label", "0"), [1, 2], (2, 4)),
-        (3, ("--label", "1"), [1], (3, 3)),
-        (10, ("--n", "4"), None, (4, 1)),
+        (0, (), (3, 3)),
+        (3, (), (3, 3)),
+        (4, (), (4, 2)),
+        (3, ("--class", "dog", "--class", "0"), (2, 4)),
+        (3, ("--class-index", "1"), (3, 3)),
+        (3, ("--class-index", "1", "--class", "dog"), (3, 3)),
+        (10, ("--n", "4"), (4, 1)),
     ],
 )
 def test_a_conditional_model_has_a_column_for_each_class(
@@ -207,22 +214,89 @@ def test_a_conditional_model_has_a_column_for_each_class(
     monkeypatch: pytest.MonkeyPatch,
     classes: int,
     options: tuple[str, ...],
-    labels: list[int] | None,
     shape: tuple[int, int],
 ) -> None:
-    """A number that is the name of a class means that class."""
     monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
     monkeypatch.setattr(FakeModel, "classes", classes)
-    command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", "--n", "8", *options)
-    assert FakeModel.requested["labels"] == labels
+    code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", "--n", "8", *options)
+    assert code == 0, err
     assert picture_of(Path("grid.png")) == shape
 
 
-def test_an_unknown_class_is_refused(results: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+ODD = ("zero", "one", "cat", "dog", "four", "five", "a,b", "3-4", "eight", "nine")
+DIGITS = tuple("0123456789")
+NUMBERS = ("1", "10", *"23456789")  # the folders 1 to 10, as a data set sorts them
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "expected"),
+    [
+        (ODD, ("--class-index", "0-2"), [0, 1, 2]),
+        (ODD, ("--class-index", "1,3, 5", "--class-index", "7"), [1, 3, 5, 7]),
+        (ODD, ("--class-index", "8-9,0", "--class", "cat"), [2, 8, 9, 0]),
+        (ODD, ("--class", "a,b", "--class", "3-4"), [6, 7]),
+        (ODD, ("--labels", "a,b"), [6]),
+        (ODD, ("--labels", "3-4"), [7]),
+        (ODD, ("--label", "one", "--labels", "four,five"), [1, 4, 5]),
+        (DIGITS, ("--labels", "0-9"), list(range(10))),
+        (DIGITS, ("--label", "7", "--labels", "0-3,7"), [7, 0, 1, 2, 3, 7]),
+        (NUMBERS, ("--class", "1"), [0]),
+        (NUMBERS, ("--class", "10"), [1]),
+        (NUMBERS, ("--class-index", "1"), [1]),
+        (NUMBERS, ("--class-index", "0-9"), list(range(10))),
+    ],
+)
+def test_names_are_names_and_positions_have_their_own_option(
+    results: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    names: tuple[str, ...],
+    options: tuple[str, ...],
+    expected: list[int],
+) -> None:
+    """The older options --label and --labels take names."""
     monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
-    code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", "--label", "cow")
-    assert code == 1
-    assert "--label cow " in err and "allowed: 0 cat, 1 dog, 2 0" in err
+    monkeypatch.setattr(FakeModel, "classes", len(names))
+    monkeypatch.setattr(FakeModel, "settings", {**FakeModel.settings, "dataset": {"classes": list(names)}})
+    code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", *options)
+    assert code == 0, err
+    asked = FakeModel.requested
+    assert find_classes(names, asked["classes"], asked["class_index"], asked["labels"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "parts"),
+    [
+        (ODD, ("--class", "cow"), ("'cow'", "allowed: zero, one, cat", "--class-index")),
+        (ODD, ("--class", "0"), ("'0'", "--class-index")),
+        (ODD, ("--label", "3"), ("'3'", "--class-index")),
+        (ODD, ("--class-index", "10"), ("position 10 ", "allowed: 0 to 9")),
+        (ODD, ("--class-index", "0-999999999999"), ("position 10 ", "allowed: 0 to 9")),
+        (ODD, ("--class-index", "2-0"), ("--class-index 2-0 runs backwards; write 0-2",)),
+        (ODD, ("--class-index", "cat"), ("--class-index 'cat'", "allowed: 0 to 9", "--class")),
+        (ODD, ("--class-index", "1,"), ("--class-index ''",)),
+        (ODD, ("--labels", "zero,cow"), ("'cow'",)),
+        (DIGITS, ("--labels", "2-0"), ("--labels 2-0 runs backwards; write 0-2",)),
+        (DIGITS, ("--labels", "8-999999999999"), ("'10'",)),
+        (NUMBERS, ("--labels", "0-9"), ("'0'", "--class-index")),
+        (NUMBERS, ("--label", "0"), ("'0'", "--class-index")),
+        (NUMBERS, ("--label", "1"), ("label 1 ", "--class 1 ", "'10'", "--class-index 1 ")),
+    ],
+)
+def test_classes_that_are_unknown_or_ambiguous_are_refused(
+    results: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    names: tuple[str, ...],
+    options: tuple[str, ...],
+    parts: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
+    monkeypatch.setattr(FakeModel, "classes", len(names))
+    monkeypatch.setattr(FakeModel, "settings", {**FakeModel.settings, "dataset": {"classes": list(names)}})
+    code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", *options)
+    assert (code, Path("grid.png").exists()) == (1, False)
+    assert all(part in err for part in parts), err
 
 
 def test_sample_says_why_images_are_degenerate(
@@ -275,44 +349,3 @@ def test_status_and_compare_never_load_torch(results: Path) -> None:
         timeout=60,
     )
     assert run.returncode == 0, run.stderr
-
-
-@pytest.mark.parametrize(
-    ("options", "labels"),
-    [
-        (("--labels", "0-2"), [0, 1, 2]),
-        (("--labels", "0-9"), list(range(10))),
-        (("--labels", "1,3, 5"), [1, 3, 5]),
-        (("--labels", "8-9,0,cat"), [8, 9, 0, 2]),
-        (("--labels", "a,b"), [6]),  # a name of its own
-        (("--labels", "3-4"), [7]),  # so is this
-        (("--label", "1", "--labels", "4,5"), [1, 4, 5]),
-    ],
-)
-def test_labels_may_be_lists_and_ranges(
-    results: Path, command: Command, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], labels: list[int]
-) -> None:
-    classes = ["zero", "one", "cat", "dog", "four", "five", "a,b", "3-4", "eight", "nine"]
-    monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
-    monkeypatch.setattr(FakeModel, "settings", {**FakeModel.settings, "dataset": {"classes": classes}})
-    code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", *options)
-    assert code == 0, err
-    assert FakeModel.requested["labels"] == labels
-
-
-@pytest.mark.parametrize(
-    ("text", "part"),
-    [
-        ("2-0", "--labels 2-0 runs backwards; write 0-2"),
-        ("0-3", "--labels 3 is"),
-        ("0-999999999999", "--labels 3 is"),
-        ("0,cow", "allowed: 0 cat, 1 dog, 2 0"),
-    ],
-)
-def test_invalid_labels_are_refused(
-    results: Path, command: Command, monkeypatch: pytest.MonkeyPatch, text: str, part: str
-) -> None:
-    monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
-    code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", "--labels", text)
-    assert code == 1
-    assert part in err

@@ -244,6 +244,7 @@ def test_a_speedup_is_relative_to_the_baseline_of_the_same_model_and_seed() -> N
         ({"optimizations": {"ema": {"weights": "raw"}}}, set()),
         ({"sampling": {"n_samples": 100}}, {"sample", "score"}),
         ({"sampling": {"batch_size": 10}}, {"sample", "profile"}),
+        ({"sampling": {"labels": "uniform"}}, set()),  # an unconditional model has none
         ({"profile": {"repeats": 9}}, {"profile"}),
         ({"profile": {"baseline": None}}, set()),
         ({"datasets": {"digits": {"source": "mnist"}}}, set()),
@@ -258,6 +259,14 @@ def test_a_stage_gets_only_the_settings_it_uses(overlay: dict[str, Any], changed
 
     before, after = of_baseline(CONFIG), of_baseline(merge(CONFIG, overlay))
     assert {stage for stage in before if before[stage] != after[stage]} == changed
+
+
+def test_labels_are_a_setting_of_class_conditional_samples() -> None:
+    cell = {"dataset": "mnist", "model": "ddpm", "optimization": "baseline", "seed": 0}
+    for labels in ("training", "uniform"):
+        config = merge(CONFIG, {"sampling": {"labels": labels}})
+        assert resolve.sample_settings(config, **cell)["labels"] == labels
+        assert resolve.score_settings(config, **cell) == resolve.score_settings(CONFIG, **cell)
 
 
 def test_extractors_are_not_settings_of_the_data_stage() -> None:
@@ -430,6 +439,7 @@ SCHEMA_CASES = [
     case(
         "boolean as a number", {"sampling": {"n_samples": True}}, "sampling.n_samples … true; allowed: a whole number"
     ),
+    case("another composition", {"sampling": {"labels": "equal"}}, "sampling.labels … 'equal'; allowed: training, "),
     case("empty section", {"sampling": None}, "sampling … null; allowed: a mapping ("),
     case("empty matrix", {"matrix": []}, "matrix … []; allowed: a list with 1 or more entries ("),
     case("no seeds", {"matrix": [entry(seeds=[])]}, "matrix[0].seeds … []; allowed: a list with 1 or more entries"),

@@ -53,6 +53,10 @@ def pictures(n: int, seed: int, shift: int = 0) -> torch.Tensor:
     return torch.randint(0, 200, (n, 1, 10, 10), dtype=torch.uint8, generator=generator) + shift
 
 
+def labelled(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return pictures(n, seed), torch.arange(n) % 2
+
+
 def write_extractors(path: Path, seed: int = 0, dataset: str = "noise") -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -209,6 +213,22 @@ def test_few_samples_are_flagged(workspace: Workspace) -> None:
         assert record["manifold_n"] == 400, "limited by the number of training images"
 
 
+@pytest.mark.parametrize(
+    ("n", "labels", "floor_n", "note"),
+    [
+        (100, [0, 1] * 50, 100, ""),
+        (300, [0, 1] * 150, 200, "200, fewer"),
+        (300, [0] * 150 + [1] * 150, 200, "200, fewer"),
+    ],
+)
+def test_too_few_test_images_for_the_floor_are_noted(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], n: int, labels: list[int], floor_n: int, note: str
+) -> None:
+    workspace.write_samples(pictures(n, 3), labels=labels)
+    assert workspace.score(n)["fid_indomain_floor_n"] == floor_n
+    assert (f"classes: {note}" in capsys.readouterr().out) == bool(note)
+
+
 def test_every_metric_of_the_matrix_is_in_the_record() -> None:
     assert {column.name for column in COLUMNS if column.source == "score"} <= KEYS
 
@@ -266,10 +286,11 @@ def test_the_order_of_samples_does_not_matter(workspace: Workspace) -> None:
 def test_the_order_of_samples_is_random_and_depends_on_them_alone() -> None:
     images = pictures(400, 3)
     images[200:] = images[:200]
-    order = score_module.canonical_order(images)
+    none = torch.zeros(0, dtype=torch.int64)
+    order = score_module.canonical_order(images, none)
     assert sorted(order.tolist()) == list(range(400))
     shuffled = images[torch.randperm(400, generator=torch.Generator().manual_seed(0))]
-    assert torch.equal(shuffled[score_module.canonical_order(shuffled)], images[order])
+    assert torch.equal(shuffled[score_module.canonical_order(shuffled, none)], images[order])
     assert len(set((order[:100] % 200).tolist())) > 80, "equal images are not adjacent"
 
 
@@ -388,9 +409,10 @@ def inception_of(monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str, datas
     found = InceptionReference(
         kind=kind,
         network=network,
-        mean=known.mean,
-        covariance=known.covariance,
-        factor=factor(known.covariance),
+        mean=known.mean[None],
+        covariance=known.covariance[None],
+        factor=factor(known.covariance)[None],
+        class_counts=torch.tensor([200, 200]),
         n=400,
         dataset=dataset,
         weights_sha256=f"sha-of-{kind}",
@@ -458,8 +480,8 @@ def test_a_reference_checks_its_inputs(workspace: Workspace) -> None:
 def test_a_reference_needs_more_images_than_features(workspace: Workspace) -> None:
     networks = extractors.read(workspace.path("extractors.safetensors"))
     with pytest.raises(UserError, match=r"data set 'tiny' has 63 training images; its reference needs 64 or more"):
-        reference.measure(pictures(63, 1), pictures(20, 2), networks, "tiny", "00", "00", torch.device("cpu"))
-    found = reference.measure(pictures(64, 1), pictures(20, 2), networks, "tiny", "00", "00", torch.device("cpu"))
+        reference.measure(labelled(63, 1), labelled(20, 2), networks, "tiny", "00", "00", torch.device("cpu"))
+    found = reference.measure(labelled(64, 1), labelled(20, 2), networks, "tiny", "00", "00", torch.device("cpu"))
     assert reference.floor(found, 64) is None
 
 

@@ -6,17 +6,29 @@ import re
 import numpy as np
 import pytest
 import torch
-from builders import MODELS, SAMPLER, SAMPLERS, TRAININGS, UNET_SAMPLER, small_model, training, write_small_model
+from builders import (
+    MODELS,
+    SAMPLER,
+    SAMPLERS,
+    TRAININGS,
+    UNET_SAMPLER,
+    model_header,
+    small_model,
+    training,
+    write_small_model,
+)
+from PIL import Image
 from torchvision.utils import make_grid
 
 import slimdiff
 from slimdiff.catalog.families import FAMILIES
+from slimdiff.checkpoints.model import write_model
 from slimdiff.data.transforms import to_dataset, to_model
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.guidance import labels_in_turn
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.errors import UserError
-from slimdiff.inference.images import contact_sheet, write_png
+from slimdiff.inference.images import BACKGROUND, class_sheet, contact_sheet, write_png
 from slimdiff.inference.sampling import _degenerate, sample_images
 from slimdiff.io.samples import read_samples
 from slimdiff.io.settings import build
@@ -160,28 +172,86 @@ def test_a_contact_sheet_is_filled_row_by_row(tmp_path):
     assert (tmp_path / "grid.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def sampled(tmp_path, n=4, labels=None, **sampler):
-    """Return images of a small conditional model with these sampler settings."""
+def test_a_class_sheet_has_a_column_for_each_class():
+    images = torch.arange(7, dtype=torch.uint8).reshape(7, 1, 1, 1).expand(-1, -1, 4, 4).contiguous()
+    turns = torch.arange(6) % 3
+    assert torch.equal(class_sheet(images[:6], turns, range(3)), contact_sheet(images[:6], 3))
+    found = class_sheet(images, torch.tensor([1, 1, 0, 1, 1, 0, 1]), (1, 0), rows=4)[0, 2::6, 2::6][:4, :2]
+    assert found.tolist() == [[0, 2], [1, 5], [3, BACKGROUND], [4, BACKGROUND]]
+
+
+def sampled(tmp_path, n=4, class_index=None, **sampler):
+    """Images of a small conditional model with these settings of its sampler."""
     write_small_model(tmp_path / "m.safetensors", "ddpm", sampler={**UNET_SAMPLER, **sampler})
-    return slimdiff.load(tmp_path / "m.safetensors").sample(n, 5, labels=labels)
+    return slimdiff.load(tmp_path / "m.safetensors").sample(n, 5, class_index=class_index)
 
 
-def test_a_conditional_model_samples_its_classes_in_turn(tmp_path):
-    assert sampled(tmp_path, 5).labels.tolist() == [0, 1, 0, 1, 0]
-    assert sampled(tmp_path, 3, labels=[1]).labels.tolist() == [1, 1, 1]
-    assert sampled(tmp_path, 3, labels=[1, 0]).labels.tolist() == [1, 0, 1]
+def with_counts(tmp_path, names, counts, **network):
+    """A small conditional model of these classes, trained on so many images of each."""
+    model = MODELS["ddpm"](network={"classes": len(names), **network})
+    counted = {} if counts is None else {"class_counts": list(counts)}
+    dataset = {"name": "made-up", "classes": list(names), **counted, **DATASET}
+    header = model_header(model, TRAININGS["ddpm"](), dataset=dataset)
+    header["sampler"] = {**UNET_SAMPLER, "steps": 2}
+    write_model(tmp_path / "m.safetensors", build_network(model, seed=1), header)
+    return slimdiff.load(tmp_path / "m.safetensors")
+
+
+def test_named_classes_take_turns(tmp_path):
+    assert sampled(tmp_path, 3, [1]).labels.tolist() == [1, 1, 1]
+    assert sampled(tmp_path, 3, [1, 0]).labels.tolist() == [1, 0, 1]
+
+
+def test_without_names_classes_get_the_shares_of_the_training_images(tmp_path):
+    """By largest remainders, and any prefix nearly so; equal classes take turns."""
+    loaded = with_counts(tmp_path, ["rare", "common", "none"], [10, 90, 0])
+    for n, rare in ((1, 0), (5, 1), (14, 1), (15, 2), (20, 2)):
+        found = loaded.sample(n).labels
+        assert found.bincount(minlength=3).tolist() == [rare, n - rare, 0]
+    assert found.tolist().index(0) < 10 < 19 - found.tolist()[::-1].index(0)
+    assert with_counts(tmp_path, ["a", "b", "c"], [7, 7, 7]).sample(8).labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize("counts", [None, [0, 0], [1, 2, 3]])
+def test_a_file_without_training_counts_needs_the_names(tmp_path, counts):
+    loaded = with_counts(tmp_path, ["a", "b"], counts)
+    with pytest.raises(UserError, match=r"older slimdiff.*--class-index.*class_index"):
+        loaded.sample(2)
+    assert loaded.sample(2, classes=["b"]).labels.tolist() == [1, 1]
+
+
+def test_python_takes_names_and_positions_as_the_command_line_does(tmp_path):
+    loaded = with_counts(tmp_path, ["1", "10", "2"], [5, 5, 5])
+    assert loaded.sample(2, classes=["10", "1"]).labels.tolist() == [1, 0]
+    assert loaded.sample(2, classes=["1"], class_index=[1]).labels.tolist() == [0, 1]
+    assert loaded.sample(1, labels=["10"]).labels.tolist() == [1]
+    assert loaded.sample(1, labels=[2]).labels.tolist() == [2]  # name and position agree
+    for ambiguous in ("1", 1):
+        with pytest.raises(UserError, match=rf"label {ambiguous} is ambiguous.*--class-index {ambiguous} "):
+            loaded.sample(1, labels=[ambiguous])
+    with pytest.raises(UserError, match=r"are '10'; allowed: a list of names"):
+        loaded.sample(1, classes="10")  # not the classes 1 and 0
+    twice = with_counts(tmp_path, ["a", "b", "a"], [5, 5, 5])
+    assert twice.sample(1, class_index=[2]).labels.tolist() == [2]
+    with pytest.raises(UserError, match=r"class 'a' is ambiguous.*0 or 2"):
+        twice.sample(1, classes=["a"])
+    zeros = with_counts(tmp_path, ["00", "01"], [5, 5])
+    assert zeros.sample(1, labels=["01"]).labels.tolist() == [1]
+    for unknown in (0, "one"):
+        with pytest.raises(UserError, match=rf"class '{unknown}' is unknown.*allowed: 1, 10, 2"):
+            loaded.sample(1, labels=[unknown])
 
 
 def test_an_image_depends_on_its_own_label_alone(tmp_path):
-    turns, ones = sampled(tmp_path, 4).images.int(), sampled(tmp_path, 4, labels=[1]).images.int()
+    turns, ones = sampled(tmp_path, 4).images.int(), sampled(tmp_path, 4, [1]).images.int()
     assert int((turns[1::2] - ones[1::2]).abs().max()) <= 1
     assert int((turns[::2] - ones[::2]).abs().amax((1, 2, 3)).min()) > 1
 
 
 def test_guidance_of_0_ignores_the_labels(tmp_path):
-    zeros, ones = (sampled(tmp_path, labels=[label], guidance=0.0).images for label in (0, 1))
+    zeros, ones = (sampled(tmp_path, class_index=[label], guidance=0.0).images for label in (0, 1))
     assert torch.equal(zeros, ones)
-    assert not torch.equal(*(sampled(tmp_path, labels=[label], guidance=1.0).images for label in (0, 1)))
+    assert not torch.equal(*(sampled(tmp_path, class_index=[label], guidance=1.0).images for label in (0, 1)))
 
 
 @pytest.mark.parametrize(
@@ -200,14 +270,15 @@ def test_both_passes_of_guidance_are_counted(tmp_path, sampler, evaluations):
 
 def test_unknown_labels_are_refused(tmp_path):
     for label in (2, -1):
-        with pytest.raises(UserError, match=rf"label {label} is unknown to this model; allowed: 0 to 1"):
-            sampled(tmp_path, labels=[0, label])
+        with pytest.raises(UserError, match=rf"position {label} is unknown to this model; allowed: 0 to 1"):
+            sampled(tmp_path, class_index=[0, label])
     write_small_model(tmp_path / "plain.safetensors")
     loaded = slimdiff.load(tmp_path / "plain.safetensors")
     assert loaded.classes == 0
     assert loaded.sample(2).labels is None
-    with pytest.raises(UserError, match="this model is unconditional"):
-        loaded.sample(2, labels=[0])
+    for given in ({"labels": [0]}, {"classes": ["rows"]}, {"class_index": [0]}):
+        with pytest.raises(UserError, match="this model is unconditional"):
+            loaded.sample(2, **given)
 
 
 def test_another_sampler_and_guidance_can_be_requested(tmp_path):
@@ -286,16 +357,18 @@ def test_clip_and_precision_reach_the_samples(tmp_path):
         sampled(tmp_path, precision="float16")
 
 
+def run_stage(tmp_path, **settings):
+    paths = {"model": "m.safetensors", "out": "samples.npz", "out-grid": "grid.png"}
+    arguments = [part for key, name in paths.items() for part in (f"--{key}", str(tmp_path / name))]
+    sample_stage.main(["--settings", json.dumps({"batch_size": 2, "seed": 5, **settings}), *arguments])
+    return read_samples(tmp_path / "samples.npz")
+
+
 @pytest.mark.parametrize(("family", "labels"), [("ncsn", []), ("ddpm", [0, 1, 0])])
 def test_the_stage_writes_images_and_their_provenance(tmp_path, family, labels):
     write_small_model(tmp_path / "m.safetensors", family)
-    settings = json.dumps({"n_samples": 3, "batch_size": 2, "seed": 5})
-    paths = {"model": "m.safetensors", "out": "samples.npz", "out-grid": "grid.png"}
-    sample_stage.main(
-        ["--settings", settings, *(part for key, name in paths.items() for part in (f"--{key}", str(tmp_path / name)))]
-    )
     loaded = slimdiff.load(tmp_path / "m.safetensors")
-    samples, expected = read_samples(tmp_path / "samples.npz"), loaded.sample(3, 5, batch_size=2)
+    samples, expected = run_stage(tmp_path, n_samples=3), loaded.sample(3, 5, batch_size=2)
     assert np.array_equal(samples.images, expected.images.numpy())
     assert samples.labels.tolist() == labels
     assert samples.classes == tuple(loaded.settings["dataset"]["classes"])
@@ -303,3 +376,12 @@ def test_the_stage_writes_images_and_their_provenance(tmp_path, family, labels):
     assert samples.network_evaluations == expected.network_evaluations
     assert samples.batch_size == 2
     assert samples.sampler == loaded.settings["sampler"]
+
+
+def test_the_stage_samples_classes_by_share_or_equally(tmp_path):
+    with_counts(tmp_path, ["rare", "common"], [10, 90])
+    by_share, equal = (run_stage(tmp_path, n_samples=10, labels=labels) for labels in ("training", "uniform"))
+    assert np.bincount(by_share.labels).tolist() == [1, 9]
+    assert equal.labels.tolist() == [0, 1] * 5
+    width, height = Image.open(tmp_path / "grid.png").size
+    assert (width, height) == (2 * 22 + 2, 5 * 22 + 2), "a column for each class"

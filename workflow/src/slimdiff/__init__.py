@@ -45,8 +45,9 @@ def load(
 ) -> "LoadedModel":
     """Load the model in a cell's model.safetensors or model.packed, in evaluation mode on `device`.
 
-    `sample(n, labels=…, sampler=…, steps=…, guidance=…, seed=…)` returns images (uint8, N C H W), `network` is the
-    torch module, and `settings` is the file's header: model, training, dataset, steps, sampler, seed, status and more.
+    `sample(n, classes=…, class_index=…, sampler=…, steps=…, guidance=…, seed=…)` returns images (uint8, N C H W),
+    `network` is the torch module, and `settings` is the file's header: model, training, dataset, steps, sampler, seed,
+    status and more.
 
     Args:
         plugins: Python files that the model was made with. They are executed, so name only files you trust.

@@ -157,7 +157,7 @@ COLUMNS: tuple[Column, ...] = (
         "fid_indomain_floor",
         "Float64",
         "",
-        "fid_indomain of n_samples test images (all if there are fewer), mean over disjoint draws",
+        "fid_indomain of n_samples test images of the samples' classes (fewer if there are), mean over disjoint draws",
         "score",
     ),
     Column("fid_indomain_floor_pct", "Float64", "%", "fid_indomain_pct of the same test images", "score"),

@@ -56,7 +56,10 @@ SCHEMA = _with(
             precision=_TEXT,
         ),
         structure={"type": "array", "items": _OBJECT},
-        dataset=_mapping(height=_PIXELS, width=_PIXELS, channels=_CHANNELS, classes=_LABELS, saturated=_NUMBER),
+        dataset=_with(
+            _mapping(height=_PIXELS, width=_PIXELS, channels=_CHANNELS, classes=_LABELS, saturated=_NUMBER),
+            class_counts={**_LABELS, "items": {"type": "integer", "minimum": 0}},
+        ),
     ),
     engine=_TEXT,
     precision=_TEXT,

@@ -1,8 +1,6 @@
 """`slimdiff sample`: new images from a cell's model."""
 
-import re
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +11,6 @@ from slimdiff.cli.cells import RESULTS, CellName, Results, find_model
 from slimdiff.cli.config import Plugins, load_plugins
 from slimdiff.cli.console import progress_bar
 from slimdiff.errors import UserError
-
-RANGE = re.compile(r"(\d+)-(\d+)")
 
 
 def sample(
@@ -28,15 +24,21 @@ def sample(
         float | None,
         typer.Option("--guidance", min=0.0, help="Scale of classifier-free guidance.", show_default=False),
     ] = None,
-    label: Annotated[
+    class_names: Annotated[
         list[str] | None,
         typer.Option(
-            "--label", help="Class to sample, by name or number; repeatable, classes take turns.", show_default="all"
+            "--class",
+            help="Name of a class to sample; repeatable, classes take turns.",
+            show_default="all, in the training set's shares",
         ),
     ] = None,
+    class_index: Annotated[
+        list[str] | None,
+        typer.Option("--class-index", help="Position of a class, from 0, or several: 0-3,7; repeatable."),
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", help="Older name of --class.", hidden=True)] = None,
     labels: Annotated[
-        str | None,
-        typer.Option("--labels", help="Classes to sample: 0-9, 1,3,5 or cat,dog; after those of --label."),
+        str | None, typer.Option("--labels", help="Several names, such as cat,dog or 0-9.", hidden=True)
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu or cuda.", show_default="cuda if present")] = None,
     plugin: Plugins = None,
@@ -54,7 +56,8 @@ def sample(
 
     import torch
 
-    from slimdiff.inference.images import contact_sheet, write_png
+    from slimdiff.inference.classes import parse_labels, parse_positions
+    from slimdiff.inference.images import class_sheet, contact_sheet, write_png
     from slimdiff.inference.model import load
     from slimdiff.runtime.devices import pick_device
 
@@ -67,52 +70,32 @@ def sample(
     if steps is None and sampler in SAMPLER_FACTS.keys() - {own} and SAMPLER_FACTS[sampler].takes_steps:
         raise UserError(f"--sampler {sampler} needs --steps: the cell's number is for {own}")
     classes = loaded.settings["dataset"]["classes"]
-    requested = [*find_labels(label or (), classes), *parse_labels(labels or "", classes)] or None
+    names, older = class_names or [], [*(label or ()), *parse_labels(labels or "", classes)]
+    positions = [position for text in class_index or () for position in parse_positions(text, classes)]
     start = time.perf_counter()
     with progress_bar(f"sampling {n} images on {chosen.type}") as progress:
         sampled = loaded.sample(
-            n, seed=seed, sampler=sampler, steps=steps, guidance=guidance, labels=requested, progress=progress
+            n,
+            seed=seed,
+            sampler=sampler,
+            steps=steps,
+            guidance=guidance,
+            labels=older,
+            progress=progress,
+            classes=names,
+            class_index=positions,
         )
     seconds = time.perf_counter() - start
     if len(sampled.images):
-        turns = len(requested) if requested else loaded.classes
-        write_png(out, contact_sheet(sampled.images, columns=min(n, turns) if turns > 1 else round(n**0.5)))
+        # In the order that they were named in; without, in the data set's.
+        found = [] if sampled.labels is None else list(dict.fromkeys(sampled.labels.tolist()))
+        columns = found if names or positions or older else sorted(found)
+        if sampled.labels is None or len(columns) == 1:
+            sheet = contact_sheet(sampled.images, round(n**0.5))
+        else:
+            sheet = class_sheet(sampled.images, sampled.labels, columns)
+        write_png(out, sheet)
     if sampled.reason:
         raise UserError(f"{model}: {sampled.reason}" + (f"; the images are in {out}" if len(sampled.images) else ""))
     evaluations = f"{sampled.network_evaluations:g} network evaluations each"
     print(f"{out}: {n} images on {chosen.type} in {seconds:.1f} s, {evaluations}")
-
-
-def parse_labels(text: str, classes: Sequence[str]) -> list[int]:
-    """Return the indices of the classes in a list such as "0-4,7" or "cat,dog"; a name may hold a comma or a dash.
-
-    Raises:
-        UserError: a class is unknown, or a range runs backwards.
-    """
-    if text in classes:
-        return [classes.index(text)]
-    names: list[str] = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        match = RANGE.fullmatch(part)
-        if match is None or part in classes:
-            names.append(part)
-            continue
-        first, last = int(match[1]), int(match[2])
-        if first > last:
-            raise UserError(f"--labels {part} runs backwards; write {last}-{first}")
-        names += map(str, range(first, min(last, first + len(classes)) + 1))
-    return find_labels(names, classes, "--labels")
-
-
-def find_labels(names: Sequence[str], classes: Sequence[str], option: str = "--label") -> list[int]:
-    """Return the indices of the classes given by name or number.
-
-    Raises:
-        UserError: a class is unknown.
-    """
-    numbers = {**{str(index): index for index in range(len(classes))}, **{name: i for i, name in enumerate(classes)}}
-    for label in names:
-        if label not in numbers:
-            allowed = ", ".join(f"{index} {name}" if name != str(index) else name for index, name in enumerate(classes))
-            raise UserError(f"{option} {label} is not a class of this model; allowed: {allowed}")
-    return [numbers[label] for label in names]

@@ -101,6 +101,8 @@ def sample_settings(config: Config, dataset: str, model: str, optimization: str,
     """Return the settings of the stage `sample`."""
     sampling = config["sampling"]
     settings = {"n_samples": sampling["n_samples"], "batch_size": sampling["batch_size"], "seed": int(seed)}
+    if config["models"][model]["network"].get("classes"):
+        settings["labels"] = sampling["labels"]
     return {**settings, **_loading(config, model, optimization)}
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from slimdiff.catalog.compositions import apportion, interleave
 from slimdiff.catalog.engines import runtime_of
 from slimdiff.catalog.families import FAMILIES
 from slimdiff.catalog.samplers import SAMPLER_FACTS, steps_problem
@@ -21,6 +22,7 @@ from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.engines.lowering import start_graph, start_network
 from slimdiff.engines.network import EngineNetwork, Placement
 from slimdiff.errors import UserError
+from slimdiff.inference.classes import find_classes
 from slimdiff.inference.sampling import Progress, Sampled, sample_images
 from slimdiff.io.settings import build
 from slimdiff.io.text import one_line
@@ -47,24 +49,31 @@ class LoadedModel:
         steps: int | None = None,
         batch_size: int = 100,
         guidance: float | None = None,
-        labels: Sequence[int] | None = None,
+        labels: Sequence[str | int] | None = None,
         progress: Progress | None = None,
+        classes: Sequence[str] | None = None,
+        class_index: Sequence[int] | None = None,
     ) -> Sampled:
         """Sample n images in the data set's size.
 
-        Images depend only on `seed`, their index and their label, not on n or the batch size.
+        Images depend only on `seed`, their index and their class, not on the batch size. A class-conditional model
+        samples the named classes in turn. Without any, each class gets its share of the training images, by largest
+        remainders, and so does, nearly, each of any number of first images.
 
         Args:
             sampler: a sampler of the network's family; None: the cell's own. Another one needs `steps` if it takes
                 any, since the cell's number does not carry over.
             steps: number of sampler steps.
             guidance: scale of classifier-free guidance, for a class-conditional model.
-            labels: classes to sample in turn, for a class-conditional model; None: all of them.
+            labels: the older name of `classes`; it refuses a name that is also the position of another class.
             progress: called as (done, n) during sampling; `done` counts images, including the share of the running
                 batch's network evaluations if the sampler's number of evaluations is known in advance.
+            classes: names of the classes to sample.
+            class_index: positions, from 0, of further ones.
 
         Raises:
-            UserError: the model does not support the sampler, the guidance or a label; `steps` is missing or invalid.
+            UserError: the model does not support the sampler, the guidance or a class; `steps` is missing or invalid;
+                no class is named, and the file, from an older slimdiff, lacks the number of training images of each.
         """
         options = dict(self.settings["sampler"])
         if sampler is not None:
@@ -83,7 +92,7 @@ class LoadedModel:
             options["steps"] = steps
         settings = build(SamplerSettings, options, "sampler")
         model, dataset = self.settings["model"], self.settings["dataset"]
-        class_labels = self._labels(n, labels)
+        class_labels = self._labels(n, classes or (), class_index or (), labels or ())
         return sample_images(self.denoiser, settings, model, dataset, n, batch_size, seed, class_labels, progress)
 
     @property
@@ -99,18 +108,27 @@ class LoadedModel:
         if not isinstance(self.denoiser.network, EngineNetwork):
             return None
         settings = build(SamplerSettings, self.settings["sampler"], "sampler")
-        guided = Guided(self.denoiser, self._labels(batch_size, None), settings.guidance, settings.clip)
+        labels = labels_in_turn(batch_size, self.classes) if self.classes else None
+        guided = Guided(self.denoiser, labels, settings.guidance, settings.clip)
         return self.denoiser.network.prepare(batch_size * guided.passes)
 
-    def _labels(self, n: int, labels: Sequence[int] | None) -> torch.Tensor | None:
+    def _labels(
+        self, n: int, names: Sequence[str], positions: Sequence[int], labels: Sequence[str | int]
+    ) -> torch.Tensor | None:
         if not self.classes:
-            if labels is not None:
-                raise UserError("labels are given, but this model is unconditional: leave them out")
+            if names or positions or labels:
+                raise UserError("classes are given, but this model is unconditional: leave them out")
             return None
-        wrong = [label for label in labels or () if not 0 <= label < self.classes]
-        if wrong:
-            raise UserError(f"label {wrong[0]} is unknown to this model; allowed: 0 to {self.classes - 1}")
-        return labels_in_turn(n, labels or self.classes)
+        dataset = self.settings["dataset"]
+        if requested := find_classes(dataset["classes"][: self.classes], names, positions, labels):
+            return labels_in_turn(n, requested)
+        counts = [int(count) for count in dataset.get("class_counts", ())]
+        if len(counts) != self.classes or not any(counts):
+            raise UserError(
+                "the model's file, from an older slimdiff, lacks the number of training images of each class: name the "
+                "classes to sample, with --class or --class-index (classes or class_index in Python)"
+            )
+        return torch.tensor(interleave(apportion(n, counts)))
 
 
 def load(

@@ -16,8 +16,11 @@ class Statistics:
     n: int  # number of images
 
 
-def statistics(features: torch.Tensor) -> Statistics:
+def statistics(features: torch.Tensor, weights: torch.Tensor | None = None) -> Statistics:
     """Return the mean and the unbiased covariance of `features` (n, d).
+
+    Args:
+        weights: float64 (n,), relative, of the images, as `numpy.cov(aweights=…)` takes them; None: equal.
 
     Raises:
         UserError: n < d: the covariance would be singular, and the distance mostly bias.
@@ -29,6 +32,11 @@ def statistics(features: torch.Tensor) -> Statistics:
             f"better {10 * d} or more"
         )
     x = features.double()
+    if weights is not None:
+        shares = weights / weights.sum()
+        mean = shares @ x
+        centred = x - mean
+        return Statistics(mean, (centred * shares[:, None]).T @ centred / (1 - shares.square().sum()), n)
     mean = x.mean(dim=0)
     centred = x - mean
     return Statistics(mean, centred.T @ centred / (n - 1), n)

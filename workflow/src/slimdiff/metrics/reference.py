@@ -4,6 +4,8 @@ The Fréchet distance takes raw features; all other metrics take features scaled
 factor per extractor: raw ReLU features are so large that a cubic kernel would see only outliers, and a factor per
 feature would inflate nearly dead ones. The grid removes the rounding noise of batches and makes distances exact in
 double precision: a copy is at distance 0, and ties fall the same way on every machine.
+
+`slimdiff.metrics.composition.compose` gives it the composition of a cell's samples before they are compared with it.
 """
 
 import os
@@ -13,19 +15,24 @@ from typing import Any
 
 import torch
 
+from slimdiff.catalog.compositions import apportion
 from slimdiff.errors import UserError
 from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
 from slimdiff.metrics.memorization import nearest_distances
 from slimdiff.metrics.networks.extractors import FEATURES, Extractor, features
+from slimdiff.metrics.networks.fit import Labelled
 
 KIND = "reference"
 SHUFFLE_SEED = 0  # of the order of the test images' features
 DRAW_SEED = 1  # of the training images whose features are kept
-MAX_KEPT = 10_000  # training images
+MAX_KEPT = 10_000  # training images; further ones only of classes that a composition needs more of
 GRID = 2.0**-16  # a hundred-thousandth of a typical feature; sums stay exact up to squared norms of 2^19
 # Tensors and header fields of the file
-TENSORS = ("mean", "covariance", "factor", "test_features", "train_features", "test_nearest")
+TENSORS = (
+    *("mean", "covariance", "factor", "class_counts", "class_mean", "class_covariance"),
+    *("train_features", "train_labels", "test_features", "test_labels", "test_nearest"),
+)
 FACTS = ("n", "dataset", "extractors_sha256", "images_sha256")
 
 
@@ -36,8 +43,13 @@ class Reference:
     mean: torch.Tensor  # float64 (k, d)
     covariance: torch.Tensor  # float64 (k, d, d)
     factor: torch.Tensor  # float64 (k, d, d), factor(covariance)
+    class_counts: torch.Tensor  # int64 (classes,), training images
+    class_mean: torch.Tensor  # float64 (k, classes, d); 0 without images, as the next
+    class_covariance: torch.Tensor  # float64 (k, classes, d, d), divided by the number of images
+    train_features: torch.Tensor  # float32 (k, M, d): the first 10,000 of a random order, later ones of rare classes
+    train_labels: torch.Tensor  # int64 (M,)
     test_features: torch.Tensor  # float32 (k, m, d), in one random order for all extractors
-    train_features: torch.Tensor  # float32 (k, at most 10,000, d), of one random draw
+    test_labels: torch.Tensor  # int64 (m,)
     test_nearest: torch.Tensor  # float64 (m,), pixel distance of each test image to the nearest training image
     n: int  # training images
     dataset: str
@@ -86,47 +98,82 @@ def on_grid(features: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def measure(
-    train_images: torch.Tensor,
-    test_images: torch.Tensor,
+    train: Labelled,
+    test: Labelled,
     extractors: Sequence[Extractor],
     dataset: str,
     extractors_sha256: str,
     images_sha256: str,
     device: torch.device,
 ) -> Reference:
-    """Return the reference of one data set from its images, uint8 (N, C, H, W).
+    """Return the reference of one data set.
 
     Metrics that compare single images use the features of at most 10,000 training images, never of test images. Test
     images can therefore be scored like samples, and show the score of a perfect model.
 
+    Args:
+        train, test: images, uint8 (N, C, H, W), and labels, int64 (N,).
+
     Raises:
         UserError: there are fewer training images than features, or the extractors take images of another size.
     """
+    (train_images, train_labels), (test_images, test_labels) = train, test
     if len(train_images) < FEATURES:
         raise UserError(
             f"data set {dataset!r} has {len(train_images)} training images; its reference needs {FEATURES} or more: "
             f"add images (config key datasets.{dataset})"
         )
     order = torch.randperm(len(test_images), generator=torch.Generator().manual_seed(SHUFFLE_SEED))
-    drawn = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(DRAW_SEED))[:MAX_KEPT]
-    gaussians, kept, test = [], [], []
+    class_counts = torch.bincount(train_labels, minlength=extractors[0].n_classes)
+    drawn = _draw(train_labels, class_counts.tolist())
+    gaussians, moments, kept, tested = [], [], [], []
     for extractor in extractors:
-        train = features(extractor, train_images, device=device)
-        gaussians.append(statistics(train))
-        kept.append(train[drawn].float())
-        test.append(features(extractor, test_images[order], device=device).float())
+        found = features(extractor, train_images, device=device)
+        gaussians.append(statistics(found))
+        moments.append([_moments(found[train_labels == label]) for label in range(len(class_counts))])
+        kept.append(found[drawn].float())
+        tested.append(features(extractor, test_images[order], device=device).float())
     return Reference(
         mean=torch.stack([gaussian.mean for gaussian in gaussians]),
         covariance=torch.stack([gaussian.covariance for gaussian in gaussians]),
         factor=torch.stack([factor(gaussian.covariance) for gaussian in gaussians]),
-        test_features=torch.stack(test),
+        class_counts=class_counts,
+        class_mean=torch.stack([torch.stack([mean for mean, _ in each]) for each in moments]),
+        class_covariance=torch.stack([torch.stack([covariance for _, covariance in each]) for each in moments]),
         train_features=torch.stack(kept),
-        test_nearest=nearest_distances(test_images, train_images, device),
+        train_labels=train_labels[drawn],
+        test_features=torch.stack(tested),
+        test_labels=test_labels[order],
+        test_nearest=nearest_distances(test_images, train_images, device)[order],
         n=len(train_images),
         dataset=dataset,
         extractors_sha256=extractors_sha256,
         images_sha256=images_sha256,
     )
+
+
+def _draw(labels: torch.Tensor, class_counts: list[int]) -> torch.Tensor:
+    """Return the training images whose features are kept, in a random order: the first MAX_KEPT of it, then more.
+
+    Those after MAX_KEPT complete each class to its exact share of MAX_KEPT images, and to an equal share.
+    """
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(DRAW_SEED))
+    equal = -(-MAX_KEPT // len(class_counts))
+    wanted = [max(equal, share) for share in apportion(min(len(labels), MAX_KEPT), class_counts)]
+    kept = torch.arange(len(labels)) < MAX_KEPT
+    for label, least in enumerate(wanted):
+        kept[torch.nonzero(labels[order] == label).flatten()[:least]] = True
+    return order[kept]
+
+
+def _moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean and the covariance, divided by n, of `features` (n, d); zeros if n is 0."""
+    n, d = features.shape
+    if n == 0:
+        return torch.zeros(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
+    mean = features.mean(dim=0)
+    centred = features - mean
+    return mean, centred.T @ centred / n
 
 
 def distance(reference: Reference, image_features: Sequence[torch.Tensor]) -> Distance:
@@ -167,17 +214,14 @@ def floor(reference: Reference, n: int) -> Floor | None:
 
 
 def write(path: str | os.PathLike[str], reference: Reference) -> None:
-    """Write `reference`; the header also states the floor of the whole test set, for people to read."""
+    """Write `reference`."""
     tensors = {name: getattr(reference, name) for name in TENSORS}
-    test_floor = floor(reference, reference.test_features.shape[1])
     header = {
         "dataset": reference.dataset,
         "n": reference.n,
         "extractors_sha256": reference.extractors_sha256,
         "images_sha256": reference.images_sha256,
         "test_n": reference.test_features.shape[1],
-        "test_fid_indomain": test_floor.fid_indomain if test_floor else None,
-        "test_fid_indomain_pct": test_floor.fid_indomain_pct if test_floor else None,
     }
     save_tensors(path, KIND, tensors, header)
 

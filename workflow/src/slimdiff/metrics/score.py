@@ -9,8 +9,9 @@ import torch
 from slimdiff.errors import UserError
 from slimdiff.io.samples import Samples
 from slimdiff.metrics.bootstrap import fid_indomain_sampling_sd
+from slimdiff.metrics.composition import compose, count, pick
 from slimdiff.metrics.evaluator import Evaluator
-from slimdiff.metrics.kid import kernel_distance
+from slimdiff.metrics.kid import kernel_distance, kernel_distance_by_class
 from slimdiff.metrics.memorization import memorization, nearest_distances
 from slimdiff.metrics.networks.base import BATCH_SIZE
 from slimdiff.metrics.networks.classifier import classify_samples
@@ -58,9 +59,10 @@ def score(samples: Samples, n_samples: int, evaluator: Evaluator, device: torch.
     are fewer than ten samples per feature, so that bias dominates the distances; `manifold_n`, the number of real
     images and of samples that kid and precision to coverage compare; `score_batch_size`; the networks' digests.
 
-    The samples are first sorted by their pixels, so scores do not depend on their order. Failed samples get null
-    metrics. If memory runs out, everything is repeated once with half the batch, to the same scores; if it runs out
-    again, the cell has failed at this stage.
+    The samples are first sorted by their pixels, so scores do not depend on their order. What they are compared with
+    has their composition (`slimdiff.metrics.composition`). Failed samples get null metrics. If memory runs out,
+    everything is repeated once with half the batch, to the same scores; if it runs out again, the cell has failed at
+    this stage.
 
     Raises:
         UserError: there are not `n_samples` images, fewer than features, or they differ in size from the data set's.
@@ -94,64 +96,79 @@ def _measure(
     samples: Samples, n_samples: int, evaluator: Evaluator, device: torch.device, batch_size: int
 ) -> dict[str, Any]:
     """Compute every metric; extractors and classifier take `batch_size` images at once."""
-    order = canonical_order(torch.from_numpy(samples.images))
-    images, labels = torch.from_numpy(samples.images)[order], torch.from_numpy(samples.labels)
-    labels = labels[order] if len(labels) == n_samples else labels  # classify_samples rejects other lengths
-    scales = [evaluator.reference.scale(index) for index in range(len(evaluator.extractors))]
+    images, labels = torch.from_numpy(samples.images), torch.from_numpy(samples.labels)
+    # The classifier comes first, since it rejects labels that do not fit.
+    record: dict[str, Any] = dict(
+        classify_samples(evaluator.classifier, images, labels, evaluator.class_shares, device, batch_size)
+    )
+    order = canonical_order(images, labels)
+    images, labels = images[order], labels[order] if len(labels) else labels
+    real = compose(evaluator.reference, labels)
+    scales = [real.scale(index) for index in range(len(evaluator.extractors))]
     # Rounding to the grid removes the noise of batches, of which the Fréchet distance would take the square root.
     points = [
         on_grid(features(extractor, images, batch_size, device), factor)
         for extractor, factor in zip(evaluator.extractors, scales, strict=True)
     ]
-    record = _frechet(evaluator.reference, [point / factor for point, factor in zip(points, scales, strict=True)])
-    record |= _pairwise(evaluator.reference, points, scales)
-    record |= classify_samples(evaluator.classifier, images, labels, evaluator.class_shares, device, batch_size)
-    nearest = nearest_distances(images, evaluator.train_images, device)
-    result = memorization(nearest, evaluator.reference.test_nearest)
+    record |= _frechet(real, [point / factor for point, factor in zip(points, scales, strict=True)], labels)
+    record |= _pairwise(real, points, scales, labels)
+    result = memorization(nearest_distances(images, evaluator.train_images, device), real.test_nearest)
     if result:
         record |= {"memorization_p": result.p, "nearest_ratio": result.ratio}
-    return record | {inception.column: score_inception(images, inception, device) for inception in evaluator.inception}
+    return record | {
+        inception.column: score_inception(images, labels, inception, device) for inception in evaluator.inception
+    }
 
 
-def canonical_order(images: torch.Tensor) -> torch.Tensor:
+def canonical_order(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return indices that put uint8 (N, C, H, W) into a random order that depends only on the set of images.
+
+    Equal images are ordered by their labels, int64 (N,), if there are any.
 
     They sort by a hash of the pixels, then shuffle: sorting alone would make equal images neighbours, and the first
     few images would contain many copies.
     """
     digests = [hashlib.sha256(image.tobytes()).digest() for image in images.contiguous().numpy()]
-    by_digest = torch.tensor(sorted(range(len(digests)), key=digests.__getitem__), dtype=torch.int64)
+    keys = list(zip(digests, labels.tolist() or [0] * len(digests), strict=True))
+    by_digest = torch.tensor(sorted(range(len(keys)), key=keys.__getitem__), dtype=torch.int64)
     return by_digest[torch.randperm(len(digests), generator=torch.Generator().manual_seed(ORDER_SEED))]
 
 
-def _frechet(reference: Reference, image_features: list[torch.Tensor]) -> dict[str, Any]:
+def _frechet(real: Reference, image_features: list[torch.Tensor], labels: torch.Tensor) -> dict[str, Any]:
     """Return the Fréchet distance, its sampling error, and the floor."""
     n, d = image_features[0].shape
-    generated = distance(reference, image_features)
-    real = floor(reference, n)
+    generated = distance(real, image_features)
+    least = floor(real, n)
     return {
         "fid_indomain": generated.fid_indomain,
         "fid_indomain_min": min(generated.fid_indomain_extractors),
         "fid_indomain_max": max(generated.fid_indomain_extractors),
         "fid_indomain_extractors": list(generated.fid_indomain_extractors),
-        "fid_indomain_sampling_sd": fid_indomain_sampling_sd(reference, image_features),
+        "fid_indomain_sampling_sd": fid_indomain_sampling_sd(real, image_features, labels),
         "fid_indomain_pct": generated.fid_indomain_pct,
-        "fid_indomain_floor": real.fid_indomain if real else None,
-        "fid_indomain_floor_pct": real.fid_indomain_pct if real else None,
-        "fid_indomain_floor_n": real.n if real else None,
+        "fid_indomain_floor": least.fid_indomain if least else None,
+        "fid_indomain_floor_pct": least.fid_indomain_pct if least else None,
+        "fid_indomain_floor_n": least.n if least else None,
         "few_samples": n < FEW_PER_FEATURE * d,
     }
 
 
-def _pairwise(reference: Reference, points: list[torch.Tensor], scales: list[float]) -> dict[str, Any]:
+def _pairwise(real: Reference, points: list[torch.Tensor], scales: list[float], labels: torch.Tensor) -> dict[str, Any]:
     """Return the metrics over pairs of samples and kept training images: means over the extractors.
 
     Args:
         points, scales: the samples' features on the grid under each extractor, and their factors.
     """
-    real = [on_grid(kept, factor) for kept, factor in zip(reference.train_features, scales, strict=True)]
-    kids = [kernel_distance(x, y) for x, y in zip(real, points, strict=True)]
-    results = [compute_prdc(x, y) for x, y in zip(real, points, strict=True)]
+    kept = [on_grid(features, factor) for features, factor in zip(real.train_features, scales, strict=True)]
+    if len(labels):
+        chosen = pick(labels, count(real.train_labels, len(real.class_counts)))
+        points = [point[chosen] for point in points]
+        kids = [
+            kernel_distance_by_class(x, real.train_labels, y, labels[chosen]) for x, y in zip(kept, points, strict=True)
+        ]
+    else:
+        kids = [kernel_distance(x, y) for x, y in zip(kept, points, strict=True)]
+    results = [compute_prdc(x, y) for x, y in zip(kept, points, strict=True)]
     return {
         "kid": fmean(kids),
         "precision": fmean(result.precision for result in results),

@@ -34,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = build(InceptionSettings, args.settings, "--settings of stage inception")
     device = pick_device(args.gpu, args.threads)
     network = inception.build(settings.kind, inception_weights.read_weights(args.weights, settings.kind))
-    images, digest = image_set.read(args.images).train_images, inception_weights.WEIGHTS[settings.kind].sha256
-    reference = inception.measure(images, settings.kind, network, settings.dataset, digest, device)
+    images, digest = image_set.read(args.images), inception_weights.WEIGHTS[settings.kind].sha256
+    train = (images.train_images, images.train_labels)
+    reference = inception.measure(train, settings.kind, network, settings.dataset, digest, device)
     inception.write(args.out, reference)
     print(f"{settings.dataset}: {reference.n:,} training images, {settings.kind} Inception network", flush=True)
 

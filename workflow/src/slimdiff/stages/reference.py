@@ -11,6 +11,7 @@ from slimdiff.io import files
 from slimdiff.io.safetensors_header import read_header
 from slimdiff.io.settings import build
 from slimdiff.metrics import reference
+from slimdiff.metrics.composition import compose
 from slimdiff.metrics.networks import extractors
 from slimdiff.runtime.devices import pick_device
 from slimdiff.stages import command
@@ -48,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     networks, images = extractors.read(args.extractors), image_set.read(args.images)
     images_digest = read_header(args.images, image_set.KIND)["sha256"]
     device = pick_device(args.gpu, args.threads)
-    statistics = reference.measure(
-        images.train_images, images.test_images, networks, settings.dataset, digest, images_digest, device
-    )
+    train, test = (images.train_images, images.train_labels), (images.test_images, images.test_labels)
+    statistics = reference.measure(train, test, networks, settings.dataset, digest, images_digest, device)
     reference.write(args.out, statistics)
-    floor = reference.floor(statistics, len(images.test_images))
+    unconditional = compose(statistics, images.test_labels[:0])
+    floor = reference.floor(unconditional, len(unconditional.test_labels))
     text = (
-        f"fid_indomain_floor {floor.fid_indomain:.3f} ({floor.fid_indomain_pct:.3f} %)"
+        f"fid_indomain_floor {floor.fid_indomain:.3f} ({floor.fid_indomain_pct:.3f} %) of {floor.n:,} test images"
         if floor
         else "too few test images for a floor"
     )

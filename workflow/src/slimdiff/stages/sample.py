@@ -7,14 +7,15 @@ from typing import Annotated
 
 import numpy as np
 
+from slimdiff.catalog.compositions import UNIFORM
 from slimdiff.checkpoints.identity import check_identity
 from slimdiff.inference import model
-from slimdiff.inference.images import contact_sheet, write_png
+from slimdiff.inference.images import class_sheet, contact_sheet, write_png
 from slimdiff.io.samples import Samples, write_samples
 from slimdiff.runtime.devices import pick_device
 from slimdiff.stages import command
 
-GRID_IMAGES, GRID_COLUMNS = 100, 10  # a class-conditional model gets one column per class
+GRID_IMAGES, GRID_COLUMNS = 100, 10  # a class-conditional model gets one column per class, with its first images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Arguments(command.DeviceArguments):
     identity: command.Identity = None
     cache: command.CacheFolder = None
     out: Annotated[Path, "samples.npz"]
-    out_grid: Annotated[Path, "PNG of the first hundred images"]
+    out_grid: Annotated[Path, "PNG of a hundred of them"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -34,7 +35,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     loaded = model.load(args.model, pick_device(args.gpu, args.threads), args.cache)
     header = loaded.settings
     check_identity(args.model, header.get("identity"), args.identity)
-    sampled = loaded.sample(settings["n_samples"], settings["seed"], batch_size=settings["batch_size"])
+    sampled = loaded.sample(
+        settings["n_samples"],
+        settings["seed"],
+        batch_size=settings["batch_size"],
+        class_index=range(loaded.classes) if settings.get("labels") == UNIFORM else None,
+    )
     reason = header["reason"] or sampled.reason
     samples = Samples(
         images=sampled.images.numpy(),
@@ -48,7 +54,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         identity=header.get("identity"),
     )
     write_samples(args.out, samples)
-    write_png(args.out_grid, contact_sheet(sampled.images[:GRID_IMAGES], columns=loaded.classes or GRID_COLUMNS))
+    if sampled.labels is None or not len(sampled.images):
+        grid = contact_sheet(sampled.images[:GRID_IMAGES], GRID_COLUMNS)
+    else:
+        rows = max(1, GRID_IMAGES // loaded.classes)
+        grid = class_sheet(sampled.images, sampled.labels, range(loaded.classes), rows)
+    write_png(args.out_grid, grid)
     print(f"{len(sampled.images)} images, {sampled.network_evaluations:.1f} evaluations each. {reason}", flush=True)
     if sampled.batch_size not in (settings["batch_size"], settings["n_samples"]):
         print(f"note: memory ran out; {sampled.batch_size} images at once in the end, the same images", flush=True)

@@ -54,6 +54,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{record['status']}: fid_indomain {fid}, fid_indomain_pct {percent} %. {record['reason']}", flush=True)
     if record["score_batch_size"] not in (None, BATCH_SIZE):
         print(f"note: memory ran out; {record['score_batch_size']} images at once, same scores", flush=True)
+    floor_n = record["fid_indomain_floor_n"]
+    if record["status"] == "ok" and floor_n != settings.n_samples:
+        found = "too few for a floor" if floor_n is None else f"{floor_n:,}, fewer than samples: the floor is too high"
+        print(f"note: test images with the samples' classes: {found}", flush=True)
     if record["few_samples"]:
         print(f"note: {settings.n_samples} samples are few: bias dominates the distances", flush=True)
 

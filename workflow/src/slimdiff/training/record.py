@@ -108,6 +108,7 @@ def describe_dataset(images: ImageSet, images_sha256: str) -> dict[str, Any]:
         "height": height,
         "width": width,
         "classes": list(images.classes),
+        "class_counts": torch.bincount(images.train_labels, minlength=len(images.classes)).tolist(),
         "saturated": saturated_share(images.train_images),
         "sha256": images_sha256,
     }

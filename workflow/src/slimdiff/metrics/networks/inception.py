@@ -16,28 +16,36 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from slimdiff.catalog.compositions import apportion
 from slimdiff.errors import UserError
 from slimdiff.io import safetensors_header
 from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
+from slimdiff.metrics.networks.fit import Labelled
 
 KIND = "inception"
 FEATURES = 2048
 INPUT_SIDE = 299  # pixels
 BATCH_SIZE = 32  # fixed, see features
 NETWORK_PREFIX = "network."  # of its tensors in the reference's file
+TENSORS = ("mean", "covariance", "factor", "class_counts")  # of the reference's file, besides the network
 COLUMNS = {"standard": "fid_inception", "paper": "fid_paper"}  # by kind
 
 
 @dataclass(frozen=True)
 class InceptionReference:
-    """Statistics of a data set's training images in the features of one Inception network."""
+    """Statistics of a data set's training images in the features of one Inception network.
+
+    The first are those of all images; the last those with every class weighted alike, missing if classes are equally
+    large.
+    """
 
     kind: str  # standard or paper
     network: nn.Module  # frozen; takes uint8 (N, 3, H, W), gives (N, 2048)
-    mean: torch.Tensor  # float64 (2048,)
-    covariance: torch.Tensor  # float64 (2048, 2048)
-    factor: torch.Tensor  # float64 (2048, 2048), factor(covariance)
+    mean: torch.Tensor  # float64 (1 or 2, 2048)
+    covariance: torch.Tensor  # float64 (1 or 2, 2048, 2048)
+    factor: torch.Tensor  # float64 (1 or 2, 2048, 2048), factor(covariance)
+    class_counts: torch.Tensor  # int64 (classes,), training images
     n: int  # training images
     dataset: str
     weights_sha256: str  # of the published weights
@@ -47,10 +55,23 @@ class InceptionReference:
         """The matrix column of this distance."""
         return COLUMNS[self.kind]
 
-    @property
-    def statistics(self) -> Statistics:
-        """Statistics of the training images."""
-        return Statistics(self.mean, self.covariance, self.n)
+    def index(self, labels: torch.Tensor) -> int:
+        """Return which of the statistics have the composition of samples with `labels`, int64 (n,) or (0,).
+
+        Raises:
+            UserError: none has.
+        """
+        shares, n = self.class_counts.tolist(), len(labels)
+        counts = torch.bincount(labels, minlength=len(shares)).tolist()
+        if counts == apportion(n, shares):
+            return 0
+        if counts == apportion(n, [1] * len(shares)) and all(shares):
+            return -1
+        raise UserError(
+            f"the samples hold {counts} images of the classes; allowed with Inception features: the training set's "
+            f"shares or, if every class has training images, equal ones: sample again, or set config key "
+            f"inception.{self.kind} to null"
+        )
 
 
 def build(kind: str, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
@@ -132,43 +153,53 @@ def features(network: nn.Module, images: torch.Tensor, device: torch.device | st
 
 
 def measure(
-    train_images: torch.Tensor,
+    train: Labelled,
     kind: str,
     network: nn.Module,
     dataset: str,
     weights_sha256: str,
     device: torch.device | str = "cpu",
 ) -> InceptionReference:
-    """Return the reference of one data set from its training images, uint8 (N, C, H, W).
+    """Return the reference of one data set from its training images, uint8 (N, C, H, W), and labels, int64 (N,).
 
     Raises:
         UserError: there are fewer images than features.
     """
+    train_images, labels = train
     if len(train_images) < FEATURES:
         raise UserError(
             f"data set {dataset!r} has {len(train_images)} training images; its Inception reference needs {FEATURES} "
             f"or more: set config key inception.{kind} to null, or add images (config key datasets.{dataset})"
         )
-    real = statistics(features(network, train_images, device))
+    found, class_counts = features(network, train_images, device), torch.bincount(labels)
+    compositions = [statistics(found)]
+    if class_counts.unique().numel() > 1:
+        compositions.append(statistics(found, (1 / class_counts.double())[labels]))
     return InceptionReference(
         kind=kind,
         network=network,
-        mean=real.mean,
-        covariance=real.covariance,
-        factor=factor(real.covariance),
-        n=real.n,
+        mean=torch.stack([real.mean for real in compositions]),
+        covariance=torch.stack([real.covariance for real in compositions]),
+        factor=torch.stack([factor(real.covariance) for real in compositions]),
+        class_counts=class_counts,
+        n=len(train_images),
         dataset=dataset,
         weights_sha256=weights_sha256,
     )
 
 
-def score_inception(images: torch.Tensor, reference: InceptionReference, device: torch.device | str = "cpu") -> float:
+def score_inception(
+    images: torch.Tensor, labels: torch.Tensor, reference: InceptionReference, device: torch.device | str = "cpu"
+) -> float:
     """Return the Fréchet distance between `images`, uint8 (N, C, H, W), and the training images.
 
     It belongs in the column `reference.column`; the two kinds are not comparable.
 
+    Args:
+        labels: int64 (N,), the requested classes, whose composition the training images get; (0,) without classes.
+
     Raises:
-        UserError: there are fewer images than features.
+        UserError: there are fewer images than features, or the classes have other shares than the reference allows.
     """
     if len(images) < FEATURES:
         raise UserError(
@@ -176,15 +207,17 @@ def score_inception(images: torch.Tensor, reference: InceptionReference, device:
             f"sampling.n_samples to at least {FEATURES}, better 10,000 or more, or set config key "
             f"inception.{reference.kind} to null"
         )
+    index = reference.index(labels)
+    real = Statistics(reference.mean[index], reference.covariance[index], reference.n)
     generated = statistics(features(reference.network, images, device))
-    return frechet_distance(reference.statistics, generated, reference.factor)
+    return frechet_distance(real, generated, reference.factor[index])
 
 
 def write(path: str | os.PathLike[str], reference: InceptionReference) -> None:
     """Write `reference` with its network: about 160 MB."""
     network: Any = reference.network
     tensors = {f"{NETWORK_PREFIX}{name}": tensor for name, tensor in network.tensors().items()}
-    tensors |= {"mean": reference.mean, "covariance": reference.covariance, "factor": reference.factor}
+    tensors |= {name: getattr(reference, name) for name in TENSORS}
     header = {
         "inception": reference.kind,
         "dataset": reference.dataset,
@@ -207,11 +240,13 @@ def read(path: str | os.PathLike[str]) -> InceptionReference:
     """Return the reference in `path` with its network, on the CPU.
 
     Raises:
-        UserError: the file is missing, damaged or of another kind.
+        UserError: the file is missing, damaged, of another kind, or from an older slimdiff.
     """
     tensors, header = load_tensors(path, KIND)
     names = [name for name in tensors if name.startswith(NETWORK_PREFIX)]
     weights = {name.removeprefix(NETWORK_PREFIX): tensors.pop(name) for name in names}
+    if missing := [name for name in TENSORS if name not in tensors]:
+        raise UserError(f"{path} is from an older slimdiff and lacks {missing[0]}: delete it and run again")
     return InceptionReference(
         **tensors,
         kind=header["inception"],
