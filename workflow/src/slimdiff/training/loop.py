@@ -150,7 +150,8 @@ def fit(
     with locked(state_dir), terminable() as terminated:
         store = StateStore(state_dir, key)
         progress = store.resume(network, average, optimizer)
-        log = TrainingLog(progress, steps, steps_per_epoch, options.batch_size, state_dir, device)
+        images_per_step = min(options.batch_size, len(pixels))
+        log = TrainingLog(progress, steps, steps_per_epoch, images_per_step, state_dir, device)
         order = _order(len(pixels), rng_key, progress.step // steps_per_epoch, device)
         saved_at = time.monotonic()
 
