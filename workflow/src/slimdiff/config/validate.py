@@ -15,8 +15,8 @@ from slimdiff.config.checks.networks import model_problems
 from slimdiff.config.checks.recipes import recipe_problems
 from slimdiff.config.checks.trainings import training_problems
 from slimdiff.config.lookup import Config, chain_of, plugin_catalog, training_of
-from slimdiff.config.schema import cut, dotted, schema_problems, select
-from slimdiff.errors import UserError
+from slimdiff.config.schema import cut, schema_problems, select
+from slimdiff.errors import UserError, dotted
 from slimdiff.io.text import one_line
 from slimdiff.plugins.declarations import path_problem
 from slimdiff.plugins.schema import extend_schema
