@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from slimdiff.io.settings import canonical
 from slimdiff.io.text import one_line
 from slimdiff.runtime import run_lock
 from slimdiff.runtime.fingerprint import fingerprint
+from slimdiff.runtime.retries import keep_for_passing_failures
 
 
 def read_texts(value):
@@ -108,6 +110,7 @@ wildcard_constraints:
 
 onstart:
     run_lock.sign(RUN)
+    keep_for_passing_failures(workflow.scheduler, time.time())
     # To keep to its default of 100 job starts a second, Snakemake 9 goes through all ready jobs again every second, and
     # once more for every finished job: half a core after 300 jobs. Local jobs need no such limit; a user's own is kept.
     limiter = workflow.scheduler.job_rate_limiter
