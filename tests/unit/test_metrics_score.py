@@ -12,6 +12,7 @@ import torch
 
 from slimdiff.analysis import row
 from slimdiff.analysis.columns import COLUMNS
+from slimdiff.catalog import limits
 from slimdiff.data import image_set
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
@@ -363,7 +364,9 @@ def test_a_reference_of_an_older_slimdiff_is_refused(workspace: Workspace) -> No
 def test_a_classifier_of_another_data_set_is_refused(workspace: Workspace) -> None:
     workspace.write_samples(pictures(100, 3))
     write_classifier(workspace.path("classifier.safetensors"), dataset="other")
-    with pytest.raises(UserError, match=r"classifier\.safetensors is for data set 'other', the reference for 'noise'"):
+    with pytest.raises(
+        UserError, match=r"datasets\.noise\.classifier is .*classifier\.safetensors', for data set 'other'"
+    ):
         workspace.score(100)
 
 
@@ -382,6 +385,7 @@ def inception_of(monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str, datas
             return {"weight": self.weight.data}
 
     monkeypatch.setattr(inception, "FEATURES", 16)
+    monkeypatch.setattr(limits, "INCEPTION_FEATURES", 16)
     monkeypatch.setitem(inception.NETWORKS, kind, Little)
     network = inception.build(kind, {"weight": torch.eye(16) * (1 + len(kind))})
     known = statistics(inception.features(network, pictures(400, 1)))
@@ -451,13 +455,13 @@ def test_a_reference_checks_its_inputs(workspace: Workspace) -> None:
     assert workspace.make_reference(pinned=digest).extractors_sha256 == digest
     with pytest.raises(UserError, match=rf"SHA-256 {digest}, expected 00ff: restore the file"):
         workspace.make_reference(pinned="00ff")
-    with pytest.raises(UserError, match=r"is for data set 'noise', not 'mnist': correct datasets\.mnist\.extractors"):
+    with pytest.raises(UserError, match=r"datasets\.mnist\.extractors is .*, for data set 'noise', not 'mnist'"):
         workspace.make_reference(dataset="mnist")
 
 
 def test_a_reference_needs_more_images_than_features(workspace: Workspace) -> None:
     networks = extractors.read(workspace.path("extractors.safetensors"))
-    with pytest.raises(UserError, match=r"data set 'tiny' has 63 training images; its reference needs 64 or more"):
+    with pytest.raises(UserError, match=r"datasets\.tiny has 63 training images; allowed: 64 or more"):
         reference.measure(pictures(63, 1), pictures(20, 2), networks, "tiny", "00", "00", torch.device("cpu"))
     found = reference.measure(pictures(64, 1), pictures(20, 2), networks, "tiny", "00", "00", torch.device("cpu"))
     assert reference.floor(found, 64) is None

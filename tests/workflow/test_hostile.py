@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from clones import clone, snakemake, with_stand_ins
+from photos import write_photos
 
 # Text that a shell, Snakemake's formatting or Python would interpret.
 SHELL = 'it\'s $(touch pwned) `touch pwned`; touch pwned & "x" %s'
@@ -110,8 +111,8 @@ def test_shell_syntax_in_a_path_is_not_executed(tmp_path: Path) -> None:
     """A real run with stub stages, which get the path unchanged."""
     folder = with_stand_ins(clone(tmp_path / "slimdiff"))
     for name in ("<script>", "$(touch pwned)"):
-        (folder / SHELL / name).mkdir(parents=True)
-        (folder / SHELL / name / "-rf.png").touch()
+        write_photos(folder / SHELL, [name])
+        (folder / SHELL / name / "1.png").rename(folder / SHELL / name / "-rf.png")
     dataset = {"source": "folder", "path": SHELL, "image_size": 32, "channels": 1, "test_fraction": 0.5}
     overlay = {
         "data_dir": SHELL,

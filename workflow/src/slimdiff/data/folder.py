@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from slimdiff.catalog.limits import count_test
 from slimdiff.data.download import Availability
+from slimdiff.data.image_headers import FORMATS, check_size
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 
-# Pillow tries only these readers, whatever a file claims to be: others start programs (EPS) or are rarely tested.
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-MAX_PIXELS = 64_000_000  # per file, checked before decoding: a small file can claim to hold terabytes
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def load(dataset: str, settings: FolderSettings) -> ImageSet:
         files = sorted(_image_files(folder), key=_split_key)
         if len(files) < 2:
             raise UserError(f"class folder {folder} holds {len(files)} images; it needs one to train and one to test")
-        n_test = min(max(1, round(settings.test_fraction * len(files))), len(files) - 1)
+        n_test = count_test(len(files), settings.test_fraction)
         test += [(file, label) for file in sorted(files[:n_test])]
         train += [(file, label) for file in sorted(files[n_test:])]
     train_images, train_labels = _stack(train, settings)
@@ -74,9 +73,7 @@ def read_image(path: Path, size: int, channels: int) -> torch.Tensor:
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UserError(f"{path} has {width}×{height} pixels, more than {MAX_PIXELS:,}: make it smaller")
+            check_size(path, image)
             image.load()
             upright = ImageOps.exif_transpose(image)
             plain = _eight_bits(upright, path).convert("RGB" if channels == 3 else "L")

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-from slimdiff.errors import UserError
+from slimdiff.catalog.limits import FEATURES, DatasetFacts, dataset_faults
+from slimdiff.errors import UserError, refuse
 from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
 from slimdiff.metrics.memorization import nearest_distances
-from slimdiff.metrics.networks.extractors import FEATURES, Extractor, features
+from slimdiff.metrics.networks.extractors import Extractor, features
 
 KIND = "reference"
 SHUFFLE_SEED = 0  # of the order of the test images' features
@@ -102,11 +103,7 @@ def measure(
     Raises:
         UserError: there are fewer training images than features, or the extractors take images of another size.
     """
-    if len(train_images) < FEATURES:
-        raise UserError(
-            f"data set {dataset!r} has {len(train_images)} training images; its reference needs {FEATURES} or more: "
-            f"add images (config key datasets.{dataset})"
-        )
+    refuse(dataset_faults(dataset, DatasetFacts(n_train=len(train_images))))
     order = torch.randperm(len(test_images), generator=torch.Generator().manual_seed(SHUFFLE_SEED))
     drawn = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(DRAW_SEED))[:MAX_KEPT]
     gaussians, kept, test = [], [], []

@@ -4,15 +4,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from slimdiff.catalog.limits import SCORERS, sample_faults
 from slimdiff.config.checks import Problem
 from slimdiff.config.lookup import Config, inception_kinds, plugin_catalog
 from slimdiff.errors import UserError
 from slimdiff.io import files
 from slimdiff.io.folders import is_file, is_folder, listing
 
-CLASSES = {"mnist": 10, "fashion_mnist": 10, "cifar10": 10, "digits": 10}  # number of classes of each built-in source
-SHIPPED_NETWORKS = {"extractors": "extractors", "classifier": "a classifier"}  # key of a data set → noun in messages
-INCEPTION_FEATURES = 2048
 PATH_KEYS = ("path", "extractors", "classifier")  # keys of a data set that hold a path
 FOLDER_KEYS = ("path", "image_size", "channels", "test_fraction")  # keys that source: folder requires
 
@@ -43,7 +41,7 @@ def dataset_problems(config: Config) -> Iterator[Problem]:
                 yield Problem((*path, key), f"requires source: folder, and the source is {options['source']}")
         if "options" in options and options["source"] not in plugin_catalog(config).sources:
             yield Problem((*path, "options"), f"requires a plugin's source, and the source is {options['source']}")
-        for network in SHIPPED_NETWORKS:
+        for network in SCORERS:
             if f"{network}_sha256" in options and network not in options:
                 yield Problem((*path, f"{network}_sha256"), f"requires the key {network}; add it, or leave both out")
 
@@ -56,12 +54,7 @@ def inception_problems(config: Config) -> Iterator[Problem]:
         if weights != "download" and not is_file(weights):
             text = f"is {weights!r}, which does not exist; allowed: null, download, or the path of the weights"
             yield Problem(("inception", kind), text)
-        if n_samples < INCEPTION_FEATURES:
-            text = (
-                f"is {n_samples}; allowed with inception.{kind}: {INCEPTION_FEATURES} or more, one per feature, better "
-                f"10,000; raise it, or set inception.{kind} to null"
-            )
-            yield Problem(("sampling", "n_samples"), text)
+        yield from map(Problem._make, sample_faults(kind, n_samples))
 
 
 def file_problems(config: Config) -> Iterator[Problem]:
@@ -71,7 +64,7 @@ def file_problems(config: Config) -> Iterator[Problem]:
             yield Problem(("claims", index), f"is {file!r}, which does not exist; correct it, or take it out")
     for name in dict.fromkeys(entry["dataset"] for entry in config["matrix"]):
         options, path = config["datasets"][name], ("datasets", name)
-        for network, noun in SHIPPED_NETWORKS.items():
+        for network, noun in SCORERS.items():
             yield from _network_problems(options, network, noun, path)
         if options["source"] == "folder":
             yield from _folder_problems(options["path"], path)
@@ -115,15 +108,6 @@ def _folder_problems(folder: str, path: tuple[str | int, ...]) -> Iterator[Probl
         count = f"only {classes[0]!r}" if classes else "none"
         text = f"is {folder!r}; allowed: a folder with one subfolder of images per class, two or more; found {count}"
         yield Problem(key, text)
-
-
-def count_classes(config: Config, dataset: Mapping[str, Any]) -> int | None:
-    """Return the number of classes of a data set; None if only reading it can tell."""
-    if dataset["source"] in plugin_catalog(config).sources:
-        return len(plugin_catalog(config).sources[dataset["source"]].declared.classes)
-    if dataset["source"] != "folder":
-        return CLASSES.get(dataset["source"])
-    return len(_class_folders(Path(dataset["path"]))) if is_folder(dataset["path"]) else None
 
 
 def _class_folders(folder: Path) -> list[str]:

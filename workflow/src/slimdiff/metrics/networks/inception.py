@@ -16,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from slimdiff.errors import UserError
+from slimdiff.catalog.limits import INCEPTION_FEATURES as FEATURES
+from slimdiff.catalog.limits import inception_faults, sample_faults
+from slimdiff.errors import refuse
 from slimdiff.io import safetensors_header
 from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
 
 KIND = "inception"
-FEATURES = 2048
 INPUT_SIDE = 299  # pixels
 BATCH_SIZE = 32  # fixed, see features
 NETWORK_PREFIX = "network."  # of its tensors in the reference's file
@@ -144,11 +145,7 @@ def measure(
     Raises:
         UserError: there are fewer images than features.
     """
-    if len(train_images) < FEATURES:
-        raise UserError(
-            f"data set {dataset!r} has {len(train_images)} training images; its Inception reference needs {FEATURES} "
-            f"or more: set config key inception.{kind} to null, or add images (config key datasets.{dataset})"
-        )
+    refuse(inception_faults(kind, dataset, len(train_images)))
     real = statistics(features(network, train_images, device))
     return InceptionReference(
         kind=kind,
@@ -170,12 +167,7 @@ def score_inception(images: torch.Tensor, reference: InceptionReference, device:
     Raises:
         UserError: there are fewer images than features.
     """
-    if len(images) < FEATURES:
-        raise UserError(
-            f"{len(images)} samples are too few for FID in {FEATURES} Inception features: raise "
-            f"sampling.n_samples to at least {FEATURES}, better 10,000 or more, or set config key "
-            f"inception.{reference.kind} to null"
-        )
+    refuse(sample_faults(reference.kind, len(images)))
     generated = statistics(features(reference.network, images, device))
     return frechet_distance(reference.statistics, generated, reference.factor)
 
