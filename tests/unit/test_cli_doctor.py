@@ -200,6 +200,7 @@ def test_a_full_disk(clone: Path, command: Command, monkeypatch: pytest.MonkeyPa
     code, out, _ = command("doctor", "--json")
     assert code == 1
     assert findings(out)["disk"]["text"].startswith("5.00 MB free")
+    assert "still write 1" in findings(out)["space"]["text"]
 
 
 def test_a_gpu_that_torch_cannot_use(clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
