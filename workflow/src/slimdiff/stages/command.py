@@ -8,6 +8,7 @@ JSON object. The docstring of the class is the stage's description.
 import argparse
 import dataclasses
 import functools
+import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -83,6 +84,8 @@ def parse_arguments(cls: type[A], argv: Sequence[str] | None) -> A:
 
 def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
     """Call `main` and exit: 0, or 1 with one line for an error that the user can fix."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of classes in a log of any encoding
     try:
         main(None)
     except (UserError, OSError) as error:  # OSError: a full disk or a read-only folder, with the file's name
