@@ -111,7 +111,8 @@ def test_shell_syntax_in_a_path_is_not_executed(tmp_path: Path) -> None:
     folder = with_stand_ins(clone(tmp_path / "slimdiff"))
     for name in ("<script>", "$(touch pwned)"):
         (folder / SHELL / name).mkdir(parents=True)
-        (folder / SHELL / name / "-rf.png").touch()
+        for file in ("-rf.png", "$(touch pwned).png"):
+            (folder / SHELL / name / file).touch()
     dataset = {"source": "folder", "path": SHELL, "image_size": 32, "channels": 1, "test_fraction": 0.5}
     overlay = {
         "data_dir": SHELL,

@@ -9,7 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from slimdiff.config.checks import Problem
-from slimdiff.config.checks.datasets import dataset_problems, file_problems, inception_problems, path_problems
+from slimdiff.config.checks.datasets import (
+    dataset_problems,
+    file_problems,
+    folder_problems,
+    inception_problems,
+    path_problems,
+)
 from slimdiff.config.checks.names import name_problems
 from slimdiff.config.checks.networks import model_problems
 from slimdiff.config.checks.recipes import recipe_problems
@@ -51,6 +57,7 @@ def validate(config: Config, schema: Mapping[str, Any], files: Mapping[str, Any]
         lambda: path_problems(config),
         lambda: dataset_problems(config),
         lambda: name_problems(config),
+        lambda: folder_problems(config),
         lambda: _matrix_problems(config),
         lambda: inception_problems(config),
         lambda: file_problems(config),

@@ -1,11 +1,12 @@
 """Data sets, claims and other files that a config names: usable paths, existing files, pinned digests."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from slimdiff.config.checks import Problem
 from slimdiff.config.lookup import Config, inception_kinds, plugin_catalog
+from slimdiff.data import class_folders
 from slimdiff.errors import UserError
 from slimdiff.io import files
 from slimdiff.io.folders import is_file, is_folder, listing
@@ -15,6 +16,7 @@ SHIPPED_NETWORKS = {"extractors": "extractors", "classifier": "a classifier"}  #
 INCEPTION_FEATURES = 2048
 PATH_KEYS = ("path", "extractors", "classifier")  # keys of a data set that hold a path
 FOLDER_KEYS = ("path", "image_size", "channels", "test_fraction")  # keys that source: folder requires
+READING_KEYS = ("value_range", "background", "frames")  # keys that it may have
 
 
 def path_problems(config: Config) -> Iterator[Problem]:
@@ -36,11 +38,14 @@ def dataset_problems(config: Config) -> Iterator[Problem]:
     for name, options in config["datasets"].items():
         path = ("datasets", name)
         folder = options["source"] == "folder"
-        for key in FOLDER_KEYS:
-            if folder and key not in options:
+        for key in (*FOLDER_KEYS, *READING_KEYS):
+            if folder and key not in options and key in FOLDER_KEYS:
                 yield Problem((*path, key), "is missing; source: folder requires it")
             if not folder and key in options:
                 yield Problem((*path, key), f"requires source: folder, and the source is {options['source']}")
+        limits = options.get("value_range", "auto")
+        if limits != "auto" and not limits[0] < limits[1]:
+            yield Problem((*path, "value_range"), f"is {limits}; allowed: auto, or [low, high] with low below high")
         if "options" in options and options["source"] not in plugin_catalog(config).sources:
             yield Problem((*path, "options"), f"requires a plugin's source, and the source is {options['source']}")
         for network in SHIPPED_NETWORKS:
@@ -73,8 +78,6 @@ def file_problems(config: Config) -> Iterator[Problem]:
         options, path = config["datasets"][name], ("datasets", name)
         for network, noun in SHIPPED_NETWORKS.items():
             yield from _network_problems(options, network, noun, path)
-        if options["source"] == "folder":
-            yield from _folder_problems(options["path"], path)
 
 
 def _network_problems(
@@ -99,40 +102,27 @@ def _network_problems(
         yield Problem((*path, f"{network}_sha256"), text)
 
 
-def _folder_problems(folder: str, path: tuple[str | int, ...]) -> Iterator[Problem]:
-    """Yield a folder of images that does not exist, cannot be used, or has fewer than two classes."""
-    key = (*path, "path")
-    if not is_folder(folder):
-        yield Problem(key, f"is {folder!r}; allowed: a folder that exists")
-        return
-    try:
-        listing(folder)
-    except UserError as error:
-        yield Problem(key, f"is {folder!r}: {error}")
-        return
-    classes = _class_folders(Path(folder))
-    if len(classes) < 2:
-        count = f"only {classes[0]!r}" if classes else "none"
-        text = f"is {folder!r}; allowed: a folder with one subfolder of images per class, two or more; found {count}"
-        yield Problem(key, text)
+def folder_problems(config: Config) -> Iterator[Problem]:
+    """Yield folders of images, of the data sets in the matrix, that cannot be used by the names in them."""
+    for name in dict.fromkeys(entry["dataset"] for entry in config["matrix"]):
+        options = config["datasets"][name]
+        if options["source"] != "folder":
+            continue
+        key, folder = ("datasets", name, "path"), options["path"]
+        if not is_folder(folder):
+            yield Problem(key, f"is {folder!r}; allowed: a folder that exists")
+            continue
+        try:
+            listing(folder)
+            class_folders.find(Path(folder))
+        except UserError as error:
+            yield Problem(key, f"is {folder!r}: {error}")
 
 
-def count_classes(config: Config, dataset: Mapping[str, Any]) -> int | None:
-    """Return the number of classes of a data set; None if only reading it can tell."""
+def classes_of(config: Config, dataset: Mapping[str, Any]) -> int | Sequence[str] | None:
+    """Return the names of the classes of a data set, or the number of a built-in source's; None if unknown."""
     if dataset["source"] in plugin_catalog(config).sources:
-        return len(plugin_catalog(config).sources[dataset["source"]].declared.classes)
+        return plugin_catalog(config).sources[dataset["source"]].declared.classes
     if dataset["source"] != "folder":
         return CLASSES.get(dataset["source"])
-    return len(_class_folders(Path(dataset["path"]))) if is_folder(dataset["path"]) else None
-
-
-def _class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders in `folder`.
-
-    Raises:
-        UserError: `folder` cannot be read.
-    """
-    try:
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror}); correct its rights, or the key path") from None
+    return class_folders.class_names(Path(dataset["path"])) if is_folder(dataset["path"]) else None

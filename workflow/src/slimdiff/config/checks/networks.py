@@ -7,8 +7,9 @@ from typing import Any
 from slimdiff.catalog.families import FAMILIES, Family, divisors
 from slimdiff.catalog.samplers import SAMPLER_FACTS
 from slimdiff.config.checks import Problem
-from slimdiff.config.checks.datasets import count_classes
+from slimdiff.config.checks.datasets import classes_of
 from slimdiff.config.lookup import Config, plugin_catalog
+from slimdiff.data.class_folders import listed
 
 NCSN_MIN_IMAGE_SIZE = 17  # pixels; four unpadded 3×3 convolutions of strides 1, 2, 2, 2 reduce 17 to 1
 DDPM_IMAGE_STEP = 8  # three halvings
@@ -21,10 +22,13 @@ def model_problems(config: Config, model: str) -> Iterator[Problem]:
         yield from FAMILY_PROBLEMS[options["family"]](options, path)
     classes = options["network"].get("classes", 0)
     for dataset in dict.fromkeys(entry["dataset"] for entry in config["matrix"] if entry["model"] == model):
-        count = count_classes(config, config["datasets"][dataset])
+        found = classes_of(config, config["datasets"][dataset])
+        count = found if isinstance(found, int) else len(found or ())
         if classes and count and classes != count:
+            named = "" if isinstance(found, int) or not found else f" ({listed(found)})"
             text = (
-                f"is {classes}; allowed with data set {dataset}: {count}, its number of classes, or 0 (unconditional)"
+                f"is {classes}; allowed with data set {dataset}: {count}, its number of classes{named}, or 0 "
+                "(unconditional)"
             )
             yield Problem((*path, "network", "classes"), text)
 
