@@ -1002,8 +1002,8 @@ def test_a_renamed_key_is_refused_with_its_new_name(old: str, new: str) -> None:
     [
         (None, "allowed: a folder that exists"),
         ((), "found none"),
-        (("cats",), "found only 'cats'"),
-        (("cats", ".thumbnails"), "found only 'cats'"),
+        (("cats",), "found 'cats'"),
+        (("cats", ".thumbnails"), "found 'cats'"),
         (("cats", "dogs"), None),
     ],
 )

@@ -291,7 +291,7 @@ def test_files_that_stand_out_are_seen_by_their_headers(tmp_path: Path, damage: 
 def test_few_of_many_files_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_photos(tmp_path, n=400)
     opened: list[Path] = []
-    monkeypatch.setattr(image_headers, "check", opened.append)
+    monkeypatch.setattr(image_headers, "check_header", opened.append)
     paths = sorted(tmp_path.rglob("*.png"))
     for some in (paths[:300], paths):
         opened.clear()

@@ -13,7 +13,7 @@ import torch
 from slimdiff.analysis import row
 from slimdiff.analysis.columns import COLUMNS
 from slimdiff.catalog import limits
-from slimdiff.data import image_set
+from slimdiff.data import checks, image_set
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 from slimdiff.io import files, records
@@ -36,6 +36,7 @@ from slimdiff.stages import score as score_stage
 KEYS = {
     *score_module.MEASURES,
     *("identity", "status", "reason", "n_samples", "reference_n", "network_evaluations", "sampler", "code"),
+    "test_images_in_training",
     *("extractors_sha256", "classifier_sha256", "inception_sha256", "sampling_batch_size", "score_batch_size"),
 }
 # Measures that score.json alone holds.
@@ -279,6 +280,29 @@ def test_the_same_inputs_give_the_same_files(workspace: Workspace) -> None:
     first = workspace.score(100), files.digest(workspace.path("reference.safetensors"))
     workspace.make_reference()
     assert (workspace.score(100), files.digest(workspace.path("reference.safetensors"))) == first
+
+
+def test_copies_across_the_split_are_in_the_record(workspace: Workspace) -> None:
+    workspace.write_samples(pictures(100, 3))
+    assert workspace.score(100)["test_images_in_training"] is None, "files of older versions have no report"
+    data = image_set.read(workspace.path("images.safetensors"))
+    test = torch.cat([data.test_images[:150], data.train_images[:50]])
+    image_set.write(workspace.path("images.safetensors"), *checks.examine(replace(data, test_images=test), "keep"))
+    workspace.make_reference()
+    assert workspace.score(100)["test_images_in_training"] == 50
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-7])
+def test_training_images_that_look_alike_have_no_reference(workspace: Workspace, noise: float) -> None:
+    """Percent of a variance of 0 would be any number."""
+    real = reference.read(workspace.path("reference.safetensors"))
+    covariance = noise**2 * torch.eye(real.mean.shape[1], dtype=torch.float64).expand_as(real.covariance)
+    with pytest.raises(UserError, match=r"data set 'noise' have no variance .* extractor 0.*datasets\.noise"):
+        replace(real, mean=torch.ones_like(real.mean), covariance=covariance)
+    image = pictures(1, 1).expand(400, -1, -1, -1).contiguous()
+    networks = extractors.read(workspace.path("extractors.safetensors"))
+    with pytest.raises(UserError, match="no variance"):
+        reference.measure(image, image[:100], networks, "noise", "e", "i", torch.device("cpu"))
 
 
 def test_a_failure_is_passed_on(workspace: Workspace) -> None:

@@ -113,6 +113,7 @@ def test_shell_syntax_in_a_path_is_not_executed(tmp_path: Path) -> None:
     for name in ("<script>", "$(touch pwned)"):
         write_photos(folder / SHELL, [name])
         (folder / SHELL / name / "1.png").rename(folder / SHELL / name / "-rf.png")
+        (folder / SHELL / name / "2.png").rename(folder / SHELL / name / "$(touch pwned).png")
     dataset = {"source": "folder", "path": SHELL, "image_size": 32, "channels": 1, "test_fraction": 0.5}
     overlay = {
         "data_dir": SHELL,

@@ -5,32 +5,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+from slimdiff.data.image_files import check_header
 
-from slimdiff.errors import UserError
-
-# Pillow tries only these readers, whatever a file claims to be: others start programs (EPS) or are rarely tested.
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-MAX_PIXELS = 64_000_000  # per file, checked before decoding: a small file can claim to hold terabytes
 MAX_LOOKED_AT = 300  # files, of which a third are the largest, a third the smallest
-
-
-def check_size(path: Path, image: Image.Image) -> None:
-    """Raise UserError if an opened image has more than MAX_PIXELS."""
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise UserError(f"{path} has {width}×{height} pixels, more than {MAX_PIXELS:,}: make it smaller")
-
-
-def check(path: Path) -> None:
-    """Raise UserError if the file is not an image by its header, or has more than MAX_PIXELS."""
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            check_size(path, image)
-    except UserError:
-        raise
-    except Exception as error:  # Pillow's readers raise a dozen different errors for damaged bytes
-        raise UserError(f"{path} is a damaged image ({error}): replace it or remove it from the folder") from None
 
 
 def check_some(paths: Sequence[Path]) -> None:
@@ -40,7 +17,7 @@ def check_some(paths: Sequence[Path]) -> None:
     file system minutes.
     """
     for path in paths if len(paths) <= MAX_LOOKED_AT else _some(paths):
-        check(path)
+        check_header(path)
 
 
 def _some(paths: Sequence[Path]) -> list[Path]:

@@ -15,13 +15,16 @@ from slimdiff.io.text import one_line
 def listing(folder: str | os.PathLike[str]) -> list[tuple[str, int]]:
     """Return the path of everything below `folder`, relative to it, with its size in bytes; sorted.
 
+    Paths are decoded as UTF-8 in every locale; escapes stand for other bytes.
+
     Raises:
         UserError: a link is broken or leads out of the folder, or something cannot be read.
     """
     root = str(Path(folder))
     start = len(root.rstrip("/")) + 1
     entries = [(path[start:], size) for path, size in _walk(root, Path(os.path.realpath(root)))]
-    return sorted(entries, key=lambda entry: entry[0].split("/"))
+    entries.sort(key=lambda entry: entry[0].split("/"))
+    return [(os.fsencode(path).decode("utf-8", "surrogateescape"), size) for path, size in entries]
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:

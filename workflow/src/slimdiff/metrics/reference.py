@@ -45,6 +45,15 @@ class Reference:
     extractors_sha256: str  # of the extractors' file
     images_sha256: str  # of the tensors in the data set's file
 
+    def __post_init__(self) -> None:
+        """Refuse training images that all look alike to an extractor: every distance is a share of their variance."""
+        for index, covariance in enumerate(self.covariance):
+            if covariance.trace().item() * self.scale(index) ** 2 < len(covariance) * GRID**2:
+                raise UserError(
+                    f"the training images of data set {self.dataset!r} have no variance in the features of extractor "
+                    f"{index}: check the images and how they are read (config key datasets.{self.dataset})"
+                )
+
     def statistics(self, index: int) -> Statistics:
         """Return the statistics of the training images under extractor `index`."""
         return Statistics(self.mean[index], self.covariance[index], self.n)

@@ -8,6 +8,7 @@ JSON object. The docstring of the class is the stage's description.
 import argparse
 import dataclasses
 import functools
+import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,6 +88,8 @@ def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
 
     The line before says if Snakemake need not try again (slimdiff.runtime.retries).
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of classes in a log of any encoding
     try:
         main(None)
     except Exception as error:

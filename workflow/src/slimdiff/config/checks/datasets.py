@@ -1,7 +1,6 @@
 """Data sets, claims and other files that a config names: usable paths, existing files, pinned digests."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from slimdiff.catalog.limits import SCORERS, sample_faults
@@ -13,6 +12,7 @@ from slimdiff.io.folders import is_file, is_folder, listing
 
 PATH_KEYS = ("path", "extractors", "classifier")  # keys of a data set that hold a path
 FOLDER_KEYS = ("path", "image_size", "channels", "test_fraction")  # keys that source: folder requires
+READING_KEYS = ("value_range", "background", "frames")  # keys that it may have
 
 
 def path_problems(config: Config) -> Iterator[Problem]:
@@ -34,11 +34,14 @@ def dataset_problems(config: Config) -> Iterator[Problem]:
     for name, options in config["datasets"].items():
         path = ("datasets", name)
         folder = options["source"] == "folder"
-        for key in FOLDER_KEYS:
-            if folder and key not in options:
+        for key in (*FOLDER_KEYS, *READING_KEYS):
+            if folder and key not in options and key in FOLDER_KEYS:
                 yield Problem((*path, key), "is missing; source: folder requires it")
             if not folder and key in options:
                 yield Problem((*path, key), f"requires source: folder, and the source is {options['source']}")
+        limits = options.get("value_range", "auto")
+        if limits != "auto" and not limits[0] < limits[1]:
+            yield Problem((*path, "value_range"), f"is {limits}; allowed: auto, or [low, high] with low below high")
         if "options" in options and options["source"] not in plugin_catalog(config).sources:
             yield Problem((*path, "options"), f"requires a plugin's source, and the source is {options['source']}")
         for network in SCORERS:
@@ -93,30 +96,11 @@ def _network_problems(
 
 
 def _folder_problems(folder: str, path: tuple[str | int, ...]) -> Iterator[Problem]:
-    """Yield a folder of images that does not exist, cannot be used, or has fewer than two classes."""
-    key = (*path, "path")
+    """Yield a folder of images that does not exist, or that holds links out of it or what cannot be read."""
     if not is_folder(folder):
-        yield Problem(key, f"is {folder!r}; allowed: a folder that exists")
+        yield Problem((*path, "path"), f"is {folder!r}; allowed: a folder that exists")
         return
     try:
         listing(folder)
     except UserError as error:
-        yield Problem(key, f"is {folder!r}: {error}")
-        return
-    classes = _class_folders(Path(folder))
-    if len(classes) < 2:
-        count = f"only {classes[0]!r}" if classes else "none"
-        text = f"is {folder!r}; allowed: a folder with one subfolder of images per class, two or more; found {count}"
-        yield Problem(key, text)
-
-
-def _class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders in `folder`.
-
-    Raises:
-        UserError: `folder` cannot be read.
-    """
-    try:
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror}); correct its rights, or the key path") from None
+        yield Problem((*path, "path"), f"is {folder!r}: {error}")
