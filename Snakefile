@@ -33,5 +33,5 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        get_final_output(),
+        get_targets,
     localrule: True

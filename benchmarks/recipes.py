@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 BATCH, ROUNDS, WARMUP = 16, 5, 1
 
 
-def error_of(loaded: LoadedModel, baseline: LoadedModel, images: image_set.ImageSet) -> float:
+def error_of(loaded: LoadedModel, baseline: LoadedModel, images: image_set.ImageSet) -> float | None:
     """Return ‖y − y0‖ / ‖y0‖ of the two networks on the same noised test images."""
     header = baseline.settings
     sigmas = sampler_sigmas(baseline.denoiser, header["model"], header["sampler"])

@@ -17,6 +17,7 @@ import torch_fidelity
 from _record import interleaved, record
 from torch.utils.data import Dataset
 
+from slimdiff.catalog.limits import FEATURES
 from slimdiff.metrics.frechet import factor, frechet_distance, statistics
 from slimdiff.metrics.networks import extractors
 from slimdiff.runtime.devices import pick_device
@@ -51,11 +52,11 @@ class Single(torch_fidelity.FeatureExtractorBase):
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
-        return (str(extractors.FEATURES),)
+        return (str(FEATURES),)
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
-        return str(extractors.FEATURES)
+        return str(FEATURES)
 
     @staticmethod
     def can_be_compiled() -> bool:

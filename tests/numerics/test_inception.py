@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from slimdiff.analysis.columns import COLUMNS as MATRIX_COLUMNS
-from slimdiff.config.checks.datasets import INCEPTION_FEATURES
+from slimdiff.catalog import limits
 from slimdiff.data import image_set
 from slimdiff.data.download import Unavailable
 from slimdiff.data.image_set import ImageSet
@@ -244,7 +244,7 @@ def test_the_configuration_lists_the_same_networks() -> None:
     assert tuple(inception.NETWORKS) == tuple(inception_weights.WEIGHTS) == tuple(inception.COLUMNS) == KINDS
     schema = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text(encoding="utf-8"))
     assert tuple(schema["properties"]["inception"]["properties"]) == KINDS
-    assert INCEPTION_FEATURES == inception.FEATURES
+    assert limits.INCEPTION_FEATURES == inception.FEATURES
 
 
 def test_the_pinned_hashes_match_the_published_weights() -> None:
@@ -364,6 +364,7 @@ class Tiny(nn.Module):
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Tensors:
     monkeypatch.setitem(inception.NETWORKS, "paper", Tiny)
     monkeypatch.setattr(inception, "FEATURES", 8)
+    monkeypatch.setattr(limits, "INCEPTION_FEATURES", 8)
     return {"weight": torch.randn(3 * 64, 8, generator=torch.Generator().manual_seed(0)) / 255}
 
 
@@ -408,10 +409,12 @@ def test_the_training_images_get_the_composition_of_the_labels(tiny: Tensors) ->
 
 def test_fewer_images_than_features_are_refused(tiny: Tensors) -> None:
     network = build("paper", tiny)
-    with pytest.raises(UserError, match=r"data set 'blobs' has 7 training images; .* needs 8 or more: set config key"):
+    with pytest.raises(
+        UserError, match=r"inception\.paper needs 8 training images or more, .* blobs has 7; set it to null"
+    ):
         measure(of_one_class(images(7, (1, 8, 8))), "paper", network, "blobs", "00ff")
     reference = measure(of_one_class(images(20, (1, 8, 8))), "paper", network, "blobs", "00ff")
-    with pytest.raises(UserError, match=r"7 samples are too few .*: raise sampling\.n_samples to at least 8"):
+    with pytest.raises(UserError, match=r"sampling\.n_samples is 7; allowed with inception\.paper: 8 or more"):
         score_inception(images(7, (1, 8, 8)), NO_LABELS, reference)
 
 

@@ -200,6 +200,7 @@ def test_a_full_disk(clone: Path, command: Command, monkeypatch: pytest.MonkeyPa
     code, out, _ = command("doctor", "--json")
     assert code == 1
     assert findings(out)["disk"]["text"].startswith("5.00 MB free")
+    assert "still write 1" in findings(out)["space"]["text"]
 
 
 def test_a_gpu_that_torch_cannot_use(clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,11 +227,14 @@ def test_numbers_of_a_version(version: str, numbers: tuple[int, ...]) -> None:
 
 def test_a_folder_of_images(tmp_path: Path) -> None:
     options = {"source": "folder", "path": str(tmp_path / "photos")}
-    assert "does not exist" in find("pets", options, tmp_path).problem
-    (tmp_path / "photos" / "cats").mkdir(parents=True)
-    assert "1 class folders" in find("pets", options, tmp_path).problem
-    assert "datasets.pets.path" in find("pets", options, tmp_path).fix
-    (tmp_path / "photos" / "dogs").mkdir()
+    assert "cannot be read" in find("pets", options, tmp_path).problem
+    for name in ("cats", "dogs"):
+        if name == "dogs":
+            assert "found 'cats'" in find("pets", options, tmp_path).problem
+            assert "datasets.pets.path" in find("pets", options, tmp_path).fix
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for file in ("1.png", "2.png"):
+            (tmp_path / "photos" / name / file).touch()
     assert find("pets", options, tmp_path).place.startswith("2 classes")
 
 

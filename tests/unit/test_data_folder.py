@@ -1,4 +1,4 @@
-"""Folders of images: every supported kind of file, and every mistake."""
+"""Folders of images: split, names and damaged files."""
 
 import struct
 import zlib
@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
 
-from slimdiff.data import folder, sources
+from slimdiff.data import folder, image_files, sources
 from slimdiff.data.folder import FolderSettings
+from slimdiff.data.image_files import Reading
 from slimdiff.data.sources import DataSettings
 from slimdiff.errors import UserError
 
@@ -33,7 +35,12 @@ def photos(tmp_path: Path) -> Path:
 
 
 def settings(root: Path, size: int = 8, channels: int = 3, test_fraction: float = 0.2) -> FolderSettings:
-    return FolderSettings(str(root), size, channels, test_fraction)
+    return FolderSettings(str(root), test_fraction, Reading("datasets.pets", size, channels))
+
+
+def read_image(path: Path, size: int, channels: int) -> npt.NDArray[np.uint8]:
+    (picture,) = image_files.read(path, Reading("datasets.pets", size, channels))
+    return picture.pixels
 
 
 def rows(images: torch.Tensor) -> set[bytes]:
@@ -71,32 +78,32 @@ def test_training_and_test_sets_are_never_empty(photos: Path, fraction: float, n
 
 def test_pixels_are_unchanged(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", size=(8, 8))
-    assert np.array_equal(folder.read_image(path, 8, 3).permute(1, 2, 0), np.asarray(Image.open(path)))
+    assert np.array_equal(read_image(path, 8, 3).transpose(1, 2, 0), np.asarray(Image.open(path)))
 
 
 def test_images_are_cropped_to_the_centre(tmp_path: Path) -> None:
     pixels = np.zeros((8, 24, 3), np.uint8)
     pixels[:, 8:16] = 200
     Image.fromarray(pixels).save(tmp_path / "wide.png")
-    assert torch.all(folder.read_image(tmp_path / "wide.png", 8, 3) == 200)
+    assert np.all(read_image(tmp_path / "wide.png", 8, 3) == 200)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
 def test_modes_are_converted(tmp_path: Path, mode: str) -> None:
     path = save(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"), mode=mode)
-    assert folder.read_image(path, 6, 1).shape == (1, 6, 6)
-    assert folder.read_image(path, 6, 3).shape == (3, 6, 6)
+    assert read_image(path, 6, 1).shape == (1, 6, 6)
+    assert read_image(path, 6, 3).shape == (3, 6, 6)
 
 
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     levels = np.arange(0, 65536, 1024, dtype=np.uint16).reshape(8, 8)
     Image.fromarray(levels).save(tmp_path / "deep.png")
-    assert np.array_equal(folder.read_image(tmp_path / "deep.png", 8, 1)[0], levels // 256)
+    assert np.array_equal(read_image(tmp_path / "deep.png", 8, 1)[0], levels // 256)
 
 
 def test_transparency_is_composited_over_white(tmp_path: Path) -> None:
     Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "glass.png")
-    assert torch.all(folder.read_image(tmp_path / "glass.png", 8, 3) == 255)
+    assert np.all(read_image(tmp_path / "glass.png", 8, 3) == 255)
 
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
@@ -105,9 +112,9 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     image.save(tmp_path / "turned.png", exif=exif)
-    found = folder.read_image(tmp_path / "turned.png", 8, 1)
-    assert torch.all(found[0, :4] == 0)
-    assert torch.all(found[0, 4:] == 255)
+    found = read_image(tmp_path / "turned.png", 8, 1)
+    assert np.all(found[0, :4] == 0)
+    assert np.all(found[0, 4:] == 255)
 
 
 def truncated(path: Path) -> None:
@@ -175,17 +182,17 @@ def test_an_image_next_to_the_class_folders_is_refused(photos: Path) -> None:
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"datasets\.pets\.path: folder .*nowhere does not exist"):
+    with pytest.raises(UserError, match=r"datasets\.pets\.path: .*nowhere cannot be read"):
         folder.load("pets", settings(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("names", [[], ["cats"]])
-def test_a_single_class_is_refused(photos: Path, tmp_path: Path, names: list[str]) -> None:
+@pytest.mark.parametrize(("names", "found"), [([], "none"), (["cats"], "'cats'")])
+def test_a_single_class_is_refused(photos: Path, tmp_path: Path, names: list[str], found: str) -> None:
     root = tmp_path / "few"
     root.mkdir()
     for name in names:
         (photos / name).rename(root / name)
-    with pytest.raises(UserError, match=rf"datasets\.pets\.path: .*few holds {len(names)} class folders, at least 2"):
+    with pytest.raises(UserError, match=rf"datasets\.pets\.path: .*few needs .* found {found}$"):
         folder.load("pets", settings(root))
 
 
@@ -193,7 +200,7 @@ def test_a_single_class_is_refused(photos: Path, tmp_path: Path, names: list[str
 def test_a_class_needs_two_images(photos: Path, n: int) -> None:
     for number in range(n, 10):
         (photos / "dogs" / f"{number}.png").unlink()
-    with pytest.raises(UserError, match=f"dogs holds {n} images"):
+    with pytest.raises(UserError, match=f"dogs holds {n} image files"):
         folder.load("pets", settings(photos))
 
 

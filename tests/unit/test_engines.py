@@ -17,7 +17,7 @@ from slimdiff.catalog.engines import ENGINES, Runtime
 from slimdiff.checkpoints.model import write_model
 from slimdiff.data.image_set import ImageSet
 from slimdiff.engines import lowering
-from slimdiff.engines.calibration import noised_inputs, sampler_sigmas
+from slimdiff.engines.calibration import NetworkInputs, noised_inputs, sampler_sigmas
 from slimdiff.engines.network import Backend, EngineNetwork, Placement, count_parameters
 from slimdiff.engines.split import split_network
 from slimdiff.errors import UserError
@@ -341,6 +341,20 @@ def test_graphs_are_not_exported_and_damaged_graphs_are_refused(engine, tmp_path
     save_tensors(path, "model", {**tensors, name: tensors[name][:100].clone()}, header)
     with pytest.raises(UserError, match="cannot read"):
         slimdiff.load(path)
+
+
+def test_an_output_of_zeros_has_no_relative_error():
+    class Scaled(torch.nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, x, noise_level):
+            return self.factor * x
+
+    inputs = NetworkInputs(torch.ones(2, 1, 4, 4), torch.ones(2), None)
+    assert lowering.output_error(Scaled(0.0), Scaled(1.0), inputs) is None
+    assert lowering.output_error(Scaled(1.0), Scaled(0.75), inputs) == 0.25
 
 
 def test_a_profile_has_load_and_compile_times_and_the_error(tmp_path):

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from builders import MODELS, TRAININGS
+from builders import MODELS, SMALL_NETWORK, TRAININGS
 
-from slimdiff.catalog import compression, engines, families
+from slimdiff.catalog import compression, engines, families, limits
+from slimdiff.catalog.limits import BUILT_IN, DatasetFacts
 from slimdiff.catalog.samplers import SAMPLER_ALWAYS, SAMPLER_FACTS, TIMESTEPS
 from slimdiff.checkpoints import header
 from slimdiff.compression.allocation import ALLOCATIONS
@@ -19,7 +20,6 @@ from slimdiff.compression.unstructured import METHODS
 from slimdiff.compression.weight_only import WEIGHT_FORMATS
 from slimdiff.config import lookup
 from slimdiff.config.checks import networks
-from slimdiff.config.checks.datasets import CLASSES
 from slimdiff.config.checks.trainings import training_problems
 from slimdiff.config.lookup import COMPRESSION_STEPS
 from slimdiff.data import sources
@@ -29,7 +29,7 @@ from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.processes import NOISE_SCHEDULES, VP
 from slimdiff.diffusion.samplers import SAMPLERS, SamplerSettings, sample
 from slimdiff.errors import UserError
-from slimdiff.models import registry, unet
+from slimdiff.models import ncsn, registry, unet
 from slimdiff.models.ncsn import NCSNSettings
 from slimdiff.runtime.devices import PRECISIONS
 from slimdiff.training.compression_aware import SPARSITY_SCHEDULES
@@ -37,7 +37,8 @@ from slimdiff.training.loop import TrainingSettings
 from slimdiff.training.optimizers import LR_SCHEDULES, OPTIMIZERS
 
 ROOT = Path(__file__).parents[2]
-DEFINITIONS = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))["$defs"]
+SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
+DEFINITIONS = SCHEMA["$defs"]
 TRAINING = DEFINITIONS["training"]["properties"]
 
 
@@ -49,7 +50,7 @@ def test_families_have_the_same_names_everywhere():
     names = set(families.FAMILIES)
     assert names == set(registry.NETWORKS) == set(MODELS) == set(TRAININGS)
     assert names == set(denoiser.EDM_NOISE_SCALE)
-    assert names == set(networks.FAMILY_PROBLEMS) == set(networks.GROUPED_CHANNELS)
+    assert names == set(limits.NETWORK_FAULTS) == set(networks.GROUPED_CHANNELS)
     assert names == set(DEFINITIONS["model"]["properties"]["family"]["enum"])
 
 
@@ -151,19 +152,39 @@ def problems(check, *arguments):
     return list(check(*arguments))
 
 
-@pytest.mark.parametrize("size", [4, 8, 12, 16, 17, 20, 24])
+@pytest.mark.parametrize("size", [4, 8, 12, 16, 17, 20, 24, 25])
 @pytest.mark.parametrize("family", families.FAMILIES)
-def test_validation_and_networks_refuse_the_same_image_sizes(family, size):
-    model = MODELS[family](image_size=size)
-    refused = bool(problems(networks.FAMILY_PROBLEMS[family], model, ("models", "mine")))
-    assert refused == cannot_build(model, 1)
+def test_validation_refuses_the_image_sizes_that_networks_cannot_run(monkeypatch, family, size):
+    assert_refused_as_it_runs(monkeypatch, MODELS[family](image_size=size))
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3, 4, 5, 8, 16])
-def test_validation_and_networks_refuse_the_same_heads(heads):
-    model = MODELS["ddpm"]({"heads": heads})
-    refused = bool(problems(networks.FAMILY_PROBLEMS["ddpm"], model, ("models", "mine")))
-    assert refused == cannot_build(model, 1)
+def test_validation_refuses_the_heads_that_networks_cannot_run(monkeypatch, heads):
+    assert_refused_as_it_runs(monkeypatch, MODELS["ddpm"]({"heads": heads}))
+
+
+@pytest.mark.parametrize("groups", [1, 3, 8, 16, 32])
+@pytest.mark.parametrize("size", [17, 24, 25])
+def test_validation_refuses_the_norm_groups_that_networks_cannot_run(monkeypatch, size, groups):
+    """On a map of one pixel a group of one channel is one value, which a norm makes 0, or refuses for one image."""
+    model = MODELS["ncsn"](image_size=size, network={**SMALL_NETWORK, "norm_groups": [4, 4, 4, groups]})
+    assert_refused_as_it_runs(monkeypatch, model)
+
+
+def assert_refused_as_it_runs(monkeypatch, model):
+    """A network is refused by the config and when it is built, or it runs on a single image."""
+    refused = problems(limits.network_faults, model["family"], model["image_size"], model["network"])
+    assert bool(refused) == cannot_build(model, 1)
+    for module in (ncsn, unet):
+        monkeypatch.setattr(module, "refuse", lambda faults, *place: None)
+    try:
+        network = registry.build_network(model)
+        x = torch.rand(1, model["channels"], model["image_size"], model["image_size"])
+        assert network(x, torch.ones(1)).shape == x.shape
+    except (ValueError, RuntimeError):
+        assert refused
+    else:
+        assert not refused
 
 
 @pytest.mark.parametrize("grouped", unet.GROUPED)
@@ -191,7 +212,6 @@ def test_constants_shared_with_torch_free_code_agree():
     from slimdiff.training import loop
 
     assert denoiser.NO_LABEL == loop.NO_LABEL == guidance.NO_LABEL == -1
-    assert 2**unet.LEVELS_DOWN == networks.DDPM_IMAGE_STEP
 
 
 def test_rules_and_models_agree_on_noise_schedule_steps_and_samplers():
@@ -199,7 +219,24 @@ def test_rules_and_models_agree_on_noise_schedule_steps_and_samplers():
     assert {name for name, facts in SAMPLER_FACTS.items() if facts.scheduled} == set(schedulers.SCHEDULERS)
 
 
-def test_validation_knows_how_many_classes_a_source_has():
-    found = sources.load(sources.DataSettings(name="digits", source="digits"), Path("nowhere"))
-    assert CLASSES["digits"] == len(found.classes)
-    assert set(CLASSES) == set(DEFINITIONS["dataset"]["properties"]["source"]["enum"]) - {"folder"}
+def test_the_facts_of_built_in_sources_are_those_of_their_images(mnist_images):
+    assert set(BUILT_IN) == set(DEFINITIONS["dataset"]["properties"]["source"]["enum"]) - {"folder"}
+    digits = sources.load(sources.DataSettings(name="digits", source="digits"), Path("nowhere"))
+    for name, found in (("digits", digits), ("mnist", mnist_images)):
+        sizes = (found.image_shape, len(found.train_images), len(found.test_images))
+        assert BUILT_IN[name] == DatasetFacts(len(found.classes), (), *sizes)
+
+
+def test_the_schema_has_the_limits_of_the_networks_that_score():
+    assert SCHEMA["properties"]["sampling"]["properties"]["n_samples"]["minimum"] == limits.FEATURES
+    assert DEFINITIONS["dataset"]["properties"]["image_size"]["minimum"] == limits.MIN_SIDE
+
+
+@pytest.mark.parametrize("groups", [1, 2, "max"])
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_convolutions_are_counted_as_they_are_built(family, groups):
+    model = MODELS[family]()
+    network = registry.build_on_meta(model, groups)
+    built = sum(parameter.numel() for parameter in network.parameters() if parameter.ndim == 4)
+    counted = limits.conv_weights(family, model["channels"], model["network"], groups)
+    assert 0.9 * built <= counted <= built

@@ -12,7 +12,8 @@ import torch
 
 from slimdiff.analysis import row
 from slimdiff.analysis.columns import COLUMNS
-from slimdiff.data import image_set
+from slimdiff.catalog import limits
+from slimdiff.data import checks, image_set
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 from slimdiff.io import files, records
@@ -35,6 +36,7 @@ from slimdiff.stages import score as score_stage
 KEYS = {
     *score_module.MEASURES,
     *("identity", "status", "reason", "n_samples", "reference_n", "network_evaluations", "sampler", "code"),
+    "test_images_in_training",
     *("extractors_sha256", "classifier_sha256", "inception_sha256", "sampling_batch_size", "score_batch_size"),
 }
 # Measures that score.json alone holds.
@@ -301,6 +303,29 @@ def test_the_same_inputs_give_the_same_files(workspace: Workspace) -> None:
     assert (workspace.score(100), files.digest(workspace.path("reference.safetensors"))) == first
 
 
+def test_copies_across_the_split_are_in_the_record(workspace: Workspace) -> None:
+    workspace.write_samples(pictures(100, 3))
+    assert workspace.score(100)["test_images_in_training"] is None, "files of older versions have no report"
+    data = image_set.read(workspace.path("images.safetensors"))
+    test = torch.cat([data.test_images[:150], data.train_images[:50]])
+    image_set.write(workspace.path("images.safetensors"), *checks.examine(replace(data, test_images=test), "keep"))
+    workspace.make_reference()
+    assert workspace.score(100)["test_images_in_training"] == 50
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-7])
+def test_training_images_that_look_alike_have_no_reference(workspace: Workspace, noise: float) -> None:
+    """Percent of a variance of 0 would be any number."""
+    real = reference.read(workspace.path("reference.safetensors"))
+    covariance = noise**2 * torch.eye(real.mean.shape[1], dtype=torch.float64).expand_as(real.covariance)
+    with pytest.raises(UserError, match=r"data set 'noise' have no variance .* extractor 0.*datasets\.noise"):
+        replace(real, mean=torch.ones_like(real.mean), covariance=covariance)
+    image = pictures(1, 1).expand(400, -1, -1, -1).contiguous()
+    networks = extractors.read(workspace.path("extractors.safetensors"))
+    with pytest.raises(UserError, match="no variance"):
+        reference.measure(image, image[:100], networks, "noise", "e", "i", torch.device("cpu"))
+
+
 def test_a_failure_is_passed_on(workspace: Workspace) -> None:
     workspace.write_samples(pictures(0, 3), status="failed", reason="loss is NaN at step 12")
     record = workspace.score(100)
@@ -384,7 +409,9 @@ def test_a_reference_of_an_older_slimdiff_is_refused(workspace: Workspace) -> No
 def test_a_classifier_of_another_data_set_is_refused(workspace: Workspace) -> None:
     workspace.write_samples(pictures(100, 3))
     write_classifier(workspace.path("classifier.safetensors"), dataset="other")
-    with pytest.raises(UserError, match=r"classifier\.safetensors is for data set 'other', the reference for 'noise'"):
+    with pytest.raises(
+        UserError, match=r"datasets\.noise\.classifier is .*classifier\.safetensors', for data set 'other'"
+    ):
         workspace.score(100)
 
 
@@ -403,6 +430,7 @@ def inception_of(monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str, datas
             return {"weight": self.weight.data}
 
     monkeypatch.setattr(inception, "FEATURES", 16)
+    monkeypatch.setattr(limits, "INCEPTION_FEATURES", 16)
     monkeypatch.setitem(inception.NETWORKS, kind, Little)
     network = inception.build(kind, {"weight": torch.eye(16) * (1 + len(kind))})
     known = statistics(inception.features(network, pictures(400, 1)))
@@ -473,13 +501,13 @@ def test_a_reference_checks_its_inputs(workspace: Workspace) -> None:
     assert workspace.make_reference(pinned=digest).extractors_sha256 == digest
     with pytest.raises(UserError, match=rf"SHA-256 {digest}, expected 00ff: restore the file"):
         workspace.make_reference(pinned="00ff")
-    with pytest.raises(UserError, match=r"is for data set 'noise', not 'mnist': correct datasets\.mnist\.extractors"):
+    with pytest.raises(UserError, match=r"datasets\.mnist\.extractors is .*, for data set 'noise', not 'mnist'"):
         workspace.make_reference(dataset="mnist")
 
 
 def test_a_reference_needs_more_images_than_features(workspace: Workspace) -> None:
     networks = extractors.read(workspace.path("extractors.safetensors"))
-    with pytest.raises(UserError, match=r"data set 'tiny' has 63 training images; its reference needs 64 or more"):
+    with pytest.raises(UserError, match=r"datasets\.tiny has 63 training images; allowed: 64 or more"):
         reference.measure(labelled(63, 1), labelled(20, 2), networks, "tiny", "00", "00", torch.device("cpu"))
     found = reference.measure(labelled(64, 1), labelled(20, 2), networks, "tiny", "00", "00", torch.device("cpu"))
     assert reference.floor(found, 64) is None

@@ -78,7 +78,7 @@ def test_any_image_size_and_channels(size, channels):
 
 
 def test_too_small_images_are_refused():
-    with pytest.raises(UserError, match=r"image_size is 16.*at least 17"):
+    with pytest.raises(UserError, match=r"models\.\*\.image_size is 16; allowed: 17 or more"):
         build_network(ncsn_model(image_size=16))
 
 

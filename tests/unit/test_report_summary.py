@@ -140,6 +140,13 @@ def test_everything_failed() -> None:
     assert found.cost == "All 2 cells failed, the first with “train: loss is NaN at step 12”."
 
 
+@pytest.mark.parametrize(("copies", "said"), [(None, False), (0, False), (1234, True)])
+def test_test_images_that_are_training_images_are_mentioned(copies: int | None, said: bool) -> None:
+    rows = [row(test_images_in_training=copies), row("groups-2", test_images_in_training=copies)]
+    for found in (answer(synthetic.matrix(rows)), answer(synthetic.matrix(rows[:1]))):
+        assert ("exact copies of training images: 1,234 of mnist" in found.cost) == said
+
+
 def test_failed_and_missing_cells_are_counted() -> None:
     rows = [row(), row("l1-10"), row("l1-30", fid_indomain=None, fid_indomain_pct=None), row("l1-70", status="failed")]
     cost = answer(synthetic.matrix(rows)).cost

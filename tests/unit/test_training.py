@@ -77,6 +77,14 @@ def test_the_loss_falls_and_the_record_says_how(tmp_path, family):
     assert record["precision"] == "float32"
 
 
+@pytest.mark.parametrize(("batch_size", "trained_on"), [(16, 64), (72, 72), (500, 72)])
+def test_images_per_second_count_what_an_epoch_trains_on(tmp_path, batch_size, trained_on):
+    """A batch that divides the 72 images badly, one of all, and one larger than the data set."""
+    record = run(tmp_path, "a", batch_size=batch_size).record
+    for epoch in record["epochs"]:
+        assert epoch["images_per_s"] * epoch["ms"] / 1000 == pytest.approx(trained_on)
+
+
 @pytest.mark.parametrize(("family", "preconditioning"), PRECONDITIONINGS)
 def test_equal_seeds_give_equal_results(tmp_path, family, preconditioning):
     changes = {"model": MODELS[family](), "preconditioning": preconditioning, "epochs": 1}

@@ -10,9 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import clifolders
-import numpy as np
 import pytest
 from clones import REPOSITORY, clone, snakemake
+from photos import write_photos
 from PIL import Image
 
 from slimdiff.data import mnist
@@ -68,10 +68,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 where = folder if name not in ("my.yaml",) else folder / Path(page).stem
                 where.mkdir(exist_ok=True)
                 (where / name).write_text(text, encoding="utf-8")
-    for name in ("cats/1.png", "cats/2.png", "dogs/1.png", "dogs/2.png"):
-        path = folder / "photos" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path)
+    write_photos(folder / "photos")
     (folder / "data").mkdir()
     for name in mnist.FILES:  # so that no server is contacted
         (folder / "data" / f"{name}.gz").touch()

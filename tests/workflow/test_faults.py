@@ -116,6 +116,16 @@ def test_a_trainer_killed_by_kill_9_is_retried(folder: Path, start: Start) -> No
     assert (folder / WEIGHTS).exists()
 
 
+@pytest.mark.parametrize(("error", "tries"), [("ValueError", 1), ("TransientError", 3)])
+def test_a_failure_that_cannot_pass_is_not_tried_again(folder: Path, error: str, tries: int) -> None:
+    (folder / "wait").unlink()
+    done = snakemake(folder, *RUN, STAND_IN_RAISES=f"slimdiff.stages.train {error}")
+    assert done.returncode == 1
+    assert (folder / "tries").read_text().split() == [error] * tries
+    assert (done.stdout + done.stderr).count("Trying to restart job") == tries - 1
+    goes_on(folder)
+
+
 def test_a_second_run_is_refused_and_does_not_harm_the_first(folder: Path, start: Start) -> None:
     process = start()
     second = snakemake(folder, *RUN)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from clones import clone, snakemake, with_stand_ins
+from photos import write_photos
 
 # Text that a shell, Snakemake's formatting or Python would interpret.
 SHELL = 'it\'s $(touch pwned) `touch pwned`; touch pwned & "x" %s'
@@ -37,7 +38,7 @@ REFUSED = {
 REFUSED_FIRST = {
     "a template": ('__use_yte__: true\ndata_dir: ?open("pwned", "w") and "a"', "run expressions in this file as code"),
     "a Python object": ('data_dir: !!python/object/apply:os.system ["touch pwned"]', "could not determine"),
-    "an invalid date": ("data_dir: 2026-99-99", "month must be in 1..12"),
+    "an invalid date": ("data_dir: 2026-99-99", "data_dir is 2026-99-99, which YAML 1.1 reads as a date"),
     "a number of thousands of digits": ("data_dir: " + "9" * 5000, "4300 digits"),
     "deep": ("data_dir: " + "[" * 3000, "nested too deeply"),
     "endless": ("sampling: &a\n  x: *a", "contains itself"),
@@ -110,8 +111,9 @@ def test_shell_syntax_in_a_path_is_not_executed(tmp_path: Path) -> None:
     """A real run with stub stages, which get the path unchanged."""
     folder = with_stand_ins(clone(tmp_path / "slimdiff"))
     for name in ("<script>", "$(touch pwned)"):
-        (folder / SHELL / name).mkdir(parents=True)
-        (folder / SHELL / name / "-rf.png").touch()
+        write_photos(folder / SHELL, [name])
+        (folder / SHELL / name / "1.png").rename(folder / SHELL / name / "-rf.png")
+        (folder / SHELL / name / "2.png").rename(folder / SHELL / name / "$(touch pwned).png")
     dataset = {"source": "folder", "path": SHELL, "image_size": 32, "channels": 1, "test_fraction": 0.5}
     overlay = {
         "data_dir": SHELL,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from clones import SMOKE, Jobs, planned, snakemake
+from photos import write_photos
 
 Edit = Callable[[str, str, str], None]
 
@@ -262,15 +263,13 @@ def test_a_moved_tree_is_still_finished(tree: Path) -> None:
 
 
 def test_a_changed_image_folder_is_read_again(tree: Path) -> None:
-    for name in ("cats/1.png", "cats/2.png", "dogs/1.png", "dogs/2.png"):
-        path = tree / "photos" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"picture")
+    write_photos(tree / "photos")
     source = "{source: folder, path: photos, image_size: 8, channels: 1, test_fraction: 0.5}"
     matrix = "[{dataset: photos, model: ncsn, optimizations: [ema], seeds: [0]}]"
     (tree / "photos.yaml").write_text(f"datasets: {{photos: {source}}}\nmatrix: {matrix}\n")
     arguments = ("results/data/photos/images.safetensors", "--cores", "1", *SMOKE, "photos.yaml")
     assert snakemake(tree, *arguments).returncode == 0
     assert planned(tree, *arguments) == {}
-    (tree / "photos" / "dogs" / "2.png").write_bytes(b"another picture")
+    with (tree / "photos" / "dogs" / "2.png").open("ab") as file:
+        file.write(b"another picture")
     assert planned(tree, *arguments) == {"data": {"photos"}}

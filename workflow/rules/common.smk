@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,6 +29,7 @@ shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(SOURCE))}; 
 from slimdiff.analysis.claims.file import read as read_claims
 from slimdiff.config import lookup, resolve
 from slimdiff.config.cells import expand, run_path
+from slimdiff.config.space import space_problem
 from slimdiff.config.validate import validate
 from slimdiff.errors import UserError
 from slimdiff.io import strict_yaml
@@ -36,6 +38,7 @@ from slimdiff.io.settings import canonical
 from slimdiff.io.text import one_line
 from slimdiff.runtime import run_lock
 from slimdiff.runtime.fingerprint import fingerprint
+from slimdiff.runtime.retries import keep_for_passing_failures
 
 
 def read_texts(value):
@@ -48,15 +51,19 @@ def read_texts(value):
 
 
 def check_config():
-    """Merge --config into the config and exit with one line about the first mistake."""
+    """Merge --config into the config; return what is known of its data, or exit with one line about the first mistake.
+
+    Only the main process looks at the data: on a node, or in one of thousands of jobs, they are as they were.
+    """
     names = ["config.yaml", *(os.path.relpath(path) for path in workflow.config_settings.configfiles)]
     schema = Path(workflow.basedir, "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8")
     try:
         given = read_texts(workflow.config_settings.config)
         files = {name: strict_yaml.read_config(name) for name in names if Path(name).exists()}
         update_config(config, given)
-        validate(config, yaml.safe_load(schema), {**files, "--config": given})
+        facts = validate(config, yaml.safe_load(schema), {**files, "--config": given}, workflow.is_main_process)
         read_claims(config["claims"])
+        return facts
     except UserError as error:
         sys.exit(f"error: {one_line(error)}")  # WorkflowError would add four lines about its origin
 
@@ -85,7 +92,7 @@ def any_of(names):
     return "|".join(map(re.escape, names))
 
 
-check_config()
+DATASET_FACTS = check_config()
 
 # Held while this run lives, so that the lock of a killed run is recognized as stale.
 RUN = run_lock.enter(Path(".snakemake")) if workflow.is_main_process else None
@@ -108,6 +115,7 @@ wildcard_constraints:
 
 onstart:
     run_lock.sign(RUN)
+    keep_for_passing_failures(workflow.scheduler, time.time())
     # To keep to its default of 100 job starts a second, Snakemake 9 goes through all ready jobs again every second, and
     # once more for every finished job: half a core after 300 jobs. Local jobs need no such limit; a user's own is kept.
     limiter = workflow.scheduler.job_rate_limiter

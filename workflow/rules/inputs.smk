@@ -99,6 +99,14 @@ def get_final_output():
     return [*shared, *(path for cell in cells for path in get_cell_files(cell))]
 
 
+def get_targets(wildcards):
+    """Input: the default targets. Exit with one line if a run or a dry run of them lacks space on the disk."""
+    if workflow.is_main_process and workflow.executor_plugin is not None:  # no --unlock, --delete-all-output, …
+        if problem := space_problem(config, DATASET_FACTS, Path("results")):
+            sys.exit(f"error: {problem}")
+    return get_final_output()
+
+
 IN_REPORT = {".csv": "table", ".html": "interactive", ".svg": "picture"}  # suffix → label in Snakemake's report
 
 

@@ -221,6 +221,13 @@ COLUMNS: tuple[Column, ...] = (
         "median distance of samples to their nearest training image / that of test images",
         "score",
     ),
+    Column(
+        "test_images_in_training",
+        "Int64",
+        "",
+        "test images that are exact copies of training images: they lower the floor and blunt memorization_p",
+        "score",
+    ),
     Column("device", "string", "", "device of the profile", "profile"),
     Column("cpu_model", "string", "", "processor of the profile", "profile"),
     Column("gpu_model", "string", "", "GPU of the profile", "profile"),

@@ -174,12 +174,14 @@ def workflow(start: Path) -> Iterator[Finding]:
 
 def configuration(presets: Sequence[str], configs: Sequence[Path], results: Path) -> Iterator[Finding]:
     """Check the configuration and, if it is valid, the availability of its data."""
+    from slimdiff.config.space import space_problem
     from slimdiff.config.validate import validate
 
     try:
         paths = sources(presets, configs)
         schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-        validate(read_config(paths), schema, {str(path): read_config([path]) for path in paths})
+        config = read_config(paths)
+        facts = validate(config, schema, {str(path): read_config([path]) for path in paths})
     except (UserError, OSError) as error:
         yield Finding("config", PROBLEM, str(error), "correct that file")
         return
@@ -188,6 +190,8 @@ def configuration(presets: Sequence[str], configs: Sequence[Path], results: Path
         yield Finding("config", PROBLEM, text, "`make venv` in the clone installs its version")
         return
     yield Finding("config", OK, " + ".join(map(str, paths)))
+    if problem := space_problem(config, facts, results):
+        yield Finding("space", PROBLEM, problem, "`slimdiff clean --orphans` lists what you can delete")
     yield from data(paths, results)
 
 

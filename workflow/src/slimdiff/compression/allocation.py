@@ -7,10 +7,10 @@ zeros go where they cost least, by each layer's loss when it alone is pruned.
 import itertools
 from collections.abc import Mapping, Sequence
 
-from slimdiff.errors import UserError
+from slimdiff.catalog.limits import MAX_SHARE, allocation_faults
+from slimdiff.errors import refuse
 
 ALLOCATIONS = ("pool", "rising", "sensitivity")
-MAX_SHARE = 0.98  # of zeros in a layer: a layer of zeros alone passes nothing on
 MIN_WEIGHT = 0.25  # of the outermost layers in `rising`; the middle has 1
 Curve = Sequence[tuple[float, float]]  # (share of zeros in a layer, loss), ascending
 
@@ -30,13 +30,13 @@ def rising(sizes: Mapping[str, int], amount: float) -> dict[str, int]:
         sizes: elements per layer, in the network's order.
 
     Raises:
-        UserError: the total exceeds MAX_SHARE of every layer.
+        UserError: `amount` exceeds MAX_SHARE.
     """
+    refuse(allocation_faults(amount), "prune")
     last = max(1, len(sizes) - 1)
     depths = [1 - abs(2 * index / last - 1) for index in range(len(sizes))]
     weights = [MIN_WEIGHT + (1 - MIN_WEIGHT) * depth for depth in depths]
     total = total_zeros(sizes, amount)
-    _check_room(sizes, total, amount)
     low, high = 0.0, MAX_SHARE / MIN_WEIGHT
     for _ in range(100):  # bisect to the last bit of a float
         factor = (low + high) / 2
@@ -54,11 +54,12 @@ def by_sensitivity(sizes: Mapping[str, int], amount: float, curves: Mapping[str,
     layers' losses add up. A loss that falls when a layer is pruned counts as constant.
 
     Args:
-        curves: per layer, from a share of 0 to at most MAX_SHARE.
+        curves: per layer, from a share of 0 to MAX_SHARE.
 
     Raises:
         UserError: as for `rising`.
     """
+    refuse(allocation_faults(amount), "prune")
     total = total_zeros(sizes, amount)
     segments = []
     for name, size in sizes.items():
@@ -66,9 +67,6 @@ def by_sensitivity(sizes: Mapping[str, int], amount: float, curves: Mapping[str,
         for (before, low), (after, high) in itertools.pairwise(hull):
             elements = (after - before) * size
             segments.append(((high - low) / elements, before, name, elements))
-    room = sum(elements for *_, elements in segments)
-    if total > room:
-        _refuse(amount, room / sum(sizes.values()))
     exact, left = dict.fromkeys(sizes, 0.0), float(total)
     for _, _, name, elements in sorted(segments):
         taken = min(elements, left)
@@ -100,15 +98,3 @@ def _rounded(exact: Mapping[str, float], total: int) -> dict[str, int]:
     for name in by_remainder[: total - sum(zeros.values())]:
         zeros[name] += 1
     return zeros
-
-
-def _check_room(sizes: Mapping[str, int], total: int, amount: float) -> None:
-    room = sum(int(MAX_SHARE * size) for size in sizes.values())
-    if total > room:
-        _refuse(amount, room / sum(sizes.values()))
-
-
-def _refuse(amount: float, room: float) -> None:
-    raise UserError(
-        f"prune.amount is {amount}; allowed with this allocation: up to {room:.3f}; every layer keeps some weights"
-    )

@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from slimdiff.catalog.layers import MODULE, modules, within
-from slimdiff.compression.allocation import ALLOCATIONS, MAX_SHARE, by_sensitivity, rising
+from slimdiff.catalog.limits import MAX_SHARE
+from slimdiff.compression.allocation import ALLOCATIONS, by_sensitivity, rising
 from slimdiff.errors import UserError
 
 Pool = list[tuple[nn.Module, str]]  # modules, each with the name of one of its parameters

@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jsonschema
 
 from slimdiff.config.checks import Problem, suggest
 from slimdiff.config.lookup import Config
+from slimdiff.errors import dotted
 
 MAX_SHOWN = 60  # characters of a value in a message
 
@@ -49,12 +50,6 @@ def schema_problems(config: Config, schema: Mapping[str, Any]) -> Iterator[Probl
 def select(schema: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Return the schema of the top-level key `key` alone."""
     return {"type": "object", "required": [key], "properties": {key: schema["properties"][key]}}
-
-
-def dotted(path: Sequence[str | int]) -> str:
-    """Return ("matrix", 0, "seeds") as "matrix[0].seeds"; empty keys and keys with spaces are quoted."""
-    shown = (key if isinstance(key, int) or key.split() == [key] else repr(key) for key in path)
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in shown).removeprefix(".")
 
 
 def cut(text: str) -> str:

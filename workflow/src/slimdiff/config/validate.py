@@ -8,15 +8,22 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from slimdiff.catalog.limits import DatasetFacts
 from slimdiff.config.checks import Problem
-from slimdiff.config.checks.datasets import dataset_problems, file_problems, inception_problems, path_problems
+from slimdiff.config.checks.datasets import (
+    dataset_problems,
+    file_problems,
+    inception_problems,
+    path_problems,
+)
 from slimdiff.config.checks.names import name_problems
 from slimdiff.config.checks.networks import model_problems
 from slimdiff.config.checks.recipes import recipe_problems
+from slimdiff.config.checks.sizes import size_problems
 from slimdiff.config.checks.trainings import training_problems
 from slimdiff.config.lookup import Config, chain_of, plugin_catalog, training_of
-from slimdiff.config.schema import cut, dotted, schema_problems, select
-from slimdiff.errors import UserError
+from slimdiff.config.schema import cut, schema_problems, select
+from slimdiff.errors import UserError, dotted
 from slimdiff.io.text import one_line
 from slimdiff.plugins.declarations import path_problem
 from slimdiff.plugins.schema import extend_schema
@@ -33,14 +40,18 @@ MAX_INTEGER = 2**53  # JSON readers represent integers exactly up to here
 UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # control characters, lone surrogates
 
 
-def validate(config: Config, schema: Mapping[str, Any], files: Mapping[str, Any]) -> None:
-    """Raise UserError about the first problem of `config`.
+def validate(
+    config: Config, schema: Mapping[str, Any], files: Mapping[str, Any], with_data: bool = True
+) -> dict[str, DatasetFacts]:
+    """Return what is known of each data set in the matrix, or raise UserError about the first problem of `config`.
 
     Args:
         config: the merged config.
         schema: workflow/schemas/config.schema.yaml as a mapping.
         files: the merged files by name, in the order of merging; the message names the last one that holds the key.
+        with_data: whether to look at the files that the config names; if not, nothing is known of the data sets.
     """
+    facts: dict[str, DatasetFacts] = {}
     # Lazy: each step relies on what the steps before it refuse.
     steps: tuple[Callable[[], Iterable[Problem]], ...] = (
         lambda: _value_problems(config, ()),
@@ -53,11 +64,13 @@ def validate(config: Config, schema: Mapping[str, Any], files: Mapping[str, Any]
         lambda: name_problems(config),
         lambda: _matrix_problems(config),
         lambda: inception_problems(config),
-        lambda: file_problems(config),
     )
+    if with_data:
+        steps = (*steps, lambda: file_problems(config), lambda: size_problems(config, facts))
     problem = next((problem for step in steps for problem in step()), None)
     if problem:
         raise UserError(one_line(f"{_source(problem.path, files)}: {dotted(problem.path)} {problem.text}"))
+    return facts
 
 
 def _source(path: Sequence[str | int], files: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from slimdiff.errors import UserError
+from slimdiff.errors import TransientError
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ def first_available(dataset: str, places: Sequence[Place[T]], fix: str) -> tuple
     """Load `dataset` from the first place that has it; return the data and the place's name.
 
     Raises:
-        UserError: no place has it; names every place with its reason, and the `fix`.
+        TransientError: no place has it; names every place with its reason, and the `fix`.
     """
     reasons = []
     for place in places:
@@ -53,7 +53,7 @@ def first_available(dataset: str, places: Sequence[Place[T]], fix: str) -> tuple
         except Unavailable as reason:
             reasons.append(f"{place.name} ({reason})")
             print(f"{dataset}: not from {place.name}: {reason}", file=sys.stderr, flush=True)
-    raise UserError(f"data set {dataset!r} is not available; tried {'; '.join(reasons)}. {fix}")
+    raise TransientError(f"data set {dataset!r} is not available; tried {'; '.join(reasons)}. {fix}")
 
 
 def first_probed(places: Sequence[Place[T]], fix: str) -> Availability:

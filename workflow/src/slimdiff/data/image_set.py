@@ -1,13 +1,35 @@
 """A data set as all stages read it: uint8 images of one size with labels, in one verified file."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from slimdiff.io.tensors import load_tensors, save_tensors
 
 KIND = "images"
+
+
+@dataclass
+class Values:
+    """The values of the pixels of some images."""
+
+    images: int  # number
+    limits: tuple[float, float]  # values that became black and white
+    found: tuple[float, float]  # lowest and highest value
+
+
+@dataclass(frozen=True)
+class Files:
+    """The image files of a set."""
+
+    train: Sequence[Path]  # of each training image
+    test: Sequence[Path]  # of each test image
+    values: Mapping[str, Values]  # by mode, Pillow's name of the format of pixels
+    keys: Sequence[str]  # of the config, that say how the values of these files are read
 
 
 @dataclass(frozen=True)
@@ -21,6 +43,7 @@ class ImageSet:
     dataset: str  # its name in the config
     classes: tuple[str, ...]
     source: str  # where the bytes came from, for people to read
+    files: Files | None = field(default=None, compare=False)  # that it was just read from
 
     def __post_init__(self) -> None:
         for images, labels in ((self.train_images, self.train_labels), (self.test_images, self.test_labels)):
@@ -43,8 +66,8 @@ def saturated_share(images: torch.Tensor) -> float:
     return int(torch.count_nonzero((images == 0) | (images == 255))) / images.numel()
 
 
-def write(path: str | os.PathLike[str], image_set: ImageSet) -> None:
-    """Write `image_set` atomically; equal sets give equal bytes."""
+def write(path: str | os.PathLike[str], image_set: ImageSet, report: Mapping[str, Any] | None = None) -> None:
+    """Write `image_set` atomically, and the report of slimdiff.data.checks; equal sets give equal bytes."""
     tensors = {
         "train_images": image_set.train_images,
         "train_labels": image_set.train_labels,
@@ -52,7 +75,7 @@ def write(path: str | os.PathLike[str], image_set: ImageSet) -> None:
         "test_labels": image_set.test_labels,
     }
     header = {"dataset": image_set.dataset, "classes": list(image_set.classes), "source": image_set.source}
-    save_tensors(path, KIND, tensors, header)
+    save_tensors(path, KIND, tensors, header | ({"report": report} if report else {}))
 
 
 def read(path: str | os.PathLike[str]) -> ImageSet:
@@ -62,4 +85,5 @@ def read(path: str | os.PathLike[str]) -> ImageSet:
         UserError: the file is missing, damaged or of another kind; the message tells how to rebuild it.
     """
     tensors, header = load_tensors(path, KIND)
-    return ImageSet(**tensors, dataset=header["dataset"], classes=tuple(header["classes"]), source=header["source"])
+    fields: dict[str, Any] = {**tensors}
+    return ImageSet(**fields, dataset=header["dataset"], classes=tuple(header["classes"]), source=header["source"])

@@ -10,15 +10,24 @@ import torch
 
 from slimdiff.data import cifar10, folder, mnist
 from slimdiff.data.download import Availability, first_probed
+from slimdiff.data.image_files import Reading
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 
+FOLDER_KEYS = ("path", "image_size", "channels", "test_fraction", "value_range", "background", "frames")
+CHOICES = {
+    "value_range": ("auto",),
+    "background": ("auto", "white", "black"),
+    "frames": ("first", "all"),
+    "duplicates": ("keep", "drop"),
+}
+BACKGROUNDS: dict[str, int | None] = {"auto": None, "white": 255, "black": 0}
 DIGITS_TEST_EVERY = 5  # every fifth image of a class is a test image
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Where a data set comes from; only source `folder` takes path to test_fraction, and it requires all of them."""
+    """Where a data set comes from; only source `folder` takes path to frames, and it requires path to test_fraction."""
 
     name: str
     source: str
@@ -26,6 +35,10 @@ class DataSettings:
     image_size: int | None = None
     channels: int | None = None
     test_fraction: float | None = None
+    value_range: Sequence[float] | str = "auto"  # values that become black and white; auto: by the files
+    background: int | str = "auto"  # behind transparency: white, black, a gray level; auto: white if that shows all
+    frames: str | None = None  # of files with several images: first or all
+    duplicates: str = "keep"  # test images that are copies of training images: keep or drop
     options: Mapping[str, Any] | None = None  # of a source from a plugin
     plugins: Sequence[Mapping[str, str]] = ()  # that define it, already loaded
 
@@ -43,6 +56,10 @@ def load(settings: DataSettings, data_dir: Path) -> ImageSet:
         raise UserError(
             f"datasets.{settings.name}.source is {settings.source!r}; allowed: {', '.join(sorted(SOURCES))}"
         )
+    for key, allowed in CHOICES.items():
+        value = getattr(settings, key)
+        if isinstance(value, str) and value not in allowed:
+            raise UserError(f"datasets.{settings.name}.{key} is {value!r}; allowed: {', '.join(allowed)}")
     if settings.options is not None and not settings.plugins:
         raise UserError(f"datasets.{settings.name}.options: only sources from plugins take it, not {settings.source!r}")
     return SOURCES[settings.source](settings, data_dir)
@@ -102,12 +119,15 @@ def _folder(settings: DataSettings, data_dir: Path) -> ImageSet:
         given = {"path": path, "image_size": size, "channels": channels, "test_fraction": fraction}
         missing = next(key for key, value in given.items() if value is None)
         raise UserError(f"datasets.{settings.name}: source 'folder' needs the key {missing!r}")
-    return folder.load(settings.name, folder.FolderSettings(path, size, channels, fraction))
+    low_high = None if isinstance(settings.value_range, str) else (settings.value_range[0], settings.value_range[1])
+    background = BACKGROUNDS[settings.background] if isinstance(settings.background, str) else settings.background
+    reading = Reading(f"datasets.{settings.name}", size, channels, low_high, background, settings.frames)
+    return folder.load(settings.name, folder.FolderSettings(path, fraction, reading))
 
 
 def _refuse_folder_keys(settings: DataSettings) -> None:
-    for key in ("path", "image_size", "channels", "test_fraction"):
-        if getattr(settings, key) is not None:
+    for key in FOLDER_KEYS:
+        if getattr(settings, key) != getattr(DataSettings, key):
             raise UserError(f"datasets.{settings.name}.{key}: only source 'folder' takes it, not {settings.source!r}")
 
 

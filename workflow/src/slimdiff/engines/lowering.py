@@ -119,13 +119,17 @@ def start_graph(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], 
 
 
 @torch.no_grad()
-def output_error(network: nn.Module, other: nn.Module, inputs: NetworkInputs) -> float:
-    """Return ‖other − network‖ / ‖network‖ over all outputs, with everything outside `other` in float32."""
+def output_error(network: nn.Module, other: nn.Module, inputs: NetworkInputs) -> float | None:
+    """Return ‖other − network‖ / ‖network‖ over all outputs, with everything outside `other` in float32.
+
+    None if the network's output is 0 everywhere.
+    """
     arguments = (inputs.x, inputs.noise_level, *(() if inputs.labels is None else (inputs.labels,)))
     expected = network(*arguments)
     device = next((buffer.device for buffer in other.buffers()), inputs.x.device)
     actual = other(*(argument.to(device) for argument in arguments)).cpu()
-    return float((actual - expected).norm() / expected.norm())
+    norm = float(expected.norm())
+    return float((actual - expected).norm()) / norm if norm else None
 
 
 def check_runtime(runtime: Runtime, device: torch.device) -> None:

@@ -15,12 +15,16 @@ from slimdiff.io.text import one_line
 def listing(folder: str | os.PathLike[str]) -> list[tuple[str, int]]:
     """Return the path of everything below `folder`, relative to it, with its size in bytes; sorted.
 
+    Paths are decoded as UTF-8 in every locale; escapes stand for other bytes.
+
     Raises:
         UserError: a link is broken or leads out of the folder, or something cannot be read.
     """
-    root = Path(folder)
-    entries = sorted((path.relative_to(root), size) for path, size in _walk(root, Path(os.path.realpath(root))))
-    return [(str(path), size) for path, size in entries]
+    root = str(Path(folder))
+    start = len(root.rstrip("/")) + 1
+    entries = [(path[start:], size) for path, size in _walk(root, Path(os.path.realpath(root)))]
+    entries.sort(key=lambda entry: entry[0].split("/"))
+    return [(os.fsencode(path).decode("utf-8", "surrogateescape"), size) for path, size in entries]
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:
@@ -39,21 +43,23 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def _walk(folder: Path, root: Path) -> Iterator[tuple[Path, int]]:
-    """Yield everything below `folder`; list a link to a folder, but do not follow it."""
+def _walk(folder: str, root: Path) -> Iterator[tuple[str, int]]:
+    """Yield everything below `folder`; list a link to a folder, but do not follow it.
+
+    Paths are text, since Path objects take three times as long for 60,000 images.
+    """
     try:
         with os.scandir(folder) as scan:
             entries = list(scan)
         for entry in entries:
-            path = Path(entry.path)
-            if entry.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+            if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root):
                 raise UserError(
-                    f"{one_line(path)} is a link that leads out of the folder; allowed: files and links within it. "
-                    "Replace it with the file itself"
+                    f"{one_line(entry.path)} is a link that leads out of the folder; allowed: files and links within "
+                    "it. Replace it with the file itself"
                 )
-            yield path, entry.stat().st_size
+            yield entry.path, entry.stat().st_size
             if entry.is_dir(follow_symlinks=False):
-                yield from _walk(path, root)
+                yield from _walk(entry.path, root)
     except OSError as error:
         name = one_line(error.filename or folder)
         raise UserError(f"{name} cannot be read ({error.strerror}): make it readable or delete it") from None

@@ -1,8 +1,8 @@
 """Strict reading of hand-written YAML and JSON: refuse what is ambiguous, endless or code.
 
-A configuration or claims file may come from somebody else. Plain PyYAML keeps the last of two equal keys, expands a
-hundred bytes of aliases to a billion values, and raises a dozen kinds of exceptions. Here each of these is one
-UserError, and no tag creates an object.
+A configuration or claims file may come from somebody else. Plain PyYAML keeps the last of two equal keys, reads 010 as
+8, expands a hundred bytes of aliases to a billion values, and raises a dozen kinds of exceptions. Here each of these is
+one UserError, and no tag creates an object.
 """
 
 import json
@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from slimdiff.errors import UserError
+from slimdiff.errors import UserError, dotted
+from slimdiff.io import yaml_versions
 from slimdiff.io.text import one_line
 
 MAX_BYTES = 4 << 20  # PyYAML reads about 100 kB/s
@@ -21,6 +22,7 @@ MAX_DEPTH = 40  # of nested mappings and lists; config.yaml has 5
 MAX_VALUES = 1_000_000  # with aliases expanded
 TEMPLATE_KEY = "__use_yte__"  # makes Snakemake run expressions in the file as Python
 MERGE = "tag:yaml.org,2002:merge"
+UNREAD_TAGS = ("!", "tag:yaml.org,2002:str", "tag:yaml.org,2002:binary")  # of scalars that stay text
 
 PARSE_ERRORS = (  # PyYAML also raises these, for invalid dates and numbers and for misplaced tags
     yaml.YAMLError,
@@ -42,7 +44,8 @@ def read(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         UserError: the file is not UTF-8, longer than 4 MiB, or neither JSON nor YAML; it repeats a key, is nested too
-            deeply or holds too many values. The message names the file and, if known, the line.
+            deeply or holds too many values, or YAML 1.1 and 1.2 differ about a value. The message names the file and,
+            if known, the line.
         OSError: the file cannot be opened.
     """
     with Path(path).open("rb") as file:
@@ -99,17 +102,38 @@ def parse(text: str, name: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """A SafeLoader that stops at the first value that is too deep; PyYAML alone needs half a minute to fail."""
+    """A SafeLoader that stops at the first value that is too deep or ambiguous.
 
-    depth = 0
+    PyYAML alone needs half a minute to fail at the former.
+    """
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Compose a value and its children."""
-        if self.depth > MAX_DEPTH:
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.path: list[str | int | None] = []  # of the value being composed; None for the document and for keys
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose a value and its children.
+
+        Args:
+            index: its position in a list, or the node of its key; None for a key.
+        """
+        if len(self.path) > MAX_DEPTH:
             raise _SyntaxError(f"line {self.line + 1} is nested too deeply; allowed: {MAX_DEPTH} levels")
-        self.depth += 1
+        self.path.append(index.value if isinstance(index, yaml.ScalarNode) else index if type(index) is int else None)
         node: yaml.Node | None = super().compose_node(parent, index)
-        self.depth -= 1
+        self.path.pop()
+        return node
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        """Compose a scalar; one that is plain, or tagged as in !!int 010, must mean the same in YAML 1.1 and 1.2."""
+        event: Any = self.peek_event()
+        is_key = len(self.path) > 1 and self.path[-1] is None
+        typed = event.implicit[0] if event.tag is None else event.tag not in UNREAD_TAGS
+        if typed and (problem := yaml_versions.problem(event.value, is_key)):
+            names = dotted([key for key in self.path if key is not None])
+            place = f"a key{f' of {names}' if names else ''}" if is_key else names or "the value"
+            raise _SyntaxError(f"line {event.start_mark.line + 1}: {place} {problem}")
+        node: yaml.ScalarNode = super().compose_scalar_node(anchor)
         return node
 
 

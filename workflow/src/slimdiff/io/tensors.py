@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from slimdiff.errors import UserError
+from slimdiff.errors import TransientError
 from slimdiff.io.files import atomic, damaged
 from slimdiff.io.records import add_digest
 from slimdiff.io.safetensors_header import KEY, UNDIGESTED, read_header
@@ -40,7 +40,7 @@ def save_tensors(
         try:
             save_file(plain, temporary, metadata={KEY: text})
         except SafetensorError as error:  # safetensors wraps the disk's errors
-            raise UserError(f"{path} cannot be written ({error}): free disk space, then run again") from None
+            raise TransientError(f"{path} cannot be written ({error}): free disk space, then run again") from None
 
 
 def load_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from slimdiff.errors import UserError
+from slimdiff.catalog.limits import DatasetFacts, scorer_faults
+from slimdiff.errors import UserError, refuse
 from slimdiff.io import files
 from slimdiff.metrics import reference
 from slimdiff.metrics.networks import classifier, extractors, inception
@@ -71,23 +72,27 @@ def read(
             f"({images_sha256}): delete the reference and run again"
         )
     inception_headers = [inception.read_header(path) for path in inception_paths]
-    headers = [classifier.read_header(classifier_path), *inception_headers]
-    for path, header in zip([classifier_path, *inception_paths], headers, strict=True):
+    network, images, labels = classifier.read(classifier_path), *training
+    class_shares = classifier.shares(labels, network.n_classes)
+    _, channels, height, width = images.shape
+    facts = DatasetFacts(len(class_shares), shape=(channels, height, width))
+    header = classifier.read_header(classifier_path)
+    refuse(scorer_faults("classifier", os.fspath(classifier_path), header, real.dataset, facts))
+    for path, header in zip(inception_paths, inception_headers, strict=True):
         if header["dataset"] != real.dataset:
             raise UserError(
-                f"{path} is for data set {header['dataset']!r}, the reference for {real.dataset!r}: correct "
-                f"config key datasets.{real.dataset}.classifier, or delete the file and run again"
+                f"{path} is for data set {header['dataset']!r}, the reference for {real.dataset!r}: delete the file "
+                "and run again"
             )
     kinds = [header["inception"] for header in inception_headers]
     if len(set(kinds)) < len(kinds):  # both would go into one column
         raise UserError(f"--inception names {len(kinds)} files of kinds {', '.join(kinds)}; allowed: one of each kind")
-    network, images, labels = classifier.read(classifier_path), *training
     return Evaluator(
         reference=real,
         extractors=extractors.read(extractors_path),
         classifier=network,
         classifier_sha256=files.digest(classifier_path),
         train_images=images,
-        class_shares=classifier.shares(labels, network.n_classes),
+        class_shares=class_shares,
         inception=[inception.read(path) for path in inception_paths],
     )

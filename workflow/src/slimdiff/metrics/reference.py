@@ -16,11 +16,12 @@ from typing import Any
 import torch
 
 from slimdiff.catalog.compositions import apportion
-from slimdiff.errors import UserError
+from slimdiff.catalog.limits import FEATURES, DatasetFacts, dataset_faults
+from slimdiff.errors import UserError, refuse
 from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
 from slimdiff.metrics.memorization import nearest_distances
-from slimdiff.metrics.networks.extractors import FEATURES, Extractor, features
+from slimdiff.metrics.networks.extractors import Extractor, features
 from slimdiff.metrics.networks.fit import Labelled
 
 KIND = "reference"
@@ -55,6 +56,15 @@ class Reference:
     dataset: str
     extractors_sha256: str  # of the extractors' file
     images_sha256: str  # of the tensors in the data set's file
+
+    def __post_init__(self) -> None:
+        """Refuse training images that all look alike to an extractor: every distance is a share of their variance."""
+        for index, covariance in enumerate(self.covariance):
+            if covariance.trace().item() * self.scale(index) ** 2 < len(covariance) * GRID**2:
+                raise UserError(
+                    f"the training images of data set {self.dataset!r} have no variance in the features of extractor "
+                    f"{index}: check the images and how they are read (config key datasets.{self.dataset})"
+                )
 
     def statistics(self, index: int) -> Statistics:
         """Return the statistics of the training images under extractor `index`."""
@@ -118,11 +128,7 @@ def measure(
         UserError: there are fewer training images than features, or the extractors take images of another size.
     """
     (train_images, train_labels), (test_images, test_labels) = train, test
-    if len(train_images) < FEATURES:
-        raise UserError(
-            f"data set {dataset!r} has {len(train_images)} training images; its reference needs {FEATURES} or more: "
-            f"add images (config key datasets.{dataset})"
-        )
+    refuse(dataset_faults(dataset, DatasetFacts(n_train=len(train_images))))
     order = torch.randperm(len(test_images), generator=torch.Generator().manual_seed(SHUFFLE_SEED))
     class_counts = torch.bincount(train_labels, minlength=extractors[0].n_classes)
     drawn = _draw(train_labels, class_counts.tolist())

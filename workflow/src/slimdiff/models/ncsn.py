@@ -6,17 +6,16 @@ not have, the label's embedding is added to that of the noise level, as in the U
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from slimdiff.errors import UserError
+from slimdiff.catalog.limits import STRIDES, ncsn_sizes, network_faults
+from slimdiff.errors import refuse
 from slimdiff.models.groups import conv_groups
-
-STRIDES = (1, 2, 2, 2)
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,11 @@ class ScoreNetwork(nn.Module):
 
     def __init__(self, settings: NCSNSettings, image_channels: int, image_size: int, groups: int | str = 1) -> None:
         super().__init__()
+        refuse(network_faults("ncsn", image_size, asdict(settings)), "models", "*")
         c1, c2, c3, c4 = settings.channels
         n1, n2, n3, n4 = settings.norm_groups
-        _check_norms(((n1, c1), (n2, c2), (n3, c3), (n4, c4), (n2, c1)))
         embed_dim, self.image_size, self.classes = settings.embed_dim, image_size, settings.classes
-        sizes = _level_sizes(image_size)
+        sizes = ncsn_sizes(image_size)
 
         def conv(name: str, c_in: int, c_out: int, level: int) -> nn.Conv2d:
             count = _conv_groups(name, c_in, c_out, groups, image_channels)
@@ -135,25 +134,6 @@ class ScoreNetwork(nn.Module):
         each attention module."""
         x = torch.zeros(1, self.conv1.in_channels, self.image_size, self.image_size)
         return {"inputs": (x, torch.zeros(1)), "keep": ("tconv1",), "heads": {}}
-
-
-def _level_sizes(image_size: int) -> list[int]:
-    """Return the height of the image and of each level's activations."""
-    sizes = [image_size]
-    for stride in STRIDES:
-        sizes.append((sizes[-1] - 3) // stride + 1)
-    if sizes[-1] < 1:
-        raise UserError(f"models.*.image_size is {image_size}: four unpadded 3×3 convolutions need at least 17")
-    return sizes
-
-
-def _check_norms(pairs: tuple[tuple[int, int], ...]) -> None:
-    for groups, channels in pairs:
-        if channels % groups:
-            raise UserError(
-                f"models.*.network.norm_groups holds {groups}: it must divide {channels} channels (the second entry "
-                "also normalizes the last level, which has the first level's channels)"
-            )
 
 
 def _conv_groups(name: str, c_in: int, c_out: int, groups: int | str, image_channels: int) -> int:

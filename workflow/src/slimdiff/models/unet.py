@@ -6,18 +6,18 @@ Queries, keys and values are one linear layer, and a head's width follows from t
 pruning can trace them.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from slimdiff.errors import UserError
+from slimdiff.catalog.limits import LEVELS_DOWN, network_faults
+from slimdiff.errors import UserError, refuse
 from slimdiff.models.attention import attention
 from slimdiff.models.groups import conv_groups
 
-LEVELS_DOWN = 3  # halvings of the image
 WAVELENGTHS = 10_000.0  # of the embedding, from 2π to this many times 2π
 GROUPED = ("bottleneck", "all")
 
@@ -191,13 +191,7 @@ class UNet(nn.Module):
 
 
 def _check(settings: UNetSettings, image_size: int) -> None:
-    step = 2**LEVELS_DOWN
-    if image_size % step or image_size < step:
-        raise UserError(f"models.*.image_size is {image_size}; allowed for family ddpm: multiples of {step}")
-    if settings.base % settings.heads:
-        raise UserError(
-            f"models.*.network.heads is {settings.heads}; allowed: a divisor of network.base, {settings.base}"
-        )
+    refuse(network_faults("ddpm", image_size, asdict(settings)), "models", "*")
     if settings.grouped not in GROUPED:
         raise UserError(f"models.*.network.grouped is {settings.grouped!r}; allowed: {', '.join(GROUPED)}")
     wrong = set(settings.attention_levels) - set(range(LEVELS_DOWN + 1))

@@ -24,7 +24,7 @@ def pick_device(gpu: int, threads: int) -> torch.device:
     """
     torch.set_num_threads(max(1, threads))
     torch.set_flush_denormal(True)
-    _keep_freed_memory()
+    keep_freed_memory()
     if gpu and torch.cuda.is_available():
         gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         torch.cuda.set_device(claim(tuple(str(properties.uuid) for properties in gpus)))
@@ -34,7 +34,7 @@ def pick_device(gpu: int, threads: int) -> torch.device:
     return torch.device("cpu")
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Make glibc's malloc keep freed memory.
 
     By default it returns every large activation to the kernel, which faults it in again page by page. On virtual

@@ -8,6 +8,7 @@ JSON object. The docstring of the class is the stage's description.
 import argparse
 import dataclasses
 import functools
+import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin
 
 from slimdiff.errors import UserError
 from slimdiff.io.settings import parse
+from slimdiff.runtime.retries import FINAL, is_final
 
 EPILOG = "Runs by hand as well as from a rule. It writes its --out… paths and nothing else."
 ImagesPath = Annotated[Path, "images.safetensors of the data set"]
@@ -82,10 +84,19 @@ def parse_arguments(cls: type[A], argv: Sequence[str] | None) -> A:
 
 
 def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
-    """Call `main` and exit: 0, or 1 with one line for an error that the user can fix."""
+    """Call `main` and exit: 0, or 1 with one line for an error that the user can fix; others raise.
+
+    The line before says if Snakemake need not try again (slimdiff.runtime.retries).
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of classes in a log of any encoding
     try:
         main(None)
-    except (UserError, OSError) as error:  # OSError: a full disk or a read-only folder, with the file's name
+    except Exception as error:
+        if is_final(error):
+            print(FINAL, file=sys.stderr, flush=True)
+        if not isinstance(error, UserError | OSError):  # OSError: a full disk or a read-only folder, with its name
+            raise
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
     sys.exit(0)

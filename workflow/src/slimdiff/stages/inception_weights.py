@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from slimdiff.data.download import Unavailable, fetch
-from slimdiff.errors import UserError
+from slimdiff.errors import TransientError
 from slimdiff.io import files
 from slimdiff.io.settings import build
 from slimdiff.metrics.networks.inception_weights import WEIGHTS, verify
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         content = placed[0].read_bytes() if placed else fetch(weights.url, weights.max_bytes)
     except Unavailable as reason:
-        raise UserError(
+        raise TransientError(
             f"inception.{kind} is download, but the weights are unavailable ({reason}): put {weights.names[0]} into "
             f"{args.data_dir} (config key data_dir), or set inception.{kind} to the file's path or to null"
         ) from None

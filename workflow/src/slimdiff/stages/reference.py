@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from slimdiff.catalog.limits import DatasetFacts, scorer_faults
 from slimdiff.data import image_set
-from slimdiff.errors import UserError
+from slimdiff.errors import UserError, refuse
 from slimdiff.io import files
 from slimdiff.io.safetensors_header import read_header
 from slimdiff.io.settings import build
@@ -43,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{args.extractors} has SHA-256 {digest}, expected {settings.extractors_sha256}: restore the file, "
             f"or remove {key} to train new ones"
         )
-    dataset = extractors.read_header(args.extractors)["dataset"]
-    if dataset != settings.dataset:
-        raise UserError(f"{args.extractors} is for data set {dataset!r}, not {settings.dataset!r}: correct {key}")
-    networks, images = extractors.read(args.extractors), image_set.read(args.images)
+    images, header = image_set.read(args.images), extractors.read_header(args.extractors)
+    facts = DatasetFacts(len(images.classes), images.classes, images.image_shape)
+    refuse(scorer_faults("extractors", str(args.extractors), header, settings.dataset, facts))
+    networks = extractors.read(args.extractors)
     images_digest = read_header(args.images, image_set.KIND)["sha256"]
     device = pick_device(args.gpu, args.threads)
     train, test = (images.train_images, images.train_labels), (images.test_images, images.test_labels)

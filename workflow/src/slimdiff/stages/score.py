@@ -43,13 +43,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = command.parse_arguments(Arguments, argv)
     settings = build(ScoreSettings, args.settings, "--settings of stage score")
     images = image_set.read(args.images)
-    digest = read_header(args.images, image_set.KIND)["sha256"]
+    header = read_header(args.images, image_set.KIND)
+    copies = header.get("report", {}).get("duplicates", {}).get("across")
     networks = (args.extractors, args.classifier, list(args.inception))
-    scorer = evaluator.read(args.reference, *networks, (images.train_images, images.train_labels), digest)
+    scorer = evaluator.read(args.reference, *networks, (images.train_images, images.train_labels), header["sha256"])
     samples = read_samples(args.samples)
     check_identity(args.samples, samples.identity, args.identity)
     record = score(samples, settings.n_samples, scorer, pick_device(args.gpu, args.threads))
-    records.write_json(args.out, {**record, "code": args.code, "identity": samples.identity})
+    facts = {"test_images_in_training": copies, "code": args.code, "identity": samples.identity}
+    records.write_json(args.out, {**record, **facts})
     fid, percent = record["fid_indomain"], record["fid_indomain_pct"]
     print(f"{record['status']}: fid_indomain {fid}, fid_indomain_pct {percent} %. {record['reason']}", flush=True)
     if record["score_batch_size"] not in (None, BATCH_SIZE):

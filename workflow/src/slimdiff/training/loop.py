@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from slimdiff.catalog.limits import DatasetFacts, model_faults
 from slimdiff.compression.linear_quant import quantize_linears
 from slimdiff.compression.restore import StructuralChange
 from slimdiff.data.image_set import ImageSet
 from slimdiff.data.transforms import to_model
 from slimdiff.diffusion.denoiser import NO_LABEL, build_denoiser
 from slimdiff.diffusion.noise import derive_seed
-from slimdiff.errors import UserError
+from slimdiff.errors import refuse
 from slimdiff.io.settings import build, canonical
 from slimdiff.io.tensors import tensors_digest
 from slimdiff.models.registry import build_network
@@ -116,17 +117,14 @@ def fit(
         seconds_between_saves: the most that a kill -9 can cost.
 
     Raises:
-        UserError: another process trains here, or the network has another number of classes than the data set.
+        UserError: another process trains here, or the data set's classes or image size do not fit the model.
         SystemExit: 143 after SIGTERM, with the state saved.
     """
     model, seed = settings["model"], settings["seed"]
     options = build(TrainingSettings, settings["training"], "training")
+    facts = DatasetFacts(len(images.classes), images.classes, images.image_shape)
+    refuse(model_faults(model, images.dataset, facts), "models", "*")
     classes = model["network"].get("classes", 0)
-    if classes not in (0, len(images.classes)):
-        raise UserError(
-            f"models.*.network.classes is {classes}; allowed for data set {images.dataset}: {len(images.classes)}, its "
-            "number of classes, or 0 for an unconditional network"
-        )
 
     # network, its average, optimizer
     network, hooks = prepared.network.train().to(device), prepared.hooks
@@ -150,7 +148,8 @@ def fit(
     with locked(state_dir), terminable() as terminated:
         store = StateStore(state_dir, key)
         progress = store.resume(network, average, optimizer)
-        log = TrainingLog(progress, steps, steps_per_epoch, options.batch_size, state_dir, device)
+        images_per_step = min(options.batch_size, len(pixels))
+        log = TrainingLog(progress, steps, steps_per_epoch, images_per_step, state_dir, device)
         order = _order(len(pixels), rng_key, progress.step // steps_per_epoch, device)
         saved_at = time.monotonic()
 

@@ -26,6 +26,7 @@ class TrainingLog:
     Args:
         progress: updated in place.
         steps: of the whole training.
+        images_per_step: the batch size, or all images if they are fewer.
         folder: of status.json, which other programs read.
     """
 
@@ -34,11 +35,12 @@ class TrainingLog:
         progress: Progress,
         steps: int,
         steps_per_epoch: int,
-        batch_size: int,
+        images_per_step: int,
         folder: Path,
         device: torch.device,
     ) -> None:
-        self.progress, self.steps, self.steps_per_epoch, self.batch_size = progress, steps, steps_per_epoch, batch_size
+        self.progress, self.steps, self.steps_per_epoch = progress, steps, steps_per_epoch
+        self.images_per_step = images_per_step
         self.status = folder / "status.json"
         self.loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
         self.line_at = self.epoch_at = time.monotonic()
@@ -67,7 +69,7 @@ class TrainingLog:
             self._end_epoch(mean)
             self.epoch_at, self.resumed_epoch_s = now, 0.0
         if now - self.line_at >= SECONDS_BETWEEN_LINES or progress.step == self.steps:
-            rate = (progress.step - self.line_step) * self.batch_size / max(now - self.line_at, 1e-9)
+            rate = (progress.step - self.line_step) * self.images_per_step / max(now - self.line_at, 1e-9)
             self._print(loss.item(), rate)
             self.line_at, self.line_step = now, progress.step
 
@@ -76,7 +78,7 @@ class TrainingLog:
         self.progress.loss_sum = float(self.loss_sum)
 
     def _end_epoch(self, loss: float) -> None:
-        progress, images = self.progress, self.steps_per_epoch * self.batch_size
+        progress, images = self.progress, self.steps_per_epoch * self.images_per_step
         epoch, ms = progress.step // self.steps_per_epoch, progress.epoch_s * 1000.0
         rate = 1000.0 * images / max(ms, 1e-9)
         progress.epochs.append({"epoch": epoch, "loss": _finite(loss), "ms": ms, "images_per_s": rate})
@@ -88,7 +90,7 @@ class TrainingLog:
     def _print(self, loss: float, images_per_s: float) -> None:
         """Print one line, add a point to the loss curve, and write the status file."""
         step, steps = self.progress.step, self.steps
-        eta_s = (steps - step) * self.batch_size / max(images_per_s, 1e-9)
+        eta_s = (steps - step) * self.images_per_step / max(images_per_s, 1e-9)
         self.progress.loss_curve.append({"step": step, "loss": _finite(loss)})
         print(
             f"step {step}/{steps}  loss {loss:.4g}  "

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from slimdiff.compression.linear_quant import is_frozen_part
-from slimdiff.errors import UserError
+from slimdiff.errors import TransientError, UserError
 from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.training.optimizers import pack_state, unpack_state
 
@@ -107,7 +107,7 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise UserError(
+            raise TransientError(
                 f"{folder} is in use by process {holder}, which still trains; wait for it or stop it: kill {holder}"
             ) from None
         file.truncate(0)

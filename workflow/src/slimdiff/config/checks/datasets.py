@@ -1,20 +1,18 @@
 """Data sets, claims and other files that a config names: usable paths, existing files, pinned digests."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
+from slimdiff.catalog.limits import SCORERS, sample_faults
 from slimdiff.config.checks import Problem
 from slimdiff.config.lookup import Config, inception_kinds, plugin_catalog
 from slimdiff.errors import UserError
 from slimdiff.io import files
 from slimdiff.io.folders import is_file, is_folder, listing
 
-CLASSES = {"mnist": 10, "fashion_mnist": 10, "cifar10": 10, "digits": 10}  # number of classes of each built-in source
-SHIPPED_NETWORKS = {"extractors": "extractors", "classifier": "a classifier"}  # key of a data set → noun in messages
-INCEPTION_FEATURES = 2048
 PATH_KEYS = ("path", "extractors", "classifier")  # keys of a data set that hold a path
 FOLDER_KEYS = ("path", "image_size", "channels", "test_fraction")  # keys that source: folder requires
+READING_KEYS = ("value_range", "background", "frames")  # keys that it may have
 
 
 def path_problems(config: Config) -> Iterator[Problem]:
@@ -36,14 +34,17 @@ def dataset_problems(config: Config) -> Iterator[Problem]:
     for name, options in config["datasets"].items():
         path = ("datasets", name)
         folder = options["source"] == "folder"
-        for key in FOLDER_KEYS:
-            if folder and key not in options:
+        for key in (*FOLDER_KEYS, *READING_KEYS):
+            if folder and key not in options and key in FOLDER_KEYS:
                 yield Problem((*path, key), "is missing; source: folder requires it")
             if not folder and key in options:
                 yield Problem((*path, key), f"requires source: folder, and the source is {options['source']}")
+        limits = options.get("value_range", "auto")
+        if limits != "auto" and not limits[0] < limits[1]:
+            yield Problem((*path, "value_range"), f"is {limits}; allowed: auto, or [low, high] with low below high")
         if "options" in options and options["source"] not in plugin_catalog(config).sources:
             yield Problem((*path, "options"), f"requires a plugin's source, and the source is {options['source']}")
-        for network in SHIPPED_NETWORKS:
+        for network in SCORERS:
             if f"{network}_sha256" in options and network not in options:
                 yield Problem((*path, f"{network}_sha256"), f"requires the key {network}; add it, or leave both out")
 
@@ -56,12 +57,7 @@ def inception_problems(config: Config) -> Iterator[Problem]:
         if weights != "download" and not is_file(weights):
             text = f"is {weights!r}, which does not exist; allowed: null, download, or the path of the weights"
             yield Problem(("inception", kind), text)
-        if n_samples < INCEPTION_FEATURES:
-            text = (
-                f"is {n_samples}; allowed with inception.{kind}: {INCEPTION_FEATURES} or more, one per feature, better "
-                f"10,000; raise it, or set inception.{kind} to null"
-            )
-            yield Problem(("sampling", "n_samples"), text)
+        yield from map(Problem._make, sample_faults(kind, n_samples))
 
 
 def file_problems(config: Config) -> Iterator[Problem]:
@@ -71,7 +67,7 @@ def file_problems(config: Config) -> Iterator[Problem]:
             yield Problem(("claims", index), f"is {file!r}, which does not exist; correct it, or take it out")
     for name in dict.fromkeys(entry["dataset"] for entry in config["matrix"]):
         options, path = config["datasets"][name], ("datasets", name)
-        for network, noun in SHIPPED_NETWORKS.items():
+        for network, noun in SCORERS.items():
             yield from _network_problems(options, network, noun, path)
         if options["source"] == "folder":
             yield from _folder_problems(options["path"], path)
@@ -100,39 +96,11 @@ def _network_problems(
 
 
 def _folder_problems(folder: str, path: tuple[str | int, ...]) -> Iterator[Problem]:
-    """Yield a folder of images that does not exist, cannot be used, or has fewer than two classes."""
-    key = (*path, "path")
+    """Yield a folder of images that does not exist, or that holds links out of it or what cannot be read."""
     if not is_folder(folder):
-        yield Problem(key, f"is {folder!r}; allowed: a folder that exists")
+        yield Problem((*path, "path"), f"is {folder!r}; allowed: a folder that exists")
         return
     try:
         listing(folder)
     except UserError as error:
-        yield Problem(key, f"is {folder!r}: {error}")
-        return
-    classes = _class_folders(Path(folder))
-    if len(classes) < 2:
-        count = f"only {classes[0]!r}" if classes else "none"
-        text = f"is {folder!r}; allowed: a folder with one subfolder of images per class, two or more; found {count}"
-        yield Problem(key, text)
-
-
-def count_classes(config: Config, dataset: Mapping[str, Any]) -> int | None:
-    """Return the number of classes of a data set; None if only reading it can tell."""
-    if dataset["source"] in plugin_catalog(config).sources:
-        return len(plugin_catalog(config).sources[dataset["source"]].declared.classes)
-    if dataset["source"] != "folder":
-        return CLASSES.get(dataset["source"])
-    return len(_class_folders(Path(dataset["path"]))) if is_folder(dataset["path"]) else None
-
-
-def _class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders in `folder`.
-
-    Raises:
-        UserError: `folder` cannot be read.
-    """
-    try:
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror}); correct its rights, or the key path") from None
+        yield Problem((*path, "path"), f"is {folder!r}: {error}")

@@ -1,60 +1,20 @@
 """Networks: numbers that must divide each other, and options of other families."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from slimdiff.catalog.families import FAMILIES, Family, divisors
+from slimdiff.catalog.families import FAMILIES, Family
+from slimdiff.catalog.limits import network_faults
 from slimdiff.catalog.samplers import SAMPLER_FACTS
 from slimdiff.config.checks import Problem
-from slimdiff.config.checks.datasets import count_classes
 from slimdiff.config.lookup import Config, plugin_catalog
-
-NCSN_MIN_IMAGE_SIZE = 17  # pixels; four unpadded 3×3 convolutions of strides 1, 2, 2, 2 reduce 17 to 1
-DDPM_IMAGE_STEP = 8  # three halvings
 
 
 def model_problems(config: Config, model: str) -> Iterator[Problem]:
-    """Yield what is wrong with the network of `model`, and with its number of classes."""
-    options, path = config["models"][model], ("models", model)
-    if options["family"] in FAMILY_PROBLEMS:  # a plugin's network has only its schema
-        yield from FAMILY_PROBLEMS[options["family"]](options, path)
-    classes = options["network"].get("classes", 0)
-    for dataset in dict.fromkeys(entry["dataset"] for entry in config["matrix"] if entry["model"] == model):
-        count = count_classes(config, config["datasets"][dataset])
-        if classes and count and classes != count:
-            text = (
-                f"is {classes}; allowed with data set {dataset}: {count}, its number of classes, or 0 (unconditional)"
-            )
-            yield Problem((*path, "network", "classes"), text)
-
-
-def _ncsn_problems(options: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Problem]:
-    size = options["image_size"]
-    if size < NCSN_MIN_IMAGE_SIZE:
-        yield Problem((*path, "image_size"), f"is {size}; allowed: {NCSN_MIN_IMAGE_SIZE} or more pixels")
-    channels, norms = options["network"]["channels"], options["network"]["norm_groups"]
-    # The last norm has the second level's groups and the first level's channels.
-    for level, width in ((0, channels[0]), (1, math.gcd(channels[0], channels[1])), (2, channels[2]), (3, channels[3])):
-        if width % norms[level]:
-            text = f"is {norms[level]}; allowed with channels {channels}: {divisors(width)}"
-            yield Problem((*path, "network", "norm_groups", level), text)
-
-
-def _ddpm_problems(options: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Problem]:
-    size, network, step = options["image_size"], options["network"], DDPM_IMAGE_STEP
-    if size % step:
-        near = max(step, size // step * step)
-        text = f"is {size}; allowed for family ddpm: multiples of {step}, such as {near} or {near + step}"
-        yield Problem((*path, "image_size"), text)
-    if network["base"] % network["heads"]:
-        yield Problem((*path, "network", "heads"), f"is {network['heads']}; allowed: {divisors(network['base'])}")
-
-
-FAMILY_PROBLEMS: dict[str, Callable[[Mapping[str, Any], tuple[str, ...]], Iterator[Problem]]] = {
-    "ncsn": _ncsn_problems,
-    "ddpm": _ddpm_problems,
-}
+    """Yield sizes in the network of `model` that do not fit each other."""
+    options = config["models"][model]
+    for keys, text in network_faults(options["family"], options["image_size"], options["network"]):
+        yield Problem(("models", model, *keys), text)
 
 
 def _ddpm_grouped(network: Mapping[str, Any]) -> list[int]:

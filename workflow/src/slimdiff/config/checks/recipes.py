@@ -6,6 +6,7 @@ from typing import Any
 from slimdiff.catalog.engines import ENGINES, list_engines, runtime_of
 from slimdiff.catalog.families import FAMILIES
 from slimdiff.catalog.layers import MODULE, channel_modules, layers_of, modules, within
+from slimdiff.catalog.limits import allocation_faults
 from slimdiff.catalog.samplers import SAMPLER_FACTS, steps_problem
 from slimdiff.config.checks import Problem
 from slimdiff.config.checks.networks import options_of_other_families
@@ -37,6 +38,9 @@ def recipe_problems(config: Config, model: str, optimization: str) -> Iterator[P
         yield from channel_problems(training, (*path, "prune"), recipe["training"])
     yield from _engine_problems(recipe, training, path)
     yield from _scope_problems(config, model, recipe.get("prune", {}), (*path, "prune"))
+    if recipe.get("prune", {}).get("allocation", "pool") != "pool":
+        for keys, text in allocation_faults(recipe["prune"]["amount"]):
+            yield Problem((*path, "prune", *keys), text)
     sparsify = config["trainings"][recipe["training"]].get("sparsify", {})
     yield from _scope_problems(config, model, sparsify, ("trainings", recipe["training"], "sparsify"))
     yield from _sampler_problems(config, model, optimization, training)

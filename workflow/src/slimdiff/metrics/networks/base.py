@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from slimdiff.catalog.limits import MIN_SIDE
 from slimdiff.errors import UserError
 
-MIN_SIDE = 4  # pixels
 BATCH_SIZE = 64  # fits in the cache: on a CPU in double precision, 250 took nearly twice as long
 
 

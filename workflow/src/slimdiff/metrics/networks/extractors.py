@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from slimdiff.catalog.limits import FEATURES
 from slimdiff.errors import UserError
 from slimdiff.io import safetensors_header
 from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.metrics.networks.base import BATCH_SIZE, ImageClassifier, check_shape, in_batches
 
 KIND = "extractors"
-FEATURES = 64  # 128 raised the floor and ordered damaged images no better
 MAX_MAP_SIDE = 8  # of the last feature map, so that the file stays small for large images
 ARCHITECTURE = f"conv5-16, pool 2, conv3-32, batch norm, pool 2, linear-{FEATURES}, linear-classes"
 

@@ -96,14 +96,15 @@ def _fit(
     """Train `network` in place with Adam, and freeze it."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-    steps_per_epoch = math.ceil(len(images) / settings.batch_size)
+    steps_per_epoch = len(_batches(torch.arange(len(images)), settings.batch_size))
     epochs = max(settings.epochs, math.ceil(MIN_STEPS / steps_per_epoch))
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=epochs * steps_per_epoch)
 
     network.train()
     for epoch in range(epochs):
         total = 0.0
-        for indices in torch.randperm(len(images), generator=generator).to(images.device).split(settings.batch_size):
+        order = torch.randperm(len(images), generator=generator).to(images.device)
+        for indices in _batches(order, settings.batch_size):
             loss = F.cross_entropy(network.logits(images[indices]), labels[indices])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -112,3 +113,9 @@ def _fit(
             total += loss.item() * len(indices)
         print(f"{name}: epoch {epoch + 1}/{epochs}, loss {total / len(images):.4f}", flush=True)
     network.eval().requires_grad_(False)
+
+
+def _batches(order: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """Split `order` into batches; a last image alone joins the batch before, as batch norm needs two of 4×4 pixels."""
+    batches = list(order.split(size))
+    return [*batches[:-2], torch.cat(batches[-2:])] if len(order) > size and len(batches[-1]) == 1 else batches

@@ -17,14 +17,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from slimdiff.catalog.compositions import apportion
-from slimdiff.errors import UserError
+from slimdiff.catalog.limits import INCEPTION_FEATURES as FEATURES
+from slimdiff.catalog.limits import inception_faults, sample_faults
+from slimdiff.errors import UserError, refuse
 from slimdiff.io import safetensors_header
 from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
 from slimdiff.metrics.networks.fit import Labelled
 
 KIND = "inception"
-FEATURES = 2048
 INPUT_SIDE = 299  # pixels
 BATCH_SIZE = 32  # fixed, see features
 NETWORK_PREFIX = "network."  # of its tensors in the reference's file
@@ -166,11 +167,7 @@ def measure(
         UserError: there are fewer images than features.
     """
     train_images, labels = train
-    if len(train_images) < FEATURES:
-        raise UserError(
-            f"data set {dataset!r} has {len(train_images)} training images; its Inception reference needs {FEATURES} "
-            f"or more: set config key inception.{kind} to null, or add images (config key datasets.{dataset})"
-        )
+    refuse(inception_faults(kind, dataset, len(train_images)))
     found, class_counts = features(network, train_images, device), torch.bincount(labels)
     compositions = [statistics(found)]
     if class_counts.unique().numel() > 1:
@@ -201,12 +198,7 @@ def score_inception(
     Raises:
         UserError: there are fewer images than features, or the classes have other shares than the reference allows.
     """
-    if len(images) < FEATURES:
-        raise UserError(
-            f"{len(images)} samples are too few for FID in {FEATURES} Inception features: raise "
-            f"sampling.n_samples to at least {FEATURES}, better 10,000 or more, or set config key "
-            f"inception.{reference.kind} to null"
-        )
+    refuse(sample_faults(reference.kind, len(images)))
     index = reference.index(labels)
     real = Statistics(reference.mean[index], reference.covariance[index], reference.n)
     generated = statistics(features(reference.network, images, device))

@@ -15,6 +15,7 @@ from slimdiff.analysis.groups import FID, SIZE, TIME, Group, RecipeComparison
 from slimdiff.analysis.statistics import RESOLUTION, Ratio
 from slimdiff.io.text import significant, size
 
+COPIES = "test_images_in_training"
 MAX_GROUPS = 4  # per sentence
 
 
@@ -32,7 +33,7 @@ def answer(frame: pd.DataFrame, findings: Findings) -> Answer:
     groups, failures = findings.groups, _failures(frame)
     if not (frame["status"] == "ok").any():
         return _no_conclusion("every cell failed", [failures])
-    remarks = [remark for remark in (_evidence(findings), failures) if remark]
+    remarks = [remark for remark in (_evidence(findings), _copies(frame), failures) if remark]
     if not any(group.comparisons for group in groups):
         baselines = [
             f"in-domain FID is {significant(group.baseline_fid)} for the baseline of {group.name}" for group in groups
@@ -106,6 +107,13 @@ def _evidence(findings: Findings) -> str:
         return "each number is from one seed and has no interval"
     count = f"{min(seeds)} to {max(seeds)}" if min(seeds) < max(seeds) else str(seeds[0])
     return f"numbers are means of {count} seeds, with 95 % intervals in brackets"
+
+
+def _copies(frame: pd.DataFrame) -> str:
+    """Return which data sets have test images that are training images; empty if none has."""
+    found = frame.groupby("dataset", sort=False)[COPIES].max()
+    named = [f"{number:,} of {dataset}" for dataset, number in found.dropna().items() if number]
+    return f"test images that are exact copies of training images: {_enumerate(named)}" if named else ""
 
 
 def _failures(frame: pd.DataFrame) -> str:

@@ -1,0 +1,222 @@
+"""Sizes and counts that must fit each other, stated once: for the check of a config, and for the job that needs them.
+
+Functions yield the keys of what does not fit, and the text that follows them in a message: ("fit",), "is pad, …". Free
+of torch, as the rules must be.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from slimdiff.catalog.families import divisors
+
+FEATURES = 64  # of an extractor; 128 raised the floor and ordered damaged images no better
+INCEPTION_FEATURES = 2048
+MIN_SIDE = 4  # pixels of an image that an extractor or a classifier takes
+MAX_SHARE = 0.98  # of zeros in a layer with an allocation: a layer of zeros alone passes nothing on
+LEVELS_DOWN = 3  # halvings of the image in a ddpm
+STRIDES = (1, 2, 2, 2)  # of the unpadded 3×3 convolutions of an ncsn
+
+SCORERS = {"extractors": "extractors", "classifier": "a classifier"}  # key of a data set → noun in messages
+MAX_NAMED = 12  # classes in a message
+
+Fault = tuple[tuple[str | int, ...], str]  # keys, and the text that follows them
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetFacts:
+    """What is known of a data set without reading its images; None: only reading them tells."""
+
+    classes: int | None = None
+    names: tuple[str, ...] = ()  # of the classes, if they are the user's own
+    shape: tuple[int, int, int] | None = None  # channels, height, width
+    n_train: int | None = None
+    n_test: int | None = None
+
+
+BUILT_IN = {
+    "mnist": DatasetFacts(10, (), (1, 28, 28), 60_000, 10_000),
+    "fashion_mnist": DatasetFacts(10, (), (1, 28, 28), 60_000, 10_000),
+    "cifar10": DatasetFacts(10, (), (3, 32, 32), 50_000, 10_000),
+    "digits": DatasetFacts(10, (), (1, 8, 8), 1_433, 364),
+}
+
+
+def count_test(n: int, test_fraction: float) -> int:
+    """Return how many of the `n` files of a class, 2 or more, are test images; neither side is empty."""
+    return min(max(1, round(test_fraction * n)), n - 1)
+
+
+def dataset_faults(dataset: str, facts: DatasetFacts) -> Iterator[Fault]:
+    """Yield what keeps a data set from being a reference; keys below the config."""
+    if facts.n_train is not None and facts.n_train < FEATURES:
+        text = (
+            f"has {facts.n_train} training images; allowed: {FEATURES} or more, one per feature of the extractors; add "
+            "images, or lower test_fraction"
+        )
+        yield ("datasets", dataset), text
+
+
+def inception_faults(kind: str, dataset: str, n_train: int | None) -> Iterator[Fault]:
+    """Yield what keeps a data set from being an Inception reference; keys below the config."""
+    if n_train is not None and n_train < INCEPTION_FEATURES:
+        text = (
+            f"needs {INCEPTION_FEATURES} training images or more, one per feature, and data set {dataset} has "
+            f"{n_train}; set it to null, or add images"
+        )
+        yield ("inception", kind), text
+
+
+def sample_faults(kind: str, n_samples: int) -> Iterator[Fault]:
+    """Yield a number of samples below that of Inception's features; keys below the config."""
+    if n_samples < INCEPTION_FEATURES:
+        text = (
+            f"is {n_samples}; allowed with inception.{kind}: {INCEPTION_FEATURES} or more, one per feature, better "
+            f"10,000; raise it, or set inception.{kind} to null"
+        )
+        yield ("sampling", "n_samples"), text
+
+
+def scorer_faults(
+    network: str, file: str, header: Mapping[str, Any], dataset: str, facts: DatasetFacts
+) -> Iterator[Fault]:
+    """Yield why a file of extractors or a classifier cannot score a data set; keys below the config.
+
+    Args:
+        network: its key in the data set, one of SCORERS.
+        header: of the file.
+    """
+    shape, classes = tuple(header["image_shape"]), len(header["classes"])
+    if header["dataset"] != dataset:
+        why = f"for data set {header['dataset']!r}, not {dataset!r}"
+    elif facts.shape is not None and shape != facts.shape:
+        theirs, own = ("×".join(map(str, sizes)) for sizes in (shape, facts.shape))
+        why = f"for images of {theirs} (channels×height×width), and those of data set {dataset} are {own}"
+    elif facts.classes is not None and classes != facts.classes:
+        why = f"for {classes} classes, and data set {dataset} has {facts.classes}"
+    else:
+        return
+    text = f"is {file!r}, {why}; correct it, or leave the key out to train {SCORERS[network]}"
+    yield ("datasets", dataset, network), text
+
+
+def model_faults(model: Mapping[str, Any], dataset: str, facts: DatasetFacts) -> Iterator[Fault]:
+    """Yield what keeps a model from training on a data set; keys below the entry of `models:`.
+
+    Args:
+        model: an entry of `models:`.
+    """
+    classes = model["network"].get("classes", 0)
+    if classes and facts.classes and classes != facts.classes:
+        more = f" and {len(facts.names) - MAX_NAMED} more" if len(facts.names) > MAX_NAMED else ""
+        named = f" ({', '.join(map(repr, facts.names[:MAX_NAMED]))}{more})" if facts.names else ""
+        text = (
+            f"is {classes}; allowed with data set {dataset}: {facts.classes}, its number of classes{named}, or 0 "
+            "(unconditional)"
+        )
+        yield ("network", "classes"), text
+    size = model["image_size"]
+    if model["fit"] == "pad" and facts.shape is not None and size < max(facts.shape[1:]):
+        step = 2**LEVELS_DOWN if model["family"] == "ddpm" else 1
+        enough = math.ceil(max(facts.shape[1:]) / step) * step
+        text = (
+            f"is pad, which cannot shrink the {facts.shape[1]}×{facts.shape[2]} images of data set {dataset} to "
+            f"{size}×{size}; allowed: resize, or an image_size of {enough} or more"
+        )
+        yield ("fit",), text
+
+
+def ncsn_sizes(image_size: int) -> list[int]:
+    """Return the height of an ncsn's image and of each level's activations; below 1 where the image is too small."""
+    sizes = [image_size]
+    for stride in STRIDES:
+        sizes.append((sizes[-1] - 3) // stride + 1)
+    return sizes
+
+
+def _ncsn_faults(image_size: int, network: Mapping[str, Any]) -> Iterator[Fault]:
+    sizes = ncsn_sizes(image_size)
+    if sizes[-1] < 1:
+        least = next(size for size in range(image_size, 100) if ncsn_sizes(size)[-1] > 0)
+        yield ("image_size",), f"is {image_size}; allowed: {least} or more pixels"
+    channels, norms = network["channels"], network["norm_groups"]
+    # The last norm has the second level's groups and the first level's channels.
+    for level, width in enumerate((channels[0], math.gcd(channels[0], channels[1]), *channels[2:])):
+        # A norm over one value returns 0: on the innermost level, a group needs two channels or more than a pixel.
+        alone = level == len(norms) - 1 and sizes[-1] == 1 and norms[level] == width
+        if width % norms[level] or alone:
+            allowed = ", ".join(divisors(width).split(", ")[: -1 if alone else None])
+            size = f" and image_size {image_size}" if alone else ""
+            text = f"is {norms[level]}; allowed with channels {list(channels)}{size}: {allowed or 'none'}"
+            yield ("network", "norm_groups", level), text
+
+
+def _ddpm_faults(image_size: int, network: Mapping[str, Any]) -> Iterator[Fault]:
+    step = 2**LEVELS_DOWN
+    if image_size % step:
+        near = max(step, image_size // step * step)
+        yield (
+            ("image_size",),
+            f"is {image_size}; allowed for family ddpm: multiples of {step}, such as {near} or {near + step}",
+        )
+    if network["base"] % network["heads"]:
+        text = f"is {network['heads']}; allowed: {divisors(network['base'])}"
+        yield ("network", "heads"), text
+
+
+NETWORK_FAULTS: dict[str, Callable[[int, Mapping[str, Any]], Iterator[Fault]]] = {
+    "ncsn": _ncsn_faults,
+    "ddpm": _ddpm_faults,
+}
+
+
+def network_faults(family: str, image_size: int, network: Mapping[str, Any]) -> Iterator[Fault]:
+    """Yield sizes in a network that do not fit each other; keys below the entry of `models:`. A plugin's has none.
+
+    Args:
+        network: the `network` of an entry of `models:`.
+    """
+    if family in NETWORK_FAULTS:
+        yield from NETWORK_FAULTS[family](image_size, network)
+
+
+def allocation_faults(amount: float) -> Iterator[Fault]:
+    """Yield an `amount` of zeros that no allocation to layers can place; keys below `prune`."""
+    if amount > MAX_SHARE:
+        yield (
+            ("amount",),
+            f"is {amount}; allowed with this allocation: up to {MAX_SHARE}; every layer keeps some weights",
+        )
+
+
+def conv_weights(family: str, channels: int, network: Mapping[str, Any], groups: int | str = 1) -> int | None:
+    """Return the number of weights in the convolutions of a network: most of its parameters; None for a plugin's.
+
+    Args:
+        channels: of the images.
+        groups: of the training; layers that it does not divide count as divided, so the result is never too large.
+    """
+    if family == "ncsn":
+        a, b, c, d = network["channels"]
+        pairs = [(a, b), (b, c), (c, d), (d, c), (2 * c, b), (2 * b, a)]
+        return 9 * sum(_over(*pair, groups) for pair in (*pairs, (channels, a), (2 * a, channels)))
+    if family != "ddpm":
+        return None
+    a = network["base"]
+    outer = groups if network["grouped"] == "all" else 1
+    bottom = [(4 * a, 8 * a), (8 * a, 8 * a), (8 * a, 8 * a), (8 * a, 8 * a), (8 * a, 4 * a), (4 * a, 4 * a)]
+    around = [pair for width, out in ((a, 2 * a), (2 * a, 4 * a), (4 * a, 4 * a)) for pair in _blocks(width, out, out)]
+    ups = ((8 * a, 2 * a), (4 * a, a), (2 * a, a))
+    around += [pair for width, out in ups for pair in _blocks(width, width // 2, out)]
+    inner = sum(_over(*pair, groups) for pair in bottom) + sum(_over(*pair, outer) for pair in around)
+    return 9 * (inner + channels * a + a * a)
+
+
+def _blocks(width: int, middle: int, out: int) -> Sequence[tuple[int, int]]:
+    """Return the channels of the convolutions of a level of a ddpm."""
+    return (width, width), (width, width), (width, middle), (middle, out)
+
+
+def _over(c_in: int, c_out: int, groups: int | str) -> int:
+    return c_in * c_out // (math.gcd(c_in, c_out) if groups == "max" else int(groups))
