@@ -36,8 +36,8 @@ def lock(file: IO[str] | int, *, shared: bool = False, wait: bool = False, note:
 @functools.cache
 def _print_note(reason: str) -> None:
     print(
-        f"note: this file system has no locks ({reason}), so other runs and trainings in this folder go unnoticed: start "
-        "one at a time, and type `snakemake --unlock` after a run was killed",
+        f"note: this file system has no locks ({reason}), so other runs and trainings in this folder go unnoticed: "
+        "start one at a time, and type `snakemake --unlock` after a run was killed",
         file=sys.stderr,
         flush=True,
     )

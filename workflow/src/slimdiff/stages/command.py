@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin
 
 from slimdiff.errors import UserError
 from slimdiff.io.settings import parse
+from slimdiff.io.streams import make_tolerant
 
 EPILOG = "Runs by hand as well as from a rule. It writes its --out… paths and nothing else."
 ImagesPath = Annotated[Path, "images.safetensors of the data set"]
@@ -83,6 +84,7 @@ def parse_arguments(cls: type[A], argv: Sequence[str] | None) -> A:
 
 def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
     """Call `main` and exit: 0, or 1 with one line for an error that the user can fix."""
+    make_tolerant()
     try:
         main(None)
     except (UserError, OSError) as error:  # OSError: a full disk or a read-only folder, with the file's name
