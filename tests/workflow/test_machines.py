@@ -16,7 +16,7 @@ ONE = "matrix:\n  - {dataset: digits, model: ncsn, optimizations: [baseline], se
 PRESETS = (*SMOKE, "one.yaml")
 # Braces are wildcards to Snakemake, a colon parts the folders of PYTHONPATH, and the rest means something to a shell.
 ODD = b'-d {seed} {config[x]} $(touch pwned) `touch pwned` \\ "it\'s" %s *?[a] #;&|<>~!=:,@ \xd0\x9f\xd1\x80\n\t'
-NOT_UTF8 = b"caf\xe9"  # and no text
+NOT_UTF8 = b"\xe9t\xe9"  # and no text
 # What libraries of a run import, and pandas of a job.
 HIDDEN = ("numbers", "statistics", "yaml", "pyarrow", "torch", "secrets")
 MATRIX = "results/matrix.parquet"
