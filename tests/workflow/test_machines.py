@@ -1,6 +1,7 @@
 """Machines as people have them: paths of any characters, homes, locales, file systems without locks, other folders."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from clones import SMOKE, clone, forked_snakemake, planned, snakemake, with_stand_ins
+from clones import REPOSITORY, SMOKE, clone, forked_snakemake, planned, snakemake, with_stand_ins
 from faults import same_but_for_times
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -82,6 +83,14 @@ def test_a_whole_run_in_a_path_of_any_characters(tmp_path: Path, name: bytes) ->
     assert (folder / "results/workflow.html").is_file()
     assert (folder / "results/report.html").read_text(encoding="utf-8") == "results/report.html"
     assert not list(tmp_path.rglob("pwned"))
+
+
+def test_no_process_looks_for_modules_in_the_working_folder() -> None:
+    files = [*(REPOSITORY / "workflow").rglob("*.smk"), *(REPOSITORY / "workflow" / "src").rglob("*.py")]
+    starts = re.compile(r'(?:sys\.executable, "|"python -u )(-P)?')
+    found = [option for path in files for option in starts.findall(path.read_text(encoding="utf-8"))]
+    assert len(found) > 20
+    assert set(found) == {"-P"}
 
 
 @pytest.fixture(scope="module")
