@@ -5,11 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from clones import REPOSITORY, SMOKE, clone, forked_snakemake, planned, snakemake, with_stand_ins
+from clones import REPOSITORY, SMOKE, clone, planned, snakemake, with_stand_ins
 from faults import same_but_for_times
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -17,10 +17,9 @@ ONE = "matrix:\n  - {dataset: digits, model: ncsn, optimizations: [baseline], se
 PRESETS = (*SMOKE, "one.yaml")
 # Braces are wildcards to Snakemake, a colon parts the folders of PYTHONPATH, and the rest means something to a shell.
 ODD = b'-d {seed} {config[x]} $(touch pwned) `touch pwned` \\ "it\'s" %s *?[a] #;&|<>~!=:,@ \xd0\x9f\xd1\x80\n\t'
-NOT_UTF8 = b"\xe9t\xe9"  # and no text
+NOT_TEXT = b" \xe9"  # in UTF-8; macOS refuses it
 # What libraries of a run import, and pandas of a job.
 HIDDEN = ("numbers", "statistics", "yaml", "pyarrow", "torch", "secrets")
-MATRIX = "results/matrix.parquet"
 
 
 def with_one_cell(folder: Path) -> Path:
@@ -38,19 +37,15 @@ def make_locale(folder: Path) -> dict[str, str]:
     return {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
-def run_as_typed(folder: Path, prefix: list[str], environment: Mapping[str, str]) -> str:
-    """Run `snakemake --until aggregate` by its script, as people do; return what it prints, which may be Latin-1."""
+def run_as_typed(
+    folder: Path, arguments: Sequence[str], environment: Mapping[str, str], prefix: Sequence[str] = ()
+) -> tuple[int, str]:
+    """Run Snakemake by its script, in a new process; return its exit code and what it prints, which may be Latin-1."""
     script = Path(sys.executable).with_name("snakemake")
     command = [*prefix, sys.executable, *([script] if script.exists() else ["-P", "-m", "snakemake"])]
-    done = subprocess.run(
-        [*command, "--cores", "2", *PRESETS, "--until", "aggregate"],
-        cwd=folder,
-        env={"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", **environment},
-        capture_output=True,
-    )
-    printed = (done.stdout + done.stderr).decode("utf-8", "replace")
-    assert done.returncode == 0, printed
-    return printed
+    variables = {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", **environment}
+    done = subprocess.run([*command, *arguments], cwd=folder, env=variables, capture_output=True)
+    return done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace")
 
 
 def test_an_odd_machine_makes_the_same_matrix(tmp_path: Path) -> None:
@@ -62,21 +57,22 @@ def test_an_odd_machine_makes_the_same_matrix(tmp_path: Path) -> None:
         (odd / f"{name}.py").write_text("raise SystemExit('a file of the user hides a library')\n", encoding="utf-8")
     prefix = [sys.executable, str(HELPERS / "without_locks.py"), "ENOSYS"]
     locks = subprocess.run([*prefix, "true"], capture_output=True).returncode != 0
-    printed = run_as_typed(odd, [] if locks else prefix, {"HOME": "/dev/null", **make_locale(tmp_path)})
-    run_as_typed(plain, [], {"HOME": str(tmp_path)})
+    until = ("--cores", "2", *PRESETS, "--until", "aggregate")
+    locale = {"HOME": "/dev/null", **make_locale(tmp_path)}
+    code, printed = run_as_typed(odd, until, locale, () if locks else prefix)
+    assert code == 0, printed
+    done = snakemake(plain, *until)
+    assert done.returncode == 0, done.stdout + done.stderr
     same_but_for_times(plain, odd)
     assert printed.count("note: this file system has no locks") == (0 if locks else 1)
     assert "Traceback" not in printed
     assert not list(tmp_path.rglob("pwned"))
 
 
-@pytest.mark.parametrize("name", [ODD, NOT_UTF8], ids=["odd", "not UTF-8"])
-def test_a_whole_run_in_a_path_of_any_characters(tmp_path: Path, name: bytes) -> None:
+def test_a_whole_run_in_a_path_of_any_characters(tmp_path: Path) -> None:
     """With Snakemake's own report, which a second Snakemake writes."""
-    try:
-        folder = with_one_cell(with_stand_ins(clone(tmp_path / os.fsdecode(name))))
-    except OSError as error:
-        pytest.skip(f"this file system refuses the name: {error}")
+    name = ODD if sys.platform == "darwin" else ODD + NOT_TEXT
+    folder = with_one_cell(with_stand_ins(clone(tmp_path / os.fsdecode(name))))
     done = snakemake(folder, "--cores", "2", *PRESETS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -99,7 +95,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return clone(tmp_path_factory.mktemp("machines") / "slim diff")
 
 
-@pytest.mark.parametrize("home", ["/dev/null", "", "/proc/0/none"])
+@pytest.mark.parametrize("home", ["/dev/null", ""])
 def test_snakemake_needs_no_home(fresh: Path, home: str) -> None:
     assert "train" in planned(fresh, *SMOKE, HOME=home)
 
@@ -112,14 +108,14 @@ def test_from_another_folder(fresh: Path, tmp_path: Path, holds: str) -> None:
     if holds == "another workflow":
         (tmp_path / "workflow").mkdir()
     start = ("-s", str(fresh / "Snakefile"), "-n", "--configfile", str(fresh / "config/smoke.yaml"))
-    code, printed = forked_snakemake(tmp_path, *start)
-    assert code == 1
-    (line,) = [line for line in printed.splitlines() if "error" in line.lower()]
+    refused = snakemake(tmp_path, *start)
+    assert refused.returncode == 1
+    (line,) = [line for line in (refused.stdout + refused.stderr).splitlines() if "error" in line.lower()]
     missing = {"nothing": "config.yaml was not found", "a config.yaml": "workflow was not found"}
     assert line.startswith(f"error: {missing.get(holds, str(tmp_path))}")
     assert f"cd '{fresh}'" in line and f"--directory '{fresh}'" in line
     if holds == "nothing":
-        assert forked_snakemake(tmp_path, *start, "--directory", str(fresh))[0] == 0
+        assert snakemake(tmp_path, *start, "--directory", str(fresh)).returncode == 0
 
 
 def test_a_path_that_the_locale_cannot_spell_is_one_line(fresh: Path, tmp_path: Path) -> None:
@@ -130,20 +126,20 @@ def test_a_path_that_the_locale_cannot_spell_is_one_line(fresh: Path, tmp_path: 
     locale = make_locale(tmp_path)
     if locale["LC_ALL"] == "C":
         pytest.skip("no Latin-1 locale can be made; ASCII ones keep the bytes of any path")
-    refused = snakemake(fresh, *arguments, **locale)
-    assert refused.returncode == 1
-    (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    code, printed = run_as_typed(fresh, arguments, locale)
+    assert code == 1
+    (line,) = [line for line in printed.splitlines() if line.startswith("error: ")]
     assert "theirs.yaml: data_dir is " in line and "PYTHONUTF8=1" in line
-    assert snakemake(fresh, *arguments, **locale, PYTHONUTF8="1").returncode == 0
+    assert run_as_typed(fresh, arguments, {**locale, "PYTHONUTF8": "1"})[0] == 0
 
 
-@pytest.mark.parametrize("character", ['"', "$", "`", "\\"])
+@pytest.mark.parametrize("character", ["$", "\\"])
 def test_paths_that_batch_systems_misread_are_refused_before_a_job(tmp_path: Path, character: str) -> None:
     pytest.importorskip("snakemake_executor_plugin_cluster_generic", reason="comes with the extra `cluster`")
     folder = clone(tmp_path / f"a {character} b")
-    code, printed = forked_snakemake(folder, "--workflow-profile", "profiles/generic", *SMOKE)
-    assert code == 1
-    (line,) = [line for line in printed.splitlines() if line.startswith("error: ")]
+    refused = snakemake(folder, "--workflow-profile", "profiles/generic", *SMOKE)
+    assert refused.returncode == 1
+    (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
     assert repr(character) in line
-    assert "rule " not in printed
+    assert "rule " not in refused.stdout + refused.stderr
     assert not list((folder / ".snakemake/locks").glob("*"))
