@@ -10,12 +10,13 @@ GPUS ?= $(shell nvidia-smi --list-gpus 2>/dev/null | wc -l)
 SNAKEMAKE_ARGS ?=
 PYTEST_ARGS ?=
 
-# Rules call `python` by name, so .venv comes first on the path.
-IN_VENV := PATH="$(abspath $(VENV))/bin:$$PATH"
-PIP_INSTALL := $(VENV)/bin/python -m pip install $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable
-SNAKEMAKE := $(IN_VENV) snakemake --cores $(CORES) --resources gpu=$(GPUS)
+# Rules call `python` by name, so .venv comes first on the path, which the shell finds: a path may hold any character.
+IN_VENV := PATH="$$(cd $(VENV) && pwd)/bin:$$PATH"
+PIP_INSTALL := $(VENV)/bin/python -P -m pip install $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable
+SNAKEMAKE := $(IN_VENV) python -P -m snakemake --cores $(CORES) --resources gpu=$(GPUS)
+export PYTHONUTF8 := 1
 
-.PHONY: all smoke test bench docs schemas lint format venv venv-dev clean help
+.PHONY: all smoke test bench docs schemas lint format venv venv-dev own clean help
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 
@@ -36,7 +37,7 @@ bench: $(VENV)/.dev ## measure speed ratios, interleaved, into results/benchmark
 	done
 
 docs: $(VENV)/.docs ## build the documentation site into results/site; warnings are errors
-	$(IN_VENV) NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
+	$(IN_VENV) NO_MKDOCS_2_WARNING=1 python -m mkdocs build --quiet
 
 schemas: $(VENV)/.run ## write workflow/schemas/row.schema.json and paper.schema.json from the columns
 	$(IN_VENV) PYTHONPATH=workflow/src python -m slimdiff.analysis.columns workflow/schemas
@@ -57,8 +58,16 @@ venv: $(VENV)/.run ## set up .venv to run the workflow
 
 venv-dev: $(VENV)/.dev ## set up .venv to run, test and lint
 
+# An environment runs the code of the clone that it was made in, also when it is copied or moved with another one.
+OWNER := import os, slimdiff; exit(not os.path.samefile(os.path.dirname(slimdiff.__file__), "workflow/src/slimdiff"))
+own:
+	@[ ! -e $(VENV)/.run ] || $(VENV)/bin/python -I -c '$(OWNER)' 2>/dev/null || { \
+		echo "error: $(VENV) was made in another clone, or this one was moved: type make clean, then make again" >&2; \
+		exit 1; \
+	}
+
 # Stamps are written last, so that the next make resumes an interrupted install.
-$(VENV)/.run: pyproject.toml $(CONSTRAINTS)
+$(VENV)/.run: pyproject.toml $(CONSTRAINTS) | own
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) .
 	@touch $@

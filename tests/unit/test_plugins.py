@@ -327,6 +327,9 @@ def test_plugin_steps_run_between_prune_and_quantize_in_file_order() -> None:
         ({"plugins": ["../x.py"]}, "plugins[0]", ("'../x.py'", "without ..")),
         ({"plugins": ["README.md"]}, "plugins[0]", ("'README.md'", ".py")),
         ({"plugins": ["my-recipes.py"]}, "plugins[0]", ("'my-recipes.py'", "a name that Python can import")),
+        ({"plugins": ["statistics.py"]}, "plugins[0]", ("'statistics.py'", "the standard library", "rename")),
+        ({"plugins": ["a/numbers.py"]}, "plugins[0]", ("'a/numbers.py'", "the standard library", "rename")),
+        ({"plugins": ["yaml.py"]}, "plugins[0]", ("'yaml.py'", "an installed package", "rename")),
         ({"plugins": FILE}, "plugins", (f"'{FILE}'", "a list")),
         (
             {"optimizations": {"mantissa-4": {"round-mantissa": {"bits": 23}}}},
@@ -419,3 +422,43 @@ def test_names_of_slimdiff_are_refused(folder: Path) -> None:
 
 def test_reading_and_validating_load_no_plugin() -> None:
     assert set(FAMILIES) == {"ncsn", "ddpm"}
+
+
+@pytest.mark.parametrize(
+    ("files", "plugins", "said"),
+    [
+        ({"mine.py": "import tabnanny\n", "tabnanny.py": ""}, ["mine.py"], ("tabnanny.py", "the standard library")),
+        ({"mine.py": "def f():\n    import yaml\n", "yaml.py": ""}, ["mine.py"], ("yaml.py", "an installed package")),
+        (
+            {"a/one.py": "import common\n", "a/common.py": "", "b/two.py": "import common\n", "b/common.py": ""},
+            ["a/one.py", "b/two.py"],
+            ("b/common.py and a/common.py have one name",),
+        ),
+        ({"a/mine.py": "", "b/mine.py": ""}, ["a/mine.py", "b/mine.py"], ("b/mine.py and a/mine.py have one name",)),
+    ],
+)
+def test_files_that_python_would_mistake_are_refused_before_any_job(
+    files: dict[str, str],
+    plugins: list[str],
+    said: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a plugin imports counts as the plugin itself."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        step = f"@step({name.replace('/', '-').removesuffix('.py')!r}, settings={{}})\ndef g(n, s, r): ...\n"
+        registration = step if name in plugins else ""
+        (tmp_path / name).write_text(HEAD + text + registration, encoding="utf-8")
+    declarations._load_catalog.cache_clear()
+    declarations.read.cache_clear()
+    with pytest.raises(UserError) as caught:
+        declarations.load_catalog(plugins)
+    assert all(part in str(caught.value) for part in said)
+
+
+def test_a_file_next_to_a_plugin_that_it_does_not_import_is_free(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(f"{HEAD}@step('free', settings={{}})\ndef g(n, s, r): ...\n", encoding="utf-8")
+    (tmp_path / "statistics.py").write_text("", encoding="utf-8")
+    assert [found.declared.name for found in declarations.read(str(tmp_path / "mine.py"))] == ["free"]

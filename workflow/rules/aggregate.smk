@@ -18,7 +18,7 @@ rule row:
         code=get_code("row"),
         identity=get_identity,
     shell:
-        "python -u -m slimdiff.stages.row --cell {params.cell:q} --code {params.code}"
+        "python -u -P -m slimdiff.stages.row --cell {params.cell:q} --code {params.code}"
         " --train {input.train:q} --score {input.score:q} --profile {input.profile:q} --identity {params.identity}"
         " --out {output.row:q} >{log:q} 2>&1"
 
@@ -38,7 +38,7 @@ rule aggregate:
         config=canonical(resolve.provenance(config)),
         code=get_code("aggregate"),
     shell:
-        "python -u -m slimdiff.stages.aggregate --matrix {params.matrix:q} --config {params.config:q} --code {params.code}"
+        "python -u -P -m slimdiff.stages.aggregate --matrix {params.matrix:q} --config {params.config:q} --code {params.code}"
         " --cells results/cells --out {output.matrix:q} >{log:q} 2>&1"
 
 
@@ -58,5 +58,5 @@ rule claims:
     params:
         code=get_code("claims"),
     shell:
-        "python -u -m slimdiff.stages.claims --code {params.code} --matrix {input.matrix:q} --paper {input.paper:q}"
+        "python -u -P -m slimdiff.stages.claims --code {params.code} --matrix {input.matrix:q} --paper {input.paper:q}"
         " --claims {input.claims:q} --out {output.claims:q} --out-findings {output.findings:q} >{log:q} 2>&1"

@@ -1,11 +1,10 @@
-"""What all rules share: the package, the validated config, and functions for params and wildcards."""
+"""What all rules share: the validated config, and functions for params and wildcards."""
 
 import functools
 import hashlib
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -16,15 +15,6 @@ from pathlib import Path
 
 import yaml
 from snakemake.utils import update_config
-
-# Jobs use this clone's package, installed or not, here and on cluster nodes. The shell sets PYTHONPATH because activating
-# a conda environment drops an inherited one. `python` is the one that runs Snakemake, or conda's.
-SOURCE = Path(workflow.basedir, "workflow", "src")
-sys.path.insert(0, str(SOURCE))
-os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]))
-# A job ends with the Snakemake that started it, even if Snakemake is killed.
-DIE_WITH_PARENT = f"exec python -I -S {shlex.quote(str(SOURCE / 'slimdiff' / 'runtime' / 'die_with_parent.py'))} $PPID .snakemake/slimdiff.jobs"
-shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(SOURCE))}; {DIE_WITH_PARENT} ")
 
 from slimdiff.analysis.claims.file import read as read_claims
 from slimdiff.config import lookup, resolve
@@ -56,10 +46,10 @@ def check_config():
     Only the main process looks at the data: on a node, or in one of thousands of jobs, they are as they were.
     """
     names = ["config.yaml", *(os.path.relpath(path) for path in workflow.config_settings.configfiles)]
-    schema = Path(workflow.basedir, "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8")
+    schema = Path("workflow/schemas/config.schema.yaml").read_text(encoding="utf-8")
     try:
         given = read_texts(workflow.config_settings.config)
-        files = {name: strict_yaml.read_config(name) for name in names if Path(name).exists()}
+        files = {name: strict_yaml.read_config(name) for name in names}
         update_config(config, given)
         facts = validate(config, yaml.safe_load(schema), {**files, "--config": given}, workflow.is_main_process)
         read_claims(config["claims"])
@@ -96,7 +86,8 @@ DATASET_FACTS = check_config()
 
 # Held while this run lives, so that the lock of a killed run is recognized as stale.
 RUN = run_lock.enter(Path(".snakemake")) if workflow.is_main_process else None
-ENVIRONMENT = f"../../envs/{config['environment']}.yaml"
+# Snakemake takes braces for wildcards, also in the part of the path that it would put before a relative one.
+ENVIRONMENT = str(CLONE / "envs" / f"{config['environment']}.yaml").replace("{", "{{").replace("}", "}}")
 TRAINING = run_path("{dataset}", "{model}", "{training}", "{seed}")
 CELL = run_path("{dataset}", "{model}", "{optimization}", "{seed}")
 ENGINE_CACHE = "results/state/engines"  # not an output, since compilers share it between jobs
@@ -114,6 +105,7 @@ wildcard_constraints:
 
 
 onstart:
+    check_cluster_path()
     run_lock.sign(RUN)
     keep_for_passing_failures(workflow.scheduler, time.time())
     # To keep to its default of 100 job starts a second, Snakemake 9 goes through all ready jobs again every second, and

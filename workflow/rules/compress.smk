@@ -25,6 +25,6 @@ rule compress:
         identity=get_identity,
         cache=ENGINE_CACHE,
     shell:
-        "python -u -m slimdiff.stages.compress --settings {params.settings:q} --code {params.code}"
+        "python -u -P -m slimdiff.stages.compress --settings {params.settings:q} --code {params.code}"
         " --weights {input.weights:q} --images {input.images:q} --cache {params.cache:q}"
         " --origin {params.origin:q} --identity {params.identity} --out {output.model:q} --out-packed {output.packed:q} >{log:q} 2>&1"

@@ -20,5 +20,5 @@ rule data:
         code=get_code("data"),
         listing=get_folder_listing,
     shell:
-        "python -u -m slimdiff.stages.data --settings {params.settings:q} --code {params.code}"
+        "python -u -P -m slimdiff.stages.data --settings {params.settings:q} --code {params.code}"
         " --data-dir {resources.data_dir:q} --out {output.images:q} >{log:q} 2>&1"

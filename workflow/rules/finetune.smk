@@ -29,7 +29,7 @@ rule finetune:
         code=get_code("finetune"),
         state=f"results/state/train/{TRAINING}",  # not an output, since Snakemake deletes outputs of failed jobs
     shell:
-        "python -u -m slimdiff.stages.finetune --settings {params.settings:q} --code {params.code}"
+        "python -u -P -m slimdiff.stages.finetune --settings {params.settings:q} --code {params.code}"
         " --images {input.images:q} --start {input.start:q} --start-record {input.start_record:q}"
         " --state {params.state:q} --gpu {resources.gpu} --threads {threads}"
         " --out-weights {output.weights:q} --out-record {output.record:q} >{log:q} 2>&1"

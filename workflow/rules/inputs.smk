@@ -125,7 +125,7 @@ def write_html(path):
         json.dump(config, file)
         file.flush()
         arguments = ["--report", path, "--nolock", "--replace-workflow-config", "--configfile", file.name]
-        if subprocess.run([sys.executable, "-m", "snakemake", "--quiet", "all", *arguments]).returncode == 0:
+        if subprocess.run([sys.executable, "-P", "-m", "snakemake", "--quiet", "all", *arguments]).returncode == 0:
             logger.info(f"Report: {path}")
 
 
@@ -140,6 +140,6 @@ def write_so_far(folder):
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         json.dump(config, file)
         file.flush()
-        command = [sys.executable, "-m", "slimdiff.cli", "matrix", "--config", file.name, "--out", folder]
-        environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+        command = [sys.executable, "-P", "-m", "slimdiff.cli", "matrix", "--config", file.name, "--out", folder]
+        environment = {**os.environ, "PYTHONPATH": PACKAGE}
         subprocess.run(command, env=environment, stdout=sys.stderr)

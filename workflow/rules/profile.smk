@@ -26,6 +26,6 @@ rule profile:
         identity=get_identity,
         baseline=lambda wildcards, input: ["--baseline", input.baseline] if input.get("baseline") else [],
     shell:
-        "python -u -m slimdiff.stages.profile --settings {params.settings:q} --code {params.code}"
+        "python -u -P -m slimdiff.stages.profile --settings {params.settings:q} --code {params.code}"
         " --model {input.model:q} --images {input.images:q} --packed {input.packed:q} {params.baseline:q}"
         " --identity {params.identity} --gpu {resources.gpu} --threads {threads} --out {output.profile:q} >{log:q} 2>&1"

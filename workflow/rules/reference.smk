@@ -21,7 +21,7 @@ rule extractors:
         settings=get_settings(resolve.extractors_settings),
         code=get_code("extractors"),
     shell:
-        "python -u -m slimdiff.stages.extractors --settings {params.settings:q} --code {params.code}"
+        "python -u -P -m slimdiff.stages.extractors --settings {params.settings:q} --code {params.code}"
         " --images {input.images:q} --gpu {resources.gpu} --threads {threads} --out {output.extractors:q} >{log:q} 2>&1"
 
 
@@ -45,7 +45,7 @@ rule classifier:
         settings=get_settings(resolve.classifier_settings),
         code=get_code("classifier"),
     shell:
-        "python -u -m slimdiff.stages.classifier --settings {params.settings:q} --code {params.code}"
+        "python -u -P -m slimdiff.stages.classifier --settings {params.settings:q} --code {params.code}"
         " --images {input.images:q} --gpu {resources.gpu} --threads {threads} --out {output.classifier:q} >{log:q} 2>&1"
 
 
@@ -70,7 +70,7 @@ rule reference:
         settings=get_settings(resolve.reference_settings),
         code=get_code("reference"),
     shell:
-        "python -u -m slimdiff.stages.reference --settings {params.settings:q} --code {params.code}"
+        "python -u -P -m slimdiff.stages.reference --settings {params.settings:q} --code {params.code}"
         " --images {input.images:q} --extractors {input.extractors:q}"
         " --gpu {resources.gpu} --threads {threads} --out {output.reference:q} >{log:q} 2>&1"
 
@@ -89,7 +89,7 @@ rule inception_weights:
         settings=get_settings(resolve.inception_weights_settings),
         code=get_code("inception_weights"),
     shell:
-        "python -u -m slimdiff.stages.inception_weights --settings {params.settings:q} --code {params.code}"
+        "python -u -P -m slimdiff.stages.inception_weights --settings {params.settings:q} --code {params.code}"
         " --data-dir {resources.data_dir:q} --out {output.weights:q} >{log:q} 2>&1"
 
 
@@ -114,6 +114,6 @@ rule inception:
         settings=get_settings(resolve.inception_settings),
         code=get_code("inception"),
     shell:
-        "python -u -m slimdiff.stages.inception --settings {params.settings:q} --code {params.code}"
+        "python -u -P -m slimdiff.stages.inception --settings {params.settings:q} --code {params.code}"
         " --images {input.images:q} --weights {input.weights:q}"
         " --gpu {resources.gpu} --threads {threads} --out {output.reference:q} >{log:q} 2>&1"

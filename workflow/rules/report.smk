@@ -23,7 +23,7 @@ rule report:
     params:
         code=get_code("report"),
     shell:
-        "python -u -m slimdiff.stages.report --code {params.code} --matrix {input.matrix:q} --paper {input.paper:q}"
+        "python -u -P -m slimdiff.stages.report --code {params.code} --matrix {input.matrix:q} --paper {input.paper:q}"
         " --findings {input.findings:q} --claims {input.claims:q} --cells results/cells --trainings results/train"
         " --benchmarks results/benchmarks"
         " --out-tables results/tables --out-figures results/figures >{log:q} 2>&1"
@@ -49,7 +49,7 @@ rule page:
     params:
         code=get_code("page"),
     shell:
-        "python -u -m slimdiff.stages.page --code {params.code} --matrix {input.matrix:q} --paper {input.paper:q}"
+        "python -u -P -m slimdiff.stages.page --code {params.code} --matrix {input.matrix:q} --paper {input.paper:q}"
         " --findings {input.findings:q} --claims {input.claims:q} --tables results/tables --cells results/cells"
         " --trainings results/train"
         " --benchmarks results/benchmarks --out {output.page:q} >{log:q} 2>&1"

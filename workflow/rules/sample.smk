@@ -30,6 +30,6 @@ rule sample:
         identity=get_identity,
         cache=ENGINE_CACHE,
     shell:
-        "python -u -m slimdiff.stages.sample --settings {params.settings:q} --code {params.code}"
+        "python -u -P -m slimdiff.stages.sample --settings {params.settings:q} --code {params.code}"
         " --model {input.model:q} --gpu {resources.gpu} --threads {threads} --cache {params.cache:q}"
         " --identity {params.identity} --out {output.samples:q} --out-grid {output.grid:q} >{log:q} 2>&1"

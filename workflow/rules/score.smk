@@ -27,7 +27,7 @@ rule score:
         code=get_code("score"),
         identity=get_identity,
     shell:
-        "python -u -m slimdiff.stages.score --settings {params.settings:q} --code {params.code}"
+        "python -u -P -m slimdiff.stages.score --settings {params.settings:q} --code {params.code}"
         " --samples {input.samples:q} --images {input.images:q} --reference {input.reference:q}"
         " --extractors {input.extractors:q} --classifier {input.classifier:q} --inception {input.inception:q}"
         " --identity {params.identity} --gpu {resources.gpu} --threads {threads} --out {output.score:q} >{log:q} 2>&1"

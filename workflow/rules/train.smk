@@ -30,6 +30,6 @@ rule train:
         code=get_code("train"),
         state=f"results/state/train/{TRAINING}",  # not an output, since Snakemake deletes outputs of failed jobs
     shell:
-        "python -u -m slimdiff.stages.train --settings {params.settings:q} --code {params.code}"
+        "python -u -P -m slimdiff.stages.train --settings {params.settings:q} --code {params.code}"
         " --images {input.images:q} --state {params.state:q} --gpu {resources.gpu} --threads {threads}"
         " --out-weights {output.weights:q} --out-record {output.record:q} >{log:q} 2>&1"

@@ -20,6 +20,7 @@ from slimdiff.cli.sample import sample
 from slimdiff.cli.show import show
 from slimdiff.cli.status import status
 from slimdiff.errors import UserError
+from slimdiff.io.streams import make_tolerant
 from slimdiff.io.text import one_line
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -61,6 +62,7 @@ for panel, commands in {
 
 def main() -> None:
     """Run the command; print an error that the user can fix as one line on standard error, and exit."""
+    make_tolerant()
     try:
         code = app(standalone_mode=False, prog_name="slimdiff")
         sys.stdout.flush()

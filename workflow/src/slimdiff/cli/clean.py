@@ -1,6 +1,5 @@
 """`slimdiff clean`: delete results that no configuration requests."""
 
-import fcntl
 import json
 import shutil
 import time
@@ -18,6 +17,7 @@ from slimdiff.cli.console import console, table
 from slimdiff.config.cells import run_path
 from slimdiff.errors import UserError
 from slimdiff.io.text import size
+from slimdiff.runtime.locks import lock
 
 RECENT_S = 120.0  # a training that wrote its state within this time may be running, perhaps on another machine
 LOGGED_STAGES = (*CELL_STAGES, "row")  # folders of logs named after cells
@@ -145,17 +145,13 @@ def _files(path: Path) -> Iterator[Path]:
 
 def _runs(state: Path, now: float) -> bool:
     """Return whether a training uses `state`: it wrote recently, perhaps on another machine, or holds the lock."""
-    status, lock = state / "status.json", state / "lock"
+    status, held = state / "status.json", state / "lock"
     if status.exists() and now - status.stat().st_mtime < RECENT_S:
         return True
-    if not lock.exists():
+    if not held.exists():
         return False
-    with lock.open("r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    with held.open("r+") as file:
+        return lock(file, note=True) is False
 
 
 def _print_orphans(orphan_list: Sequence[Orphan], source: str, deleted: bool) -> None:

@@ -7,7 +7,9 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
+import tempfile
 import textwrap
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -65,8 +67,8 @@ def doctor(
     start, results = Path.cwd(), results.absolute()
     named = [Path(name).absolute() if Path(name).is_file() else name for name in presets or ()]
     configs = [path.absolute() for path in config or ()]
-    with console().status("checking"):
-        for part in (packages(), extras(), devices(), workflow(start), disk(results)):
+    with console().status("checking", spinner="line"):
+        for part in (packages(), extras(), devices(), workflow(start), disk(results), folders()):
             findings += list(part)
         if any(finding.name == "workflow" and finding.state == OK for finding in findings):
             with contextlib.chdir(find_root(start)):  # paths in a config are relative to the clone
@@ -165,11 +167,36 @@ def workflow(start: Path) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("workflow", PROBLEM, "not found", str(error))
         return
-    yield Finding("workflow", OK, str(root))
+    if can_write(root / ".snakemake"):
+        yield Finding("workflow", OK, str(root))
+    else:
+        text = f"{root / '.snakemake'} cannot be written, where Snakemake keeps what it knows about a run"
+        yield Finding("workflow", PROBLEM, text, f"chmod u+w {root}, or clone into another folder")
+    yield from environment(root)
     own = Path(__file__).parents[2]
     if own != root / "workflow" / "src":
         text = f"this command comes from {own}; jobs run the code of this clone"
         yield Finding("clone", NOTE, text, "`make venv` here installs the clone's own command")
+
+
+def environment(root: Path) -> Iterator[Finding]:
+    """Check that the clone's .venv was made in it: one that came with a copy runs the code of another clone."""
+    python = root / ".venv" / "bin" / "python"
+    if not python.parent.is_dir():
+        return
+    try:
+        command = [str(python), "-I", "-c", "import os, slimdiff; print(os.path.dirname(slimdiff.__file__))"]
+        printed = subprocess.run(command, capture_output=True, timeout=60, check=True).stdout
+        place = os.fsdecode(printed.removesuffix(b"\n"))
+    except (OSError, subprocess.SubprocessError):
+        place = ""
+    if place and Path(place).resolve() == (root / "workflow" / "src" / "slimdiff").resolve():
+        yield Finding("environment", OK, str(python.parents[1]))
+    else:
+        stamped = (root / ".venv" / ".run").exists()  # by make, once slimdiff was installed
+        text = f"{python.parents[1]} runs the code in {place}" if place else f"{python} cannot load slimdiff"
+        fix = "it was made in another clone, or this one was moved: `make clean`, then `make venv`"
+        yield Finding("environment", PROBLEM if place or stamped else NOTE, text, fix)
 
 
 def configuration(presets: Sequence[str], configs: Sequence[Path], results: Path) -> Iterator[Finding]:
@@ -207,6 +234,25 @@ def disk(results: Path) -> Iterator[Finding]:
         yield Finding("disk", PROBLEM, text, "free disk space; `slimdiff clean --orphans` lists what you can delete")
     else:
         yield Finding("disk", OK, f"{size(free)} free at {place}")
+
+
+def folders() -> Iterator[Finding]:
+    """Check the folders outside of the clone that Snakemake writes to."""
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        yield Finding("temporary files", PROBLEM, str(error), "export TMPDIR=FOLDER, one that can be written")
+    # A user whom the system does not know has no home: ~ stays, where Path raises.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111
+    if not cache.is_absolute() or not can_write(cache):
+        text = f"{cache} cannot be written; the profiles of this clone do without it, other Snakemake profiles do not"
+        yield Finding("cache", NOTE, text, "export XDG_CACHE_HOME=FOLDER, one that can be written")
+
+
+def can_write(folder: Path) -> bool:
+    """Return whether files can be written into the folder, or it can be made."""
+    place = next((place for place in (folder, *folder.parents) if place.exists()), None)
+    return place is not None and place.is_dir() and os.access(place, os.W_OK | os.X_OK)
 
 
 def data(paths: Sequence[Path], results: Path) -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """`slimdiff run`: run Snakemake with options for this machine."""
 
+import codecs
 import os
 import shlex
 import subprocess
@@ -71,15 +72,23 @@ def run(
         [*(["--dry-run"] if dry_run else []), *rest],
     )
     print(f"snakemake {shlex.join(arguments)}", file=sys.stderr, flush=True)
+    os.environ |= utf8_mode()
     # Replace this process, so that Ctrl-C, signals and the exit code are Snakemake's own.
     os.chdir(root)
-    os.execv(sys.executable, [sys.executable, "-m", "snakemake", *arguments])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "snakemake", *arguments])
 
 
 def snakemake_arguments(overlays: list[Path], cores: str, gpus: int, rest: list[str]) -> list[str]:
     """Return Snakemake's arguments; --cores precedes `rest`, since --configfile would swallow its first argument."""
     files = ["--configfile", *map(str, overlays)] if overlays else []
     return ["--resources", f"gpu={gpus}", *files, "--cores", cores, *rest]
+
+
+def utf8_mode() -> dict[str, str]:
+    """Return the environment in which a Python takes paths as UTF-8, and prints what this terminal can show."""
+    terminal = codecs.lookup(sys.stderr.encoding).name
+    output = {} if terminal == "utf-8" else {"PYTHONIOENCODING": f"{terminal}:backslashreplace"}
+    return {"PYTHONUTF8": "1", **output}
 
 
 def find_root(start: Path) -> Path:

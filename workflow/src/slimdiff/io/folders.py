@@ -5,6 +5,7 @@ refused before any job: a folder from somebody else must not pull this machine's
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,16 @@ def listing(folder: str | os.PathLike[str]) -> list[tuple[str, int]]:
     entries = [(path[start:], size) for path, size in _walk(root, Path(os.path.realpath(root)))]
     entries.sort(key=lambda entry: entry[0].split("/"))
     return [(os.fsencode(path).decode("utf-8", "surrogateescape"), size) for path, size in entries]
+
+
+def encoding_problem(path: str | os.PathLike[str]) -> str | None:
+    """Return why no file of this locale can have the name `path`, as in "is 'фото', which …"; None if one can."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        return f"is {os.fspath(path)!r}, which paths in this locale ({encoding}) cannot spell; set PYTHONUTF8=1"
+    return None
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:

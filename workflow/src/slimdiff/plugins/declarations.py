@@ -7,13 +7,15 @@ file. Their arguments are literals, or names of literals that the file assigns o
 import ast
 import functools
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
 from slimdiff.errors import UserError
-from slimdiff.io.folders import is_file
+from slimdiff.io.folders import encoding_problem, is_file
 from slimdiff.plugins import KINDS, Declared, NetworkFamily, Source, Step
 from slimdiff.runtime.fingerprint import EXCLUDED, REGISTRATION, SOURCE, Codebase, package
 from slimdiff.runtime.syntax import Module, parse
@@ -58,7 +60,11 @@ def load_catalog(paths: Sequence[str]) -> PluginCatalog:
 def _load_catalog(paths: tuple[str, ...]) -> PluginCatalog:
     catalog = PluginCatalog()
     tables: dict[str, dict[str, Any]] = {"step": catalog.steps, "family": catalog.families, "source": catalog.sources}
+    files: dict[str, Path] = {}
     for path in paths:
+        for name, own in own_modules(*parse_plugin(path)).items():
+            if files.setdefault(name, own).resolve() != own.resolve():
+                raise UserError(f"{own} and {files[name]} have one name, and Python imports one of them; rename one")
         for declaration in read(path):
             kind, name = declaration.declared.kind, declaration.declared.name
             if name in tables[kind]:
@@ -74,6 +80,10 @@ def path_problem(path: str) -> str | None:
         return f"is {path!r}; allowed: a file that ends in .py, its path relative to the working directory, without .."
     if not parts.stem.isidentifier():
         return f"is {path!r}; allowed: a name that Python can import, of letters, digits and _"
+    if problem := encoding_problem(path):
+        return problem
+    if library := library_of(parts.stem, Path(path).parent):
+        return f"is {path!r}, the name of a module of {library}, which Python imports instead; rename the file"
     if not is_file(path):
         return f"is {path!r}, which does not exist; correct the path or remove it"
     return None
@@ -91,7 +101,25 @@ def parse_plugin(path: str | os.PathLike[str]) -> tuple[Codebase, Module]:
     if module is None or module.path.resolve() != file.resolve():
         parse(file)
         raise UserError(f"the plugin {path} needs a name that Python can import and no other module has; rename it")
+    for name, own in own_modules(code, module).items():
+        if library := library_of(name, file.parent):
+            raise UserError(f"{own} has the name of a module of {library}, which Python imports instead; rename it")
     return code, module
+
+
+def own_modules(code: Codebase, module: Module) -> dict[str, Path]:
+    """Return the files next to a plugin that it imports, itself included, by the names of their modules."""
+    names = sorted({name.partition(".")[0] for name in code.modules(module.name)} - {"slimdiff"})
+    return {name: found.path for name in names if (found := code.module(name)) is not None}
+
+
+def library_of(name: str, folder: Path) -> str | None:
+    """Return where Python finds the module `name` before it looks into `folder`: what has it; None if nothing has."""
+    if name in sys.stdlib_module_names:
+        return "the standard library"
+    own = os.path.realpath(folder)
+    spec = PathFinder.find_spec(name, [place for place in sys.path if os.path.realpath(place) != own])
+    return None if spec is None or spec.origin is None else f"an installed package ({spec.origin})"
 
 
 @functools.cache

@@ -36,7 +36,7 @@ from slimdiff.plugins import (
     Step,
     missing_plugins,
 )
-from slimdiff.plugins.declarations import Declaration, parse_plugin, read
+from slimdiff.plugins.declarations import Declaration, own_modules, parse_plugin, read
 from slimdiff.plugins.schema import options_schema
 
 LOADED: dict[Path, str] = {}  # plugins that were imported, with the paths that the user gave
@@ -84,20 +84,17 @@ def _key(item: Registered | Declaration[Any]) -> tuple[str, str]:
 
 
 def _import(path: str, file: Path) -> ModuleType:
-    """Import the file by its own name, its folder first on the path, as Python runs a script."""
+    """Import the file by its own name, its folder last on the path, where it hides no library."""
     if not file.stem.isidentifier() or file.suffix != ".py":
         raise UserError(f"the plugin {path} needs a name that Python can import: letters, digits and _, then .py")
     if str(file.parent) not in sys.path:
-        sys.path.insert(0, str(file.parent))
+        sys.path.append(str(file.parent))
     importlib.invalidate_caches()
     module = call_plugin(path, "loading it", lambda: importlib.import_module(file.stem))
-    code, plugin = parse_plugin(file)
-    for name in {name.partition(".")[0] for name in code.modules(plugin.name)} - {"slimdiff"}:
-        own, imported = code.module(name), getattr(sys.modules.get(name), "__file__", None)
-        if own is not None and imported is not None and Path(imported).resolve() != own.path.resolve():
-            raise UserError(
-                f"the plugin {path}: {own.path.name} has the name of another module ({imported}); rename it"
-            )
+    for name, own in own_modules(*parse_plugin(file)).items():
+        imported = getattr(sys.modules.get(name), "__file__", None)
+        if imported is not None and Path(imported).resolve() != own.resolve():
+            raise UserError(f"the plugin {path}: {own.name} has the name of another module ({imported}); rename it")
     return module
 
 

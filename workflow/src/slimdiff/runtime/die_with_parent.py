@@ -3,21 +3,22 @@
 A Snakemake that is killed cannot end its jobs, and these would write into the files of the next run. The rules' shell
 starts every stage through this file, like `nice` or `env`:
 
-    python -I -S die_with_parent.py PARENT FILE COMMAND …
+    python -S -P -m slimdiff.runtime.die_with_parent PARENT FILE COMMAND …
 
-PARENT is the process id of the shell's parent. FILE holds a shared flock until the command ends; the next run waits for
-it. Only the standard library is imported: 25 ms per job.
+PARENT is the process id of the shell's parent. FILE is locked, shared, until the command ends; the next run waits for
+it. Only the standard library is imported: 30 ms per job.
 
 The kernel sends the signal, on Linux only. Elsewhere an orphaned job runs to its end, and the next run waits for it.
 """
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import signal
 import sys
 from collections.abc import Sequence
+
+from slimdiff.runtime.locks import lock
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h; kept across exec, and not handed to children
 
@@ -32,11 +33,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 def hold(path: str) -> None:
-    """Hold a shared lock on `path` while this process lives; do nothing where the file system has no locks."""
+    """Hold a shared lock on `path` while this process lives; do nothing where it cannot be written or locked."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         os.set_inheritable(descriptor, True)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        lock(descriptor, shared=True, wait=True)
 
 
 def die_with_parent(parent: int) -> None:

@@ -1,19 +1,21 @@
 """Track live runs in a folder to detect stale Snakemake locks.
 
 Snakemake locks a folder with files, which stay after a kill and block the next run. Each run and each job also holds a
-lock that the kernel frees with the process (flock). Where nobody holds that one, Snakemake's locks are stale.
+lock that the kernel frees with the process. Where nobody holds that one, Snakemake's locks are stale.
 
-Not every shared file system shows flock to other machines, so locks of a run on another machine are never removed.
+Not every shared file system shows these to other machines, so locks of a run on another machine are never removed; nor
+is any where the file system has none.
 """
 
 import contextlib
-import fcntl
 import os
 import socket
 import sys
 import time
 from pathlib import Path
 from typing import IO
+
+from slimdiff.runtime.locks import lock
 
 RUNS = "slimdiff.runs"  # held by every run; names the host and process that started last
 JOBS = "slimdiff.jobs"  # held by every job (slimdiff.runtime.die_with_parent)
@@ -24,7 +26,7 @@ def enter(folder: Path) -> IO[str] | None:
     """Register this run in `folder`, and remove stale locks from its subfolder `locks`.
 
     Returns:
-        A file to keep open while the run lives; None where the file system has no flock or is read-only.
+        A file to keep open while the run lives; None where the folder is read-only.
     """
     try:
         folder.mkdir(exist_ok=True)
@@ -33,11 +35,11 @@ def enter(folder: Path) -> IO[str] | None:
         return None
     try:
         left = list_locks(folder)
-        if left and _host(file) == socket.gethostname() and _alone(file) and _jobs_ended(folder):
+        if left and _host(file) == socket.gethostname() and lock(file) and _jobs_ended(folder):
             for path in left:
                 path.unlink(missing_ok=True)
             print("the last run here was killed: resuming from what it saved", file=sys.stderr)
-        fcntl.flock(file, fcntl.LOCK_SH)
+        lock(file, shared=True, wait=True)
     except OSError:
         file.close()
         return None
@@ -45,8 +47,9 @@ def enter(folder: Path) -> IO[str] | None:
 
 
 def sign(file: IO[str] | None) -> None:
-    """Write this host and process into the file that `enter` returned."""
+    """Write this host and process into the file that `enter` returned; note it if there are no locks."""
     if file is not None:
+        lock(file, shared=True, wait=True, note=True)
         file.truncate(0)
         file.write(f"{socket.gethostname()} {os.getpid()}\n")
         file.flush()
@@ -57,7 +60,7 @@ def find_worker(folder: Path) -> str | None:
     if not list_locks(folder):
         return None
     with contextlib.suppress(OSError), (folder / RUNS).open("r+", encoding="utf-8") as file:
-        if not _alone(file):
+        if lock(file) is False:
             host, _, process = file.read().strip().partition(" ")
             return f"process {process} on {host}" if process else "another process"
     return None
@@ -73,25 +76,16 @@ def _host(file: IO[str]) -> str:
     return file.read().partition(" ")[0]
 
 
-def _alone(file: IO[str]) -> bool:
-    """Take the file's lock; return False if another process holds it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _jobs_ended(folder: Path) -> bool:
     """Wait for jobs of a killed run to end, at most JOBS_TIMEOUT_S; return whether they did."""
     deadline = time.monotonic() + JOBS_TIMEOUT_S
     with (folder / JOBS).open("a+", encoding="utf-8") as file:
-        if _alone(file):
+        if lock(file):
             return True
         print("the last run here was killed: waiting for its jobs to end", file=sys.stderr, flush=True)
         while time.monotonic() < deadline:
             time.sleep(0.2)
-            if _alone(file):
+            if lock(file):
                 return True
     print("jobs of the killed run are still running here: wait for them, or end them", file=sys.stderr, flush=True)
     return False

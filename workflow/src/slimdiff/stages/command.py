@@ -8,7 +8,6 @@ JSON object. The docstring of the class is the stage's description.
 import argparse
 import dataclasses
 import functools
-import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin
 
 from slimdiff.errors import UserError
 from slimdiff.io.settings import parse
+from slimdiff.io.streams import make_tolerant
 from slimdiff.runtime.retries import FINAL, is_final
 
 EPILOG = "Runs by hand as well as from a rule. It writes its --out… paths and nothing else."
@@ -88,8 +88,7 @@ def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
 
     The line before says if Snakemake need not try again (slimdiff.runtime.retries).
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of classes in a log of any encoding
+    make_tolerant()
     try:
         main(None)
     except Exception as error:

@@ -4,7 +4,6 @@ A kill -9 loses the steps since the last save and nothing else: the resumed run 
 """
 
 import contextlib
-import fcntl
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ from torch import nn
 from slimdiff.compression.linear_quant import is_frozen_part
 from slimdiff.errors import TransientError, UserError
 from slimdiff.io.tensors import load_tensors, save_tensors
+from slimdiff.runtime.locks import lock
 from slimdiff.training.optimizers import pack_state, unpack_state
 
 
@@ -102,14 +102,12 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "lock"
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if lock(file, note=True) is False:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise TransientError(
                 f"{folder} is in use by process {holder}, which still trains; wait for it or stop it: kill {holder}"
-            ) from None
+            )
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -8,7 +8,7 @@ from slimdiff.config.checks import Problem
 from slimdiff.config.lookup import Config, inception_kinds, plugin_catalog
 from slimdiff.errors import UserError
 from slimdiff.io import files
-from slimdiff.io.folders import is_file, is_folder, listing
+from slimdiff.io.folders import encoding_problem, is_file, is_folder, listing
 
 PATH_KEYS = ("path", "extractors", "classifier")  # keys of a data set that hold a path
 FOLDER_KEYS = ("path", "image_size", "channels", "test_fraction")  # keys that source: folder requires
@@ -25,6 +25,8 @@ def path_problems(config: Config) -> Iterator[Problem]:
     for path, text in places:
         if text.startswith("-"):
             yield Problem(path, f"is {text!r}, which starts like an option; write ./{text}")
+        elif problem := encoding_problem(text):
+            yield Problem(path, problem)
         elif "{" in text or "}" in text:
             yield Problem(path, f"is {text!r}; allowed: a path without {{ and }}, which mark patterns; rename it")
 
