@@ -134,8 +134,8 @@ def test_the_results_folder_may_be_a_link(used: Path, command: Command, tmp_path
 
 def test_nothing_to_do(results: Path, command: Command) -> None:
     matrix = [{"dataset": "mnist", "model": "ncsn", "optimizations": list("ab"), "seeds": [0]}]
-    optimizations = {"a": {"training": "x"}, "b": {"training": "y"}}
-    config = {"matrix": matrix, "optimizations": optimizations, "trainings": {"x": {}, "y": {}}}
+    optimizations = {"a": {"training": "w"}, "b": {"training": "x"}}
+    config = {"matrix": matrix, "optimizations": optimizations, "trainings": {"w": {}, "x": {}}}
     Path("c.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     Path("new").mkdir()
     assert command("clean", "--orphans", "--config", "c.yaml", "--results", "new") == (

@@ -15,6 +15,7 @@ from builders import SOURCE
 from PIL import Image
 from presets import CONFIG, ROOT, merge
 
+from slimdiff.catalog import limits
 from slimdiff.config.validate import validate
 from slimdiff.data import class_folders, folder, image_set
 from slimdiff.errors import UserError
@@ -23,6 +24,12 @@ from slimdiff.stages import data
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 LATIN_1 = b"\xe9t\xe9"  # not UTF-8
+
+
+@pytest.fixture(autouse=True)
+def small_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a dry run accept a data set of a few images."""
+    monkeypatch.setattr(limits, "FEATURES", 2)
 
 
 @pytest.fixture

@@ -20,8 +20,9 @@ from slimdiff.catalog import limits
 from slimdiff.catalog.limits import DatasetFacts
 from slimdiff.config import space
 from slimdiff.config.cells import expand
+from slimdiff.config.checks.sizes import facts_of
 from slimdiff.config.validate import validate
-from slimdiff.data import image_headers, image_set
+from slimdiff.data import class_folders, image_headers, image_set
 from slimdiff.errors import UserError, refuse
 from slimdiff.io.safetensors_header import read_header
 from slimdiff.metrics import reference
@@ -140,7 +141,8 @@ def test_training_images_are_counted(tmp_path: Path, n: int, test_fraction: floa
     overlay = photos(tmp_path / "mine", n=n, test_fraction=test_fraction)
     images = loaded(overlay)
     assert len(images.train_images) == n_train
-    job = lambda: reference.measure(images.train_images, images.test_images, [], "mine", "", "", CPU)  # noqa: E731
+    sides = (images.train_images, images.train_labels), (images.test_images, images.test_labels)
+    job = lambda: reference.measure(*sides, [], "mine", "", "", CPU)  # noqa: E731
     if n_train >= 64:
         facts = check(overlay)["mine"]
         assert (facts.n_train, facts.n_test) == (len(images.train_images), len(images.test_images))
@@ -153,11 +155,7 @@ def test_training_images_are_counted(tmp_path: Path, n: int, test_fraction: floa
 
 def test_files_of_many_frames_are_not_counted(tmp_path: Path) -> None:
     """A file may hold any number of images; the schema lets `frames` through once it has the key."""
-    from slimdiff.config.checks.sizes import facts_of
-
     write_photos(tmp_path, n=3)
-    from slimdiff.data import class_folders
-
     config = {"datasets": {"mine": {**photos(tmp_path)["datasets"]["mine"], "frames": "all"}}, "plugins": []}
     facts = facts_of(config, "mine", class_folders.find(tmp_path))
     assert (facts.n_train, facts.classes) == (None, 2)
@@ -173,7 +171,7 @@ def test_inception_needs_as_many_images_as_features(dataset: str, refused: bool)
     }
     if refused:
         said = refusal(lambda: check(overlay))
-        images = torch.zeros(1433, 1, 8, 8, dtype=torch.uint8)
+        images = torch.zeros(1433, 1, 8, 8, dtype=torch.uint8), torch.zeros(1433, dtype=torch.int64)
         network = torch.nn.Identity()
         assert said == refusal(lambda: inception.measure(images, "paper", network, "digits", ""))
         assert said.startswith("inception.paper needs 2048 training images or more")

@@ -321,9 +321,10 @@ def test_training_images_that_look_alike_have_no_reference(workspace: Workspace,
     with pytest.raises(UserError, match=r"data set 'noise' have no variance .* extractor 0.*datasets\.noise"):
         replace(real, mean=torch.ones_like(real.mean), covariance=covariance)
     image = pictures(1, 1).expand(400, -1, -1, -1).contiguous()
+    labels = torch.arange(400) % 2
     networks = extractors.read(workspace.path("extractors.safetensors"))
     with pytest.raises(UserError, match="no variance"):
-        reference.measure(image, image[:100], networks, "noise", "e", "i", torch.device("cpu"))
+        reference.measure((image, labels), (image, labels), networks, "noise", "e", "i", torch.device("cpu"))
 
 
 def test_a_failure_is_passed_on(workspace: Workspace) -> None:
