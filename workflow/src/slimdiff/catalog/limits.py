@@ -43,11 +43,6 @@ BUILT_IN = {
 }
 
 
-def count_test(n: int, test_fraction: float) -> int:
-    """Return how many of the `n` files of a class, 2 or more, are test images; neither side is empty."""
-    return min(max(1, round(test_fraction * n)), n - 1)
-
-
 def dataset_faults(dataset: str, facts: DatasetFacts) -> Iterator[Fault]:
     """Yield what keeps a data set from being a reference; keys below the config."""
     if facts.n_train is not None and facts.n_train < FEATURES:

@@ -53,6 +53,11 @@ def find(root: Path) -> list[ClassFolder]:
     return [ClassFolder(_text(root, name), _files(root / name)) for name in names]
 
 
+def count_test(n: int, test_fraction: float) -> int:
+    """Return how many of the `n` files of a class, 2 or more, are test images; neither side is empty."""
+    return min(max(1, round(test_fraction * n)), n - 1)
+
+
 def class_names(root: Path) -> list[str]:
     """Return the names of the folders in `root`, hidden ones left out, as the system decodes them; sorted.
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from slimdiff.catalog.limits import count_test
 from slimdiff.data import class_folders, image_files
 from slimdiff.data.download import Availability
 from slimdiff.data.image_files import Picture, Reading
@@ -58,7 +57,7 @@ def load(dataset: str, settings: FolderSettings) -> ImageSet:
     test: list[tuple[Path, int]] = []
     for label, folder in enumerate(classes):
         files = sorted(folder.files, key=_split_key)
-        n_test = count_test(len(files), settings.test_fraction)
+        n_test = class_folders.count_test(len(files), settings.test_fraction)
         test += [(file, label) for file in sorted(files[:n_test], key=os.fsencode)]
         train += [(file, label) for file in sorted(files[n_test:], key=os.fsencode)]
     found = Found()

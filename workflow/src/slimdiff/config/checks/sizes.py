@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from slimdiff.catalog import limits
-from slimdiff.catalog.limits import BUILT_IN, SCORERS, DatasetFacts, count_test
+from slimdiff.catalog.limits import BUILT_IN, SCORERS, DatasetFacts
 from slimdiff.config.checks import Problem
 from slimdiff.config.lookup import Config, inception_kinds, plugin_catalog
 from slimdiff.data import class_folders
@@ -54,7 +54,7 @@ def facts_of(config: Config, dataset: str, folders: list[ClassFolder]) -> Datase
         return DatasetFacts(len(names), names)
     if options["source"] != "folder":
         return BUILT_IN[options["source"]]
-    n_test = sum(count_test(len(folder.files), options["test_fraction"]) for folder in folders)
+    n_test = sum(class_folders.count_test(len(folder.files), options["test_fraction"]) for folder in folders)
     n_train = sum(len(folder.files) for folder in folders) - n_test
     shape = (options["channels"], options["image_size"], options["image_size"])
     names = tuple(folder.name for folder in folders)
