@@ -44,9 +44,12 @@ def check_cluster_path():
 make_tolerant(sys.stdout, sys.stderr, *(handler.stream for handler in logger.handlers if hasattr(handler, "stream")))
 check_working_folder()
 
-# For jobs, here and on cluster nodes. `python` is the one that runs Snakemake, or conda's.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)])
-os.environ["PYTHONSAFEPATH"] = "1"  # as `python -P`, for Snakemake on nodes and for what stages start
+# For jobs, here and on cluster nodes. `python` is the one that runs Snakemake, or conda's. PYTHONSAFEPATH is `python -P`
+# for Snakemake on nodes and for what stages start.
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]),
+    PYTHONSAFEPATH="1",
+)
 # The shell sets what conda environments drop, and encodings that must not be this terminal's. A job ends with the
 # Snakemake that started it, even if Snakemake is killed.
 shell.prefix(
