@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from faults import PATIENCE_S
 
 from slimdiff.cli import run as module
 
@@ -178,13 +179,13 @@ def test_ctrl_c_stops_snakemake_cleanly(tiny: Path) -> None:
     """Sent to every process of the group, as a terminal does. No lock remains for the next run."""
     process = launch(tiny)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while not (tiny / "begun").exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
         assert (tiny / "begun").exists()
         assert list((tiny / ".snakemake" / "locks").glob("*"))
         os.killpg(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
     assert process.returncode == 1
@@ -194,8 +195,8 @@ def test_ctrl_c_stops_snakemake_cleanly(tiny: Path) -> None:
 
 def test_the_exit_code_is_snakemakes(tiny: Path) -> None:
     done = launch(tiny, "--dry-run")
-    assert "rule all" in done.communicate(timeout=60)[0]
+    assert "rule all" in done.communicate(timeout=PATIENCE_S)[0]
     assert done.returncode == 0
     failed = launch(tiny, "--", "no-such-target")
-    assert "no-such-target" in failed.communicate(timeout=60)[0]
+    assert "no-such-target" in failed.communicate(timeout=PATIENCE_S)[0]
     assert failed.returncode == 1

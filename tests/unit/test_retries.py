@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from builders import SOURCE
 
 from slimdiff import errors
 from slimdiff.runtime import retries
@@ -79,7 +80,7 @@ def test_a_failure_for_good_counts_as_the_last_try(
     assert job.attempt == attempt
 
 
-def test_a_real_stage_that_is_told_nonsense_is_final(tmp_path: Path) -> None:
+def test_a_real_stage_that_with_invalid_settings_is_final(tmp_path: Path) -> None:
     (tmp_path / "settings").write_text("")
     command_line = [
         sys.executable,
@@ -89,7 +90,10 @@ def test_a_real_stage_that_is_told_nonsense_is_final(tmp_path: Path) -> None:
         json.dumps({"name": "x", "source": "y"}),
     ]
     done = subprocess.run(
-        [*command_line, "--data-dir", tmp_path, "--out", tmp_path / "out"], capture_output=True, text=True, check=False
+        [*command_line, "--data-dir", tmp_path, "--out", tmp_path / "out"],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[0] == retries.FINAL
