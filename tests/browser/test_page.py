@@ -8,6 +8,7 @@ from pathlib import Path
 import pagefolder
 import pytest
 import synthetic
+from faults import PATIENCE_S
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -74,6 +75,7 @@ def tab(browser: Browser, path: Path, request: pytest.FixtureRequest) -> Iterato
     """The page, drawn; parametrize indirectly with options of the browser's context."""
     options = {"viewport": {"width": WIDE, "height": HEIGHT}, **getattr(request, "param", {})}
     with browser.new_context(**options) as context:
+        context.set_default_timeout(1000 * PATIENCE_S)
         tab = Tab(context.new_page())
         tab.page.on("console", tab.note)
         tab.page.on("pageerror", lambda error: tab.console.append(str(error)))
