@@ -18,3 +18,23 @@ def write_photos(root: Path, classes: Sequence[str] = ("cats", "dogs"), n: int =
             pixels = noise.integers(0, 256, (size, size), dtype=np.uint8)
             Image.fromarray(pixels).save(root / name / f"{number}.png")
     return root
+
+
+# --- files that only have the name of an image
+
+
+def text(path: Path) -> None:
+    path.write_text("not an image")
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def postscript(path: Path) -> None:
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n")
+
+
+def big(path: Path) -> None:
+    """An image of more pixels than allowed, but fewer than Pillow's own limit."""
+    Image.new("1", (8_001, 8_000)).save(path)

@@ -164,6 +164,13 @@ class FakeModel:
         return Sampled(torch.zeros(n, 1, 8, 8, dtype=torch.uint8), 19.0, self.reason, labels)
 
 
+def load_fake_model(monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]) -> None:
+    """Load a FakeModel with these classes in place of any checkpoint."""
+    monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
+    monkeypatch.setattr(FakeModel, "classes", len(names))
+    monkeypatch.setattr(FakeModel, "settings", {**FakeModel.settings, "dataset": {"classes": list(names)}})
+
+
 def test_sample_writes_a_grid(results: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
     options = (
@@ -255,13 +262,11 @@ def test_names_are_names_and_positions_have_their_own_option(
     expected: list[int],
 ) -> None:
     """The older options --label and --labels take names."""
-    monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
-    monkeypatch.setattr(FakeModel, "classes", len(names))
-    monkeypatch.setattr(FakeModel, "settings", {**FakeModel.settings, "dataset": {"classes": list(names)}})
+    load_fake_model(monkeypatch, names)
     code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", *options)
     assert code == 0, err
-    asked = FakeModel.requested
-    assert find_classes(names, asked["classes"], asked["class_index"], asked["labels"]) == expected
+    requested = FakeModel.requested
+    assert find_classes(names, requested["classes"], requested["class_index"], requested["labels"]) == expected
 
 
 @pytest.mark.parametrize(
@@ -291,9 +296,7 @@ def test_classes_that_are_unknown_or_ambiguous_are_refused(
     options: tuple[str, ...],
     parts: tuple[str, ...],
 ) -> None:
-    monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
-    monkeypatch.setattr(FakeModel, "classes", len(names))
-    monkeypatch.setattr(FakeModel, "settings", {**FakeModel.settings, "dataset": {"classes": list(names)}})
+    load_fake_model(monkeypatch, names)
     code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", *options)
     assert (code, Path("grid.png").exists()) == (1, False)
     assert all(part in err for part in parts), err

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from photos import big, empty, postscript, text
 from PIL import Image
 
 from slimdiff.data import folder, image_files, sources
@@ -121,18 +122,6 @@ def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:150])
 
 
-def text(path: Path) -> None:
-    path.write_text("not an image")
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def postscript(path: Path) -> None:
-    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n")
-
-
 def flipped(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[60:90] = bytes(30)
@@ -143,11 +132,6 @@ def bomb(path: Path) -> None:
     """A PNG of a few bytes that claims 30,000 × 30,000 pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)))
-
-
-def big(path: Path) -> None:
-    """An image of more pixels than allowed, but fewer than Pillow's own limit."""
-    Image.new("1", (8_001, 8_000)).save(path)
 
 
 def floats(path: Path) -> None:

@@ -1,8 +1,8 @@
 """Image files of every mode and depth: stored as any viewer shows them, or refused with the key that settles it."""
 
 import json
-import shutil
 import struct
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -312,7 +312,6 @@ def run_stage(root: Path, out: Path, **keys: Any) -> None:
     ranged=st.booleans(),
 )
 def test_what_is_stored_is_the_picture_or_one_line_refuses(
-    tmp_path_factory: pytest.TempPathFactory,
     seed: int,
     modes: Sequence[str],
     counts: Sequence[int],
@@ -321,59 +320,45 @@ def test_what_is_stored_is_the_picture_or_one_line_refuses(
     clear: bool,
     ranged: bool,
 ) -> None:
-    root = tmp_path_factory.mktemp("mine")
-    try:
-        check_stage(root, np.random.default_rng(seed), modes, counts, ends, background, clear, ranged)
-    finally:
-        shutil.rmtree(root)
-
-
-def check_stage(
-    root: Path,
-    rng: np.random.Generator,
-    modes: Sequence[str],
-    counts: Sequence[int],
-    ends: tuple[float, float],
-    background: str | int,
-    clear: bool,
-    ranged: bool,
-) -> None:
     """Write random files, run the stage, and compare what it stores, unless it refuses."""
-    level = {"auto": 255, "white": 255, "black": 0}.get(str(background), background)
-    limits = (0, RANGES[modes[0]]) if ranged and len(set(modes)) == 1 and modes[0] in RANGES else None
-    pictures = []
-    for label, n in enumerate(counts):
-        (root / "images" / f"class{label}").mkdir(parents=True)
-        for index in range(n):
-            mode = modes[index % len(modes)]
-            values = make_values(rng, mode, *ends, clear)
-            save_values(root / "images" / f"class{label}" / str(index), mode, values)
-            gray = values / limits[1] * 255 if limits else expected_gray(mode, values, int(level))
-            pictures.append((label, gray))
-    try:
-        keys = {"background": background} | ({"value_range": limits} if limits else {})
-        run_stage(root / "images", root / "out.safetensors", **keys)
-    except UserError as error:
-        assert str(error).isprintable()
-        assert "datasets.mine" in str(error)
-        assert "class" in str(error)
-        plain = set(modes) <= {"1", "L", "P", "RGB", "CMYK", "I;16"} or (set(modes) <= {"LA", "RGBA"} and not clear)
-        plain = plain or limits is not None
-        assert not plain or ends not in [(0, 1), (0.3, 0.7)] or "1" in modes, f"refused for no reason: {error}"
-        return
-    stored = image_set.read(root / "out.safetensors")
-    images = [*stored.train_images.numpy(), *stored.test_images.numpy()]
-    labels = [*stored.train_labels.tolist(), *stored.test_labels.tolist()]
-    assert sorted(labels) == sorted(label for label, _ in pictures)
-    left = list(pictures)
-    for image, label in zip(images, labels, strict=True):
-        index = next(
-            i for i, (own, picture) in enumerate(left) if own == label and np.abs(image[0] - picture).max() <= 1.51
-        )
-        del left[index]
-    for label in range(len(counts)):
-        own = [image for image, other in zip(images, labels, strict=True) if other == label]
-        assert max(int(image.max()) - int(image.min()) for image in own) > 1, "a class of flat tones"
-    report = read_header(root / "out.safetensors", image_set.KIND)["report"]
-    assert set(report["modes"]) == set(modes)
-    assert [sum(side.values()) for side in report["classes"].values()] == list(counts)
+    rng = np.random.default_rng(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        level = {"auto": 255, "white": 255, "black": 0}.get(str(background), background)
+        limits = (0, RANGES[modes[0]]) if ranged and len(set(modes)) == 1 and modes[0] in RANGES else None
+        pictures = []
+        for label, n in enumerate(counts):
+            (root / "images" / f"class{label}").mkdir(parents=True)
+            for index in range(n):
+                mode = modes[index % len(modes)]
+                values = make_values(rng, mode, *ends, clear)
+                save_values(root / "images" / f"class{label}" / str(index), mode, values)
+                gray = values / limits[1] * 255 if limits else expected_gray(mode, values, int(level))
+                pictures.append((label, gray))
+        try:
+            keys = {"background": background} | ({"value_range": limits} if limits else {})
+            run_stage(root / "images", root / "out.safetensors", **keys)
+        except UserError as error:
+            assert str(error).isprintable()
+            assert "datasets.mine" in str(error)
+            assert "class" in str(error)
+            plain = set(modes) <= {"1", "L", "P", "RGB", "CMYK", "I;16"} or (set(modes) <= {"LA", "RGBA"} and not clear)
+            plain = plain or limits is not None
+            assert not plain or ends not in [(0, 1), (0.3, 0.7)] or "1" in modes, f"refused for no reason: {error}"
+            return
+        stored = image_set.read(root / "out.safetensors")
+        images = [*stored.train_images.numpy(), *stored.test_images.numpy()]
+        labels = [*stored.train_labels.tolist(), *stored.test_labels.tolist()]
+        assert sorted(labels) == sorted(label for label, _ in pictures)
+        left = list(pictures)
+        for image, label in zip(images, labels, strict=True):
+            index = next(
+                i for i, (own, picture) in enumerate(left) if own == label and np.abs(image[0] - picture).max() <= 1.51
+            )
+            del left[index]
+        for label in range(len(counts)):
+            own = [image for image, other in zip(images, labels, strict=True) if other == label]
+            assert max(int(image.max()) - int(image.min()) for image in own) > 1, "a class of flat tones"
+        report = read_header(root / "out.safetensors", image_set.KIND)["report"]
+        assert set(report["modes"]) == set(modes)
+        assert [sum(side.values()) for side in report["classes"].values()] == list(counts)

@@ -12,8 +12,7 @@ import pytest
 import torch
 import yaml
 from builders import MODELS, TRAININGS, striped_images
-from photos import write_photos
-from PIL import Image
+from photos import big, empty, postscript, text, write_photos
 from presets import CONFIG, ROOT, merge
 
 from slimdiff.catalog import limits
@@ -259,24 +258,8 @@ def test_every_layer_keeps_some_weights(allocation: str, amount: float) -> None:
         assert refusal(lambda: check(overlay)) == expected
 
 
-def bomb(path: Path) -> None:
-    Image.new("1", (8_001, 8_000)).save(path)
-
-
-def text(path: Path) -> None:
-    path.write_text("not an image")
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def other_format(path: Path) -> None:
-    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n")
-
-
 @pytest.mark.parametrize("n", [45, 200])
-@pytest.mark.parametrize("damage", [bomb, text, empty, other_format])
+@pytest.mark.parametrize("damage", [big, text, empty, postscript])
 def test_files_that_stand_out_are_seen_by_their_headers(tmp_path: Path, damage: Callable[[Path], None], n: int) -> None:
     """Among a few files and among many, of which only some are opened."""
     overlay = photos(tmp_path / "mine", n=n)
