@@ -13,6 +13,7 @@ from slimdiff.catalog.families import divisors
 
 FEATURES = 64  # of an extractor; 128 raised the floor and ordered damaged images no better
 INCEPTION_FEATURES = 2048
+MAX_KEPT = 10_000  # training images whose features a reference keeps; more only of classes that a composition needs
 MIN_SIDE = 4  # pixels of an image that an extractor or a classifier takes
 MAX_SHARE = 0.98  # of zeros in a layer with an allocation: a layer of zeros alone passes nothing on
 LEVELS_DOWN = 3  # halvings of the image in a ddpm

@@ -78,7 +78,7 @@ def check_model_header(path: str | os.PathLike[str], header: Mapping[str, Any]) 
     if error is not None:
         key = ".".join(map(str, error.absolute_path)) or "header"
         raise UserError(f"{path} is not a slimdiff model: {key}: {one_line(error.message)[:200]}; fetch it again")
-    if header["model"]["family"] in FAMILIES:  # others are plugins' steps, code that the user trusts
+    if header["model"]["family"] in FAMILIES:  # others are plugins' networks, code that the user trusts
         network = build_on_meta(header["model"], header["training"]["groups"])
         n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
         if n_bytes > MAX_BYTES:

@@ -28,6 +28,7 @@ from slimdiff.cli.console import console, table
 from slimdiff.cli.run import count_gpus, find_root
 from slimdiff.config.lookup import plugin_catalog
 from slimdiff.errors import UserError
+from slimdiff.io.folders import existing
 from slimdiff.io.text import size
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -224,7 +225,7 @@ def configuration(presets: Sequence[str], configs: Sequence[Path], results: Path
 
 def disk(results: Path) -> Iterator[Finding]:
     """Check that results can be written and that the disk has room."""
-    place = next(folder for folder in (results, *results.absolute().parents) if folder.is_dir())
+    place = existing(results)
     if not os.access(place, os.W_OK):
         yield Finding("results", PROBLEM, f"{place} is read-only", f"chmod u+w {place}, or run elsewhere")
         return

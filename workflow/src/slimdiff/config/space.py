@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from slimdiff.catalog.engines import runtime_of
-from slimdiff.catalog.limits import FEATURES, INCEPTION_FEATURES, DatasetFacts, conv_weights
+from slimdiff.catalog.limits import FEATURES, INCEPTION_FEATURES, MAX_KEPT, DatasetFacts, conv_weights
 from slimdiff.config.cells import expand, run_path
 from slimdiff.config.lookup import Config, chain_of, inception_kinds, training_of, training_options
+from slimdiff.io.folders import existing
 from slimdiff.io.text import one_line, size
 
 FLOAT = 4  # bytes of a weight
-KEPT = 10_000  # images whose features a reference keeps, at most
 # Shares that a file is never below. Packed weights take 0.85 of their bytes, samples a quarter to nine tenths.
 PACKED, SAMPLES = 0.5, 0.1
 STORED = {"bf16": 1 / 2, "8bit": 1 / 4, "4bit": 1 / 8, "int8": 1 / 4, "fp32": 1.0}  # of float32
@@ -66,7 +66,7 @@ def missing_bytes(outputs: Iterator[Output], results: Path, enough: float) -> fl
 
 def space_problem(config: Config, facts: Mapping[str, DatasetFacts], results: Path) -> str | None:
     """Return why the results of the matrix do not fit on the disk, or None."""
-    place = next(folder for folder in (results, *results.absolute().parents) if folder.is_dir())
+    place = existing(results)
     free = shutil.disk_usage(place).free
     needed = missing_bytes(outputs(config, facts), results, free)
     if needed <= free:
@@ -82,7 +82,9 @@ def _of_dataset(config: Config, dataset: str, facts: DatasetFacts) -> Iterator[O
     if facts.shape:
         yield Output(f"data/{dataset}/images.safetensors", (n_train + n_test) * math.prod(facts.shape))
     extractors = 1 if "extractors" in config["datasets"][dataset] else len(config["extractor_training"]["seeds"])
-    yield Output(f"data/{dataset}/reference.safetensors", extractors * (min(n_train, KEPT) + n_test) * FEATURES * FLOAT)
+    yield Output(
+        f"data/{dataset}/reference.safetensors", extractors * (min(n_train, MAX_KEPT) + n_test) * FEATURES * FLOAT
+    )
     for kind in inception_kinds(config):
         yield Output(f"data/{dataset}/inception-{kind}.safetensors", 2 * INCEPTION_FEATURES**2 * 8)
 
@@ -102,7 +104,9 @@ def _kept(options: Mapping[str, Any]) -> float:
     Args:
         options: a training or a recipe.
     """
-    prune, quantize = options.get("prune", {}), options.get("quantize", {})
+    prune = options.get("prune", {})
     channels = max(0.0, 1 - prune["amount"] - UNEVEN) if prune.get("method") == "channels" else 1.0
-    stored = STORED.get(quantize.get("weights", "fp32"), 1.0) if "training" in options else 1.0
-    return channels**2 * min(stored, STORED[runtime_of(options).precision] if "training" in options else 1.0)
+    if "training" not in options:
+        return channels**2
+    weights = options.get("quantize", {}).get("weights", "fp32")
+    return channels**2 * min(STORED[weights], STORED[runtime_of(options).precision])

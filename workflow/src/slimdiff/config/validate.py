@@ -10,12 +10,7 @@ from typing import Any
 
 from slimdiff.catalog.limits import DatasetFacts
 from slimdiff.config.checks import Problem
-from slimdiff.config.checks.datasets import (
-    dataset_problems,
-    file_problems,
-    inception_problems,
-    path_problems,
-)
+from slimdiff.config.checks.datasets import dataset_problems, file_problems, inception_problems, path_problems
 from slimdiff.config.checks.names import name_problems
 from slimdiff.config.checks.networks import model_problems
 from slimdiff.config.checks.recipes import recipe_problems

@@ -37,18 +37,19 @@ def find(root: Path) -> list[ClassFolder]:
             the class folders, a class whose name is not text, a class of fewer than two files, or a file that is not an
             image by its name. The message names no config key.
     """
-    names = class_names(root)
-    stray = next((entry.name for entry in _visible(root) if not entry.is_dir()), None)
+    entries = _visible(root)
+    names = [entry.name for entry in entries if entry.is_dir()]
+    stray = next((entry.name for entry in entries if not entry.is_dir()), None)
     if stray is not None:
         raise UserError(f"{one_line(root / stray)} lies outside the class folders: move or delete it")
     if len(names) < 2:
         raise UserError(
-            f"{one_line(root)} needs one subfolder of images per class, two or more; found {listed(names) or 'none'}"
+            f"{one_line(root)} needs one subfolder of images per class, two or more; found {_listed(names) or 'none'}"
         )
     foreign = next((name for name in names if name in FOREIGN), None)
     if foreign is not None:
         raise UserError(
-            f"{one_line(root)} holds the class folders {listed(names)}, and {foreign} is {FOREIGN[foreign]}: delete it"
+            f"{one_line(root)} holds the class folders {_listed(names)}, and {foreign} is {FOREIGN[foreign]}: delete it"
         )
     return [ClassFolder(_text(root, name), _files(root / name)) for name in names]
 
@@ -58,16 +59,7 @@ def count_test(n: int, test_fraction: float) -> int:
     return min(max(1, round(test_fraction * n)), n - 1)
 
 
-def class_names(root: Path) -> list[str]:
-    """Return the names of the folders in `root`, hidden ones left out, as the system decodes them; sorted.
-
-    Raises:
-        UserError: `root` cannot be read.
-    """
-    return [entry.name for entry in _visible(root) if entry.is_dir()]
-
-
-def listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     """Return quoted names for a message, at most MAX_NAMED of them."""
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return one_line(", ".join(f"'{name}'" for name in names[:MAX_NAMED])) + more

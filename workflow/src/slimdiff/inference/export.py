@@ -26,7 +26,7 @@ from slimdiff.inference.model import LoadedModel
 from slimdiff.io.files import atomic, write_json
 from slimdiff.io.tensors import save_tensors
 
-KEY = "slimdiff"  # version of the metadata in either file
+KEY = "slimdiff"  # key of the metadata in either file
 TOLERANCE = 1e-4  # limit for the difference between ONNX Runtime's and torch's output, relative to the largest output
 CHECKED_BATCH = 3  # number of images in that comparison; tracing uses two
 SETTINGS = ("model", "training", "dataset", "sampler", "seed", "weights", "steps", "sha256")

@@ -50,7 +50,7 @@ def sample_images(
     """Sample n images in the data set's size and channels.
 
     If memory runs out, the batch is halved once, for the same images. If it runs out again, there are no images, and
-    the failure has a reason.
+    `reason` says why.
 
     Args:
         model: `channels`, `image_size`, `fit` of the model.

@@ -38,6 +38,11 @@ def encoding_problem(path: str | os.PathLike[str]) -> str | None:
     return None
 
 
+def existing(folder: Path) -> Path:
+    """Return `folder` if it exists, or else the nearest folder above it that does."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+
+
 def is_file(path: str | os.PathLike[str]) -> bool:
     """Return whether `path` is a readable file; False for an invalid path."""
     try:

@@ -11,9 +11,8 @@ from typing import Any
 
 import yaml
 
-CORE_SCHEMA: tuple[
-    tuple[str, Callable[[str], Any]], ...
-] = (  # the value of a plain scalar in YAML 1.2; else it is text
+Reader = Callable[[str], Any]
+CORE_SCHEMA: tuple[tuple[str, Reader], ...] = (  # pattern and value of a plain scalar in YAML 1.2; others are text
     ("null|Null|NULL|~|", lambda text: None),
     ("true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
     ("[-+]?[0-9]+", int),
@@ -25,8 +24,7 @@ CORE_SCHEMA: tuple[
 BOOLS_11 = {"y": True, "Y": True, "n": False, "N": False}  # yaml.org/type/bool.html
 SUSPECTS = frozenset("0123456789+-.yYnNoO=")  # first characters of what differs
 TAG = "tag:yaml.org,2002:"
-
-
+RESOLVER = yaml.resolver.Resolver()
 DATE = object()  # the reading of a date, valid or not
 ERROR = object()  # the reading of a scalar that is an error
 MAX_SHOWN = 40  # characters of a scalar in a message
@@ -86,6 +84,3 @@ def _plain(value: int | float) -> str:
         return ".inf" if value > 0 else "-.inf"
     mantissa, e, exponent = repr(value).partition("e")
     return (mantissa if "." in mantissa or not e else f"{mantissa}.0") + e + exponent
-
-
-RESOLVER = yaml.resolver.Resolver()

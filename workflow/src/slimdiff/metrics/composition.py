@@ -9,9 +9,10 @@ from dataclasses import replace
 import torch
 
 from slimdiff.catalog.compositions import apportion, largest_counts
+from slimdiff.catalog.limits import MAX_KEPT
 from slimdiff.errors import UserError
 from slimdiff.metrics.frechet import factor
-from slimdiff.metrics.reference import MAX_KEPT, Reference
+from slimdiff.metrics.reference import Reference
 
 THIN_SEED = 2
 

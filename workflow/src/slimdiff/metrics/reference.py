@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from slimdiff.catalog.compositions import apportion
-from slimdiff.catalog.limits import FEATURES, DatasetFacts, dataset_faults
+from slimdiff.catalog.limits import FEATURES, MAX_KEPT, DatasetFacts, dataset_faults
 from slimdiff.errors import UserError, refuse
 from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.metrics.frechet import Statistics, factor, frechet_distance, statistics
@@ -27,7 +27,6 @@ from slimdiff.metrics.networks.fit import Labelled
 KIND = "reference"
 SHUFFLE_SEED = 0  # of the order of the test images' features
 DRAW_SEED = 1  # of the training images whose features are kept
-MAX_KEPT = 10_000  # training images; further ones only of classes that a composition needs more of
 GRID = 2.0**-16  # a hundred-thousandth of a typical feature; sums stay exact up to squared norms of 2^19
 # Tensors and header fields of the file
 TENSORS = (
