@@ -4,6 +4,7 @@ The record is independent of fingerprints: it comes from Python's profiling hook
 for each stage and for the import of each module.
 """
 
+import cProfile
 import contextlib
 import dataclasses
 import importlib
@@ -378,19 +379,21 @@ class Stages:
 
 @contextlib.contextmanager
 def traced(codes: set[CodeType]) -> Iterator[None]:
-    """Record the code of every function that is called, in any thread."""
+    """Record the code of every function that is called, in any thread; in this one by cProfile, which is faster."""
 
     def note(frame: FrameType, event: str, argument: object) -> None:
         if event == "call":
             codes.add(frame.f_code)
 
+    profile = cProfile.Profile(builtins=False)
     threading.setprofile(note)
-    sys.setprofile(note)
+    profile.enable()
     try:
         yield
     finally:
-        sys.setprofile(None)
+        profile.disable()
         threading.setprofile(None)  # type: ignore[arg-type]
+        codes |= {entry.code for entry in profile.getstats() if not isinstance(entry.code, str)}
 
 
 if __name__ == "__main__":
