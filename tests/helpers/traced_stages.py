@@ -4,8 +4,8 @@ The record is independent of fingerprints: it comes from Python's profiling hook
 for each stage and for the import of each module.
 """
 
-import cProfile
 import contextlib
+import cProfile
 import dataclasses
 import importlib
 import inspect
