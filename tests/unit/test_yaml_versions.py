@@ -43,6 +43,7 @@ DIFFERENT = [
     ("2026-99-99", "a date", "text"),
     ("2001-12-14t21:59:43.10-05:00", "a date", "text"),
     ("=", "an error", "text"),
+    ("<<", "a merge key", "text"),
 ]
 KEYS = "yYnN"  # names of axes and counts; PyYAML reads them as YAML 1.2 does
 EQUAL = [
@@ -118,7 +119,7 @@ def test_what_both_read_alike_is_read(text: str) -> None:
         ("a: |\n  no\n", "no\n"),
         ("a: !!str 1e3", "1e3"),
         ('{"a": 1e3}', 1000.0),  # JSON has one reading
-        ("b: &b {a: 1}\n<<: *b", 1),
+        ("'<<': {b: 1}\na: 1", 1),
         ("a: {y: 1, n: 2}", {"y": 1, "n": 2}),
     ],
 )
@@ -130,6 +131,22 @@ def test_what_is_marked_as_text_is_text(content: str, expected: object) -> None:
 def test_a_tag_or_an_anchor_hides_nothing(content: str) -> None:
     with pytest.raises(UserError, match=r"YAML 1\.1"):
         strict_yaml.parse(content, "")
+
+
+@pytest.mark.parametrize("value", ["010", "'0144'", '"yes"', "5", "text"])
+def test_the_tag_of_no_type_is_refused(value: str) -> None:
+    """In YAML 1.2 it makes text of a scalar; PyYAML resolves even a quoted one."""
+    with pytest.raises(UserError, match=r"line 2: a\.b has the tag !,"):
+        strict_yaml.parse(f"a:\n  b: ! {value}\n", "")
+
+
+@pytest.mark.parametrize("character", "\x85\u2028\u2029")
+@pytest.mark.parametrize("content", ["a: 1\n# text{}b: 2", "a: 1\nb: 'x{}y'", "a: 1\nb: x{}  y"])
+def test_line_ends_of_one_version_alone_are_refused(content: str, character: str) -> None:
+    with pytest.raises(UserError, match=rf"line 2 holds U\+{ord(character):04X}"):
+        strict_yaml.parse(content.format(character), "")
+    assert strict_yaml.parse('a: "\\L\\P\\N"', "") == {"a": "\u2028\u2029\x85"}
+    assert strict_yaml.parse(f'{{"a": "{character}"}}', "") == {"a": character}  # JSON has one reading
 
 
 @given(st.text("0123456789+-.eE", min_size=1, max_size=6))

@@ -7,6 +7,7 @@ one UserError, and no tag creates an object.
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ MAX_BYTES = 4 << 20  # PyYAML reads about 100 kB/s
 MAX_DEPTH = 40  # of nested mappings and lists; config.yaml has 5
 MAX_VALUES = 1_000_000  # with aliases expanded
 TEMPLATE_KEY = "__use_yte__"  # makes Snakemake run expressions in the file as Python
-MERGE = "tag:yaml.org,2002:merge"
-UNREAD_TAGS = ("!", "tag:yaml.org,2002:str", "tag:yaml.org,2002:binary")  # of scalars that stay text
+BREAKS_11 = re.compile("[\x85\u2028\u2029]")  # end a line, and so a comment, in YAML 1.1 and not in YAML 1.2
+UNREAD_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:binary")  # of scalars that stay text
 
 PARSE_ERRORS = (  # PyYAML also raises these, for invalid dates and numbers and for misplaced tags
     yaml.YAMLError,
@@ -129,7 +130,10 @@ class _Loader(yaml.SafeLoader):
         event: Any = self.peek_event()
         is_key = len(self.path) > 1 and self.path[-1] is None
         typed = event.implicit[0] if event.tag is None else event.tag not in UNREAD_TAGS
-        if typed and (problem := yaml_versions.problem(event.value, is_key)):
+        problem = yaml_versions.problem(event.value, is_key) if typed else None
+        if event.tag == "!":  # PyYAML resolves it as a plain scalar, even in quotes
+            problem = "has the tag !, which YAML 1.2 reads as text and PyYAML does not; write the value without it"
+        if problem:
             names = dotted([key for key in self.path if key is not None])
             place = f"a key{f' of {names}' if names else ''}" if is_key else names or "the value"
             raise _SyntaxError(f"line {event.start_mark.line + 1}: {place} {problem}")
@@ -157,6 +161,12 @@ def _check_depth(value: Any) -> None:
 
 
 def _yaml(text: str) -> Any:
+    if found := BREAKS_11.search(text):
+        line = text.count("\n", 0, found.start()) + 1
+        raise _SyntaxError(
+            f"line {line} holds U+{ord(found[0]):04X}, which ends the line in YAML 1.1 and not in YAML 1.2; delete it, "
+            "or write it as an escape in double quotes"
+        )
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -210,7 +220,7 @@ def _children(node: yaml.Node) -> Iterator[yaml.Node]:
 def _check_repeated_keys(node: yaml.MappingNode) -> None:
     seen: dict[tuple[str, str], int] = {}  # tag and key → line
     for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode) or key.tag == MERGE:
+        if not isinstance(key, yaml.ScalarNode):
             continue
         line = key.start_mark.line + 1
         if (key.tag, key.value) in seen:

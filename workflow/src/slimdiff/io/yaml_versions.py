@@ -1,4 +1,4 @@
-"""Plain scalars that YAML 1.1 and YAML 1.2 read differently, such as 010, 1:40, 1e-3 and no.
+"""Plain scalars that YAML 1.1 and YAML 1.2 read differently, such as 010, 1:40, 1e-3, no and <<.
 
 PyYAML, and so Snakemake, reads YAML 1.1; many other libraries and editors read 1.2. YAML 1.2 is its core schema
 (yaml.org/spec/1.2.2, chapter 10.3). YAML 1.1 is PyYAML, and in values the bools y and n, which PyYAML leaves out.
@@ -22,10 +22,11 @@ CORE_SCHEMA: tuple[tuple[str, Reader], ...] = (  # pattern and value of a plain 
     (r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", lambda text: float(text.replace(".", ""))),
 )
 BOOLS_11 = {"y": True, "Y": True, "n": False, "N": False}  # yaml.org/type/bool.html
-SUSPECTS = frozenset("0123456789+-.yYnNoO=")  # first characters of what differs
+SUSPECTS = frozenset("0123456789+-.yYnNoO=<")  # first characters of what differs
 TAG = "tag:yaml.org,2002:"
 RESOLVER = yaml.resolver.Resolver()
 DATE = object()  # the reading of a date, valid or not
+MERGE = object()  # the reading of <<, which takes over the keys of another mapping
 ERROR = object()  # the reading of a scalar that is an error
 MAX_SHOWN = 40  # characters of a scalar in a message
 
@@ -47,8 +48,8 @@ def _read_11(text: str) -> Any:
     if text in BOOLS_11:
         return BOOLS_11[text]
     tag = RESOLVER.resolve(yaml.ScalarNode, text, (True, False))
-    if tag == f"{TAG}timestamp":
-        return DATE
+    if tag in (f"{TAG}timestamp", f"{TAG}merge"):
+        return DATE if tag == f"{TAG}timestamp" else MERGE
     try:
         return yaml.constructor.SafeConstructor().construct_object(yaml.ScalarNode(tag, text))
     except (ValueError, yaml.YAMLError):  # 0x_, =, an integer of thousands of digits
@@ -65,7 +66,9 @@ def _read_12(text: str) -> Any:
 def _describe(value: Any) -> str:
     if isinstance(value, str):
         return "text"
-    return _plain(value) if isinstance(value, int | float) else "a date" if value is DATE else "an error"
+    if isinstance(value, int | float):
+        return _plain(value)
+    return "a date" if value is DATE else "a merge key" if value is MERGE else "an error"
 
 
 def _ways_to_write(value: Any, text: str) -> Iterator[str]:
