@@ -9,13 +9,24 @@ from slimdiff.errors import UserError
 from slimdiff.io.text import one_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-# Folders that a system adds between those of the user → where they come from.
+# Folders that a system adds between those of the user, in small letters → where they come from.
 FOREIGN = {
-    "__MACOSX": "what a Mac adds to zip archives",
-    "@eaDir": "what a Synology server adds",
-    "$RECYCLE.BIN": "the recycle bin of Windows",
-    "System Volume Information": "what Windows adds to a drive",
+    "__macosx": "what a Mac adds to zip archives",
+    "network trash folder": "the trash of a Mac on a server",
+    "temporary items": "what a Mac adds to a server",
+    "@eadir": "what a Synology server adds",
+    "@tmp": "what a Synology server adds",
+    "#recycle": "the recycle bin of a Synology server",
+    "#snapshot": "what a Synology server adds",
+    "@recycle": "the recycle bin of a QNAP server",
+    "@recently-snapshot": "what a QNAP server adds",
+    "$recycle.bin": "the recycle bin of Windows",
+    "recycler": "the recycle bin of Windows",
+    "recycled": "the recycle bin of Windows",
+    "found.000": "what Windows adds to a drive",
+    "system volume information": "what Windows adds to a drive",
     "lost+found": "what Linux adds to a drive",
+    "__pycache__": "what Python adds to a folder of code",
 }
 MAX_NAMED = 12  # names in a message
 MIN_FILES = 2  # of a class: one to train, one to test
@@ -46,11 +57,11 @@ def find(root: Path) -> list[ClassFolder]:
         raise UserError(
             f"{one_line(root)} needs one subfolder of images per class, two or more; found {_listed(names) or 'none'}"
         )
-    foreign = next((name for name in names if name in FOREIGN), None)
-    if foreign is not None:
-        raise UserError(
-            f"{one_line(root)} holds the class folders {_listed(names)}, and {foreign} is {FOREIGN[foreign]}: delete it"
-        )
+    for name in names:
+        if origin := FOREIGN.get(name.lower()):
+            raise UserError(
+                f"{one_line(root)} holds the class folders {_listed(names)}, and {name} is {origin}: delete it"
+            )
     return [ClassFolder(_text(root, name), _files(root / name)) for name in names]
 
 
