@@ -1,6 +1,7 @@
 """What the data stage reports of a data set, and what it refuses."""
 
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from builders import striped_images
-from PIL import Image
+from PIL import Image, ImageCms, PngImagePlugin
 
 from slimdiff.data import checks, image_set, sources
 from slimdiff.data.image_set import ImageSet
@@ -136,9 +137,50 @@ def test_a_class_of_flat_tones_is_refused(shapes: Path) -> None:
     for path in (shapes / "b").iterdir():
         save(shapes, f"b/{path.name}", np.full((SIDE, SIDE), 20 * int(path.stem), np.uint8))
     message = refusal(shapes)
-    assert "all 6 images of class 'b'" in message
+    assert "6 of 6 images of class 'b'" in message
     assert str(shapes / "b") in message
     assert "datasets.mine.value_range" in message
+
+
+@pytest.mark.parametrize(("n_flat", "refused"), [(1, False), (3, False), (4, True), (5, True)])
+def test_a_class_of_mostly_flat_tones_is_refused(shapes: Path, n_flat: int, refused: bool) -> None:
+    """Half of the six images may be blank; they are counted."""
+    flat = sorted((shapes / "b").iterdir())[:n_flat]
+    for path in flat:
+        save(shapes, f"b/{path.name}", np.full((SIDE, SIDE), 255, np.uint8))
+    if refused:
+        message = refusal(shapes)
+        assert f"{n_flat} of 6 images of class 'b'" in message
+        assert any(str(path) in message for path in flat)
+        assert "datasets.mine" in message
+    else:
+        assert sum(run(shapes)[1]["flat"].values()) == n_flat
+
+
+def test_a_background_that_hides_most_of_a_class_is_refused(tmp_path: Path) -> None:
+    """Black drawings, and a few white ones, over black."""
+    for index in range(12):
+        values = np.stack([np.full((SIDE, SIDE), 255 * (index < 4), np.uint8), noise(index)], -1)
+        save(tmp_path / "icons", f"{('a', 'b')[index % 2]}/{index}.png", values)
+    message = refusal(tmp_path / "icons", background="black")
+    assert "4 of 6 images of class 'a'" in message
+    assert "datasets.mine.background" in message
+
+
+def test_colour_spaces_are_counted(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are not applied: 8 bits are stored as they are."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    xyz = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    for path, profile in zip(sorted((shapes / "a").iterdir()), (srgb, xyz, xyz), strict=False):
+        Image.open(path).save(path, icc_profile=profile)
+    gamma = PngImagePlugin.PngInfo()
+    gamma.add(b"gAMA", struct.pack(">I", 100_000))
+    Image.open(shapes / "b" / "1.png").save(shapes / "b" / "1.png", pnginfo=gamma)
+    images, report = run(shapes)
+    assert report["unapplied_profiles"] == 3
+    assert "stored unconverted: 3" in capsys.readouterr().out
+    stored = {image.numpy().tobytes() for image in [*images.train_images, *images.test_images]}
+    assert stored == {noise(index).tobytes() for index in range(12)}
 
 
 def test_a_class_of_one_image_over_and_over_is_refused(shapes: Path) -> None:

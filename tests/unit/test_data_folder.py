@@ -14,7 +14,7 @@ from PIL import Image
 
 from slimdiff.data import folder, image_files, sources
 from slimdiff.data.folder import FolderSettings
-from slimdiff.data.image_files import Reading
+from slimdiff.data.image_reading import Reading
 from slimdiff.data.sources import DataSettings
 from slimdiff.errors import UserError
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from builders import MODELS, TRAININGS, striped_images
 from photos import big, empty, postscript, text, write_photos
+from PIL import Image
 from presets import CONFIG, ROOT, merge
 
 from slimdiff.catalog import limits
@@ -22,6 +24,7 @@ from slimdiff.config.cells import expand
 from slimdiff.config.checks.sizes import facts_of
 from slimdiff.config.validate import validate
 from slimdiff.data import class_folders, image_headers, image_set
+from slimdiff.data.image_reading import Reading
 from slimdiff.errors import UserError, refuse
 from slimdiff.io.safetensors_header import read_header
 from slimdiff.metrics import reference
@@ -269,14 +272,62 @@ def test_files_that_stand_out_are_seen_by_their_headers(tmp_path: Path, damage: 
     assert said.endswith(refusal(lambda: loaded(overlay)).partition("dogs/7.png")[2])
 
 
+def animated(path: Path) -> None:
+    frames = [Image.new("L", (8, 8), 80 * n) for n in range(3)]
+    frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:])
+
+
+def lab(path: Path) -> None:
+    Image.new("LAB", (8, 8)).save(path, format="TIFF")
+
+
+def floats(path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(path, format="TIFF")
+
+
+def white_is_zero(path: Path) -> None:
+    Image.new("L", (8, 8)).save(path, format="TIFF", tiffinfo={262: 0})
+
+
+def few_bits(path: Path) -> None:
+    path.write_bytes(b"P5 8 8 15\n" + bytes(64))
+
+
+def second_page_of_floats(path: Path) -> None:
+    pages = [Image.new("L", (8, 8)), Image.new("F", (8, 8))]
+    pages[0].save(path, format="TIFF", save_all=True, append_images=pages[1:])
+
+
+@pytest.mark.parametrize(
+    ("write", "keys"),
+    [
+        (animated, {}),
+        (lab, {}),
+        (floats, {}),
+        (second_page_of_floats, {"frames": "all"}),
+        (white_is_zero, {"value_range": [0, 100]}),
+        (few_bits, {"value_range": [0, 100]}),
+    ],
+)
+def test_what_headers_tell_of_values_and_frames_is_known(
+    tmp_path: Path, write: Callable[[Path], None], keys: dict[str, Any]
+) -> None:
+    overlay = photos(tmp_path / "mine", **keys)
+    write(tmp_path / "mine" / "dogs" / "7.png")
+    said = refusal(lambda: check(overlay)).partition("dogs/7.png")[2]
+    job = refusal(lambda: loaded(overlay)).partition("dogs/7.png")[2]
+    assert said
+    assert said.rpartition(":")[2] == job.rpartition(":")[2]  # the job names the values too
+
+
 def test_few_of_many_files_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_photos(tmp_path, n=400)
     opened: list[Path] = []
-    monkeypatch.setattr(image_headers, "check_header", opened.append)
+    monkeypatch.setattr(image_headers, "check_header", lambda path, reading: opened.append(path))
     paths = sorted(tmp_path.rglob("*.png"))
     for some in (paths[:300], paths):
         opened.clear()
-        image_headers.check_some(some)
+        image_headers.check_some(some, Reading("datasets.mine", 8, 1))
         assert len(set(opened)) == len(opened) <= image_headers.MAX_LOOKED_AT
     by_size = sorted(paths, key=lambda path: path.stat().st_size)
     sizes = [path.stat().st_size for path in opened]

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from slimdiff.data.image_files import FAINT, FLAT
+from slimdiff.data.image_losses import FAINT, FLAT
 from slimdiff.data.image_set import ImageSet, Values
 from slimdiff.errors import UserError
 from slimdiff.io.text import one_line
 
 BLOCK = 64  # images at once
 MAX_NAMED = 20  # classes in the log
+MAX_FLAT = 0.5  # of the images of a class; a few blank images are normal
 Report = dict[str, Any]
 
 
@@ -34,7 +35,8 @@ def examine(image_set: ImageSet, duplicates: str) -> tuple[ImageSet, Report]:
     """Return the data set, and the report that its file and the log keep.
 
     The report has, as JSON values: `modes`, the images, value range and values found by mode of the files; `classes`,
-    the training and test images by class; `flat`, the images of one tone by side; `duplicates`, the exact copies of
+    the training and test images by class; `flat`, the images of one tone by side; `unapplied_profiles`, for files
+    only, the images in a colour space other than sRGB, which are stored unconverted; `duplicates`, the exact copies of
     another image of the same side (`train`, `test`), test images that are copies of training images (`across`), and
     those that were removed (`dropped`).
 
@@ -42,8 +44,9 @@ def examine(image_set: ImageSet, duplicates: str) -> tuple[ImageSet, Report]:
         duplicates: of a training image in the test set: `keep`, or `drop`, which removes them from the test set.
 
     Raises:
-        UserError: the whole set uses fewer than 16 gray levels; a class holds only images of one tone, only one image,
-            or files of more than 8 bits that use fewer than 16 gray levels; `drop` leaves a class without test images.
+        UserError: the whole set uses fewer than 16 gray levels; more than half of the images of a class are of one
+            tone; a class holds only one image, or files of more than 8 bits that use fewer than 16 gray levels; `drop`
+            leaves a class without test images.
     """
     files = image_set.files
     sides = {
@@ -61,7 +64,7 @@ def examine(image_set: ImageSet, duplicates: str) -> tuple[ImageSet, Report]:
         image_set = _without(image_set, copies)
         flat["test"] = flat["test"][~copies]
         test = [digest for digest in test if digest not in known]
-    report = {
+    report: Report = {
         "modes": modes,
         "classes": _counts(image_set),
         "flat": {side: int(images.sum()) for side, images in flat.items()},
@@ -72,6 +75,8 @@ def examine(image_set: ImageSet, duplicates: str) -> tuple[ImageSet, Report]:
             "dropped": dropped,
         },
     }
+    if files:
+        report["unapplied_profiles"] = files.unapplied_profiles
     return image_set, report
 
 
@@ -90,6 +95,8 @@ def describe(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"images by class: {', '.join(named)}{more}"
     flat, copies = report["flat"], report["duplicates"]
     yield f"images of one tone: {flat['train']:,} to train, {flat['test']:,} to test"
+    if n := report.get("unapplied_profiles"):
+        yield f"images of another colour space than sRGB, stored unconverted: {n:,}"
     yield (
         f"exact duplicates: {copies['train']:,} in the training set, {copies['test']:,} in the test set, "
         f"{copies['across']:,} test images that are training images ({copies['dropped']:,} dropped)"
@@ -113,24 +120,26 @@ def _refuse_useless(image_set: ImageSet, sides: Sequence[Side]) -> None:
         if not parts:
             continue
         n = sum(len(indices) for _, indices in parts)
+        flat = [(side, index) for side, indices in parts for index in indices[side.flat[indices]].tolist()]
         low = min(int(side.low[indices].min()) for side, indices in parts)
         high = max(int(side.high[indices].max()) for side, indices in parts)
         first, index = parts[0][0], int(parts[0][1][0])
-        example = f", such as {one_line(first.files[index])}" if first.files else ""
         of_class = f"images of class {one_line(repr(name))} of data set {dataset!r}"
         levels = f"{high - low + 1} of 256 gray levels, {low} to {high}"
         if highest - lowest < FAINT:
             found = [f"{mode.found[0]:g} to {mode.found[1]:g} in files of mode {key}" for key, mode in values.items()]
             what = f"the images of data set {dataset!r} use {levels} in class {one_line(repr(name))}"
             what += f" ({', '.join(found)})" if found else ""
-        elif all(bool(side.flat[indices].all()) for side, indices in parts):
-            what = f"all {n} {of_class} are flat tones, in gray levels {low} to {high}"
+        elif len(flat) > MAX_FLAT * n:
+            what = f"{len(flat)} of {n} {of_class} are flat tones, in gray levels {low} to {high}"
+            first, index = flat[0]
         elif n > 1 and all(_same(side.images, indices, first.images[index]) for side, indices in parts):
             what = f"all {n} {of_class} are the same image"
         elif deep and high - low < FAINT:
             what = f"the {of_class} use {levels}"
         else:
             continue
+        example = f", such as {one_line(first.files[index])}" if first.files else ""
         keys = dict.fromkeys([f"datasets.{dataset}.value_range", *files.keys] if files else [f"datasets.{dataset}"])
         raise UserError(f"{what}{example}: correct the images, or how they are read (config key {' or '.join(keys)})")
 

@@ -10,7 +10,8 @@ import torch
 
 from slimdiff.data import class_folders, image_files
 from slimdiff.data.download import Availability
-from slimdiff.data.image_files import Picture, Reading
+from slimdiff.data.image_files import Picture
+from slimdiff.data.image_reading import Reading
 from slimdiff.data.image_set import Files, ImageSet, Values
 from slimdiff.errors import UserError
 
@@ -30,10 +31,12 @@ class Found:
 
     values: dict[str, Values] = field(default_factory=dict)  # by mode
     keys: dict[str, None] = field(default_factory=dict)  # of the data set, that say how they are read
+    unapplied_profiles: int = 0  # images in a colour space other than sRGB
 
     def enter(self, picture: Picture) -> None:
         """Count a picture."""
         self.keys |= dict.fromkeys(picture.keys)
+        self.unapplied_profiles += picture.unapplied_profile
         own = self.values.setdefault(picture.mode, Values(0, picture.limits, picture.found))
         own.images += 1
         own.limits = min(own.limits[0], picture.limits[0]), max(own.limits[1], picture.limits[1])
@@ -63,6 +66,7 @@ def load(dataset: str, settings: FolderSettings) -> ImageSet:
     found = Found()
     train_images, train_labels, train_files = _read(train, settings.reading, found)
     test_images, test_labels, test_files = _read(test, settings.reading, found)
+    keys = [f"{settings.reading.key}.{key}" for key in found.keys]
     return ImageSet(
         train_images,
         train_labels,
@@ -71,7 +75,7 @@ def load(dataset: str, settings: FolderSettings) -> ImageSet:
         dataset,
         tuple(folder.name for folder in classes),
         f"folder {root}",
-        Files(train_files, test_files, found.values, [f"{settings.reading.key}.{key}" for key in found.keys]),
+        Files(train_files, test_files, found.values, keys, found.unapplied_profiles),
     )
 
 

@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slimdiff.data.image_files import check_header
+from slimdiff.data.image_reading import Reading
 
 MAX_LOOKED_AT = 300  # files, of which a third are the largest, a third the smallest
 
 
-def check_some(paths: Sequence[Path]) -> None:
+def check_some(paths: Sequence[Path], reading: Reading) -> None:
     """Check all of a few files; of many, MAX_LOOKED_AT: the largest, the smallest, and others at equal distances.
 
     Files that are too large, or cut short by a full disk, stand out by their size; and opening 60,000 takes a network
     file system minutes.
     """
     for path in paths if len(paths) <= MAX_LOOKED_AT else _some(paths):
-        check_header(path)
+        check_header(path, reading)
 
 
 def _some(paths: Sequence[Path]) -> list[Path]:

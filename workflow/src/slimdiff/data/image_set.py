@@ -30,6 +30,7 @@ class Files:
     test: Sequence[Path]  # of each test image
     values: Mapping[str, Values]  # by mode, Pillow's name of the format of pixels
     keys: Sequence[str]  # of the config, that say how the values of these files are read
+    unapplied_profiles: int  # images whose colour profile or gamma is not that of sRGB, stored without conversion
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,18 @@ import torch
 
 from slimdiff.data import cifar10, folder, mnist
 from slimdiff.data.download import Availability, first_probed
-from slimdiff.data.image_files import Reading
+from slimdiff.data.image_reading import Reading
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
 
-FOLDER_KEYS = ("path", "image_size", "channels", "test_fraction", "value_range", "background", "frames")
+REQUIRED_KEYS = ("path", "image_size", "channels", "test_fraction")  # of source folder
+FOLDER_KEYS = (*REQUIRED_KEYS, "value_range", "background", "frames")
 CHOICES = {
     "value_range": ("auto",),
     "background": ("auto", "white", "black"),
     "frames": ("first", "all"),
     "duplicates": ("keep", "drop"),
 }
-BACKGROUNDS: dict[str, int | None] = {"auto": None, "white": 255, "black": 0}
 DIGITS_TEST_EVERY = 5  # every fifth image of a class is a test image
 
 
@@ -114,15 +114,12 @@ def _cifar10(settings: DataSettings, data_dir: Path) -> ImageSet:
 
 
 def _folder(settings: DataSettings, data_dir: Path) -> ImageSet:
-    path, size, channels, fraction = settings.path, settings.image_size, settings.channels, settings.test_fraction
-    if path is None or size is None or channels is None or fraction is None:
-        given = {"path": path, "image_size": size, "channels": channels, "test_fraction": fraction}
-        missing = next(key for key, value in given.items() if value is None)
-        raise UserError(f"datasets.{settings.name}: source 'folder' needs the key {missing!r}")
-    low_high = None if isinstance(settings.value_range, str) else (settings.value_range[0], settings.value_range[1])
-    background = BACKGROUNDS[settings.background] if isinstance(settings.background, str) else settings.background
-    reading = Reading(f"datasets.{settings.name}", size, channels, low_high, background, settings.frames)
-    return folder.load(settings.name, folder.FolderSettings(path, fraction, reading))
+    options = {key: getattr(settings, key) for key in FOLDER_KEYS}
+    for key in REQUIRED_KEYS:
+        if options[key] is None:
+            raise UserError(f"datasets.{settings.name}: source 'folder' needs the key {key!r}")
+    reading = Reading.of(settings.name, options)
+    return folder.load(settings.name, folder.FolderSettings(options["path"], options["test_fraction"], reading))
 
 
 def _refuse_folder_keys(settings: DataSettings) -> None:

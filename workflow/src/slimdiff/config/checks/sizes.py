@@ -10,6 +10,7 @@ from slimdiff.config.checks import Problem
 from slimdiff.config.lookup import Config, inception_kinds, plugin_catalog
 from slimdiff.data import class_folders
 from slimdiff.data.class_folders import ClassFolder
+from slimdiff.data.image_reading import Reading
 from slimdiff.errors import UserError
 from slimdiff.io.safetensors_header import read_header
 
@@ -27,7 +28,7 @@ def size_problems(config: Config, facts: dict[str, DatasetFacts]) -> Iterator[Pr
         folders: list[ClassFolder] = []
         if options["source"] == "folder":
             try:
-                folders = _look_into(Path(options["path"]))
+                folders = _look_into(dataset, options)
             except UserError as error:
                 yield Problem(("datasets", dataset, "path"), f"is {options['path']!r}: {error}")
                 continue
@@ -63,12 +64,12 @@ def facts_of(config: Config, dataset: str, folders: list[ClassFolder]) -> Datase
     return DatasetFacts(len(names), names, shape, n_train, n_test)
 
 
-def _look_into(folder: Path) -> list[ClassFolder]:
+def _look_into(dataset: str, options: Mapping[str, Any]) -> list[ClassFolder]:
     """Return the classes of a folder of images, after a look into the headers of some files."""
     from slimdiff.data import image_headers  # Pillow takes 0.1 s to import, and no other source needs it
 
-    folders = class_folders.find(folder)
-    image_headers.check_some([file for one in folders for file in one.files])
+    folders = class_folders.find(Path(options["path"]))
+    image_headers.check_some([file for one in folders for file in one.files], Reading.of(dataset, options))
     return folders
 
 
