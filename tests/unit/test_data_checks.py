@@ -254,3 +254,22 @@ def test_frames_stay_on_one_side_of_the_split(tmp_path: Path) -> None:
     assert len(tones[0]) == len(tones[1]) == 4
     assert not tones[0] & tones[1]
     assert len(run(tmp_path / "films", frames="first")[0].train_images) == 4
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "P", "I;16"])
+def test_digits_as_files_are_the_digits(tmp_path: Path, mode: str) -> None:
+    """And a few blank images among them."""
+    digits = sources.load(sources.DataSettings("digits", "digits"), Path("nowhere"))
+    expected = set()
+    for index, (image, label) in enumerate(zip(digits.test_images[:, 0], digits.test_labels.tolist(), strict=True)):
+        values = image.numpy() * (index % 50 != 0)
+        expected.add(values.tobytes())
+        if mode == "I;16":
+            save(tmp_path / "digits", f"{label}/{index}.png", values.astype(np.uint16) * 257)
+        else:
+            path = tmp_path / "digits" / str(label) / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).convert(mode).save(path)
+    images, report = run(tmp_path / "digits")
+    assert {image.numpy().tobytes() for image in [*images.train_images, *images.test_images]} == expected
+    assert sum(report["flat"].values()) == 8
