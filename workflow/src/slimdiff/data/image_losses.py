@@ -57,8 +57,8 @@ def lost_edges(image: Image.Image, other: Image.Image) -> float:
 def refuse_hidden(path: Path, layer: Image.Image, white: Image.Image, black: Image.Image, reading: Reading) -> None:
     """Refuse an RGBA image that white hides.
 
-    White hides it if over black it has edges of which a quarter is missing over white, or if only its colours, all of
-    them transparent, have contrast.
+    White hides it if more than a quarter of the edges that white or black show are missing over white, or if it has
+    contrast that neither shows, in transparent pixels.
 
     Args:
         layer: the file's picture.

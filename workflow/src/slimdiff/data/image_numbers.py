@@ -15,11 +15,9 @@ from slimdiff.errors import UserError
 EIGHT_BITS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV")
 FEW_BITS = {"1": 1, "L;2": 2, "L;4": 4}  # of gray PNG, by Pillow's raw mode
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
-SIGNED, FLOAT = 2, 3  # sample formats of TIFF
-MISREAD: dict[tuple[int, int], type[np.generic]] = {
-    (32, 1): np.uint32,
-    (8, SIGNED): np.int8,
-}  # bits and sample format of TIFF that Pillow reads otherwise
+SIGNED = 2  # sample format of TIFF
+# Bits and sample format of TIFF that Pillow reads with another sign.
+MISREAD: dict[tuple[int, int], type[np.generic]] = {(32, 1): np.uint32, (8, SIGNED): np.int8}
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,11 @@ def set_transparent_level(image: Image.Image, numbers: Numbers) -> None:
 
 
 def limits_of(path: Path, own: npt.NDArray[Any], numbers: Numbers, reading: Reading) -> tuple[Range, Range]:
-    """Return which values of an image of more than 8 bits become black and white, and those found."""
+    """Return which values of an image of more than 8 bits or with a sign become black and white, and those found.
+
+    Raises:
+        UserError: the values are not finite, or nothing tells their range.
+    """
     found = (own.min().item(), own.max().item())
     if not np.isfinite(found).all():
         raise UserError(f"{name(path)} holds NaN or infinity: replace it or remove it from the folder")
@@ -134,6 +136,7 @@ def limits_of(path: Path, own: npt.NDArray[Any], numbers: Numbers, reading: Read
 
 
 def unknown_range(path: Path, numbers: Numbers, reading: Reading, found: Range | None = None) -> UserError:
+    """Return the error that neither the file nor the config tells the range of its values; `found` if it is known."""
     values = f" from {found[0]:g} to {found[1]:g}" if found else ""
     return UserError(
         f"{name(path)} holds {numbers.kind}{values}, and nothing in it tells which are black and white: set "
