@@ -61,14 +61,18 @@ def pictures(labels: torch.Tensor, means: torch.Tensor, seed: int) -> torch.Tens
     return (means[labels] + sigma * noise).round().clamp(0, 255).to(torch.uint8)
 
 
-def made(shares: list[int], test_shares: list[int], n_train: int = 3000, n_test: int = 2000) -> Evaluator:
+def made(
+    shares: list[int], test_shares: list[int], n_train: int = 3000, n_test: int = 2000, seed: int = 0
+) -> Evaluator:
     """A data set with these shares of its classes, and everything that scores it."""
     means = patterns(len(shares))
     train, test = (
         torch.tensor(interleave(apportion(n, parts))) for n, parts in ((n_train, shares), (n_test, test_shares))
     )
     train_images, network = pictures(train, means, 1), Pixels(means)
-    known = reference.measure((train_images, train), (pictures(test, means, 2), test), [network], "made", "", "", CPU)
+    known = reference.measure(
+        (train_images, train), (pictures(test, means, 2 + 10_000 * seed), test), [network], "made", "", "", CPU
+    )
     return Evaluator(known, [network], network, "", train_images, classifier.shares(train, len(shares)), ())
 
 
@@ -83,7 +87,10 @@ def check_floor(records: list[dict[str, Any]]) -> None:
         return float(np.mean([record[name] for record in records]))
 
     assert 0.75 < mean("fid_indomain") / mean("fid_indomain_floor") < 1.33
-    assert abs(mean("kid")) < 3 * np.std([record["kid"] for record in records], ddof=1) + 1e-4
+    kids = [record["kid"] for record in records if record["kid"] is not None]
+    assert len(kids) in (0, len(records)), "by the number of images of the rarest class"
+    if kids:
+        assert abs(np.mean(kids)) < 3 * np.std(kids, ddof=1) + 1e-4
     assert mean("coverage") == pytest.approx(COVERAGE, abs=0.02)
     assert mean("nearest_ratio") == pytest.approx(1, abs=0.03)
     assert min(record["memorization_p"] for record in records) > 1e-3
@@ -182,7 +189,7 @@ def test_weighted_statistics_are_those_of_numpy() -> None:
 
 
 def test_the_kernel_distance_of_fixed_class_counts_is_unbiased() -> None:
-    """Over all pairs it is not; with a class for each image and itself, it is the biased estimate."""
+    """Over all pairs it is not; where a class has one image, there is none."""
     means = patterns(6)
     labels = torch.arange(60) % 6
     scale = (means.square().mean()).sqrt()
@@ -194,16 +201,73 @@ def test_the_kernel_distance_of_fixed_class_counts_is_unbiased() -> None:
     assert abs(by_class.mean()) < 3 * error
     assert over_all.mean() < -10 * error
     x, y = pairs[0]
-    alone = torch.arange(60)
-    kernels = [(a @ b.T / 64 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))]
-    biased = float(kernels[0].mean() + kernels[1].mean() - 2 * kernels[2].mean())
-    assert kernel_distance_by_class(x, alone, y, alone) == pytest.approx(biased, rel=1e-9)
+    alone = torch.tensor([*[0] * 59, 1])
+    assert kernel_distance_by_class(x, alone, y, alone) is None
+
+
+@pytest.mark.parametrize(("classes", "n", "known"), [(50, 100, True), (50, 64, False), (100, 100, False)])
+def test_many_classes_have_a_kid_of_zero_or_none(few_resamples: None, classes: int, n: int, known: bool) -> None:
+    evaluator = made([1] * classes, [1] * classes)
+    records = []
+    for draw in range(6):
+        labels = torch.arange(n) % classes
+        records.append(scored(evaluator, pictures(labels, patterns(classes), draw + 3), labels))
+    kids = [record["kid"] for record in records]
+    if known:
+        assert abs(np.mean(kids)) < 3 * np.std(kids, ddof=1) / len(kids) ** 0.5
+    else:
+        assert kids == [None] * 6
+    assert all(record["coverage"] is not None for record in records)
+
+
+@pytest.mark.parametrize(
+    ("shares", "test_shares", "n_test"),
+    [
+        ([1] * 10, [1] * 10, 500),  # as many as samples
+        ([1] * 10, [1] * 10, 900),
+        ([1] * 10, [1] * 10, 5000),
+        ([99] * 5 + [1] * 5, [99] * 5 + [1] * 5, 500),
+        ([99] * 5 + [1] * 5, [1] * 10, 1000),
+    ],
+)
+def test_a_random_number_of_each_class_raises_the_floor(
+    monkeypatch: pytest.MonkeyPatch, shares: list[int], test_shares: list[int], n_test: int
+) -> None:
+    """However many test images there are; sets with exact shares would score lower."""
+    n, means = 500, patterns(10)
+    generator = torch.Generator().manual_seed(0)
+    floors, real, exact = [], [], []
+    for seed in range(4):
+        known = made(shares, test_shares, n_test=n_test, seed=seed)
+        composed = compose(known.reference, NONE)
+        monkeypatch.setattr(reference, "COUNT_SEED", seed)
+        floors.append(reference.floor(composed, n, random_counts=True).fid_indomain)
+        for _ in range(12):
+            drawn_labels = torch.multinomial(torch.tensor(shares).double(), n, True, generator=generator)
+            fixed = torch.tensor(interleave(apportion(n, shares)))
+            for labels, found in ((drawn_labels, real), (fixed, exact)):
+                images = pictures(labels, means, 1000 + 2 * len(real) + (found is exact))
+                found.append(reference.distance(composed, [known.extractors[0].features(images)]).fid_indomain)
+    error = np.std(real) / len(real) ** 0.5
+    assert np.mean(floors) == pytest.approx(np.mean(real), abs=3 * error + 0.02 * np.mean(real))
+    assert np.mean(exact) < np.mean(real) - 3 * error
+
+
+def test_many_test_images_keep_their_floor() -> None:
+    """Four disjoint sets or more, as published."""
+    composed = compose(made([1] * 10, [1] * 10, n_test=2000).reference, NONE)
+    for n, same in ((500, True), (501, False)):
+        floors = [reference.floor(composed, n, random_counts=random) for random in (False, True)]
+        assert (floors[0] == floors[1]) is same
+        assert floors[1] == reference.floor(composed, n, random_counts=True)
 
 
 def test_a_class_without_training_images_is_refused(few_resamples: None) -> None:
     evaluator = made([3, 0, 1], [3, 0, 1])
     labels = torch.arange(90) % 3
-    with pytest.raises(UserError, match=r"class 1, .*no training image.*sampling\.labels"):
+    with pytest.raises(
+        UserError, match=r"^sampling\.labels gives class 1, counted from 0, .*has 0 training images.*set it to training"
+    ):
         scored(evaluator, pictures(labels, patterns(3), 1), labels)
 
 

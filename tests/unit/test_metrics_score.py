@@ -231,6 +231,17 @@ def test_too_few_test_images_for_the_floor_are_noted(
     assert (f"classes: {note}" in capsys.readouterr().out) == bool(note)
 
 
+@pytest.mark.parametrize(("n_rare", "known"), [(1, False), (2, True)])
+def test_a_class_of_one_sample_leaves_no_kid(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], n_rare: int, known: bool
+) -> None:
+    workspace.write_samples(pictures(100, 3), labels=[0] * (100 - n_rare) + [1] * n_rare)
+    record = workspace.score(100)
+    assert (record["kid"] is not None) is known
+    assert record["coverage"] is not None
+    assert ("note: no kid" in capsys.readouterr().out) is not known
+
+
 def test_every_metric_of_the_matrix_is_in_the_record() -> None:
     assert {column.name for column in COLUMNS if column.source == "score"} <= KEYS
 
@@ -243,7 +254,7 @@ def test_the_training_images_score_zero(workspace: Workspace) -> None:
 
 def test_the_test_images_score_the_floor(workspace: Workspace) -> None:
     data = image_set.read(workspace.path("images.safetensors"))
-    workspace.write_samples(data.test_images)
+    workspace.write_samples(data.test_images, labels=data.test_labels.tolist())
     record = workspace.score(200)
     assert record["fid_indomain"] == pytest.approx(record["fid_indomain_floor"], rel=1e-5)
     assert record["fid_indomain_pct"] == pytest.approx(record["fid_indomain_floor_pct"], rel=1e-5)

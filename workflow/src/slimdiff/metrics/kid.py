@@ -25,17 +25,19 @@ def kernel_distance(real: torch.Tensor, generated: torch.Tensor) -> float:
 
 def kernel_distance_by_class(
     real: torch.Tensor, real_labels: torch.Tensor, generated: torch.Tensor, labels: torch.Tensor
-) -> float:
+) -> float | None:
     """Return the same for two sets of m images with the same, fixed number of each class.
 
     Such a set has fewer pairs of one class than a random one, so the mean over all its pairs is biased, on real MNIST
-    images by -3 / m. Here pairs of a class weigh as much as that class has among pairs drawn with replacement. A class
-    of one image counts the image with itself.
+    images by -3 / m. Here pairs of a class weigh as much as that class has among pairs drawn with replacement. None
+    if a class has one image, thus no pair: the image with itself would raise the distance of real images.
 
     Args:
         real, generated: features (m, d), as above.
         real_labels, labels: int64 (m,).
     """
+    if bool((labels.bincount() == 1).any()):
+        return None
     cross = _sum(real, generated) / (len(real) * len(generated))
     return _mean_within(real, real_labels) + _mean_within(generated, labels) - 2 * cross
 
@@ -51,13 +53,12 @@ def _all_pairs(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def _mean_within(x: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the mean kernel of two independent images with the classes' shares in x (n, d)."""
+    """Return the mean kernel of two independent images with the classes' shares in x (n, d), two or more of each."""
     total = _sum(x, x)
     for own in (x[labels == label] for label in labels.unique()):
-        if len(own) > 1:
-            of_class = _sum(own, own)
-            itself = float(((own.square().sum(dim=1) / own.shape[1] + 1) ** 3).sum())
-            total += (of_class - itself) * len(own) / (len(own) - 1) - of_class
+        of_class = _sum(own, own)
+        itself = float(((own.square().sum(dim=1) / own.shape[1] + 1) ** 3).sum())
+        total += (of_class - itself) * len(own) / (len(own) - 1) - of_class
     return total / len(x) ** 2
 
 

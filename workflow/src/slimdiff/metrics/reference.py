@@ -27,6 +27,9 @@ from slimdiff.metrics.networks.fit import Labelled
 KIND = "reference"
 SHUFFLE_SEED = 0  # of the order of the test images' features
 DRAW_SEED = 1  # of the training images whose features are kept
+COUNT_SEED = 3  # of the number of images of each class in a floor
+MIN_SETS = 4  # of test images; fewer are too alike in the number of images of each class
+DRAWS = 20  # of these numbers
 GRID = 2.0**-16  # a hundred-thousandth of a typical feature; sums stay exact up to squared norms of 2^19
 # Tensors and header fields of the file
 TENSORS = (
@@ -181,8 +184,13 @@ def _moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return mean, centred.T @ centred / n
 
 
-def distance(reference: Reference, image_features: Sequence[torch.Tensor]) -> Distance:
+def distance(
+    reference: Reference, image_features: Sequence[torch.Tensor], weights: torch.Tensor | None = None
+) -> Distance:
     """Return the distance between images, given their features (n, d) under each extractor, and the training images.
+
+    Args:
+        weights: float64 (n,), of the images; None: equal.
 
     Raises:
         UserError: there are fewer images than features.
@@ -190,32 +198,57 @@ def distance(reference: Reference, image_features: Sequence[torch.Tensor]) -> Di
     fids, percents = [], []
     for index, generated in enumerate(image_features):
         real = reference.statistics(index)
-        fid = frechet_distance(real, statistics(generated), reference.factor[index])
+        fid = frechet_distance(real, statistics(generated, weights), reference.factor[index])
         fids.append(fid)
         percents.append(100.0 * fid / real.covariance.trace().item())
     return Distance(sum(fids) / len(fids), sum(percents) / len(percents), tuple(fids))
 
 
-def floor(reference: Reference, n: int) -> Floor | None:
+def floor(reference: Reference, n: int, random_counts: bool = False) -> Floor | None:
     """Return the distance of n real test images: the score of a perfect model with n samples.
 
     It is the mean over disjoint sets of n test images, as many as there are, in the reference's order: one set of
     2,000 MNIST images is off by a fifth. With fewer than n test images, the only set is all of them. None if there are
     fewer test images than features.
+
+    Args:
+        random_counts: whether the model draws the class of each image, so that the number of images of a class varies.
+            In sets that use most of the test images it varies too little: with fewer than four sets, these numbers are
+            drawn by the training set's shares, and images weighted to them.
     """
     available = reference.test_features.shape[1]
     n = min(n, available)
     if n < FEATURES:
         return None
-    distances = [
-        distance(reference, list(reference.test_features[:, start : start + n].double().unbind()))
-        for start in range(0, available - n + 1, n)
-    ]
+    features = reference.test_features.double()
+    if random_counts and available < MIN_SETS * n:
+        generator = torch.Generator().manual_seed(COUNT_SEED)
+        draws = [_draw_weights(reference.test_labels, reference.class_counts, n, generator) for _ in range(DRAWS)]
+        distances = [distance(reference, list(features.unbind()), weights) for weights in draws]
+    else:
+        sets = [features[:, start : start + n] for start in range(0, available - n + 1, n)]
+        distances = [distance(reference, list(each.unbind())) for each in sets]
     return Floor(
         sum(each.fid_indomain for each in distances) / len(distances),
         sum(each.fid_indomain_pct for each in distances) / len(distances),
         n,
     )
+
+
+def _draw_weights(labels: torch.Tensor, class_counts: torch.Tensor, n: int, generator: torch.Generator) -> torch.Tensor:
+    """Return weights, float64 (m,), of images with these labels, int64 (m,), that make n random ones of them.
+
+    The number of images of each class is multinomial by `class_counts`, int64 (classes,). As many random images of a
+    class as that number is on average share it equally, and the others weigh 0.
+    """
+    expected = apportion(n, class_counts.tolist())
+    drawn = torch.multinomial(class_counts.double(), n, replacement=True, generator=generator)
+    weights = torch.zeros(len(labels), dtype=torch.float64)
+    for label, count in enumerate(drawn.bincount(minlength=len(class_counts)).tolist()):
+        own = torch.nonzero(labels == label).flatten()
+        chosen = own[torch.randperm(len(own), generator=generator)[: max(1, expected[label])]]
+        weights[chosen] = count / max(1, len(chosen))
+    return weights
 
 
 def write(path: str | os.PathLike[str], reference: Reference) -> None:

@@ -138,7 +138,7 @@ def _frechet(real: Reference, image_features: list[torch.Tensor], labels: torch.
     """Return the Fréchet distance, its sampling error, and the floor."""
     n, d = image_features[0].shape
     generated = distance(real, image_features)
-    least = floor(real, n)
+    least = floor(real, n, random_counts=not len(labels))
     return {
         "fid_indomain": generated.fid_indomain,
         "fid_indomain_min": min(generated.fid_indomain_extractors),
@@ -163,14 +163,15 @@ def _pairwise(real: Reference, points: list[torch.Tensor], scales: list[float], 
     if len(labels):
         chosen = pick(labels, count(real.train_labels, len(real.class_counts)))
         points = [point[chosen] for point in points]
-        kids = [
+        by_class = [
             kernel_distance_by_class(x, real.train_labels, y, labels[chosen]) for x, y in zip(kept, points, strict=True)
         ]
+        kids = [value for value in by_class if value is not None]
     else:
         kids = [kernel_distance(x, y) for x, y in zip(kept, points, strict=True)]
     results = [compute_prdc(x, y) for x, y in zip(kept, points, strict=True)]
     return {
-        "kid": fmean(kids),
+        "kid": fmean(kids) if kids else None,
         "precision": fmean(result.precision for result in results),
         "recall": fmean(result.recall for result in results),
         "density": fmean(result.density for result in results),

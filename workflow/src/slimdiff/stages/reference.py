@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     statistics = reference.measure(train, test, networks, settings.dataset, digest, images_digest, device)
     reference.write(args.out, statistics)
     unconditional = compose(statistics, images.test_labels[:0])
-    floor = reference.floor(unconditional, len(unconditional.test_labels))
+    floor = reference.floor(unconditional, len(unconditional.test_labels), random_counts=True)
     text = (
         f"fid_indomain_floor {floor.fid_indomain:.3f} ({floor.fid_indomain_pct:.3f} %) of {floor.n:,} test images"
         if floor

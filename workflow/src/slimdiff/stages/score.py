@@ -60,6 +60,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if record["status"] == "ok" and floor_n != settings.n_samples:
         found = "too few for a floor" if floor_n is None else f"{floor_n:,}, fewer than samples: the floor is too high"
         print(f"note: test images with the samples' classes: {found}", flush=True)
+    if record["status"] == "ok" and record["kid"] is None:
+        print(
+            f"note: no kid, which needs two images of each class: one has a single image among the "
+            f"{record['manifold_n']:,} compared; raise sampling.n_samples, or add training images of the rarest class",
+            flush=True,
+        )
     if record["few_samples"]:
         print(f"note: {settings.n_samples} samples are few: bias dominates the distances", flush=True)
 
