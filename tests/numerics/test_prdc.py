@@ -127,5 +127,5 @@ def test_distances_on_the_grid_are_exact() -> None:
 
 
 def test_too_few_images_are_refused() -> None:
-    with pytest.raises(UserError, match=r"5 images are too few for neighbourhoods of 5: raise sampling\.n_samples"):
+    with pytest.raises(UserError, match=r"300 real images and 5 samples .* 6 or more .*sampling\.labels"):
         compute_prdc(cloud(1, 300), cloud(2, 5))

@@ -273,3 +273,15 @@ def test_digits_as_files_are_the_digits(tmp_path: Path, mode: str) -> None:
     images, report = run(tmp_path / "digits")
     assert {image.numpy().tobytes() for image in [*images.train_images, *images.test_images]} == expected
     assert sum(report["flat"].values()) == 8
+
+
+def test_a_class_without_training_images_is_refused() -> None:
+    """Nothing could be trained on it, nor compared with its samples. Without test images it only lacks a floor."""
+    images = striped_images()
+    with pytest.raises(
+        UserError, match=r"class 'third' of data set 'stripes' has no training image.*datasets\.stripes"
+    ):
+        checks.examine(arrays(classes=(*images.classes, "third")), "keep")
+    own = images.test_labels == 0
+    left = arrays(test_images=images.test_images[own], test_labels=images.test_labels[own])
+    assert [count["test"] for count in checks.examine(left, "keep")[1]["classes"].values()] == [int(own.sum()), 0]

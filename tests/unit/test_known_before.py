@@ -28,8 +28,10 @@ from slimdiff.data.image_reading import Reading
 from slimdiff.errors import UserError, refuse
 from slimdiff.io.safetensors_header import read_header
 from slimdiff.metrics import reference
+from slimdiff.metrics.composition import compose
 from slimdiff.metrics.networks import extractors, inception
 from slimdiff.metrics.networks.classifier import Classifier
+from slimdiff.metrics.networks.extractors import Extractor
 from slimdiff.metrics.networks.fit import ClassifierSettings, ExtractorSettings, train_network
 from slimdiff.stages import reference as reference_stage
 from slimdiff.training.loop import train
@@ -153,6 +155,67 @@ def test_training_images_are_counted(tmp_path: Path, n: int, test_fraction: floa
     else:
         assert refusal(lambda: check(overlay)) == refusal(job)
         assert refusal(job).startswith(f"datasets.mine has {n_train} training images; allowed: 64 or more")
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({"rare": 3, "common": 200}, 5),  # 2 to train: 3 and 2 are left
+        ({"rare": 2, "common": 200}, 3),
+        ({"a": 200, "b": 200, "rare": 2}, 5),
+        ({"a": 200, "b": 200, "c": 200, "rare": 2}, 7),
+        ({"rare": 4, "common": 200}, 7),
+        ({"rare": 40, "common": 200}, None),
+    ],
+)
+def test_a_rare_class_sampled_equally_leaves_images_to_compare_with(
+    tmp_path: Path, files: dict[str, int], left: int | None
+) -> None:
+    for name, n in files.items():
+        write_photos(tmp_path / "mine", [name], n)
+    overlay = photos(tmp_path / "mine", {"network": {"classes": len(files)}})
+    overlay["sampling"] = {"labels": "uniform", "n_samples": 64}
+    images = loaded(overlay)
+    networks = [Extractor(images.image_shape, len(files)).eval()]
+    sides = (images.train_images, images.train_labels), (images.test_images, images.test_labels)
+    known = reference.measure(*sides, networks, "mine", "", "", CPU)
+    assert check(overlay | {"sampling": {"labels": "training"}})["mine"].class_counts == tuple(
+        known.class_counts.tolist()
+    )
+
+    def job() -> Any:
+        return compose(known, torch.arange(64) % len(files))
+
+    if left is not None and left <= 5:
+        said = refusal(lambda: check(overlay))
+        label = images.classes.index("rare")
+        assert said == refusal(job).replace(f"{label}, counted from 0,", "'rare'")
+        assert said.startswith("sampling.labels gives class 'rare' ")
+        n_train = int(known.class_counts[label])
+        assert f"'mine' has {n_train} training images of it, which leaves {left} " in said.replace(
+            "mine has", "'mine' has"
+        )
+        assert said.endswith("add images of that class, or set it to training")
+    else:
+        check(overlay)
+        if left is not None:
+            assert job().train_features.shape[1] == left
+
+
+@pytest.mark.parametrize(("classes", "refused"), [((0,), True), ((0, 0), True), ((0, 10), False), ((10,), False)])
+def test_uniform_labels_need_a_model_with_classes(classes: tuple[int, ...], refused: bool) -> None:
+    models = dict(zip(("ncsn", "ddpm"), classes, strict=False))
+    overlay = {
+        "models": {name: {"network": {"classes": n}, "sampler": {"guidance": 1.0}} for name, n in models.items()},
+        "matrix": [entry("mnist", name) for name in models],
+        "sampling": {"labels": "uniform"},
+    }
+    if refused:
+        said = refusal(lambda: check(overlay))
+        assert said.startswith("sampling.labels is uniform, and ")
+        assert "allowed: training" in said
+    else:
+        check(overlay)
 
 
 def test_files_of_many_frames_are_not_counted(tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slimdiff.catalog.compositions import largest_counts
 from slimdiff.catalog.families import divisors
 
 FEATURES = 64  # of an extractor; 128 raised the floor and ordered damaged images no better
 INCEPTION_FEATURES = 2048
 MAX_KEPT = 10_000  # training images whose features a reference keeps; more only of classes that a composition needs
+NEIGHBOURS = 5  # nearest images that bound a ball of density and coverage (Naeem et al. 2020)
 MIN_SIDE = 4  # pixels of an image that an extractor or a classifier takes
 MAX_SHARE = 0.98  # of zeros in a layer with an allocation: a layer of zeros alone passes nothing on
 LEVELS_DOWN = 3  # halvings of the image in a ddpm
@@ -34,6 +36,7 @@ class DatasetFacts:
     shape: tuple[int, int, int] | None = None  # channels, height, width
     n_train: int | None = None
     n_test: int | None = None
+    class_counts: tuple[int, ...] = ()  # training images; empty if unknown
 
 
 BUILT_IN = {
@@ -52,6 +55,28 @@ def dataset_faults(dataset: str, facts: DatasetFacts) -> Iterator[Fault]:
             "images, or lower test_fraction"
         )
         yield ("datasets", dataset), text
+
+
+def comparison_faults(
+    dataset: str, counts: Sequence[int], trained: Sequence[int], names: Sequence[str] = ()
+) -> Iterator[Fault]:
+    """Yield a class that leaves too few training images to compare with samples; keys below the config.
+
+    Args:
+        counts, trained: of each class, the images in the samples, at least one in total, and those to train.
+    """
+    sampled = [label for label, count in enumerate(counts) if count]
+    trained = [*trained, *[0] * (len(counts) - len(trained))]
+    rarest = min(sampled, key=lambda label: trained[label] / counts[label])
+    left = sum(largest_counts(sum(counts), counts, trained)) if trained[rarest] else 0
+    if left <= NEIGHBOURS:
+        which = repr(names[rarest]) if names else f"{rarest}, counted from 0,"
+        text = (
+            f"gives class {which} {counts[rarest]} of {sum(counts)} samples, and data set {dataset} has "
+            f"{trained[rarest]} training images of it, which leaves {left} of all classes to compare with; allowed: "
+            f"{NEIGHBOURS + 1} or more; add images of that class, or set it to training"
+        )
+        yield ("sampling", "labels"), text
 
 
 def inception_faults(kind: str, dataset: str, n_train: int | None) -> Iterator[Fault]:

@@ -12,7 +12,7 @@ from slimdiff.catalog.limits import DatasetFacts
 from slimdiff.config.checks import Problem
 from slimdiff.config.checks.datasets import dataset_problems, file_problems, inception_problems, path_problems
 from slimdiff.config.checks.names import name_problems
-from slimdiff.config.checks.networks import model_problems
+from slimdiff.config.checks.networks import label_problems, model_problems
 from slimdiff.config.checks.recipes import recipe_problems
 from slimdiff.config.checks.sizes import size_problems
 from slimdiff.config.checks.trainings import training_problems
@@ -59,6 +59,7 @@ def validate(
         lambda: name_problems(config),
         lambda: _matrix_problems(config),
         lambda: inception_problems(config),
+        lambda: label_problems(config),
     )
     if with_data:
         steps = (*steps, lambda: file_problems(config), lambda: size_problems(config, facts))

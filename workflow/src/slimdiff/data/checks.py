@@ -117,8 +117,11 @@ def _refuse_useless(image_set: ImageSet, sides: Sequence[Side]) -> None:
     for label, name in enumerate(image_set.classes):
         own = [(side, torch.nonzero(side.labels == label).flatten()) for side in sides]
         parts = [(side, indices) for side, indices in own if len(indices)]
-        if not parts:
-            continue
+        if not len(own[0][1]):
+            raise UserError(
+                f"class {one_line(repr(name))} of data set {dataset!r} has no training image: add some, or take the "
+                f"class out (config key datasets.{dataset})"
+            )
         n = sum(len(indices) for _, indices in parts)
         flat = [(side, index) for side, indices in parts for index in indices[side.flat[indices]].tolist()]
         low = min(int(side.low[indices].min()) for side, indices in parts)

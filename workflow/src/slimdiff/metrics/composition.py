@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 
 from slimdiff.catalog.compositions import apportion, largest_counts
-from slimdiff.catalog.limits import MAX_KEPT
-from slimdiff.errors import UserError
+from slimdiff.catalog.limits import MAX_KEPT, comparison_faults
+from slimdiff.errors import refuse
 from slimdiff.metrics.frechet import factor
 from slimdiff.metrics.reference import Reference
 
@@ -52,7 +52,7 @@ def compose(reference: Reference, labels: torch.Tensor) -> Reference:
         labels: int64 (n,), the requested classes; (0,) for an unconditional model.
 
     Raises:
-        UserError: a requested class has no training image.
+        UserError: a requested class has so few training images that too few of all classes are left.
     """
     trained = reference.class_counts.tolist()
     available = count(reference.test_labels, len(trained))
@@ -60,12 +60,7 @@ def compose(reference: Reference, labels: torch.Tensor) -> Reference:
         chosen = thin(reference.test_labels, largest_counts(sum(available), trained, available))
         return _select(reference, torch.arange(min(len(reference.train_labels), MAX_KEPT)), chosen)
     counts = count(labels, len(trained))
-    missing = [label for label in labels.unique().tolist() if label >= len(trained) or not trained[label]]
-    if missing:
-        raise UserError(
-            f"class {missing[0]}, counted from 0, was sampled, and data set {reference.dataset!r} has no training "
-            "image of it to compare with: add some, or set config key sampling.labels to training"
-        )
+    refuse(comparison_faults(reference.dataset, counts, trained))
     tested = largest_counts(len(labels), counts, available)
     kept = largest_counts(len(labels), counts, count(reference.train_labels, len(trained)))
     enough = sum(tested) == len(labels)  # else pick one smaller set

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
+from slimdiff.catalog.limits import NEIGHBOURS
 from slimdiff.errors import UserError
 
 PRECISION_NEIGHBOUR = 3  # radius of a ball: the third nearest neighbour (Kynkäänniemi et al. 2019)
-COVERAGE_NEIGHBOUR = 5  # the fifth (Naeem et al. 2020)
 ROWS = 128  # images per block of distances: fits in the cache; ten times as many take twice as long
 
 
@@ -42,10 +42,11 @@ def compute_prdc(real: torch.Tensor, generated: torch.Tensor) -> Prdc:
         UserError: there are too few images for a fifth neighbour.
     """
     m = min(len(real), len(generated))
-    if m <= COVERAGE_NEIGHBOUR:
+    if m <= NEIGHBOURS:
         raise UserError(
-            f"{m} images are too few for neighbourhoods of {COVERAGE_NEIGHBOUR}: raise sampling.n_samples, and have at "
-            f"least {COVERAGE_NEIGHBOUR + 1} training images"
+            f"{len(real)} real images and {len(generated)} samples are too few for neighbourhoods of {NEIGHBOURS}; "
+            f"allowed: {NEIGHBOURS + 1} or more of each. Real images have the samples' classes, so a rare class limits "
+            "both: add training images of it, or set config key sampling.labels to training"
         )
     real, generated = real[:m], generated[:m]
     precision, recall = share_within(generated, real), share_within(real, generated)
@@ -61,7 +62,7 @@ def share_within(points: torch.Tensor, centres: torch.Tensor, k: int = PRECISION
 
 
 def density_and_coverage(
-    real: torch.Tensor, generated: torch.Tensor, k: int = COVERAGE_NEIGHBOUR, rows: int = ROWS
+    real: torch.Tensor, generated: torch.Tensor, k: int = NEIGHBOURS, rows: int = ROWS
 ) -> tuple[float, float]:
     """Return density and coverage of generated (m, d) against real (n, d), n > k, in blocks of `rows`."""
     within, covered = 0, 0

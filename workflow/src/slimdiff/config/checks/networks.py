@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from slimdiff.catalog.compositions import TRAINING, UNIFORM
 from slimdiff.catalog.families import FAMILIES, Family
 from slimdiff.catalog.limits import network_faults
 from slimdiff.catalog.samplers import SAMPLER_FACTS
@@ -15,6 +16,17 @@ def model_problems(config: Config, model: str) -> Iterator[Problem]:
     options = config["models"][model]
     for keys, text in network_faults(options["family"], options["image_size"], options["network"]):
         yield Problem(("models", model, *keys), text)
+
+
+def label_problems(config: Config) -> Iterator[Problem]:
+    """Yield a choice of classes where no model of the matrix has classes."""
+    labels, models = config["sampling"]["labels"], {entry["model"] for entry in config["matrix"]}
+    if labels == UNIFORM and not any(config["models"][model]["network"].get("classes") for model in models):
+        text = (
+            f"is {labels}, and no model of the matrix is class-conditional; allowed: {TRAINING}, or give a model "
+            "classes (models.*.network.classes)"
+        )
+        yield Problem(("sampling", "labels"), text)
 
 
 def _ddpm_grouped(network: Mapping[str, Any]) -> list[int]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from slimdiff.catalog import limits
+from slimdiff.catalog.compositions import UNIFORM, apportion
 from slimdiff.catalog.limits import BUILT_IN, SCORERS, DatasetFacts
 from slimdiff.config.checks import Problem
 from slimdiff.config.lookup import Config, inception_kinds, plugin_catalog
@@ -37,6 +38,9 @@ def size_problems(config: Config, facts: dict[str, DatasetFacts]) -> Iterator[Pr
             for keys, text in limits.model_faults(config["models"][model], dataset, known):
                 yield Problem(("models", model, *keys), text)
         yield from map(Problem._make, limits.dataset_faults(dataset, known))
+        if config["sampling"]["labels"] == UNIFORM and known.class_counts and _is_conditional(config, dataset):
+            counts = apportion(config["sampling"]["n_samples"], [1] * len(known.class_counts))
+            yield from map(Problem._make, limits.comparison_faults(dataset, counts, known.class_counts, known.names))
         for kind in inception_kinds(config):
             yield from map(Problem._make, limits.inception_faults(kind, dataset, known.n_train))
         for network in SCORERS:
@@ -55,13 +59,20 @@ def facts_of(config: Config, dataset: str, folders: list[ClassFolder]) -> Datase
         return DatasetFacts(len(names), names)
     if options["source"] != "folder":
         return BUILT_IN[options["source"]]
-    n_test = sum(class_folders.count_test(len(folder.files), options["test_fraction"]) for folder in folders)
-    n_train = sum(len(folder.files) for folder in folders) - n_test
+    n_files = [len(folder.files) for folder in folders]
+    tested = [class_folders.count_test(n, options["test_fraction"]) for n in n_files]
+    trained = tuple(n - n_test for n, n_test in zip(n_files, tested, strict=True))
     shape = (options["channels"], options["image_size"], options["image_size"])
     names = tuple(folder.name for folder in folders)
     if options.get("frames") == "all":  # a file may hold any number of images
         return DatasetFacts(len(names), names, shape)
-    return DatasetFacts(len(names), names, shape, n_train, n_test)
+    return DatasetFacts(len(names), names, shape, sum(trained), sum(tested), trained)
+
+
+def _is_conditional(config: Config, dataset: str) -> bool:
+    """Return whether a model of the matrix samples classes of `dataset`."""
+    models = {entry["model"] for entry in config["matrix"] if entry["dataset"] == dataset}
+    return any(config["models"][model]["network"].get("classes") for model in models)
 
 
 def _look_into(dataset: str, options: Mapping[str, Any]) -> list[ClassFolder]:
