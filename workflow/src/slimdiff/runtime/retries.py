@@ -6,21 +6,27 @@ into its log before the error, and Snakemake's scheduler takes such a try for th
 
 import os
 from collections.abc import Iterable
+from http.client import HTTPException
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Any
 
-from slimdiff.errors import TransientError, UserError
+from slimdiff.errors import TransientError
 
 FINAL = "not tried again: another try would fail in the same way"  # a line of a log
 TAIL_BYTES = 1 << 16  # of a log; a traceback is shorter
-# Mistakes in code or data. Random draws come from seeds, so they repeat. Not: RuntimeError, which CUDA raises for
-# devices that fail, MemoryError, OSError.
-REPEATING = (UserError, ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
+# Failures of machines: of disks, also by files that another node wrote and a cluster's file system does not show yet;
+# of devices, for which CUDA raises RuntimeError; of memory, networks and processes.
+PASSING = (TransientError, OSError, RuntimeError, MemoryError, HTTPException, SubprocessError)
+REPEATING = (NotImplementedError, RecursionError)  # kinds of RuntimeError that are mistakes in code
 
 
 def is_final(error: BaseException) -> bool:
-    """Return whether another try would raise `error` again."""
-    return isinstance(error, REPEATING) and not isinstance(error, TransientError)
+    """Return whether another try would raise `error` again.
+
+    Mistakes in code, data and installation repeat, whatever library raises them; random draws come from seeds.
+    """
+    return isinstance(error, Exception) and (isinstance(error, REPEATING) or not isinstance(error, PASSING))
 
 
 def has_failed_for_good(logs: Iterable[str | os.PathLike[str]], since: float) -> bool:
