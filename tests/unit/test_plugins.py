@@ -4,6 +4,7 @@ import ast
 import copy
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,7 @@ def test_every_spelling_of_a_decorator_is_read(folder: Path, head: str) -> None:
         (f"{HEAD}@step('a', keys={{}})\ndef f(n, s, r): ...\n", r"unexpected keyword argument 'keys'"),
         (f"{HEAD}@step\ndef f(n, s, r): ...\n", r"line 2: write @step\(…\)"),
         (f"{HEAD}@source('a', classes=['x'])\ndef f(o, d): ...\n", r"classes is \['x'\]; allowed: .*two"),
+        (f"{HEAD}@source('a', classes=['x', ' x'])\ndef f(o, d): ...\n", r"classes is .*; allowed: the distinct"),
         (
             f"{HEAD}@family('a', network={{}}, preconditionings=['edm'], samplers=['hein'])\ndef f(n, c, s, g): ...\n",
             r"samplers is \['hein'\]; allowed: some of heun, ",
@@ -330,6 +332,10 @@ def test_plugin_steps_run_between_prune_and_quantize_in_file_order() -> None:
         ({"plugins": ["statistics.py"]}, "plugins[0]", ("'statistics.py'", "the standard library", "rename")),
         ({"plugins": ["a/numbers.py"]}, "plugins[0]", ("'a/numbers.py'", "the standard library", "rename")),
         ({"plugins": ["yaml.py"]}, "plugins[0]", ("'yaml.py'", "an installed package", "rename")),
+        ({"plugins": ["__main__.py"]}, "plugins[0]", ("'__main__.py'", "a name that Python can import")),
+        ({"plugins": ["a/__init__.py"]}, "plugins[0]", ("'a/__init__.py'", "a name that Python can import")),
+        ({"plugins": ["class.py"]}, "plugins[0]", ("'class.py'", "a name that Python can import")),
+        ({"plugins": ["None.py"]}, "plugins[0]", ("'None.py'", "a name that Python can import")),
         ({"plugins": FILE}, "plugins", (f"'{FILE}'", "a list")),
         (
             {"optimizations": {"mantissa-4": {"round-mantissa": {"bits": 23}}}},
@@ -456,6 +462,44 @@ def test_files_that_python_would_mistake_are_refused_before_any_job(
     with pytest.raises(UserError) as caught:
         declarations.load_catalog(plugins)
     assert all(part in str(caught.value) for part in said)
+
+
+def test_a_package_without_a_file_of_its_own_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As google is for onnx: neither by a plugin nor by a file that it imports. A folder of the user's is none."""
+    (tmp_path / "site" / "vendor" / "tool").mkdir(parents=True)
+    (tmp_path / "work" / "recipes").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    for place in (".", str(tmp_path / "site")):
+        monkeypatch.syspath_prepend(place)
+    registration = "@step('free', settings={})\ndef g(n, s, r): ...\n"
+    for name, text in {
+        "vendor": registration,
+        "mine": f"import vendor\n{registration}",
+        "recipes": registration,
+    }.items():
+        Path(f"{name}.py").write_text(HEAD + text, encoding="utf-8")
+    forget()
+    assert str(declarations.path_problem("vendor.py")).startswith(
+        "is 'vendor.py', the name of a module of an installed"
+    )
+    for path in ("vendor.py", "mine.py"):
+        with pytest.raises(UserError, match=r"^vendor\.py has the name of a module of an installed package .*vendor\)"):
+            declarations.read(path)
+    assert declarations.path_problem("recipes.py") is None
+    assert declarations.read("recipes.py")
+
+
+def test_a_package_that_is_installed_to_be_edited_is_not_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+            return ModuleSpec(name, None, origin="/src/edited.py") if name == "edited" else None
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+    assert declarations.library_of("edited", tmp_path) == "an installed package (/src/edited.py)"
+    assert declarations.library_of("edited_too", tmp_path) is None
 
 
 def test_a_file_next_to_a_plugin_that_it_does_not_import_is_free(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, TypeVar
 from slimdiff.catalog.families import PRECONDITIONINGS, Family
 from slimdiff.catalog.samplers import SAMPLER_FACTS
 from slimdiff.errors import UserError
+from slimdiff.io.text import comparable
 
 SCOPES = ("global", "middle", "extremes")  # what prune.scope may be
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -94,7 +95,7 @@ class Source:
         _check_name(self.name)
         _check_options("options", self.options)
         good = isinstance(self.classes, list | tuple) and all(isinstance(name, str) for name in self.classes)
-        if not good or not 2 <= len(set(self.classes)) == len(self.classes):
+        if not good or not 2 <= len(set(map(comparable, self.classes))) == len(self.classes):
             raise UserError(f"classes is {self.classes!r}; allowed: the distinct names of two or more classes")
 
 

@@ -6,11 +6,11 @@ file. Their arguments are literals, or names of literals that the file assigns o
 
 import ast
 import functools
+import keyword
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.machinery import PathFinder
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
@@ -78,12 +78,12 @@ def path_problem(path: str) -> str | None:
     parts = PurePosixPath(path)
     if parts.is_absolute() or ".." in parts.parts or parts.suffix != ".py":
         return f"is {path!r}; allowed: a file that ends in .py, its path relative to the working directory, without .."
-    if not parts.stem.isidentifier():
-        return f"is {path!r}; allowed: a name that Python can import, of letters, digits and _"
+    if not _importable(parts.stem):
+        return f"is {path!r}; allowed: a name that Python can import, of letters, digits and _, and no word of Python's"
     if problem := encoding_problem(path):
         return problem
     if library := library_of(parts.stem, Path(path).parent):
-        return f"is {path!r}, the name of a module of {library}, which Python imports instead; rename the file"
+        return f"is {path!r}, the name of a module of {library}, and Python imports one of the two; rename the file"
     if not is_file(path):
         return f"is {path!r}, which does not exist; correct the path or remove it"
     return None
@@ -97,13 +97,15 @@ def parse_plugin(path: str | os.PathLike[str]) -> tuple[Codebase, Module]:
     """
     file = Path(path)
     code = Codebase((SOURCE, file.parent), base=package())
-    module = code.module(file.stem) if file.stem.isidentifier() else None
+    module = code.module(file.stem) if _importable(file.stem) else None
     if module is None or module.path.resolve() != file.resolve():
         parse(file)
         raise UserError(f"the plugin {path} needs a name that Python can import and no other module has; rename it")
     for name, own in own_modules(code, module).items():
         if library := library_of(name, file.parent):
-            raise UserError(f"{own} has the name of a module of {library}, which Python imports instead; rename it")
+            raise UserError(
+                f"{own} has the name of a module of {library}, and Python imports one of the two; rename it"
+            )
     return code, module
 
 
@@ -114,12 +116,26 @@ def own_modules(code: Codebase, module: Module) -> dict[str, Path]:
 
 
 def library_of(name: str, folder: Path) -> str | None:
-    """Return where Python finds the module `name` before it looks into `folder`: what has it; None if nothing has."""
-    if name in sys.stdlib_module_names:
+    """Return what else than `folder` has a module `name`; None if nothing has.
+
+    The working directory counts for nothing, since jobs do not import from it (`python -P`). A folder without
+    __init__.py does, as in google.protobuf: a file google.py would hide it.
+    """
+    if name in sys.stdlib_module_names or name == "__main__":
         return "the standard library"
-    own = os.path.realpath(folder)
-    spec = PathFinder.find_spec(name, [place for place in sys.path if os.path.realpath(place) != own])
-    return None if spec is None or spec.origin is None else f"an installed package ({spec.origin})"
+    ignored = {os.path.realpath(folder), os.path.realpath(".")}
+    places = [place for place in sys.path if os.path.realpath(place) not in ignored]
+    # Also finders of packages that are installed to be edited.
+    specs = (finder.find_spec(name, places) for finder in sys.meta_path)
+    spec = next((spec for spec in specs if spec is not None), None)
+    if spec is None:
+        return None
+    return f"an installed package ({spec.origin or next(iter(spec.submodule_search_locations or ()), name)})"
+
+
+def _importable(stem: str) -> bool:
+    """Return whether `import stem` can find a file of this name."""
+    return stem.isidentifier() and not keyword.iskeyword(stem) and not stem.startswith("__")
 
 
 @functools.cache
