@@ -105,6 +105,18 @@ def test_a_class_is_text(root: Path, name: bytes) -> None:
         assert repr(name) in message
 
 
+@pytest.mark.parametrize("name", ["cafe\u0301", " café", "café ", "caf\u00e9  "])
+def test_classes_that_look_alike_are_refused(root: Path, name: str) -> None:
+    """An accent in one character or two, spaces at the ends."""
+    (root / "tea").rename(root / "café")
+    (root / "coffee").rename(root / name)
+    for message in refusals(root):
+        assert ascii(name) in message
+        assert ascii("café") in message
+    (root / name).rename(root / "Café")
+    check_config(root)
+
+
 def test_names_do_not_depend_on_the_locale(root: Path) -> None:
     (root / "tea").rename(root / "thé")
     (root / "coffee" / "im 0.png").rename(root / "coffee" / os.fsdecode(LATIN_1 + b".png"))

@@ -212,6 +212,29 @@ def test_without_names_classes_get_the_shares_of_the_training_images(tmp_path):
     assert with_counts(tmp_path, ["a", "b", "c"], [7, 7, 7]).sample(8).labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
 
 
+GIVEN = [
+    ("class_index", 1), ("class_index", 0), ("class_index", "1"), ("class_index", ["1"]), ("class_index", [1.5]),
+    ("class_index", [True]), ("class_index", [np.True_]), ("class_index", [None]), ("class_index", [-1]),
+    ("classes", [1]), ("classes", 1), ("classes", b"a"), ("classes", [None]), ("labels", 0), ("labels", [True]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "given"), GIVEN)
+def test_what_is_neither_a_name_nor_a_position_is_refused(tmp_path, key, given):
+    with pytest.raises(UserError, match="allowed: "):
+        with_counts(tmp_path, ["a", "b"], [5, 5]).sample(1, **{key: given})
+    if np.size(given):
+        write_small_model(tmp_path / "m.safetensors", "ncsn")
+        with pytest.raises(UserError, match="unconditional"):
+            slimdiff.load(tmp_path / "m.safetensors").sample(1, **{key: given})
+
+
+@pytest.mark.parametrize("positions", [np.array([1, 0]), torch.tensor([1, 0]), (np.int64(1), 0)])
+def test_positions_may_be_integers_of_any_kind(tmp_path, positions):
+    loaded = with_counts(tmp_path, ["a", "b"], [5, 5])
+    assert loaded.sample(2, class_index=positions).labels.tolist() == [1, 0]
+
+
 @pytest.mark.parametrize("counts", [None, [0, 0], [1, 2, 3]])
 def test_a_file_without_training_counts_needs_the_names(tmp_path, counts):
     loaded = with_counts(tmp_path, ["a", "b"], counts)

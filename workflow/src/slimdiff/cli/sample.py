@@ -70,7 +70,7 @@ def sample(
     if steps is None and sampler in SAMPLER_FACTS.keys() - {own} and SAMPLER_FACTS[sampler].takes_steps:
         raise UserError(f"--sampler {sampler} needs --steps: the cell's number is for {own}")
     classes = loaded.settings["dataset"]["classes"]
-    names, older = class_names or [], [*(label or ()), *parse_labels(labels or "", classes)]
+    names, older = class_names or [], [*(label or ()), *(() if labels is None else parse_labels(labels, classes))]
     positions = [position for text in class_index or () for position in parse_positions(text, classes)]
     start = time.perf_counter()
     with progress_bar(f"sampling {n} images on {chosen.type}") as progress:

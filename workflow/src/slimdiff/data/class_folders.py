@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slimdiff.errors import UserError
-from slimdiff.io.text import one_line
+from slimdiff.io.text import comparable, one_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 # Folders that a system adds between those of the user, in small letters → where they come from.
@@ -45,8 +45,8 @@ def find(root: Path) -> list[ClassFolder]:
 
     Raises:
         UserError: `root` cannot be read, or holds fewer than two classes, a folder that a system adds, a file outside
-            the class folders, a class whose name is not text, a class of fewer than two files, or a file that is not an
-            image by its name. The message names no config key.
+            the class folders, a class whose name is not text or looks like another one, a class of fewer than two
+            files, or a file that is not an image by its name. The message names no config key.
     """
     entries = _visible(root)
     names = [entry.name for entry in entries if entry.is_dir()]
@@ -57,10 +57,15 @@ def find(root: Path) -> list[ClassFolder]:
         raise UserError(
             f"{one_line(root)} needs one subfolder of images per class, two or more; found {_listed(names) or 'none'}"
         )
+    first: dict[str, str] = {}  # by what a reader sees
     for name in names:
         if origin := FOREIGN.get(name.lower()):
             raise UserError(
                 f"{one_line(root)} holds the class folders {_listed(names)}, and {name} is {origin}: delete it"
+            )
+        if (other := first.setdefault(comparable(_text(root, name)), name)) != name:
+            raise UserError(
+                f"the class folders {other!a} and {name!a} in {one_line(root)} have names that look alike: rename one"
             )
     return [ClassFolder(_text(root, name), _files(root / name)) for name in names]
 

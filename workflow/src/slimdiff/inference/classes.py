@@ -1,11 +1,15 @@
 """Which classes a user wants sampled: by name, or by position."""
 
+import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from slimdiff.errors import UserError
+from slimdiff.io.text import comparable
 
-RANGE = re.compile(r"(\d+)-(\d+)")
+NUMBER = "[0-9]{1,18}"  # an int of 4,300 digits or more cannot be read
+RANGE = re.compile(f"({NUMBER})-({NUMBER})")
 
 
 def find_classes(
@@ -21,17 +25,23 @@ def find_classes(
         labels: names as the options `--label` and `--labels` take them, which once took positions too.
 
     Raises:
-        UserError: a name or position is unknown, or one of `labels` is the name of one class and the position of
-            another.
+        UserError: a name or position is unknown or of another type, or one of `labels` is the name of one class and
+            the position of another.
     """
-    for given in (names, labels):
-        if isinstance(given, str):  # whose letters would be taken for names
-            raise UserError(f"the classes to sample are {given!r}; allowed: a list of names, [{given!r}]")
+    for given, what in ((names, "names"), (positions, "positions"), (labels, "names")):
+        if isinstance(given, str | bytes) or not isinstance(given, Iterable):  # letters would be taken for names
+            raise UserError(f"the classes to sample are {given!r}; allowed: a list of {what}, [{given!r}]")
+    for name in names:
+        if not isinstance(name, str):
+            raise UserError(
+                f"classes holds {name!r}; allowed: names, such as {classes[0]!r}. Positions are given as class_index"
+            )
     found = [_by_name(name, classes) for name in names]
-    for position in positions:
-        if not 0 <= position < len(classes):
-            raise UserError(f"class position {position} is unknown to this model; allowed: 0 to {len(classes) - 1}")
-        found.append(int(position))
+    for value in positions:
+        position = _position(value)
+        if position is None or not 0 <= position < len(classes):
+            raise UserError(f"class position {value!r} is unknown to this model; allowed: 0 to {len(classes) - 1}")
+        found.append(position)
     for label in map(str, labels):
         index = _by_name(label, classes)
         others = [other for position, other in enumerate(classes) if str(position) == label and position != index]
@@ -48,7 +58,7 @@ def parse_labels(text: str, classes: Sequence[str]) -> list[str]:
     """Return the names in a list such as "0-4,7" or "cat,dog"; a name may itself hold a comma or a dash.
 
     Raises:
-        UserError: a range runs backwards.
+        UserError: a range runs backwards, or no name is given.
     """
     if text in classes:
         return [text]
@@ -56,6 +66,8 @@ def parse_labels(text: str, classes: Sequence[str]) -> list[str]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         ends = None if part in classes else _range(part, "--labels")
         names += [part] if ends is None else map(str, range(ends[0], min(ends[1], ends[0] + len(classes)) + 1))
+    if not names:
+        raise UserError(f"--labels {text!r} names no class; allowed: {', '.join(classes)}")
     return names
 
 
@@ -69,29 +81,39 @@ def parse_positions(text: str, classes: Sequence[str]) -> list[int]:
     for part in (part.strip() for part in text.split(",")):
         if (ends := _range(part, "--class-index")) is not None:
             positions += range(ends[0], min(ends[1], ends[0] + len(classes)) + 1)
-        elif part.isdecimal():
+        elif re.fullmatch(NUMBER, part):
             positions.append(int(part))
         else:
             raise UserError(
-                f"--class-index {part!r} is not a position; allowed: 0 to {len(classes) - 1}, or a range such as 0-1. "
-                "A class is named with --class"
+                f"--class-index {part[:20]!r} is not a position; allowed: 0 to {len(classes) - 1}, or a range such as "
+                "0-1. A class is named with --class"
             )
     return positions
 
 
+def _position(value: Any) -> int | None:
+    """Return an integer, also one of numpy's, as an int; None for everything else, such as True or 1.5."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
 def _by_name(name: str, classes: Sequence[str]) -> int:
-    if name not in classes:
+    """Return the position of the class `name`, or of the one that looks like it."""
+    found = [position for position, own in enumerate(classes) if own == name]
+    found = found or [position for position, own in enumerate(classes) if comparable(own) == comparable(name)]
+    if not found:
         raise UserError(
             f"class {name!r} is unknown to this model; allowed: {', '.join(classes)}. Positions, from 0, are given "
             "with --class-index (class_index in Python)"
         )
-    if classes.count(name) > 1:
-        positions = [str(position) for position, own in enumerate(classes) if own == name]
+    if len(found) > 1:
         raise UserError(
-            f"class {name!r} is ambiguous, since {len(positions)} classes have this name; give a position, "
-            f"{' or '.join(positions)}, with --class-index (class_index in Python)"
+            f"class {name!r} is ambiguous, since {len(found)} classes have this name; give a position, "
+            f"{' or '.join(map(str, found))}, with --class-index (class_index in Python)"
         )
-    return classes.index(name)
+    return found[0]
 
 
 def _range(text: str, option: str) -> tuple[int, int] | None:

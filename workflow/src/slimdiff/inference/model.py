@@ -92,7 +92,12 @@ class LoadedModel:
             options["steps"] = steps
         settings = build(SamplerSettings, options, "sampler")
         model, dataset = self.settings["model"], self.settings["dataset"]
-        class_labels = self._labels(n, classes or (), class_index or (), labels or ())
+        class_labels = self._labels(
+            n,
+            () if classes is None else classes,
+            () if class_index is None else class_index,
+            () if labels is None else labels,
+        )
         return sample_images(self.denoiser, settings, model, dataset, n, batch_size, seed, class_labels, progress)
 
     @property
@@ -116,7 +121,7 @@ class LoadedModel:
         self, n: int, names: Sequence[str], positions: Sequence[int], labels: Sequence[str | int]
     ) -> torch.Tensor | None:
         if not self.classes:
-            if names or positions or labels:
+            if any(not hasattr(given, "__len__") or len(given) for given in (names, positions, labels)):
                 raise UserError("classes are given, but this model is unconditional: leave them out")
             return None
         dataset = self.settings["dataset"]

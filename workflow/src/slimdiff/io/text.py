@@ -1,6 +1,7 @@
 """Values as text: foreign text on one safe line, and numbers, sizes and durations for people."""
 
 import math
+import unicodedata
 
 NOTHING = "–"
 
@@ -14,6 +15,11 @@ def one_line(text: object) -> str:
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in spaced
     )
+
+
+def comparable(name: str) -> str:
+    """Return `name` as readers compare names: accents in one encoding (NFC), single spaces, none at the ends."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
 
 
 def significant(value: float | None, digits: int = 3) -> str:
