@@ -105,7 +105,7 @@ def test_a_class_is_text(root: Path, name: bytes) -> None:
         assert repr(name) in message
 
 
-@pytest.mark.parametrize("name", ["cafe\u0301", " café", "café ", "caf\u00e9  "])
+@pytest.mark.parametrize("name", ["cafe\u0301", " café", "café ", "café  "])
 def test_classes_that_look_alike_are_refused(root: Path, name: str) -> None:
     """An accent in one character or two, spaces at the ends."""
     (root / "tea").rename(root / "café")
