@@ -314,7 +314,7 @@ def test_a_star_means_every_technique_that_keeps_the_sampler() -> None:
     found = verdict_on(rows, "inference_ms_per_image(*) = inference_ms_per_image(baseline) within 10 %")
     names = [p.left.removeprefix("mnist/ncsn/") for p in found.parts]
     assert len(names) == len(set(names))
-    printed = {"random-50-extremes", "linear-8bit-frozen+adam-8bit", "groups-max"}
+    printed = {"random-50-extremes", "linear-8bit-mixed+adam-8bit", "groups-max"}
     assert {"ema", "my-own"} | printed <= set(names)
     assert not {"baseline", "sampler-euler-maruyama"} & set(names)
     assert found.verdict == NOT_RUN, "most techniques of the paper were not"

@@ -30,8 +30,8 @@ PUBLISHED = sorted((ROOT / "docs" / "results").glob("*/*.yaml"))
 PAPER_RECIPES = {
     "baseline",
     "linear-4bit-frozen",
-    "linear-8bit-frozen",
-    "linear-8bit-frozen+adam-8bit",
+    "linear-8bit-mixed",
+    "linear-8bit-mixed+adam-8bit",
     *(f"random-{amount}" for amount in (10, 30, 50, 70)),
     *(f"l1-{amount}" for amount in (10, 30, 50, 70)),
     *(f"random-{amount}-{scope}" for amount in (30, 50) for scope in ("middle", "extremes")),
@@ -595,12 +595,12 @@ PRUNING_CASES = [
     case(
         "pruning quantized layers",
         recipe(training="linear-8bit-frozen", prune=PRUNE),
-        "optimizations.mine.prune … linear-8bit-frozen … 8bit … frozen … allowed: a training with linear: float",
+        "optimizations.mine.prune … linear-8bit-frozen … 8bit … allowed: a training with linear: float",
     ),
     case(
         "quantizing quantized layers",
         recipe(training="linear-8bit-frozen", quantize={"linear": "4bit"}),
-        "optimizations.mine.quantize … frozen",
+        "optimizations.mine.quantize … linear-8bit-frozen … 8bit … allowed: a training with linear: float",
     ),
     case(
         "channels with a scope",

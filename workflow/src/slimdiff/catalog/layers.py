@@ -1,11 +1,12 @@
-"""Names of the prunable layers of each family, which a recipe's scope may name, without building a network.
+"""Layers as a config names them: the prunable ones of each family, without building a network, and a kind of linear.
 
-A test compares them with the networks.
+A test compares the names with the networks.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+MIXED_LINEAR = "8bit-mixed"  # value of a training's `linear`: float weights that multiply in int8
 MODULE = "module:"  # prefix of a scope that names a layer, or a block with all its layers
 _NCSN = "conv1 dense1 conv2 dense2 conv3 dense3 conv4 dense4 tconv4 dense5 tconv3 dense6 tconv2 dense7 tconv1"
 _DOUBLE = ("conv1", "conv2")

@@ -24,7 +24,7 @@ from torch import nn
 
 from slimdiff.catalog.layers import MODULE, modules, within
 from slimdiff.compression.importance import LevelLoss, score_by
-from slimdiff.compression.linear_quant import is_quantized
+from slimdiff.compression.linear_quant import computes_in_bits
 from slimdiff.compression.restore import StructuralChange, sizes
 from slimdiff.errors import UserError
 
@@ -129,7 +129,7 @@ def _check_prunable(network: nn.Module) -> None:
             "random, l1"
         )
     for name, module in network.named_modules():
-        if is_quantized(module):
+        if computes_in_bits(module):
             raise UserError(f"prune.method is 'channels', but {name} is quantized; prune channels before quantizing")
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.groups != 1:
             raise UserError(

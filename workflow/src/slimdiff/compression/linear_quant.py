@@ -1,8 +1,9 @@
-"""Linear layers quantized to 8 or 4 bits by bitsandbytes, which compute in that form.
+"""Linear layers that compute in 8 or 4 bits, in three ways.
 
-Quantized weights get no gradient (bitsandbytes 0.50), so a model with quantized linears is one of two: *frozen from the
-start* (as in the paper: these weights stay as initialized, and all others are trained) or *quantized after* training in
-float. Layers and file are the same.
+*Frozen from the start* (`linear: 8bit` or `4bit` in a training): bitsandbytes stores quantized weights, which get no
+gradient and stay as initialized, and all others are trained. *Quantized after* training in float (`quantize` in a
+recipe): layers and file are the same. *Mixed* (`linear: 8bit-mixed` in a training): weights stay float, in the file
+too, and every product is one of int8 (slimdiff.compression.mixed_linear).
 """
 
 import logging
@@ -13,9 +14,11 @@ from types import ModuleType
 import torch
 from torch import nn
 
+from slimdiff.catalog.layers import MIXED_LINEAR
+from slimdiff.compression.mixed_linear import MixedLinear, make_mixed, rounded_weight
 from slimdiff.errors import UserError
 
-BITS = ("8bit", "4bit")
+BITS = ("8bit", "4bit")  # of stored weights
 FROZEN_PART = re.compile(r"\.(weight|SCB|weight_format|weight\..+)$")
 
 
@@ -31,15 +34,21 @@ def import_bitsandbytes() -> ModuleType:
 
 
 def is_quantized(module: nn.Module | None) -> bool:
-    """Whether `module` is a layer of bitsandbytes."""
+    """Whether `module` is a layer of bitsandbytes, whose weight is stored in bits."""
     return type(module).__module__.startswith("bitsandbytes.")
+
+
+def computes_in_bits(module: nn.Module | None) -> bool:
+    """Whether `module` is a linear layer that multiplies in 8 or 4 bits, however its weight is stored."""
+    return is_quantized(module) or isinstance(module, MixedLinear)
 
 
 def quantize_linears(network: nn.Module, bits: str, device: torch.device | str = "cpu") -> list[str]:
     """Replace every nn.Linear by its quantized layer, in place.
 
     Args:
-        bits: `8bit` (absolute maximum per row, int8; Dettmers et al. 2022) or `4bit` (nf4 in blocks of 64).
+        bits: `8bit` (absolute maximum per row, int8; Dettmers et al. 2022), `4bit` (nf4 in blocks of 64), or
+            `8bit-mixed` (float weights, products in int8).
         device: of the quantized weights; the CPU works.
 
     Returns:
@@ -49,6 +58,9 @@ def quantize_linears(network: nn.Module, bits: str, device: torch.device | str =
     names = [name for name, module in network.named_modules() if type(module) is nn.Linear]
     if not names:
         raise UserError(f"quantize.linear is {bits!r}, but the network has no float linear layer")
+    if bits == MIXED_LINEAR:
+        make_mixed(network, names)
+        return names
     for name in names:
         old = network.get_submodule(name)
         assert isinstance(old, nn.Linear)
@@ -59,8 +71,14 @@ def quantize_linears(network: nn.Module, bits: str, device: torch.device | str =
 
 
 def restore_linears(network: nn.Module, bits: str, names: list[str], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Replace the layers `names` by quantized ones with exactly the values of `tensors`, a state dict on the CPU."""
+    """Replace the layers `names` by quantized ones with exactly the values of `tensors`, a state dict on the CPU.
+
+    Weights of mixed layers are floats like any others, which the caller loads.
+    """
     _check_bits(bits)
+    if bits == MIXED_LINEAR:
+        make_mixed(network, names)
+        return
     for name in names:
         old = network.get_submodule(name)
         assert isinstance(old, nn.Linear)
@@ -84,7 +102,9 @@ def is_frozen_part(network: nn.Module, key: str) -> bool:
 
 
 def dense_weight(module: nn.Module) -> torch.Tensor:
-    """Return the dequantized float weight of a quantized layer, (out, in)."""
+    """Return the float weight (out, in) that a layer computing in bits multiplies by."""
+    if isinstance(module, MixedLinear):
+        return rounded_weight(module)
     if not is_quantized(module):
         raise TypeError(f"{type(module).__name__} is not a quantized linear layer")
     state = module.state_dict()
@@ -122,5 +142,6 @@ def _find(network: nn.Module, name: str) -> nn.Module | None:
 
 
 def _check_bits(bits: str) -> None:
-    if bits not in BITS:
-        raise UserError(f"linear is {bits!r}; allowed: {', '.join(BITS)}")
+    allowed = (*BITS, MIXED_LINEAR)
+    if bits not in allowed:
+        raise UserError(f"linear is {bits!r}; allowed: {', '.join(allowed)}")

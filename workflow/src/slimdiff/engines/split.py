@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from slimdiff.compression.linear_quant import is_quantized
+from slimdiff.compression.linear_quant import computes_in_bits
 from slimdiff.errors import UserError
 from slimdiff.models.ncsn import ScoreNetwork
 from slimdiff.models.unet import UNet
@@ -62,11 +62,11 @@ def split_network(network: nn.Module) -> tuple[nn.Module, nn.Module]:
     Raises:
         UserError: the network has layers that only torch can run, or no known split.
     """
-    quantized = [name for name, module in network.named_modules() if is_quantized(module)]
+    quantized = [name for name, module in network.named_modules() if computes_in_bits(module)]
     if quantized:
         raise UserError(
-            f"engine: layer {quantized[0]} is quantized by bitsandbytes, which only engine torch in fp32 runs: remove "
-            "the recipe's engine and precision, or its quantized linears"
+            f"engine: layer {quantized[0]} multiplies in 8 or 4 bits, which only engine torch in fp32 does: remove the "
+            "recipe's engine and precision, or its quantized linears"
         )
     body = copy.deepcopy(network).eval().requires_grad_(False)
     embedder: nn.Module

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from slimdiff.catalog.samplers import TIMESTEPS
-from slimdiff.compression.linear_quant import dense_weight, is_quantized
+from slimdiff.compression.linear_quant import computes_in_bits, dense_weight
 from slimdiff.diffusion.denoiser import WHITE
 from slimdiff.engines.network import EngineNetwork
 from slimdiff.errors import UserError
@@ -145,7 +145,7 @@ def in_float(network: nn.Module) -> tuple[nn.Module, list[str]]:
             f"the model is a graph of engine {runtime.engine} in {runtime.precision}, which has no float weights: "
             "export a cell of the same recipe without `precision`"
         )
-    names = [name for name, module in network.named_modules() if is_quantized(module) and isinstance(module, nn.Linear)]
+    names = [name for name, module in network.named_modules() if computes_in_bits(module)]
     floats = copy.deepcopy(network)
     for name in names:
         old = network.get_submodule(name)

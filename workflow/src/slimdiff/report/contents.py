@@ -63,6 +63,8 @@ class CostSpec:
 
 
 _NO_NUMBER = "a setting in the paper's text, without a number"
+_FROZEN = "another reading of the paper: quantized and frozen from the start, with 8-bit weights in the file"
+_BLACK = "the paper says that it generated only black images, and prints no number"
 _AFTER = "not in the paper: trained in float, then quantized"
 _OPTIMIZER = "not in the paper: only the optimizer has 8 bits"
 
@@ -74,6 +76,8 @@ TABLES: tuple[TableSpec, ...] = (
         "1",
         "quantized",
         extra=(
+            ("linear-8bit-frozen", _FROZEN),
+            ("linear-8bit-frozen+adam-8bit", _FROZEN),
             ("linear-4bit", _AFTER),
             ("linear-8bit", _AFTER),
             ("adam-8bit", _OPTIMIZER),
@@ -106,7 +110,11 @@ TABLES: tuple[TableSpec, ...] = (
         measures=CONDITIONAL,
         baseline_table="4",
         extra=(
-            ("ema+linear-8bit-frozen", "the paper says that it generated only black images, and prints no number"),
+            ("ema+linear-8bit-mixed-sampled", f"float weights and int8 products, sampled while it trained; {_BLACK}"),
+            ("ema+linear-8bit-mixed", "float weights and int8 products, sampled after training only"),
+            ("linear-8bit-frozen", _FROZEN),
+            ("linear-8bit-frozen+adam-8bit", _FROZEN),
+            ("ema+linear-8bit-frozen", f"{_FROZEN}; {_BLACK}"),
             ("linear-8bit", _AFTER),
             ("linear-4bit", _AFTER),
             ("ema+linear-8bit", _AFTER),

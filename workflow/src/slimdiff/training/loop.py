@@ -6,6 +6,7 @@ optimizer and step are the whole state (slimdiff.training.state), and an interru
 
 import contextlib
 import hashlib
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from torch import nn
 
 from slimdiff.catalog.limits import DatasetFacts, model_faults
 from slimdiff.compression.linear_quant import quantize_linears
+from slimdiff.compression.mixed_linear import mixed_weights
 from slimdiff.compression.restore import StructuralChange
 from slimdiff.data.image_set import ImageSet
 from slimdiff.data.transforms import to_model
@@ -55,7 +57,8 @@ class TrainingSettings:
     sigma_data: float  # edm
     black: float  # pixel value of black in the process; white is 1
     groups: int | str  # groups of the inner convolutions: a number, or max
-    linear: str  # float | 8bit | 4bit: quantized from the start and frozen
+    linear: str  # float | 8bit | 4bit: quantized from the start and frozen | 8bit-mixed: float weights, int8 products
+    ema_sampled_after: int | None = None  # 8bit-mixed: epochs after which the average keeps its linear weights
     # options that not every family has
     noise_schedule: str = "linear"  # epsilon, v: linear | cosine
     min_snr_gamma: float | None = None  # epsilon, v: clamp of the loss weight
@@ -111,7 +114,8 @@ def fit(
     """Train a prepared network.
 
     Args:
-        settings: `dataset`, `model` (an entry of `models:`), `training`, `seed`, and `plugins` if any are used.
+        settings: `dataset`, `model` (an entry of `models:`), `training`, `seed`, and optionally `finetune_seed` (of the
+            draws of a later training; by default `seed`) and `plugins`.
         state_dir: folder of the resumable state; a state of other settings, code, data or start is ignored.
         code: fingerprint of the code.
         seconds_between_saves: the most that a kill -9 can cost.
@@ -131,6 +135,8 @@ def fit(
     precision = resolve_precision(device, options.precision)
     average = {key: value.clone() for key, value in network.state_dict().items()}
     averaged = [key for key, parameter in network.named_parameters() if parameter.requires_grad]
+    # of a copy that was evaluated bitsandbytes never quantizes the weights again
+    followed_later = [key for key in averaged if key not in mixed_weights(network)]
     denoiser = build_denoiser(network, model, settings["training"])
     optimizer = build_optimizer(
         options.optimizer, options.optimizer_state, network.parameters(), options.learning_rate, options.weight_decay
@@ -141,7 +147,9 @@ def fit(
     pixels, labels = images.train_images.to(device), images.train_labels.to(device)
     steps_per_epoch = max(1, len(pixels) // options.batch_size)
     steps = options.epochs * steps_per_epoch
-    rng_key: tuple[int | str, ...] = (seed, "finetune", prepared.generation) if prepared.generation else (seed,)
+    sampled_at = math.inf if options.ema_sampled_after is None else options.ema_sampled_after * steps_per_epoch
+    own_seed = settings.get("finetune_seed", seed)
+    rng_key: tuple[int | str, ...] = (own_seed, "finetune", prepared.generation) if prepared.generation else (seed,)
 
     key = hashlib.sha256(canonical([settings, code, images_sha256, prepared.start]).encode()).hexdigest()
     reason = ""
@@ -183,7 +191,8 @@ def fit(
                         group["lr"] = options.learning_rate * factor
                     with hooks.around_step(network, average, progress.step, steps):
                         optimizer.step()
-                        _update_average(network, average, averaged, _decay(options, progress.step))
+                        followed = averaged if progress.step < sampled_at else followed_later
+                        _update_average(network, average, followed, _decay(options, progress.step))
                 log.end_step(loss)
             except TrainingFailed as failure:
                 reason = str(failure)

@@ -29,8 +29,8 @@ def recipe_problems(config: Config, model: str, optimization: str) -> Iterator[P
     for step in steps_of(config, optimization):
         if training["linear"] != "float" and step in recipe:
             text = (
-                f"cannot follow training {recipe['training']}, whose linear layers are {training['linear']} and "
-                "frozen; allowed: a training with linear: float"
+                f"cannot follow training {recipe['training']}, whose linear layers compute in {training['linear']}; "
+                "allowed: a training with linear: float"
             )
             yield Problem((*path, step), text)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from slimdiff.catalog.families import FAMILIES, divisors
+from slimdiff.catalog.layers import MIXED_LINEAR
 from slimdiff.config.checks import Problem
 from slimdiff.config.checks.networks import GROUPED_CHANNELS, options_of_other_families
 from slimdiff.config.lookup import Config, chain_of, distillation_of, family_of, plugin_catalog, training_options
@@ -34,6 +35,12 @@ def training_problems(config: Config, model: str, training: str) -> Iterator[Pro
     if options["preconditioning"] not in preconditionings:
         allowed = ", ".join(preconditionings)
         yield problem("preconditioning", f"is {options['preconditioning']}; allowed for family {family}: {allowed}")
+    sampled = options.get("ema_sampled_after")
+    if sampled is not None and options["linear"] != MIXED_LINEAR:
+        yield problem("ema_sampled_after", f"is {sampled}; allowed with linear {options['linear']}: null")
+    elif sampled is not None and sampled >= options["epochs"]:
+        text = f"is {sampled}; allowed: below the {options['epochs']} epochs of the training; or null"
+        yield problem("ema_sampled_after", text)
     if options.get("min_snr_gamma") is not None and options["preconditioning"] not in ("epsilon", "v"):
         text = f"is {options['min_snr_gamma']}; allowed with preconditioning {options['preconditioning']}: null"
         yield problem("min_snr_gamma", text)
