@@ -18,6 +18,7 @@ from snakemake.utils import update_config
 
 from slimdiff.analysis.claims.file import read as read_claims
 from slimdiff.config import lookup, resolve
+from slimdiff.config.axes import expand_axes
 from slimdiff.config.cells import expand, run_path
 from slimdiff.config.space import space_problem
 from slimdiff.config.validate import validate
@@ -41,7 +42,7 @@ def read_texts(value):
 
 
 def check_config():
-    """Merge --config into the config; return what is known of its data, or exit with one line about the first mistake.
+    """Merge --config into the config and expand its recipes; return what is known of its data, or exit with one line.
 
     Only the main process looks at the data: on a node, or in one of thousands of jobs, they are as they were.
     """
@@ -52,6 +53,7 @@ def check_config():
         files = {name: strict_yaml.read_config(name) for name in names}
         update_config(config, given)
         facts = validate(config, yaml.safe_load(schema), {**files, "--config": given}, workflow.is_main_process)
+        config.update(expand_axes(config))
         read_claims(config["claims"])
         return facts
     except UserError as error:

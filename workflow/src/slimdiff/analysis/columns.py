@@ -46,7 +46,9 @@ COLUMNS: tuple[Column, ...] = (
     _identity("model", "name of the model in `models:`"),
     _identity("optimization", "name of the recipe in `optimizations:`"),
     _identity("training", "name of the training in `trainings:` that the recipe uses"),
-    _identity("seed", "seed of training, pruning and sampling noise", "Int64"),
+    _identity("seed", "seed of training, and of pruning and sampling noise unless the recipe has its own", "Int64"),
+    Column("mask_seed", "Int64", "", "seed of random pruning and plugin steps; null without either", "cell"),
+    Column("sampling_seed", "Int64", "", "seed of the sampling noise", "cell"),
     Column("sampler", "string", "", "sampling method of the scored images, such as heun or ddim"),
     _identity("engine", "software that runs the network: torch, torch-compile, openvino or onnxruntime"),
     Column(

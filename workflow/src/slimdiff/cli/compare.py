@@ -59,7 +59,8 @@ def compare(
 
 def noise_problems(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the reasons why images with the same index start from different noise; empty if they do not."""
-    seeds = {row.get("seed") for row in rows.values()}
+    own = [(row.get("sampling_seed"), row.get("seed")) for row in rows.values()]
+    seeds = {seed if sampling is None else sampling for sampling, seed in own}  # rows of older runs have one seed
     shapes = set()
     for row in rows.values():
         model = json.loads(row["settings"])["train"]["model"] if row.get("settings") else {}

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from slimdiff.config import lookup
+from slimdiff.config.axes import expand_axes
 from slimdiff.config.cells import expand
 from slimdiff.errors import UserError
 from slimdiff.io import strict_yaml
@@ -107,7 +108,7 @@ def load_plugins(named: Sequence[Path] | None) -> None:
 def cells_of(config: dict[str, Any], paths: Sequence[Path]) -> list[str]:
     """Return the names of the cells in the matrix of `config`, which was read from `paths`."""
     try:
-        cells = expand(config["matrix"])
+        cells = expand(expand_axes(config)["matrix"])
     except (AttributeError, KeyError, TypeError):
         raise UserError(
             f"{', '.join(map(str, paths))}: key 'matrix' must be a list of dataset, model, optimizations and seeds; "
@@ -119,7 +120,9 @@ def cells_of(config: dict[str, Any], paths: Sequence[Path]) -> list[str]:
 def trainings_of(config: dict[str, Any], paths: Sequence[Path]) -> list[str]:
     """Return the names of the trainings that those cells use, each once."""
     trainings: dict[str, None] = {}
-    for name in cells_of(config, paths):
+    names = cells_of(config, paths)
+    config = expand_axes(config)
+    for name in names:
         try:
             dataset, model, optimization, seed = name.split("/")
         except ValueError:

@@ -18,6 +18,7 @@ from slimdiff.cli.config import BASE, Configs, Presets, read_config, sources
 from slimdiff.cli.console import console, format_value, table
 from slimdiff.cli.run import find_root
 from slimdiff.config import resolve
+from slimdiff.config.axes import expand_axes
 from slimdiff.config.cells import expand, run_path
 from slimdiff.errors import UserError
 from slimdiff.io import files
@@ -64,8 +65,9 @@ def matrix(
         raise UserError(f"--results {results} is not a folder: start with `slimdiff run`, or name the folder of a run")
     merged = read_config(paths)
     try:
+        merged = expand_axes(merged)
         so_far = gather(results, merged)
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         raise UserError(
             f"{', '.join(map(str, paths))}: invalid configuration; `slimdiff run --dry-run` says why"
         ) from None

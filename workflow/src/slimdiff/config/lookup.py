@@ -14,7 +14,7 @@ Config = Mapping[str, Any]
 
 TRAINING_STEPS = ("prune",)  # keys of a training with a start, applied before its first step
 TRAINING_HOOKS = ("sparsify", "quantize", "distill")  # mutually exclusive: in-training compression, or distillation
-START_KEYS = ("start", "weights", *TRAINING_STEPS, *TRAINING_HOOKS, "finetune")  # keys that require `start`
+START_KEYS = ("start", "weights", *TRAINING_STEPS, *TRAINING_HOOKS, "finetune", "finetune_seed")  # require `start`
 COMPRESSION_STEPS = ("prune", "quantize")  # keys of an optimization, in the order of application
 
 
@@ -34,6 +34,13 @@ def steps_of(config: Config, optimization: str) -> list[str]:
     last = COMPRESSION_STEPS.index("quantize")
     order = (*COMPRESSION_STEPS[:last], *plugin_catalog(config).steps, *COMPRESSION_STEPS[last:])
     return [step for step in order if step in config["optimizations"][optimization]]
+
+
+def has_random_steps(config: Config, optimization: str) -> bool:
+    """Return whether the recipe's compression steps draw at random: random pruning, or a step of a plugin."""
+    prune = config["optimizations"][optimization].get("prune", {})
+    own = set(steps_of(config, optimization)) - set(COMPRESSION_STEPS)
+    return "random" in (prune.get("method"), prune.get("importance")) or bool(own)
 
 
 def training_of(config: Config, optimization: str) -> str:

@@ -14,6 +14,7 @@ from slimdiff.config.lookup import (
     Config,
     chain_of,
     distillation_of,
+    has_random_steps,
     plugin_catalog,
     sampler_options,
     steps_of,
@@ -80,6 +81,7 @@ def finetune_settings(config: Config, dataset: str, model: str, training: str, s
         "start": {"training": options["start"], "weights": options.get("weights", "raw")},
         "steps": [{step: options[step]} for step in TRAINING_STEPS if step in options],
         **({"hook": hook} if hook else {}),
+        **{key: options[key] for key in ("finetune_seed",) if key in options},
     }
 
 
@@ -92,15 +94,15 @@ def compress_settings(config: Config, dataset: str, model: str, optimization: st
         "sampler": sampler_options(config, model, optimization),
         "engine": runtime_of(recipe).engine,
         "precision": runtime_of(recipe).precision,
-        "seed": int(seed),
+        "seed": recipe.get("mask_seed", int(seed)),
         **_plugins(config, [config["models"][model]["family"]], steps_of(config, optimization)),
     }
 
 
 def sample_settings(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> dict[str, Any]:
     """Return the settings of the stage `sample`."""
-    sampling = config["sampling"]
-    settings = {"n_samples": sampling["n_samples"], "batch_size": sampling["batch_size"], "seed": int(seed)}
+    sampling, own_seed = config["sampling"], config["optimizations"][optimization].get("sampling_seed", int(seed))
+    settings = {"n_samples": sampling["n_samples"], "batch_size": sampling["batch_size"], "seed": own_seed}
     if config["models"][model]["network"].get("classes"):
         settings["labels"] = sampling["labels"]
     return {**settings, **_loading(config, model, optimization)}
@@ -141,20 +143,22 @@ def row_settings(config: Config, dataset: str, model: str, optimization: str, se
     """Return the settings of the stage `row`: what a row holds besides the measurements."""
     cell = (dataset, model, optimization, seed)
     *starts, train = trainings_settings(config, *cell)
-    compress = compress_settings(config, *cell)
+    compress, sample = compress_settings(config, *cell), sample_settings(config, *cell)
     return {
         "dataset": dataset,
         "model": model,
         "optimization": optimization,
         "training": training_of(config, optimization),
         "seed": int(seed),
+        "mask_seed": compress["seed"] if has_random_steps(config, optimization) else None,
+        "sampling_seed": sample["seed"],
         "engine": compress["engine"],
         "engine_precision": compress["precision"],
         "settings": {
             **({"starts": starts} if starts else {}),
             "train": train,
             "compress": compress,
-            "sample": sample_settings(config, *cell),
+            "sample": sample,
             "score": score_settings(config, *cell),
             "profile": profile_settings(config, *cell),
         },

@@ -10,6 +10,7 @@ from typing import Any
 
 from slimdiff.catalog.limits import DatasetFacts
 from slimdiff.config.checks import Problem
+from slimdiff.config.checks.axes import axis_problems
 from slimdiff.config.checks.datasets import dataset_problems, file_problems, inception_problems, path_problems
 from slimdiff.config.checks.names import name_problems
 from slimdiff.config.checks.networks import label_problems, model_problems
@@ -57,6 +58,7 @@ def validate(
         lambda: path_problems(config),
         lambda: dataset_problems(config),
         lambda: name_problems(config),
+        lambda: axis_problems(config),
         lambda: _matrix_problems(config),
         lambda: inception_problems(config),
         lambda: label_problems(config),

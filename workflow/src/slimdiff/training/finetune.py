@@ -117,7 +117,8 @@ def _apply_steps(
             raise UserError(f"trainings.* has the step {dict(step)}; allowed: one of {', '.join(PREPARATIONS)}")
         ((name, options),) = step.items()
         losses = level_losses(network.to(device), images.train_images, images.train_labels, settings, device, LEVELS)
-        record = PREPARATIONS[name](network, options, derive_seed(settings["seed"], "compress"), losses)
+        seed = derive_seed(settings.get("finetune_seed", settings["seed"]), "compress")
+        record = PREPARATIONS[name](network, options, seed, losses)
         records += [] if record is None else [record]
     network.cpu()
     return records

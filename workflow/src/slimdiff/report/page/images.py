@@ -67,6 +67,7 @@ def read(frame: pd.DataFrame, cells: Path) -> ContactSheets:
                 "model": cell.model,
                 "recipe": cell.optimization,
                 "seed": int(cell.seed),
+                "noise": int(cell.seed if missing(rows[cell]["sampling_seed"]) else rows[cell]["sampling_seed"]),
                 "url": url,
                 "images": len(images),
                 "width": sheet.shape[1] // len(columns),

@@ -212,7 +212,7 @@ async function compare() {
     figure.append(canvas, element("figcaption", label === undefined ? `${index + 1}` : `${index + 1}: “${label}”`));
     tiles.push(figure);
   }
-  const same = a.dataset === b.dataset && a.model === b.model && a.seed === b.seed;
+  const same = a.dataset === b.dataset && a.model === b.model && a.noise === b.noise;
   const noise = a.id === b.id ? "Both cells are the same." : same ? "Each tile starts from the same noise." : "Each tile starts from different noise: the cells differ in data set, model or seed.";
   const mean = fits && tiles.length ? ` Mean pixel difference: ${(sum / tiles.length / 2.55).toFixed(1)} % of the range.` : "";
   const describe = (cell) => `${cell.id}${cell.scores ? ` (${cell.scores})` : ""}`;
