@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from slimdiff.analysis import ablations, guidance, proxies, statistics
+from slimdiff.analysis import ablations, guidance, proxies, statistics, variance
 from slimdiff.analysis.groups import Group, RecipeComparison, compare_recipes
 from slimdiff.analysis.matrix import Matrix
 from slimdiff.analysis.measures import BASELINE, FID, MEASURES, SAMPLER_BASELINE
@@ -39,6 +39,7 @@ class Findings:
     guided_recipes: pd.DataFrame  # guidance.guided_recipes
     unconditional_models: pd.DataFrame  # guidance.unconditional_models
     proxies: pd.DataFrame  # proxies.table
+    variance: pd.DataFrame  # variance.table
 
     def summary(self, column: str, recipe: Recipe) -> Summary:
         """Return the summary of `column` over the seeds of `recipe`; an empty one without values."""
@@ -49,7 +50,7 @@ class Findings:
         return self.ratios[baseline][column].get(recipe, Ratio())
 
 
-FRAMES = ("module_ratios", "sparse_recipes", "guided_recipes", "unconditional_models", "proxies")
+FRAMES = ("module_ratios", "sparse_recipes", "guided_recipes", "unconditional_models", "proxies", "variance")
 
 
 def find(matrix: Matrix) -> Findings:
@@ -72,6 +73,7 @@ def find(matrix: Matrix) -> Findings:
         guided_recipes=guidance.guided_recipes(frame),
         unconditional_models=guidance.unconditional_models(frame),
         proxies=proxies.table(cells),
+        variance=variance.table(frame),
     )
 
 

@@ -64,7 +64,7 @@ class _Int8Product(torch.autograd.Function):
         return _product(q_x, q_weight.T) * (x_scales * weight_scales.T)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         x, q_weight, weight_scales = ctx.saved_tensors
         x_gradient = weight_gradient = None
         if ctx.needs_input_grad[0]:

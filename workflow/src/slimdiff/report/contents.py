@@ -220,7 +220,7 @@ MAX_CURVES = 60  # loss curves
 PAGE_ASSETS = ("page.html", "page.css", "page.js")  # in report/page/assets
 
 CELLS = "cells"  # the table with one line per cell
-SUMMARIES = ("claims", "differences", "versus-paper", "proxies")  # tables of all recipes and all claims
+SUMMARIES = ("claims", "differences", "versus-paper", "proxies", "variance")  # tables of all recipes and all claims
 TABLE_NAMES = (*SUMMARIES, *(table.name for table in TABLES), CELLS)
 FIGURE_NAMES = (*(figure.name for figure in FIGURES), *(gallery.name for gallery in GALLERIES), TIMELINE)
 TABLE_FORMATS = ("csv", "md")

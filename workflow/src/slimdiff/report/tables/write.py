@@ -14,7 +14,7 @@ from slimdiff.analysis.measures import Measure, TableSpec
 from slimdiff.analysis.paper import percent_text
 from slimdiff.io import files
 from slimdiff.report import contents
-from slimdiff.report.tables import claims, differences, proxies
+from slimdiff.report.tables import claims, differences, proxies, variance
 from slimdiff.report.tables.markdown import NOTHING, grid, missing, text
 
 CAPTION = (
@@ -70,6 +70,7 @@ def write_tables(
     differences.write_all(matrix, findings, paper, folder)
     claims.write_all(verdicts, folder)
     proxies.write_all(findings, folder)
+    variance.write_all(findings, folder)
     files.write_text(folder / f"{contents.CELLS}.csv", matrix.frame.drop(columns="settings").to_csv(index=False))
     files.write_text(folder / f"{contents.CELLS}.md", cells_markdown(matrix.frame))
 
