@@ -175,7 +175,7 @@ def used_then_changed(layer):
 
 
 def test_an_8bit_layer_with_float_weights_quantizes_them_only_once():
-    """Why an averaged copy that is sampled during training produces noise: docs/decisions, 2026-11-24."""
+    """Why an averaged copy that is sampled during training produces noise: docs/decisions, 2026-11-29."""
     layer = import_bitsandbytes().nn.Linear8bitLt(64, 64, bias=False).requires_grad_(False)  # like a copy
     before, after, wanted = used_then_changed(layer)
     assert torch.equal(before, after)
