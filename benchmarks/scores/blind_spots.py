@@ -37,6 +37,7 @@ COLUMNS = {  # column → decimals
     "low_confidence": 3,
     "nearest_ratio": 3,
     "memorization_p": 3,
+    "copy_share": 4,
 }
 
 

@@ -7,7 +7,13 @@ import torch
 
 from slimdiff.errors import UserError
 from slimdiff.metrics import memorization as module
-from slimdiff.metrics.memorization import Memorization, memorization, nearest_distances
+from slimdiff.metrics.memorization import (
+    Memorization,
+    copy_share,
+    memorization,
+    nearest_distances,
+    two_nearest_distances,
+)
 
 
 def pictures(n: int, seed: int, shape: tuple[int, int, int] = (1, 9, 7), least: int = 0) -> torch.Tensor:
@@ -29,6 +35,39 @@ def test_distances_are_exact(shape: tuple[int, int, int], n_training: int, devic
     found = nearest_distances(images, training, device)
     assert found.dtype == torch.float64
     assert torch.equal(found, in_whole_numbers(images, training).double().sqrt() / 255)
+
+
+@pytest.mark.parametrize("n_training", [2, 5, 200])
+def test_the_second_nearest_is_exact_too(n_training: int, device: torch.device) -> None:
+    images, training = pictures(50, 1), pictures(n_training, 2)
+    first, second = two_nearest_distances(images, training, device)
+    pool = training.flatten(1).to(torch.int64)
+    squared = torch.stack([(pool - image).square().sum(1) for image in images.flatten(1).to(torch.int64)])
+    expected = squared.sort(dim=1).values[:, :2].double().sqrt() / 255
+    assert torch.equal(torch.stack([first, second], dim=1), expected)
+
+
+def test_one_training_image_has_no_second_nearest() -> None:
+    _, second = two_nearest_distances(pictures(5, 1), pictures(1, 2))
+    assert bool(second.isinf().all())
+
+
+def test_copies_are_counted_one_by_one() -> None:
+    """Three of a hundred are copies, one of them of two equal training images; the medians do not see them."""
+    training = pictures(500, 1)
+    training[1] = training[0]
+    images = pictures(100, 2)
+    images[:2] = training[[0, 7]]
+    images[2] = training[9]
+    images[2, 0, 0, 0] ^= 1  # one gray level of one pixel
+    assert copy_share(*two_nearest_distances(images, training)) == pytest.approx(0.03)
+    assert found(nearest_distances(images, training), nearest_distances(pictures(100, 3), training)).ratio > 0.95
+
+
+@pytest.mark.parametrize(("first", "share"), [(0.34, 0.0), (0.33, 1.0), (0.0, 1.0)])
+def test_a_copy_is_less_than_a_third_as_far_as_the_next(first: float, share: float) -> None:
+    assert copy_share(torch.tensor([first]).double(), torch.tensor([1.0]).double()) == share
+    assert copy_share(torch.zeros(1).double(), torch.zeros(1).double()) == 1.0, "equal training images"
 
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

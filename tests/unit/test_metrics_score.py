@@ -23,7 +23,7 @@ from slimdiff.metrics import reference
 from slimdiff.metrics import score as score_module
 from slimdiff.metrics.frechet import factor, frechet_distance, statistics
 from slimdiff.metrics.kid import kernel_distance
-from slimdiff.metrics.memorization import memorization, nearest_distances
+from slimdiff.metrics.memorization import copy_share, memorization, nearest_distances, two_nearest_distances
 from slimdiff.metrics.networks import classifier, extractors, inception
 from slimdiff.metrics.networks.classifier import Classifier
 from slimdiff.metrics.networks.extractors import Extractor, features
@@ -149,6 +149,7 @@ def test_a_score_equals_its_parts(workspace: Workspace) -> None:
     assert record["fid_indomain"] > record["fid_indomain_floor"] > 0
     assert record["fid_indomain_pct"] > record["fid_indomain_floor_pct"] > 0
 
+    assert record["copy_share"] == copy_share(*two_nearest_distances(samples, data.train_images))
     nearest = [nearest_distances(x, data.train_images) for x in (samples, data.test_images)]
     copied = memorization(*nearest)
     assert copied is not None

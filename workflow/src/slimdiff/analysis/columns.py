@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 Dtype = Literal["string", "Int64", "Float64"]
+# How means over seeds are taken: of logarithms (quantities above 0), of shares (0 to 1), or of differences.
+Scale = Literal["log", "share", "plain"]
 
 # Python types of a value, and their name in messages. bool is a subclass of int and gets its own check.
 _ACCEPTED: dict[Dtype, tuple[tuple[type, ...], str]] = {
@@ -32,6 +34,7 @@ class Column:
     meaning: str  # one line for people; also in the schema and the Parquet file
     source: str = ""  # record with the value under the same name; empty: set by the stage row
     required: bool = False  # not null
+    scale: Scale = "log"
 
 
 def _identity(name: str, meaning: str, dtype: Dtype = "string") -> Column:
@@ -182,8 +185,8 @@ COLUMNS: tuple[Column, ...] = (
         "score",
     ),
     Column("kid", "Float64", "", "kernel distance (KID) in scaled features, mean over extractors", "score"),
-    Column("precision", "Float64", "", "share of samples inside the manifold of real images", "score"),
-    Column("recall", "Float64", "", "share of real images inside the manifold of samples", "score"),
+    Column("precision", "Float64", "", "share of samples inside the manifold of real images", "score", scale="share"),
+    Column("recall", "Float64", "", "share of real images inside the manifold of samples", "score", scale="share"),
     Column(
         "density",
         "Float64",
@@ -191,13 +194,16 @@ COLUMNS: tuple[Column, ...] = (
         "mean number of neighborhoods of real images that contain a sample, divided by the neighbors of each",
         "score",
     ),
-    Column("coverage", "Float64", "", "share of neighborhoods of real images that contain a sample", "score"),
+    Column(
+        "coverage", "Float64", "", "share of neighborhoods of real images that contain a sample", "score", scale="share"
+    ),
     Column(
         "class_accuracy",
         "Float64",
         "",
         "share of samples that a classifier assigns to the requested class; null without classes",
         "score",
+        scale="share",
     ),
     Column(
         "class_tv",
@@ -205,9 +211,15 @@ COLUMNS: tuple[Column, ...] = (
         "",
         "total variation distance of the samples' classes from the requested ones, or from the training set's",
         "score",
+        scale="share",
     ),
     Column(
-        "low_confidence", "Float64", "", "share of samples whose most likely class has a probability below 0.9", "score"
+        "low_confidence",
+        "Float64",
+        "",
+        "share of samples whose most likely class has a probability below 0.9",
+        "score",
+        scale="share",
     ),
     Column(
         "memorization_p",
@@ -215,6 +227,7 @@ COLUMNS: tuple[Column, ...] = (
         "",
         "p-value of the hypothesis that samples are no closer to training images than test images are",
         "score",
+        scale="share",
     ),
     Column(
         "nearest_ratio",
@@ -222,6 +235,14 @@ COLUMNS: tuple[Column, ...] = (
         "",
         "median distance of samples to their nearest training image / that of test images",
         "score",
+    ),
+    Column(
+        "copy_share",
+        "Float64",
+        "",
+        "share of samples less than a third as far from their nearest training image as from the second nearest",
+        "score",
+        scale="share",
     ),
     Column(
         "test_images_in_training",
@@ -268,6 +289,7 @@ RENAMED_COLUMNS = {
     "rfid_floor": "fid_indomain_floor_pct",
     "fid_report": "fid_paper",
 }
+SCALES: dict[str, Scale] = {column.name: column.scale for column in COLUMNS}
 
 
 def check(record: Mapping[str, Any], columns: Sequence[Column] = COLUMNS) -> str | None:

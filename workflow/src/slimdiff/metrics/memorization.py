@@ -9,6 +9,7 @@ import torch
 from slimdiff.errors import UserError
 
 CANDIDATES = 4  # found in single precision, then compared exactly
+COPY_RATIO = 3  # a copy is this many times nearer to its training image than to the next one (Yoon et al. 2023)
 QUERIES, POOL = 1000, 10_000  # images per block of distances
 ROUNDING = 2.0**-24  # of single precision
 
@@ -34,12 +35,35 @@ def memorization(samples: torch.Tensor, test: torch.Tensor) -> Memorization | No
     return Memorization(float(result.pvalue), float(np.median(sample_distances) / np.median(test_distances)))
 
 
-@torch.inference_mode()
+def copy_share(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Return the share of images that are copies: `first` is less than a third of `second`, or 0.
+
+    The criterion of Yoon et al. 2023, which Gu et al. 2023 (arXiv 2310.02664) use: a typical image is about as far
+    from its two nearest training images. The median of `memorization` does not see a few copies.
+
+    Args:
+        first, second: distances (n,) to the nearest and second nearest training image, n > 0.
+    """
+    return float(((COPY_RATIO * first < second) | (first == 0)).double().mean())
+
+
 def nearest_distances(images: torch.Tensor, training: torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
     """Return the exact Euclidean distance of each image to the nearest `training` image, white being 1: float64 (n,).
 
-    Single precision finds candidates. If its rounding could hide the nearest image, double precision, in which whole
-    numbers are exact, searches all training images.
+    Args and errors are those of `two_nearest_distances`.
+    """
+    return two_nearest_distances(images, training, device)[0]
+
+
+@torch.inference_mode()
+def two_nearest_distances(
+    images: torch.Tensor, training: torch.Tensor, device: torch.device | str = "cpu"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the exact Euclidean distances of each image to its two nearest `training` images, white being 1.
+
+    Both are float64 (n,). The second is infinite if there is one training image. Single precision finds candidates. If
+    its rounding could hide one of the two, double precision, in which whole numbers are exact, searches all training
+    images.
 
     Args:
         images, training: uint8 (n, C, H, W) and (N, C, H, W), N > 0.
@@ -52,28 +76,33 @@ def nearest_distances(images: torch.Tensor, training: torch.Tensor, device: torc
         raise UserError(f"images are {shapes[0]} (channels×height×width), the training images are {shapes[1]}")
     queries, pool = images.flatten(1).to(device), training.flatten(1).to(device)
     norms = torch.cat([rows.double().square().sum(1) for rows in pool.split(POOL)])
-    squared = torch.empty(len(queries), dtype=torch.float64)
+    squared = torch.full((len(queries), 2), torch.inf, dtype=torch.float64)
     for start in range(0, len(queries), QUERIES):
-        squared[start : start + QUERIES] = _nearest(queries[start : start + QUERIES], pool, norms).cpu()
-    return squared.sqrt() / 255.0
+        nearest = _nearest(queries[start : start + QUERIES], pool, norms).cpu()
+        squared[start : start + QUERIES, : nearest.shape[1]] = nearest
+    first, second = (squared.sqrt() / 255.0).unbind(1)
+    return first, second
 
 
 def _nearest(queries: torch.Tensor, pool: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
-    """Return the squared distance of each query (n, D) to the nearest of `pool` (N, D), uint8, as float64."""
+    """Return the squared distances of each query (n, D) to the two nearest of `pool` (N, D), uint8: float64 (n, 2).
+
+    (n, 1) if the pool holds one image.
+    """
     x = queries.double()
     own = x.square().sum(1)
     values, indices = _smallest(queries.float(), pool, norms, CANDIDATES)
     exact = torch.stack([(x - pool[column].double()).square().sum(1) for column in indices.T], dim=1)
-    best = exact.min(dim=1).values
+    best = exact.sort(dim=1).values[:, :2]
     if len(pool) > CANDIDATES:
         # Images behind the candidates are at least as far as the last candidate, up to single precision's rounding of
         # a sum of D products, of the norm, and of their difference.
         largest = norms.max()
         rounding = ROUNDING * (2 * (x.shape[1] + 4) * (own * largest).sqrt() + 4 * largest)
-        doubtful = best - own > values[:, -1].double() - rounding
+        doubtful = best[:, 1] - own > values[:, -1].double() - rounding
         if doubtful.any():
-            values, _ = _smallest(x[doubtful], pool, norms, 1)
-            best[doubtful] = values[:, 0] + own[doubtful]
+            values, _ = _smallest(x[doubtful], pool, norms, 2)
+            best[doubtful] = values + own[doubtful, None]
     return best
 
 

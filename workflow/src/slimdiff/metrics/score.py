@@ -12,7 +12,7 @@ from slimdiff.metrics.bootstrap import fid_indomain_sampling_sd
 from slimdiff.metrics.composition import compose, count, pick
 from slimdiff.metrics.evaluator import Evaluator
 from slimdiff.metrics.kid import kernel_distance, kernel_distance_by_class
-from slimdiff.metrics.memorization import memorization, nearest_distances
+from slimdiff.metrics.memorization import copy_share, memorization, two_nearest_distances
 from slimdiff.metrics.networks.base import BATCH_SIZE
 from slimdiff.metrics.networks.classifier import classify_samples
 from slimdiff.metrics.networks.extractors import features
@@ -47,6 +47,7 @@ MEASURES = (
     "low_confidence",
     "memorization_p",
     "nearest_ratio",
+    "copy_share",
     *INCEPTION_COLUMNS.values(),
 )
 
@@ -112,7 +113,9 @@ def _measure(
     ]
     record |= _frechet(real, [point / factor for point, factor in zip(points, scales, strict=True)], labels)
     record |= _pairwise(real, points, scales, labels)
-    result = memorization(nearest_distances(images, evaluator.train_images, device), real.test_nearest)
+    nearest, second = two_nearest_distances(images, evaluator.train_images, device)
+    record["copy_share"] = copy_share(nearest, second)
+    result = memorization(nearest, real.test_nearest)
     if result:
         record |= {"memorization_p": result.p, "nearest_ratio": result.ratio}
     return record | {
