@@ -114,9 +114,11 @@ def aggregate(folder: Path) -> None:
 def claims(folder: Path) -> None:
     matrix = read_matrix(folder / "results/matrix.parquet")
     stated = file.read([ROOT / "workflow/resources/claims.yaml"])
-    record = verdicts.to_json(matrix, verdicts.evaluate_claims(matrix, read_paper(PAPER), stated))
+    record = verdicts.to_json(
+        matrix, verdicts.evaluate_claims(matrix, read_paper(PAPER), stated, synthetic.MARGINS), synthetic.MARGINS
+    )
     write_json(folder / "results/claims.json", record)
-    records.write_json(folder / "results/findings.json", findings.to_json(findings.find(matrix)))
+    records.write_json(folder / "results/findings.json", findings.to_json(findings.find(matrix, synthetic.MARGINS)))
 
 
 def read_findings(folder: Path) -> findings.Findings:

@@ -38,9 +38,11 @@ def write(
     write_matrix(folder / "matrix.parquet", to_frame(list(rows)), source)
     matrix = read_matrix(folder / "matrix.parquet")
     paper = read_paper(PAPER)
-    record = verdicts.to_json(matrix, verdicts.evaluate_claims(matrix, paper, file.read([str(CLAIMS)])))
+    record = verdicts.to_json(
+        matrix, verdicts.evaluate_claims(matrix, paper, file.read([str(CLAIMS)]), synthetic.MARGINS), synthetic.MARGINS
+    )
     (folder / "claims.json").write_text(json.dumps(record), encoding="utf-8")
-    statistics = findings.find(matrix)
+    statistics = findings.find(matrix, synthetic.MARGINS)
     records.write_json(folder / "findings.json", findings.to_json(statistics))
     tables.write_tables(matrix, statistics, paper, record, folder / "tables")
     clock = BEGAN.timestamp()

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from slimdiff.analysis.columns import COLUMNS
+from slimdiff.analysis.decisions import Margins
 from slimdiff.analysis.matrix import UNITS, Matrix, to_frame
 
 # Recipes as in config.yaml, reduced to the keys that determine their family.
@@ -41,6 +42,7 @@ OPTIMIZATIONS: dict[str, dict[str, Any]] = {
     "linear-8bit": {"training": "plain", "quantize": {"linear": "8bit"}},
     "sampler-euler-maruyama": {"training": "plain", "sampler": {"method": "euler-maruyama"}},
 }
+MARGINS = Margins(quality=1.25, size=1.05, speed=1.1)  # of config.yaml
 CONFIG: dict[str, Any] = {
     "models": {"ncsn": {"family": "ncsn"}, "ncsn-wide": {"family": "ncsn"}, "ddpm": {"family": "ddpm"}},
     "trainings": TRAININGS,
@@ -87,7 +89,10 @@ def row(optimization: str = "baseline", seed: int = 0, **changes: Any) -> dict[s
     }
     if changes.get("status") == "failed":
         values |= {"fid_indomain": None, "fid_indomain_pct": None, "reason": "train: loss is NaN at step 12"}
-    return values | changes
+    values |= changes
+    if "kid" not in changes and values["fid_indomain"] is not None:
+        values["kid"] = values["fid_indomain"] / 500  # FID and KID agree
+    return values
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

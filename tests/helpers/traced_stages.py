@@ -321,7 +321,8 @@ class Stages:
         )
         claims = [ROOT / path for path in self.config["claims"]]
         findings = folder / "findings.json"
-        self._run("claims", claims=claims, out=folder / "claims.json", out_findings=findings, **matrix)
+        outputs = {"out": folder / "claims.json", "out_findings": findings}
+        self._run("claims", settings=self._settings("claims"), claims=claims, **outputs, **matrix)
         shared = {**matrix, "findings": findings, "claims": folder / "claims.json", "cells": folder / "cells"}
         shared |= {"trainings": folder / "train", "benchmarks": folder / "benchmarks"}
         self._run("report", out_tables=folder / "tables", out_figures=folder / "figures", **shared)

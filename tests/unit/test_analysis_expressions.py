@@ -51,13 +51,37 @@ def test_a_number_on_the_right() -> None:
 
 
 def test_a_margin() -> None:
-    found = expressions.parse("inference_ms_per_image(*) = inference_ms_per_image(baseline) within 10 %", "ddpm")
+    found = expressions.parse("coverage(*) = coverage(baseline) within 10 %", "ddpm")
     assert isinstance(found, Comparison)
     assert found.left.place.recipe == expressions.EVERY
     assert found.within == pytest.approx(0.1)
     number = expressions.parse("coverage(ema) = 0.9 within 2.5%", "ddpm")
     assert isinstance(number, Comparison)
     assert (number.factor, number.within) == (0.9, pytest.approx(0.025))
+
+
+def test_the_papers_techniques_and_their_spread() -> None:
+    text = "spread(kid(mnist: ddpm/paper/*)) > 2 * spread(kid( ncsn / paper/* ))"
+    found = expressions.parse(text)
+    assert isinstance(found, Comparison)
+    assert found.left == Term("kid", Place("mnist", "ddpm", expressions.PAPER_EVERY), spread=True)
+    assert found.right == Term("kid", Place(None, "ncsn", expressions.PAPER_EVERY), spread=True)
+    plain = expressions.parse("speedup(paper/*) = 1 within 10 %", "ncsn")
+    assert isinstance(plain, Comparison)
+    assert plain.left == Term("speedup", Place(None, "ncsn", "paper/*"))
+
+
+@pytest.mark.parametrize("column", expressions.RAW_TIMES)
+def test_raw_times_are_refused_for_speedups(column: str) -> None:
+    message = refusal(f"{column}(l1-30) < {column}(baseline)")
+    assert column in message and "speedup" in message
+
+
+def test_sizes_are_compared_like_with_like() -> None:
+    message = refusal("size_packed_bytes(l1-30) < size_bytes(baseline)")
+    assert "size_packed_bytes" in message and "size_bytes" in message
+    assert "spread" in refusal("spread(kid(l1-30)) < spread(kid(baseline))")
+    assert "spread" in refusal("spread(spread(kid(*))) < 3")
 
 
 def test_a_failure() -> None:

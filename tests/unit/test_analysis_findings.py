@@ -51,32 +51,36 @@ def assert_same(left: Any, right: Any) -> None:
 @pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES.keys())
 def test_the_file_returns_what_was_computed(tmp_path: Path, matrix: Matrix) -> None:
     path = tmp_path / "findings.json"
-    computed = findings.find(matrix)
+    computed = findings.find(matrix, synthetic.MARGINS)
     records.write_json(path, findings.to_json(computed))
     assert_same(findings.read(path), computed)
 
 
 def test_findings_are_the_statistics_of_the_frame() -> None:
     matrix = synthetic.full(3)
-    computed = findings.find(matrix)
+    computed = findings.find(matrix, synthetic.MARGINS)
     recipe = ("mnist", "ncsn", "groups-2")
     frame = matrix.frame
     assert computed.summary("fid_indomain", recipe) == statistics.by_recipe(frame, "fid_indomain")[recipe]
     assert computed.ratio("size_gzip_bytes", recipe) == statistics.ratios(frame, "size_gzip_bytes", "baseline")[recipe]
-    assert computed.differences["baseline"] == statistics.differences(frame, "fid_indomain", "baseline")
+    assert computed.references[recipe] == computed.differences["reference"][recipe].reference == "baseline"
+    assert set(computed.differences) == set(findings.JUDGED)
     assert computed.summary("fid_indomain", ("mnist", "ncsn", "absent")).n == 0
     assert computed.ratio("fid_indomain", ("mnist", "ncsn", "absent")).n == 0
 
 
 def test_findings_cover_the_tables() -> None:
-    assert {spec.baseline for spec in contents.TABLES} <= set(findings.BASELINES)
+    assert {spec.baseline for spec in contents.TABLES} <= set(findings.JUDGED) | {"baseline"}
     assert {measure.column for spec in contents.TABLES for measure in spec.measures} <= set(findings.COLUMNS)
 
 
-@pytest.mark.parametrize("change", [{"groups": None}, {"summaries": {"fid_indomain": {"mnist": {}}}}, {"outcomes": 3}])
+@pytest.mark.parametrize(
+    "change",
+    [{"groups": None}, {"margins": {"quality": 1.25}}, {"summaries": {"fid_indomain": {"mnist": {}}}}, {"outcomes": 3}],
+)
 def test_a_file_of_another_version_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "findings.json"
-    path.write_text(json.dumps(findings.to_json(findings.find(synthetic.full(1))) | change))
+    path.write_text(json.dumps(findings.to_json(findings.find(synthetic.full(1), synthetic.MARGINS)) | change))
     with pytest.raises(UserError, match=r"findings\.json .*run again"):
         findings.read(path)
     path.write_text("{}")

@@ -63,7 +63,7 @@ def paper() -> pd.DataFrame:
 
 
 def draw(matrix: Matrix, paper: pd.DataFrame, name: str) -> alt.VConcatChart:
-    return write.draw(matrix, findings.find(matrix), paper, FIGURES[name])
+    return write.draw(matrix, findings.find(matrix, synthetic.MARGINS), paper, FIGURES[name])
 
 
 def records(chart: alt.VConcatChart) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,8 @@ def test_the_stage_writes_everything_and_html_fetches_nothing(tmp_path: Path) ->
     record, statistics = tmp_path / "claims.json", tmp_path / "findings.json"
     claims.main(
         [
+            "--settings",
+            json.dumps({"margins": asdict(synthetic.MARGINS)}),
             "--matrix",
             str(matrix),
             "--paper",

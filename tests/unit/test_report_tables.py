@@ -1,6 +1,7 @@
 """Tables of our numbers and the paper's, in Markdown and CSV."""
 
 import io
+import json
 import math
 from pathlib import Path
 
@@ -37,11 +38,11 @@ def mixed() -> Matrix:
 
 
 def table_of(matrix: Matrix, paper: pd.DataFrame, spec: TableSpec) -> pd.DataFrame:
-    return comparison.table(matrix, findings.find(matrix), paper, spec)
+    return comparison.table(matrix, findings.find(matrix, synthetic.MARGINS), paper, spec)
 
 
 def differences_of(matrix: Matrix, paper: pd.DataFrame) -> pd.DataFrame:
-    return differences.table(matrix, findings.find(matrix), paper, contents.TABLES)
+    return differences.table(matrix, findings.find(matrix, synthetic.MARGINS), paper, contents.TABLES)
 
 
 def line(frame: pd.DataFrame, optimization: str) -> pd.Series:
@@ -173,7 +174,7 @@ def test_markdown_shows_intervals_for_several_seeds(paper: pd.DataFrame, mixed: 
     text = write.to_markdown(table_of(mixed, paper, spec), spec)
     baseline = markdown_line(text, "baseline")
     assert baseline[2] == "3"
-    assert baseline[3] == "40.00 [35.03, 44.97]"
+    assert baseline[3] == "39.97 [35.29, 45.26]", "a geometric mean, with the interval of the logarithms"
     single = markdown_line(text, "random-10")
     assert single[2] == "1, no interval; 1 of 2 seeds failed: train: loss is NaN at step 12"
     assert single[3] == "20.00 (−50.0 %)"
@@ -200,14 +201,54 @@ def test_csv_holds_plain_numbers(paper: pd.DataFrame, mixed: Matrix) -> None:
 
 def test_sampler_speedups_are_relative_to_euler_maruyama(paper: pd.DataFrame) -> None:
     spec = TABLES["samplers"]
-    rows = [synthetic.row("sampler-euler-maruyama", inference_ms_per_image=100.0)]
-    rows += [synthetic.row("baseline", inference_ms_per_image=5.0)]
+    rows = [synthetic.row("sampler-euler-maruyama", speedup=0.05)]
+    rows += [synthetic.row("baseline", speedup=1.03)]
     frame = table_of(synthetic.matrix(rows), paper, spec)
-    assert line(frame, "baseline")["inference_ms_per_image_change_percent"] == pytest.approx(-95.0)
-    ode = line(frame, "sampler-ode")
-    assert ode["paper_inference_ms_change_percent"] == pytest.approx(100 * (58 / 38 - 1))
-    assert ode["note"] == "128 images in 7381 ms"
+    assert line(frame, "sampler-euler-maruyama")["relative_time"] == pytest.approx(20.0)
+    assert line(frame, "baseline")["relative_time"] == 1.0
+    assert line(frame, "baseline")["relative_time_change_percent"] == pytest.approx(-95.0)
+    assert line(frame, "sampler-ode")["paper_inference_ms"] == 58
+    assert line(frame, "sampler-ode")["note"] == "128 images in 7381 ms"
     assert "FID, paper" not in write.to_markdown(frame, spec)
+
+
+def test_every_table_of_the_paper_has_both_metrics_and_like_sizes() -> None:
+    for spec in contents.TABLES:
+        columns = {measure.column for measure in spec.measures}
+        assert {"fid_indomain", "kid", "coverage"} <= columns, spec.name
+        assert ("class_accuracy" in columns) == ("ddpm" in spec.families), spec.name
+        costs = {"size_gzip_bytes", "size_packed_bytes", "bits_per_weight"} if spec.name != "samplers" else set()
+        assert costs | {"relative_time"} <= columns, spec.name
+
+
+def test_bits_per_weight_are_of_the_packed_file(paper: pd.DataFrame) -> None:
+    rows = [synthetic.row(params=1_000_000, size_packed_bytes=500_000), synthetic.row("groups-2")]
+    frame = table_of(synthetic.matrix(rows), paper, TABLES["table-3"])
+    assert line(frame, "baseline")["bits_per_weight"] == pytest.approx(4.0)
+    assert math.isnan(line(frame, "groups-2")["bits_per_weight"])
+
+
+def test_a_recipe_that_trains_on_names_what_it_is_compared_with(paper: pd.DataFrame) -> None:
+    first, more = {"model": {}, "training": {"epochs": 2}}, {"model": {}, "training": {"epochs": 1}}
+    texts = {
+        "baseline": json.dumps({"train": first}),
+        "longer": json.dumps({"starts": [first], "train": more}),
+        "l1-70": json.dumps({"starts": [first], "train": {**more, "steps": ["prune"]}}),
+    }
+    fids = {"baseline": 40.0, "longer": 20.0, "l1-70": 30.0}
+    rows = [
+        synthetic.row(name, seed, settings=text, fid_indomain=fids[name] + seed)
+        for name, text in texts.items()
+        for seed in range(3)
+    ]
+    spec, matrix = TABLES["table-2"], synthetic.matrix(rows)
+    row = line(table_of(matrix, paper, spec), "l1-70")
+    assert (row["reference"], row["finding"]) == ("longer", "worse")
+    assert row["fid_indomain_change_percent"] == pytest.approx(47.7, abs=0.1)
+    shown = markdown_line(write.to_markdown(table_of(matrix, paper, spec), spec), "l1-70")
+    assert "`longer`" in shown[-1]
+    both = line(differences_of(matrix, paper), "l1-70")
+    assert both["fid_indomain_baseline_ratio"] == pytest.approx(0.756, abs=1e-3)
 
 
 def test_each_data_set_and_model_of_the_family_has_a_block(paper: pd.DataFrame) -> None:
@@ -281,7 +322,9 @@ def test_the_kind_of_a_recipe_follows_from_the_config(optimization: str, kind: s
 
 
 def test_every_table_is_written(tmp_path: Path, paper: pd.DataFrame, mixed: Matrix) -> None:
-    write.write_tables(mixed, findings.find(mixed), paper, verdicts.to_json(mixed, []), tmp_path)
+    write.write_tables(
+        mixed, findings.find(mixed, synthetic.MARGINS), paper, verdicts.to_json(mixed, [], synthetic.MARGINS), tmp_path
+    )
     expected = {f"{name}.{suffix}" for name in contents.TABLE_NAMES for suffix in contents.TABLE_FORMATS}
     assert {path.name for path in tmp_path.iterdir()} == expected
     cells = pd.read_csv(tmp_path / "cells.csv")
@@ -303,7 +346,7 @@ def test_changes_carry_their_sign(percent: float, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def tested(paper: pd.DataFrame) -> pd.DataFrame:
-    """A matrix with recipes that are better, worse, unresolved, of one seed, half failed and failed."""
+    """Better, worse, equivalent, one seed, half failed and failed."""
     fids = {
         "baseline": (40.0, 41.0, 39.5),
         "groups-2": (20.0, 21.0, 19.5),
@@ -329,35 +372,38 @@ def tested(paper: pd.DataFrame) -> pd.DataFrame:
 def test_differences_state_findings_and_reasons_for_missing_ones(tested: pd.DataFrame) -> None:
     found = {name: line(tested[tested["model"] == "ncsn"], name) for name in tested["optimization"].unique()[:17]}
     assert {name: row["finding"] for name, row in found.items() if row["finding"] != "not run"} == {
-        "baseline": "baseline",
+        "baseline": "reference",
         "groups-2": "better",
         "l1-70": "worse",
-        "l1-10": "unresolved",
-        "random-10": "one seed",
+        "l1-10": "equivalent",
+        "random-10": "unresolved",
         "random-30": "failed",
     }
     assert found["groups-2"]["fid_indomain_sampling_sd"] == pytest.approx(0.5)
     assert found["groups-2"]["fid_indomain_sd"] == pytest.approx(0.7637626)
-    assert math.isnan(found["baseline"]["ratio"])
-    text = differencetables.differences_markdown(tested)
-    better = markdown_line(text, "groups-2")
-    assert better[1] == "3"
-    assert better[3:5] == ["0.76", "0.50"]
-    assert better[5].startswith("0.50 [0.4")
-    assert better[8] == "better"
-    single = markdown_line(text, "random-10")
-    assert single[2] == "90.00"
-    assert single[6:9] == ["–", "–", "one seed"]
-    assert single[9] == "no interval and no test; 1 of 2 seeds failed: train: loss is NaN at step 12"
-    assert "3 tests of this page" in text
-    assert "ddpm" not in text, "no recipe of the DDPM was run"
+    assert math.isnan(found["baseline"]["fid_indomain_ratio"])
+    assert found["groups-2"]["size_finding"] == "better"
+    text = differencetables.differences_markdown(tested, findings.find(synthetic.full(1), synthetic.MARGINS))
+    images, costs = text.partition("packed size ratio")[::2]
+    heads = [cell.strip() for cell in images.splitlines()[6].strip("|").split("|")]
+    better = dict(zip(heads, markdown_line(images, "groups-2"), strict=True))
+    assert (better["seeds"], better["reference"], better["images"]) == ("3", "`baseline`", "better")
+    assert (better["SD over seeds"], better["SD of sampling"]) == ("0.76", "0.50")
+    assert better["FID ratio [95 %]"].startswith("0.50 [0.4")
+    assert better["FID ratio to `baseline`"] == better["FID ratio [95 %]"] == better["KID ratio [95 %]"]
+    single = dict(zip(heads, markdown_line(images, "random-10"), strict=True))
+    assert (single["FID [95 %]"], single["p"], single["images"]) == ("90.00", "–", "unresolved")
+    assert single["why"].endswith("; 1 of 2 seeds failed: train: loss is NaN at step 12")
+    assert markdown_line(costs, "groups-2")[1:5] == ["–", "0.750", "–", "better"]
+    assert "ddpm" not in text, "nothing of it was run"
+    assert "l1-30" not in text, "nor of that"
 
 
 def test_differences_as_csv(tested: pd.DataFrame) -> None:
     frame = pd.read_csv(io.StringIO(differencetables.differences_csv(tested)))
     row = line(frame, "groups-2")
-    assert row["ratio_low"] < row["ratio"] < row["ratio_high"]
-    assert row["p"] < row["p_holm"] < 0.05
+    assert row["fid_indomain_ratio_low"] < row["fid_indomain_ratio"] < row["fid_indomain_ratio_high"]
+    assert row["images_p"] < 0.05 < row["images_p_equivalent"]
     assert set(frame["model"]) == {"ncsn"}
     assert pd.isna(line(frame, "l1-30")["fid_indomain"])
 
@@ -372,10 +418,11 @@ def test_ours_and_the_papers_changes(tested: pd.DataFrame) -> None:
     assert found["groups-2"]["paper_fid_change_percent"] == pytest.approx(100 * (154.34 / 182.1 - 1))
     text = differencetables.versus_paper_markdown(tested)
     row = markdown_line(text.partition("## mnist, ddpm")[0], "groups-2")
-    assert row[3].startswith("−49.8 %")
-    assert "[−5" in row[3]
-    assert row[4:7] == ["−15.2 %", "−25.0 %", "−38.8 %"]
-    assert "## mnist, ddpm" in text, "without runs, only the paper's numbers are shown"
+    assert row[3] == "`baseline`"
+    assert row[4].startswith("−49.8 %")
+    assert "[−5" in row[4]
+    assert row[5:8] == ["−15.2 %", "−25.0 %", "−38.8 %"]
+    assert "## mnist, ddpm" in text, "the paper's stand alone where nothing was run"
     frame = pd.read_csv(io.StringIO(differencetables.versus_paper_csv(tested)))
     assert set(frame["model"]) == {"ncsn", "ddpm"}
     assert line(frame[frame["model"] == "ncsn"], "groups-2")["paper_size_bytes_change_percent"] == -38.8
@@ -392,8 +439,8 @@ def test_technique_tables_state_the_findings(paper: pd.DataFrame, mixed: Matrix)
     spec = TABLES["table-2"]
     text = write.to_markdown(table_of(mixed, paper, spec), spec)
     assert [markdown_line(text, name)[-2] for name in ("baseline", "random-10", "random-30", "l1-10")] == [
-        "baseline",
-        "one seed",
+        "reference",
+        "unresolved",
         "failed",
         "not run",
     ]

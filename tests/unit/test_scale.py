@@ -39,7 +39,11 @@ def calls(work: Callable[[], Any]) -> int:
 
 
 def claims_of(frame: results.Matrix) -> dict[str, Any]:
-    return verdicts.to_json(frame, verdicts.evaluate_claims(frame, results.read_paper(PAPER), file.read([str(CLAIMS)])))
+    return verdicts.to_json(
+        frame,
+        verdicts.evaluate_claims(frame, results.read_paper(PAPER), file.read([str(CLAIMS)]), synthetic.MARGINS),
+        synthetic.MARGINS,
+    )
 
 
 @pytest.mark.parametrize("part", ["read", "claims", "findings", "tables", "answer"])
@@ -50,7 +54,7 @@ def test_four_times_the_cells_take_no_more_than_four_times_the_calls(tmp_path: P
         frame = matrix(recipes, path)
         record = claims_of(frame) if part == "tables" else {}
 
-        statistics = findings.find(frame)
+        statistics = findings.find(frame, synthetic.MARGINS)
 
         def write(
             frame: results.Matrix = frame,
@@ -63,7 +67,7 @@ def test_four_times_the_cells_take_no_more_than_four_times_the_calls(tmp_path: P
             "read": lambda path=path: results.read_matrix(path),  # type: ignore[misc]
             "claims": lambda frame=frame: claims_of(frame),  # type: ignore[misc]
             "tables": write,
-            "findings": lambda frame=frame: findings.find(frame),  # type: ignore[misc]
+            "findings": lambda frame=frame: findings.find(frame, synthetic.MARGINS),  # type: ignore[misc]
             "answer": lambda frame=frame, s=statistics: summary.answer(frame.frame, s),  # type: ignore[misc]
         }
         found.append(calls(work[part]))

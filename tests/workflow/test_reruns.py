@@ -237,7 +237,8 @@ def test_edits_that_change_no_result(tree: Path, edit: Edit) -> None:
         ("diffusion/samplers.py", "heun_step", gathered(finetune=LATER, **of_cells(CELLS))),
         ("training/loop.py", "fit", gathered(train=TRAININGS, finetune=LATER, **of_cells(CELLS))),
         ("report/figures/write.py", "write_figures", {"report": {""}, "page": {""}}),
-        ("analysis/claims/verdicts.py", "decide", {"claims": {""}, "report": {""}, "page": {""}}),
+        ("analysis/claims/effects.py", "decide", {"claims": {""}, "report": {""}, "page": {""}}),
+        ("analysis/decisions.py", "decide", {"claims": {""}, "report": {""}, "page": {""}}),
     ],
 )
 def test_editing_a_function(tree: Path, module: str, function: str, jobs: Jobs) -> None:
@@ -255,6 +256,12 @@ def test_adding_a_claim(tree: Path) -> None:
     comparison = "fid_indomain(ncsn/ema) < fid_indomain(ncsn/baseline)"
     claim = f"- {{id: mine, claim: It holds., source: me, comparisons: [{comparison}]}}\n"
     append(tree / "workflow/resources/claims.yaml", claim)
+    assert planned(tree, *SMOKE) == {"claims": {""}, "report": {""}, "page": {""}}
+
+
+def test_changing_a_margin(tree: Path) -> None:
+    config = tree / "config.yaml"
+    config.write_text(config.read_text(encoding="utf-8").replace("quality: 1.25", "quality: 1.3"), encoding="utf-8")
     assert planned(tree, *SMOKE) == {"claims": {""}, "report": {""}, "page": {""}}
 
 

@@ -56,7 +56,9 @@ rule claims:
     conda:
         ENVIRONMENT
     params:
+        settings=canonical(resolve.claims_settings(config)),
         code=get_code("claims"),
     shell:
-        "python -u -P -m slimdiff.stages.claims --code {params.code} --matrix {input.matrix:q} --paper {input.paper:q}"
+        "python -u -P -m slimdiff.stages.claims --settings {params.settings:q} --code {params.code} --matrix {input.matrix:q}"
+        " --paper {input.paper:q}"
         " --claims {input.claims:q} --out {output.claims:q} --out-findings {output.findings:q} >{log:q} 2>&1"

@@ -11,16 +11,30 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from slimdiff.analysis import ablations, guidance, proxies, statistics, variance
-from slimdiff.analysis.groups import Group, RecipeComparison, compare_recipes
+from slimdiff.analysis import ablations, comparisons, groups, guidance, proxies, statistics, variance
+from slimdiff.analysis.comparisons import Difference
+from slimdiff.analysis.decisions import Finding, Margins
+from slimdiff.analysis.derived import derive
+from slimdiff.analysis.groups import Group, RecipeComparison
 from slimdiff.analysis.matrix import Matrix
-from slimdiff.analysis.measures import BASELINE, FID, MEASURES, SAMPLER_BASELINE
-from slimdiff.analysis.statistics import Difference, Outcome, Ratio, Recipe, Summary
+from slimdiff.analysis.measures import (
+    ACCURACY,
+    BASELINE,
+    COVERAGE,
+    IMAGES,
+    MEASURES,
+    REFERENCE,
+    SAMPLER_BASELINE,
+)
+from slimdiff.analysis.references import references
+from slimdiff.analysis.statistics import Outcome, Ratio, Recipe, Summary
 from slimdiff.errors import UserError
 from slimdiff.io import records
 
-BASELINES = (BASELINE, SAMPLER_BASELINE)
+BASELINES = (REFERENCE, BASELINE, SAMPLER_BASELINE)  # what ratios are relative to
+JUDGED = (REFERENCE, SAMPLER_BASELINE)  # what findings are relative to
 COLUMNS = (*(measure.column for measure in MEASURES), "params_nonzero", "gmacs")
+SHARES = (COVERAGE.column, ACCURACY.column)
 T = TypeVar("T")
 
 
@@ -28,11 +42,14 @@ T = TypeVar("T")
 class Findings:
     """The statistics of a matrix. Recipes without a value are absent from `summaries` and `ratios`."""
 
+    margins: Margins
     outcomes: Mapping[Recipe, Outcome]  # every recipe, in the order of the matrix
-    summaries: Mapping[str, Mapping[Recipe, Summary]]  # by column: COLUMNS; gmacs: 1e9 multiply-accumulates per image
+    references: Mapping[Recipe, str | None]  # the recipe that each one is compared with
+    summaries: Mapping[str, Mapping[Recipe, Summary]]  # by column: COLUMNS
     sampling_sd: Mapping[Recipe, float]
     ratios: Mapping[str, Mapping[str, Mapping[Recipe, Ratio]]]  # by baseline: BASELINES; then by column
-    differences: Mapping[str, Mapping[Recipe, Difference]]  # of the in-domain FID, by baseline
+    shares: Mapping[str, Mapping[Recipe, Summary]]  # by column: SHARES; differences from the reference
+    differences: Mapping[str, Mapping[Recipe, Difference]]  # by JUDGED
     groups: tuple[Group, ...]
     module_ratios: pd.DataFrame  # ablations.module_ratios
     sparse_recipes: pd.DataFrame  # ablations.sparse_recipes
@@ -45,29 +62,44 @@ class Findings:
         """Return the summary of `column` over the seeds of `recipe`; an empty one without values."""
         return self.summaries[column].get(recipe, Summary())
 
-    def ratio(self, column: str, recipe: Recipe, baseline: str = BASELINE) -> Ratio:
-        """Return the ratio of `column` to that of `baseline`; an empty one without pairs."""
+    def ratio(self, column: str, recipe: Recipe, baseline: str = REFERENCE) -> Ratio:
+        """Return the ratio of `column` to that of `baseline`, of BASELINES; an empty one without pairs."""
         return self.ratios[baseline][column].get(recipe, Ratio())
 
 
 FRAMES = ("module_ratios", "sparse_recipes", "guided_recipes", "unconditional_models", "proxies", "variance")
 
 
-def find(matrix: Matrix) -> Findings:
+def find(matrix: Matrix, margins: Margins) -> Findings:
     """Compute the findings of `matrix`."""
-    frame = matrix.frame.assign(gmacs=matrix.frame["macs"] * matrix.frame["network_evaluations"] / 1e9)
-    changed = [measure.column for measure in MEASURES if measure.change]
+    frame = derive(matrix)
+    changed = dict.fromkeys([*(measure.column for measure in MEASURES if measure.change), *comparisons.COLUMNS])
+    own = references(frame)
+    sides: dict[str, Mapping[Recipe, str | None]] = {REFERENCE: own}
+    sides |= {name: dict.fromkeys(own, name) for name in (BASELINE, SAMPLER_BASELINE)}
+    image_columns = {measure.column for measure in IMAGES}
+    # Training on changes the images alone: files and times are compared with the baseline itself.
+    ratios = {
+        name: {
+            column: statistics.ratios(frame, column, side if column in image_columns else _plain(name))
+            for column in changed
+        }
+        for name, side in sides.items()
+    }
+    differences = {
+        name: comparisons.compare(matrix, frame, ratios[name], sides[name], _plain(name), margins) for name in JUDGED
+    }
     cells = ablations.module_cells(frame)
     return Findings(
+        margins=margins,
         outcomes=statistics.outcomes(frame),
+        references=own,
         summaries={column: _nonempty(statistics.by_recipe(frame, column)) for column in COLUMNS},
         sampling_sd=statistics.sampling_sd(frame),
-        ratios={
-            baseline: {column: _nonempty(statistics.ratios(frame, column, baseline)) for column in changed}
-            for baseline in BASELINES
-        },
-        differences={baseline: statistics.differences(frame, FID.column, baseline) for baseline in BASELINES},
-        groups=compare_recipes(matrix),
+        ratios={name: {column: _nonempty(found) for column, found in block.items()} for name, block in ratios.items()},
+        shares={column: _nonempty(statistics.share_differences(frame, column, own)) for column in SHARES},
+        differences=differences,
+        groups=groups.group(matrix, frame, ratios[REFERENCE], differences[REFERENCE], margins),
         module_ratios=ablations.module_ratios(cells),
         sparse_recipes=ablations.sparse_recipes(frame),
         guided_recipes=guidance.guided_recipes(frame),
@@ -91,19 +123,27 @@ def read(path: str | os.PathLike[str]) -> Findings:
     record = records.read_json(path)
     try:
         return Findings(
+            margins=Margins(**record["margins"]),
             outcomes=_recipes(record["outcomes"], lambda value: Outcome(**value)),
+            references=_recipes(record["references"], lambda value: value),
             summaries={name: _recipes(block, _summary) for name, block in record["summaries"].items()},
             sampling_sd=_recipes(record["sampling_sd"], _float),
             ratios={
                 baseline: {name: _recipes(block, _ratio) for name, block in columns.items()}
                 for baseline, columns in record["ratios"].items()
             },
+            shares={name: _recipes(block, _summary) for name, block in record["shares"].items()},
             differences={name: _recipes(block, _difference) for name, block in record["differences"].items()},
             groups=tuple(_group(group) for group in record["groups"]),
             **{name: pd.DataFrame({key: _column(record[name][key]) for key in record[name]}) for name in FRAMES},
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} holds no findings of this slimdiff ({error!r}); delete it and run again") from None
+
+
+def _plain(name: str) -> str:
+    """Return the recipe behind `name`, of BASELINES."""
+    return BASELINE if name == REFERENCE else name
 
 
 def _nonempty(values: Mapping[Recipe, T]) -> dict[Recipe, T]:
@@ -141,26 +181,32 @@ def _summary(value: Mapping[str, Any]) -> Summary:
 
 
 def _ratio(value: Mapping[str, Any]) -> Ratio:
-    return Ratio(value["n"], *(_float(value[name]) for name in ("mean", "low", "high", "p")))
+    return Ratio(value["n"], *(_float(value[name]) for name in ("mean", "low", "high", "p", "sd")))
 
 
 def _difference(value: Mapping[str, Any]) -> Difference:
-    return Difference(_ratio(value["ratio"]), _float(value["p_holm"]), value["finding"], value["why"])
+    return Difference(value["reference"], *(_finding(value[name]) for name in ("images", "size", "speed")))
+
+
+def _finding(value: Mapping[str, Any]) -> Finding:
+    return Finding(value["finding"], value["why"], _float(value["p"]), _float(value["p_equivalent"]))
 
 
 def _group(value: Mapping[str, Any]) -> Group:
-    comparisons = tuple(
+    compared = tuple(
         RecipeComparison(
             name=item["name"],
             fid=_ratio(item["fid"]),
+            kid=_ratio(item["kid"]),
             size=_ratio(item["size"]),
             time=_ratio(item["time"]),
-            means={column: (_float(own), _float(baseline)) for column, (own, baseline) in item["means"].items()},
-            faster=item["faster"],
+            sizes=(_float(item["sizes"][0]), _float(item["sizes"][1])),
+            difference=_difference(item["difference"]),
         )
         for item in value["comparisons"]
     )
-    return Group(value["name"], _float(value["baseline_fid"]), comparisons, _float(value["tolerance"]))
+    numbers = (value["size_column"], _float(value["tolerance"]), _float(value["quality"]))
+    return Group(value["name"], _float(value["baseline_fid"]), compared, *numbers)
 
 
 def _column(values: list[Any]) -> "pd.Series[Any]":

@@ -1,6 +1,5 @@
 """Recipes that differ in `sampler.guidance` alone, and unconditional models for comparison."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ import pandas as pd
 
 from slimdiff.analysis import statistics
 from slimdiff.analysis.measures import BASELINE
+from slimdiff.analysis.references import recipe_settings
 from slimdiff.io.settings import canonical
 
 COLUMNS = ("fid_indomain", "class_accuracy")
@@ -29,9 +29,9 @@ def guided_recipes(matrix: pd.DataFrame) -> pd.DataFrame:
     optimization, guidance, seeds, and each of COLUMNS with its 95 % t-interval over seeds.
     """
     lines: dict[tuple[str, str, str], dict[float, statistics.Recipe]] = {}
-    for recipe, settings in _settings(matrix).items():
-        guidance = settings["compress"]["sampler"].get("guidance")
-        if _class_conditional(settings) and guidance is not None:
+    for recipe, settings in recipe_settings(matrix).items():
+        guidance = settings.get("compress", {}).get("sampler", {}).get("guidance")
+        if guidance is not None and _class_conditional(settings):
             lines.setdefault((*recipe[:2], _rest(settings)), {}).setdefault(float(guidance), recipe)
     summaries = {column: statistics.by_recipe(matrix, column) for column in COLUMNS}
     drawn = []
@@ -55,21 +55,10 @@ def unconditional_models(matrix: pd.DataFrame) -> pd.DataFrame:
     fids = statistics.by_recipe(matrix, "fid_indomain")
     rows = [
         (*recipe[:2], fids[recipe].mean)
-        for recipe, settings in _settings(matrix).items()
-        if recipe[2] == BASELINE and fids[recipe].n and not _class_conditional(settings)
+        for recipe, settings in recipe_settings(matrix).items()
+        if recipe[2] == BASELINE and fids[recipe].n and "train" in settings and not _class_conditional(settings)
     ]
     return pd.DataFrame(rows, columns=list(UNCONDITIONAL))
-
-
-def _settings(matrix: pd.DataFrame) -> dict[statistics.Recipe, Settings]:
-    """Return the settings of each recipe, from its first row: seeds do not differ in them."""
-    names = matrix[["dataset", "model", "optimization"]].itertuples(index=False, name=None)
-    texts: dict[statistics.Recipe, str] = {}
-    for recipe, text in zip(names, matrix["settings"], strict=True):
-        if isinstance(text, str) and text:
-            texts.setdefault(recipe, text)
-    settings = {recipe: json.loads(text) for recipe, text in texts.items()}
-    return {recipe: values for recipe, values in settings.items() if values.get("compress")}
 
 
 def _class_conditional(settings: Settings) -> bool:
@@ -77,14 +66,8 @@ def _class_conditional(settings: Settings) -> bool:
 
 
 def _rest(settings: Settings) -> str:
-    """Return the settings that affect the images, without guidance and seeds, as canonical JSON."""
+    """Return the settings that affect the images, without guidance, as canonical JSON."""
     compress = settings["compress"]
     sampler = {key: value for key, value in compress["sampler"].items() if key != "guidance"}
     rest = {"train": settings["train"], "starts": settings.get("starts"), "compress": {**compress, "sampler": sampler}}
-    return canonical(_without_seeds(rest))
-
-
-def _without_seeds(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_seeds(item) for key, item in value.items() if key != "seed"}
-    return [_without_seeds(item) for item in value] if isinstance(value, list) else value
+    return canonical(rest)

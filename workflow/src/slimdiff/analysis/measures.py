@@ -1,9 +1,10 @@
 """Measures: the columns that are compared between recipes and with the paper."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 BASELINE = "baseline"  # the recipe that all others are compared with
 SAMPLER_BASELINE = "sampler-euler-maruyama"  # the paper compares its samplers with this one
+REFERENCE = "reference"  # stands for each recipe's own: `baseline`, or the baseline trained for as long
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,21 @@ class Measure:
 FID = Measure("fid_indomain", "in-domain FID", 2, paper="fid", interval=True)
 FID_PCT = Measure("fid_indomain_pct", "in-domain FID (% of variance)", 2, change=False)
 FLOOR = Measure("fid_indomain_floor", "in-domain FID, test set", 2, change=False)
+KID = Measure("kid", "KID", 4, interval=True)
+COVERAGE = Measure("coverage", "coverage (%)", 3, change=False, share=True)
 SIZE = Measure("size_gzip_bytes", "gzip size (bytes)", 0, paper="size_bytes")
-LATENCY = Measure("inference_ms_per_image", "ms per image", 2, paper="inference_ms")
+PACKED = Measure("size_packed_bytes", "packed size (bytes)", 0)
+BITS = Measure(
+    "bits_per_weight",
+    "bits per weight",
+    2,
+    change=False,
+    meaning="Bits per weight are those of the packed file for each parameter, zeros included.",
+)
+LATENCY = Measure("inference_ms_per_image", "ms per image", 2, paper="inference_ms", change=False)
+TIME = Measure("relative_time", "time / the baseline's, in turns", 3)
 EVALUATIONS = Measure("network_evaluations", "network evaluations", 1, change=False)
-TRAINING = Measure("train_ms_per_epoch", "training, ms per epoch", 0, paper="train_ms_per_epoch")
+TRAINING = Measure("train_ms_per_epoch", "training, ms per epoch", 0, paper="train_ms_per_epoch", change=False)
 ACCURACY = Measure(
     "class_accuracy",
     "class accuracy (%)",
@@ -36,9 +48,12 @@ ACCURACY = Measure(
     meaning="Class accuracy is the share of samples that a classifier of real images assigns to the requested class; "
     "unconditional models have none, and the paper reports none.",
 )
-MEASURES = (FID, FID_PCT, FLOOR, SIZE, LATENCY, EVALUATIONS, TRAINING, ACCURACY)
-VERSUS_PAPER = (FID, SIZE, LATENCY, TRAINING)  # the measures that the paper has, too
-TECHNIQUE = (FID, FID_PCT, FLOOR, SIZE, LATENCY, TRAINING)
+IMAGES = (FID, KID)  # a finding on images needs both
+QUALITY = (FID, FID_PCT, FLOOR, KID, COVERAGE)
+COST_MEASURES = (SIZE, PACKED, BITS, LATENCY, TIME, TRAINING)
+MEASURES = (*QUALITY, ACCURACY, *COST_MEASURES, EVALUATIONS)
+VERSUS_PAPER = (FID, SIZE, replace(TIME, paper="inference_ms"))  # what both sides compare with a baseline
+TECHNIQUE = (*QUALITY, *COST_MEASURES)
 
 
 @dataclass(frozen=True)

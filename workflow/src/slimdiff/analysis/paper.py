@@ -8,7 +8,7 @@ import pandas as pd
 
 from slimdiff.analysis.findings import Findings
 from slimdiff.analysis.matrix import Matrix
-from slimdiff.analysis.measures import BASELINE, Measure, TableSpec
+from slimdiff.analysis.measures import BASELINE, REFERENCE, Measure, TableSpec
 from slimdiff.analysis.statistics import Outcome, Ratio, Summary, percent_change
 from slimdiff.config.lookup import walk_starts
 
@@ -49,12 +49,17 @@ def compare(
     """Return one row per data set, model of `family` and line. Families that were not run have the paper's numbers.
 
     Columns: dataset, model, optimization, label, kind; status ("ok", "not run", "failed: …", "1 of 3 seeds failed: …");
-    seeds (without the failed ones); for each measure `m` its mean m, m_low and m_high (95 %) and m_change_percent
-    against `baseline`, and the paper's paper_p and paper_p_change_percent; approximate (columns that the paper prints
-    with a tilde); finding on the FID, or "not run"; note. Missing numbers are NaN.
+    seeds (without the failed ones); reference (the recipe that its images are compared with, or empty); for each
+    measure `m` its mean m, m_low and m_high (95 %) and m_change_percent, and the paper's paper_p and
+    paper_p_change_percent; approximate (columns that the paper prints with a tilde); finding on the images, or "not
+    run"; note. Missing numbers are NaN.
+
+    Changes of images are relative to the reference, those of costs to `baseline`. If `baseline` is not the recipe of
+    that name, every change is relative to it.
     """
     settings = matrix.config
-    differences = findings.differences[baseline]
+    side = REFERENCE if baseline == BASELINE else baseline
+    differences = findings.differences[side]
     rows = []
     for dataset, model in pairs(matrix, family):
         for line in lines:
@@ -68,12 +73,13 @@ def compare(
                 "kind": kind(line.optimization, settings, line.kind),
                 "status": _status(outcome),
                 "seeds": outcome.seeds - outcome.failed,
+                "reference": differences[recipe].reference if recipe in differences else "",
             }
             for measure in measures:
-                ratio = findings.ratio(measure.column, recipe, baseline) if measure.change else Ratio()
+                ratio = findings.ratio(measure.column, recipe, side) if measure.change else Ratio()
                 row |= _our_numbers(measure, findings.summary(measure.column, recipe), ratio)
                 row |= _paper_numbers(measure, line.paper, paper_baseline)
-            finding = differences[recipe].finding if recipe in differences else NOT_RUN
+            finding = differences[recipe].images.finding if recipe in differences else NOT_RUN
             approximate = (line.paper or {}).get("approximate")
             rows.append(row | {"approximate": approximate, "finding": finding, "note": line.note})
     return pd.DataFrame(rows)

@@ -9,20 +9,27 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from slimdiff.analysis.columns import SCALES, Scale
+
 Recipe = tuple[str, str, str]  # dataset, model, optimization
 CONFIDENCE = 0.95
-# Smallest ratio of two in-domain Fréchet distances that counts as a difference. Extractors disagree on the order of
-# 40 % of the pairs with ratios from 1.1 to 1.25, and of 11 % up to 1.5 (docs/metrics.md).
-RESOLUTION = 1.25
-FRECHET = ("fid_indomain", "fid_indomain_pct", "fid_indomain_min", "fid_indomain_max")  # RESOLUTION applies to these
+ALPHA = 1 - CONFIDENCE  # of tests for a difference (two-sided) and for equivalence (each of two one-sided ones)
 ROUNDING = 1e-12  # a standard deviation below this share of the mean is rounding
+# Columns that a busy machine falsifies: rows that a profile marks `disturbed` have no value in them.
+TIMES = (
+    *("inference_ms_per_image", "inference_ms_per_image_iqr"),
+    *("inference_ms_per_image_batch_1", "inference_ms_per_image_batch_1_iqr"),
+    *("speedup", "speedup_low", "speedup_high", "speedup_batch_1", "speedup_batch_1_low", "speedup_batch_1_high"),
+    *("compile_s", "load_s", "relative_time"),
+)
 
 
 @dataclass(frozen=True)
 class Summary:
     """Mean of `n` values with their standard deviation and the 95 % confidence interval of the mean.
 
-    Without values all numbers are NaN; with one value `sd`, `low` and `high` are.
+    On the scale "log" the mean is geometric. Without values all numbers are NaN; with one value `sd`, `low` and `high`
+    are.
     """
 
     n: int = 0
@@ -36,7 +43,7 @@ class Summary:
 class Ratio:
     """Geometric mean of the ratios of `n` pairs with equal seeds, its 95 % interval, and the p-value of a ratio of 1.
 
-    Without pairs all numbers are NaN; with one pair `low`, `high` and `p` are.
+    Without pairs all numbers are NaN; with one pair `low`, `high`, `p` and `sd` are.
     """
 
     n: int = 0
@@ -44,34 +51,39 @@ class Ratio:
     low: float = math.nan
     high: float = math.nan
     p: float = math.nan  # two-sided, uncorrected
+    sd: float = math.nan  # of the logarithms, n - 1
 
-
-@dataclass(frozen=True)
-class Difference:
-    """A recipe against its baseline."""
-
-    ratio: Ratio
-    p_holm: float  # corrected over all tested recipes; NaN without a test
-    finding: str  # one of FINDINGS
-    why: str  # reason for a finding other than better and worse
-
-
-# "baseline" marks the baseline itself; the last three give the reason for a missing comparison.
-FINDINGS = ("better", "worse", "unresolved", "one seed", "baseline", "failed", "no baseline", "no value")
+    @property
+    def inverse(self) -> "Ratio":
+        """The ratio of the other side to this one."""
+        return Ratio(self.n, 1 / self.mean, 1 / self.high, 1 / self.low, self.p, self.sd)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Number of seeds of a recipe, number of those that failed, and the reason of the first failure."""
+    """Seeds of a recipe: all, those that failed, those with disturbed times, and the reason of the first failure."""
 
     seeds: int = 0
     failed: int = 0
     reason: str = ""
+    disturbed: int = 0
 
 
-def summarize(values: Sequence[float]) -> Summary:
-    """Return mean, standard deviation (n - 1) and 95 % t-interval of `values`."""
+def summarize(values: Sequence[float], scale: Scale = "plain") -> Summary:
+    """Return mean, standard deviation (n - 1) and 95 % t-interval of `values`.
+
+    Args:
+        scale: "log" takes the geometric mean and the interval of the logarithms, which is above 0; with a value of 0 or
+            less the mean is arithmetic and has no interval. "share" cuts the interval to 0 to 1.
+    """
     n = len(values)
+    if scale == "log" and n:
+        plain = summarize(values)
+        if min(values) <= 0:
+            return Summary(n, plain.mean, plain.sd)
+        logs = summarize([math.log(value) for value in values])
+        mean = values[0] if n == 1 else math.exp(logs.mean)
+        return Summary(n, mean, plain.sd, math.exp(logs.low), math.exp(logs.high))
     if n == 0:
         return Summary()
     mean = math.fsum(values) / n
@@ -79,12 +91,17 @@ def summarize(values: Sequence[float]) -> Summary:
         return Summary(1, mean)
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     reach = _t_quantile(n - 1) * sd / math.sqrt(n)
-    return Summary(n, mean, sd, mean - reach, mean + reach)
+    low, high = mean - reach, mean + reach
+    return Summary(n, mean, sd, max(low, 0.0), min(high, 1.0)) if scale == "share" else Summary(n, mean, sd, low, high)
 
 
 def by_recipe(matrix: pd.DataFrame, column: str) -> dict[Recipe, Summary]:
-    """Return `summarize` of `column` for each recipe over its seeds without a failure, in the order of the matrix."""
-    return {recipe: summarize(list(values.values())) for recipe, values in by_seed(matrix, column).items()}
+    """Return `summarize` of `column` for each recipe over its seeds without a failure, in the order of the matrix.
+
+    The scale is that of the column; derived columns are quantities above 0.
+    """
+    scale = SCALES.get(column, "log")
+    return {recipe: summarize(list(values.values()), scale) for recipe, values in by_seed(matrix, column).items()}
 
 
 def paired(own: Mapping[int, float], base: Mapping[int, float]) -> Ratio:
@@ -97,13 +114,54 @@ def paired(own: Mapping[int, float], base: Mapping[int, float]) -> Ratio:
     logs = [math.log(own[seed] / base[seed]) for seed in shared]
     summary = summarize(logs)
     mean, low, high = (float(np.exp(number)) for number in (summary.mean, summary.low, summary.high))
-    return Ratio(summary.n, mean, low, high, _p_value(summary))
+    return Ratio(summary.n, mean, low, high, _p_value(summary), summary.sd)
 
 
-def ratios(matrix: pd.DataFrame, column: str, baseline: str) -> dict[Recipe, Ratio]:
-    """Return `paired` of `column` for each recipe against the recipe `baseline` of the same data set and model."""
+def paired_difference(own: Mapping[int, float], base: Mapping[int, float]) -> Summary:
+    """Return the mean of `own` - `base`, both seed → share, over the seeds of both, with its 95 % t-interval."""
+    return summarize([own[seed] - base[seed] for seed in own if seed in base])
+
+
+def log_sd(values: Sequence[float]) -> float:
+    """Return the standard deviation (n - 1) of the logarithms of `values`, all above 0, two or more."""
+    return summarize([math.log(value) for value in values]).sd
+
+
+def equivalence_p(ratio: Ratio, margin: float) -> float:
+    """Return the p-value of two one-sided t-tests that a ratio lies between 1/`margin` and `margin` (`margin` > 1).
+
+    Schuirmann 1987, on logarithms: the larger of the two p-values. Below 0.05 if and only if the 90 % interval lies
+    inside the margin. NaN with fewer than two pairs.
+    """
+    if ratio.n < 2:
+        return math.nan
+    room = math.log(margin) - abs(math.log(ratio.mean))
+    if ratio.sd <= ROUNDING:
+        return 0.0 if room > 0 else 1.0
+    return float(special.stdtr(ratio.n - 1, -room / (ratio.sd / math.sqrt(ratio.n))))
+
+
+def ratios(matrix: pd.DataFrame, column: str, references: str | Mapping[Recipe, str | None]) -> dict[Recipe, Ratio]:
+    """Return `paired` of `column` for each recipe against its reference of the same data set and model.
+
+    Args:
+        references: recipe → the recipe to compare it with, or one for all.
+    """
     values = by_seed(matrix, column)
-    return {recipe: paired(own, values.get((*recipe[:2], baseline), {})) for recipe, own in values.items()}
+    result = {}
+    for recipe, own in values.items():
+        reference = references if isinstance(references, str) else references.get(recipe)
+        result[recipe] = paired(own, values.get((*recipe[:2], reference), {}) if reference else {})
+    return result
+
+
+def share_differences(
+    matrix: pd.DataFrame, column: str, references: Mapping[Recipe, str | None]
+) -> dict[Recipe, Summary]:
+    """Return `paired_difference` of `column`, a share, for each recipe and its reference."""
+    values = by_seed(matrix, column)
+    sides = {recipe: values.get((*recipe[:2], reference or ""), {}) for recipe, reference in references.items()}
+    return {recipe: paired_difference(own, sides.get(recipe, {})) for recipe, own in values.items()}
 
 
 def percent_change(ratio: float) -> float:
@@ -126,40 +184,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def differences(matrix: pd.DataFrame, column: str, baseline: str) -> dict[Recipe, Difference]:
-    """Return the finding on each recipe against `baseline` for a `column` in which lower is better.
-
-    Holm's correction runs over every recipe of the matrix with a p-value: all data sets, all models. A recipe is better
-    or worse if its corrected p-value is below 0.05 and, for a Fréchet distance, its mean ratio is beyond RESOLUTION.
-    """
-    all_ratios = ratios(matrix, column, baseline)
-    tested = [recipe for recipe in all_ratios if recipe[2] != baseline]
-    corrected = dict(zip(tested, holm([all_ratios[recipe].p for recipe in tested]), strict=True))
-    values, recipe_outcomes = by_seed(matrix, column), outcomes(matrix)
-    resolution = RESOLUTION if column in FRECHET else 1.0
-    result = {}
-    for recipe, ratio in all_ratios.items():
-        p, outcome = corrected.get(recipe, math.nan), recipe_outcomes[recipe]
-        if recipe[2] == baseline:
-            finding, why = "baseline", ""
-        elif outcome.failed == outcome.seeds:
-            finding, why = "failed", outcome.reason
-        elif not values[recipe]:
-            finding, why = "no value", f"{column} was not measured"
-        elif not ratio.n:
-            finding, why = "no baseline", f"no seed in common with {baseline}"
-        elif ratio.n == 1:
-            finding, why = "one seed", "no interval and no test"
-        elif not p < 1 - CONFIDENCE:
-            finding, why = "unresolved", f"p {p:.2f} after Holm's correction"
-        elif 1 / resolution <= ratio.mean <= resolution:
-            finding, why = "unresolved", f"ratio within the resolution of {resolution}"
-        else:
-            finding, why = "better" if ratio.mean < 1 else "worse", ""
-        result[recipe] = Difference(ratio, p, finding, why)
-    return result
-
-
 def sampling_sd(matrix: pd.DataFrame, column: str = "fid_indomain_sampling_sd") -> dict[Recipe, float]:
     """Return the noise of image sampling: the root mean square of `column`, a standard deviation per seed.
 
@@ -174,10 +198,12 @@ def sampling_sd(matrix: pd.DataFrame, column: str = "fid_indomain_sampling_sd") 
 def outcomes(matrix: pd.DataFrame) -> dict[Recipe, Outcome]:
     """Return the outcome of each recipe, in the order of the matrix."""
     counts: dict[Recipe, Outcome] = {}
-    for recipe, status, reason in zip(_recipes(matrix), matrix["status"], matrix["reason"], strict=True):
+    rows = zip(_recipes(matrix), matrix["status"], matrix["reason"], _disturbed(matrix), strict=True)
+    for recipe, status, reason, disturbed in rows:
         old = counts.get(recipe, Outcome())
         failed = status == "failed"
-        counts[recipe] = Outcome(old.seeds + 1, old.failed + failed, old.reason or (str(reason) if failed else ""))
+        why = old.reason or (str(reason) if failed else "")
+        counts[recipe] = Outcome(old.seeds + 1, old.failed + failed, why, old.disturbed + (disturbed and not failed))
     return counts
 
 
@@ -192,12 +218,16 @@ def pareto_front(costs: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def by_seed(matrix: pd.DataFrame, column: str) -> dict[Recipe, dict[int, float]]:
-    """Return seed → value of `column` for each recipe, of cells that did not fail and have a value."""
+    """Return seed → value of `column` for each recipe, of cells that did not fail and have a value.
+
+    Cells whose profile was disturbed have no value in TIMES.
+    """
     values: dict[Recipe, dict[int, float]] = {}
     columns = (matrix[name].to_list() for name in ("status", "seed", column))  # lists iterate much faster
-    for recipe, status, seed, value in zip(_recipes(matrix), *columns, strict=True):
+    unusable = _disturbed(matrix) if column in TIMES else [False] * len(matrix)
+    for recipe, status, seed, value, disturbed in zip(_recipes(matrix), *columns, unusable, strict=True):
         own = values.setdefault(recipe, {})
-        if status == "ok" and not pd.isna(value):
+        if status == "ok" and not disturbed and not pd.isna(value):
             own[int(seed)] = float(value)
     return values
 
@@ -215,6 +245,13 @@ def _p_value(summary: Summary) -> float:
 @functools.cache
 def _t_quantile(degrees: int) -> float:
     return float(special.stdtrit(degrees, (1 + CONFIDENCE) / 2))
+
+
+def _disturbed(matrix: pd.DataFrame) -> list[bool]:
+    """Return which rows have disturbed times; none in a matrix that does not say so."""
+    if "disturbed" not in matrix:
+        return [False] * len(matrix)
+    return [value is True or value == 1 for value in matrix["disturbed"].fillna(False).to_list()]
 
 
 def _recipes(matrix: pd.DataFrame) -> list[Recipe]:

@@ -138,6 +138,7 @@ def write(so_far: SoFar, results: Path, config: Mapping[str, Any], out: Path) ->
     """
     from slimdiff.analysis import findings
     from slimdiff.analysis.claims import file, verdicts
+    from slimdiff.analysis.decisions import Margins
     from slimdiff.analysis.matrix import provenance, read_matrix, read_paper, to_frame, write_matrix
     from slimdiff.report.page import build
     from slimdiff.report.tables.write import write_tables
@@ -151,9 +152,10 @@ def write(so_far: SoFar, results: Path, config: Mapping[str, Any], out: Path) ->
     write_matrix(out / "matrix.parquet", to_frame(so_far.rows), source)
     matrix, paper = read_matrix(out / "matrix.parquet"), read_paper(root / PAPER)
     claims = file.read(path if (path := Path(name)).is_absolute() else root / name for name in config["claims"])
-    record = verdicts.to_json(matrix, verdicts.evaluate_claims(matrix, paper, claims))
+    margins = Margins(**resolve.claims_settings(config)["margins"])
+    record = verdicts.to_json(matrix, verdicts.evaluate_claims(matrix, paper, claims, margins), margins)
     files.write_json(out / "claims.json", record)
-    statistics = findings.find(matrix)
+    statistics = findings.find(matrix, margins)
     write_tables(matrix, statistics, paper, record, out / "tables")
     folders = (out / "tables", results / "cells", results / "train", results / "benchmarks")
     files.write_text(out / "report.html", build.build(matrix, statistics, paper, record, *folders))

@@ -171,6 +171,11 @@ def matrix_settings(config: Config) -> dict[str, Any]:
     return {"matrix": config["matrix"], "trainings": {name: training_of(config, name) for name in sorted(used)}}
 
 
+def claims_settings(config: Config) -> dict[str, Any]:
+    """Return the settings of the stage `claims`."""
+    return {"margins": config["verdicts"]["margins"]}
+
+
 def provenance(config: Config) -> dict[str, Any]:
     """Return the part of the config that the matrix uses, for the footer of matrix.parquet."""
     used: dict[str, set[str]] = {"datasets": set(), "models": set(), "optimizations": set()}

@@ -8,18 +8,20 @@ from typing import Literal
 
 from slimdiff.analysis.measures import (
     ACCURACY,
+    COST_MEASURES,
+    COVERAGE,
     EVALUATIONS,
     FID,
     FID_PCT,
-    FLOOR,
+    KID,
     LATENCY,
+    QUALITY,
     SAMPLER_BASELINE,
-    SIZE,
-    TRAINING,
+    TIME,
     TableSpec,
 )
 
-CONDITIONAL = (FID, FID_PCT, FLOOR, ACCURACY, SIZE, LATENCY, TRAINING)
+CONDITIONAL = (*QUALITY, ACCURACY, *COST_MEASURES)
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ TABLES: tuple[TableSpec, ...] = (
         ("ncsn",),
         "S3.2.1",
         "sampler",
-        measures=(LATENCY, EVALUATIONS, replace(FID, paper=""), FID_PCT),
+        measures=(LATENCY, TIME, EVALUATIONS, replace(FID, paper=""), FID_PCT, KID, COVERAGE),
         baseline=SAMPLER_BASELINE,
         baseline_table="S3.2.1",
         extra=(

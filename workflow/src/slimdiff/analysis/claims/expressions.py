@@ -1,9 +1,12 @@
 """The language of claims: comparisons of a column between cells, or with a number.
 
     comparison: term < side | term > side | term = side within NUMBER % | failed(cell)
-    term:       COLUMN(cell)
+    term:       COLUMN(cell) | spread(COLUMN(cell))
     side:       term | NUMBER * term | NUMBER
-    cell:       [DATASET:] [FAMILY/] RECIPE     RECIPE may be * for every technique, on the left only
+    cell:       [DATASET:] [FAMILY/] RECIPE
+
+RECIPE may be paper/* for each of the paper's own techniques, or * for each recipe of the matrix: on the left, or within
+spread(…), which is their standard deviation of logarithms.
 
 Standard library only, because every dry run reads the claims. No text is ever evaluated.
 """
@@ -17,14 +20,25 @@ from slimdiff.analysis.columns import COLUMNS, RENAMED_COLUMNS
 from slimdiff.catalog.families import FAMILIES
 from slimdiff.errors import UserError
 
-EVERY = "*"  # recipe: every technique
+EVERY, PAPER_EVERY = STARS = ("*", "paper/*")  # recipes: each of the matrix, each of the paper's own techniques
+# Times of cells that were profiled at other hours, on a machine with another load.
+RAW_TIMES = (
+    *("train_ms_per_epoch", "train_s", "finetune_s", "compile_s", "load_s"),
+    *(f"inference_ms_per_image{end}" for end in ("", "_iqr", "_batch_1", "_batch_1_iqr")),
+)
+SIZES = ("size_bytes", "size_gzip_bytes", "size_packed_bytes")
+COLUMN_NAMES = tuple(
+    column.name
+    for column in COLUMNS
+    if column.dtype != "string" and not column.required and column.name not in RAW_TIMES
+)
 MAX_CHARACTERS = 300  # of a comparison
-COLUMN_NAMES = tuple(column.name for column in COLUMNS if column.dtype != "string" and not column.required)
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"  # of data sets and recipes, as in the config schema
 _NUMBER = r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
-_CELL = re.compile(rf"\s*(?:({_NAME})\s*:)?\s*(?:({_NAME})\s*/)?\s*({_NAME}|\*)\s*")
+_CELL = re.compile(rf"\s*(?:({_NAME})\s*:)?\s*(?:(?!paper/)({_NAME})\s*/)?\s*({_NAME}|(?:paper/)?\*)\s*")
 _CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*\(([^()]*)\)\s*")
+_SPREAD = re.compile(r"\s*spread\s*\((.*)\)\s*", re.DOTALL)
 _WITHIN = re.compile(rf"(.*)\bwithin\s+({_NUMBER})\s*%\s*", re.DOTALL)
 _SCALED = re.compile(rf"\s*({_NUMBER})\s*(?:\*(.*))?", re.DOTALL)
 _EXAMPLE = "fid_indomain(ncsn/groups-2) < 0.9 * fid_indomain(ncsn/baseline)"
@@ -36,7 +50,7 @@ class Place:
 
     dataset: str | None  # None: each data set of the matrix
     family: str  # each model of that family
-    recipe: str  # or EVERY
+    recipe: str  # or one of STARS
 
     def __str__(self) -> str:
         return f"{self.dataset}: {self.family}/{self.recipe}" if self.dataset else f"{self.family}/{self.recipe}"
@@ -44,10 +58,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Term:
-    """A column of a cell."""
+    """A column of a cell, or its spread over the cells of a star."""
 
     column: str
     place: Place
+    spread: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,7 +124,7 @@ def _parse(text: str, family: str | None) -> Expression:
         if name != "failed":
             raise _SyntaxError(f"has only one side; allowed: {_EXAMPLE}, or failed(cell)")
         place = _place(inside, family)
-        if place.recipe == EVERY:
+        if place.recipe in STARS:
             raise _SyntaxError("has * in failed(…), which takes one recipe; write one comparison for each recipe")
         return Failure(text, place)
     if len(operators) > 1:
@@ -122,10 +137,13 @@ def _parse(text: str, family: str | None) -> Expression:
         raise _SyntaxError(f"{needs}; allowed: “within 10 %” at the end with =, no margin with < and >")
     left = _term(first, family)
     factor, right = _side(within[1] if within else second, family)
-    if right and right.place.recipe == EVERY:
+    if right and right.place.recipe in STARS and not right.spread:
         raise _SyntaxError("has * on the right; allowed there: a recipe; * is for the left side only")
     if right and left == right:
         raise _SyntaxError("compares a cell with itself; correct one side")
+    columns = {left.column, *({right.column} if right else ())}
+    if len(columns) > 1 and columns <= set(SIZES):
+        raise _SyntaxError(f"compares {left.column} with {right and right.column}; use one of them on both sides")
     return Comparison(text, left, operator, factor, right, _positive(within[2]) / 100 if within else None)
 
 
@@ -137,9 +155,17 @@ def _side(text: str, family: str | None) -> tuple[float, Term | None]:
 
 
 def _term(text: str, family: str | None) -> Term:
+    spread = _SPREAD.fullmatch(text)
+    if spread is not None:
+        term = _term(spread[1], family)
+        if term.spread or term.place.recipe not in STARS:
+            raise _SyntaxError("has spread of one cell; allowed: spread(COLUMN(family/paper/*)), or with family/*")
+        return Term(term.column, term.place, spread=True)
     column, inside = _call(text, f"has {text.strip()!r} instead of COLUMN(cell)")
     if column in RENAMED_COLUMNS:
         raise _SyntaxError(f"has the column {column!r}, which is now called {RENAMED_COLUMNS[column]}; rename it")
+    if column in RAW_TIMES:
+        raise _SyntaxError(f"has {column}, a time at the load of its hour; allowed: speedup, which is timed in turns")
     if column not in COLUMN_NAMES:
         raise _SyntaxError(f"has the unknown column {column!r}; allowed: {', '.join(COLUMN_NAMES)}")
     return Term(column, _place(inside, family))

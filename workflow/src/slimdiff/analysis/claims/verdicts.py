@@ -6,26 +6,28 @@ docs/claims.md explains the rules.
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from slimdiff.analysis import statistics
-from slimdiff.analysis.claims.expressions import EVERY, Comparison, Expression, Failure, Place
+from slimdiff.analysis.claims import effects
+from slimdiff.analysis.claims.effects import CONTRADICTED, NOT_RUN, REPLICATED, UNRESOLVED, VERDICTS, Decision, Effect
+from slimdiff.analysis.claims.expressions import PAPER_EVERY, STARS, Comparison, Expression, Failure, Place, Term
 from slimdiff.analysis.claims.file import Claim
+from slimdiff.analysis.claims.scale import scale_of
+from slimdiff.analysis.decisions import Margins
 from slimdiff.analysis.matrix import Matrix
-from slimdiff.analysis.measures import VERSUS_PAPER
+from slimdiff.analysis.measures import BASELINE, FID, KID, LATENCY, VERSUS_PAPER
 from slimdiff.analysis.paper import PAPER_DATASET, families
-from slimdiff.analysis.statistics import CONFIDENCE, FRECHET, RESOLUTION, Outcome, Recipe
+from slimdiff.analysis.references import references
+from slimdiff.analysis.statistics import CONFIDENCE, Outcome, Recipe
 
-REPLICATED, CONTRADICTED, UNRESOLVED, NOT_RUN = VERDICTS = ("replicated", "contradicted", "unresolved", "not run")
 WORST_FIRST = (CONTRADICTED, NOT_RUN, UNRESOLVED, REPLICATED)  # a claim takes the first verdict that any part has
-# Deterministic columns: one seed is enough.
-DETERMINISTIC = ("params", "params_nonzero", "macs", "size_bytes", "size_gzip_bytes", "size_packed_bytes")
+SPEEDUP = "speedup"
 PAPER_COLUMNS = {measure.column: measure.paper for measure in VERSUS_PAPER}
-ONE_SEED = "one seed, no interval"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class Part:
     high: float | None
     verdict: str
     why: str
+    second_column: str | None = None  # that must agree, of a comparison of images
+    second_effect: float | None = None
+    second_low: float | None = None
+    second_high: float | None = None
     paper_left: float | None = None
     paper_right: float | None = None
     paper_effect: float | None = None
@@ -57,31 +63,22 @@ class Verdict:
     source: str
     file: str
     dataset: str
+    scale: str  # of the runs: epochs, preconditioning, sampler, images
     verdict: str  # one of VERDICTS
     paper_supports: str  # whether the source's own numbers support the claim: yes, no, "yes, where …", "no number"
     contradictions: tuple[str, ...]  # of the source with itself
     parts: tuple[Part, ...]
 
 
-@dataclass(frozen=True)
-class Effect:
-    """The measured effect of a comparison, over `n` of the seeds in `shared`."""
-
-    shared: list[int]
-    n: int
-    mean: float
-    low: float
-    high: float
-
-
-def evaluate_claims(matrix: Matrix, paper: pd.DataFrame, claims: Iterable[Claim]) -> list[Verdict]:
+def evaluate_claims(matrix: Matrix, paper: pd.DataFrame, claims: Iterable[Claim], margins: Margins) -> list[Verdict]:
     """Return the verdict on each claim, for each data set of the matrix that it covers."""
-    evidence = _Evidence(matrix, paper)
+    evidence = _Evidence(matrix, paper, margins)
     verdicts = []
     for claim in claims:
         notes = evidence.notes(claim.comparisons)
         for dataset in _datasets(claim, matrix.frame):
-            parts = tuple(part for expression in claim.comparisons for part in _parts(expression, dataset, evidence))
+            pairs = [pair for expression in claim.comparisons for pair in _parts(expression, dataset, evidence)]
+            parts = _corrected(pairs)
             verdicts.append(
                 Verdict(
                     claim.id,
@@ -89,6 +86,7 @@ def evaluate_claims(matrix: Matrix, paper: pd.DataFrame, claims: Iterable[Claim]
                     claim.source,
                     claim.file,
                     dataset,
+                    scale_of(matrix.frame, evidence.families, [name for part in parts for name in _cells(part)]),
                     overall(part.verdict for part in parts),
                     _paper_supports(parts),
                     (*claim.contradictions, *notes),
@@ -104,52 +102,25 @@ def overall(verdicts: Iterable[str]) -> str:
     return next((verdict for verdict in WORST_FIRST if verdict in present), NOT_RUN)
 
 
-def to_json(matrix: Matrix, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def to_json(matrix: Matrix, verdicts: Sequence[Verdict], margins: Margins) -> dict[str, Any]:
     """Return `verdicts` as JSON values, with the matrix they are of and the number of each."""
     source, counts = matrix.provenance, Counter(verdict.verdict for verdict in verdicts)
     origin = {key: source.get(key) for key in ("slimdiff", "git_commit", "written_at")}
     return {
         "matrix": origin | {"cells": len(matrix.frame)},
         "confidence": CONFIDENCE,
-        "resolution": RESOLUTION,
+        "margins": asdict(margins),
         "verdicts": {verdict: counts[verdict] for verdict in VERDICTS},
         "claims": [asdict(verdict) for verdict in verdicts],
     }
 
 
-def decide(
-    operator: str, mean: float, low: float, high: float, within: float | None = None, resolution: float = 1.0
-) -> tuple[str, str]:
-    """Return the verdict on “mean OPERATOR 1”, and the reason if it is not replicated.
-
-    Args:
-        operator: "<", ">" or "=".
-        mean: the effect / the threshold.
-        low: lower end of its interval.
-        high: upper end of its interval.
-        within: margin of "=", as a share.
-        resolution: ratios closer to 1 than this are no difference, whatever the interval.
-    """
-    if operator == "=":
-        margin = max(1 + (within or 0.0), resolution)
-        if 1 / margin <= low and high <= margin:
-            return REPLICATED, ""
-        if high < 1 / margin or low > margin:
-            return CONTRADICTED, "the interval lies outside the margin"
-        return UNRESOLVED, "the interval extends beyond the margin"
-    below = operator == "<"
-    claimed, opposite = (high < 1, low >= 1) if below else (low > 1, high <= 1)
-    if not claimed and not opposite:
-        return UNRESOLVED, "the interval contains the threshold"
-    if 1 / resolution <= mean <= resolution and resolution > 1:
-        return UNRESOLVED, f"ratio within the resolution of {resolution}"
-    return (REPLICATED, "") if claimed else (CONTRADICTED, "the interval lies on the other side of the threshold")
-
-
 class _Evidence:
     """Look-ups in the matrix and in the paper's numbers."""
 
-    def __init__(self, matrix: Matrix, paper: pd.DataFrame) -> None:
+    def __init__(self, matrix: Matrix, paper: pd.DataFrame, margins: Margins) -> None:
+        self.margins = margins
+        self.references = references(matrix.frame)
         self.families = families(matrix)
         self.recipes = matrix.config.get("optimizations", {})
         self.outcomes = statistics.outcomes(matrix.frame)
@@ -171,29 +142,54 @@ class _Evidence:
         """Return the models of `family` on `dataset` with all of `recipes`, else all that ran, else the family."""
         models = dict.fromkeys(model for data, model, _ in self.outcomes if data == dataset)
         own = [model for model in models if self.families[model] == family]
-        required = [recipe for recipe in recipes if recipe != EVERY]
+        required = [recipe for recipe in recipes if recipe not in STARS]
         complete = [model for model in own if all((dataset, model, recipe) in self.outcomes for recipe in required)]
         return complete or own or [family]
 
-    def techniques(self, dataset: str, model: str, family: str) -> list[str]:
-        """Return the recipes of *: those of the paper's tables and of the matrix that keep the model's sampler.
+    def techniques(self, dataset: str, model: str, place: Place) -> list[str]:
+        """Return the recipes of a star, without the baseline and those with their own sampler.
 
-        On data sets other than the paper's, only those of the matrix.
+        On the paper's data set paper/* is all of its techniques; on others those of them that the matrix holds.
         """
-        rows = self._paper if dataset == PAPER_DATASET else []
-        printed = [str(row["optimization"]) for row in rows if row["model"] == family and row["table"].isdigit()]
         run = [recipe for data, name, recipe in self.outcomes if (data, name) == (dataset, model)]
-        own = [name for name in dict.fromkeys([*printed, *run]) if not self.recipes.get(name, {}).get("sampler")]
-        return own or [EVERY]
+        if place.recipe == PAPER_EVERY:
+            rows = [row for row in self._paper if row["model"] == place.family and row["table"].isdigit()]
+            names = [str(row["optimization"]) for row in rows]
+            names = names if dataset == PAPER_DATASET else [name for name in names if name in run]
+        else:
+            names = [name for name in run if not self.recipes.get(name, {}).get("sampler")]
+        return [name for name in dict.fromkeys(names) if name != BASELINE]
 
-    def printed(self, column: str, place: Place, recipe: str) -> float | None:
-        """Return the paper's first number for a cell: Table 9 repeats others and comes last."""
-        if place.dataset not in (None, PAPER_DATASET) or column not in PAPER_COLUMNS:
+    def spread(self, column: str, dataset: str, model: str, place: Place) -> tuple[dict[int, float], list[Recipe]]:
+        """Return seed → the standard deviation of the logarithms of `column` over a star, and the star's cells.
+
+        Only seeds count at which every cell has a value above 0.
+        """
+        cells = [(dataset, model, name) for name in self.techniques(dataset, model, place)]
+        values = [self.values(column, cell) for cell in cells]
+        shared = [seed for seed in (values[0] if values else {}) if all(own.get(seed, 0) > 0 for own in values)]
+        return {seed: statistics.log_sd([own[seed] for own in values]) for seed in shared if len(values) > 1}, cells
+
+    def printed(self, term: Term, recipe: str) -> float | None:
+        """Return the paper's first number for a cell, Table 9's last since it repeats others; or of a spread."""
+        place, column = term.place, term.column
+        if place.dataset not in (None, PAPER_DATASET):
             return None
+        if term.spread:
+            names = self.techniques(PAPER_DATASET, "", Place(None, place.family, PAPER_EVERY))
+            values = [self.printed(Term(column, place), name) for name in names]
+            numbers = [value for value in values if value is not None]
+            return statistics.log_sd(numbers) if place.recipe == PAPER_EVERY and len(numbers) > 1 else None
+        if column == SPEEDUP:
+            times = [self._first(place.family, name, LATENCY.paper) for name in (BASELINE, recipe)]
+            return None if None in times else times[0] / times[1]  # type: ignore[operator]
+        return self._first(place.family, recipe, PAPER_COLUMNS[column]) if column in PAPER_COLUMNS else None
+
+    def _first(self, family: str, recipe: str, column: str) -> float | None:
+        """Return the paper's first number in one of its columns."""
         for row in self._paper:
-            value = row[PAPER_COLUMNS[column]]
-            if (row["model"], row["optimization"]) == (place.family, recipe) and not pd.isna(value):
-                return float(value)
+            if (row["model"], row["optimization"]) == (family, recipe) and not pd.isna(row[column]):
+                return float(row[column])
         return None
 
     def notes(self, expressions: Iterable[Expression]) -> tuple[str, ...]:
@@ -203,7 +199,9 @@ class _Evidence:
         notes = []
         for row in self._paper:
             family, recipe, numbered = row["model"], row["optimization"], row["table"].isdigit()
-            if ((family, recipe) in named or ((family, EVERY) in named and numbered)) and not pd.isna(row["note"]):
+            if ((family, recipe) in named or ((family, PAPER_EVERY) in named and numbered)) and not pd.isna(
+                row["note"]
+            ):
                 where = f"Table {row['table']}" if numbered else f"Section {row['section']}"
                 notes.append(f"{where}, {row['label']}: {row['note']}")
         return tuple(notes)
@@ -217,13 +215,14 @@ def _datasets(claim: Claim, frame: pd.DataFrame) -> list[str]:
     return [" and ".join(dict.fromkeys(name for name in named if name))]
 
 
-def _parts(expression: Expression, dataset: str, evidence: _Evidence) -> Iterator[Part]:
+def _parts(expression: Expression, dataset: str, evidence: _Evidence) -> Iterator[tuple[Part, Decision]]:
     """Yield the comparison for each pair of models, and each technique, that it covers."""
     if isinstance(expression, Failure):
         place = expression.place
         data = place.dataset or dataset
         for model in evidence.models(data, place.family, place.recipe):
-            yield _failure(expression, (data, model, place.recipe), evidence)
+            part = _failure(expression, (data, model, place.recipe), evidence)
+            yield part, Decision(part.verdict, part.why)
         return
     left, right = expression.left.place, expression.right.place if expression.right else None
     left_data, right_data = left.dataset or dataset, (right or left).dataset or dataset
@@ -233,10 +232,25 @@ def _parts(expression: Expression, dataset: str, evidence: _Evidence) -> Iterato
     others = [None] if right is None or same_model else evidence.models(right_data, right.family, right.recipe)
     for model, other in itertools.product(models, others):
         right_cell: Recipe | None = (right_data, other or model, right.recipe) if right else None
-        recipes = evidence.techniques(left_data, model, left.family) if left.recipe == EVERY else [left.recipe]
-        for recipe in recipes:
+        each = left.recipe in STARS and not expression.left.spread
+        for recipe in evidence.techniques(left_data, model, left) if each else [left.recipe]:
             if (left_data, model, recipe) != right_cell:
                 yield _comparison(expression, (left_data, model, recipe), right_cell, evidence)
+
+
+def _corrected(pairs: Sequence[tuple[Part, Decision]]) -> tuple[Part, ...]:
+    """Return the parts of a claim, their contradictions corrected for the number of parts (Holm).
+
+    All parts must hold for a claim to be replicated, which needs no correction; one suffices to contradict it.
+    """
+    adjusted = statistics.holm([decision.p_against for _, decision in pairs])
+    parts = []
+    for (part, _), p in zip(pairs, adjusted, strict=True):
+        if part.verdict == CONTRADICTED and not math.isnan(p) and p >= statistics.ALPHA:
+            why = f"contradicted alone, not after Holm's correction for {len(pairs)} comparisons"
+            part = replace(part, verdict=UNRESOLVED, why=why)
+        parts.append(part)
+    return tuple(parts)
 
 
 def _failure(expression: Failure, cell: Recipe, evidence: _Evidence) -> Part:
@@ -255,96 +269,129 @@ def _failure(expression: Failure, cell: Recipe, evidence: _Evidence) -> Part:
     return Part(expression.text, name, None, None, outcome.seeds, None, None, None, verdict, why)
 
 
-def _comparison(expression: Comparison, left: Recipe, right: Recipe | None, evidence: _Evidence) -> Part:
-    sides = [(expression.left.column, left)]
-    if expression.right and right:
-        sides.append((expression.right.column, right))
-    values = [evidence.values(column, cell) for column, cell in sides]
-    deterministic = all(column in DETERMINISTIC for column, _ in sides)
-    effect = _effect(values, deterministic)
-    verdict, why = _obstacle(sides, values, effect, evidence) or _decide(expression, effect)
-    outcomes = [(cell, evidence.outcome(cell)) for _, cell in sides]
-    if not any(_all_failed(outcome) for _, outcome in outcomes):
-        why = "; ".join(
-            [why] * bool(why) + [_some_failed(cell, outcome) for cell, outcome in outcomes if outcome.failed]
-        )
-    return Part(
+def _comparison(
+    expression: Comparison, left: Recipe, right: Recipe | None, evidence: _Evidence
+) -> tuple[Part, Decision]:
+    terms = [(expression.left, left), *([(expression.right, right)] if expression.right and right else [])]
+    effect, decision = _decide(expression, terms, evidence)
+    column, second = _second(expression), None
+    if column is not None and decision.verdict != NOT_RUN:
+        others = [(replace(term, column=column), cell) for term, cell in terms]
+        second, agreeing = _decide(expression, others, evidence)
+        if decision.verdict in (REPLICATED, CONTRADICTED):
+            decision = _agreed(decision, agreeing, column)
+    mean, low, high = _numbers(second) if second else (None, None, None)
+    paper_left, paper_right, paper_effect, holds = _paper_numbers(expression, left[2], evidence)
+    part = Part(
         expression.text,
         _name(left),
         _name(right) if right else None,
         expression.left.column,
         effect.n,
-        _finite(effect.mean),
-        _finite(effect.low),
-        _finite(effect.high),
-        verdict,
-        why,
-        *_paper_numbers(expression, left[2], evidence),
+        *_numbers(effect),
+        decision.verdict,
+        _with_remarks(decision, [cell for term, cell in terms if not term.spread], evidence),
+        second_column=column if second else None,
+        second_effect=mean,
+        second_low=low,
+        second_high=high,
+        paper_left=paper_left,
+        paper_right=paper_right,
+        paper_effect=paper_effect,
+        paper_holds=holds,
     )
+    return part, decision
 
 
-def _effect(values: Sequence[dict[int, float]], deterministic: bool) -> Effect:
-    """Return the effect of one or two sides, each seed → value.
+def _second(expression: Comparison) -> str | None:
+    """Return the column that must agree with a comparison of distances between two cells, if it is one."""
+    columns = {expression.left.column, *({expression.right.column} if expression.right else ())}
+    if expression.right is None or not columns <= set(effects.DISTANCES):
+        return None
+    return FID.column if columns == {KID.column} else KID.column
 
-    A single seed has an interval of width 0 if the columns are deterministic or both sides are equal.
-    """
-    if len(values) == 1:
-        summary = statistics.summarize(list(values[0].values()))
-        effect = Effect(list(values[0]), summary.n, summary.mean, summary.low, summary.high)
-    else:
-        left, right = values
-        ratio = statistics.paired(left, right)
-        shared = [seed for seed in left if seed in right]
-        effect = Effect(shared, ratio.n, ratio.mean, ratio.low, ratio.high)
-        deterministic |= bool(shared) and all(left[seed] == right[seed] for seed in shared)
-    if effect.n == 1 and deterministic:
-        return Effect(effect.shared, 1, effect.mean, effect.mean, effect.mean)
-    return effect
+
+def _agreed(first: Decision, second: Decision, column: str) -> Decision:
+    """Return the decision of two columns: theirs if they agree, else unresolved."""
+    p_values = (first.p_against, second.p_against)
+    p_against = math.nan if any(map(math.isnan, p_values)) else max(p_values)
+    if first.verdict == second.verdict:
+        return Decision(first.verdict, first.why, p_against)
+    said = "was not measured" if second.verdict == NOT_RUN else f"does not agree: {second.why or second.verdict}"
+    return Decision(UNRESOLVED, f"{column} {said}", p_against)
+
+
+def _decide(
+    expression: Comparison, terms: Sequence[tuple[Term, Recipe]], evidence: _Evidence
+) -> tuple[Effect, Decision]:
+    """Return the effect of a comparison in the columns of `terms`, and what it says."""
+    values, cells = [], []
+    for term, cell in terms:
+        if term.spread:
+            own, members = evidence.spread(term.column, *cell[:2], term.place)
+        else:
+            own, members = evidence.values(term.column, cell), [cell]
+        values.append(own)
+        cells.append((term, cell, members))
+    columns = tuple(term.column for term, _ in terms)
+    effect = effects.measure(values, columns)
+    obstacle = _obstacle(cells, values, effect, evidence)
+    return effect, obstacle or effects.decide(expression, effect, effects.resolution(columns, evidence.margins))
 
 
 def _obstacle(
-    sides: Sequence[tuple[str, Recipe]], values: Sequence[dict[int, float]], effect: Effect, evidence: _Evidence
-) -> tuple[str, str] | None:
+    cells: Sequence[tuple[Term, Recipe, Sequence[Recipe]]],
+    values: Sequence[Mapping[int, float]],
+    effect: Effect,
+    evidence: _Evidence,
+) -> Decision | None:
     """Return the verdict and the reason if the sides cannot be compared."""
-    outcomes = {cell: evidence.outcome(cell) for _, cell in sides}
-    not_run = [_name(cell) for _, cell in sides if not outcomes[cell].seeds]
-    failed = [f"{_name(cell)} failed: {outcomes[cell].reason}" for _, cell in sides if _all_failed(outcomes[cell])]
-    no_value = [f"{column} of {_name(cell)}" for (column, cell), own in zip(sides, values, strict=True) if not own]
-    if not_run:
-        return NOT_RUN, f"{_were(not_run)} not run"
+    outcomes = {cell: evidence.outcome(cell) for _, _, members in cells for cell in members}
+    not_run = [_name(cell) for cell, outcome in outcomes.items() if not outcome.seeds]
+    failed = [f"{_name(cell)} failed: {own.reason}" for cell, own in outcomes.items() if _all_failed(own)]
+    lacking = [(term.column, cell) for (term, cell, _), own in zip(cells, values, strict=True) if not own]
+    if not_run or not outcomes:
+        return Decision(NOT_RUN, f"{_were(not_run)} not run" if not_run else "no technique was run")
     if failed:
-        return UNRESOLVED, "; ".join(failed)
-    if no_value:
-        return NOT_RUN, f"{_were(no_value)} not measured"
+        return Decision(UNRESOLVED, "; ".join(failed))
+    if lacking:
+        if all(column in statistics.TIMES and evidence.outcome(cell).disturbed for column, cell in lacking):
+            return Decision(UNRESOLVED, "disturbed: other processes ran beside the profiles")
+        return Decision(NOT_RUN, f"{_were([f'{column} of {_name(cell)}' for column, cell in lacking])} not measured")
     if not effect.shared:
-        return UNRESOLVED, "no seed in common"
+        return Decision(UNRESOLVED, "no seed in common")
     if effect.n < len(effect.shared):
-        return UNRESOLVED, "a value is not above 0, so there is no ratio"
-    return (UNRESOLVED, ONE_SEED) if math.isnan(effect.low) else None
+        return Decision(UNRESOLVED, "a value is not above 0, so there is no ratio")
+    return Decision(UNRESOLVED, effects.ONE_SEED) if math.isnan(effect.low) else None
 
 
-def _decide(expression: Comparison, effect: Effect) -> tuple[str, str]:
-    columns = {expression.left.column, *({expression.right.column} if expression.right else ())}
-    factor, resolution = expression.factor, RESOLUTION if columns & set(FRECHET) else 1.0
-    ratios = (effect.mean / factor, effect.low / factor, effect.high / factor)
-    return decide(expression.operator, *ratios, within=expression.within, resolution=resolution)
+def _with_remarks(decision: Decision, cells: Sequence[Recipe], evidence: _Evidence) -> str:
+    """Return the reason of a decision, with failed seeds and an unequal training."""
+    outcomes = [(cell, evidence.outcome(cell)) for cell in cells]
+    remarks = [decision.why] * bool(decision.why)
+    if not any(_all_failed(outcome) for _, outcome in outcomes):
+        remarks += [_some_failed(cell, outcome) for cell, outcome in outcomes if outcome.failed]
+    if len(cells) == 2 and cells[0][:2] == cells[1][:2] and decision.verdict != NOT_RUN:
+        own, other = cells
+        if other[2] == BASELINE and evidence.references.get(own, BASELINE) != BASELINE:
+            remarks.append(f"{_name(own)} was trained for longer than {_name(other)}")
+    return "; ".join(remarks)
 
 
 def _paper_numbers(
     expression: Comparison, recipe: str, evidence: _Evidence
 ) -> tuple[float | None, float | None, float | None, bool | None]:
     """Return the paper's numbers for both sides, their ratio (or the left one), and whether the comparison holds."""
-    left = evidence.printed(expression.left.column, expression.left.place, recipe)
+    left = evidence.printed(expression.left, recipe)
     right = None
     effect = left
     if expression.right:
-        right = evidence.printed(expression.right.column, expression.right.place, expression.right.place.recipe)
+        right = evidence.printed(expression.right, expression.right.place.recipe)
         effect = None if left is None or right is None else left / right
     if effect is None:
         return left, right, None, None
-    scaled = effect / expression.factor
-    holds = decide(expression.operator, scaled, scaled, scaled, expression.within)[0] == REPLICATED
-    return left, right, effect, holds
+    held = effects.decide(expression, effects.exactly(effect), 1.0).verdict == REPLICATED
+    return left, right, effect, held
 
 
 def _paper_supports(parts: Iterable[Part]) -> str:
@@ -364,8 +411,15 @@ def _some_failed(cell: Recipe, outcome: Outcome) -> str:
     return f"{outcome.failed} of {outcome.seeds} seeds of {_name(cell)} failed: {outcome.reason}"
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _numbers(effect: Effect) -> tuple[float | None, float | None, float | None]:
+    """Return mean and interval of an effect; None where there is none."""
+    mean, low, high = (n if math.isfinite(n) else None for n in (effect.mean, effect.low, effect.high))
+    return mean, low, high
+
+
+def _cells(part: Part) -> list[str]:
+    """Return the names of the cells of a part."""
+    return [part.left, *([part.right] if part.right else [])]
 
 
 def _were(names: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """Figures of two ablations: FID with one module pruned at a time, and FID over sparsity."""
 
+import functools
 from collections.abc import Callable
 
 import altair as alt
@@ -8,7 +9,6 @@ import pandas as pd
 from slimdiff.analysis.ablations import MIN_AMOUNTS
 from slimdiff.analysis.findings import Findings
 from slimdiff.analysis.measures import BASELINE, FID
-from slimdiff.analysis.statistics import RESOLUTION
 from slimdiff.report.figures import style
 from slimdiff.report.figures.style import FID_AXIS, RATIO_AXIS
 
@@ -19,11 +19,11 @@ SENSITIVITY_SUBTITLE = (
     "Each recipe prunes one module alone. Modules are in the order in which the network applies them: down the U, "
     "along its bottom, and up again. Above 1 is worse than the baseline of the same seeds; the axis is logarithmic. "
     "Bars: 95 % t-intervals over paired seeds, clipped to the axis; a single seed has none. Grey band: ratios up to "
-    f"{RESOLUTION}, which our FID cannot resolve."
+    "{margin:g}, which our FID cannot resolve."
 )
 SPARSITY_SUBTITLE = (
     "Recipes that only set weights to zero, one line per method. Lower is better; the axis is logarithmic. Dashed: "
-    f"the baseline. {style.INTERVALS} Methods with further epochs train longer than those without."
+    f"the baseline, and the baseline trained for as long as a method with further epochs. {style.INTERVALS}"
 )
 
 
@@ -32,17 +32,22 @@ def sensitivity(findings: Findings, title: str) -> alt.VConcatChart:
     frame = findings.module_ratios
     parts = frame["method"].str.rsplit(", ", n=1)
     frame = frame.assign(technique=parts.str[0], amount=parts.str[-1])
-    return _figure(
-        frame, _module_panel, title, SENSITIVITY_SUBTITLE, "No recipe of this matrix prunes one module alone."
-    )
+    margin = findings.margins.quality
+    draw, subtitle = functools.partial(_module_panel, margin=margin), SENSITIVITY_SUBTITLE.format(margin=margin)
+    return _figure(frame, draw, title, subtitle, "No recipe of this matrix prunes one module alone.")
 
 
 def sparsity(findings: Findings, title: str) -> alt.VConcatChart:
     """Return FID over the share of zeros, one line per pruning method."""
     frame = findings.sparse_recipes
-    models = zip(frame["dataset"], frame["model"], strict=True)
-    baselines = [findings.summary(FID.column, (*model, BASELINE)).mean for model in models]
-    frame = frame.assign(baseline=pd.Series(baselines, dtype="float64"))
+    recipes = list(zip(frame["dataset"], frame["model"], frame["optimization"], strict=True))
+    names = [(findings.references[recipe] or "", BASELINE) for recipe in recipes]
+    for place, column in enumerate(("reference", "baseline")):
+        fids = [
+            findings.summary(FID.column, (*recipe[:2], pair[place])).mean
+            for recipe, pair in zip(recipes, names, strict=True)
+        ]
+        frame = frame.assign(**{column: pd.Series(fids, dtype="float64")})
     empty = f"No model of this matrix has one pruning method in {MIN_AMOUNTS} amounts."
     return _figure(frame, _sparsity_panel, title, SPARSITY_SUBTITLE, empty)
 
@@ -59,10 +64,10 @@ def _figure(
     return style.vconcat(panels or [style.placeholder(empty, SPARSITY_PX[0])], title, [*style.wrap(subtitle), *omitted])
 
 
-def _module_panel(block: pd.DataFrame, name: str, frame: pd.DataFrame) -> alt.LayerChart:
+def _module_panel(block: pd.DataFrame, name: str, frame: pd.DataFrame, margin: float) -> alt.LayerChart:
     color, shape = style.color_by("technique", frame), style.shape_by("amount", frame)
     modules = list(dict.fromkeys(block["module"]))
-    axis = style.log_axis([*block["ratio"], 1 / RESOLUTION, RESOLUTION], 1.0)
+    axis = style.log_axis([*block["ratio"], 1 / margin, margin], 1.0)
     labels = alt.Axis(title="module, from input to output", labelAngle=-40, grid=True)
     x = alt.X("module:N", scale=alt.Scale(domain=modules), axis=labels)
     methods = alt.Scale(domain=sorted(set(frame["method"])), paddingOuter=0.5)
@@ -77,7 +82,7 @@ def _module_panel(block: pd.DataFrame, name: str, frame: pd.DataFrame) -> alt.La
     numbers = style.interval_tooltip("ratio", RATIO_AXIS, ".3g")
     tooltip = [alt.Tooltip("module:N"), alt.Tooltip("method:N"), *numbers, alt.Tooltip("seeds:Q")]
     layers = [
-        style.resolution_band().encode(y=y("start"), y2="end:Q"),
+        style.margin_band(margin).encode(y=y("start"), y2="end:Q"),
         style.dashed(1.0).encode(y=y("value")),
         lines.encode(**place, y=y("ratio"), color=color, detail="method:N"),
         bars.encode(**place, y=y("start"), y2="end:Q", color=color),
@@ -89,7 +94,7 @@ def _module_panel(block: pd.DataFrame, name: str, frame: pd.DataFrame) -> alt.La
 
 def _sparsity_panel(block: pd.DataFrame, name: str, frame: pd.DataFrame) -> alt.LayerChart:
     color, shape = style.color_by("method", frame), style.shape_by("method", frame)
-    baselines = block["baseline"].dropna()
+    baselines = pd.concat([block["baseline"], block["reference"]]).dropna().drop_duplicates()
     axis = style.log_axis([*block["fid_indomain"], *baselines], float(block["fid_indomain"].iloc[0]))
     share = alt.Axis(format=".0%", grid=False)
     x = alt.X("zeros:Q", title="sparsity: share of zero parameters", scale=alt.Scale(domain=[0, 1]), axis=share)
@@ -107,7 +112,7 @@ def _sparsity_panel(block: pd.DataFrame, name: str, frame: pd.DataFrame) -> alt.
         alt.Tooltip("zeros:Q", title="sparsity", format=".1%"),
     ]
     layers = [
-        *(style.dashed(value).encode(y=y("value")) for value in baselines.head(1)),
+        *(style.dashed(value).encode(y=y("value")) for value in baselines),
         alt.Chart(block).mark_line(strokeWidth=1.5).encode(x=x, y=y("fid_indomain"), color=color),
         bars.encode(x=x, y=y("start"), y2="end:Q", color=color),
         points.encode(x=x, y=y("fid_indomain"), color=color, shape=shape, tooltip=tooltip),

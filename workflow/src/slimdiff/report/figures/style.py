@@ -13,7 +13,6 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from slimdiff.analysis.statistics import RESOLUTION
 from slimdiff.io import files
 from slimdiff.report.contents import CELLS, FIGURE_FORMATS
 
@@ -185,9 +184,9 @@ def dashed(value: float) -> alt.Chart:
     return alt.Chart(pd.DataFrame({"value": [value]})).mark_rule(strokeDash=[5, 4], color=GREY)
 
 
-def resolution_band() -> alt.Chart:
-    """Return the grey band of ratios within the resolution of the FID; encode `start` and `end`."""
-    edges = pd.DataFrame({"start": [1 / RESOLUTION], "end": [RESOLUTION]})
+def margin_band(margin: float) -> alt.Chart:
+    """Return the grey band of ratios within `margin` of 1; encode `start` and `end`."""
+    edges = pd.DataFrame({"start": [1 / margin], "end": [margin]})
     return alt.Chart(edges).mark_rect(color="#d9d9d9", opacity=0.55)
 
 

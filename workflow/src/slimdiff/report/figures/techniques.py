@@ -22,7 +22,8 @@ NUMBER_PX = 116  # width of the numbers to the right of a half
 HEADINGS = {"fid_indomain": "in-domain FID, ours", "paper_fid": "Inception FID, the paper"}
 SUBTITLE = (
     "Left is better. Ours is an in-domain FID, the paper's an Inception FID on MNIST, so each half has its own scale. "
-    "Both are logarithmic and span the same ratio: equal distances from the dashed baseline are equal changes. "
+    "Both are logarithmic and span the same ratio: equal distances from the dashed baseline are equal changes. Changes "
+    "of recipes that train on are relative to the baseline trained for as long, which is named. "
     f"{style.INTERVALS}"
 )
 
@@ -104,7 +105,8 @@ def _text(row: Mapping[Any, Any], side: str, baseline: str) -> str:
         return "" if side == "paper_fid" else NOT_RUN if row["status"] == NOT_RUN else row["status"].partition(":")[0]
     change = row[f"{side}_change_percent"]
     shows_change = not math.isnan(change) and row["optimization"] != baseline
-    return f"{row[side]:.1f}" + (f"  ({percent_text(change)})" if shows_change else "")
+    longer = f", {row['reference']}" if side == "fid_indomain" and row["reference"] not in ("", baseline) else ""
+    return f"{row[side]:.1f}" + (f"  ({percent_text(change)}{longer})" if shows_change else "")
 
 
 def _first(values: "pd.Series[float]") -> float | None:

@@ -10,7 +10,6 @@ from slimdiff.analysis.findings import Findings
 from slimdiff.analysis.matrix import Matrix
 from slimdiff.analysis.measures import BASELINE
 from slimdiff.analysis.paper import NOT_RUN, drop_crowd, percent_text
-from slimdiff.analysis.statistics import RESOLUTION
 from slimdiff.report.contents import TABLES
 from slimdiff.report.figures import style
 from slimdiff.report.figures.style import FONT_PX, LogAxis
@@ -19,15 +18,17 @@ LINE_PX = 22  # height of one recipe
 WIDTH_PX = 430
 COLUMN_PX = (84, 78, 92)  # widths of the text columns on the right: ours, the paper's, the finding
 OURS, PAPER = "ours", "the paper"
-AXIS = "FID / FID of the baseline"
+AXIS = "FID / FID of the reference"
+RATIO = "fid_indomain_ratio"
 COLORS = {OURS: "#0072B2", PAPER: "#D55E00"}  # Okabe and Ito's, safe for colour blindness
 FILLS = {OURS: COLORS[OURS], PAPER: "rgba(255,255,255,0)"}  # hollow, so that ours shows through
 SHAPES = {OURS: "circle", PAPER: "diamond"}
 SUBTITLE = (
-    "FID relative to the baseline of the same family, on a logarithmic axis; left of 1 is better. Ours is in-domain, "
-    "the paper's an Inception FID on MNIST: compare directions and rough sizes. Bars: 95 % t-intervals over paired "
-    f"seeds, clipped to the axis; a single seed has none. Grey band: ratios up to {RESOLUTION}, which our FID cannot "
-    "resolve."
+    "FID relative to the baseline of the same family, for recipes that train on to the baseline trained for as long; "
+    "the axis is logarithmic, and left of 1 is better. Ours is in-domain, the paper's an Inception FID on MNIST: "
+    "compare directions and rough sizes. Bars: 95 % t-intervals over paired seeds, clipped to the axis; a single seed "
+    "has none. Grey band: ratios up to {margin:g}, which our FID cannot resolve. The finding needs FID and KID to "
+    "agree."
 )
 
 
@@ -41,15 +42,18 @@ def figure(matrix: Matrix, findings: Findings, paper: pd.DataFrame, title: str) 
     shown = drop_crowd(lines)
     order = list(dict.fromkeys(shown["dataset"]))  # keeps the families of a data set together
     shown = shown.sort_values("dataset", key=lambda names: names.map(order.index), kind="stable")
-    axis = style.log_axis(pd.concat([shown["ratio"], shown["paper_ratio"]]).dropna(), 1.0)
-    subtitle = style.wrap(SUBTITLE)
+    axis = style.log_axis(pd.concat([shown[RATIO], shown["paper_ratio"]]).dropna(), 1.0)
+    margin = findings.margins.quality
+    subtitle = style.wrap(SUBTITLE.format(margin=margin))
     if n_omitted := len(lines) - len(shown):
         subtitle += style.wrap(f"{n_omitted} others are left out, see {style.FULL_TABLE}.")
-    panels, omitted = style.draw_panels(shown, ["dataset", "model"], lambda block, name: _panel(block, name, axis))
+    panels, omitted = style.draw_panels(
+        shown, ["dataset", "model"], lambda block, name: _panel(block, name, axis, margin)
+    )
     return style.vconcat(panels, title, subtitle + omitted)
 
 
-def _panel(block: pd.DataFrame, name: str, axis: LogAxis) -> alt.LayerChart:
+def _panel(block: pd.DataFrame, name: str, axis: LogAxis, margin: float) -> alt.LayerChart:
     order = block["optimization"].tolist()
     names = alt.Axis(title=None, ticks=False, grid=True, domain=False, labelLimit=300)
     y = alt.Y("optimization:N", scale=alt.Scale(domain=order), axis=names)
@@ -62,12 +66,12 @@ def _panel(block: pd.DataFrame, name: str, axis: LogAxis) -> alt.LayerChart:
         return {"legend": legend, "scale": alt.Scale(domain=list(values), range=list(values.values()))}
 
     color = alt.Color("source:N", **scale(COLORS))
-    intervals = style.clip_intervals(block, "ratio_low", "ratio_high", axis.ends).assign(source=OURS)
+    intervals = style.clip_intervals(block, f"{RATIO}_low", f"{RATIO}_high", axis.ends).assign(source=OURS)
     bars = alt.Chart(intervals).mark_rule(strokeWidth=3, opacity=0.5)
-    points = pd.concat([_points(block, "ratio", OURS), _points(block, "paper_ratio", PAPER)])
+    points = pd.concat([_points(block, RATIO, OURS), _points(block, "paper_ratio", PAPER)])
     marks = alt.Chart(points).mark_point(size=85, strokeWidth=2, opacity=1)
     layers = [
-        style.resolution_band().encode(x=x("start"), x2="end:Q"),
+        style.margin_band(margin).encode(x=x("start"), x2="end:Q"),
         style.dashed(1.0).encode(x=x("value")),
         bars.encode(x=x("start"), x2="end:Q", y=y, color=color),
         marks.encode(
@@ -81,7 +85,7 @@ def _panel(block: pd.DataFrame, name: str, axis: LogAxis) -> alt.LayerChart:
     ]
     left = WIDTH_PX + 10
     columns = {
-        OURS: block["ratio"].map(_percent),
+        OURS: block[RATIO].map(_percent),
         PAPER: block["paper_ratio"].map(_percent),
         "finding": block["finding"].astype(str),
     }
@@ -97,20 +101,18 @@ def _panel(block: pd.DataFrame, name: str, axis: LogAxis) -> alt.LayerChart:
 
 def _points(block: pd.DataFrame, column: str, source: str) -> pd.DataFrame:
     points = block[block[column] > 0]
-    points = points[["optimization", "ratio_low", "ratio_high", "p_holm", "seeds", "finding"]].assign(
-        value=points[column], source=source
-    )
-    if source == OURS:
-        return points
-    return points.assign(ratio_low=None, ratio_high=None, p_holm=None, seeds=None, finding="")
+    own = [f"{RATIO}_low", f"{RATIO}_high", "images_p", "seeds", "reference", "finding"]
+    points = points[["optimization", *own]].assign(value=points[column], source=source)
+    return points if source == OURS else points.assign(**dict.fromkeys(own[:4]), reference="", finding="")
 
 
 def _tooltip() -> list[alt.Tooltip]:
     return [
         style.recipe_tooltip(),
         alt.Tooltip("source:N"),
-        *style.interval_tooltip("value", AXIS, ".3f", "ratio_low", "ratio_high"),
-        alt.Tooltip("p_holm:Q", title="p, Holm", format=".3g"),
+        *style.interval_tooltip("value", AXIS, ".3f", f"{RATIO}_low", f"{RATIO}_high"),
+        alt.Tooltip("images_p:Q", title="p, Holm", format=".3g"),
+        alt.Tooltip("reference:N"),
         alt.Tooltip("seeds:Q"),
         alt.Tooltip("finding:N"),
     ]

@@ -18,7 +18,6 @@ import pandas as pd
 import vl_convert
 from markdown_it import MarkdownIt
 
-from slimdiff.analysis import statistics
 from slimdiff.analysis.findings import Findings
 from slimdiff.analysis.matrix import Matrix
 from slimdiff.analysis.paper import NOT_RUN
@@ -41,6 +40,8 @@ MARKS = {
     "not run": "–",
     "better": "↓",
     "worse": "↑",
+    "equivalent": "=",
+    "disturbed": "~",
     "failed": "✗",
 }
 MAX_ROWS = 500  # of a table; the files have all
@@ -104,7 +105,7 @@ def build(
         undrawn=["/".join(row) for row in recipes.loc[~(recipes["fid_indomain"] > 0), RECIPE].itertuples(index=False)],
         plots=plots,
         scale=scale,
-        resolution=statistics.RESOLUTION,
+        margins=findings.margins,
         n_more_curves=n_more_curves,
         sheets=sheets,
         claims=_claims(claims),
@@ -198,6 +199,7 @@ def _claims(record: Mapping[str, Any]) -> dict[str, Any]:
         "evaluated": [claim for claim in record["claims"] if claim["verdict"] != NOT_RUN],
         "not_run": [claim for claim in record["claims"] if claim["verdict"] == NOT_RUN],
         "confidence": 100 * record["confidence"],
+        "margins": record["margins"],
     }
 
 

@@ -1,4 +1,4 @@
-"""FID of each recipe relative to its baseline, ours and the paper's: tables with a dot plot per row.
+"""FID of each recipe relative to its reference, ours and the paper's: tables with a dot plot per row.
 
 Positions are percentages of the width of a plot, so the page draws them at any width without a script.
 """
@@ -14,13 +14,13 @@ from slimdiff.analysis.findings import Findings
 from slimdiff.analysis.matrix import Matrix
 from slimdiff.analysis.measures import BASELINE
 from slimdiff.analysis.paper import NOT_RUN, drop_crowd
-from slimdiff.analysis.statistics import RESOLUTION
 from slimdiff.io.text import significant
 from slimdiff.report.contents import TABLES
 from slimdiff.report.figures import style
 from slimdiff.report.figures.style import LogAxis
 from slimdiff.report.tables.markdown import missing
 
+RATIO = "fid_indomain_ratio"
 # Characters for the shapes of the charts, so that the kind of a recipe is more than a colour.
 GLYPHS = {
     "circle": "●",
@@ -45,7 +45,8 @@ class DotRow:
     kind: str
     glyph: str
     fid: str  # in-domain, with its interval, or why there is none
-    ratio: str  # of the FID to the baseline's, with its interval
+    reference: str  # the recipe that it is compared with, if that is not the baseline
+    ratio: str  # of the FID to the reference's, with its interval
     paper_fid: str
     paper_ratio: str
     finding: str
@@ -68,7 +69,7 @@ class DotPlot:
 
 @dataclass(frozen=True)
 class Scale:
-    """The scale of all plots: ticks, the position of the baseline, and the band within the resolution of the FID."""
+    """The scale of all plots: ticks, the position of the baseline, and the band within the margin of quality."""
 
     ticks: tuple[tuple[str, float], ...]
     baseline: float
@@ -78,11 +79,12 @@ class Scale:
 def dot_plots(matrix: Matrix, findings: Findings, paper: pd.DataFrame) -> tuple[list[DotPlot], Scale]:
     """Return the plots, families that were run first, and their common logarithmic scale of ratios."""
     lines = differences.table(matrix, findings, paper, TABLES)
+    margin = findings.margins.quality
     lines["paper_ratio"] = 1 + lines["paper_fid_change_percent"] / 100
     lines = lines[(lines["status"] != NOT_RUN) | lines["paper_ratio"].notna() | (lines["optimization"] == BASELINE)]
     shown = drop_crowd(lines)
     counts: dict[Any, int] = lines.groupby(["dataset", "model"]).size().to_dict()
-    axis = style.log_axis(pd.concat([shown["ratio"], shown["paper_ratio"]]).dropna(), 1.0)
+    axis = style.log_axis(pd.concat([shown[RATIO], shown["paper_ratio"]]).dropna(), 1.0)
     plots = []
     for (dataset, model), block in shown.groupby(["dataset", "model"], sort=False):
         rows = tuple(_row(line, axis) for line in block.to_dict("records"))
@@ -90,15 +92,15 @@ def dot_plots(matrix: Matrix, findings: Findings, paper: pd.DataFrame) -> tuple[
         plots.append(DotPlot(str(dataset), str(model), bool(block["ran"].any()), rows, omitted))
     plots.sort(key=lambda plot: not plot.ran)
     ticks = tuple((f"{tick:g}", _position(tick, axis)) for tick in axis.ticks())
-    return plots, Scale(ticks, _position(1.0, axis), (_position(1 / RESOLUTION, axis), _position(RESOLUTION, axis)))
+    return plots, Scale(ticks, _position(1.0, axis), (_position(1 / margin, axis), _position(margin, axis)))
 
 
 def _row(line: Mapping[Any, Any], axis: LogAxis) -> DotRow:
     is_baseline = line["optimization"] == BASELINE
-    has_fid, has_ratio = not missing(line["fid_indomain"]), not missing(line["ratio"]) and line["ratio"] > 0
-    has_interval = has_ratio and not missing(line["ratio_low"])
+    has_fid, has_ratio = not missing(line["fid_indomain"]), not missing(line[RATIO]) and line[RATIO] > 0
+    has_interval = has_ratio and not missing(line[f"{RATIO}_low"])
     has_paper_fid = not missing(line["paper_fid"])
-    ours = 1.0 if is_baseline and has_fid else line["ratio"] if has_ratio else None
+    ours = 1.0 if is_baseline and has_fid else line[RATIO] if has_ratio else None
     paper = line["paper_ratio"] if has_paper_fid and not missing(line["paper_ratio"]) else None
     fid = _interval(line, "fid_indomain") if has_fid else line["status"].partition(":")[0]
     return DotRow(
@@ -107,13 +109,14 @@ def _row(line: Mapping[Any, Any], axis: LogAxis) -> DotRow:
         kind=line["kind"],
         glyph=GLYPHS[style.KINDS[line["kind"]][1]],
         fid=fid,
-        ratio="" if is_baseline or not has_ratio else f"×{_interval(line, 'ratio')}",
+        reference="" if line["reference"] == BASELINE else line["reference"],
+        ratio="" if is_baseline or not has_ratio else f"×{_interval(line, RATIO)}",
         paper_fid=f"{line['paper_fid']:.1f}" if has_paper_fid else "",
         paper_ratio="" if is_baseline or paper is None else f"×{significant(paper)}",
         finding=line["finding"],
         ours=None if ours is None else _position(ours, axis),
-        low=_position(line["ratio_low"], axis) if has_interval else None,
-        high=_position(line["ratio_high"], axis) if has_interval else None,
+        low=_position(line[f"{RATIO}_low"], axis) if has_interval else None,
+        high=_position(line[f"{RATIO}_high"], axis) if has_interval else None,
         paper=None if paper is None else _position(paper, axis),
     )
 

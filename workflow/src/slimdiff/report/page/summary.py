@@ -1,7 +1,7 @@
-"""The summary in three sentences: what gets smaller, what gets faster, and what that costs in FID.
+"""The summary in three sentences: what gets smaller, what gets faster, and what that does to the images.
 
-Each data set and model is compared with its own baseline. A ratio of FIDs within the resolution is no cost, a speedup
-within the tolerance is no gain, and one seed has no interval.
+A smaller or faster recipe is a result only if its images are shown to be equivalent or better. Without one, the
+sentences name the best candidate and say that it is undecided or worse.
 """
 
 import math
@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from slimdiff.analysis.decisions import UNRESOLVED, WORSE
 from slimdiff.analysis.findings import Findings
-from slimdiff.analysis.groups import FID, SIZE, TIME, Group, RecipeComparison
-from slimdiff.analysis.statistics import RESOLUTION, Ratio
+from slimdiff.analysis.groups import Group, RecipeComparison
+from slimdiff.analysis.measures import BASELINE, FID, PACKED
+from slimdiff.analysis.statistics import Ratio
 from slimdiff.io.text import significant, size
 
 COPIES = "test_images_in_training"
@@ -40,14 +42,12 @@ def answer(frame: pd.DataFrame, findings: Findings) -> Answer:
         ]
         reason = "the matrix holds only the baseline" if groups else "no baseline has a FID"
         return _no_conclusion(reason, [*baselines, *remarks])
+    note = f"images are equivalent if FID and KID both stay within {findings.margins.quality:g}"
     return Answer(
         _sentence(_limited([_smaller(group) for group in groups])),
         _sentence(_limited([_faster(group) for group in groups])),
-        _sentence([*_limited([clause for group in groups if (clause := _cost(group))]), _RESOLUTION_NOTE, *remarks]),
+        _sentence([*_limited([clause for group in groups if (clause := _cost(group))]), note, *remarks]),
     )
-
-
-_RESOLUTION_NOTE = f"ratios up to {RESOLUTION} are within the resolution of the metric"
 
 
 def _no_conclusion(reason: str, remarks: Sequence[str]) -> Answer:
@@ -59,33 +59,38 @@ def _smaller(group: Group) -> str:
     best = group.smallest()
     if best is None:
         return f"for {group.name}, no recipe makes the file smaller"
-    own, baseline = (size(number) for number in best.means[SIZE])
-    gain = f"{best.name} makes the file {significant(1 / best.size.mean)} times smaller ({own} instead of {baseline})"
-    return _gain(group, best, gain, "makes the file smaller")
+    own, baseline = (size(number) for number in best.sizes)
+    kind = "packed" if group.size_column == PACKED.column else "gzip"
+    times = significant(1 / best.size.mean)
+    gain = f"{best.name} makes the {kind} file {times} times smaller ({own} instead of {baseline})"
+    return _gain(group, best, gain, "smaller")
 
 
 def _faster(group: Group) -> str:
     best = group.fastest()
-    if best is None:
-        if not any(comparison.time.n for comparison in group.comparisons):
-            return f"for {group.name}, no time was measured"
-        return (
-            f"for {group.name}, no recipe beats the baseline by more than the {100 * (group.tolerance - 1):.0f} % that "
-            "times of equal work vary by"
-        )
-    own, baseline = (significant(number) for number in best.means[TIME])
-    speedup = significant(1 / best.time.mean)
-    gain = f"{best.name} samples {speedup} times as fast ({own} ms per image instead of {baseline})"
-    return _gain(group, best, gain, "samples faster")
+    timed = [comparison for comparison in group.comparisons if comparison.time.n]
+    if best is not None:
+        gain = f"{best.name} samples {_interval(best.time.inverse)} times as fast as the baseline, timed in turns"
+        return _gain(group, best, gain, "faster")
+    if not timed:
+        return f"for {group.name}, no time was measured in turns"
+    fastest = min(timed, key=lambda comparison: comparison.time.mean)
+    gain = ""
+    if 1 / fastest.time.mean > group.tolerance:  # its interval, or one seed, decides nothing
+        gain = f"; the largest ratio, undecided, is {_interval(fastest.time.inverse)} for {fastest.name}"
+    within = 100 * (group.tolerance - 1)
+    return f"for {group.name}, no recipe is shown to be faster than the baseline by more than {within:.0f} %{gain}"
 
 
-def _gain(group: Group, best: RecipeComparison, gain: str, verb: str) -> str:
-    if best.lossless:
-        quality = "a lower FID" if best.fid.mean < 1 / RESOLUTION else "an indistinguishable FID"
-        return f"for {group.name}, {gain} at {quality}"
-    return (
-        f"for {group.name}, no recipe {verb} without a worse FID: {gain} at {significant(best.fid.mean)} times the FID"
-    )
+def _gain(group: Group, best: RecipeComparison, gain: str, word: str) -> str:
+    """Return a gain with what is known of the images."""
+    if best.keeps_images:
+        return f"for {group.name}, {gain} with {best.difference.images.finding} images"
+    found = best.difference.images.finding
+    state = "undecided" if found == UNRESOLVED else found
+    fid = f"at {_interval(best.fid)} times the FID" if best.fid.n else "with no reference for its FID"
+    what = "are worse" if found == WORSE else f"are {state}"
+    return f"for {group.name}, no {word} recipe is shown to keep its images: {gain}, {fid}, and its images {what}"
 
 
 def _cost(group: Group) -> str:
@@ -93,18 +98,24 @@ def _cost(group: Group) -> str:
     best = {comparison.name: comparison for comparison in (group.smallest(), group.fastest()) if comparison is not None}
     scored = [comparison for comparison in group.comparisons if comparison.fid.n]
     worst = max(scored, key=lambda comparison: comparison.fid.mean, default=None)
-    ratios = [f"×{_interval(comparison.fid)} for {comparison.name}" for comparison in best.values()]
+    ratios = [f"×{_interval(comparison.fid)} for {_named(comparison)}" for comparison in best.values()]
     if worst is not None and worst.name not in best:
-        ratios.append(f"×{_interval(worst.fid)} at worst, for {worst.name}")
+        ratios.append(f"×{_interval(worst.fid)} at worst, for {_named(worst)}")
     fid = significant(group.baseline_fid)
     return f"in-domain FID is {fid} for the baseline of {group.name}, {_enumerate(ratios)}" if ratios else ""
 
 
+def _named(comparison: RecipeComparison) -> str:
+    """Return the name of a recipe, with the reference if that is not the baseline."""
+    reference = comparison.difference.reference
+    return comparison.name if reference in ("", BASELINE) else f"{comparison.name} (to {reference})"
+
+
 def _evidence(findings: Findings) -> str:
     """Return how many seeds the numbers rest on."""
-    seeds = [summary.n for summary in findings.summaries[FID].values()]
+    seeds = [summary.n for summary in findings.summaries[FID.column].values()]
     if not seeds or max(seeds) == 1:
-        return "each number is from one seed and has no interval"
+        return "each number is from one seed, which decides nothing about images and times"
     count = f"{min(seeds)} to {max(seeds)}" if min(seeds) < max(seeds) else str(seeds[0])
     return f"numbers are means of {count} seeds, with 95 % intervals in brackets"
 
@@ -119,7 +130,7 @@ def _copies(frame: pd.DataFrame) -> str:
 def _failures(frame: pd.DataFrame) -> str:
     """Return how many cells failed or lack a FID, with the first reason; empty if none does."""
     failed = frame[frame["status"] == "failed"]
-    n_missing = int(((frame["status"] == "ok") & frame[FID].isna()).sum())
+    n_missing = int(((frame["status"] == "ok") & frame[FID.column].isna()).sum())
     parts = []
     if len(failed):
         which = "all" if len(failed) == len(frame) else f"{len(failed)} of"

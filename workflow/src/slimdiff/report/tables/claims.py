@@ -11,12 +11,16 @@ from slimdiff.report.tables.markdown import NOTHING, grid, interval, plain, text
 
 CAPTION = (
     "Each claim is a list of comparisons between cells, and is replicated if all of them are. A comparison is "
-    "replicated or contradicted if the {confidence:g} % t-interval over paired seeds lies entirely on one side and, "
-    "for the in-domain FID, the ratio exceeds {resolution}; otherwise it is unresolved. Numbers are ratios left / "
-    "right, or the value of the left without a right. The last columns hold the paper's own numbers, and whether "
-    "these support its claim. docs/claims.md has the rules."
+    "replicated or contradicted if the {confidence:g} % t-interval over paired seeds lies entirely on one side and the "
+    "ratio exceeds the margin (images {quality:g}, sizes {size:g}, speed {speed:g}); otherwise it is unresolved. "
+    "Comparisons of images need FID and KID to agree. Numbers are ratios left / right, or the value of the left "
+    "without a right. A verdict holds for the scale of the run, which is given with it. The last columns hold the "
+    "paper's own numbers, and whether these support its claim. docs/claims.md has the rules."
 )
-COLUMNS = ("comparison", "left", "right", "column", "seeds", "effect", "low", "high", "verdict", "why")
+COLUMNS = (
+    *("comparison", "left", "right", "column", "seeds", "effect", "low", "high"),
+    *("second_column", "second_effect", "second_low", "second_high", "verdict", "why"),
+)
 PAPER_COLUMNS = ("paper_left", "paper_right", "paper_effect", "paper_holds")
 HOLDS = {True: "yes", False: "no", None: NOTHING}
 
@@ -31,12 +35,14 @@ def to_csv(record: Mapping[str, Any]) -> str:
     """Return one line per comparison, with the verdict on its claim."""
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
-    lines.writerow(["id", "dataset", "claim_verdict", "paper_supports", *COLUMNS, *PAPER_COLUMNS, "claim", "source"])
+    lines.writerow(
+        ["id", "dataset", "claim_verdict", "paper_supports", *COLUMNS, *PAPER_COLUMNS, "claim", "source", "scale"]
+    )
     for claim in record["claims"]:
         head = [claim["id"], claim["dataset"], claim["verdict"], claim["paper_supports"]]
         for part in claim["parts"]:
             values = [_csv_value(part[name]) for name in (*COLUMNS, *PAPER_COLUMNS)]
-            lines.writerow([*head, *values, claim["claim"], claim["source"]])
+            lines.writerow([*head, *values, claim["claim"], claim["source"], claim["scale"]])
     return out.getvalue()
 
 
@@ -47,11 +53,12 @@ def to_markdown(record: Mapping[str, Any]) -> str:
     lines = [
         [f"`{c['id']}`", c["dataset"], f"**{c['verdict']}**", c["claim"], c["paper_supports"]] for c in record["claims"]
     ]
-    caption = CAPTION.format(confidence=100 * record["confidence"], resolution=record["resolution"])
+    caption = CAPTION.format(confidence=100 * record["confidence"], **record["margins"])
     parts = ["# Claims of the paper", caption, f"{counts or 'No claims'}.", grid(header, lines)]
     for claim in record["claims"]:
         parts += [plain(f"## {claim['id']}: {claim['verdict']} ({claim['dataset']})")]
         parts += [plain(f"{claim['claim']} ({claim['source']})")]
+        parts += [plain(f"Scale: {claim['scale']}.")] if claim["scale"] else []
         parts.append(_comparisons(claim))
         if claim["contradictions"]:
             parts.append(
@@ -68,6 +75,7 @@ def _comparisons(claim: Mapping[str, Any]) -> str:
         "right",
         "seeds",
         "ours [95 %]",
+        "KID [95 %]",
         "verdict",
         "why",
         "the paper",
@@ -83,6 +91,7 @@ def _comparisons(claim: Mapping[str, Any]) -> str:
                 (part["right"] or NOTHING).removeprefix(prefix),
                 str(part["seeds"]),
                 interval(part["effect"], part["low"], part["high"], 3),
+                interval(part["second_effect"], part["second_low"], part["second_high"], 3),
                 part["verdict"],
                 part["why"].replace(prefix, ""),
                 _paper_numbers(part),

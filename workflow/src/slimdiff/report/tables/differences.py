@@ -1,4 +1,4 @@
-"""Tables of the differences between recipes: their tests over seeds, and our changes next to the paper's."""
+"""Tables of the differences between recipes: their findings over seeds, and our changes next to the paper's."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,41 +6,49 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff.analysis import differences, statistics
-from slimdiff.analysis.findings import Findings
+from slimdiff.analysis import differences
+from slimdiff.analysis.differences import KINDS, RATIOS
+from slimdiff.analysis.findings import SHARES, Findings
 from slimdiff.analysis.matrix import Matrix
-from slimdiff.analysis.measures import BASELINE, VERSUS_PAPER
-from slimdiff.analysis.paper import percent_text
+from slimdiff.analysis.measures import BASELINE, FID, KID, PACKED, SIZE, TIME, VERSUS_PAPER
+from slimdiff.analysis.paper import NOT_RUN, percent_text
+from slimdiff.analysis.statistics import ALPHA
 from slimdiff.io import files
 from slimdiff.report.contents import TABLES
 from slimdiff.report.tables.markdown import NOTHING, grid, interval, missing, p_value, text
 
 DIFFERENCES_CAPTION = (
-    "Each recipe is compared with `baseline` over the same training seeds. The ratio is the geometric mean of the "
-    "seeds' ratios of in-domain FID, with its 95 % t-interval; p is from a paired t-test on log FID, and Holm's "
-    "correction covers the {tests} tests of this page. A recipe is better or worse if the corrected p is below "
-    f"{1 - statistics.CONFIDENCE:.2f} and the ratio exceeds {statistics.RESOLUTION}, the resolution of the in-domain "
-    "FID. Everything else is unresolved, which does not mean equal. One seed has neither interval nor test. SD over "
-    "seeds includes the noise of training and of sampling, SD of sampling that of sampling alone."
+    "Images are compared with the reference over the same training seeds: `baseline`, or the baseline trained for as "
+    "long. Files and times are compared with `baseline`; times are taken in turns. Ratios are geometric means over "
+    "seeds with 95 % t-intervals of the logarithms, differences of shares are in percentage points. **Images** are "
+    "better or worse if FID and KID both say so in paired t-tests of the logarithms and both exceed {quality:g}; they "
+    "are equivalent if two one-sided tests put both within {quality:g}. The margin of sizes is {size:g}, that of times "
+    "at least {speed:g}. p-values are after Holm's correction for all recipes of this page, and findings need one "
+    f"below {ALPHA:.2f}. Unresolved does not mean equal. With one seed nothing but a size is decided."
 )
 VERSUS_CAPTION = (
-    "Change of each recipe relative to the baseline of its own family: ours with the 95 % t-interval over seeds, and "
-    "the paper's. Metrics, machines, samplers and sizes differ, so compare signs and rough sizes. Direction says "
-    "whether a better or worse FID (differences.md) agrees with the paper; it is open for unresolved differences. A "
-    "tilde marks numbers that the paper prints as approximate or only elsewhere."
+    "Change of each recipe: of FID relative to its reference (`baseline`, or the baseline trained for as long), of "
+    "size and time relative to `baseline`; ours with the 95 % t-interval over seeds, and the paper's. Metrics, "
+    "machines, samplers and sizes differ, so compare signs and rough sizes. Our times are taken in turns. Direction "
+    "says whether better or worse images (differences.md) agree with the paper's FID; it is open for other findings. "
+    "A tilde marks numbers that the paper prints as approximate or only elsewhere."
 )
 HEADINGS = {  # ours, the paper's
-    "fid_indomain": ("in-domain FID, ours", "Inception FID, paper"),
-    "size_gzip_bytes": ("gzip size, ours", "size, paper"),
-    "inference_ms_per_image": ("ms per image, ours", "ms per image, paper"),
-    "train_ms_per_epoch": ("training per epoch, ours", "training per epoch, paper"),
+    FID.column: ("in-domain FID, ours", "Inception FID, paper"),
+    SIZE.column: ("gzip size, ours", "size, paper"),
+    TIME.column: ("time per image, ours", "time per image, paper"),
 }
-DIFFERENCE_DECIMALS = {
+ENDS = ("", "_low", "_high")
+RATIO_NAMES = (*(f"{column}_ratio" for column in RATIOS), "fid_indomain_baseline_ratio")
+DECIMALS = {
     **dict.fromkeys(
         ("fid_indomain", "fid_indomain_low", "fid_indomain_high", "fid_indomain_sd", "fid_indomain_sampling_sd"), 3
     ),
-    **dict.fromkeys(("ratio", "ratio_low", "ratio_high"), 4),
-    **dict.fromkeys(("p", "p_holm"), 6),
+    **dict.fromkeys([f"{name}{end}" for name in RATIO_NAMES for end in ENDS], 4),
+    **dict.fromkeys(SHARES, 4),
+    **dict.fromkeys([f"{share}_points{end}" for share in SHARES for end in ENDS], 2),
+    "bits_per_weight": 3,
+    **dict.fromkeys([f"{kind}_p{end}" for kind in KINDS for end in ("", "_equivalent")], 6),
 }
 
 
@@ -48,40 +56,47 @@ def write_all(matrix: Matrix, findings: Findings, paper: pd.DataFrame, folder: P
     """Write the tables `differences` and `versus-paper` into `folder`."""
     frame = differences.table(matrix, findings, paper, TABLES)
     files.write_text(folder / "differences.csv", differences_csv(frame))
-    files.write_text(folder / "differences.md", differences_markdown(frame))
+    files.write_text(folder / "differences.md", differences_markdown(frame, findings))
     files.write_text(folder / "versus-paper.csv", versus_paper_csv(frame))
     files.write_text(folder / "versus-paper.md", versus_paper_markdown(frame))
 
 
 def differences_csv(frame: pd.DataFrame) -> str:
     """Return one line per recipe of the data sets and models in the matrix."""
-    columns = ["dataset", "model", "optimization", "status", "seeds", *DIFFERENCE_DECIMALS, "finding", "why"]
-    return frame.loc[frame["ran"], columns].round(DIFFERENCE_DECIMALS).to_csv(index=False)
+    texts = [f"{kind}_{part}" for kind in KINDS for part in ("finding", "why")]
+    columns = ["dataset", "model", "optimization", "status", "seeds", "reference", *DECIMALS, *texts]
+    return frame.loc[frame["ran"], columns].round(DECIMALS).to_csv(index=False)
 
 
-def differences_markdown(frame: pd.DataFrame) -> str:
-    """Return a table per data set and model in the matrix."""
-    header = ["recipe", "seeds", "in-domain FID [95 %]", "SD over seeds", "SD of sampling", "ratio to baseline [95 %]"]
-    header += ["p", "p, Holm", "finding", "why"]
-    ran = frame[frame["ran"]]
-    parts = ["# Differences between recipes", DIFFERENCES_CAPTION.format(tests=int(ran["p"].notna().sum()))]
+def differences_markdown(frame: pd.DataFrame, findings: Findings) -> str:
+    """Return two tables per data set and model in the matrix: images, then size and speed."""
+    margins = findings.margins
+    caption = DIFFERENCES_CAPTION.format(quality=margins.quality, size=margins.size, speed=margins.speed)
+    parts = ["# Differences between recipes", caption]
+    ran = frame[frame["ran"] & (frame["status"] != NOT_RUN)]
     for (dataset, model), block in ran.groupby(["dataset", "model"], sort=False):
-        lines = [_difference(row) for row in block.to_dict("records")]
-        parts += [f"## {dataset}, {model}", grid(header, lines)]
+        rows = block.to_dict("records")
+        conditional = bool(block["class_accuracy"].notna().any())
+        header = ["recipe", "seeds", "reference", "FID [95 %]", "SD over seeds", "SD of sampling", "FID ratio [95 %]"]
+        header += ["KID ratio [95 %]", "coverage, points", *["class accuracy, points"] * conditional]
+        header += ["FID ratio to `baseline`", "p", "p, equivalence", "images", "why"]
+        parts += [f"## {dataset}, {model}", grid(header, [_images(row, conditional) for row in rows])]
+        header = ["recipe", "packed size ratio", "gzip size ratio", "bits per weight", "size", "time ratio [95 %]"]
+        parts.append(grid([*header, "p", "speed", "why"], [_costs(row) for row in rows]))
     return "\n\n".join(parts) + "\n"
 
 
 def versus_paper_csv(frame: pd.DataFrame) -> str:
-    """Return one line per recipe, with changes in percent of the baseline."""
+    """Return one line per recipe, with changes in percent of its reference or the baseline."""
     changes = [f"{measure.column}_change_{end}" for measure in VERSUS_PAPER for end in ("percent", "low", "high")]
     changes += [f"paper_{measure.paper}_change_percent" for measure in VERSUS_PAPER]
-    columns = ["dataset", "model", "optimization", "label", "status", "seeds", "finding", "direction"]
+    columns = ["dataset", "model", "optimization", "label", "status", "seeds", "reference", "finding", "direction"]
     return frame[[*columns, *changes, "note"]].round(dict.fromkeys(changes, 1)).to_csv(index=False)
 
 
 def versus_paper_markdown(frame: pd.DataFrame) -> str:
     """Return a table per data set and model, and one for a family that was not run."""
-    header = ["recipe", "in the paper", "seeds"]
+    header = ["recipe", "in the paper", "seeds", "reference"]
     for measure in VERSUS_PAPER:
         header += HEADINGS[measure.column]
     parts = ["# Ours and the paper's", VERSUS_CAPTION]
@@ -94,24 +109,53 @@ def versus_paper_markdown(frame: pd.DataFrame) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _difference(row: Mapping[Any, Any]) -> list[str]:
+def _images(row: Mapping[Any, Any], conditional: bool) -> list[str]:
     failures = [str(row["status"])] if "seeds failed" in str(row["status"]) else []
     return [
         f"`{row['optimization']}`",
         str(row["seeds"]) if row["seeds"] else NOTHING,
+        _reference(row),
         interval(row["fid_indomain"], row["fid_indomain_low"], row["fid_indomain_high"], 2),
         text(row["fid_indomain_sd"], 2),
         text(row["fid_indomain_sampling_sd"], 2),
-        interval(row["ratio"], row["ratio_low"], row["ratio_high"], 2),
-        p_value(row["p"]),
-        p_value(row["p_holm"]),
-        str(row["finding"]),
-        "; ".join(dict.fromkeys(note for note in (row["why"], *failures) if note)),
+        _interval(row, f"{FID.column}_ratio", 2),
+        _interval(row, f"{KID.column}_ratio", 2),
+        _interval(row, "coverage_points", 1),
+        *[_interval(row, "class_accuracy_points", 1)] * conditional,
+        _interval(row, "fid_indomain_baseline_ratio", 2),
+        p_value(row["images_p"]),
+        p_value(row["images_p_equivalent"]),
+        str(row["images_finding"]),
+        "; ".join(dict.fromkeys(note for note in (row["images_why"], *failures) if note)),
     ]
+
+
+def _costs(row: Mapping[Any, Any]) -> list[str]:
+    return [
+        f"`{row['optimization']}`",
+        *(text(row[f"{column}_ratio"], 3) for column in (PACKED.column, SIZE.column)),
+        text(row["bits_per_weight"], 2),
+        str(row["size_finding"]),
+        _interval(row, f"{TIME.column}_ratio", 2),
+        p_value(row["speed_p"]),
+        str(row["speed_finding"]),
+        str(row["speed_why"]),
+    ]
+
+
+def _reference(row: Mapping[Any, Any]) -> str:
+    own = row["optimization"] == BASELINE or not row["reference"]
+    return NOTHING if own else f"`{row['reference']}`"
+
+
+def _interval(row: Mapping[Any, Any], name: str, decimals: int) -> str:
+    mean, low, high = (row[f"{name}{end}"] for end in ENDS)
+    return interval(mean, low, high, decimals)
 
 
 def _versus_paper(row: Mapping[Any, Any]) -> list[str]:
     line = [f"`{row['optimization']}`", str(row["label"] or NOTHING), str(row["seeds"] or row["status"])]
+    line.append(_reference(row))
     for measure in VERSUS_PAPER:
         column = measure.column
         line.append(_change(*(row[f"{column}_change_{end}"] for end in ("percent", "low", "high"))))

@@ -21,10 +21,10 @@ CAPTION = (
     "Changes in brackets are relative to `{baseline}`. **Compare signs and changes, never the values**: our FID is "
     "in-domain, in the features of small networks trained on the same data set; the paper's is an Inception FID whose "
     "input was normalized twice. The paper's times are from other hardware and, by default, another sampler; its "
-    "numbers are for MNIST. Ours are means over the seeds that did not fail, with the 95 % t-interval in square "
-    "brackets; a single seed has none. Changes are geometric means of the ratios per seed. The finding is on the FID "
-    "relative to `{baseline}`, with Holm's correction over all recipes of the matrix and the resolution of the "
-    "metric. A tilde marks a number that the paper prints as approximate or only elsewhere."
+    "numbers are for MNIST. Ours are geometric means over the seeds that did not fail, of shares plain ones, with the "
+    "95 % t-interval in square brackets; a single seed has none. Changes are geometric means of the ratios per seed. "
+    "The finding is on the images: FID and KID must agree (differences.md). A tilde marks a number that the paper "
+    "prints as approximate or only elsewhere."
 )
 PAPER_HEADINGS = {"fid": "Inception FID"}  # where the paper measures another quantity
 CELLS_TITLE = "All cells"
@@ -43,8 +43,9 @@ CELLS_COLUMNS = {  # column of the matrix → heading and decimals of the Markdo
     "class_accuracy": ("class accuracy", 3),
     "class_tv": ("class distance (TV)", 3),
     "low_confidence": ("low confidence", 3),
+    "kid": ("KID", 4),
     "coverage": ("coverage", 3),
-    "memorization_p": ("memorization p", 3),
+    "copy_share": ("copies", 4),
     "n_samples": ("images", 0),
     "params": ("parameters", 0),
     "params_nonzero": ("non-zero", 0),
@@ -118,7 +119,9 @@ def _markdown_line(row: Mapping[Any, Any], spec: TableSpec) -> list[str]:
             printed = text(row[f"paper_{measure.paper}"], measure.decimals)
             tilde = "~" if measure.paper in str(row["approximate"]).split(";") and printed != NOTHING else ""
             line.append(tilde + printed + _change(row, f"paper_{measure.paper}", spec))
-    return [*line, str(row["finding"]), str(row["note"])]
+    reference = row["reference"]
+    trained_on = [f"images compared with `{reference}`"] if reference not in ("", spec.baseline) else []
+    return [*line, str(row["finding"]), "; ".join([*trained_on, *([str(row["note"])] if row["note"] else [])])]
 
 
 def _decimals(measure: Measure) -> dict[str, int]:

@@ -1,0 +1,263 @@
+"""Findings on recipes: on matrices whose answer is known, and in simulations whose truth is known."""
+
+import itertools
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+
+from slimdiff.analysis import comparisons, decisions, findings, references
+from slimdiff.analysis.comparisons import Difference
+from slimdiff.analysis.decisions import Evidence, Finding
+from slimdiff.analysis.statistics import paired
+
+BASE = (40.0, 41.0, 39.5)
+KEY = ("mnist", "ncsn", "l1-30")
+
+
+def cells(recipe: str, fids: tuple[float, ...], **changes: Any) -> list[dict[str, Any]]:
+    return [synthetic.row(recipe, seed, fid_indomain=fid, **changes) for seed, fid in enumerate(fids)]
+
+
+def found_in(
+    rows: list[dict[str, Any]], recipe: str = "l1-30", disturbed: list[bool | None] | None = None
+) -> Difference:
+    matrix = synthetic.matrix(rows)
+    if disturbed is not None:
+        matrix.frame["disturbed"] = pd.array(disturbed, dtype="boolean")
+    return findings.find(matrix, synthetic.MARGINS).differences["reference"]["mnist", "ncsn", recipe]
+
+
+@pytest.mark.parametrize(
+    ("fids", "finding"),
+    [
+        ((60.0, 61.0, 59.0), "worse"),
+        ((20.0, 21.0, 19.0), "better"),
+        ((44.0, 45.0, 43.6), "equivalent"),
+        ((40.1, 40.7, 39.6), "equivalent"),
+        ((20.0, 90.0, 65.0), "unresolved"),
+        ((49.5, 51.3, 49.3), "unresolved"),  # at the margin
+        ((90.0,), "unresolved"),
+    ],
+)
+def test_images(fids: tuple[float, ...], finding: str) -> None:
+    found = found_in(cells("baseline", BASE) + cells("l1-30", fids)).images
+    assert found.finding == finding
+    assert bool(found.why) == (finding == "unresolved")
+    assert finding in decisions.FINDINGS
+
+
+def test_nothing_is_both_different_and_equivalent() -> None:
+    """The mean of a difference is beyond the margin; that of an equivalence is inside, with its interval."""
+    for mean, sd in itertools.product((0.6, 0.79, 0.9, 1.0, 1.1, 1.24, 1.26, 1.6), (0.001, 0.05, 0.3)):
+        own = {seed: mean * math.exp(sd * (seed - 1)) for seed in range(3)}
+        ratio = paired(own, dict.fromkeys(own, 1.0))
+        ((_, found),) = decisions.decide({KEY: Evidence((ratio, ratio), ("a", "b"), 1.25)}).items()
+        beyond = not 1 / 1.25 <= mean <= 1.25
+        assert found.finding in ({"better", "worse", "unresolved"} if beyond else {"equivalent", "unresolved"})
+
+
+@pytest.mark.parametrize(
+    ("kids", "finding"),
+    [
+        ((0.12, 0.122, 0.118), "worse"),
+        ((0.08, 0.08, 0.08), "unresolved"),  # unchanged
+        ((0.04, 0.041, 0.039), "unresolved"),  # the other way
+        ((0.05, 0.5, 0.1), "unresolved"),  # undecided
+        ((0.12, -0.001, 0.118), "unresolved"),  # no logarithm
+        ((None, None, None), "no value"),
+    ],
+)
+def test_fid_and_kid_must_agree(kids: tuple[float | None, ...], finding: str) -> None:
+    """FID alone says worse."""
+    rows = cells("baseline", BASE, kid=0.08)
+    rows += [
+        synthetic.row("l1-30", seed, fid_indomain=fid, kid=kid)
+        for seed, (fid, kid) in enumerate(zip((60.0, 61.0, 59.0), kids, strict=True))
+    ]
+    assert found_in(rows).images.finding == finding
+
+
+def test_equivalence_needs_both_too() -> None:
+    rows = cells("baseline", BASE, kid=0.08)
+    rows += [
+        synthetic.row("l1-30", seed, fid_indomain=fid, kid=0.08 * factor)
+        for seed, (fid, factor) in enumerate(zip(BASE, (1.0, 1.3, 0.9), strict=True))
+    ]
+    assert found_in(rows).images.finding == "unresolved"
+
+
+def test_where_there_is_nothing_to_compare() -> None:
+    base = cells("baseline", (40.0, 41.0))
+    failed = found_in([*base, synthetic.row("l1-30", status="failed")]).images
+    assert failed == Finding("failed", "train: loss is NaN at step 12")
+    assert found_in([*base, synthetic.row("l1-30", seed=7)]).images.finding == "no reference"
+    assert found_in([synthetic.row(status="failed"), synthetic.row("l1-30")]).images.finding == "no reference"
+    assert found_in([synthetic.row("l1-30")]).images.finding == "no reference"
+    assert found_in([*base, synthetic.row("l1-30", fid_indomain=None)]).images.finding == "no value"
+    assert found_in(base, "baseline") == Difference("baseline", *[Finding("reference")] * 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "finding"),
+    [(2_000_000, "better"), (3_900_000, "equivalent"), (4_000_000, "equivalent"), (5_000_000, "worse")],
+)
+def test_sizes_are_decided_by_one_seed(size: int, finding: str) -> None:
+    rows = [synthetic.row(), synthetic.row("l1-30", size_gzip_bytes=size)]
+    assert found_in(rows).size.finding == finding
+
+
+def test_packed_files_are_compared_with_packed_ones() -> None:
+    """The packed file is half of the baseline's gzip file, and no smaller than its packed one."""
+    rows = [synthetic.row(size_packed_bytes=2_000_000), synthetic.row("l1-30", size_packed_bytes=2_000_000)]
+    assert found_in(rows).size.finding == "equivalent"
+    without = [synthetic.row(size_packed_bytes=2_000_000), synthetic.row("l1-30", size_gzip_bytes=1_000_000)]
+    assert found_in(without).size == Finding("no value", "size_packed_bytes was not measured")
+
+
+def timed(*speedups: float, base: float = 1.0) -> list[dict[str, Any]]:
+    rows = [synthetic.row("baseline", seed, speedup=base, macs=9) for seed in range(len(speedups))]
+    return rows + [synthetic.row("l1-30", seed, speedup=speedup) for seed, speedup in enumerate(speedups)]
+
+
+@pytest.mark.parametrize(
+    ("speedups", "finding"),
+    [
+        ((2.0, 2.1, 1.9), "better"),
+        ((0.5, 0.52, 0.49), "worse"),
+        ((1.01, 1.0, 0.99), "equivalent"),
+        ((1.5, 0.9, 1.2), "unresolved"),
+        ((2.0,), "unresolved"),
+    ],
+)
+def test_speed_is_of_times_in_turns(speedups: tuple[float, ...], finding: str) -> None:
+    assert found_in(timed(*speedups)).speed.finding == finding
+
+
+def test_raw_times_decide_nothing() -> None:
+    rows = [
+        synthetic.row(name, seed, inference_ms_per_image=ms)
+        for name, ms in (("baseline", 9.0), ("l1-30", 3.0))
+        for seed in range(3)
+    ]
+    assert found_in(rows).speed == Finding("no value", "speedup was not measured")
+
+
+def test_the_margin_of_speed_is_at_least_that_of_equal_work() -> None:
+    """The baseline over itself reaches 1.4, so ×1.3 is no gain."""
+    assert found_in(timed(1.3, 1.3, 1.3)).speed.finding == "better"
+    assert found_in(timed(1.3, 1.3, 1.3, base=1.4)).speed.finding == "equivalent"
+
+
+def test_disturbed_profiles_decide_nothing() -> None:
+    rows = timed(2.0, 2.1, 1.9)
+    alone = found_in(rows)
+    assert found_in(rows, disturbed=[None] * 6) == alone
+    all_disturbed = found_in(rows, disturbed=[False] * 3 + [True] * 3)
+    assert all_disturbed.speed.finding == "disturbed"
+    assert (all_disturbed.images, all_disturbed.size) == (alone.images, alone.size)
+    one = found_in(rows, disturbed=[False] * 3 + [True, False, False])
+    assert one.speed.finding == "better", "the two others still decide"
+    two = found_in(rows, disturbed=[False] * 3 + [True, True, False])
+    assert (two.speed.finding, two.speed.why) == ("unresolved", decisions.ONE_SEED)
+
+
+def test_every_recipe_of_the_matrix_is_in_the_family() -> None:
+    """What is found alone is not found among many others."""
+    rows = cells("baseline", BASE) + cells("l1-30", (60.0, 69.0, 56.0))
+    alone = found_in(rows).images
+    assert alone.finding == "worse"
+    others = [name for name in synthetic.OPTIMIZATIONS if name not in ("baseline", "l1-30")]
+    for name in others:
+        rows += cells(name, (41.0, 39.0, 40.0))
+    among = found_in(rows).images
+    assert among.p == pytest.approx(min(1.0, alone.p * (1 + len(others))))
+    assert among.finding == "unresolved"
+
+
+def settings(epochs: int, *later: dict[str, Any], **compress: Any) -> str:
+    def train(count: int, **more: Any) -> dict[str, Any]:
+        return {"model": {"family": "ncsn"}, "seed": 3, "training": {"epochs": count, "learning_rate": 0.1}, **more}
+
+    trainings = [train(epochs), *(train(1, **({"steps": []} | more)) for more in later)]
+    own = {"train": trainings[-1], "compress": {"steps": [], "sampler": {}, **compress}}
+    return json.dumps(own | ({"starts": trainings[:-1]} if later else {}))
+
+
+PRUNED = {"steps": [{"prune": {"method": "channels"}}]}
+RECIPES = {
+    "baseline": settings(2),
+    "l1-30": settings(2, steps=[{"prune": {}}]),
+    "longer": settings(2, {}),
+    "longest": settings(2, {}, {}),
+    "channels": settings(2, PRUNED),
+    "twice": settings(2, PRUNED, PRUNED),
+    "thrice": settings(2, {}, {}, PRUNED),
+    "gradual": settings(2, {"hook": {"sparsify": {}}}),
+    "longer+8bit": settings(2, {}, steps=[{"quantize": {}}]),
+    "three-epochs": settings(3),
+}
+
+
+def test_a_recipe_that_trains_on_is_compared_with_a_baseline_that_does() -> None:
+    frame = synthetic.frame(
+        synthetic.row(name, seed, settings=text) for name, text in RECIPES.items() for seed in (0, 1)
+    )
+    found = {recipe[2]: reference for recipe, reference in references.references(frame).items()}
+    assert found == {
+        "baseline": "baseline",
+        "l1-30": "baseline",
+        "longer": "baseline",
+        "longest": "baseline",
+        "channels": "longer",
+        "twice": "longest",
+        "thrice": None,
+        "gradual": "longer",
+        "longer+8bit": "longer",
+        "three-epochs": "longer",
+    }
+    without = frame[~frame["optimization"].isin(["longer", "baseline"])]
+    assert set(references.references(without).values()) == {None}
+
+
+def test_images_are_compared_with_the_reference_and_files_with_the_baseline() -> None:
+    """Pruned channels look better than the baseline, which had less training, and are worse than `longer`."""
+    fids = {"baseline": 40.0, "longer": 20.0, "channels": 30.0}
+    rows = [
+        synthetic.row(name, seed, fid_indomain=fid + seed, settings=RECIPES[name], size_gzip_bytes=int(1e5 * fid))
+        for name, fid in fids.items()
+        for seed in range(3)
+    ]
+    found = found_in(rows, "channels")
+    assert (found.reference, found.images.finding, found.size.finding) == ("longer", "worse", "better")
+    assert found_in(rows, "longer").images.finding == "better"
+    lone = found_in([row for row in rows if row["optimization"] != "longer"], "channels")
+    assert (lone.reference, lone.images.finding, lone.size.finding) == ("", "no reference", "better")
+
+
+def test_a_whole_table_without_differences_rarely_has_a_finding() -> None:
+    """Twelve recipes that are all the baseline: uncorrected about one table in three would hold a difference."""
+    generator = np.random.default_rng(5)
+    tables = 400
+    corrected = uncorrected = 0
+    for _ in range(tables):
+        base = generator.normal(0, 0.2, 3)
+        ratios = [
+            paired(dict(enumerate(np.exp(generator.normal(0, 0.2, 3)))), dict(enumerate(np.exp(base))))
+            for _ in range(12)
+        ]
+        evidence = {("d", "m", str(n)): Evidence((ratio,), ("a",), 1.0001) for n, ratio in enumerate(ratios)}
+        corrected += any(found.finding in ("better", "worse") for found in decisions.decide(evidence).values())
+        uncorrected += any(ratio.p < 0.05 for ratio in ratios)
+    assert corrected / tables <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / tables)
+    assert uncorrected / tables > 0.2
+
+
+def test_columns_that_findings_rest_on_have_ratios() -> None:
+    computed = findings.find(synthetic.full(2), synthetic.MARGINS)
+    for side in findings.BASELINES:
+        assert set(comparisons.COLUMNS) <= set(computed.ratios[side])

@@ -1,0 +1,85 @@
+"""Every recipe against its reference: findings on images, size and speed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from slimdiff.analysis import decisions, statistics
+from slimdiff.analysis.decisions import DISTURBED, Evidence, Finding, Margins
+from slimdiff.analysis.derived import size_column, time_tolerance
+from slimdiff.analysis.matrix import Matrix
+from slimdiff.analysis.measures import IMAGES, PACKED, SIZE, TIME
+from slimdiff.analysis.statistics import Outcome, Ratio, Recipe
+
+COLUMNS = (*(measure.column for measure in IMAGES), SIZE.column, PACKED.column, TIME.column)
+Ratios = Mapping[str, Mapping[Recipe, Ratio]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A recipe against others: its images against its reference, its file and its time against the baseline."""
+
+    reference: str  # the recipe that images are compared with; empty if there is none
+    images: Finding
+    size: Finding  # of the packed file, of the gzip file if the baseline has no packed one
+    speed: Finding  # timed in turns
+
+
+def compare(
+    matrix: Matrix,
+    frame: pd.DataFrame,
+    ratios: Ratios,
+    references: Mapping[Recipe, str | None],
+    baseline: str,
+    margins: Margins,
+) -> dict[Recipe, Difference]:
+    """Return the findings on every recipe of `matrix`, in its order.
+
+    Args:
+        frame: `derived.derive` of the matrix.
+        ratios: COLUMNS → recipe → its ratio, of IMAGES to its reference, of others to `baseline`.
+        references: recipe → its reference.
+        margins: the margin of times is at least the ratio that times of equal work reach.
+    """
+    models = dict.fromkeys(recipe[:2] for recipe in references)
+    sizes = {model: size_column(frame, *model) for model in models}
+    times = {model: max(margins.speed, time_tolerance(matrix, *model)) for model in models}
+    images = tuple(measure.column for measure in IMAGES)
+    plain: dict[Recipe, str | None] = {
+        recipe: baseline if (*recipe[:2], baseline) in references else None for recipe in references
+    }
+    kinds: dict[str, dict[Recipe, tuple[tuple[str, ...], float, str | None]]] = {
+        "images": {recipe: (images, margins.quality, references[recipe]) for recipe in references},
+        "size": {recipe: ((sizes[recipe[:2]],), margins.size, plain[recipe]) for recipe in references},
+        "speed": {recipe: ((TIME.column,), times[recipe[:2]], plain[recipe]) for recipe in references},
+    }
+    measured = {column: statistics.by_seed(frame, column) for column in COLUMNS}
+    outcomes = statistics.outcomes(frame)
+    found: dict[str, dict[Recipe, Finding]] = {}
+    for kind, asked in kinds.items():
+        found[kind], evidence = {}, {}
+        for recipe, (columns, margin, reference) in asked.items():
+            own = tuple(ratios[column].get(recipe, Ratio()) for column in columns)
+            lacking = next((column for column in columns if not measured[column].get(recipe)), "")
+            obstacle = _obstacle(recipe, reference, lacking, outcomes[recipe])
+            if obstacle is None and not all(ratio.n for ratio in own):
+                obstacle = Finding(decisions.NO_REFERENCE, f"no seed in common with {reference}")
+            if obstacle is None:
+                evidence[recipe] = Evidence(own, columns, margin, exact=kind == "size")
+            else:
+                found[kind][recipe] = obstacle
+        found[kind] |= decisions.decide(evidence)
+    return {
+        recipe: Difference(reference or "", *(found[kind][recipe] for kind in kinds))
+        for recipe, reference in references.items()
+    }
+
+
+def _obstacle(recipe: Recipe, reference: str | None, lacking: str, outcome: Outcome) -> Finding | None:
+    """Return why a recipe cannot be compared, or None if it can; `lacking` is the column that it has no value in."""
+    if lacking == TIME.column and outcome.disturbed:
+        ran = outcome.seeds - outcome.failed
+        return Finding(DISTURBED, f"other processes ran beside {outcome.disturbed} of {ran} profiles")
+    name = "speedup" if lacking == TIME.column else lacking
+    return decisions.missing(outcome, reference, recipe[2] == reference, name)

@@ -1,0 +1,137 @@
+"""Findings on recipes: better, worse, equivalent, unresolved or disturbed. docs/claims.md explains the rules.
+
+Each recipe is compared with its reference over the same seeds. A ratio below 1 is better.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from slimdiff.analysis.statistics import ALPHA, Outcome, Ratio, Recipe, equivalence_p, holm
+
+BETTER, WORSE, EQUIVALENT, UNRESOLVED, DISTURBED = FINDINGS = (
+    *("better", "worse", "equivalent", "unresolved", "disturbed"),
+)
+# Why a recipe has no finding: it is the reference itself, every seed failed, and so on.
+IS_REFERENCE, FAILED, NO_REFERENCE, NO_VALUE = MISSING = ("reference", "failed", "no reference", "no value")
+KEEPS = (EQUIVALENT, BETTER)  # findings on images that let a smaller or faster recipe count
+ONE_SEED = "one seed: no interval and no test"
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Ratios, above 1, within which two recipes are equivalent. Only ratios beyond them are better or worse."""
+
+    quality: float  # of Fréchet and kernel distances
+    size: float  # of files
+    speed: float  # of times
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the seeds say of a recipe in one respect."""
+
+    finding: str  # of FINDINGS or MISSING
+    why: str = ""  # the reason for a finding other than better, worse and equivalent
+    p: float = math.nan  # of a ratio of 1, after Holm's correction; NaN without a test
+    p_equivalent: float = math.nan  # of a ratio beyond the margin, after Holm's correction
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The measured ratios of a recipe to its reference that a finding rests on."""
+
+    ratios: tuple[Ratio, ...]  # of one or more columns that must agree
+    names: tuple[str, ...]  # of these columns, for the reason
+    margin: float
+    exact: bool = False  # one seed is enough: seeds move the values by less than the margin
+
+
+def decide(evidence: Mapping[Recipe, Evidence]) -> dict[Recipe, Finding]:
+    """Return the finding on each recipe, corrected for the number of recipes.
+
+    A recipe is better or worse if the paired t-tests of all its columns reject a ratio of 1 in one direction and every
+    mean ratio is beyond the margin; it is equivalent if two one-sided tests of all its columns reject a ratio beyond
+    the margin. Requiring all columns needs no correction (an intersection-union test); the number of recipes does:
+    Holm's runs over the recipes, once for differences and once for equivalence, so that each kind of false finding
+    has a probability of at most 5 % in the whole matrix.
+    """
+    p_values = dict(zip(evidence, holm([_difference_p(own.ratios) for own in evidence.values()]), strict=True))
+    equivalent = [_equivalence_p(own) for own in evidence.values()]
+    p_equivalent = dict(zip(evidence, holm(equivalent), strict=True))
+    tests = sum(_complete(own.ratios) for own in evidence.values())
+    return {recipe: _find(own, p_values[recipe], p_equivalent[recipe], tests) for recipe, own in evidence.items()}
+
+
+def missing(outcome: Outcome, reference: str | None, is_reference: bool, lacking: str) -> Finding | None:
+    """Return the finding on a recipe that cannot be compared, or None if it can.
+
+    Args:
+        outcome: of the recipe's seeds.
+        reference: the recipe to compare with; None if the matrix holds none.
+        is_reference: whether the recipe is the reference itself.
+        lacking: the column that was not measured, if any.
+    """
+    if is_reference:
+        return Finding(IS_REFERENCE)
+    if outcome.failed == outcome.seeds:
+        return Finding(FAILED, outcome.reason)
+    if lacking:
+        return Finding(NO_VALUE, f"{lacking} was not measured")
+    if reference is None:
+        return Finding(NO_REFERENCE, "the matrix lacks `baseline`, or a baseline trained for as long, such as `longer`")
+    return None
+
+
+def _find(evidence: Evidence, p: float, p_equivalent: float, tests: int) -> Finding:
+    ratios, margin = evidence.ratios, evidence.margin
+    worse, better = (_beyond(ratios, margin), _beyond([ratio.inverse for ratio in ratios], margin))
+    inside = all(1 / margin < ratio.mean < margin for ratio in ratios)
+    if ratios[0].n == 1:
+        if not evidence.exact:
+            return Finding(UNRESOLVED, ONE_SEED)
+        return Finding(WORSE if worse else BETTER if better else EQUIVALENT if inside else UNRESOLVED)
+    if not _complete(ratios):
+        return Finding(UNRESOLVED, "a value is not above 0, so there is no ratio")
+    if p < ALPHA and (better or worse):
+        return Finding(WORSE if worse else BETTER, "", p, p_equivalent)
+    if p_equivalent < ALPHA:
+        return Finding(EQUIVALENT, "", p, p_equivalent)
+    return Finding(UNRESOLVED, _doubt(evidence, p, tests), p, p_equivalent)
+
+
+def _doubt(evidence: Evidence, p: float, tests: int) -> str:
+    """Return why an unresolved finding is neither a difference nor equivalence."""
+    ratios, names = evidence.ratios, evidence.names
+    if p < ALPHA:
+        return f"different, but not beyond the margin of {evidence.margin:.3g}"
+    if _difference_p(ratios) < ALPHA or _equivalence_p(evidence) < ALPHA:
+        return f"decided alone, not after Holm's correction for {tests} recipes"
+    alone = [name for ratio, name in zip(ratios, names, strict=True) if ratio.p < ALPHA]
+    if len(ratios) > 1 and len(alone) == 1:
+        return f"{alone[0]} alone decides; the others do not agree"
+    if len({ratio.mean > 1 for ratio in ratios}) > 1:
+        return f"{' and '.join(names)} point in opposite directions"
+    return "the interval is too wide"
+
+
+def _beyond(ratios: Sequence[Ratio], margin: float) -> bool:
+    return all(ratio.mean > margin for ratio in ratios)
+
+
+def _difference_p(ratios: Sequence[Ratio]) -> float:
+    """Return the largest p-value of a ratio of 1; 1 if the ratios differ in direction, NaN without a test."""
+    if not _complete(ratios):
+        return math.nan
+    return max(ratio.p for ratio in ratios) if len({ratio.mean > 1 for ratio in ratios}) == 1 else 1.0
+
+
+def _equivalence_p(evidence: Evidence) -> float:
+    if not _complete(evidence.ratios):
+        return math.nan
+    return max(equivalence_p(ratio, evidence.margin) for ratio in evidence.ratios)
+
+
+def _complete(ratios: Sequence[Ratio]) -> bool:
+    """Whether every column has a ratio for the same two or more seeds: dropping seeds below 0 would bias the others."""
+    return ratios[0].n > 1 and len({ratio.n for ratio in ratios}) == 1
