@@ -1,0 +1,101 @@
+"""`slimdiff judge`: findings, verdicts, tables and figures of a matrix alone, without the run that made it."""
+
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from slimdiff.cli.config import BASE, Configs, Presets, read_config, sources
+from slimdiff.cli.console import console
+from slimdiff.cli.matrix import PAPER
+from slimdiff.cli.run import find_root
+from slimdiff.config import resolve
+from slimdiff.errors import UserError
+from slimdiff.io import files
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from slimdiff.analysis.findings import Findings
+    from slimdiff.analysis.matrix import Matrix
+
+
+def judge(
+    matrix: Annotated[Path, typer.Argument(help="A matrix.parquet.", show_default=False)],
+    presets: Presets = None,
+    config: Configs = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for claims.json, tables and figures, all in one folder.")
+    ] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Write only the files that --out already holds, such as published ones.")
+    ] = False,
+) -> None:
+    """Judge a matrix: findings on its recipes, verdicts on claims.
+
+    Claims and margins are those of the configuration. Needs no other file of the run, so a published matrix can be
+    judged anew.
+    """
+    from slimdiff.analysis import findings
+    from slimdiff.analysis.claims import file, verdicts
+    from slimdiff.analysis.decisions import Margins
+    from slimdiff.analysis.matrix import read_matrix, read_paper
+    from slimdiff.analysis.measures import REFERENCE
+
+    if update and (out is None or not out.is_dir()):
+        raise UserError(f"--update needs --out with the folder to update, got {out}; omit --update to write all files")
+    paths = sources(presets, config)
+    if not paths:
+        raise UserError(f"no {BASE} here: change to your clone, or name the run's files with --config")
+    merged, root = read_config(paths), find_root(Path.cwd())
+    try:
+        margins, names = Margins(**resolve.claims_settings(merged)["margins"]), list(merged["claims"])
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{', '.join(map(str, paths))}: keys claims and verdicts are missing or wrong; "
+            "`slimdiff run --dry-run` says why"
+        ) from None
+    judged, paper = read_matrix(matrix), read_paper(root / PAPER)
+    claims = file.read(path if (path := Path(name)).is_absolute() else root / name for name in names)
+    verdict_list = verdicts.evaluate_claims(judged, paper, claims, margins)
+    record, found = verdicts.to_json(judged, verdict_list, margins), findings.find(judged, margins)
+    if out is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            fresh = Path(folder)
+            wanted = {path.name for path in out.iterdir()} if update else None
+            _write(fresh, judged, found, paper, record, wanted)
+            out.mkdir(parents=True, exist_ok=True)
+            for path in fresh.iterdir():
+                if wanted is None or path.name in wanted:
+                    with files.atomic(out / path.name) as temporary:
+                        shutil.copyfile(path, temporary)
+    counts = {"claims": Counter(verdict.verdict for verdict in verdict_list)}
+    for kind in ("images", "size", "speed"):
+        counts[kind] = Counter(getattr(own, kind).finding for own in found.differences[REFERENCE].values())
+    for name, counted in counts.items():
+        console().print(f"{name}: " + ", ".join(f"{number} {word}" for word, number in counted.most_common()))
+
+
+def _write(
+    folder: Path,
+    matrix: "Matrix",
+    found: "Findings",
+    paper: "pd.DataFrame",
+    record: dict[str, Any],
+    wanted: set[str] | None,
+) -> None:
+    """Write claims.json, tables and figures into `folder`; of the figures only those in `wanted`, if given."""
+    from slimdiff.report.contents import FIGURE_FORMATS, FIGURES
+    from slimdiff.report.figures import style
+    from slimdiff.report.figures.write import draw
+    from slimdiff.report.tables.write import write_tables
+
+    files.write_json(folder / "claims.json", record)
+    write_tables(matrix, found, paper, record, folder)
+    for spec in FIGURES:
+        formats = [suffix for suffix in FIGURE_FORMATS if wanted is None or f"{spec.name}.{suffix}" in wanted]
+        for suffix in formats:
+            style.save(draw(matrix, found, paper, spec), folder / f"{spec.name}.{suffix}")
