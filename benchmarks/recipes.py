@@ -53,16 +53,21 @@ def measure(model: Path, baseline: Path, images: image_set.ImageSet, cache: Path
         }
         if threads == 1:
             found["output_error"] = error_of(entrant, reference, images)
-            found["file_share"] = (model.parent / "model.packed").stat().st_size / baseline.stat().st_size
+            found["file_share"] = _packed(model) / _packed(baseline)
     gc.collect()
     return found
+
+
+def _packed(model: Path) -> int:
+    """Return the bytes of the packed file next to a cell's checkpoint."""
+    return (model.parent / "model.packed").stat().st_size
 
 
 def table(measured: dict[str, dict[str, Any]]) -> str:
     """Return a Markdown table with a line per cell, sorted by family and speedup on one thread."""
     columns = [name for name in next(iter(measured.values())) if name.startswith("speedup")]
     heads = ["cell", *(name.replace("speedup, 1 threads", "speedup, 1 thread") for name in columns)]
-    lines = ["| " + " | ".join([*heads, "output error", "packed file / baseline's file"]) + " |"]
+    lines = ["| " + " | ".join([*heads, "output error", "packed file / baseline's packed file"]) + " |"]
     lines.append("|---" * (len(heads) + 2) + "|")
     for cell, entry in sorted(
         measured.items(), key=lambda each: (each[0].split("/")[1], -each[1][columns[0]]["ratio"])
