@@ -1,0 +1,187 @@
+"""What README and docs/results say follows from the published matrices, by the code of today."""
+
+import importlib
+import json
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from slimdiff.analysis import findings
+from slimdiff.analysis.claims import file, verdicts
+from slimdiff.analysis.claims.verdicts import Verdict
+from slimdiff.analysis.decisions import EQUIVALENT, UNRESOLVED, Margins
+from slimdiff.analysis.findings import Findings
+from slimdiff.analysis.matrix import Matrix, read_matrix, read_paper
+from slimdiff.analysis.statistics import Ratio, Summary
+from slimdiff.report.tables import differences as differencetables
+from slimdiff.report.tables.write import cells_markdown
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs" / "results"
+RESOURCES = ROOT / "workflow" / "resources"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MARGINS = Margins(**yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))["verdicts"]["margins"])
+sys.path.insert(0, str(ROOT / "benchmarks" / "scores"))
+
+
+@cache
+def matrix(name: str) -> Matrix:
+    return read_matrix(RESULTS / name / "matrix.parquet")
+
+
+@cache
+def found(name: str) -> Findings:
+    return findings.find(matrix(name), MARGINS)
+
+
+def shown(number: Ratio | Summary, decimals: int = 2) -> str:
+    mean, low, high = (f"{value:.{decimals}f}" for value in (number.mean, number.low, number.high))
+    return f"{mean} [{low}, {high}]"
+
+
+def readme_intervals() -> Iterator[tuple[str, str]]:
+    """Yield the text of every interval in README's findings, computed from the matrices."""
+    for name, model, recipe, columns in (
+        ("slim", "ddpm", "channels-50", ("fid_indomain", "kid")),
+        ("open-questions", "ddpm", "gradual-90", ("fid_indomain", "kid")),
+        ("open-questions", "ncsn", "gradual-90", ("fid_indomain", "kid")),
+        ("paper-cpu-ncsn", "ncsn", "l1-70", ("fid_indomain", "kid")),
+        ("paper-cpu-ncsn", "ncsn", "groups-2", ("fid_indomain", "kid")),
+    ):
+        for column in columns:
+            yield f"{model} {recipe} {column}", shown(found(name).ratio(column, ("mnist", model, recipe)))
+    for model, recipe in (("ncsn", "compile-bf16"), ("ddpm", "channels-50")):
+        yield f"{recipe} speed", shown(found("slim").ratio("relative_time", ("mnist", model, recipe)).inverse)
+    points = found("slim").shares["class_accuracy"]["mnist", "ddpm", "channels-50"]
+    yield "points", f"{100 * points.mean:.1f} points [{100 * points.low:.1f}, {100 * points.high:.1f}]"
+
+
+def test_every_interval_in_the_readme_is_in_a_matrix() -> None:
+    text = " ".join(README.partition("## Findings")[2].partition("\n## ")[0].split())
+    computed = dict(readme_intervals())
+    for what, interval in computed.items():
+        assert interval in text, what
+    printed = re.findall(r"-?\d+\.\d+(?: points)? \[-?\d+\.\d+, -?\d+\.\d+\]", text)
+    assert sorted(printed) == sorted(computed.values()), "an interval that no matrix holds"
+
+
+def test_other_figures_in_the_readme() -> None:
+    text = " ".join(README.split())
+    slim, questions = found("slim"), found("open-questions")
+    for results, model, recipe in (
+        (slim, "ncsn", "compile-bf16"),
+        (slim, "ncsn", "openvino-int8"),
+        (slim, "ddpm", "channels-50"),
+        (questions, "ddpm", "gradual-90"),
+    ):
+        share = results.ratio("size_packed_bytes", ("mnist", model, recipe)).mean
+        assert f"{100 * share:.0f} %" in text, recipe
+    sampler = ("mnist", "ncsn", "sampler-euler-maruyama")
+    assert f"take {slim.ratio('relative_time', sampler).mean:.0f} times as long" in text
+    assert f"at {slim.ratio('fid_indomain', sampler).mean:.2f} times their FID" in text
+    assert f"{slim.ratio('kid', sampler).mean:.2f} times their KID" in text
+
+
+def test_the_words_of_the_readme_are_those_of_the_engine() -> None:
+    slim = found("slim").differences["reference"]
+    for recipe in ("compile-bf16", "openvino-int8"):
+        assert slim["mnist", "ncsn", recipe].images.finding == EQUIVALENT
+    assert slim["mnist", "ncsn", "compile-bf16"].speed.finding == "better"
+    channels = slim["mnist", "ddpm", "channels-50"]
+    assert (channels.reference, channels.images.finding) == ("longer", UNRESOLVED)
+    assert (channels.size.finding, channels.speed.finding) == ("better", "better")
+    parts = {part.left: part.verdict for part in verdict("open-questions", "ninety-percent").parts}
+    assert parts == {"mnist/ddpm/gradual-90": "replicated", "mnist/ncsn/gradual-90": "unresolved"}
+    assert verdict("paper-cpu-ncsn", "ncsn-groups2").verdict == "contradicted"
+    cpu = found("paper-cpu-ncsn").differences["reference"]
+    assert cpu["mnist", "ncsn", "l1-70"].images.finding == UNRESOLVED
+
+
+def test_the_default_run_in_the_readme_is_its_matrix() -> None:
+    frame = matrix("default").frame.set_index(["model", "optimization"])
+    lines = re.findall(r"^\| `(\w+)/([\w+.-]+)` \|.*\| ([\d.]+) % \| ([\d.]+) MB \| ([\d.]+) \|$", README, re.MULTILINE)
+    assert len(lines) >= 5
+    for model, recipe, percent, size, speed in lines:
+        row = frame.loc[(model, recipe)]
+        assert f"{row['fid_indomain_pct']:.1f}" == percent, recipe
+        assert f"{row['size_gzip_bytes'] / 1e6:.2f}" == size, recipe
+        assert speed == ("1" if recipe == "baseline" else f"{row['speedup']:.2f}"), recipe
+
+
+@cache
+def judged(name: str) -> dict[str, Verdict]:
+    claims = file.read([RESOURCES / "claims.yaml", RESOURCES / "open-questions.yaml"])
+    paper = read_paper(RESOURCES / "paper_reference.csv")
+    return {each.id: each for each in verdicts.evaluate_claims(matrix(name), paper, claims, MARGINS)}
+
+
+def verdict(name: str, claim: str) -> Verdict:
+    return judged(name)[claim]
+
+
+@pytest.mark.parametrize("name", ["slim", "paper-cpu-ncsn", "open-questions"])
+def test_published_verdicts_are_those_of_today(name: str) -> None:
+    text = (RESULTS / name / "claims.md").read_text(encoding="utf-8")
+    published = dict(re.findall(r"^\| `([\w+.-]+)` \| \w+ \| \*\*([\w ]+)\*\* \|", text, re.MULTILINE))
+    assert published
+    mnist = {claim: each.verdict for claim, each in judged(name).items()}
+    assert {claim: mnist[claim] for claim in published} == published
+    if (record := RESULTS / name / "claims.json").exists():
+        stored = {claim["id"]: claim["verdict"] for claim in json.loads(record.read_text(encoding="utf-8"))["claims"]}
+        assert stored == published
+
+
+@pytest.mark.parametrize("name", ["slim", "paper-cpu-ncsn", "open-questions", "sensitivity"])
+def test_published_tables_are_those_of_today(name: str) -> None:
+    paper = read_paper(RESOURCES / "paper_reference.csv")
+    frame = differencetables.differences.table(matrix(name), found(name), paper, differencetables.TABLES)
+    published = (RESULTS / name / "differences.md").read_text(encoding="utf-8")
+    assert published == differencetables.differences_markdown(frame, found(name))
+    assert (RESULTS / name / "cells.md").read_text(encoding="utf-8") == cells_markdown(matrix(name).frame)
+
+
+def test_the_table_of_old_and_new_verdicts_is_of_today() -> None:
+    text = (RESULTS / "verdicts" / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| ([\w-]+) \| `([\w+.-]+)` \| [\w –]+ \| \*\*([\w ]+)\*\* \|", text, re.MULTILINE)
+    assert len(lines) > 20
+    for name, claim, is_now in lines:
+        assert verdict(name, claim).verdict == is_now, (name, claim)
+
+
+def test_no_interval_of_a_distance_is_negative() -> None:
+    for path in RESULTS.glob("*/table-*.md"):
+        if path.parent.name != "default":  # remade by its own run
+            assert not re.search(r"\d+\.\d+ \[-\d", path.read_text(encoding="utf-8")), path
+
+
+def test_the_power_of_the_findings_is_as_published() -> None:
+    """The simulation at its first spread, with fewer trials: pinned by seed, and near the published shares."""
+    power = importlib.import_module("power")
+    spread = power.Spread("ncsn, median", 0.035, 0.092, 0.53)
+    shares = {
+        (truth, seeds): power.shares(spread, (truth, truth), seeds, 1000, np.random.default_rng(1))
+        for truth in (1.0, 1.25, 1.5)
+        for seeds in (3, 5, 8)
+    }
+    for seeds in (3, 5, 8):
+        assert shares[1.0, seeds]["better"] + shares[1.0, seeds]["worse"] <= 0.05
+        assert shares[1.25, seeds]["equivalent"] <= 0.05
+        assert shares[1.5, seeds]["better"] + shares[1.5, seeds]["equivalent"] == 0
+        disagreeing = power.shares(spread, (1.5, 1 / 1.5), seeds, 500, np.random.default_rng(2))
+        assert disagreeing[UNRESOLVED] == pytest.approx(1.0, abs=0.01)
+    assert shares[1.5, 3]["worse"] == pytest.approx(0.94, abs=0.03)
+    assert shares[1.5, 5]["worse"] > 0.99
+    assert shares[1.0, 3]["equivalent"] == pytest.approx(0.73, abs=0.05)
+    line = next(
+        line
+        for line in (RESULTS / "verdicts" / "power.md").read_text(encoding="utf-8").splitlines()
+        if re.match(r"\| ncsn, median of \d+ \| 1.5 \| 3 \|", line)
+    )
+    worse = float(line.split("|")[5])
+    assert worse == pytest.approx(100 * shares[1.5, 3]["worse"], abs=3)
