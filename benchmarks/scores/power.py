@@ -100,7 +100,7 @@ def ratios_of(logs: "np.ndarray[Any, np.dtype[np.float64]]") -> list[Ratio]:
 def shares(
     spread: Spread, truths: Sequence[float], seeds: int, trials: int, generator: np.random.Generator
 ) -> dict[str, float]:
-    """Return finding → its share among `trials` recipes that are each judged alone."""
+    """Return finding → its share among `trials` recipes that are each tested alone."""
     counts = dict.fromkeys(FINDINGS, 0)
     for pair in draw(spread, truths, seeds, trials, generator):
         counts[decide({RECIPE: Evidence(pair, COLUMNS, QUALITY)})[RECIPE].finding] += 1
@@ -183,7 +183,7 @@ def page(spreads: Sequence[Spread], trials: int, tables: int, seed: int) -> str:
             f"deviations of log ratios to the reference over three seeds in {', '.join(MATRICES)}; FID and KID "
             f"correlate by {spreads[0].correlation:.2f}. The margin of quality is {QUALITY:g}.",
             "\n".join(["| spread | FID | KID |", "|---|---|---|", *used]),
-            "## One recipe, judged alone",
+            "## One recipe, tested alone",
             "A true ratio of 1 makes every *better* and *worse* false. A true ratio of 1.25, at the margin, makes "
             "every *equivalent* false. *Worse* at 1.25 and 1.5 is the power.",
             table(["spread", "true ratio", "seeds"], alone),

@@ -362,7 +362,7 @@ def test_speedups_have_the_papers_times() -> None:
     assert (found.paper_effect, found.paper_holds) == (pytest.approx(58 / 38), True)
 
 
-def test_speed_is_judged_in_turns_and_beyond_its_margin() -> None:
+def test_speed_is_compared_in_turns_and_beyond_its_margin() -> None:
     rows = cells("baseline", (1.0, 1.0, 1.0), "speedup") + cells("ema", (2.0, 2.1, 1.9), "speedup")
     rows += cells("l1-30", (1.05, 1.06, 1.04), "speedup")
     assert part(rows, "speedup(ema) > 1").verdict == REPLICATED
@@ -404,7 +404,7 @@ def test_the_spread_over_techniques() -> None:
         ((None, None, None), UNRESOLVED),
     ],
 )
-def test_images_are_judged_by_two_metrics(kids: tuple[float | None, ...], verdict: str) -> None:
+def test_images_are_compared_by_two_metrics(kids: tuple[float | None, ...], verdict: str) -> None:
     """FID halves in every case."""
     rows = cells("baseline", (40.0, 41.0, 39.5), kid=0.08)
     rows += [synthetic.row("ema", seed, fid_indomain=20.0 + seed, kid=kid) for seed, kid in enumerate(kids)]

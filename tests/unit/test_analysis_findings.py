@@ -64,13 +64,13 @@ def test_findings_are_the_statistics_of_the_frame() -> None:
     assert computed.summary("fid_indomain", recipe) == statistics.by_recipe(frame, "fid_indomain")[recipe]
     assert computed.ratio("size_gzip_bytes", recipe) == statistics.ratios(frame, "size_gzip_bytes", "baseline")[recipe]
     assert computed.references[recipe] == computed.differences["reference"][recipe].reference == "baseline"
-    assert set(computed.differences) == set(findings.JUDGED)
+    assert set(computed.differences) == set(findings.COMPARED)
     assert computed.summary("fid_indomain", ("mnist", "ncsn", "absent")).n == 0
     assert computed.ratio("fid_indomain", ("mnist", "ncsn", "absent")).n == 0
 
 
 def test_findings_cover_the_tables() -> None:
-    assert {spec.baseline for spec in contents.TABLES} <= set(findings.JUDGED) | {"baseline"}
+    assert {spec.baseline for spec in contents.TABLES} <= set(findings.COMPARED) | {"baseline"}
     assert {measure.column for spec in contents.TABLES for measure in spec.measures} <= set(findings.COLUMNS)
 
 

@@ -115,14 +115,14 @@ def test_the_default_run_in_the_readme_is_its_matrix() -> None:
 
 
 @cache
-def judged(name: str) -> dict[str, Verdict]:
+def verdicts_of(name: str) -> dict[str, Verdict]:
     claims = file.read([RESOURCES / "claims.yaml", RESOURCES / "open-questions.yaml"])
     paper = read_paper(RESOURCES / "paper_reference.csv")
     return {each.id: each for each in verdicts.evaluate_claims(matrix(name), paper, claims, MARGINS)}
 
 
 def verdict(name: str, claim: str) -> Verdict:
-    return judged(name)[claim]
+    return verdicts_of(name)[claim]
 
 
 @pytest.mark.parametrize("name", ["slim", "paper-cpu-ncsn", "open-questions"])
@@ -130,7 +130,7 @@ def test_published_verdicts_are_those_of_today(name: str) -> None:
     text = (RESULTS / name / "claims.md").read_text(encoding="utf-8")
     published = dict(re.findall(r"^\| `([\w+.-]+)` \| \w+ \| \*\*([\w ]+)\*\* \|", text, re.MULTILINE))
     assert published
-    mnist = {claim: each.verdict for claim, each in judged(name).items()}
+    mnist = {claim: each.verdict for claim, each in verdicts_of(name).items()}
     assert {claim: mnist[claim] for claim in published} == published
     if (record := RESULTS / name / "claims.json").exists():
         stored = {claim["id"]: claim["verdict"] for claim in json.loads(record.read_text(encoding="utf-8"))["claims"]}

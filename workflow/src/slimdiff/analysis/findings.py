@@ -32,7 +32,7 @@ from slimdiff.errors import UserError
 from slimdiff.io import records
 
 BASELINES = (REFERENCE, BASELINE, SAMPLER_BASELINE)  # what ratios are relative to
-JUDGED = (REFERENCE, SAMPLER_BASELINE)  # what findings are relative to
+COMPARED = (REFERENCE, SAMPLER_BASELINE)  # what findings are relative to
 COLUMNS = (*(measure.column for measure in MEASURES), "params_nonzero", "gmacs")
 SHARES = (COVERAGE.column, ACCURACY.column)
 T = TypeVar("T")
@@ -49,7 +49,7 @@ class Findings:
     sampling_sd: Mapping[Recipe, float]
     ratios: Mapping[str, Mapping[str, Mapping[Recipe, Ratio]]]  # by baseline: BASELINES; then by column
     shares: Mapping[str, Mapping[Recipe, Summary]]  # by column: SHARES; differences from the reference
-    differences: Mapping[str, Mapping[Recipe, Difference]]  # by JUDGED
+    differences: Mapping[str, Mapping[Recipe, Difference]]  # by COMPARED
     groups: tuple[Group, ...]
     module_ratios: pd.DataFrame  # ablations.module_ratios
     sparse_recipes: pd.DataFrame  # ablations.sparse_recipes
@@ -87,7 +87,7 @@ def find(matrix: Matrix, margins: Margins) -> Findings:
         for name, side in sides.items()
     }
     differences = {
-        name: comparisons.compare(matrix, frame, ratios[name], sides[name], _plain(name), margins) for name in JUDGED
+        name: comparisons.compare(matrix, frame, ratios[name], sides[name], _plain(name), margins) for name in COMPARED
     }
     cells = ablations.module_cells(frame)
     return Findings(

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 from slimdiff import __version__
+from slimdiff.cli.analyze import analyze
 from slimdiff.cli.clean import clean
 from slimdiff.cli.compare import compare
 from slimdiff.cli.doctor import doctor
 from slimdiff.cli.export import export
-from slimdiff.cli.judge import judge
 from slimdiff.cli.matrix import matrix
 from slimdiff.cli.run import RunCommand, run
 from slimdiff.cli.sample import sample
@@ -54,7 +54,7 @@ def slimdiff(
 app.command("run", cls=RunCommand, rich_help_panel="Run")(run)
 for panel, commands in {
     "Run": (status, doctor),
-    "Inspect": (matrix, judge, show, compare, sample),
+    "Inspect": (matrix, analyze, show, compare, sample),
     "Export and clean up": (export, clean),
 }.items():
     for command in commands:

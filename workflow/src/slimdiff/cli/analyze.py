@@ -1,4 +1,4 @@
-"""`slimdiff judge`: findings, verdicts, tables and figures of a matrix alone, without the run that made it."""
+"""`slimdiff analyze`: findings, verdicts, tables and figures of a matrix alone, without the run that made it."""
 
 import shutil
 import tempfile
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from slimdiff.analysis.matrix import Matrix
 
 
-def judge(
+def analyze(
     matrix: Annotated[Path, typer.Argument(help="A matrix.parquet.", show_default=False)],
     presets: Presets = None,
     config: Configs = None,
@@ -34,10 +34,10 @@ def judge(
         bool, typer.Option("--update", help="Write only the files that --out already holds, such as published ones.")
     ] = False,
 ) -> None:
-    """Judge a matrix: findings on its recipes, verdicts on claims.
+    """Analyze a matrix: findings on its recipes, verdicts on claims.
 
     Claims and margins are those of the configuration. Needs no other file of the run, so a published matrix can be
-    judged anew.
+    evaluated by the rules of this version.
     """
     from slimdiff.analysis import findings
     from slimdiff.analysis.claims import file, verdicts
@@ -58,15 +58,15 @@ def judge(
             f"{', '.join(map(str, paths))}: keys claims and verdicts are missing or wrong; "
             "`slimdiff run --dry-run` says why"
         ) from None
-    judged, paper = read_matrix(matrix), read_paper(root / PAPER)
+    measured, paper = read_matrix(matrix), read_paper(root / PAPER)
     claims = file.read(path if (path := Path(name)).is_absolute() else root / name for name in names)
-    verdict_list = verdicts.evaluate_claims(judged, paper, claims, margins)
-    record, found = verdicts.to_json(judged, verdict_list, margins), findings.find(judged, margins)
+    verdict_list = verdicts.evaluate_claims(measured, paper, claims, margins)
+    record, found = verdicts.to_json(measured, verdict_list, margins), findings.find(measured, margins)
     if out is not None:
         with tempfile.TemporaryDirectory() as folder:
             fresh = Path(folder)
             wanted = {path.name for path in out.iterdir()} if update else None
-            _write(fresh, judged, found, paper, record, wanted)
+            _write(fresh, measured, found, paper, record, wanted)
             out.mkdir(parents=True, exist_ok=True)
             for path in fresh.iterdir():
                 if wanted is None or path.name in wanted:

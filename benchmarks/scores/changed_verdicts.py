@@ -1,6 +1,6 @@
 """Old and new verdicts on the published matrices, with the reason for each that changed.
 
-    python benchmarks/scores/judged_anew.py --before COMMIT --out docs/results/verdicts/README.md
+    python benchmarks/scores/changed_verdicts.py --before COMMIT --out docs/results/verdicts/README.md
 
 The old ones are read from the tables that the commit published, the new ones computed from the matrices in
 docs/results. The default run is left out: with one seed nothing but a size is decided.
@@ -71,7 +71,7 @@ def margins() -> Margins:
     return Margins(**config["verdicts"]["margins"])
 
 
-def judge(name: str) -> list[Verdict]:
+def evaluate(name: str) -> list[Verdict]:
     """Return the verdicts on the published matrix `name`, on the paper's claims and the open questions."""
     matrix = read_matrix(ROOT / RESULTS / name / "matrix.parquet")
     claims = file.read([RESOURCES / "claims.yaml", RESOURCES / "open-questions.yaml"])
@@ -95,7 +95,7 @@ def claim_lines(commit: str) -> Iterator[str]:
     """Yield a line for each claim that has, or had, a verdict other than not run."""
     for name in MATRICES:
         before = old_verdicts(published(commit, RESULTS / name / "claims.md"))
-        for verdict in judge(name):
+        for verdict in evaluate(name):
             old = before.get(verdict.id, "–")
             if {old, verdict.verdict} <= {"–", NOT_RUN}:
                 continue
@@ -131,9 +131,9 @@ def page(commit: str) -> str:
     own = margins()
     return "\n\n".join(
         [
-            "# The published matrices judged anew",
-            f"`python benchmarks/scores/judged_anew.py --before {commit} --out docs/results/verdicts/README.md`: no "
-            "training, no sampling, no scoring. New are the reference `longer` for recipes that train on, the "
+            "# Published matrices by new rules",
+            f"`python benchmarks/scores/changed_verdicts.py --before {commit} --out docs/results/verdicts/README.md`: "
+            "no training, no sampling, no scoring. New are the reference `longer` for recipes that train on, the "
             f"agreement of FID and KID, equivalence within a margin ({own.quality:g} for images, {own.size:g} for "
             f"sizes, {own.speed:g} for speed), times in turns, and Holm's correction of contradictions within a claim "
             "([rules](../../claims.md), [false rates and power](power.md)). The default run has one seed, which "

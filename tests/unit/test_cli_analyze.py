@@ -1,4 +1,4 @@
-"""`slimdiff judge`: a matrix alone is enough, and published files are renewed in place."""
+"""`slimdiff analyze`: a matrix alone is enough, and published files are renewed in place."""
 
 import json
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def test_only_existing_files_are_renewed(made: Path, command: Command) -> None:
     out.mkdir()
     for name in ("differences.md", "claims.json", "README.md"):
         (out / name).write_text("old", encoding="utf-8")
-    code, text, _ = command("judge", str(made), "--out", str(out), "--update")
+    code, text, _ = command("analyze", str(made), "--out", str(out), "--update")
     assert code == 0
     assert {path.name for path in out.iterdir()} == {"differences.md", "claims.json", "README.md"}
     assert (out / "README.md").read_text(encoding="utf-8") == "old"
@@ -46,7 +46,7 @@ def test_only_existing_files_are_renewed(made: Path, command: Command) -> None:
 def test_margins_and_claims_are_those_of_the_config(made: Path, command: Command) -> None:
     overlay = made.parent / "mine.yaml"
     overlay.write_text("verdicts: {margins: {quality: 3.0}}\nclaims: []\n", encoding="utf-8")
-    code, text, _ = command("judge", str(made), "--config", "config.yaml", "--config", str(overlay))
+    code, text, _ = command("analyze", str(made), "--config", "config.yaml", "--config", str(overlay))
     assert code == 0
     assert "1 equivalent" in text
 
@@ -60,20 +60,20 @@ def test_margins_and_claims_are_those_of_the_config(made: Path, command: Command
     ],
 )
 def test_mistakes_are_named(made: Path, command: Command, arguments: tuple[str, ...], named: tuple[str, ...]) -> None:
-    code, _, error = command("judge", str(made), *arguments)
+    code, _, error = command("analyze", str(made), *arguments)
     assert code == 1
     assert all(name in error for name in named), error
 
 
 def test_a_missing_matrix_is_named(made: Path, command: Command) -> None:
-    code, _, error = command("judge", str(made.parent / "none.parquet"))
+    code, _, error = command("analyze", str(made.parent / "none.parquet"))
     assert (code, "none.parquet" in error) == (1, True)
 
 
 @pytest.mark.slow
 def test_a_new_folder_gets_every_table_and_figure_of_numbers(made: Path, command: Command) -> None:
     out = made.parent / "all"
-    assert command("judge", str(made), "--out", str(out))[0] == 0
+    assert command("analyze", str(made), "--out", str(out))[0] == 0
     tables = {f"{name}.{suffix}" for name in contents.TABLE_NAMES for suffix in contents.TABLE_FORMATS}
     figures = {f"{spec.name}.{suffix}" for spec in contents.FIGURES for suffix in contents.FIGURE_FORMATS}
     assert {path.name for path in out.iterdir()} == tables | figures | {"claims.json"}
