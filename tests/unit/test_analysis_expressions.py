@@ -107,7 +107,7 @@ def test_every_numeric_column_can_be_named() -> None:
         ("fid_indomain(a) fid_indomain(b)", "has no <, > or ="),
         ("fid_indomain(a) < fid_indomain(b) < fid_indomain(c)", "has 2 of <, > and ="),
         ("fid_indomain(a) <= fid_indomain(b)", "has 2 of <, > and ="),
-        ("fd(a) < fd(b)", "has the unknown column 'fd'; allowed: params, "),
+        ("fd(a) < fd(b)", "has the unknown column 'fd'; allowed: mask_seed, sampling_seed, params, "),
         ("fid(a) < fid(b)", "has the column 'fid', which is now called fid_indomain"),
         ("rfid(a) < rfid(b)", "has the column 'rfid', which is now called fid_indomain_pct"),
         ("kid(a) < 0.5 * fid_report(b)", "has the column 'fid_report', which is now called fid_paper"),

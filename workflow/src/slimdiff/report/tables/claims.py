@@ -62,7 +62,7 @@ def to_markdown(record: Mapping[str, Any]) -> str:
         parts.append(_comparisons(claim))
         if claim["contradictions"]:
             parts.append(
-                "The paper contradicts itself on these cells:\n\n"
+                "Notes on the paper's numbers of these cells:\n\n"
                 + "\n".join(f"- {plain(note)}" for note in claim["contradictions"])
             )
     return "\n\n".join(parts) + "\n"
