@@ -138,7 +138,8 @@ def test_without_repeats_nothing_is_timed(tmp_path, family, monkeypatch):
     found = profile(path, {**SETTINGS, "repeats": 0}, torch.device("cpu"), images=images)
     assert found == timed | dict.fromkeys(profiling.TIMED)
     empty = {name for name in profiling.TIMED if timed[name] is None}  # without a baseline and without an engine
-    assert empty == {name for name in profiling.TIMED if name.startswith("speedup")} | {"compile_s"}
+    unknown = {"other_cpu_pct", "disturbed"} & empty  # runs as short as these may tell nothing
+    assert empty == {name for name in profiling.TIMED if name.startswith("speedup")} | {"compile_s"} | unknown
 
 
 def test_a_speedup_is_relative_to_the_baseline(tmp_path):

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Dtype = Literal["string", "Int64", "Float64"]
+Dtype = Literal["string", "boolean", "Int64", "Float64"]
 # How means over seeds are taken: of logarithms (quantities above 0), of shares (0 to 1), or of differences.
 Scale = Literal["log", "share", "plain"]
 
 # Python types of a value, and their name in messages. bool is a subclass of int and gets its own check.
 _ACCEPTED: dict[Dtype, tuple[tuple[type, ...], str]] = {
     "string": ((str,), "a string"),
+    "boolean": ((bool,), "true or false"),
     "Int64": ((int,), "an integer"),
     "Float64": ((int, float), "a finite number"),
 }
-_JSON_TYPE: dict[Dtype, str] = {"string": "string", "Int64": "integer", "Float64": "number"}
+_JSON_TYPE: dict[Dtype, str] = {"string": "string", "boolean": "boolean", "Int64": "integer", "Float64": "number"}
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,21 @@ COLUMNS: tuple[Column, ...] = (
     Column("speedup_batch_1", "Float64", "", "speedup for a single image: median over rounds", "profile"),
     Column("speedup_batch_1_low", "Float64", "", "smallest speedup_batch_1 of a round", "profile"),
     Column("speedup_batch_1_high", "Float64", "", "largest speedup_batch_1 of a round", "profile"),
+    Column(
+        "other_cpu_pct",
+        "Float64",
+        "%",
+        "share of the processor cores needed in the timed runs that other processes or the host took; null if unknown",
+        "profile",
+        scale="plain",
+    ),
+    Column(
+        "disturbed",
+        "boolean",
+        "",
+        "whether other_cpu_pct is above 10, so that the profile's times do not count; null if unknown",
+        "profile",
+    ),
     Column("batch_size", "Int64", "", "images per batch in inference_ms_per_image", "profile"),
     Column(
         "sampling_batch_size",
@@ -310,7 +326,7 @@ def check(record: Mapping[str, Any], columns: Sequence[Column] = COLUMNS) -> str
         types, wanted = _ACCEPTED[column.dtype]
         if (
             not isinstance(value, types)
-            or isinstance(value, bool)
+            or (isinstance(value, bool) and column.dtype != "boolean")
             or (isinstance(value, float) and not math.isfinite(value))
         ):
             return f"{column.name} must be {wanted} or null, not {value!r}"

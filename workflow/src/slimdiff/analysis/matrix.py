@@ -29,7 +29,7 @@ ROWS_KEY = "rows_sha256"  # in the footer
 LIBRARIES = ("altair", "numpy", "pandas", "pyarrow", "scipy")
 NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"  # as in the config schema
 NO_FORMULA = r"(?![=+\-@\t\r]).*"  # a spreadsheet runs a cell that begins with one of these
-_ARROW = {"string": pa.string(), "Int64": pa.int64(), "Float64": pa.float64()}
+_ARROW = {"string": pa.string(), "boolean": pa.bool_(), "Int64": pa.int64(), "Float64": pa.float64()}
 
 
 @dataclass(frozen=True)

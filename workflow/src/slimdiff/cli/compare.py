@@ -135,7 +135,7 @@ def _print_comparison(rows: Mapping[str, Mapping[str, Any]]) -> None:
     shown = table("", first, *(heading for name in others for heading in (name, "ratio")))
     for column in COLUMNS:
         values = [row.get(column.name) for row in rows.values()]
-        measured = column.dtype != "string" and column.name not in ("seed", *MACHINE)
+        measured = column.dtype in ("Int64", "Float64") and column.name not in ("seed", *MACHINE)
         if column.name in PROVENANCE or (len(set(values)) == 1 and (not measured or values[0] is None)):
             continue
         others_shown = [
@@ -143,6 +143,9 @@ def _print_comparison(rows: Mapping[str, Mapping[str, Any]]) -> None:
         ]
         shown.add_row(column.name, format_value(values[0]), *(part for pair in others_shown for part in pair))
     terminal.print(shown)
+    disturbed = [cell for cell, row in rows.items() if row.get("disturbed")]
+    if disturbed:
+        terminal.print(f"times do not count: other processes ran beside the profile of {', '.join(disturbed)}")
     for names, what in ((MACHINE, "times and memory"), (("n_samples",), "fid and fid_indomain_pct")):
         differing = [name for name in names if len({row.get(name) for row in rows.values()} - {None}) > 1]
         if differing:

@@ -18,7 +18,8 @@ from slimdiff.stages import command
 class Arguments(command.DeviceArguments):
     """Measure size, arithmetic, latency, memory and denoising loss of a cell's model.
 
-    Run it alone on the machine, unless `repeats` is 0, which skips the timing.
+    Run it alone on the machine, unless `repeats` is 0, which skips the timing. If other processes take more than a
+    tenth of the cores, it times once more, and then marks the times as disturbed.
     """
 
     model: Annotated[Path, "model.safetensors of the cell"]
@@ -39,6 +40,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     machine = describe_device(device, args.threads)
     size = {"size_packed_bytes": args.packed.stat().st_size}
     write_json(args.out, {**measured, **size, **machine, "code": args.code, "identity": own_identity})
+    if measured.get("disturbed"):
+        print(
+            f"note: other processes took {measured['other_cpu_pct']:.0f} % of the cores, so findings and tables leave "
+            f"these times out; on an idle machine, delete {args.out} and run again",
+            flush=True,
+        )
     if settings["repeats"] and measured.get("batch_size") != settings["batch_size"]:
         again = f"timed with {measured['batch_size']}" if measured.get("batch_size") else "and again with half of them"
         print(f"note: memory ran out at {settings['batch_size']} images at once: {again}", flush=True)

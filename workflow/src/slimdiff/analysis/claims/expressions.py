@@ -30,7 +30,7 @@ SIZES = ("size_bytes", "size_gzip_bytes", "size_packed_bytes")
 COLUMN_NAMES = tuple(
     column.name
     for column in COLUMNS
-    if column.dtype != "string" and not column.required and column.name not in RAW_TIMES
+    if column.dtype in ("Int64", "Float64") and not column.required and column.name not in RAW_TIMES
 )
 MAX_CHARACTERS = 300  # of a comparison
 

@@ -1,0 +1,175 @@
+"""Other processes during a measurement: exact arithmetic on given counters, and real processes on one core."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import write_small_model
+
+from slimdiff.profiling import contention as module
+from slimdiff.profiling import latency
+from slimdiff.profiling import profile as profiling
+from slimdiff.profiling.contention import Contention, Counters, contention, read_counters
+from slimdiff.profiling.latency import Latencies
+
+CPU = torch.device("cpu")
+SETTINGS = {"batch_size": 16, "repeats": 10, "warmup": 1, "seed": 0}
+TICKS_S = 1 / os.sysconf("SC_CLK_TCK")
+STAT = """cpu  9 9 9 9 9 9 9 9 9 9
+cpu0 100 20 30 1000 7 4 5 6 50 0
+cpu1 200 0 10 2000 0 0 0 1 0 0
+cpu2 900 0 0 0 0 0 0 0 0 0
+intr 1 2 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("cores", "needed", "busy", "stolen", "own", "percent"),
+    [
+        (2, 2, 20.0, 0.0, 20.0, 0.0),
+        (2, 2, 20.0, 0.0, 16.0, 20.0),
+        (2, 2, 16.0, 4.0, 16.0, 20.0),  # the host of a virtual machine
+        (2, 2, 19.9, 0.0, 20.0, 0.0),  # rounding
+        (16, 2, 160.0, 0.0, 20.0, 0.0),  # 14 others in parallel, on cores that are free
+        (16, 2, 160.0, 0.0, 10.0, 50.0),
+        (16, 1, 155.0, 0.0, 10.0, 0.0),  # a GPU's process
+        (2, 8, 20.0, 0.0, 15.0, 25.0),  # more threads than cores
+    ],
+)
+def test_only_use_beyond_the_free_cores_counts(cores, needed, busy, stolen, own, percent):
+    before = Counters(at=5.0, cores=cores, counted=1000.0, busy=300.0, stolen=7.0, own=2.0)
+    after = Counters(15.0, cores, 1000.0 + 10 * cores, 300.0 + busy, 7.0 + stolen, 2.0 + own)
+    found = contention(before, after, needed)
+    assert found.percent == pytest.approx(percent)
+    assert found.disturbs == (percent > module.TOLERATED_PCT)
+
+
+def test_counters_are_those_of_the_cores_that_the_process_may_use(tmp_path, monkeypatch):
+    (tmp_path / "stat").write_text(STAT)
+    monkeypatch.setattr(module, "STAT", tmp_path / "stat")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    found = read_counters()
+    assert found.cores == 2
+    assert found.busy == pytest.approx((100 + 20 + 30 + 4 + 5 + 200 + 10) * TICKS_S)
+    assert found.stolen == pytest.approx(7 * TICKS_S)
+    assert found.counted == pytest.approx((100 + 20 + 30 + 1000 + 7 + 4 + 5 + 6 + 200 + 10 + 2000 + 1) * TICKS_S)
+    assert 0.0 < found.own <= time.process_time() + sum(os.times()[2:4]) + TICKS_S
+
+
+def test_without_figures_nothing_is_called_disturbed(tmp_path, monkeypatch):
+    """A system without the file, one whose counters stand still, and runs that are too short."""
+    (tmp_path / "stat").write_text(STAT)
+    monkeypatch.setattr(module, "STAT", tmp_path / "stat")
+    assert contention(read_counters(), read_counters(), 1) is None
+    monkeypatch.setattr(module, "STAT", tmp_path / "none")
+    assert read_counters() is None
+    assert contention(None, None, 1) is None
+    short = Contention(0.09, 0.1, 0.1)
+    assert short.percent is short.disturbs is None
+    assert (short + Contention(0.0, 0.8, 0.8)).percent == pytest.approx(10.0)
+    path = tmp_path / "model.safetensors"
+    write_small_model(path, "ncsn")
+    found = profiling.profile(path, SETTINGS, CPU)
+    assert found["other_cpu_pct"] is found["disturbed"] is None
+    assert found["inference_ms_per_image"] > 0
+
+
+def timings(*percents: float | None) -> Callable[[], Latencies]:
+    runs = iter([None if percent is None else Contention(percent / 100, 1.0, 1.0) for percent in percents])
+    return lambda: Latencies((1.0,), (), next(runs))
+
+
+@pytest.mark.parametrize(
+    ("percents", "kept"),
+    [((3.0,), 3.0), ((30.0, 3.0), 3.0), ((30.0, 60.0), 30.0), ((60.0, 30.0), 30.0), ((None,), None)],
+)
+def test_a_disturbed_timing_is_repeated_once(percents, kept):
+    found = profiling._least_disturbed(timings(*percents)).contention
+    assert (found and found.percent) == (kept and pytest.approx(kept))
+
+
+def test_a_profile_says_what_others_took(tmp_path, monkeypatch):
+    """Half of the only core, in each of the two readings around the timed rounds of batches and of single images."""
+    path = tmp_path / "model.safetensors"
+    write_small_model(path, "ncsn")
+    calls = []
+
+    def read() -> Counters:
+        calls.append(None)
+        n = float(len(calls))
+        return Counters(at=n, cores=1, counted=n, busy=n, stolen=0.0, own=0.5 * n)
+
+    monkeypatch.setattr(latency, "read_counters", read)
+    found = profiling.profile(path, {**SETTINGS, "repeats": 2}, CPU)
+    assert (found["other_cpu_pct"], found["disturbed"]) == (pytest.approx(50.0), True)
+    assert len(calls) == 2 * 2 * profiling.TRIES
+
+
+@pytest.fixture
+def one_core() -> Iterator[None]:
+    """Keep this thread, and processes that it starts, on one core."""
+    if not Path("/proc/thread-self/schedstat").exists():
+        pytest.skip("this system does not say how long a thread waits for a core")
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    torch.set_num_threads(1)
+    os.sched_setaffinity(0, {max(cores)})
+    yield
+    os.sched_setaffinity(0, cores)
+    torch.set_num_threads(threads)
+
+
+def waited(run: Callable[[], Any]) -> tuple[Any, float]:
+    """Return the result of `run`, and in percent how long this thread was ready without running (proc_schedstat)."""
+
+    def read() -> list[int]:
+        return [int(text) for text in Path("/proc/thread-self/schedstat").read_text().split()[:2]]
+
+    before = read()
+    result = run()
+    ran, waiting = (after - start for after, start in zip(read(), before, strict=True))
+    return result, 100 * waiting / (ran + waiting)
+
+
+def measure() -> Contention:
+    before, end = read_counters(), time.monotonic() + 0.7
+    while time.monotonic() < end:
+        pass
+    return contention(before, read_counters(), 1)
+
+
+def test_a_process_on_the_same_core_disturbs(one_core, tmp_path):
+    """On one core, what others take is what a busy thread waits, however busy the machine is otherwise."""
+    path = tmp_path / "model.safetensors"
+    write_small_model(path, "ncsn")
+    alone, waiting = waited(measure)
+    assert alone.percent == pytest.approx(waiting, abs=10.0)
+    with subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) as busy:
+        try:
+            beside, waiting = waited(measure)
+            found = profiling.profile(path, SETTINGS, CPU)
+        finally:
+            busy.kill()
+    assert beside.percent == pytest.approx(waiting, abs=10.0)
+    assert beside.percent > 30.0
+    assert beside.disturbs
+    assert found["disturbed"]
+    assert found["other_cpu_pct"] > 30.0
+
+
+def test_a_profile_alone_is_not_disturbed(one_core, tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_small_model(path, "ncsn")
+    for _ in range(5):
+        found, waiting = waited(lambda: profiling.profile(path, SETTINGS, CPU))
+        if waiting < 5.0:
+            break
+    else:
+        pytest.skip(f"other processes of this machine kept the test waiting {waiting:.0f} % of the time")
+    assert not found["disturbed"]
+    assert found["other_cpu_pct"] <= module.TOLERATED_PCT
