@@ -1,6 +1,7 @@
 """Claims and verdicts: on synthetic matrices with known answers, and the paper's own claims against its tables."""
 
 import json
+import math
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -377,6 +378,15 @@ def test_disturbed_times_are_no_evidence() -> None:
     (found,) = verdicts.evaluate_claims(made, matrix.read_paper(PAPER), [claim("speedup(ema) > 1")], synthetic.MARGINS)
     assert found.parts[0].verdict == UNRESOLVED
     assert found.parts[0].why.startswith("disturbed")
+
+
+def test_a_claim_rests_on_the_undisturbed_seeds_and_says_so() -> None:
+    made = synthetic.matrix(cells("baseline", (1.0,) * 3, "speedup") + cells("ema", (2.0, 2.1, 9.0), "speedup"))
+    made.frame["disturbed"] = pd.array([False] * 5 + [True], dtype="boolean")
+    (found,) = verdicts.evaluate_claims(made, matrix.read_paper(PAPER), [claim("speedup(ema) > 1")], synthetic.MARGINS)
+    (part,) = found.parts
+    assert (part.verdict, part.seeds, part.effect) == (REPLICATED, 2, pytest.approx(math.sqrt(2.0 * 2.1)))
+    assert part.why == "1 of 3 profiles of mnist/ncsn/ema disturbed"
 
 
 def test_the_spread_over_techniques() -> None:

@@ -163,7 +163,10 @@ def test_disturbed_profiles_decide_nothing() -> None:
     one = found_in(rows, disturbed=[False] * 3 + [True, False, False])
     assert one.speed.finding == "better", "the two others still decide"
     two = found_in(rows, disturbed=[False] * 3 + [True, True, False])
-    assert (two.speed.finding, two.speed.why) == ("unresolved", decisions.ONE_SEED)
+    assert two.speed.finding == "unresolved"
+    assert two.speed.why == f"{decisions.ONE_SEED}; 2 of 3 profiles disturbed, left out"
+    baselines = found_in(rows, disturbed=[True] * 3 + [False] * 3)
+    assert baselines.speed == alone.speed, "turns with the baseline are timed in the recipe's own profile"
 
 
 def test_every_recipe_of_the_matrix_is_in_the_family() -> None:

@@ -174,6 +174,17 @@ def test_a_matrix_without_times_has_a_page(tmp_path: Path) -> None:
     assert "no time was measured" in html
 
 
+def test_a_disturbed_recipe_is_not_drawn_in_latency(tmp_path: Path) -> None:
+    rows = [synthetic.row(), synthetic.row("l1-30", disturbed=True), synthetic.row("l1-10")]
+    pagefolder.write(tmp_path, rows)
+    html = pagefolder.build(tmp_path).read_text(encoding="utf-8")
+    assert "in latency, since other processes ran beside every profile: mnist/ncsn/l1-30." in html
+    matrix = synthetic.matrix(rows)
+    points = pareto.points(pareto.recipes(matrix, findings.find(matrix, synthetic.MARGINS)))
+    assert points["inference_ms_per_image"].isna().to_list() == [False, True, False]
+    assert points["size_mb"].notna().all()
+
+
 def test_a_page_of_many_cells_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every recipe's first seed is shown before any second one, and omitted cells are counted."""
     monkeypatch.setattr(selection, "MAX_PICTURED_CELLS", 5)

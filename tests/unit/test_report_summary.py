@@ -114,6 +114,13 @@ def test_raw_times_are_no_evidence() -> None:
     assert answer(synthetic.matrix(rows)).faster == "For ncsn, no time was measured in turns."
 
 
+def test_disturbed_times_are_left_out_and_counted() -> None:
+    rows = [row(), row("groups-2", macs=1, speedup=3.0, disturbed=True)]
+    found = answer(synthetic.matrix(rows))
+    assert found.faster == "For ncsn, other processes disturbed every profile."
+    assert "times of 1 of 2 cells are left out" in found.cost
+
+
 def test_the_baseline_against_itself_sets_the_tolerance() -> None:
     matrix = synthetic.matrix([row(speedup=0.8), row("groups-2", macs=1, speedup=1.2)])
     assert derived.time_tolerance(matrix, "mnist", "ncsn") == pytest.approx(1.25)

@@ -444,3 +444,32 @@ def test_technique_tables_state_the_findings(paper: pd.DataFrame, mixed: Matrix)
         "failed",
         "not run",
     ]
+
+
+def test_a_disturbed_time_is_a_word_in_every_table(paper: pd.DataFrame) -> None:
+    """Of groups-2 no time counts, of l1-10 that of one seed in two, of the baseline no raw time."""
+    rows = [synthetic.row(seed=seed, speedup=1.0, disturbed=True) for seed in range(2)]
+    rows += [synthetic.row("groups-2", seed, speedup=2.0, disturbed=True) for seed in range(2)]
+    rows += [synthetic.row("l1-10", seed, speedup=speedup, disturbed=seed > 0) for seed, speedup in enumerate((0.5, 9))]
+    matrix = synthetic.matrix(rows)
+    for name, recipe, cells in (
+        ("table-3", "groups-2", ("disturbed", "disturbed")),
+        ("table-2", "l1-10", (f"{rows[4]['inference_ms_per_image']:.2f}", "2.000 (+100.0 %)")),
+        ("table-2", "baseline", ("disturbed", "1.000")),
+    ):
+        frame = table_of(matrix, paper, TABLES[name])
+        text = write.to_markdown(frame, TABLES[name])
+        heads = [cell.strip() for cell in text.splitlines()[6].strip("|").split("|")]
+        shown = dict(zip(heads, markdown_line(text, recipe), strict=True))
+        assert (shown["ms per image"], shown["time / the baseline's, in turns"]) == cells
+        assert ("1 of 2 profiles disturbed" in shown["note"]) == (recipe == "l1-10")
+    lines = write.cells_markdown(matrix.frame).splitlines()
+    cells_of = {tuple(row[:4]): row for row in ([cell.strip() for cell in line.split("|")[2:]] for line in lines[6:])}
+    assert cells_of["ncsn", "groups-2", "0", "ok"].count("disturbed") == 2
+    assert "disturbed" not in cells_of["ncsn", "l1-10", "0", "ok"]
+    csv = pd.read_csv(io.StringIO(write.matrix_csv(matrix.frame)))
+    assert csv["speedup"].notna().to_list() == [False] * 4 + [True, False]
+    assert csv["disturbed"].to_list() == [True] * 4 + [False, True]
+    text = differencetables.versus_paper_markdown(differences_of(matrix, paper)).partition("## mnist, ddpm")[0]
+    assert markdown_line(text, "groups-2")[8] == "disturbed"
+    assert markdown_line(text, "l1-10")[8] == "+100.0 %"

@@ -1,7 +1,7 @@
 """Every recipe against its reference: findings on images, size and speed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -70,6 +70,11 @@ def compare(
             else:
                 found[kind][recipe] = obstacle
         found[kind] |= decisions.decide(evidence)
+    for recipe, finding in found["speed"].items():
+        outcome = outcomes[recipe]
+        if outcome.disturbed and finding.finding not in (DISTURBED, *decisions.MISSING):
+            why = f"{outcome.disturbed} of {outcome.seeds - outcome.failed} profiles disturbed, left out"
+            found["speed"][recipe] = replace(finding, why="; ".join(filter(None, (finding.why, why))))
     return {
         recipe: Difference(reference or "", *(found[kind][recipe] for kind in kinds))
         for recipe, reference in references.items()

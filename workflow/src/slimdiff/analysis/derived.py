@@ -17,14 +17,15 @@ def derive(matrix: Matrix) -> pd.DataFrame:
     """Return the frame of `matrix` with further columns.
 
     relative_time: time per image / that of the recipe that speedups are measured against, in turns; null without a
-    speedup. bits_per_weight: bits of the packed file for each parameter. gmacs: 10⁹ multiply-accumulates per image.
+    speedup, and for disturbed rows. It is 1 for that recipe itself, however its own profile went. bits_per_weight: bits
+    of the packed file for each parameter. gmacs: 10⁹ multiply-accumulates per image.
     """
     frame = matrix.frame
     timed = frame["speedup"].astype("Float64")
     is_one = (frame["optimization"] == _profiled_against(matrix)) & timed.notna()
     return frame.assign(
         **{
-            TIME.column: (1 / timed).mask(is_one, 1.0),
+            TIME.column: (1 / timed).mask(statistics.disturbed_rows(frame)).mask(is_one, 1.0),
             BITS.column: 8 * frame[PACKED.column] / frame["params"],
             "gmacs": frame["macs"] * frame["network_evaluations"] / 1e9,
         }

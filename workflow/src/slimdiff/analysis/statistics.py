@@ -20,7 +20,7 @@ TIMES = (
     *("inference_ms_per_image", "inference_ms_per_image_iqr"),
     *("inference_ms_per_image_batch_1", "inference_ms_per_image_batch_1_iqr"),
     *("speedup", "speedup_low", "speedup_high", "speedup_batch_1", "speedup_batch_1_low", "speedup_batch_1_high"),
-    *("compile_s", "load_s", "relative_time"),
+    *("compile_s", "load_s"),
 )
 
 
@@ -198,7 +198,7 @@ def sampling_sd(matrix: pd.DataFrame, column: str = "fid_indomain_sampling_sd") 
 def outcomes(matrix: pd.DataFrame) -> dict[Recipe, Outcome]:
     """Return the outcome of each recipe, in the order of the matrix."""
     counts: dict[Recipe, Outcome] = {}
-    rows = zip(_recipes(matrix), matrix["status"], matrix["reason"], _disturbed(matrix), strict=True)
+    rows = zip(_recipes(matrix), matrix["status"], matrix["reason"], disturbed_rows(matrix), strict=True)
     for recipe, status, reason, disturbed in rows:
         old = counts.get(recipe, Outcome())
         failed = status == "failed"
@@ -224,12 +224,23 @@ def by_seed(matrix: pd.DataFrame, column: str) -> dict[Recipe, dict[int, float]]
     """
     values: dict[Recipe, dict[int, float]] = {}
     columns = (matrix[name].to_list() for name in ("status", "seed", column))  # lists iterate much faster
-    unusable = _disturbed(matrix) if column in TIMES else [False] * len(matrix)
+    unusable = disturbed_rows(matrix).to_list() if column in TIMES else [False] * len(matrix)
     for recipe, status, seed, value, disturbed in zip(_recipes(matrix), *columns, unusable, strict=True):
         own = values.setdefault(recipe, {})
         if status == "ok" and not disturbed and not pd.isna(value):
             own[int(seed)] = float(value)
     return values
+
+
+def disturbed_rows(matrix: pd.DataFrame) -> "pd.Series[bool]":
+    """Return which rows have disturbed times; a null, as in older matrices, is no disturbance."""
+    return matrix["disturbed"].astype("boolean").fillna(False).astype(bool)
+
+
+def without_disturbed_times(matrix: pd.DataFrame) -> pd.DataFrame:
+    """Return `matrix` with nulls for the TIMES of disturbed rows."""
+    rows = disturbed_rows(matrix)
+    return matrix.assign(**{name: matrix[name].mask(rows) for name in TIMES})
 
 
 def _p_value(summary: Summary) -> float:
@@ -245,13 +256,6 @@ def _p_value(summary: Summary) -> float:
 @functools.cache
 def _t_quantile(degrees: int) -> float:
     return float(special.stdtrit(degrees, (1 + CONFIDENCE) / 2))
-
-
-def _disturbed(matrix: pd.DataFrame) -> list[bool]:
-    """Return which rows have disturbed times; none in a matrix that does not say so."""
-    if "disturbed" not in matrix:
-        return [False] * len(matrix)
-    return [value is True or value == 1 for value in matrix["disturbed"].fillna(False).to_list()]
 
 
 def _recipes(matrix: pd.DataFrame) -> list[Recipe]:

@@ -162,12 +162,17 @@ def write(so_far: SoFar, results: Path, config: Mapping[str, Any], out: Path) ->
 
 
 def _print(so_far: SoFar, out: Path | None) -> None:
+    from slimdiff.analysis.decisions import DISTURBED
+    from slimdiff.analysis.statistics import TIMES
+
     terminal = console()
     shown = table("cell", *SHOWN, "status")
     for row in so_far.rows:
         name = run_path(row["dataset"], row["model"], row["optimization"], row["seed"])
         state = row["status"] if row["status"] == "ok" else f"{row['status']}: {row['reason']}"
-        shown.add_row(Text(name), *(format_value(row[column]) for column in SHOWN), Text(state))
+        lost = TIMES if row["disturbed"] else ()
+        values = [DISTURBED if column in lost else format_value(row[column]) for column in SHOWN]
+        shown.add_row(Text(name), *values, Text(state))
     if so_far.rows:
         terminal.print(shown)
     total = len(so_far.rows) + len(so_far.missing)

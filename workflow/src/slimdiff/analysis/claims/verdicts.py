@@ -290,7 +290,7 @@ def _comparison(
         effect.n,
         *_numbers(effect),
         decision.verdict,
-        _with_remarks(decision, [cell for term, cell in terms if not term.spread], evidence),
+        _with_remarks(decision, [pair for pair in terms if not pair[0].spread], evidence),
         second_column=column if second else None,
         second_effect=mean,
         second_low=low,
@@ -356,7 +356,7 @@ def _obstacle(
         return Decision(UNRESOLVED, "; ".join(failed))
     if lacking:
         if all(column in statistics.TIMES and evidence.outcome(cell).disturbed for column, cell in lacking):
-            return Decision(UNRESOLVED, "disturbed: other processes ran beside the profiles")
+            return Decision(UNRESOLVED, "disturbed: other processes ran beside every profile")
         return Decision(NOT_RUN, f"{_were([f'{column} of {_name(cell)}' for column, cell in lacking])} not measured")
     if not effect.shared:
         return Decision(UNRESOLVED, "no seed in common")
@@ -365,12 +365,19 @@ def _obstacle(
     return Decision(UNRESOLVED, effects.ONE_SEED) if math.isnan(effect.low) else None
 
 
-def _with_remarks(decision: Decision, cells: Sequence[Recipe], evidence: _Evidence) -> str:
-    """Return the reason of a decision, with failed seeds and an unequal training."""
+def _with_remarks(decision: Decision, terms: Sequence[tuple[Term, Recipe]], evidence: _Evidence) -> str:
+    """Return the reason of a decision, with failed seeds, disturbed profiles and an unequal training."""
+    cells = [cell for _, cell in terms]
     outcomes = [(cell, evidence.outcome(cell)) for cell in cells]
     remarks = [decision.why] * bool(decision.why)
     if not any(_all_failed(outcome) for _, outcome in outcomes):
         remarks += [_some_failed(cell, outcome) for cell, outcome in outcomes if outcome.failed]
+    timed = {cell: evidence.outcome(cell) for term, cell in terms if term.column in statistics.TIMES}
+    remarks += [
+        f"{own.disturbed} of {own.seeds - own.failed} profiles of {_name(cell)} disturbed"
+        for cell, own in timed.items()
+        if own.disturbed
+    ]
     if len(cells) == 2 and cells[0][:2] == cells[1][:2] and decision.verdict != NOT_RUN:
         own, other = cells
         if other[2] == BASELINE and evidence.references.get(own, BASELINE) != BASELINE:

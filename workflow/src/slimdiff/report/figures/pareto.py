@@ -1,5 +1,6 @@
 """Cost against FID: one point per recipe, names, and the Pareto front. Figures and page share the chart."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,7 @@ def recipes(matrix: Matrix, findings: Findings) -> pd.DataFrame:
     """Return one row per recipe of `matrix`, in its order.
 
     Columns: dataset, model, optimization, family, kind, MEANS (over seeds); seeds, low, high (95 % interval of the
-    FID); size_mb; name, unique within the data set.
+    FID); disturbed (whether no time counts for this reason); size_mb; name, unique within the data set.
     """
     families = paper.families(matrix)
     rows = []
@@ -60,7 +61,8 @@ def recipes(matrix: Matrix, findings: Findings) -> pd.DataFrame:
         row: dict[str, Any] = dict(zip(("dataset", "model", "optimization"), recipe, strict=True))
         row |= {"family": families[recipe[1]], "kind": paper.kind(recipe[2], matrix.config)}
         means = {column: findings.summary(column, recipe).mean for column in MEANS}
-        rows.append({**row, **means, "seeds": fid.n, "low": fid.low, "high": fid.high})
+        disturbed = bool(findings.outcomes[recipe].disturbed) and math.isnan(means["inference_ms_per_image"])
+        rows.append({**row, **means, "seeds": fid.n, "low": fid.low, "high": fid.high, "disturbed": disturbed})
     frame = pd.DataFrame(rows)
     frame["size_mb"] = frame["size_gzip_bytes"] / 1e6
     several = frame.groupby("dataset")["model"].transform("nunique") > 1

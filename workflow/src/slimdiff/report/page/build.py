@@ -103,6 +103,7 @@ def build(
         costs=[cost for cost in contents.COSTS if any(points[cost.column] > 0)],
         families=style.family_legend(points["family"]),
         undrawn=["/".join(row) for row in recipes.loc[~(recipes["fid_indomain"] > 0), RECIPE].itertuples(index=False)],
+        disturbed=["/".join(row) for row in points.loc[points["disturbed"], RECIPE].itertuples(index=False)],
         plots=plots,
         scale=scale,
         margins=findings.margins,

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from slimdiff.analysis.decisions import UNRESOLVED, WORSE
+from slimdiff.analysis import statistics
+from slimdiff.analysis.decisions import DISTURBED, UNRESOLVED, WORSE
 from slimdiff.analysis.findings import Findings
 from slimdiff.analysis.groups import Group, RecipeComparison
 from slimdiff.analysis.measures import BASELINE, FID, PACKED
@@ -35,7 +36,7 @@ def answer(frame: pd.DataFrame, findings: Findings) -> Answer:
     groups, failures = findings.groups, _failures(frame)
     if not (frame["status"] == "ok").any():
         return _no_conclusion("every cell failed", [failures])
-    remarks = [remark for remark in (_evidence(findings), _copies(frame), failures) if remark]
+    remarks = [remark for remark in (_evidence(findings), _disturbed(frame), _copies(frame), failures) if remark]
     if not any(group.comparisons for group in groups):
         baselines = [
             f"in-domain FID is {significant(group.baseline_fid)} for the baseline of {group.name}" for group in groups
@@ -72,6 +73,8 @@ def _faster(group: Group) -> str:
     if best is not None:
         gain = f"{best.name} samples {_interval(best.time.inverse)} times as fast as the baseline, timed in turns"
         return _gain(group, best, gain, "faster")
+    if not timed and any(comparison.difference.speed.finding == DISTURBED for comparison in group.comparisons):
+        return f"for {group.name}, other processes disturbed every profile"
     if not timed:
         return f"for {group.name}, no time was measured in turns"
     fastest = min(timed, key=lambda comparison: comparison.time.mean)
@@ -118,6 +121,12 @@ def _evidence(findings: Findings) -> str:
         return "each number is from one seed, which decides nothing about images and times"
     count = f"{min(seeds)} to {max(seeds)}" if min(seeds) < max(seeds) else str(seeds[0])
     return f"numbers are means of {count} seeds, with 95 % intervals in brackets"
+
+
+def _disturbed(frame: pd.DataFrame) -> str:
+    """Return how many cells have times that do not count; empty if none has."""
+    number = int(statistics.disturbed_rows(frame).sum())
+    return f"times of {number} of {len(frame)} cells are left out, since other processes disturbed them" * bool(number)
 
 
 def _copies(frame: pd.DataFrame) -> str:

@@ -15,7 +15,7 @@ from slimdiff.analysis.paper import NOT_RUN, percent_text
 from slimdiff.analysis.statistics import ALPHA
 from slimdiff.io import files
 from slimdiff.report.contents import TABLES
-from slimdiff.report.tables.markdown import NOTHING, grid, interval, missing, p_value, text
+from slimdiff.report.tables.markdown import NOTHING, grid, interval, missing, p_value, text, without_value
 
 DIFFERENCES_CAPTION = (
     "Images are compared with the reference over the same training seeds: `baseline`, or the baseline trained for as "
@@ -158,7 +158,8 @@ def _versus_paper(row: Mapping[Any, Any]) -> list[str]:
     line.append(_reference(row))
     for measure in VERSUS_PAPER:
         column = measure.column
-        line.append(_change(*(row[f"{column}_change_{end}"] for end in ("percent", "low", "high"))))
+        change = [row[f"{column}_change_{end}"] for end in ("percent", "low", "high")]
+        line.append(without_value(row, column) if missing(change[0]) else _change(*change))
         tilde = "~" if measure.paper in str(row["approximate"]).split(";") else ""
         printed = _change(row[f"paper_{measure.paper}_change_percent"])
         line.append(printed if printed == NOTHING else tilde + printed)

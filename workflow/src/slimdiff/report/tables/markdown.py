@@ -2,9 +2,13 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
+
+from slimdiff.analysis.decisions import DISTURBED
+from slimdiff.analysis.measures import LATENCY, TIME
 
 NOTHING = "–"  # a missing number
 TAG = re.compile("<(?=[A-Za-z/!?])")  # the start of HTML
@@ -20,6 +24,11 @@ def text(value: object, decimals: int) -> str:
     if missing(value):
         return NOTHING
     return f"{value:.{decimals}f}" if isinstance(value, float) else str(value)
+
+
+def without_value(row: Mapping[Any, Any], column: str) -> str:
+    """Return the text for a missing value in a line of `paper.compare`: DISTURBED for a time that does not count."""
+    return DISTURBED if column in (LATENCY.column, TIME.column) and row["disturbed"] else NOTHING
 
 
 def interval(mean: object, low: object, high: object, decimals: int) -> str:

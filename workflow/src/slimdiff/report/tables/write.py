@@ -8,14 +8,16 @@ from typing import Any
 import pandas as pd
 
 from slimdiff.analysis import paper as comparison
+from slimdiff.analysis import statistics
+from slimdiff.analysis.decisions import DISTURBED
 from slimdiff.analysis.findings import Findings
 from slimdiff.analysis.matrix import Matrix
-from slimdiff.analysis.measures import Measure, TableSpec
+from slimdiff.analysis.measures import LATENCY, TIME, Measure, TableSpec
 from slimdiff.analysis.paper import percent_text
 from slimdiff.io import files
 from slimdiff.report import contents
 from slimdiff.report.tables import claims, differences, proxies, variance
-from slimdiff.report.tables.markdown import NOTHING, grid, missing, text
+from slimdiff.report.tables.markdown import NOTHING, grid, missing, text, without_value
 
 CAPTION = (
     "Changes in brackets are relative to `{baseline}`. **Compare signs and changes, never the values**: our FID is "
@@ -29,8 +31,8 @@ CAPTION = (
 PAPER_HEADINGS = {"fid": "Inception FID"}  # where the paper measures another quantity
 CELLS_TITLE = "All cells"
 CELLS_CAPTION = (
-    "One line per cell. Speedup is the baseline's time / the cell's, timed interleaved. cells.csv has every column of "
-    "the matrix except the settings."
+    "One line per cell. Speedup is the baseline's time / the cell's, timed interleaved; times that other processes "
+    "disturbed are left out. cells.csv has every column of the matrix except the settings."
 )
 CELLS_COLUMNS = {  # column of the matrix → heading and decimals of the Markdown table
     "dataset": ("data set", 0),
@@ -72,7 +74,7 @@ def write_tables(
     claims.write_all(verdicts, folder)
     proxies.write_all(findings, folder)
     variance.write_all(findings, folder)
-    files.write_text(folder / f"{contents.CELLS}.csv", matrix.frame.drop(columns="settings").to_csv(index=False))
+    files.write_text(folder / f"{contents.CELLS}.csv", matrix_csv(matrix.frame))
     files.write_text(folder / f"{contents.CELLS}.md", cells_markdown(matrix.frame))
 
 
@@ -98,11 +100,19 @@ def to_markdown(frame: pd.DataFrame, spec: TableSpec) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def matrix_csv(frame: pd.DataFrame) -> str:
+    """Return every cell with every column but the settings; disturbed times are empty."""
+    return statistics.without_disturbed_times(frame).drop(columns="settings").to_csv(index=False)
+
+
 def cells_markdown(frame: pd.DataFrame) -> str:
     """Return one line per cell, with the columns in CELLS_COLUMNS."""
     lines = []
-    for row in frame[list(CELLS_COLUMNS)].to_dict("records"):
-        lines.append([text(row[name], decimals) for name, (_, decimals) in CELLS_COLUMNS.items()])
+    rows = zip(frame[list(CELLS_COLUMNS)].to_dict("records"), statistics.disturbed_rows(frame), strict=True)
+    for row, disturbed in rows:
+        lost = statistics.TIMES if disturbed else ()
+        shown = CELLS_COLUMNS.items()
+        lines.append([DISTURBED if name in lost else text(row[name], decimals) for name, (_, decimals) in shown])
     header = [heading for heading, _ in CELLS_COLUMNS.values()]
     return "\n\n".join([f"# {CELLS_TITLE}", CELLS_CAPTION, grid(header, lines)]) + "\n"
 
@@ -110,7 +120,8 @@ def cells_markdown(frame: pd.DataFrame) -> str:
 def _markdown_line(row: Mapping[Any, Any], spec: TableSpec) -> list[str]:
     line = [f"`{row['optimization']}`", str(row["label"] or NOTHING), _seeds(row)]
     for measure in spec.measures:
-        own = _number(row[measure.column], measure)
+        value = row[measure.column]
+        own = without_value(row, measure.column) if missing(value) else _number(value, measure)
         if measure.interval and not missing(row[f"{measure.column}_low"]):
             low, high = (_number(row[f"{measure.column}_{end}"], measure) for end in ("low", "high"))
             own += f" [{low}, {high}]"
@@ -121,7 +132,10 @@ def _markdown_line(row: Mapping[Any, Any], spec: TableSpec) -> list[str]:
             line.append(tilde + printed + _change(row, f"paper_{measure.paper}", spec))
     reference = row["reference"]
     trained_on = [f"images compared with `{reference}`"] if reference not in ("", spec.baseline) else []
-    return [*line, str(row["finding"]), "; ".join([*trained_on, *([str(row["note"])] if row["note"] else [])])]
+    some = {LATENCY, TIME} & set(spec.measures) and 0 < row["disturbed"] < row["seeds"]
+    untimed = [f"{row['disturbed']} of {row['seeds']} profiles disturbed"] if some else []
+    notes = [str(row["note"])] if row["note"] else []
+    return [*line, str(row["finding"]), "; ".join([*trained_on, *untimed, *notes])]
 
 
 def _decimals(measure: Measure) -> dict[str, int]:
