@@ -31,8 +31,8 @@ CAPTION = (
 PAPER_HEADINGS = {"fid": "Inception FID"}  # where the paper measures another quantity
 CELLS_TITLE = "All cells"
 CELLS_CAPTION = (
-    "One line per cell. Speedup is the baseline's time / the cell's, timed interleaved; times that other processes "
-    "disturbed are left out. cells.csv has every column of the matrix except the settings."
+    "One line per cell. Speedup is the baseline's time / the cell's, timed interleaved. cells.csv has every column of "
+    "the matrix except the settings."
 )
 CELLS_COLUMNS = {  # column of the matrix → heading and decimals of the Markdown table
     "dataset": ("data set", 0),
