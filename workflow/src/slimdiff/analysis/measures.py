@@ -38,7 +38,14 @@ BITS = Measure(
 LATENCY = Measure("inference_ms_per_image", "ms per image", 2, paper="inference_ms", change=False)
 TIME = Measure("relative_time", "time / the baseline's, in turns", 3)
 EVALUATIONS = Measure("network_evaluations", "network evaluations", 1, change=False)
-TRAINING = Measure("train_ms_per_epoch", "training, ms per epoch", 0, paper="train_ms_per_epoch", change=False)
+TRAINING = Measure(
+    "train_ms_per_epoch",
+    "training, ms per epoch",
+    0,
+    paper="train_ms_per_epoch",
+    change=False,
+    meaning="Times per epoch are of trainings that may run side by side, so they do not compare.",
+)
 ACCURACY = Measure(
     "class_accuracy",
     "class accuracy (%)",
