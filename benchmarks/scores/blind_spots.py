@@ -7,7 +7,8 @@ fixed seed, and --n test images drawn at random or training images.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -50,38 +51,60 @@ def blurred(images: torch.Tensor, sigma: float) -> torch.Tensor:
     return F.conv2d(x, weights.view(1, 1, 1, -1), padding=(0, reach)).round().clamp(0, 255).to(torch.uint8)
 
 
-def sets(data: image_set.ImageSet, n: int) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-    """Yield name, images and labels of every set."""
+@dataclass(frozen=True)
+class Strengths:
+    """How strongly images are damaged, by kind of damage."""
+
+    noise: Sequence[float] = (4, 8, 16, 32, 64)  # standard deviation, of 255
+    blur: Sequence[float] = (0.4, 0.7, 1.0, 1.5)  # pixels
+    missing: Sequence[float] = (1, 2, 3, 5)  # classes; of a fraction, that share of the next class
+    double: Sequence[float] = (2, 10, 30)  # percent of the images
+    copies: Sequence[int] = (2, 20)  # of each training image
+
+
+@dataclass(frozen=True)
+class Spoilt:
+    """Images, damaged on purpose or not."""
+
+    kind: str  # a field of Strengths; "real" for the others
+    name: str
+    images: torch.Tensor  # uint8 (N, C, H, W)
+    labels: torch.Tensor  # int64 (N,); (0,) without
+
+
+def sets(data: image_set.ImageSet, n: int, strengths: Strengths) -> Iterator[Spoilt]:
+    """Yield every set: n test images drawn at random, damaged, or training images."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randperm(len(data.test_images), generator=generator)[:n]
     images, labels = data.test_images[drawn], data.test_labels[drawn]
-    yield "test images", images, labels
+    yield Spoilt("real", "test images", images, labels)
     noise = torch.randn(images.shape, generator=generator)
-    for sigma in (4, 8, 16, 32, 64):
+    for sigma in strengths.noise:
         spoilt = (images + sigma * noise).round().clamp(0, 255).to(torch.uint8)
-        yield f"noise, {sigma} of 255", spoilt, labels
-    for width in (0.4, 0.7, 1.0, 1.5):
-        yield f"blur, {width} pixels", blurred(images, width), labels
-    for lost in (1, 2, 3, 5):
-        kept = labels >= lost
-        yield f"{lost} of 10 classes missing, unlabelled", images[kept], labels[:0]
+        yield Spoilt("noise", f"noise, {sigma:g} of 255", spoilt, labels)
+    for width in strengths.blur:
+        yield Spoilt("blur", f"blur, {width} pixels", blurred(images, width), labels)
+    for lost in strengths.missing:
+        kept = labels + torch.arange(len(labels)) / len(labels) >= lost
+        yield Spoilt("missing", f"{lost:g} of 10 classes missing, unlabelled", images[kept], labels[:0])
     partner = torch.randperm(len(images), generator=generator)
-    for percent in (2, 10, 30):
+    for percent in strengths.double:
         double = images.clone()
-        chosen = torch.randperm(len(images), generator=generator)[: len(images) * percent // 100]
+        chosen = torch.randperm(len(images), generator=generator)[: int(len(images) * percent / 100)]
         double[chosen] = torch.maximum(images[chosen], images[partner[chosen]])
-        yield f"{percent} % two digits at once", double, labels
-    for different in (n // 2, n // 20):
-        chosen = torch.randperm(len(data.train_images), generator=generator)[:different].repeat(n // different)
-        name = f"{different:,} training images, {n // different} times each"
-        yield name, data.train_images[chosen], data.train_labels[chosen]
-    chosen = torch.randperm(len(data.train_images), generator=generator)[:n]
-    yield f"{n:,} training images", data.train_images[chosen], data.train_labels[chosen]
+        yield Spoilt("double", f"{percent:g} % two digits at once", double, labels)
+    for times in strengths.copies:
+        different = len(images) // times
+        chosen = torch.randperm(len(data.train_images), generator=generator)[:different].repeat(times)
+        name = f"{different:,} training images, {times} times each"
+        yield Spoilt("copies", name, data.train_images[chosen], data.train_labels[chosen])
+    chosen = torch.randperm(len(data.train_images), generator=generator)[: len(images)]
+    yield Spoilt("real", f"{len(images):,} training images", data.train_images[chosen], data.train_labels[chosen])
     jitter = 2 * torch.randn(images.shape, generator=generator)
     nearly = (data.train_images[chosen] + jitter).round().clamp(0, 255).to(torch.uint8)
-    yield "the same with noise, 2 of 255", nearly, data.train_labels[chosen]
+    yield Spoilt("real", "the same with noise, 2 of 255", nearly, data.train_labels[chosen])
     wrong = torch.randperm(len(labels), generator=generator)
-    yield "test images, labels shuffled", images, labels[wrong]
+    yield Spoilt("real", "test images, labels shuffled", images, labels[wrong])
 
 
 def main() -> None:
@@ -98,9 +121,10 @@ def main() -> None:
     training = (data.train_images, data.train_labels)
     scorer = evaluator.read(folder / "reference.safetensors", extractors, classifier, [], training, digest)
     rows = []
-    for name, images, labels in sets(data, arguments.n):
-        record = score(Samples(images.numpy(), labels.numpy(), (), {}, 0.0), len(images), scorer, device)
-        rows.append({"set": name, "n": len(images), **{column: record[column] for column in COLUMNS}})
+    for spoilt in sets(data, arguments.n, Strengths()):
+        samples = Samples(spoilt.images.numpy(), spoilt.labels.numpy(), (), {}, 0.0)
+        record = score(samples, len(spoilt.images), scorer, device)
+        rows.append({"set": spoilt.name, "n": len(spoilt.images), **{column: record[column] for column in COLUMNS}})
         print(rows[-1], flush=True)
     frame = pd.DataFrame(rows)
     files.write_text(arguments.out / "blind-spots.csv", frame.to_csv(index=False))
