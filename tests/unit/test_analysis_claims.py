@@ -670,7 +670,7 @@ def test_the_stage_writes_the_record_and_the_table_shows_it(tmp_path: Path) -> N
         row for row in text.splitlines() if row.startswith("| `fid_indomain(groups-2) < fid_indomain(baseline)` |")
     ]
     assert "the interval lies on the other side of the threshold | 0.848 (154.34 / 182.1) | yes |" in line
-    assert record["margins"] == {"quality": 1.25, "size": 1.05, "speed": 1.1}
+    assert record["margins"] == {"quality": {"mnist": 1.25}, "size": 1.05, "speed": 1.1}
     assert "Table 9 prints 134.35 for the same cell" in text
     table = pd.read_csv(tmp_path / "claims.csv")
     assert len(table) == sum(len(c["parts"]) for c in record["claims"])

@@ -529,6 +529,16 @@ NAME_CASES = [
         "matrix[0].optimizations[1] … 'l1-31'; allowed: baseline, ema,  … (did you mean l1-30?); correct"
         " it, or add it under optimizations",
     ),
+    case(
+        "margin of an unknown data set",
+        {"verdicts": {"margins": {"quality": {"mnits": 1.3}}}},
+        "verdicts.margins.quality.mnits … 'mnits'; allowed: … mnist",
+    ),
+    case(
+        "margin of 1",
+        {"verdicts": {"margins": {"quality": {"mnist": 1}}}},
+        "verdicts.margins.quality … 'mnist': 1 … above 1",
+    ),
     case("unknown baseline", {"profile": {"baseline": "base"}}, "profile.baseline … 'base'; allowed: baseline, ema, "),
     case("unknown data set", {"matrix": [entry(dataset="mnits")]}, "matrix[0].dataset … 'mnits'; allowed: mnist, "),
     case(

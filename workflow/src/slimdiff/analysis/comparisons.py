@@ -50,7 +50,7 @@ def compare(
         recipe: baseline if (*recipe[:2], baseline) in references else None for recipe in references
     }
     kinds: dict[str, dict[Recipe, tuple[tuple[str, ...], float, str | None]]] = {
-        "images": {recipe: (images, margins.quality, references[recipe]) for recipe in references},
+        "images": {recipe: (images, margins.of_images(recipe[0]), references[recipe]) for recipe in references},
         "size": {recipe: ((sizes[recipe[:2]],), margins.size, plain[recipe]) for recipe in references},
         "speed": {recipe: ((TIME.column,), times[recipe[:2]], plain[recipe]) for recipe in references},
     }

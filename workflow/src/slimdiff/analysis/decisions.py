@@ -4,8 +4,8 @@ Each recipe is compared with its reference over the same seeds. A ratio below 1 
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from slimdiff.analysis.statistics import ALPHA, Outcome, Ratio, Recipe, equivalence_p, holm
 
@@ -22,9 +22,31 @@ ONE_SEED = "one seed: no interval and no test"
 class Margins:
     """Ratios, above 1, within which two recipes are equivalent. Only ratios beyond them are better or worse."""
 
-    quality: float  # of Fréchet and kernel distances
+    quality: Mapping[str, float] | float  # of Fréchet and kernel distances, by data set or for all
     size: float  # of files
     speed: float  # of times
+
+    def of_images(self, *datasets: str) -> float:
+        """Return the margin of distances on `datasets`: the largest of theirs.
+
+        A data set that `quality` does not name has the largest of all.
+        """
+        if not isinstance(self.quality, Mapping):
+            return self.quality
+        largest = max(self.quality.values())
+        return max(self.quality.get(dataset, largest) for dataset in datasets)
+
+    def restrict(self, datasets: Iterable[str]) -> "Margins":
+        """Return the margins with one of quality for each of `datasets`; unchanged without any."""
+        return replace(self, quality={name: self.of_images(name) for name in datasets} or self.quality)
+
+    @property
+    def quality_text(self) -> str:
+        """The margins of quality in words: one number if all are equal, else each with its data set."""
+        own = self.quality if isinstance(self.quality, Mapping) else {"": self.quality}
+        if len(set(own.values())) == 1:
+            return f"{next(iter(own.values())):g}"
+        return ", ".join(f"{margin:g} ({name})" for name, margin in own.items())
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ FRAMES = ("module_ratios", "sparse_recipes", "guided_recipes", "unconditional_mo
 def find(matrix: Matrix, margins: Margins) -> Findings:
     """Compute the findings of `matrix`."""
     frame = derive(matrix)
+    margins = margins.restrict(frame["dataset"].unique())
     changed = dict.fromkeys([*(measure.column for measure in MEASURES if measure.change), *comparisons.COLUMNS])
     own = references(frame)
     sides: dict[str, Mapping[Recipe, str | None]] = {REFERENCE: own}

@@ -115,5 +115,5 @@ def group(
         )
         tolerance = max(margins.speed, time_tolerance(matrix, dataset, model))
         name = f"{model} on {dataset}" if several else str(model)
-        groups.append(Group(name, fids[baseline].mean, comparisons, column, tolerance, margins.quality))
+        groups.append(Group(name, fids[baseline].mean, comparisons, column, tolerance, margins.of_images(dataset)))
     return tuple(groups)

@@ -1,7 +1,7 @@
 """Effects and decisions: the measured size of a comparison, and whether the seeds decide it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from scipy import special
@@ -90,9 +90,10 @@ def exactly(mean: float, shared: Sequence[int] = (0,)) -> Effect:
     return Effect(shared, 1, mean, mean, mean, 0.0, log=mean > 0)
 
 
-def resolution(columns: Sequence[str], margins: Margins) -> float:
-    """Return the ratio within which a difference of `columns` counts as none."""
-    for margin, names in ((margins.quality, DISTANCES), (margins.speed, SPEEDUPS), (margins.size, SIZES)):
+def resolution(columns: Sequence[str], margins: Margins, datasets: Iterable[str]) -> float:
+    """Return the ratio within which a difference of `columns` between cells of `datasets` counts as none."""
+    quality = margins.of_images(*datasets)
+    for margin, names in ((quality, DISTANCES), (margins.speed, SPEEDUPS), (margins.size, SIZES)):
         if set(columns) & set(names):
             return margin
     return 1.0

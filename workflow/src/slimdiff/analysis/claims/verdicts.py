@@ -109,7 +109,7 @@ def to_json(matrix: Matrix, verdicts: Sequence[Verdict], margins: Margins) -> di
     return {
         "matrix": origin | {"cells": len(matrix.frame)},
         "confidence": CONFIDENCE,
-        "margins": asdict(margins),
+        "margins": asdict(margins.restrict(matrix.frame["dataset"].unique())),
         "verdicts": {verdict: counts[verdict] for verdict in VERDICTS},
         "claims": [asdict(verdict) for verdict in verdicts],
     }
@@ -336,7 +336,8 @@ def _decide(
     columns = tuple(term.column for term, _ in terms)
     effect = effects.measure(values, columns)
     obstacle = _obstacle(cells, values, effect, evidence)
-    return effect, obstacle or effects.decide(expression, effect, effects.resolution(columns, evidence.margins))
+    margin = effects.resolution(columns, evidence.margins, [cell[0] for _, cell in terms])
+    return effect, obstacle or effects.decide(expression, effect, margin)
 
 
 def _obstacle(

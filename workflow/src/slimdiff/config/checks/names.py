@@ -23,6 +23,9 @@ def name_problems(config: Config) -> Iterator[Problem]:
         yield from check_known(entry["model"], config, "models", (*path, "model"))
         for position, optimization in enumerate(entry["optimizations"]):
             yield from check_known(optimization, config, "optimizations", (*path, "optimizations", position))
+    quality = config["verdicts"]["margins"]["quality"]
+    for dataset in quality if isinstance(quality, Mapping) else ():
+        yield from check_known(dataset, config, "datasets", ("verdicts", "margins", "quality", dataset))
     if (baseline := config["profile"]["baseline"]) is not None:
         yield from check_known(baseline, config, "optimizations", ("profile", "baseline"))
     seen: set[Cell] = set()

@@ -7,6 +7,7 @@ import altair as alt
 import pandas as pd
 
 from slimdiff.analysis.ablations import MIN_AMOUNTS
+from slimdiff.analysis.decisions import Margins
 from slimdiff.analysis.findings import Findings
 from slimdiff.analysis.measures import BASELINE, FID
 from slimdiff.report.figures import style
@@ -19,7 +20,7 @@ SENSITIVITY_SUBTITLE = (
     "Each recipe prunes one module alone. Modules are in the order in which the network applies them: down the U, "
     "along its bottom, and up again. Above 1 is worse than the baseline of the same seeds; the axis is logarithmic. "
     "Bars: 95 % t-intervals over paired seeds, clipped to the axis; a single seed has none. Grey band: ratios up to "
-    "{margin:g}, which our FID cannot resolve."
+    "{margin}, which our FID cannot resolve."
 )
 SPARSITY_SUBTITLE = (
     "Recipes that only set weights to zero, one line per method. Lower is better; the axis is logarithmic. Dashed: "
@@ -32,8 +33,8 @@ def sensitivity(findings: Findings, title: str) -> alt.VConcatChart:
     frame = findings.module_ratios
     parts = frame["method"].str.rsplit(", ", n=1)
     frame = frame.assign(technique=parts.str[0], amount=parts.str[-1])
-    margin = findings.margins.quality
-    draw, subtitle = functools.partial(_module_panel, margin=margin), SENSITIVITY_SUBTITLE.format(margin=margin)
+    draw = functools.partial(_module_panel, margins=findings.margins)
+    subtitle = SENSITIVITY_SUBTITLE.format(margin=findings.margins.quality_text)
     return _figure(frame, draw, title, subtitle, "No recipe of this matrix prunes one module alone.")
 
 
@@ -64,7 +65,8 @@ def _figure(
     return style.vconcat(panels or [style.placeholder(empty, SPARSITY_PX[0])], title, [*style.wrap(subtitle), *omitted])
 
 
-def _module_panel(block: pd.DataFrame, name: str, frame: pd.DataFrame, margin: float) -> alt.LayerChart:
+def _module_panel(block: pd.DataFrame, name: str, frame: pd.DataFrame, margins: Margins) -> alt.LayerChart:
+    margin = margins.of_images(block["dataset"].iloc[0])
     color, shape = style.color_by("technique", frame), style.shape_by("amount", frame)
     modules = list(dict.fromkeys(block["module"]))
     axis = style.log_axis([*block["ratio"], 1 / margin, margin], 1.0)

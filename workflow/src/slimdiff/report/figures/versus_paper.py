@@ -6,6 +6,7 @@ import altair as alt
 import pandas as pd
 
 from slimdiff.analysis import differences
+from slimdiff.analysis.decisions import Margins
 from slimdiff.analysis.findings import Findings
 from slimdiff.analysis.matrix import Matrix
 from slimdiff.analysis.measures import BASELINE
@@ -27,7 +28,7 @@ SUBTITLE = (
     "FID relative to the baseline of the same family, for recipes that train on to the baseline trained for as long; "
     "the axis is logarithmic, and left of 1 is better. Ours is in-domain, the paper's an Inception FID on MNIST: "
     "compare directions and rough sizes. Bars: 95 % t-intervals over paired seeds, clipped to the axis; a single seed "
-    "has none. Grey band: ratios up to {margin:g}, which our FID cannot resolve. The finding needs FID and KID to "
+    "has none. Grey band: ratios up to {margin}, which our FID cannot resolve. The finding needs FID and KID to "
     "agree."
 )
 
@@ -43,17 +44,17 @@ def figure(matrix: Matrix, findings: Findings, paper: pd.DataFrame, title: str) 
     order = list(dict.fromkeys(shown["dataset"]))  # keeps the families of a data set together
     shown = shown.sort_values("dataset", key=lambda names: names.map(order.index), kind="stable")
     axis = style.log_axis(pd.concat([shown[RATIO], shown["paper_ratio"]]).dropna(), 1.0)
-    margin = findings.margins.quality
-    subtitle = style.wrap(SUBTITLE.format(margin=margin))
+    subtitle = style.wrap(SUBTITLE.format(margin=findings.margins.quality_text))
     if n_omitted := len(lines) - len(shown):
         subtitle += style.wrap(f"{n_omitted} others are left out, see {style.FULL_TABLE}.")
     panels, omitted = style.draw_panels(
-        shown, ["dataset", "model"], lambda block, name: _panel(block, name, axis, margin)
+        shown, ["dataset", "model"], lambda block, name: _panel(block, name, axis, findings.margins)
     )
     return style.vconcat(panels, title, subtitle + omitted)
 
 
-def _panel(block: pd.DataFrame, name: str, axis: LogAxis, margin: float) -> alt.LayerChart:
+def _panel(block: pd.DataFrame, name: str, axis: LogAxis, margins: Margins) -> alt.LayerChart:
+    margin = margins.of_images(block["dataset"].iloc[0])
     order = block["optimization"].tolist()
     names = alt.Axis(title=None, ticks=False, grid=True, domain=False, labelLimit=300)
     y = alt.Y("optimization:N", scale=alt.Scale(domain=order), axis=names)

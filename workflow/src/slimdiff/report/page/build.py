@@ -18,6 +18,7 @@ import pandas as pd
 import vl_convert
 from markdown_it import MarkdownIt
 
+from slimdiff.analysis.decisions import Margins
 from slimdiff.analysis.findings import Findings
 from slimdiff.analysis.matrix import Matrix
 from slimdiff.analysis.paper import NOT_RUN
@@ -106,7 +107,7 @@ def build(
         disturbed=["/".join(row) for row in points.loc[points["disturbed"], RECIPE].itertuples(index=False)],
         plots=plots,
         scale=scale,
-        margins=findings.margins,
+        margin=findings.margins.quality_text,
         n_more_curves=n_more_curves,
         sheets=sheets,
         claims=_claims(claims),
@@ -200,7 +201,7 @@ def _claims(record: Mapping[str, Any]) -> dict[str, Any]:
         "evaluated": [claim for claim in record["claims"] if claim["verdict"] != NOT_RUN],
         "not_run": [claim for claim in record["claims"] if claim["verdict"] == NOT_RUN],
         "confidence": 100 * record["confidence"],
-        "margins": record["margins"],
+        "margins": {**record["margins"], "quality": Margins(**record["margins"]).quality_text},
     }
 
 

@@ -65,21 +65,20 @@ class DotPlot:
     ran: bool
     rows: tuple[DotRow, ...]
     omitted: int  # recipes left out for lack of room
+    band: tuple[float, float]  # positions of the ratios at the margin of quality
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The scale of all plots: ticks, the position of the baseline, and the band within the margin of quality."""
+    """The scale of all plots: ticks, and the position of the baseline."""
 
     ticks: tuple[tuple[str, float], ...]
     baseline: float
-    band: tuple[float, float]
 
 
 def dot_plots(matrix: Matrix, findings: Findings, paper: pd.DataFrame) -> tuple[list[DotPlot], Scale]:
     """Return the plots, families that were run first, and their common logarithmic scale of ratios."""
     lines = differences.table(matrix, findings, paper, TABLES)
-    margin = findings.margins.quality
     lines["paper_ratio"] = 1 + lines["paper_fid_change_percent"] / 100
     lines = lines[(lines["status"] != NOT_RUN) | lines["paper_ratio"].notna() | (lines["optimization"] == BASELINE)]
     shown = drop_crowd(lines)
@@ -88,11 +87,12 @@ def dot_plots(matrix: Matrix, findings: Findings, paper: pd.DataFrame) -> tuple[
     plots = []
     for (dataset, model), block in shown.groupby(["dataset", "model"], sort=False):
         rows = tuple(_row(line, axis) for line in block.to_dict("records"))
-        omitted = counts[dataset, model] - len(block)
-        plots.append(DotPlot(str(dataset), str(model), bool(block["ran"].any()), rows, omitted))
+        omitted, margin = counts[dataset, model] - len(block), findings.margins.of_images(str(dataset))
+        band = (_position(1 / margin, axis), _position(margin, axis))
+        plots.append(DotPlot(str(dataset), str(model), bool(block["ran"].any()), rows, omitted, band))
     plots.sort(key=lambda plot: not plot.ran)
     ticks = tuple((f"{tick:g}", _position(tick, axis)) for tick in axis.ticks())
-    return plots, Scale(ticks, _position(1.0, axis), (_position(1 / margin, axis), _position(margin, axis)))
+    return plots, Scale(ticks, _position(1.0, axis))
 
 
 def _row(line: Mapping[Any, Any], axis: LogAxis) -> DotRow:

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from slimdiff.analysis.decisions import Margins
 from slimdiff.io import files
 from slimdiff.report.tables.markdown import NOTHING, grid, interval, plain, text
 
 CAPTION = (
     "Each claim is a list of comparisons between cells, and is replicated if all of them are. A comparison is "
     "replicated or contradicted if the {confidence:g} % t-interval over paired seeds lies entirely on one side and the "
-    "ratio exceeds the margin (images {quality:g}, sizes {size:g}, speed {speed:g}); otherwise it is unresolved. "
+    "ratio exceeds the margin (images {quality}, sizes {size:g}, speed {speed:g}); otherwise it is unresolved. "
     "Comparisons of images need FID and KID to agree. Numbers are ratios left / right, or the value of the left "
     "without a right. A verdict holds for the scale of the run, which is given with it. The last columns hold the "
     "paper's own numbers, and whether these support its claim. docs/claims.md has the rules."
@@ -53,7 +54,9 @@ def to_markdown(record: Mapping[str, Any]) -> str:
     lines = [
         [f"`{c['id']}`", c["dataset"], f"**{c['verdict']}**", c["claim"], c["paper_supports"]] for c in record["claims"]
     ]
-    caption = CAPTION.format(confidence=100 * record["confidence"], **record["margins"])
+    margins = Margins(**record["margins"])
+    numbers = {"quality": margins.quality_text, "size": margins.size, "speed": margins.speed}
+    caption = CAPTION.format(confidence=100 * record["confidence"], **numbers)
     parts = ["# Claims of the paper", caption, f"{counts or 'No claims'}.", grid(header, lines)]
     for claim in record["claims"]:
         parts += [plain(f"## {claim['id']}: {claim['verdict']} ({claim['dataset']})")]

@@ -21,8 +21,8 @@ DIFFERENCES_CAPTION = (
     "Images are compared with the reference over the same training seeds: `baseline`, or the baseline trained for as "
     "long. Files and times are compared with `baseline`; times are taken in turns. Ratios are geometric means over "
     "seeds with 95 % t-intervals of the logarithms, differences of shares are in percentage points. **Images** are "
-    "better or worse if FID and KID both say so in paired t-tests of the logarithms and both exceed {quality:g}; they "
-    "are equivalent if two one-sided tests put both within {quality:g}. The margin of sizes is {size:g}, that of times "
+    "better or worse if FID and KID both say so in paired t-tests of the logarithms and both exceed {quality}; they "
+    "are equivalent if two one-sided tests put both within {quality}. The margin of sizes is {size:g}, that of times "
     "at least {speed:g}. p-values are after Holm's correction for all recipes of this page, and findings need one "
     f"below {ALPHA:.2f}. Unresolved does not mean equal. With one seed nothing but a size is decided."
 )
@@ -71,7 +71,7 @@ def differences_csv(frame: pd.DataFrame) -> str:
 def differences_markdown(frame: pd.DataFrame, findings: Findings) -> str:
     """Return two tables per data set and model in the matrix: images, then size and speed."""
     margins = findings.margins
-    caption = DIFFERENCES_CAPTION.format(quality=margins.quality, size=margins.size, speed=margins.speed)
+    caption = DIFFERENCES_CAPTION.format(quality=margins.quality_text, size=margins.size, speed=margins.speed)
     parts = ["# Differences between recipes", caption]
     ran = frame[frame["ran"] & (frame["status"] != NOT_RUN)]
     for (dataset, model), block in ran.groupby(["dataset", "model"], sort=False):
