@@ -135,10 +135,10 @@ def page(commit: str) -> str:
             "# Published matrices by new rules",
             f"`python benchmarks/scores/changed_verdicts.py --before {commit} --out docs/results/verdicts/README.md`: "
             "no training, no sampling, no scoring. New are the reference `longer` for recipes that train on, the "
-            f"agreement of FID and KID, equivalence within a margin ({own.quality:g} for images, {own.size:g} for "
-            f"sizes, {own.speed:g} for speed), times in turns, and Holm's correction of contradictions within a claim "
-            "([rules](../../claims.md), [false rates and power](power.md)). The default run has one seed, which "
-            "decides nothing but sizes.",
+            f"agreement of FID and KID, equivalence within a margin ({own.of_images('mnist'):g} for images, "
+            f"{own.size:g} for sizes, {own.speed:g} for speed), times in turns, and Holm's correction of "
+            "contradictions within a claim ([rules](../../claims.md), [false rates and power](power.md)). The default "
+            "run has one seed, which decides nothing but sizes.",
             "## Claims",
             "\n".join(["| matrix | claim | was | is | why |", "|---|---|---|---|---|", *claim_lines(commit)]),
             "## Findings on images",

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from scipy import special
 
 from slimdiff.analysis import statistics
-from slimdiff.analysis.decisions import DISTURBED, FINDINGS, Evidence, decide
+from slimdiff.analysis.decisions import DISTURBED, FINDINGS, Evidence, Margins, decide
 from slimdiff.analysis.matrix import read_matrix
 from slimdiff.analysis.references import references
 from slimdiff.analysis.statistics import CONFIDENCE, Ratio, paired
@@ -25,8 +26,9 @@ from slimdiff.analysis.statistics import CONFIDENCE, Ratio, paired
 ROOT = Path(__file__).parents[2]
 MATRICES = ("slim", "open-questions", "paper-cpu-ncsn")  # in docs/results; those with three seeds and scored alike
 SEEDS = (3, 5, 8)
-TRUTHS = (1.0, 1.1, 1.25, 1.5)
-QUALITY, SPEED = 1.25, 1.10  # margins
+MARGINS = Margins(**yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))["verdicts"]["margins"])
+QUALITY, SPEED = MARGINS.of_images("mnist"), MARGINS.speed
+TRUTHS = sorted({1.0, 1.1, 1.25, 1.5, QUALITY})
 TRIALS, TABLES, RECIPES = 4000, 500, 12
 NEAR = 2.0  # recipes whose FID ratio is beyond this are ruined, and have other spreads
 COLUMNS = ("fid_indomain", "kid")
@@ -184,15 +186,15 @@ def page(spreads: Sequence[Spread], trials: int, tables: int, seed: int) -> str:
             f"correlate by {spreads[0].correlation:.2f}. The margin of quality is {QUALITY:g}.",
             "\n".join(["| spread | FID | KID |", "|---|---|---|", *used]),
             "## One recipe, tested alone",
-            "A true ratio of 1 makes every *better* and *worse* false. A true ratio of 1.25, at the margin, makes "
-            "every *equivalent* false. *Worse* at 1.25 and 1.5 is the power.",
+            "A true ratio of 1 makes every *better* and *worse* false. A true ratio of "
+            f"{QUALITY:g}, at the margin, makes every *equivalent* false. *Worse* beyond it is the power.",
             table(["spread", "true ratio", "seeds"], alone),
             "## FID 1.5 times, KID divided by 1.5",
             "Every finding but *unresolved* is false.",
             table(["spread", "seeds"], disagreeing),
             f"## Tables of {RECIPES} recipes",
             "Shares of tables in which at least one recipe has the finding, after Holm's correction. At 1, *better* "
-            "and *worse* are false; at 1.25, *equivalent* is.",
+            f"and *worse* are false; at {QUALITY:g}, *equivalent* is.",
             table(["spread", "true ratio", "seeds"], families),
             "## Times",
             "Spread 0.03, margin 1.1. A disturbed profile takes 1.5 times as long. If rows say so they do not count, "

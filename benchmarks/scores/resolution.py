@@ -2,10 +2,10 @@
 
     python benchmarks/scores/resolution.py --dataset mnist --work work --out docs/results/resolution
 
-Trains FRESH extractors with other seeds, exactly as the workflow trains them, and scores spoilt images, and the samples
-of a finished run if --results names one. Writes DATASET.csv, with the scores of every set under every extractor, and
-resolution.md, with the tables of every CSV in the folder. Images and extractors in --work are reused. --config adds
-files with a data set of your own.
+Trains FRESH extractors with other seeds, exactly as the workflow trains them, and scores spoilt images, or the samples
+of a finished run if --results names one. Writes DATASET.csv or DATASET-cells.csv, with the scores of every set under
+every extractor, and resolution.md, with the tables of every CSV in the folder. Images, extractors and reference in
+--work are reused. --config adds files with a data set of your own.
 """
 
 import argparse
@@ -48,7 +48,6 @@ TOGETHER = 3  # extractors whose mean is a score
 BOTH = "both"
 METRICS = ("fid", "kid", BOTH)
 NAMES = {"fid": "FID", "kid": "KID", BOTH: "both"}
-POPULATIONS = ("spoilt", "cells")
 EDGES = (1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5, 1.75, 2.0, 3.0)  # of bins of ratios; the last one is open
 CONFIDENCE, ALLOWED = 0.95, 0.05  # of the intervals; the swap rate that a threshold excludes
 LEVELS = 20  # strengths of each kind of damage
@@ -126,24 +125,28 @@ def cells(results: Path, dataset: str) -> Iterator[Spoilt]:
 
 
 def measure(config: Mapping[str, Any], dataset: str, n: int, results: Path | None, work: Path) -> pd.DataFrame:
-    """Return a row for each set of images of `dataset`: its population, kind, name, size, and scores."""
-    images = work / f"{dataset}-images.safetensors"
+    """Return a row for each set of images: its population, kind, name, size, and scores.
+
+    Args:
+        n: images of each spoilt set.
+        results: the folder of a run, whose samples are the sets; None: spoilt images.
+        work: holds images, extractors and reference, or gets them.
+    """
+    images, measured = (work / f"{dataset}-{kind}.safetensors" for kind in ("images", "reference"))
     if not images.exists():
         settings = resolve.data_settings(config, dataset)
         stage("data", settings, f"--data-dir={config['data_dir']}", f"--out={images}")
     own, data = networks(config, dataset, images, work), image_set.read(images)
-    train, test = (data.train_images, data.train_labels), (data.test_images, data.test_labels)
-    real = reference.measure(train, test, own, dataset, "", "", torch.device("cpu"))
-    sources: list[tuple[str, Iterator[Spoilt]]] = [("spoilt", sets(data, n, STRENGTHS))]
-    if results is not None:
-        sources.append(("cells", cells(results, dataset)))
+    if not measured.exists():
+        train, test = (data.train_images, data.train_labels), (data.test_images, data.test_labels)
+        reference.write(measured, reference.measure(train, test, own, dataset, "", "", torch.device("cpu")))
+    real = reference.read(measured)
     rows = []
-    for population, source in sources:
-        for one in source:
-            if one.kind != "real":  # copies of others, or at the floor
-                row = {"population": population, "kind": one.kind, "set": one.name, "n": len(one.images)}
-                rows.append(row | scores(one.images, one.labels, real, own))
-                print(f"{dataset}: {one.name}, FID {rows[-1]['fid_0']:.3g}", flush=True)
+    for one in cells(results, dataset) if results else sets(data, n, STRENGTHS):
+        if one.kind != "real":  # at the floor, or copies of another
+            row = {"population": "cells" if results else "spoilt", "kind": one.kind, "set": one.name}
+            rows.append(row | {"n": len(one.images)} | scores(one.images, one.labels, real, own))
+            print(f"{dataset}: {one.name}, FID {rows[-1]['fid_0']:.3g}", flush=True)
     return pd.DataFrame(rows)
 
 
@@ -188,10 +191,10 @@ def log_ratios(frame: pd.DataFrame, metric: str, groups: NDArray[np.int64]) -> N
     return np.asarray(logs[first[paired]] - logs[second[paired]])
 
 
-def swap_rates(frame: pd.DataFrame, population: str, metric: str) -> list[Rate]:
+def swap_rates(frame: pd.DataFrame, metric: str) -> list[Rate]:
     """Return the swap rate in each bin of EDGES, by the ratio under the first of two disjoint sets of extractors."""
     groups, disjoint = splits(frame.filter(regex=r"^fid_\d+$").shape[1])
-    logs = log_ratios(frame[frame["population"] == population], metric, groups)
+    logs = log_ratios(frame, metric, groups)
     counts, swaps = np.zeros(len(EDGES)), np.zeros(len(EDGES))
     for a, b in disjoint:
         known = ~np.isnan(logs[:, a] + logs[:, b]) & (logs[:, a] != 0)
@@ -219,7 +222,7 @@ def threshold(rates: Sequence[Rate]) -> float:
 
 def dataset_threshold(frame: pd.DataFrame) -> float:
     """Return the threshold of a data set: that of FID, of spoilt images."""
-    return threshold(swap_rates(frame, "spoilt", "fid"))
+    return threshold(swap_rates(frame, "fid"))
 
 
 def page(folder: Path) -> str:
@@ -227,18 +230,15 @@ def page(folder: Path) -> str:
     blocks, lines = [], []
     for path in sorted(folder.glob("*.csv")):
         frame = pd.read_csv(path)
-        for population in [name for name in POPULATIONS if name in set(frame["population"])]:
-            found = {metric: swap_rates(frame, population, metric) for metric in METRICS}
-            numbers = (f"{threshold(found[metric]):g}" for metric in METRICS)
-            size = int((frame["population"] == population).sum())
-            lines.append([path.stem, population, str(size), *numbers])
-            head = ["ratio", *(f"{NAMES[metric]} {what}" for metric in METRICS for what in ("pairs", "swapped, %"))]
-            rows = [
-                [label(pair[0]), *(text for rate in pair for text in (f"{rate.pairs:.0f}", percent(rate)))]
-                for pair in zip(*found.values(), strict=True)
-            ]
-            blocks += [f"## {path.stem}, {population}", grid(head, rows)]
-    head = ["data set", "images", "sets", *(f"threshold of {NAMES[metric]}" for metric in METRICS)]
+        found = {metric: swap_rates(frame, metric) for metric in METRICS}
+        lines.append([path.stem, str(len(frame)), *(f"{threshold(rates):g}" for rates in found.values())])
+        head = ["ratio", *(f"{NAMES[metric]} {what}" for metric in METRICS for what in ("pairs", "swapped, %"))]
+        rows = [
+            [label(same[0]), *(text for rate in same for text in (f"{rate.pairs:.0f}", percent(rate)))]
+            for same in zip(*found.values(), strict=True)
+        ]
+        blocks += [f"## {path.stem}", grid(head, rows)]
+    head = ["images", "sets", *(f"threshold of {NAMES[metric]}" for metric in METRICS)]
     return "\n\n".join([grid(head, lines), *blocks]) + "\n"
 
 
@@ -255,8 +255,8 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, help="a name under datasets: in the config")
     parser.add_argument("--config", type=Path, nargs="*", default=[], help="files merged over config.yaml")
     parser.add_argument("--n", type=int, default=1_000, help="images of each spoilt set")
-    parser.add_argument("--results", type=Path, help="folder of a run, for its samples")
-    parser.add_argument("--work", type=Path, required=True, help="folder of images and extractors, kept for later")
+    parser.add_argument("--results", type=Path, help="folder of a run: score its samples, not spoilt images")
+    parser.add_argument("--work", type=Path, required=True, help="folder of images, extractors and reference")
     parser.add_argument("--out", type=Path, required=True, help="folder for the CSV and resolution.md")
     given = parser.parse_args()
     config = read_config([ROOT / "config.yaml", *given.config])
@@ -267,7 +267,8 @@ def main() -> None:
     pick_device(0, torch.get_num_threads())
     given.work.mkdir(parents=True, exist_ok=True)
     frame = measure(config, given.dataset, given.n, given.results, given.work)
-    files.write_text(given.out / f"{given.dataset}.csv", frame.to_csv(index=False, float_format="%.6g"))
+    name = f"{given.dataset}{'-cells' if given.results else ''}.csv"
+    files.write_text(given.out / name, frame.to_csv(index=False, float_format="%.6g"))
     files.write_text(given.out / "resolution.md", page(given.out))
 
 

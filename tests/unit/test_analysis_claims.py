@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,19 @@ def cells(recipe: str, values: tuple[float, ...], column: str = "fid_indomain", 
 
 def claim(*texts: str, name: str = "mine") -> Claim:
     return Claim(name, "A claim.", "nowhere", tuple(expressions.parse(text, "ncsn") for text in texts))
+
+
+def test_each_data_set_has_its_margin() -> None:
+    rows = [
+        synthetic.row(recipe, seed, dataset=dataset, fid_indomain=fid + seed)
+        for dataset in ("mnist", "digits")
+        for recipe, fid in (("baseline", 100.0), ("l1-30", 130.0))
+        for seed in range(3)
+    ]
+    margins = replace(synthetic.MARGINS, quality={"mnist": 1.5, "digits": 1.2})
+    claims = [claim("fid_indomain(l1-30) > fid_indomain(baseline)")]
+    found = verdicts.evaluate_claims(synthetic.matrix(rows), matrix.read_paper(PAPER), claims, margins)
+    assert {each.dataset: each.verdict for each in found} == {"mnist": UNRESOLVED, "digits": REPLICATED}
 
 
 def verdict_on(rows: list[dict[str, Any]], *texts: str) -> Verdict:

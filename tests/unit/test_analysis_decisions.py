@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,31 @@ def test_images(fids: tuple[float, ...], finding: str) -> None:
     assert found.finding == finding
     assert bool(found.why) == (finding == "unresolved")
     assert finding in decisions.FINDINGS
+
+
+def test_each_data_set_has_its_margin() -> None:
+    """A ratio of 1.3 is equivalent where the margin is 1.5, and worse where it is 1.2."""
+    margins = replace(synthetic.MARGINS, quality={"mnist": 1.5, "digits": 1.2})
+    rows = cells("baseline", BASE) + cells("l1-30", tuple(1.3 * fid for fid in BASE))
+    both = synthetic.matrix([{**row, "dataset": dataset} for dataset in ("mnist", "digits", "photos") for row in rows])
+    found = findings.find(both, margins)
+    differences = found.differences["reference"]
+    own = {
+        dataset: differences[dataset, model, name].images.finding
+        for dataset, model, name in differences
+        if name != "baseline"
+    }
+    assert own == {"mnist": "equivalent", "digits": "worse", "photos": "equivalent"}
+    assert found.margins.quality == {"mnist": 1.5, "digits": 1.2, "photos": 1.5}
+
+
+def test_margins_of_quality() -> None:
+    one, each = synthetic.MARGINS, replace(synthetic.MARGINS, quality={"a": 1.2, "b": 1.4})
+    assert one.of_images("a", "b") == 1.25 and one.quality_text == "1.25"
+    assert (each.of_images("a"), each.of_images("a", "b"), each.of_images("c")) == (1.2, 1.4, 1.4)
+    assert each.quality_text == "1.2 (a), 1.4 (b)"
+    assert each.restrict(["c", "b"]).quality_text == "1.4"
+    assert each.restrict([]) == each
 
 
 def test_nothing_is_both_different_and_equivalent() -> None:

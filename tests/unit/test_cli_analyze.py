@@ -38,7 +38,8 @@ def test_only_existing_files_are_renewed(made: Path, command: Command) -> None:
     assert {path.name for path in out.iterdir()} == {"differences.md", "claims.json", "README.md"}
     assert (out / "README.md").read_text(encoding="utf-8") == "old"
     record = json.loads((out / "claims.json").read_text(encoding="utf-8"))
-    assert record["margins"] == yaml.safe_load(Path("config.yaml").read_text(encoding="utf-8"))["verdicts"]["margins"]
+    margins = yaml.safe_load(Path("config.yaml").read_text(encoding="utf-8"))["verdicts"]["margins"]
+    assert record["margins"] == margins | {"quality": {"mnist": margins["quality"]["mnist"]}}
     assert "| `ema` |" in (out / "differences.md").read_text(encoding="utf-8")
     assert "images: " in text and "1 worse" in text
 

@@ -261,7 +261,7 @@ def test_adding_a_claim(tree: Path) -> None:
 
 def test_changing_a_margin(tree: Path) -> None:
     config = tree / "config.yaml"
-    config.write_text(config.read_text(encoding="utf-8").replace("quality: 1.25", "quality: 1.3"), encoding="utf-8")
+    config.write_text(config.read_text(encoding="utf-8").replace("size: 1.05", "size: 1.06"), encoding="utf-8")
     assert planned(tree, *SMOKE) == {"claims": {""}, "report": {""}, "page": {""}}
 
 
