@@ -286,10 +286,12 @@ class Stages:
         folder, data = self._cell(*cell), self.folder / "data" / dataset
         self._sample(*cell)
         self._profile(*cell)
+        baseline = self.lookup.same_noise_cell(self.config, *cell)
         self._run(
             "score",
             settings=self._settings("score", *cell),
             samples=folder / "samples.npz",
+            baseline=self._cell(dataset, model, baseline.optimization, seed) / "samples.npz" if baseline else None,
             images=data / "images.safetensors",
             reference=data / "reference.safetensors",
             extractors=data / "extractors.safetensors",

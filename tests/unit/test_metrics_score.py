@@ -90,15 +90,21 @@ class Workspace:
         return reference.read(self.path("reference.safetensors"))
 
     def write_samples(
-        self, images: torch.Tensor, status: str = "ok", reason: str = "", labels: Sequence[int] = ()
+        self,
+        images: torch.Tensor,
+        status: str = "ok",
+        reason: str = "",
+        labels: Sequence[int] = (),
+        name: str = "samples.npz",
     ) -> None:
         samples = Samples(images.numpy(), np.array(labels, dtype=np.int64), (), SAMPLER, 7.0, status, reason)
-        write_samples(self.path("samples.npz"), samples)
+        write_samples(self.path(name), samples)
 
-    def score(self, n_samples: int, inception: Sequence[str] = ()) -> dict[str, Any]:
+    def score(self, n_samples: int, inception: Sequence[str] = (), baseline: str = "") -> dict[str, Any]:
         paths = ["--samples", str(self.path("samples.npz")), "--out", str(self.path("score.json"))]
         for name in ("images", "reference", "extractors", "classifier"):
             paths += [f"--{name}", str(self.path(f"{name}.safetensors"))]
+        paths += ["--baseline", str(self.path(baseline))] if baseline else []
         paths += ["--inception", *(str(self.path(name)) for name in inception)]
         score_stage.main(["--settings", json.dumps({"n_samples": n_samples}), "--code", "c0de", *paths])
         return records.read_json(self.path("score.json"))
@@ -159,6 +165,29 @@ def test_a_score_equals_its_parts(workspace: Workspace) -> None:
         classifier.read(workspace.path("classifier.safetensors")), samples, labels, shares
     )
     assert {name: record[name] for name in classes_shown} == classes_shown
+
+
+def test_samples_are_compared_with_the_baselines_one_by_one(workspace: Workspace) -> None:
+    """In their order in the files, which nothing else depends on; null without a baseline, or if it failed."""
+    samples, baseline = pictures(100, 3, shift=30), pictures(100, 3, shift=20)
+    workspace.write_samples(samples)
+    workspace.write_samples(baseline, name="baseline.npz")
+    alone, record = workspace.score(100), workspace.score(100, baseline="baseline.npz")
+    assert (alone["psnr"], alone["ssim"]) == (None, None)
+    assert record == alone | {"psnr": pytest.approx(20 * np.log10(25.5)), "ssim": None}, "10 pixels are no window"
+
+    workspace.write_samples(baseline.flip(0), name="baseline.npz")
+    assert workspace.score(100, baseline="baseline.npz")["psnr"] < 15
+    workspace.write_samples(baseline, "failed", "samples hold NaN", name="baseline.npz")
+    assert workspace.score(100, baseline="baseline.npz") == alone
+
+
+@pytest.mark.parametrize(("n", "labels"), [(99, ()), (100, [0, 1] * 50), (100, [1, 0] * 50)])
+def test_a_baseline_of_other_images_is_refused(workspace: Workspace, n: int, labels: Sequence[int]) -> None:
+    workspace.write_samples(pictures(100, 3), labels=[0, 1] * 50 if labels == [1, 0] * 50 else ())
+    workspace.write_samples(pictures(n, 3), labels=labels, name="baseline.npz")
+    with pytest.raises(UserError, match="baseline's"):
+        workspace.score(100, baseline="baseline.npz")
 
 
 def test_neighbourhoods_are_of_a_random_draw_of_training_images(workspace: Workspace) -> None:

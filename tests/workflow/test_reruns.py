@@ -145,6 +145,20 @@ def test_editing_a_training(tree: Path, edit: Edit) -> None:
     assert planned(tree, *SMOKE) == gathered(train=trainings, **of_cells(cells))
 
 
+def test_editing_the_baseline(tree: Path, edit: Edit) -> None:
+    """Cells with its noise compare their images with its own, and all cells of a model are timed against it."""
+    edit("config.yaml", "  baseline: {training: plain}", "  baseline: {training: plain, weights: ema}")
+    baselines = {f"{BASE}/baseline/0", f"{OTHER}/baseline/0"}
+    again = {**of_cells(baselines), **of_cells(CELLS, "score", "profile", "row")}
+    assert planned(tree, *SMOKE) == gathered(**again)
+
+
+def test_sampling_the_baseline_with_other_noise(tree: Path, edit: Edit) -> None:
+    edit("config.yaml", "  baseline: {training: plain}", "  baseline: {training: plain, sampling_seed: 7}")
+    baselines = {f"{BASE}/baseline/0", f"{OTHER}/baseline/0"}
+    assert planned(tree, *SMOKE) == gathered(sample=baselines, score=CELLS, row=CELLS)
+
+
 def test_editing_a_network(tree: Path, edit: Edit) -> None:
     """Cells of the other family are not rerun."""
     edit("config.yaml", "attention_levels: [2, 3]", "attention_levels: [1, 2, 3]")

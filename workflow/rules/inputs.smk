@@ -55,6 +55,12 @@ def get_baseline(wildcards):
     return rules.compress.output.model.format(**asdict(baseline)) if baseline else []
 
 
+def get_same_noise_samples(wildcards):
+    """Input: the baseline's samples, which a cell's are compared with one by one; none if they have other noise."""
+    baseline = lookup.same_noise_cell(config, **dict(wildcards.items()))
+    return rules.sample.output.samples.format(**asdict(baseline)) if baseline else []
+
+
 def get_origin(wildcards):
     """Param: the settings and training code that the header of a cell's weights must contain."""
     cell = dict(wildcards.items())

@@ -4,6 +4,7 @@
 rule score:
     input:
         samples=rules.sample.output.samples,
+        baseline=get_same_noise_samples,
         images=rules.data.output.images,
         reference=rules.reference.output.reference,
         extractors=get_extractors,
@@ -26,8 +27,9 @@ rule score:
         settings=get_settings(resolve.score_settings),
         code=get_code("score"),
         identity=get_identity,
+        baseline=lambda wildcards, input: ["--baseline", input.baseline] if input.get("baseline") else [],
     shell:
         "python -u -P -m slimdiff.stages.score --settings {params.settings:q} --code {params.code}"
-        " --samples {input.samples:q} --images {input.images:q} --reference {input.reference:q}"
+        " --samples {input.samples:q} {params.baseline:q} --images {input.images:q} --reference {input.reference:q}"
         " --extractors {input.extractors:q} --classifier {input.classifier:q} --inception {input.inception:q}"
         " --identity {params.identity} --gpu {resources.gpu} --threads {threads} --out {output.score:q} >{log:q} 2>&1"

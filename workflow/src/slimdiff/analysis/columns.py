@@ -261,6 +261,22 @@ COLUMNS: tuple[Column, ...] = (
         scale="share",
     ),
     Column(
+        "psnr",
+        "Float64",
+        "dB",
+        "peak signal-to-noise ratio to the baseline's images from the same noise, mean; null where the noise differs",
+        "score",
+        scale="plain",
+    ),
+    Column(
+        "ssim",
+        "Float64",
+        "",
+        "structural similarity to the baseline's images from the same noise, mean; null where the noise differs",
+        "score",
+        scale="plain",
+    ),
+    Column(
         "test_images_in_training",
         "Int64",
         "",

@@ -14,6 +14,7 @@ from slimdiff.analysis.measures import (
     BITS,
     FID,
     IMAGES,
+    LIKENESS,
     PACKED,
     REFERENCE,
     SIZE,
@@ -36,10 +37,10 @@ def table(matrix: Matrix, findings: Findings, paper: pd.DataFrame, specs: Sequen
     Columns: those of `paper.compare` for VERSUS_PAPER; `ran` (whether the matrix holds the data set and model);
     fid_indomain_sd (over seeds) and fid_indomain_sampling_sd (of image sampling); for each column c of RATIOS c_ratio,
     c_ratio_low and c_ratio_high (95 %); fid_indomain_baseline_ratio with its ends, to the plain baseline; for each
-    share s of SHARES its mean s and the differences s_points, s_points_low and s_points_high; bits_per_weight; for each
-    kind k of KINDS its k_finding, k_why, k_p and k_p_equivalent (after Holm's correction); finding and why, those on
-    images; m_change_low and m_change_high in percent for each measure m; direction (SAME, OPPOSITE, OPEN, or empty
-    without a number on either side).
+    share s of SHARES its mean s and the differences s_points, s_points_low and s_points_high; psnr and ssim, to the
+    plain baseline; bits_per_weight; for each kind k of KINDS its k_finding, k_why, k_p and k_p_equivalent (after Holm's
+    correction); finding and why, those on images; m_change_low and m_change_high in percent for each measure m;
+    direction (SAME, OPPOSITE, OPEN, or empty without a number on either side).
     """
     frames = []
     for family in dict.fromkeys(spec.families for spec in specs if len(spec.families) == 1):
@@ -80,6 +81,8 @@ def table(matrix: Matrix, findings: Findings, paper: pd.DataFrame, specs: Sequen
             columns[f"{share}_points{end}"] = _numbers(
                 None if own is None else 100 * getattr(own, field) for own in points
             )
+    for measure in LIKENESS:
+        columns[measure.column] = _numbers(findings.summary(measure.column, recipe).mean for recipe in recipes)
     for kind in KINDS:
         kinds = [getattr(difference, kind) for difference in found]
         columns[f"{kind}_finding"] = [one.finding for one in kinds]

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-BASELINE = "baseline"  # the recipe that all others are compared with
+from slimdiff.config.cells import BASELINE as BASELINE
+
 SAMPLER_BASELINE = "sampler-euler-maruyama"  # the paper compares its samplers with this one
 REFERENCE = "reference"  # stands for each recipe's own: `baseline`, or the baseline trained for as long
 
@@ -55,12 +56,23 @@ ACCURACY = Measure(
     meaning="Class accuracy is the share of samples that a classifier of real images assigns to the requested class; "
     "unconditional models have none, and the paper reports none.",
 )
+LIKENESS = (
+    Measure(
+        "psnr",
+        "PSNR to `baseline` (dB)",
+        1,
+        change=False,
+        meaning="PSNR and SSIM compare each image with that of `baseline` from the same noise; samples of other noise "
+        "have none.",
+    ),
+    Measure("ssim", "SSIM to `baseline`", 3, change=False),
+)
 IMAGES = (FID, KID)  # a finding on images needs both
 QUALITY = (FID, FID_PCT, FLOOR, KID, COVERAGE)
 COST_MEASURES = (SIZE, PACKED, BITS, LATENCY, TIME, TRAINING)
-MEASURES = (*QUALITY, ACCURACY, *COST_MEASURES, EVALUATIONS)
+MEASURES = (*QUALITY, ACCURACY, *LIKENESS, *COST_MEASURES, EVALUATIONS)
 VERSUS_PAPER = (FID, SIZE, replace(TIME, paper="inference_ms"))  # what both sides compare with a baseline
-TECHNIQUE = (*QUALITY, *COST_MEASURES)
+TECHNIQUE = (*QUALITY, *LIKENESS, *COST_MEASURES)
 
 
 @dataclass(frozen=True)

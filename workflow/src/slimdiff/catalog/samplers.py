@@ -19,6 +19,7 @@ class SamplerFacts:
     options: tuple[str, ...]  # a cell's settings leave out all others, so editing those reruns nothing
     evaluations: Callable[[int], int] | None = lambda steps: steps  # of the denoiser; None: known only afterwards
     scheduled: bool = False  # steps through a noise schedule of TIMESTEPS
+    stochastic: bool = False  # draws noise at every step, not only for its start
     corrects: bool = False  # evaluates the end of a step, then the same noise level again for the corrected image
 
     @property
@@ -30,10 +31,10 @@ class SamplerFacts:
 SAMPLER_FACTS = {
     "heun": SamplerFacts(("steps", "sigma_min", "sigma_max", "rho"), lambda steps: 2 * steps - 1, corrects=True),
     "euler": SamplerFacts(("steps", "sigma_min", "sigma_max", "rho", "grid")),
-    "euler-maruyama": SamplerFacts(("steps",)),
-    "predictor-corrector": SamplerFacts(("steps", "snr"), lambda steps: 2 * steps),
+    "euler-maruyama": SamplerFacts(("steps",), stochastic=True),
+    "predictor-corrector": SamplerFacts(("steps", "snr"), lambda steps: 2 * steps, stochastic=True),
     "ode": SamplerFacts(("tolerance",), None),
-    "ddpm": SamplerFacts(("steps",), scheduled=True),
+    "ddpm": SamplerFacts(("steps",), scheduled=True, stochastic=True),
     "ddim": SamplerFacts(("steps",), scheduled=True),
     "dpm-solver++": SamplerFacts(("steps",), scheduled=True),
     "unipc": SamplerFacts(("steps",), scheduled=True),

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+BASELINE = "baseline"  # the recipe that all others are compared with
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:

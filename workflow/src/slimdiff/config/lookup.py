@@ -6,7 +6,7 @@ from typing import Any
 from slimdiff.catalog.engines import ENGINES, runtime_of
 from slimdiff.catalog.families import FAMILIES, Family
 from slimdiff.catalog.samplers import SAMPLER_ALWAYS, SAMPLER_FACTS
-from slimdiff.config.cells import Cell
+from slimdiff.config.cells import BASELINE, Cell
 from slimdiff.errors import UserError
 from slimdiff.plugins.declarations import PluginCatalog, load_catalog
 
@@ -141,16 +141,46 @@ def inception_kinds(config: Config) -> list[str]:
     return [kind for kind, weights in config["inception"].items() if weights is not None]
 
 
+def sampling_seed_of(config: Config, optimization: str, seed: int | str) -> int:
+    """Return the seed of the sampling noise of `optimization`: its own, or else the cell's."""
+    return int(config["optimizations"][optimization].get("sampling_seed", seed))
+
+
 def baseline_cell(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> Cell | None:
     """Return the cell that this one's speed is compared with: `profile.baseline` of the same model and seed.
 
     None if the matrix lacks that cell, or if nothing is timed.
     """
     recipe = config["profile"]["baseline"]
-    if not config["profile"]["repeats"]:
+    return _cell_in_matrix(config, dataset, model, recipe, seed) if config["profile"]["repeats"] else None
+
+
+def same_noise_cell(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> Cell | None:
+    """Return the cell that this one's images are compared with one by one: the baseline of the same model and seed.
+
+    None for the baseline itself, if the matrix lacks it, or if the two draw other noise (`noise_of`).
+    """
+    if optimization == BASELINE or (cell := _cell_in_matrix(config, dataset, model, BASELINE, seed)) is None:
         return None
+    own, baseline = (noise_of(config, model, recipe, seed) for recipe in (optimization, BASELINE))
+    return cell if own == baseline else None
+
+
+def noise_of(config: Config, model: str, optimization: str, seed: int | str) -> tuple[int | str, ...]:
+    """Return what decides the noise of each image: cells of one model with equal values draw the same.
+
+    Image i has a generator of its own, seeded by the sampling seed and i. Its first draw is the start of every sampler.
+    A stochastic sampler draws again at each step: the same method with as many steps draws the same.
+    """
+    sampler = sampler_options(config, model, optimization)
+    steps = (sampler["method"], sampler["steps"]) if SAMPLER_FACTS[sampler["method"]].stochastic else ()
+    return (sampling_seed_of(config, optimization, seed), *steps)
+
+
+def _cell_in_matrix(config: Config, dataset: str, model: str, recipe: str | None, seed: int | str) -> Cell | None:
+    """Return this cell if the matrix has it."""
     for entry in config["matrix"]:
         same = (entry["dataset"], entry["model"]) == (dataset, model) and int(seed) in entry["seeds"]
-        if same and recipe in entry["optimizations"]:
+        if same and recipe is not None and recipe in entry["optimizations"]:
             return Cell(dataset, model, recipe, int(seed))
     return None

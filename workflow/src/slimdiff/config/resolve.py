@@ -17,6 +17,7 @@ from slimdiff.config.lookup import (
     has_random_steps,
     plugin_catalog,
     sampler_options,
+    sampling_seed_of,
     steps_of,
     training_of,
     training_options,
@@ -101,7 +102,7 @@ def compress_settings(config: Config, dataset: str, model: str, optimization: st
 
 def sample_settings(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> dict[str, Any]:
     """Return the settings of the stage `sample`."""
-    sampling, own_seed = config["sampling"], config["optimizations"][optimization].get("sampling_seed", int(seed))
+    sampling, own_seed = config["sampling"], sampling_seed_of(config, optimization, seed)
     settings = {"n_samples": sampling["n_samples"], "batch_size": sampling["batch_size"], "seed": own_seed}
     if config["models"][model]["network"].get("classes"):
         settings["labels"] = sampling["labels"]

@@ -12,6 +12,7 @@ from slimdiff.metrics.bootstrap import fid_indomain_sampling_sd
 from slimdiff.metrics.composition import compose, count, pick
 from slimdiff.metrics.evaluator import Evaluator
 from slimdiff.metrics.kid import kernel_distance, kernel_distance_by_class
+from slimdiff.metrics.likeness import likeness
 from slimdiff.metrics.memorization import copy_share, memorization, two_nearest_distances
 from slimdiff.metrics.networks.base import BATCH_SIZE
 from slimdiff.metrics.networks.classifier import classify_samples
@@ -48,11 +49,15 @@ MEASURES = (
     "memorization_p",
     "nearest_ratio",
     "copy_share",
+    "psnr",
+    "ssim",
     *INCEPTION_COLUMNS.values(),
 )
 
 
-def score(samples: Samples, n_samples: int, evaluator: Evaluator, device: torch.device) -> dict[str, Any]:
+def score(
+    samples: Samples, n_samples: int, evaluator: Evaluator, device: torch.device, baseline: Samples | None = None
+) -> dict[str, Any]:
     """Return the record of one cell: every metric of docs/metrics.md by its column, null where it does not apply.
 
     Further keys: `fid_indomain_extractors`, the distance under each extractor; `fid_indomain_floor_n`, the number of
@@ -60,13 +65,15 @@ def score(samples: Samples, n_samples: int, evaluator: Evaluator, device: torch.
     are fewer than ten samples per feature, so that bias dominates the distances; `manifold_n`, the number of real
     images and of samples that kid and precision to coverage compare; `score_batch_size`; the networks' digests.
 
-    The samples are first sorted by their pixels, so scores do not depend on their order. What they are compared with
-    has their composition (`slimdiff.metrics.composition`). Failed samples get null metrics. If memory runs out,
-    everything is repeated once with half the batch, to the same scores; if it runs out again, the cell has failed at
-    this stage.
+    `psnr` and `ssim` compare image i with image i of `baseline`, which has the same noise and classes; they are null
+    without it, and if its sampling failed. For all other scores the samples are first sorted by their pixels, so that
+    their order does not count. What they are compared with has their composition (`slimdiff.metrics.composition`).
+    Failed samples get null metrics. If memory runs out, everything is repeated once with half the batch, to the same
+    scores; if it runs out again, the cell has failed at this stage.
 
     Raises:
-        UserError: there are not `n_samples` images, fewer than features, or they differ in size from the data set's.
+        UserError: there are not `n_samples` images, fewer than features, or they differ in size from the data set's, or
+            in number, size or classes from the baseline's.
     """
     record: dict[str, Any] = {
         "status": samples.status,
@@ -84,13 +91,14 @@ def score(samples: Samples, n_samples: int, evaluator: Evaluator, device: torch.
         return record
     if len(samples.images) != n_samples:
         raise UserError(f"there are {len(samples.images)} samples, sampling.n_samples is {n_samples}: sample again")
+    pairs = {} if baseline is None or baseline.status != "ok" else _likeness(samples, baseline)
     batches = HalvingBatch(BATCH_SIZE)
     try:
         measures = batches.run(lambda size: _measure(samples, n_samples, evaluator, device, size))
     except OutOfMemory as error:
         why = f"out of memory with {error.tried[0]} images at once ({error}): score on a device with more memory"
         return record | {"status": "failed", "stage": "score", "reason": why}
-    return record | measures | {"score_batch_size": batches.size}
+    return record | measures | pairs | {"score_batch_size": batches.size}
 
 
 def _measure(
@@ -121,6 +129,18 @@ def _measure(
     return record | {
         inception.column: score_inception(images, labels, inception, device) for inception in evaluator.inception
     }
+
+
+def _likeness(samples: Samples, baseline: Samples) -> dict[str, Any]:
+    """Return PSNR and SSIM of the samples against the baseline's."""
+    if samples.images.shape != baseline.images.shape or samples.labels.tolist() != baseline.labels.tolist():
+        raise UserError(
+            f"the samples are {samples.images.shape} (images, channels, height, width), the baseline's "
+            f"{baseline.images.shape}; allowed: the same, with the same class of each image: delete both samples.npz "
+            "and run again"
+        )
+    found = likeness(torch.from_numpy(samples.images), torch.from_numpy(baseline.images))
+    return {"psnr": found.psnr, "ssim": found.ssim}
 
 
 def canonical_order(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -15,13 +15,14 @@ from slimdiff.analysis.measures import (
     FID_PCT,
     KID,
     LATENCY,
+    LIKENESS,
     QUALITY,
     SAMPLER_BASELINE,
     TIME,
     TableSpec,
 )
 
-CONDITIONAL = (*QUALITY, ACCURACY, *COST_MEASURES)
+CONDITIONAL = (*QUALITY, ACCURACY, *LIKENESS, *COST_MEASURES)
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ TABLES: tuple[TableSpec, ...] = (
         ("ncsn",),
         "S3.2.1",
         "sampler",
-        measures=(LATENCY, TIME, EVALUATIONS, replace(FID, paper=""), FID_PCT, KID, COVERAGE),
+        measures=(LATENCY, TIME, EVALUATIONS, replace(FID, paper=""), FID_PCT, KID, COVERAGE, *LIKENESS),
         baseline=SAMPLER_BASELINE,
         baseline_table="S3.2.1",
         extra=(

@@ -27,6 +27,7 @@ class Arguments(command.DeviceArguments):
     reference: Annotated[Path, "reference.safetensors of the data set"]
     extractors: Annotated[Path, "extractors.safetensors that made the reference"]
     classifier: Annotated[Path, "classifier.safetensors of the data set"]
+    baseline: Annotated[Path | None, "samples.npz of the baseline from the same noise"] = None
     inception: Annotated[tuple[Path, ...], "Inception references of the data set"] = ()
     identity: command.Identity = None
     out: Annotated[Path, "score.json"]
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     scorer = evaluator.read(args.reference, *networks, (images.train_images, images.train_labels), header["sha256"])
     samples = read_samples(args.samples)
     check_identity(args.samples, samples.identity, args.identity)
-    record = score(samples, settings.n_samples, scorer, pick_device(args.gpu, args.threads))
+    baseline = read_samples(args.baseline) if args.baseline else None
+    record = score(samples, settings.n_samples, scorer, pick_device(args.gpu, args.threads), baseline)
     facts = {"test_images_in_training": copies, "code": args.code, "identity": samples.identity}
     records.write_json(args.out, {**record, **facts})
     fid, percent = record["fid_indomain"], record["fid_indomain_pct"]

@@ -86,6 +86,8 @@ def _scores(row: Mapping[Any, Any]) -> str:
     parts = [] if missing(row["fid_indomain"]) else [f"in-domain FID {significant(row['fid_indomain'])}"]
     if not missing(row["class_accuracy"]):
         parts.append(f"class accuracy {100 * row['class_accuracy']:.0f} %")
+    if not missing(row["psnr"]):
+        parts.append(f"PSNR to `{BASELINE}` {row['psnr']:.1f} dB")
     return ", ".join(parts)
 
 

@@ -1,6 +1,6 @@
 """Tables of the differences between recipes: their findings over seeds, and our changes next to the paper's."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from slimdiff.analysis import differences
 from slimdiff.analysis.differences import KINDS, RATIOS
 from slimdiff.analysis.findings import SHARES, Findings
 from slimdiff.analysis.matrix import Matrix
-from slimdiff.analysis.measures import BASELINE, FID, KID, PACKED, SIZE, TIME, VERSUS_PAPER
+from slimdiff.analysis.measures import BASELINE, FID, KID, LIKENESS, PACKED, SIZE, TIME, VERSUS_PAPER, Measure
 from slimdiff.analysis.paper import NOT_RUN, percent_text
 from slimdiff.analysis.statistics import ALPHA
 from slimdiff.io import files
@@ -47,6 +47,7 @@ DECIMALS = {
     **dict.fromkeys([f"{name}{end}" for name in RATIO_NAMES for end in ENDS], 4),
     **dict.fromkeys(SHARES, 4),
     **dict.fromkeys([f"{share}_points{end}" for share in SHARES for end in ENDS], 2),
+    **dict.fromkeys([measure.column for measure in LIKENESS], 4),
     "bits_per_weight": 3,
     **dict.fromkeys([f"{kind}_p{end}" for kind in KINDS for end in ("", "_equivalent")], 6),
 }
@@ -79,8 +80,10 @@ def differences_markdown(frame: pd.DataFrame, findings: Findings) -> str:
         conditional = bool(block["class_accuracy"].notna().any())
         header = ["recipe", "seeds", "reference", "FID [95 %]", "SD over seeds", "SD of sampling", "FID ratio [95 %]"]
         header += ["KID ratio [95 %]", "coverage, points", *["class accuracy, points"] * conditional]
+        likeness = [measure for measure in LIKENESS if block[measure.column].notna().any()]
+        header += [measure.heading for measure in likeness]
         header += ["FID ratio to `baseline`", "p", "p, equivalence", "images", "why"]
-        parts += [f"## {dataset}, {model}", grid(header, [_images(row, conditional) for row in rows])]
+        parts += [f"## {dataset}, {model}", grid(header, [_images(row, conditional, likeness) for row in rows])]
         header = ["recipe", "packed size ratio", "gzip size ratio", "bits per weight", "size", "time ratio [95 %]"]
         parts.append(grid([*header, "p", "speed", "why"], [_costs(row) for row in rows]))
     return "\n\n".join(parts) + "\n"
@@ -109,7 +112,7 @@ def versus_paper_markdown(frame: pd.DataFrame) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _images(row: Mapping[Any, Any], conditional: bool) -> list[str]:
+def _images(row: Mapping[Any, Any], conditional: bool, likeness: Sequence[Measure]) -> list[str]:
     failures = [str(row["status"])] if "seeds failed" in str(row["status"]) else []
     return [
         f"`{row['optimization']}`",
@@ -122,6 +125,7 @@ def _images(row: Mapping[Any, Any], conditional: bool) -> list[str]:
         _interval(row, f"{KID.column}_ratio", 2),
         _interval(row, "coverage_points", 1),
         *[_interval(row, "class_accuracy_points", 1)] * conditional,
+        *(text(row[measure.column], measure.decimals) for measure in likeness),
         _interval(row, "fid_indomain_baseline_ratio", 2),
         p_value(row["images_p"]),
         p_value(row["images_p_equivalent"]),

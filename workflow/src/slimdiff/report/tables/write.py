@@ -42,11 +42,13 @@ CELLS_COLUMNS = {  # column of the matrix → heading and decimals of the Markdo
     "status": ("status", 0),
     "fid_indomain": ("in-domain FID", 2),
     "fid_indomain_pct": ("in-domain FID (% of variance)", 2),
-    "class_accuracy": ("class accuracy", 3),
-    "class_tv": ("class distance (TV)", 3),
-    "low_confidence": ("low confidence", 3),
     "kid": ("KID", 4),
     "coverage": ("coverage", 3),
+    "class_accuracy": ("class accuracy", 3),
+    "psnr": ("PSNR to baseline (dB)", 1),
+    "ssim": ("SSIM to baseline", 3),
+    "class_tv": ("class distance (TV)", 3),
+    "low_confidence": ("low confidence", 3),
     "copy_share": ("copies", 4),
     "n_samples": ("images", 0),
     "params": ("parameters", 0),
@@ -106,14 +108,14 @@ def matrix_csv(frame: pd.DataFrame) -> str:
 
 
 def cells_markdown(frame: pd.DataFrame) -> str:
-    """Return one line per cell, with the columns in CELLS_COLUMNS."""
+    """Return one line per cell, with those columns of CELLS_COLUMNS that have a value."""
+    shown = {name: how for name, how in CELLS_COLUMNS.items() if frame[name].notna().any()}
     lines = []
-    rows = zip(frame[list(CELLS_COLUMNS)].to_dict("records"), statistics.disturbed_rows(frame), strict=True)
+    rows = zip(frame[list(shown)].to_dict("records"), statistics.disturbed_rows(frame), strict=True)
     for row, disturbed in rows:
         lost = statistics.TIMES if disturbed else ()
-        shown = CELLS_COLUMNS.items()
-        lines.append([DISTURBED if name in lost else text(row[name], decimals) for name, (_, decimals) in shown])
-    header = [heading for heading, _ in CELLS_COLUMNS.values()]
+        lines.append([DISTURBED if name in lost else text(row[name], places) for name, (_, places) in shown.items()])
+    header = [heading for heading, _ in shown.values()]
     return "\n\n".join([f"# {CELLS_TITLE}", CELLS_CAPTION, grid(header, lines)]) + "\n"
 
 
