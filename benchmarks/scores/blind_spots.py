@@ -2,7 +2,7 @@
 
     python benchmarks/scores/blind_spots.py --results results --out docs/results/blind-spots
 
-reads the images and the reference of a finished run and writes blind-spots.csv and a Markdown table. Every set has a
+reads the images and the references of a finished run and writes blind-spots.csv and a Markdown table. Every set has a
 fixed seed, and --n test images drawn at random or training images.
 """
 
@@ -28,7 +28,9 @@ COLUMNS = {  # column → decimals
     "fid_indomain": 2,
     "fid_indomain_pct": 2,
     "fid_indomain_sampling_sd": 2,
+    "fid_foreign": 2,
     "kid": 5,
+    "mind": 3,
     "precision": 3,
     "recall": 3,
     "density": 3,
@@ -116,10 +118,11 @@ def main() -> None:
     device = pick_device(0, torch.get_num_threads())
     folder = arguments.results / "data/mnist"
     extractors, classifier = (RESOURCES / kind / "mnist.safetensors" for kind in ("extractors", "classifiers"))
+    foreign = (folder / "foreign.safetensors", RESOURCES / "extractors/fashion_mnist.safetensors")
     images_path = folder / "images.safetensors"
     data, digest = image_set.read(images_path), read_header(images_path, image_set.KIND)["sha256"]
     training = (data.train_images, data.train_labels)
-    scorer = evaluator.read(folder / "reference.safetensors", extractors, classifier, [], training, digest)
+    scorer = evaluator.read(folder / "reference.safetensors", extractors, classifier, [], training, digest, foreign)
     rows = []
     for spoilt in sets(data, arguments.n, Strengths()):
         samples = Samples(spoilt.images.numpy(), spoilt.labels.numpy(), (), {}, 0.0)

@@ -194,6 +194,16 @@ class Stages:
             out=data / "reference.safetensors",
             **common,
         )
+        self._run(
+            "reference",
+            settings=settings("foreign", dataset),
+            extractors=self._foreign_extractors(dataset),
+            out=data / "foreign.safetensors",
+            **common,
+        )
+
+    def _foreign_extractors(self, dataset: str) -> Path:
+        return ROOT / str(self.config["datasets"][dataset]["foreign_extractors"])
 
     @staticmethod
     def _shrink(path: Path) -> None:
@@ -295,6 +305,8 @@ class Stages:
             images=data / "images.safetensors",
             reference=data / "reference.safetensors",
             extractors=data / "extractors.safetensors",
+            foreign=data / "foreign.safetensors",
+            foreign_extractors=self._foreign_extractors(dataset),
             classifier=data / "classifier.safetensors",
             identity="traced",
             gpu=0,

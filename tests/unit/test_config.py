@@ -955,7 +955,7 @@ FILE_CASES = [
             {"datasets": {"mnist": {key: "nowhere.safetensors"}}},
             f"datasets.mnist.{key} … 'nowhere.safetensors', which does not exist; correct it, or leave the key out",
         )
-        for key in ("extractors", "classifier")
+        for key in ("extractors", "classifier", "foreign_extractors")
     ),
     *(
         case(
@@ -1094,6 +1094,8 @@ def test_the_last_file_with_the_key_is_named() -> None:
 
 
 def test_shipped_networks_are_the_pinned_ones() -> None:
+    for data in CONFIG["datasets"].values():
+        assert digest(ROOT / data["foreign_extractors"]) == data["foreign_extractors_sha256"]
     shipped = {name: data for name, data in CONFIG["datasets"].items() if "extractors" in data}
     assert set(shipped) == {"mnist", "fashion_mnist"}
     for data in shipped.values():

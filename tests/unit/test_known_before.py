@@ -292,6 +292,13 @@ def test_a_shipped_network_scores_its_own_data_set(tmp_path: Path, network: str)
     assert refusal(lambda: check(overlay)).startswith(f"datasets.digits.{network} is ")
 
 
+def test_foreign_extractors_classify_another_data_set() -> None:
+    path = CONFIG["datasets"]["mnist"]["extractors"]
+    overlay = {"datasets": {"mnist": {"foreign_extractors": path}}, "matrix": [entry("mnist")]}
+    overlay["datasets"]["mnist"]["foreign_extractors_sha256"] = CONFIG["datasets"]["mnist"]["extractors_sha256"]
+    assert refusal(lambda: check(overlay)).startswith(f"datasets.mnist.foreign_extractors is '{path}', ")
+
+
 def test_the_job_says_the_same_of_extractors(tmp_path: Path) -> None:
     path = CONFIG["datasets"]["mnist"]["extractors"]
     images = striped_images(96, 8)

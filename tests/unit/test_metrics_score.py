@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.functional import resize, rgb_to_grayscale
 
 from slimdiff.analysis import row
 from slimdiff.analysis.columns import COLUMNS
@@ -37,7 +38,14 @@ KEYS = {
     *score_module.MEASURES,
     *("identity", "status", "reason", "n_samples", "reference_n", "network_evaluations", "sampler", "code"),
     "test_images_in_training",
-    *("extractors_sha256", "classifier_sha256", "inception_sha256", "sampling_batch_size", "score_batch_size"),
+    *(
+        "extractors_sha256",
+        "foreign_extractors_sha256",
+        "classifier_sha256",
+        "inception_sha256",
+        "sampling_batch_size",
+        "score_batch_size",
+    ),
 }
 # Measures that score.json alone holds.
 NOT_IN_THE_MATRIX = {"fid_indomain_extractors", "fid_indomain_floor_n", "few_samples", "manifold_n"}
@@ -59,10 +67,12 @@ def labelled(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return pictures(n, seed), torch.arange(n) % 2
 
 
-def write_extractors(path: Path, seed: int = 0, dataset: str = "noise") -> None:
+def write_extractors(
+    path: Path, seed: int = 0, dataset: str = "noise", shape: tuple[int, int, int] = (1, 10, 10)
+) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        networks = [Extractor((1, 10, 10), 2).eval() for _ in range(3)]
+        networks = [Extractor(shape, 2).eval() for _ in range(3)]
     extractors.write(path, networks, {"dataset": dataset, "classes": ["a", "b"]})
 
 
@@ -81,6 +91,13 @@ class Workspace:
 
     def path(self, name: str) -> Path:
         return self.folder / name
+
+    def make_foreign(self, pinned: str | None = None) -> reference.Reference:
+        paths = ["--images", str(self.path("images.safetensors")), "--out", str(self.path("foreign.safetensors"))]
+        paths += ["--extractors", str(self.path("foreign_extractors.safetensors"))]
+        settings = {"dataset": "noise", "extractors_sha256": pinned, "foreign": True}
+        reference_stage.main(["--settings", json.dumps(settings), *paths])
+        return reference.read(self.path("foreign.safetensors"))
 
     def make_reference(self, pinned: str | None = None, dataset: str = "noise") -> reference.Reference:
         paths = ["--images", str(self.path("images.safetensors")), "--out", str(self.path("reference.safetensors"))]
@@ -104,6 +121,10 @@ class Workspace:
         paths = ["--samples", str(self.path("samples.npz")), "--out", str(self.path("score.json"))]
         for name in ("images", "reference", "extractors", "classifier"):
             paths += [f"--{name}", str(self.path(f"{name}.safetensors"))]
+        if self.path("foreign.safetensors").exists():
+            names = {"foreign": "foreign", "foreign-extractors": "foreign_extractors"}
+            for option, name in names.items():
+                paths += [f"--{option}", str(self.path(f"{name}.safetensors"))]
         paths += ["--baseline", str(self.path(baseline))] if baseline else []
         paths += ["--inception", *(str(self.path(name)) for name in inception)]
         score_stage.main(["--settings", json.dumps({"n_samples": n_samples}), "--code", "c0de", *paths])
@@ -165,6 +186,67 @@ def test_a_score_equals_its_parts(workspace: Workspace) -> None:
         classifier.read(workspace.path("classifier.safetensors")), samples, labels, shares
     )
     assert {name: record[name] for name in classes_shown} == classes_shown
+
+
+def test_foreign_features_are_those_of_fitted_images(workspace: Workspace) -> None:
+    """Of the size and channels that the other data set's extractors take; null without these."""
+    samples = pictures(100, 3, shift=30)
+    workspace.write_samples(samples)
+    alone = workspace.score(100)
+    assert (alone["fid_foreign"], alone["foreign_extractors_sha256"]) == (None, None)
+
+    path = workspace.path("foreign_extractors.safetensors")
+    write_extractors(path, seed=5, dataset="colourful", shape=(3, 14, 12))
+    assert len(workspace.make_foreign().test_labels) == 0
+    record = workspace.score(100)
+    data = image_set.read(workspace.path("images.safetensors"))
+    fids = []
+    for extractor in extractors.read(path):
+        real, fake = (
+            features(extractor, resize(x, [14, 12], antialias=True).expand(-1, 3, -1, -1))
+            for x in (data.train_images, samples)
+        )
+        fids.append(frechet_distance(statistics(real), statistics(fake)))
+    assert record["fid_foreign"] == pytest.approx(np.mean(fids), rel=1e-3)
+    assert record["foreign_extractors_sha256"] == files.digest(path)
+    same = set(record) - {"fid_foreign", "foreign_extractors_sha256"}
+    assert {key: record[key] for key in same} == {key: alone[key] for key in same}
+
+
+@pytest.mark.parametrize("labels", [[0, 1] * 50, [0] * 70 + [1] * 30])
+def test_foreign_statistics_have_the_composition_of_the_samples(workspace: Workspace, labels: list[int]) -> None:
+    """With the data set's own extractors under another name, the distance is the in-domain one."""
+    workspace.write_samples(pictures(100, 3, shift=30), labels=labels)
+    write_extractors(workspace.path("foreign_extractors.safetensors"), dataset="other")
+    workspace.make_foreign()
+    record = workspace.score(100)
+    assert record["fid_foreign"] == record["fid_indomain"]
+
+
+def test_colour_becomes_luma_and_other_sizes_are_scaled() -> None:
+    generator = torch.Generator().manual_seed(0)
+    colours = torch.randint(0, 256, (5, 3, 9, 12), dtype=torch.uint8, generator=generator)
+    assert extractors.fitted(colours, (3, 9, 12)) is colours
+    gray, ours = rgb_to_grayscale(colours.float()), extractors.fitted(colours, (1, 9, 12)).float()
+    assert float((ours - gray).abs().max()) <= 0.6, "torchvision rounds the weights to four digits"
+    assert extractors.fitted(colours[:, :1], (3, 9, 12)).unbind(1)[2].equal(colours[:, 0])
+    small = extractors.fitted(colours, (3, 4, 6)).float()
+    assert float((small - resize(colours.float(), [4, 6], antialias=True)).abs().max()) <= 0.5
+
+
+def test_foreign_extractors_are_not_the_data_sets_own_nor_changed(workspace: Workspace) -> None:
+    path = workspace.path("foreign_extractors.safetensors")
+    write_extractors(path, dataset="noise")
+    with pytest.raises(UserError, match=r"datasets\.noise\.foreign_extractors"):
+        workspace.make_foreign()
+    write_extractors(path, dataset="other")
+    with pytest.raises(UserError, match=r"datasets\.noise\.foreign_extractors"):
+        workspace.make_foreign(pinned="0" * 64)
+    workspace.make_foreign(pinned=files.digest(path))
+    write_extractors(path, seed=6, dataset="other")
+    workspace.write_samples(pictures(100, 3))
+    with pytest.raises(UserError, match=r"foreign\.safetensors was made with other extractors"):
+        workspace.score(100)
 
 
 def test_samples_are_compared_with_the_baselines_one_by_one(workspace: Workspace) -> None:

@@ -80,6 +80,7 @@ def test_a_first_run_has_each_job_once(finished: Path) -> None:
         extractors={"digits"},
         classifier={"digits"},
         reference={"digits"},
+        foreign={"digits"},
         train=TRAININGS,
         finetune=LATER,
         **of_cells(CELLS),
@@ -243,7 +244,11 @@ def test_edits_that_change_no_result(tree: Path, edit: Edit) -> None:
 @pytest.mark.parametrize(
     ("module", "function", "jobs"),
     [
-        ("metrics/frechet.py", "frechet_distance", gathered(reference={"digits"}, **of_cells(CELLS, "score", "row"))),
+        (
+            "metrics/frechet.py",
+            "frechet_distance",
+            gathered(reference={"digits"}, foreign={"digits"}, **of_cells(CELLS, "score", "row")),
+        ),
         ("profiling/profile.py", "profile", gathered(**of_cells(CELLS, "profile", "row"))),
         ("compression/unstructured.py", "prune_unstructured", gathered(**of_cells(CELLS))),
         ("engines/openvino_backend.py", "quantize", gathered(**of_cells(CELLS))),

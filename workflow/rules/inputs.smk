@@ -36,6 +36,17 @@ def get_classifier(wildcards):
     return shipped or rules.classifier.output.classifier.format(dataset=wildcards.dataset)
 
 
+def get_foreign(wildcards):
+    """Input: the reference in the features of another data set's extractors, and these; none if the config names none."""
+    extractors = config["datasets"][wildcards.dataset].get("foreign_extractors")
+    return [rules.foreign.output.reference.format(dataset=wildcards.dataset), extractors] if extractors else []
+
+
+def get_foreign_arguments(wildcards, input):
+    """Param: the options of the stage score for them."""
+    return ["--foreign", input.foreign[0], "--foreign-extractors", input.foreign[1]] if input.foreign else []
+
+
 def get_inception_weights(wildcards):
     """Input: the weights that the config names, or else those that rule inception_weights downloads."""
     given = config["inception"][wildcards.kind]

@@ -75,6 +75,32 @@ rule reference:
         " --gpu {resources.gpu} --threads {threads} --out {output.reference:q} >{log:q} 2>&1"
 
 
+rule foreign:
+    input:
+        images=rules.data.output.images,
+        extractors=lambda wildcards: config["datasets"][wildcards.dataset]["foreign_extractors"],
+    output:
+        reference="results/data/{dataset}/foreign.safetensors",
+    log:
+        "results/logs/foreign/{dataset}.log",
+    benchmark:
+        "results/benchmarks/foreign/{dataset}.jsonl"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 20 * attempt,
+    params:
+        settings=get_settings(resolve.foreign_settings),
+        code=get_code("reference"),
+    shell:
+        "python -u -P -m slimdiff.stages.reference --settings {params.settings:q} --code {params.code}"
+        " --images {input.images:q} --extractors {input.extractors:q}"
+        " --gpu {resources.gpu} --threads {threads} --out {output.reference:q} >{log:q} 2>&1"
+
+
 rule inception_weights:
     output:
         weights="results/inception/{kind}.pth",

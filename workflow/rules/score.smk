@@ -8,6 +8,7 @@ rule score:
         images=rules.data.output.images,
         reference=rules.reference.output.reference,
         extractors=get_extractors,
+        foreign=get_foreign,
         classifier=get_classifier,
         inception=get_inception,
     output:
@@ -28,8 +29,10 @@ rule score:
         code=get_code("score"),
         identity=get_identity,
         baseline=lambda wildcards, input: ["--baseline", input.baseline] if input.get("baseline") else [],
+        foreign=get_foreign_arguments,
     shell:
         "python -u -P -m slimdiff.stages.score --settings {params.settings:q} --code {params.code}"
         " --samples {input.samples:q} {params.baseline:q} --images {input.images:q} --reference {input.reference:q}"
-        " --extractors {input.extractors:q} --classifier {input.classifier:q} --inception {input.inception:q}"
+        " --extractors {input.extractors:q} {params.foreign:q}"
+        " --classifier {input.classifier:q} --inception {input.inception:q}"
         " --identity {params.identity} --gpu {resources.gpu} --threads {threads} --out {output.score:q} >{log:q} 2>&1"

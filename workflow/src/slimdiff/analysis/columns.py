@@ -191,6 +191,13 @@ COLUMNS: tuple[Column, ...] = (
         "bootstrap standard deviation of fid_indomain over draws of images, without that of training",
         "score",
     ),
+    Column(
+        "fid_foreign",
+        "Float64",
+        "",
+        "Fréchet distance to the training images in features of another data set's classifiers, mean over these",
+        "score",
+    ),
     Column("n_samples", "Int64", "", "scored images", "score"),
     Column("fid_inception", "Float64", "", "Fréchet distance in Inception features (FID)", "score"),
     Column(
@@ -201,6 +208,13 @@ COLUMNS: tuple[Column, ...] = (
         "score",
     ),
     Column("kid", "Float64", "", "kernel distance (KID) in scaled features, mean over extractors", "score"),
+    Column(
+        "mind",
+        "Float64",
+        "",
+        "Monge Inception Distance, a sliced Wasserstein distance in scaled features, mean over extractors",
+        "score",
+    ),
     Column("precision", "Float64", "", "share of samples inside the manifold of real images", "score", scale="share"),
     Column("recall", "Float64", "", "share of real images inside the manifold of samples", "score", scale="share"),
     Column(

@@ -21,7 +21,12 @@ MAX_SHARE = 0.98  # of zeros in a layer with an allocation: a layer of zeros alo
 LEVELS_DOWN = 3  # halvings of the image in a ddpm
 STRIDES = (1, 2, 2, 2)  # of the unpadded 3×3 convolutions of an ncsn
 
-SCORERS = {"extractors": "extractors", "classifier": "a classifier"}  # key of a data set → noun in messages
+# Key of a data set → what leaving it out means, in messages
+SCORERS = {
+    "extractors": "to train extractors",
+    "classifier": "to train a classifier",
+    "foreign_extractors": "for no fid_foreign",
+}
 MAX_NAMED = 12  # classes in a message
 
 Fault = tuple[tuple[str | int, ...], str]  # keys, and the text that follows them
@@ -109,7 +114,11 @@ def scorer_faults(
         header: of the file.
     """
     shape, classes = tuple(header["image_shape"]), len(header["classes"])
-    if header["dataset"] != dataset:
+    if network == "foreign_extractors":
+        if header["dataset"] != dataset:
+            return
+        why = "which classify this data set itself; allowed: those of another one"
+    elif header["dataset"] != dataset:
         why = f"for data set {header['dataset']!r}, not {dataset!r}"
     elif facts.shape is not None and shape != facts.shape:
         theirs, own = ("×".join(map(str, sizes)) for sizes in (shape, facts.shape))
@@ -118,7 +127,7 @@ def scorer_faults(
         why = f"for {classes} classes, and data set {dataset} has {facts.classes}"
     else:
         return
-    text = f"is {file!r}, {why}; correct it, or leave the key out to train {SCORERS[network]}"
+    text = f"is {file!r}, {why}; correct it, or leave the key out {SCORERS[network]}"
     yield ("datasets", dataset, network), text
 
 

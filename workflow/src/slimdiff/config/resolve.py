@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from slimdiff.catalog.engines import runtime_of
+from slimdiff.catalog.limits import SCORERS
 from slimdiff.config.lookup import (
     TRAINING_HOOKS,
     TRAINING_STEPS,
@@ -24,7 +25,7 @@ from slimdiff.config.lookup import (
 )
 
 # Keys of a data set that only scoring uses.
-NETWORK_KEYS = ("extractors", "extractors_sha256", "classifier", "classifier_sha256")
+NETWORK_KEYS = tuple(key for network in SCORERS for key in (network, f"{network}_sha256"))
 
 
 def data_settings(config: Config, dataset: str) -> dict[str, Any]:
@@ -57,6 +58,12 @@ def inception_weights_settings(config: Config, kind: str) -> dict[str, Any]:
 def reference_settings(config: Config, dataset: str) -> dict[str, Any]:
     """Return the settings of the stage `reference`."""
     return {"dataset": dataset, "extractors_sha256": config["datasets"][dataset].get("extractors_sha256")}
+
+
+def foreign_settings(config: Config, dataset: str) -> dict[str, Any]:
+    """Return the settings of the stage `reference` for extractors of another data set."""
+    digest = config["datasets"][dataset].get("foreign_extractors_sha256")
+    return {"dataset": dataset, "extractors_sha256": digest, "foreign": True}
 
 
 def train_settings(config: Config, dataset: str, model: str, training: str, seed: int | str) -> dict[str, Any]:

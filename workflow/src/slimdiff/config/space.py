@@ -85,6 +85,8 @@ def _of_dataset(config: Config, dataset: str, facts: DatasetFacts) -> Iterator[O
     yield Output(
         f"data/{dataset}/reference.safetensors", extractors * (min(n_train, MAX_KEPT) + n_test) * FEATURES * FLOAT
     )
+    if "foreign_extractors" in config["datasets"][dataset]:
+        yield Output(f"data/{dataset}/foreign.safetensors", min(n_train, MAX_KEPT) * FEATURES * FLOAT)
     for kind in inception_kinds(config):
         yield Output(f"data/{dataset}/inception-{kind}.safetensors", 2 * INCEPTION_FEATURES**2 * 8)
 

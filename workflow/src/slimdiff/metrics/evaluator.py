@@ -21,6 +21,14 @@ StrPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
+class Foreign:
+    """Extractors that another data set made, and the statistics of this one's training images under them."""
+
+    reference: Reference  # without test images
+    extractors: Sequence[Extractor]
+
+
+@dataclass(frozen=True)
 class Evaluator:
     """Everything that scoring the samples of one data set needs."""
 
@@ -31,12 +39,14 @@ class Evaluator:
     train_images: torch.Tensor  # uint8 (N, C, H, W)
     class_shares: torch.Tensor  # float64 (classes,), of the training images
     inception: Sequence[InceptionReference]  # at most one of each kind
+    foreign: Foreign | None = None
 
     @property
     def digests(self) -> dict[str, Any]:
         """SHA-256 of every network, for the score's record."""
         return {
             "extractors_sha256": self.reference.extractors_sha256,
+            "foreign_extractors_sha256": self.foreign.reference.extractors_sha256 if self.foreign else None,
             "classifier_sha256": self.classifier_sha256,
             "inception_sha256": {item.kind: item.weights_sha256 for item in self.inception},
         }
@@ -49,28 +59,19 @@ def read(
     inception_paths: Sequence[StrPath],
     training: tuple[torch.Tensor, torch.Tensor],
     images_sha256: str,
+    foreign_paths: tuple[StrPath, StrPath] | None = None,
 ) -> Evaluator:
     """Return the evaluator that these files define.
 
     Args:
         training: the data set's training images, uint8 (N, C, H, W), and labels, int64 (N,).
         images_sha256: of the tensors in the file of these images.
+        foreign_paths: the reference in the features of another data set's extractors, and these extractors.
 
     Raises:
         UserError: a file is missing or damaged, or the files do not belong together.
     """
-    real = reference.read(reference_path)
-    digest = files.digest(extractors_path)
-    if digest != real.extractors_sha256:
-        raise UserError(
-            f"{reference_path} was made with other extractors (SHA-256 {real.extractors_sha256}) than "
-            f"{extractors_path} ({digest}): delete the reference and run again"
-        )
-    if images_sha256 != real.images_sha256:
-        raise UserError(
-            f"{reference_path} was made from other images (SHA-256 {real.images_sha256}) than the data set's "
-            f"({images_sha256}): delete the reference and run again"
-        )
+    real = _read_reference(reference_path, extractors_path, images_sha256)
     inception_headers = [inception.read_header(path) for path in inception_paths]
     network, images, labels = classifier.read(classifier_path), *training
     class_shares = classifier.shares(labels, network.n_classes)
@@ -95,4 +96,22 @@ def read(
         train_images=images,
         class_shares=class_shares,
         inception=[inception.read(path) for path in inception_paths],
+        foreign=foreign_paths
+        and Foreign(_read_reference(*foreign_paths, images_sha256), extractors.read(foreign_paths[1])),
     )
+
+
+def _read_reference(path: StrPath, extractors_path: StrPath, images_sha256: str) -> Reference:
+    """Return the reference in `path`, after checking that these extractors and images made it."""
+    real, digest = reference.read(path), files.digest(extractors_path)
+    if digest != real.extractors_sha256:
+        raise UserError(
+            f"{path} was made with other extractors (SHA-256 {real.extractors_sha256}) than {extractors_path} "
+            f"({digest}): delete the reference and run again"
+        )
+    if images_sha256 != real.images_sha256:
+        raise UserError(
+            f"{path} was made from other images (SHA-256 {real.images_sha256}) than the data set's ({images_sha256}): "
+            "delete the reference and run again"
+        )
+    return real

@@ -1,6 +1,7 @@
 """All metrics of one cell's samples."""
 
 import hashlib
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
@@ -10,13 +11,14 @@ from slimdiff.errors import UserError
 from slimdiff.io.samples import Samples
 from slimdiff.metrics.bootstrap import fid_indomain_sampling_sd
 from slimdiff.metrics.composition import compose, count, pick
-from slimdiff.metrics.evaluator import Evaluator
+from slimdiff.metrics.evaluator import Evaluator, Foreign
 from slimdiff.metrics.kid import kernel_distance, kernel_distance_by_class
 from slimdiff.metrics.likeness import likeness
 from slimdiff.metrics.memorization import copy_share, memorization, two_nearest_distances
+from slimdiff.metrics.mind import mind
 from slimdiff.metrics.networks.base import BATCH_SIZE
 from slimdiff.metrics.networks.classifier import classify_samples
-from slimdiff.metrics.networks.extractors import features
+from slimdiff.metrics.networks.extractors import Extractor, features, fitted
 from slimdiff.metrics.networks.inception import COLUMNS as INCEPTION_COLUMNS
 from slimdiff.metrics.networks.inception import score_inception
 from slimdiff.metrics.prdc import compute_prdc
@@ -37,7 +39,9 @@ MEASURES = (
     "fid_indomain_floor_pct",
     "fid_indomain_floor_n",
     "few_samples",
+    "fid_foreign",
     "kid",
+    "mind",
     "precision",
     "recall",
     "density",
@@ -114,13 +118,11 @@ def _measure(
     images, labels = images[order], labels[order] if len(labels) else labels
     real = compose(evaluator.reference, labels)
     scales = [real.scale(index) for index in range(len(evaluator.extractors))]
-    # Rounding to the grid removes the noise of batches, of which the Fréchet distance would take the square root.
-    points = [
-        on_grid(features(extractor, images, batch_size, device), factor)
-        for extractor, factor in zip(evaluator.extractors, scales, strict=True)
-    ]
+    points = _points(evaluator.extractors, images, scales, batch_size, device)
     record |= _frechet(real, [point / factor for point, factor in zip(points, scales, strict=True)], labels)
     record |= _pairwise(real, points, scales, labels)
+    if evaluator.foreign:
+        record["fid_foreign"] = _foreign(evaluator.foreign, images, labels, batch_size, device)
     nearest, second = two_nearest_distances(images, evaluator.train_images, device)
     record["copy_share"] = copy_share(nearest, second)
     result = memorization(nearest, real.test_nearest)
@@ -155,6 +157,34 @@ def canonical_order(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     keys = list(zip(digests, labels.tolist() or [0] * len(digests), strict=True))
     by_digest = torch.tensor(sorted(range(len(keys)), key=keys.__getitem__), dtype=torch.int64)
     return by_digest[torch.randperm(len(digests), generator=torch.Generator().manual_seed(ORDER_SEED))]
+
+
+def _points(
+    extractors: Sequence[Extractor],
+    images: torch.Tensor,
+    scales: list[float],
+    batch_size: int,
+    device: torch.device,
+) -> list[torch.Tensor]:
+    """Return the features of `images` under each extractor, on the grid.
+
+    Rounding to the grid removes the noise of batches, of which the Fréchet distance would take the square root.
+    """
+    return [
+        on_grid(features(extractor, images, batch_size, device), factor)
+        for extractor, factor in zip(extractors, scales, strict=True)
+    ]
+
+
+def _foreign(
+    foreign: Foreign, images: torch.Tensor, labels: torch.Tensor, batch_size: int, device: torch.device
+) -> float:
+    """Return the Fréchet distance in the features of another data set's extractors, mean over these."""
+    real = compose(foreign.reference, labels)
+    scales = [real.scale(index) for index in range(len(foreign.extractors))]
+    images = fitted(images, foreign.extractors[0].image_shape)
+    points = _points(foreign.extractors, images, scales, batch_size, device)
+    return distance(real, [point / factor for point, factor in zip(points, scales, strict=True)]).fid_indomain
 
 
 def _frechet(real: Reference, image_features: list[torch.Tensor], labels: torch.Tensor) -> dict[str, Any]:
@@ -195,6 +225,7 @@ def _pairwise(real: Reference, points: list[torch.Tensor], scales: list[float], 
     results = [compute_prdc(x, y) for x, y in zip(kept, points, strict=True)]
     return {
         "kid": fmean(kids) if kids else None,
+        "mind": fmean(mind(x, y) for x, y in zip(kept, points, strict=True)),
         "precision": fmean(result.precision for result in results),
         "recall": fmean(result.recall for result in results),
         "density": fmean(result.density for result in results),

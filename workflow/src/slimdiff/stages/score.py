@@ -26,6 +26,8 @@ class Arguments(command.DeviceArguments):
     images: command.ImagesPath
     reference: Annotated[Path, "reference.safetensors of the data set"]
     extractors: Annotated[Path, "extractors.safetensors that made the reference"]
+    foreign: Annotated[Path | None, "foreign.safetensors of the data set"] = None
+    foreign_extractors: Annotated[Path | None, "another data set's extractors that made it"] = None
     classifier: Annotated[Path, "classifier.safetensors of the data set"]
     baseline: Annotated[Path | None, "samples.npz of the baseline from the same noise"] = None
     inception: Annotated[tuple[Path, ...], "Inception references of the data set"] = ()
@@ -47,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     header = read_header(args.images, image_set.KIND)
     copies = header.get("report", {}).get("duplicates", {}).get("across")
     networks = (args.extractors, args.classifier, list(args.inception))
-    scorer = evaluator.read(args.reference, *networks, (images.train_images, images.train_labels), header["sha256"])
+    training = (images.train_images, images.train_labels)
+    foreign = (args.foreign, args.foreign_extractors) if args.foreign and args.foreign_extractors else None
+    scorer = evaluator.read(args.reference, *networks, training, header["sha256"], foreign)
     samples = read_samples(args.samples)
     check_identity(args.samples, samples.identity, args.identity)
     baseline = read_samples(args.baseline) if args.baseline else None

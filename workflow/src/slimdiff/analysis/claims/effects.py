@@ -17,9 +17,9 @@ REPLICATED, CONTRADICTED, UNRESOLVED, NOT_RUN = VERDICTS = ("replicated", "contr
 ONE_SEED = "one seed, no interval"
 FRECHET = (
     *(f"fid_indomain{end}" for end in ("", "_pct", "_min", "_max")),
-    *("fid_inception", "fid_paper"),
+    *("fid_foreign", "fid_inception", "fid_paper"),
 )
-DISTANCES = (*FRECHET, KID.column)  # the margin of quality applies to these
+DISTANCES = (*FRECHET, KID.column, "mind")  # the margin of quality applies to these
 SPEEDUPS = ("speedup", "speedup_batch_1")
 COUNTS = ("params", "params_nonzero", "macs", "macs_per_image")  # seeds do not move them, or hardly
 EXACT = (*COUNTS, *SIZES)  # one seed is enough; seeds move sizes by less than the margin

@@ -10,7 +10,7 @@ from slimdiff.errors import UserError
 from slimdiff.io import files
 from slimdiff.io.folders import encoding_problem, is_file, is_folder, listing
 
-PATH_KEYS = ("path", "extractors", "classifier")  # keys of a data set that hold a path
+PATH_KEYS = ("path", *SCORERS)  # keys of a data set that hold a path
 FOLDER_KEYS = ("path", "image_size", "channels", "test_fraction")  # keys that source: folder requires
 READING_KEYS = ("value_range", "background", "frames")  # keys that it may have
 
@@ -69,21 +69,19 @@ def file_problems(config: Config) -> Iterator[Problem]:
             yield Problem(("claims", index), f"is {file!r}, which does not exist; correct it, or take it out")
     for name in dict.fromkeys(entry["dataset"] for entry in config["matrix"]):
         options, path = config["datasets"][name], ("datasets", name)
-        for network, noun in SCORERS.items():
-            yield from _network_problems(options, network, noun, path)
+        for network in SCORERS:
+            yield from _network_problems(options, network, path)
         if options["source"] == "folder":
             yield from _folder_problems(options["path"], path)
 
 
-def _network_problems(
-    options: Mapping[str, Any], network: str, noun: str, path: tuple[str | int, ...]
-) -> Iterator[Problem]:
-    """Yield a missing, unreadable or changed file of the extractors or the classifier."""
+def _network_problems(options: Mapping[str, Any], network: str, path: tuple[str | int, ...]) -> Iterator[Problem]:
+    """Yield a missing, unreadable or changed file of a network that scores."""
     file = options.get(network)
     if file is None:
         return
     if not is_file(file):
-        text = f"is {file!r}, which does not exist; correct it, or leave the key out to train {noun}"
+        text = f"is {file!r}, which does not exist; correct it, or leave the key out {SCORERS[network]}"
         yield Problem((*path, network), text)
         return
     try:
@@ -93,7 +91,7 @@ def _network_problems(
         return
     pinned = options.get(f"{network}_sha256")
     if pinned not in (None, digest):
-        text = f"is {pinned}, and {file} has {digest}; restore the file, or leave both keys out to train {noun}"
+        text = f"is {pinned}, and {file} has {digest}; restore the file, or leave both keys out {SCORERS[network]}"
         yield Problem((*path, f"{network}_sha256"), text)
 
 

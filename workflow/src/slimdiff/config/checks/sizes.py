@@ -85,11 +85,11 @@ def _look_into(dataset: str, options: Mapping[str, Any]) -> list[ClassFolder]:
 
 
 def _scorer_problems(network: str, dataset: str, options: Mapping[str, Any], facts: DatasetFacts) -> Iterator[Problem]:
-    """Yield why the file of extractors or a classifier that a data set names cannot score it."""
+    """Yield why the file of a network that a data set names cannot score it."""
     if network not in options:
         return
     try:
-        header = read_header(options[network], network)
+        header = read_header(options[network], network.removeprefix("foreign_"))
     except UserError as error:
         yield Problem(("datasets", dataset, network), f"is {options[network]!r}: {error}")
         return

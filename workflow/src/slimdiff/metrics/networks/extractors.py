@@ -15,6 +15,8 @@ from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.metrics.networks.base import BATCH_SIZE, ImageClassifier, check_shape, in_batches
 
 KIND = "extractors"
+FIT_BATCH = 1000  # images to resize at once
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue
 MAX_MAP_SIDE = 8  # of the last feature map, so that the file stays small for large images
 ARCHITECTURE = f"conv5-16, pool 2, conv3-32, batch norm, pool 2, linear-{FEATURES}, linear-classes"
 
@@ -91,6 +93,24 @@ def read(path: str | os.PathLike[str]) -> list[Extractor]:
         )
         extractors.append(extractor.double().eval().requires_grad_(False))
     return extractors
+
+
+def fitted(images: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Return uint8 `images` (N, C, H, W), C = 1 or 3, in the `shape` that another data set's extractor takes.
+
+    Colour becomes luma (ITU-R BT.601), gray three equal channels; other sizes are scaled (bilinear, antialiased).
+    """
+    if tuple(images.shape[1:]) == tuple(shape):
+        return images
+    channels, *size = shape
+    parts = []
+    for part in images.split(FIT_BATCH):
+        x = part.float()
+        if len(x[0]) == 3 and channels == 1:
+            x = (x * torch.tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+        x = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
+        parts.append(x.expand(-1, channels, -1, -1).round().clamp(0, 255).to(torch.uint8))
+    return torch.cat(parts)
 
 
 @torch.inference_mode()
