@@ -2,17 +2,20 @@
 
     python benchmarks/scores/rankings.py --data results/data/mnist --cells results/cells/mnist --out rankings.csv
 
-reads the reference statistics of a finished run, and the samples of every cell below --cells. Networks are those that
-config.yaml names for the data set.
+reads the reference statistics of a finished run, and the samples of every cell below --cells; without --cells it takes
+the sets of blind_spots.py. Networks are those that config.yaml names for the data set.
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import torch
 import yaml
+from blind_spots import sets
 
+from slimdiff.data import image_set
 from slimdiff.io import files
 from slimdiff.io.samples import read_samples
 from slimdiff.metrics import reference
@@ -61,14 +64,28 @@ def measure(
     return record
 
 
+def cells(folder: Path, seeds: list[int] | None) -> Iterator[tuple[dict[str, str], torch.Tensor, torch.Tensor]]:
+    """Yield names, images and labels of every cell below `folder` that did not fail; `seeds`: only these."""
+    for path in sorted(folder.glob("*/*/seed*/samples.npz")):
+        model, recipe, seed = path.relative_to(folder).parts[:3]
+        samples = read_samples(path)
+        if samples.status == "ok" and (seeds is None or int(seed.removeprefix("seed")) in seeds):
+            names = {"model": model, "recipe": recipe, "seed": seed}
+            yield names, torch.from_numpy(samples.images), torch.from_numpy(samples.labels)
+
+
+def spoilt(folder: Path) -> Iterator[tuple[dict[str, str], torch.Tensor, torch.Tensor]]:
+    """Yield names, images and labels of the sets of blind_spots.py, 2,000 images each."""
+    for name, images, labels in sets(image_set.read(folder / "images.safetensors"), 2_000):
+        yield {"model": "real images", "set": name}, images, labels
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder of reference.safetensors and foreign.safetensors"
-    )
-    parser.add_argument("--cells", type=Path, required=True, help="folder of MODEL/RECIPE/seedN/samples.npz")
+    parser.add_argument("--data", type=Path, required=True, help="folder of images, reference and foreign.safetensors")
+    parser.add_argument("--cells", type=Path, help="folder of MODEL/RECIPE/seedN/samples.npz")
     parser.add_argument("--seeds", type=int, nargs="+", help="only these")
-    parser.add_argument("--out", type=Path, required=True, help="CSV of every cell")
+    parser.add_argument("--out", type=Path, required=True, help="CSV of every cell or set")
     arguments = parser.parse_args()
     options = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))["datasets"][arguments.data.name]
     own, foreign = (
@@ -76,17 +93,13 @@ def main() -> None:
         for name, key in (("reference", "extractors"), ("foreign", "foreign_extractors"))
     )
     rows = []
-    for path in sorted(arguments.cells.glob("*/*/seed*/samples.npz")):
-        model, recipe, seed = path.relative_to(arguments.cells).parts[:3]
-        samples = read_samples(path)
-        if samples.status != "ok" or (arguments.seeds and int(seed.removeprefix("seed")) not in arguments.seeds):
-            continue
-        record = measure(torch.from_numpy(samples.images), torch.from_numpy(samples.labels), own, foreign)
-        rows.append({"model": model, "recipe": recipe, "seed": seed, "n": len(samples.images), **record})
+    found = cells(arguments.cells, arguments.seeds) if arguments.cells else spoilt(arguments.data)
+    for names, images, labels in found:
+        rows.append({**names, "n": len(images), **measure(images, labels, own, foreign)})
         print(rows[-1], flush=True)
         files.write_text(arguments.out, pd.DataFrame(rows).to_csv(index=False))
     for model, block in pd.DataFrame(rows).groupby("model"):
-        print(model, len(block), "cells\n", block[list(COLUMNS)].corr("spearman").round(2))
+        print(model, len(block), "sets\n", block[list(COLUMNS)].corr("spearman").round(2))
 
 
 if __name__ == "__main__":
