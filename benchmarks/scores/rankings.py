@@ -7,13 +7,14 @@ the sets of blind_spots.py. Networks are those that config.yaml names for the da
 """
 
 import argparse
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import torch
 import yaml
-from blind_spots import sets
+from blind_spots import Strengths, sets
 
 from slimdiff.data import image_set
 from slimdiff.io import files
@@ -59,7 +60,7 @@ def measure(
             kernel_distance_by_class(x, real.train_labels, y, labels) if len(labels) else kernel_distance(x, y)
             for x, y in pairs
         ]
-        record["kid"] = sum(kids) / len(kids)
+        record["kid"] = sum(math.nan if kid is None else kid for kid in kids) / len(kids)
         record["mind"] = sum(mind(x, y) for x, y in pairs) / len(pairs)
     return record
 
@@ -76,8 +77,8 @@ def cells(folder: Path, seeds: list[int] | None) -> Iterator[tuple[dict[str, str
 
 def spoilt(folder: Path) -> Iterator[tuple[dict[str, str], torch.Tensor, torch.Tensor]]:
     """Yield names, images and labels of the sets of blind_spots.py, 2,000 images each."""
-    for name, images, labels in sets(image_set.read(folder / "images.safetensors"), 2_000):
-        yield {"model": "real images", "set": name}, images, labels
+    for each in sets(image_set.read(folder / "images.safetensors"), 2_000, Strengths()):
+        yield {"model": "real images", "set": each.name}, each.images, each.labels
 
 
 def main() -> None:

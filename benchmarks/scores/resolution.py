@@ -84,7 +84,9 @@ def networks(config: Mapping[str, Any], dataset: str, images: Path, work: Path) 
     return [*(extractors.read(ROOT / shipped) if shipped else ()), *extractors.read(path)]
 
 
-def scores(images: torch.Tensor, labels: torch.Tensor, real: Reference, own: Sequence[Extractor]) -> dict[str, float]:
+def scores(
+    images: torch.Tensor, labels: torch.Tensor, real: Reference, own: Sequence[Extractor]
+) -> dict[str, float | None]:
     """Return fid_0 to fid_k and kid_0 to kid_k, the scores under each extractor that `slimdiff.metrics.score` averages.
 
     Args:
@@ -99,7 +101,7 @@ def scores(images: torch.Tensor, labels: torch.Tensor, real: Reference, own: Seq
         on_grid(extractors.features(extractor, images), factor) for extractor, factor in zip(own, factors, strict=True)
     ]
     found = reference.distance(composed, [point / factor for point, factor in zip(points, factors, strict=True)])
-    record = {f"fid_{index}": fid for index, fid in enumerate(found.fid_indomain_extractors)}
+    record: dict[str, float | None] = {f"fid_{index}": fid for index, fid in enumerate(found.fid_indomain_extractors)}
     chosen = pick(labels, count(composed.train_labels, len(composed.class_counts))) if len(labels) else slice(None)
     for index, (point, factor) in enumerate(zip(points, factors, strict=True)):
         kept, drawn = on_grid(composed.train_features[index], factor), point[chosen]
