@@ -19,7 +19,7 @@ from slimdiff.analysis import findings
 from slimdiff.analysis.claims import file, verdicts
 from slimdiff.analysis.claims.effects import NOT_RUN, REPLICATED
 from slimdiff.analysis.claims.verdicts import Verdict
-from slimdiff.analysis.decisions import FINDINGS, UNRESOLVED, Margins
+from slimdiff.analysis.decisions import FINDINGS, Margins
 from slimdiff.analysis.matrix import read_matrix, read_paper
 from slimdiff.analysis.measures import REFERENCE
 
@@ -115,15 +115,14 @@ def finding_lines(commit: str) -> Iterator[str]:
         whys: dict[tuple[str, str], Counter[str]] = {}
         for (_, model, recipe), difference in differences.items():
             old, new = before.get((model, recipe), "–"), difference.images
-            if new.finding not in FINDINGS or old == "–":
+            if new.finding not in FINDINGS or old in ("–", new.finding):
                 continue
             changes.setdefault((old, new.finding), []).append(f"{model}/{recipe}")
             whys.setdefault((old, new.finding), Counter()).update([new.why] if new.why else [])
         for (old, new_finding), recipes in sorted(changes.items(), key=lambda item: -len(item[1])):
-            changed = old != new_finding and new_finding != UNRESOLVED
-            shown = ", ".join(f"`{recipe}`" for recipe in recipes[:LISTED]) if changed or old != UNRESOLVED else ""
-            more = f" and {len(recipes) - LISTED} more" if shown and len(recipes) > LISTED else ""
-            why = "; ".join(f"{text} ({count})" for text, count in whys[old, new_finding].most_common(3))
+            shown = ", ".join(f"`{recipe}`" for recipe in recipes[:LISTED])
+            more = f" and {len(recipes) - LISTED} more" if len(recipes) > LISTED else ""
+            why = "; ".join(f"{text} ({count})" for text, count in whys[old, new_finding].most_common(1))
             yield f"| {name} | {old} | **{new_finding}** | {len(recipes)} | {shown}{more} | {why} |"
 
 
@@ -134,15 +133,13 @@ def page(commit: str) -> str:
         [
             "# Published matrices by new rules",
             f"`python benchmarks/scores/changed_verdicts.py --before {commit} --out docs/results/verdicts/README.md`: "
-            "no training, no sampling, no scoring. New are the reference `longer` for recipes that train on, the "
-            f"agreement of FID and KID, equivalence within a margin ({own.of_images('mnist'):g} for images, "
-            f"{own.size:g} for sizes, {own.speed:g} for speed), times in turns, and Holm's correction of "
-            "contradictions within a claim ([rules](../../claims.md), [false rates and power](power.md)). The default "
-            "run has one seed, which decides nothing but sizes.",
+            "no training, sampling or scoring. New: the reference `longer`, agreement of FID and KID, margins (images "
+            f"{own.of_images('mnist'):g}, equivalence {own.of_equivalence('mnist'):g}, sizes {own.size:g}, speed "
+            f"{own.speed:g}), times in turns, Holm's correction ([rules](../../claims.md), [power](power.md)).",
             "## Claims",
             "\n".join(["| matrix | claim | was | is | why |", "|---|---|---|---|---|", *claim_lines(commit)]),
             "## Findings on images",
-            "Recipes by the change of their finding, with the most frequent reasons.",
+            "Recipes whose finding changed, with the most frequent reason; differences.md of each matrix has all.",
             "\n".join(
                 ["| matrix | was | is | recipes | which | why |", "|---|---|---|---|---|---|", *finding_lines(commit)]
             ),

@@ -233,7 +233,13 @@ def page(folder: Path) -> str:
     for path in sorted(folder.glob("*.csv")):
         frame = pd.read_csv(path)
         found = {metric: swap_rates(frame, metric) for metric in METRICS}
-        lines.append([path.stem, str(len(frame)), *(f"{threshold(rates):g}" for rates in found.values())])
+        lines.append(
+            [
+                path.stem,
+                str(len(frame)),
+                *(f"{ratio:g}" if math.isfinite(ratio := threshold(rates)) else "–" for rates in found.values()),
+            ]
+        )
         head = ["ratio", *(f"{NAMES[metric]} {what}" for metric in METRICS for what in ("pairs", "swapped, %"))]
         rows = [
             [label(same[0]), *(text for rate in same for text in (f"{rate.pairs:.0f}", percent(rate)))]

@@ -42,7 +42,7 @@ OPTIMIZATIONS: dict[str, dict[str, Any]] = {
     "linear-8bit": {"training": "plain", "quantize": {"linear": "8bit"}},
     "sampler-euler-maruyama": {"training": "plain", "sampler": {"method": "euler-maruyama"}},
 }
-MARGINS = Margins(quality=1.25, size=1.05, speed=1.1)
+MARGINS = Margins(quality=1.25, equivalence=1.25, size=1.05, speed=1.1)
 CONFIG: dict[str, Any] = {
     "models": {"ncsn": {"family": "ncsn"}, "ncsn-wide": {"family": "ncsn"}, "ddpm": {"family": "ddpm"}},
     "trainings": TRAININGS,

@@ -83,9 +83,12 @@ def test_each_data_set_has_its_margin() -> None:
         for seed in range(3)
     ]
     margins = replace(synthetic.MARGINS, quality={"mnist": 1.5, "digits": 1.2})
-    claims = [claim("fid_indomain(l1-30) > fid_indomain(baseline)")]
-    found = verdicts.evaluate_claims(synthetic.matrix(rows), matrix.read_paper(PAPER), claims, margins)
-    assert {each.dataset: each.verdict for each in found} == {"mnist": UNRESOLVED, "digits": REPLICATED}
+    for text, digits in (
+        ("fid_indomain(l1-30) > fid_indomain(baseline)", REPLICATED),
+        ("fid_indomain(l1-30) = fid_indomain(baseline) within 10 %", CONTRADICTED),
+    ):
+        found = verdicts.evaluate_claims(synthetic.matrix(rows), matrix.read_paper(PAPER), [claim(text)], margins)
+        assert {each.dataset: each.verdict for each in found} == {"mnist": UNRESOLVED, "digits": digits}
 
 
 def verdict_on(rows: list[dict[str, Any]], *texts: str) -> Verdict:
@@ -683,7 +686,7 @@ def test_the_stage_writes_the_record_and_the_table_shows_it(tmp_path: Path) -> N
         row for row in text.splitlines() if row.startswith("| `fid_indomain(groups-2) < fid_indomain(baseline)` |")
     ]
     assert "the interval lies on the other side of the threshold | 0.848 (154.34 / 182.1) | yes |" in line
-    assert record["margins"] == {"quality": {"mnist": 1.25}, "size": 1.05, "speed": 1.1}
+    assert record["margins"] == {"quality": {"mnist": 1.25}, "equivalence": 1.25, "size": 1.05, "speed": 1.1}
     assert "Table 9 prints 134.35 for the same cell" in text
     table = pd.read_csv(tmp_path / "claims.csv")
     assert len(table) == sum(len(c["parts"]) for c in record["claims"])

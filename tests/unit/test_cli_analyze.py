@@ -46,7 +46,7 @@ def test_only_existing_files_are_renewed(made: Path, command: Command) -> None:
 
 def test_margins_and_claims_are_those_of_the_config(made: Path, command: Command) -> None:
     overlay = made.parent / "mine.yaml"
-    overlay.write_text("verdicts: {margins: {quality: 3.0}}\nclaims: []\n", encoding="utf-8")
+    overlay.write_text("verdicts: {margins: {quality: 3.0, equivalence: 3.0}}\nclaims: []\n", encoding="utf-8")
     code, text, _ = command("analyze", str(made), "--config", "config.yaml", "--config", str(overlay))
     assert code == 0
     assert "1 equivalent" in text

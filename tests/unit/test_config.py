@@ -537,7 +537,7 @@ NAME_CASES = [
     case(
         "margin of 1",
         {"verdicts": {"margins": {"quality": {"mnist": 1}}}},
-        'verdicts.margins.quality … {"mnist": 1} … above 1',
+        'verdicts.margins.quality … "mnist": 1, … above 1',
     ),
     case("unknown baseline", {"profile": {"baseline": "base"}}, "profile.baseline … 'base'; allowed: baseline, ema, "),
     case("unknown data set", {"matrix": [entry(dataset="mnits")]}, "matrix[0].dataset … 'mnits'; allowed: mnist, "),

@@ -217,7 +217,9 @@ def test_a_link_out_of_a_folder_of_images_is_refused_before_any_job(tmp_path: Pa
         "test_fraction": 0.5,
     }
     overlay = {"datasets": {"mnist": source}, "matrix": BASES[0]["matrix"][:1]}  # the unconditional network
-    message = outcome(merge({**BASES[0], "datasets": {}}, overlay), overlay)
+    message = outcome(
+        merge({**BASES[0], "datasets": {}}, overlay | {"verdicts": {"margins": {"quality": 1.5}}}), overlay
+    )
     assert message is not None
     assert "datasets.mnist.path" in message
     assert "a link that leads out of the folder" in message

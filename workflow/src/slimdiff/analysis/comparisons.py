@@ -49,24 +49,27 @@ def compare(
     plain: dict[Recipe, str | None] = {
         recipe: baseline if (*recipe[:2], baseline) in references else None for recipe in references
     }
-    kinds: dict[str, dict[Recipe, tuple[tuple[str, ...], float, str | None]]] = {
-        "images": {recipe: (images, margins.of_images(recipe[0]), references[recipe]) for recipe in references},
-        "size": {recipe: ((sizes[recipe[:2]],), margins.size, plain[recipe]) for recipe in references},
-        "speed": {recipe: ((TIME.column,), times[recipe[:2]], plain[recipe]) for recipe in references},
+    kinds: dict[str, dict[Recipe, tuple[tuple[str, ...], tuple[float, float], str | None]]] = {
+        "images": {
+            recipe: (images, (margins.of_images(recipe[0]), margins.of_equivalence(recipe[0])), reference)
+            for recipe, reference in references.items()
+        },
+        "size": {recipe: ((sizes[recipe[:2]],), (margins.size,) * 2, plain[recipe]) for recipe in references},
+        "speed": {recipe: ((TIME.column,), (times[recipe[:2]],) * 2, plain[recipe]) for recipe in references},
     }
     measured = {column: statistics.by_seed(frame, column) for column in COLUMNS}
     outcomes = statistics.outcomes(frame)
     found: dict[str, dict[Recipe, Finding]] = {}
     for kind, asked in kinds.items():
         found[kind], evidence = {}, {}
-        for recipe, (columns, margin, reference) in asked.items():
+        for recipe, (columns, own_margins, reference) in asked.items():
             own = tuple(ratios[column].get(recipe, Ratio()) for column in columns)
             lacking = next((column for column in columns if not measured[column].get(recipe)), "")
             obstacle = _obstacle(recipe, reference, lacking, outcomes[recipe])
             if obstacle is None and not all(ratio.n for ratio in own):
                 obstacle = Finding(decisions.NO_REFERENCE, f"no seed in common with {reference}")
             if obstacle is None:
-                evidence[recipe] = Evidence(own, columns, margin, exact=kind == "size")
+                evidence[recipe] = Evidence(own, columns, *own_margins, exact=kind == "size")
             else:
                 found[kind][recipe] = obstacle
         found[kind] |= decisions.decide(evidence)

@@ -20,9 +20,13 @@ ONE_SEED = "one seed: no interval and no test"
 
 @dataclass(frozen=True)
 class Margins:
-    """Ratios, above 1, within which two recipes are equivalent. Only ratios beyond them are better or worse."""
+    """Ratios, above 1. Only ratios beyond them are better or worse, and within them two recipes are equivalent.
 
-    quality: Mapping[str, float] | float  # of Fréchet and kernel distances, by data set or for all
+    Images have two, since a metric that resolves little must not make more recipes equivalent.
+    """
+
+    quality: Mapping[str, float] | float  # that distances resolve, by data set or for all
+    equivalence: float  # of distances, at most the margin of quality
     size: float  # of files
     speed: float  # of times
 
@@ -35,6 +39,10 @@ class Margins:
             return self.quality
         largest = max(self.quality.values())
         return max(self.quality.get(dataset, largest) for dataset in datasets)
+
+    def of_equivalence(self, *datasets: str) -> float:
+        """Return the margin within which distances on `datasets` are equivalent."""
+        return min(self.equivalence, self.of_images(*datasets))
 
     def restrict(self, datasets: Iterable[str]) -> "Margins":
         """Return the margins with one of quality for each of `datasets`; unchanged without any."""
@@ -65,7 +73,8 @@ class Evidence:
 
     ratios: tuple[Ratio, ...]  # of one or more columns that must agree
     names: tuple[str, ...]  # of these columns, for the reason
-    margin: float
+    margin: float  # of a difference
+    equivalence: float  # the margin of equivalence, at most `margin`
     exact: bool = False  # one seed is enough: seeds move the values by less than the margin
 
 
@@ -74,9 +83,9 @@ def decide(evidence: Mapping[Recipe, Evidence]) -> dict[Recipe, Finding]:
 
     A recipe is better or worse if the paired t-tests of all its columns reject a ratio of 1 in one direction and every
     mean ratio is beyond the margin; it is equivalent if two one-sided tests of all its columns reject a ratio beyond
-    the margin. Requiring all columns needs no correction (an intersection-union test); the number of recipes does:
-    Holm's runs over the recipes, once for differences and once for equivalence, so that each kind of false finding
-    has a probability of at most 5 % in the whole matrix.
+    the margin of equivalence. Requiring all columns needs no correction (an intersection-union test); the number of
+    recipes does: Holm's runs over the recipes, once for differences and once for equivalence, so that each kind of
+    false finding has a probability of at most 5 % in the whole matrix.
     """
     p_values = dict(zip(evidence, holm([_difference_p(own.ratios) for own in evidence.values()]), strict=True))
     equivalent = [_equivalence_p(own) for own in evidence.values()]
@@ -108,7 +117,7 @@ def missing(outcome: Outcome, reference: str | None, is_reference: bool, lacking
 def _find(evidence: Evidence, p: float, p_equivalent: float, tests: int) -> Finding:
     ratios, margin = evidence.ratios, evidence.margin
     worse, better = (_beyond(ratios, margin), _beyond([ratio.inverse for ratio in ratios], margin))
-    inside = all(1 / margin < ratio.mean < margin for ratio in ratios)
+    inside = all(1 / evidence.equivalence < ratio.mean < evidence.equivalence for ratio in ratios)
     if ratios[0].n == 1:
         if not evidence.exact:
             return Finding(UNRESOLVED, ONE_SEED)
@@ -151,7 +160,7 @@ def _difference_p(ratios: Sequence[Ratio]) -> float:
 def _equivalence_p(evidence: Evidence) -> float:
     if not _complete(evidence.ratios):
         return math.nan
-    return max(equivalence_p(ratio, evidence.margin) for ratio in evidence.ratios)
+    return max(equivalence_p(ratio, evidence.equivalence) for ratio in evidence.ratios)
 
 
 def _complete(ratios: Sequence[Ratio]) -> bool:

@@ -55,7 +55,7 @@ class Group:
     comparisons: tuple[RecipeComparison, ...]
     size_column: str  # in which files are compared
     tolerance: float  # ratio of times below which no recipe is faster
-    quality: float  # margin of FID ratios
+    quality: float  # margin of equivalence of FID ratios
 
     def smallest(self) -> RecipeComparison | None:
         """Return the smallest recipe that keeps its images, else see `_best`."""
@@ -115,5 +115,5 @@ def group(
         )
         tolerance = max(margins.speed, time_tolerance(matrix, dataset, model))
         name = f"{model} on {dataset}" if several else str(model)
-        groups.append(Group(name, fids[baseline].mean, comparisons, column, tolerance, margins.of_images(dataset)))
+        groups.append(Group(name, fids[baseline].mean, comparisons, column, tolerance, margins.of_equivalence(dataset)))
     return tuple(groups)

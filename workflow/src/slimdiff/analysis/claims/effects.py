@@ -1,7 +1,7 @@
 """Effects and decisions: the measured size of a comparison, and whether the seeds decide it."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scipy import special
@@ -90,30 +90,33 @@ def exactly(mean: float, shared: Sequence[int] = (0,)) -> Effect:
     return Effect(shared, 1, mean, mean, mean, 0.0, log=mean > 0)
 
 
-def resolution(columns: Sequence[str], margins: Margins, datasets: Iterable[str]) -> float:
-    """Return the ratio within which a difference of `columns` between cells of `datasets` counts as none."""
-    quality = margins.of_images(*datasets)
-    for margin, names in ((quality, DISTANCES), (margins.speed, SPEEDUPS), (margins.size, SIZES)):
+def resolution(columns: Sequence[str], margins: Margins, datasets: Sequence[str]) -> tuple[float, float]:
+    """Return the ratios beyond which `columns` of cells of `datasets` differ, and within which they are equal."""
+    if set(columns) & set(DISTANCES):
+        return margins.of_images(*datasets), margins.of_equivalence(*datasets)
+    for margin, names in ((margins.speed, SPEEDUPS), (margins.size, SIZES)):
         if set(columns) & set(names):
-            return margin
-    return 1.0
+            return margin, margin
+    return 1.0, 1.0
 
 
-def decide(comparison: Comparison, effect: Effect, margin: float) -> Decision:
+def decide(comparison: Comparison, effect: Effect, margin: float, equivalence: float) -> Decision:
     """Return what an effect says of a comparison.
 
     “<” and “>” are decided by the two-sided 95 % interval, and a mean effect within `margin` of the threshold decides
     nothing. “=” is replicated by two one-sided tests at 5 %, and contradicted if the 95 % interval lies outside.
 
     Args:
-        margin: `resolution` of the columns; the margin of “=” is at least this.
+        margin, equivalence: `resolution` of the columns; “=” is replicated within the latter at least, and contradicted
+            beyond the former at least.
     """
     factor = comparison.factor
     if comparison.operator == "=":
-        within = max(1 + (comparison.within or 0.0), margin)
+        within = max(1 + (comparison.within or 0.0), equivalence)
+        beyond = max(within, margin)
         if max(effect.p_above(factor / within), effect.p_below(factor * within)) < ALPHA:
             return Decision(REPLICATED)
-        p_against = 2 * min(effect.p_below(factor / within), effect.p_above(factor * within))
+        p_against = 2 * min(effect.p_below(factor / beyond), effect.p_above(factor * beyond))
         if p_against < ALPHA:
             return Decision(CONTRADICTED, "the interval lies outside the margin", p_against)
         return Decision(UNRESOLVED, "the interval extends beyond the margin", min(p_against, 1.0))

@@ -336,8 +336,8 @@ def _decide(
     columns = tuple(term.column for term, _ in terms)
     effect = effects.measure(values, columns)
     obstacle = _obstacle(cells, values, effect, evidence)
-    margin = effects.resolution(columns, evidence.margins, [cell[0] for _, cell in terms])
-    return effect, obstacle or effects.decide(expression, effect, margin)
+    margins = effects.resolution(columns, evidence.margins, [cell[0] for _, cell in terms])
+    return effect, obstacle or effects.decide(expression, effect, *margins)
 
 
 def _obstacle(
@@ -398,7 +398,7 @@ def _paper_numbers(
         effect = None if left is None or right is None else left / right
     if effect is None:
         return left, right, None, None
-    held = effects.decide(expression, effects.exactly(effect), 1.0).verdict == REPLICATED
+    held = effects.decide(expression, effects.exactly(effect), 1.0, 1.0).verdict == REPLICATED
     return left, right, effect, held
 
 

@@ -43,7 +43,7 @@ def answer(frame: pd.DataFrame, findings: Findings) -> Answer:
         ]
         reason = "the matrix holds only the baseline" if groups else "no baseline has a FID"
         return _no_conclusion(reason, [*baselines, *remarks])
-    note = f"images are equivalent if FID and KID both stay within {findings.margins.quality_text}"
+    note = f"images are equivalent if FID and KID both stay within {findings.margins.equivalence:g}"
     return Answer(
         _sentence(_limited([_smaller(group) for group in groups])),
         _sentence(_limited([_faster(group) for group in groups])),

@@ -12,11 +12,11 @@ from slimdiff.report.tables.markdown import NOTHING, grid, interval, plain, text
 
 CAPTION = (
     "Each claim is a list of comparisons between cells, and is replicated if all of them are. A comparison is "
-    "replicated or contradicted if the {confidence:g} % t-interval over paired seeds lies entirely on one side and the "
-    "ratio exceeds the margin (images {quality}, sizes {size:g}, speed {speed:g}); otherwise it is unresolved. "
-    "Comparisons of images need FID and KID to agree. Numbers are ratios left / right, or the value of the left "
-    "without a right. A verdict holds for the scale of the run, which is given with it. The last columns hold the "
-    "paper's own numbers, and whether these support its claim. docs/claims.md has the rules."
+    "replicated or contradicted if the {confidence:g} % t-interval over paired seeds lies entirely on one side and the"
+    " ratio exceeds the margin (images {quality}, for = {equivalence:g}, sizes {size:g}, speed {speed:g}); otherwise "
+    "it is unresolved. Comparisons of images need FID and KID to agree. Numbers are ratios left / right, or the value "
+    "of the left without a right. A verdict holds for the scale of the run, which is given with it. The last columns "
+    "hold the paper's own numbers, and whether these support its claim. docs/claims.md has the rules."
 )
 COLUMNS = (
     *("comparison", "left", "right", "column", "seeds", "effect", "low", "high"),
@@ -54,9 +54,8 @@ def to_markdown(record: Mapping[str, Any]) -> str:
     lines = [
         [f"`{c['id']}`", c["dataset"], f"**{c['verdict']}**", c["claim"], c["paper_supports"]] for c in record["claims"]
     ]
-    margins = Margins(**record["margins"])
-    numbers = {"quality": margins.quality_text, "size": margins.size, "speed": margins.speed}
-    caption = CAPTION.format(confidence=100 * record["confidence"], **numbers)
+    margins = record["margins"] | {"quality": Margins(**record["margins"]).quality_text}
+    caption = CAPTION.format(confidence=100 * record["confidence"], **margins)
     parts = ["# Claims of the paper", caption, f"{counts or 'No claims'}.", grid(header, lines)]
     for claim in record["claims"]:
         parts += [plain(f"## {claim['id']}: {claim['verdict']} ({claim['dataset']})")]

@@ -1,6 +1,7 @@
 """Tables of the differences between recipes: their findings over seeds, and our changes next to the paper's."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ DIFFERENCES_CAPTION = (
     "long. Files and times are compared with `baseline`; times are taken in turns. Ratios are geometric means over "
     "seeds with 95 % t-intervals of the logarithms, differences of shares are in percentage points. **Images** are "
     "better or worse if FID and KID both say so in paired t-tests of the logarithms and both exceed {quality}; they "
-    "are equivalent if two one-sided tests put both within {quality}. The margin of sizes is {size:g}, that of times "
-    "at least {speed:g}. p-values are after Holm's correction for all recipes of this page, and findings need one "
-    f"below {ALPHA:.2f}. Unresolved does not mean equal. With one seed nothing but a size is decided."
+    "are equivalent if two one-sided tests put both within {equivalence:g}. The margin of sizes is {size:g}, that of "
+    "times at least {speed:g}. p-values are after Holm's correction for all recipes of this page, and findings need "
+    f"one below {ALPHA:.2f}. Unresolved does not mean equal. With one seed nothing but a size is decided."
 )
 VERSUS_CAPTION = (
     "Change of each recipe: of FID relative to its reference (`baseline`, or the baseline trained for as long), of "
@@ -72,7 +73,7 @@ def differences_csv(frame: pd.DataFrame) -> str:
 def differences_markdown(frame: pd.DataFrame, findings: Findings) -> str:
     """Return two tables per data set and model in the matrix: images, then size and speed."""
     margins = findings.margins
-    caption = DIFFERENCES_CAPTION.format(quality=margins.quality_text, size=margins.size, speed=margins.speed)
+    caption = DIFFERENCES_CAPTION.format(**asdict(margins) | {"quality": margins.quality_text})
     parts = ["# Differences between recipes", caption]
     ran = frame[frame["ran"] & (frame["status"] != NOT_RUN)]
     for (dataset, model), block in ran.groupby(["dataset", "model"], sort=False):
