@@ -380,12 +380,30 @@ def test_speedups_have_the_papers_times() -> None:
 
 
 def test_speed_is_compared_in_turns_and_beyond_its_margin() -> None:
-    rows = cells("baseline", (1.0, 1.0, 1.0), "speedup") + cells("ema", (2.0, 2.1, 1.9), "speedup")
+    rows = cells("baseline", (1.0, 1.0, 1.0), "speedup") + cells("groups-2", (2.0, 2.1, 1.9), "speedup")
     rows += cells("l1-30", (1.05, 1.06, 1.04), "speedup")
-    assert part(rows, "speedup(ema) > 1").verdict == REPLICATED
+    assert part(rows, "speedup(groups-2) > 1").verdict == REPLICATED
     assert part(rows, "speedup(l1-30) > 1").why == "ratio within the margin of 1.1"
     assert part(rows, "speedup(l1-30) = 1 within 10 %").verdict == REPLICATED
-    assert part(rows, "speedup(ema) = 1 within 10 %").verdict == CONTRADICTED
+    assert part(rows, "speedup(groups-2) = 1 within 10 %").verdict == CONTRADICTED
+
+
+def test_the_margin_of_speed_is_at_least_that_of_equal_work_in_claims_too() -> None:
+    rows = cells("baseline", (1.0, 1.0, 1.0), "speedup") + cells("groups-2", (1.2, 1.21, 1.19), "speedup")
+    assert part(rows, "speedup(groups-2) > 1").verdict == REPLICATED
+    rows += cells("l1-30", (1.3, 1.31, 1.29), "speedup")  # zeros, so its time should be 1
+    assert part(rows, "speedup(groups-2) > 1").verdict == UNRESOLVED
+
+
+def test_parts_that_hold_count_in_the_correction_of_one_that_does_not() -> None:
+    """Alone its p-value is below 0.05, among eight it is not."""
+    same = ("ema", "l1-10", "l1-30", "l1-70", "random-10", "random-30", "random-50")
+    rows = [row for name in ("baseline", *same) for row in cells(name, (10.0, 10.0, 10.0))]
+    rows += cells("groups-2", (25.0, 30.0, 35.0))
+    *equal, against = (f"fid_indomain({name}) = fid_indomain(baseline) within 25 %" for name in (*same, "groups-2"))
+    assert {verdict_on(rows, text).verdict for text in equal} == {REPLICATED}
+    assert verdict_on(rows, against).verdict == CONTRADICTED
+    assert verdict_on(rows, *equal, against).verdict == UNRESOLVED
 
 
 def test_disturbed_times_are_no_evidence() -> None:
@@ -397,12 +415,14 @@ def test_disturbed_times_are_no_evidence() -> None:
 
 
 def test_a_claim_rests_on_the_undisturbed_seeds_and_says_so() -> None:
-    made = synthetic.matrix(cells("baseline", (1.0,) * 3, "speedup") + cells("ema", (2.0, 2.1, 9.0), "speedup"))
+    made = synthetic.matrix(cells("baseline", (1.0,) * 3, "speedup") + cells("groups-2", (2.0, 2.1, 9.0), "speedup"))
     made.frame["disturbed"] = pd.array([False] * 5 + [True], dtype="boolean")
-    (found,) = verdicts.evaluate_claims(made, matrix.read_paper(PAPER), [claim("speedup(ema) > 1")], synthetic.MARGINS)
+    (found,) = verdicts.evaluate_claims(
+        made, matrix.read_paper(PAPER), [claim("speedup(groups-2) > 1")], synthetic.MARGINS
+    )
     (part,) = found.parts
     assert (part.verdict, part.seeds, part.effect) == (REPLICATED, 2, pytest.approx(math.sqrt(2.0 * 2.1)))
-    assert part.why == "1 of 3 profiles of mnist/ncsn/ema disturbed"
+    assert part.why == "1 of 3 profiles of mnist/ncsn/groups-2 disturbed"
 
 
 def test_the_spread_over_techniques() -> None:

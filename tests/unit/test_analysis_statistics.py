@@ -186,10 +186,11 @@ def test_holm_is_bonferroni_on_every_subset(p_values: list[float]) -> None:
     assert statistics.holm(p_values) == pytest.approx(worst)
 
 
-def test_holm_ignores_untested_cells() -> None:
-    adjusted = statistics.holm([0.01, math.nan, 0.03])
+def test_cells_without_a_test_count_in_holms_family() -> None:
+    adjusted = statistics.holm([0.01, math.nan, 0.02])
     assert math.isnan(adjusted[1])
-    assert [adjusted[0], adjusted[2]] == pytest.approx([0.02, 0.03])
+    assert [adjusted[0], adjusted[2]] == pytest.approx([0.03, 0.04])
+    assert statistics.holm([0.01, 0.02], untested=1) == pytest.approx([0.03, 0.04])
     assert statistics.holm([]) == []
 
 

@@ -1,6 +1,6 @@
 """Every recipe against its reference: findings on images, size and speed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -60,19 +60,20 @@ def compare(
     measured = {column: statistics.by_seed(frame, column) for column in COLUMNS}
     outcomes = statistics.outcomes(frame)
     found: dict[str, dict[Recipe, Finding]] = {}
-    for kind, asked in kinds.items():
+    for kind, wanted in kinds.items():
         found[kind], evidence = {}, {}
-        for recipe, (columns, own_margins, reference) in asked.items():
+        for recipe, (columns, own_margins, reference) in wanted.items():
             own = tuple(ratios[column].get(recipe, Ratio()) for column in columns)
             lacking = next((column for column in columns if not measured[column].get(recipe)), "")
             obstacle = _obstacle(recipe, reference, lacking, outcomes[recipe])
             if obstacle is None and not all(ratio.n for ratio in own):
-                obstacle = Finding(decisions.NO_REFERENCE, f"no seed in common with {reference}")
+                obstacle = _without_ratio(recipe, reference or "", columns, measured, outcomes)
             if obstacle is None:
                 evidence[recipe] = Evidence(own, columns, *own_margins, exact=kind == "size")
             else:
                 found[kind][recipe] = obstacle
-        found[kind] |= decisions.decide(evidence)
+        untested = sum(finding.finding != decisions.IS_REFERENCE for finding in found[kind].values())
+        found[kind] |= decisions.decide(evidence, untested)
     for recipe, finding in found["speed"].items():
         outcome = outcomes[recipe]
         if outcome.disturbed and finding.finding not in (DISTURBED, *decisions.MISSING):
@@ -82,6 +83,22 @@ def compare(
         recipe: Difference(reference or "", *(found[kind][recipe] for kind in kinds))
         for recipe, reference in references.items()
     }
+
+
+def _without_ratio(
+    recipe: Recipe,
+    name: str,
+    columns: Sequence[str],
+    measured: Mapping[str, Mapping[Recipe, Mapping[int, float]]],
+    outcomes: Mapping[Recipe, Outcome],
+) -> Finding:
+    """Return why a recipe that has values has no ratio to the recipe `name`."""
+    reference = (recipe[0], recipe[1], name)
+    if reference in outcomes and outcomes[reference].failed == outcomes[reference].seeds:
+        return Finding(decisions.NO_REFERENCE, f"{name} failed")
+    if all(measured[column][recipe].keys() & measured[column].get(reference, {}).keys() for column in columns):
+        return Finding(decisions.UNRESOLVED, decisions.NOT_POSITIVE)
+    return Finding(decisions.NO_REFERENCE, f"no seed in common with {name}")
 
 
 def _obstacle(recipe: Recipe, reference: str | None, lacking: str, outcome: Outcome) -> Finding | None:

@@ -16,6 +16,7 @@ BETTER, WORSE, EQUIVALENT, UNRESOLVED, DISTURBED = FINDINGS = (
 IS_REFERENCE, FAILED, NO_REFERENCE, NO_VALUE = MISSING = ("reference", "failed", "no reference", "no value")
 KEEPS = (EQUIVALENT, BETTER)  # findings on images that let a smaller or faster recipe count
 ONE_SEED = "one seed: no interval and no test"
+NOT_POSITIVE = "a value is not above 0, so there is no ratio"
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ class Evidence:
     exact: bool = False  # one seed is enough: seeds move the values by less than the margin
 
 
-def decide(evidence: Mapping[Recipe, Evidence]) -> dict[Recipe, Finding]:
-    """Return the finding on each recipe, corrected for the number of recipes.
+def decide(evidence: Mapping[Recipe, Evidence], untested: int = 0) -> dict[Recipe, Finding]:
+    """Return the finding on each recipe, corrected for the number of recipes and of those `untested`.
 
     A recipe is better or worse if the paired t-tests of all its columns reject a ratio of 1 in one direction and every
     mean ratio is beyond the margin; it is equivalent if two one-sided tests of all its columns reject a ratio beyond
@@ -87,10 +88,11 @@ def decide(evidence: Mapping[Recipe, Evidence]) -> dict[Recipe, Finding]:
     recipes does: Holm's runs over the recipes, once for differences and once for equivalence, so that each kind of
     false finding has a probability of at most 5 % in the whole matrix.
     """
-    p_values = dict(zip(evidence, holm([_difference_p(own.ratios) for own in evidence.values()]), strict=True))
+    differences = [_difference_p(own.ratios) for own in evidence.values()]
+    p_values = dict(zip(evidence, holm(differences, untested), strict=True))
     equivalent = [_equivalence_p(own) for own in evidence.values()]
-    p_equivalent = dict(zip(evidence, holm(equivalent), strict=True))
-    tests = sum(_complete(own.ratios) for own in evidence.values())
+    p_equivalent = dict(zip(evidence, holm(equivalent, untested), strict=True))
+    tests = len(evidence) + untested
     return {recipe: _find(own, p_values[recipe], p_equivalent[recipe], tests) for recipe, own in evidence.items()}
 
 
@@ -123,7 +125,7 @@ def _find(evidence: Evidence, p: float, p_equivalent: float, tests: int) -> Find
             return Finding(UNRESOLVED, ONE_SEED)
         return Finding(WORSE if worse else BETTER if better else EQUIVALENT if inside else UNRESOLVED)
     if not _complete(ratios):
-        return Finding(UNRESOLVED, "a value is not above 0, so there is no ratio")
+        return Finding(UNRESOLVED, NOT_POSITIVE)
     if p < ALPHA and (better or worse):
         return Finding(WORSE if worse else BETTER, "", p, p_equivalent)
     if p_equivalent < ALPHA:

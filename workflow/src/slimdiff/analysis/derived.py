@@ -46,7 +46,8 @@ def time_tolerance(matrix: Matrix, dataset: str, model: str) -> float:
     speedup of the baseline over itself counts at each seed.
     """
     frame = matrix.frame
-    rows = frame[(frame["dataset"] == dataset) & (frame["model"] == model) & (frame["status"] == "ok")]
+    shown = (frame["dataset"] == dataset) & (frame["model"] == model) & (frame["status"] == "ok")
+    rows = frame.loc[shown, ["dataset", "model", "optimization", "seed", "status", "speedup", "disturbed", *WORK]]
     speedups = statistics.by_seed(rows, "speedup")
     reference = _profiled_against(matrix)
     baselines = {row["seed"]: row for row in rows[rows["optimization"] == reference].to_dict("records")}
@@ -59,7 +60,7 @@ def time_tolerance(matrix: Matrix, dataset: str, model: str) -> float:
         times = list(speedups[dataset, model, str(name)].values())
         if times and all(_equal(row[column], other[column]) for row, other in pairs for column in WORK):
             own.append(statistics.summarize(times, "log").mean)
-    return max([1.0, *(max(ratio, 1 / ratio) for ratio in own)])
+    return max([1.0, *(max(ratio, 1 / ratio) for ratio in own if ratio > 0)])
 
 
 def _profiled_against(matrix: Matrix) -> str:

@@ -169,17 +169,19 @@ def percent_change(ratio: float) -> float:
     return 100 * (ratio - 1)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float], untested: int = 0) -> list[float]:
     """Return Holm's step-down adjustment of a family of p-values (Scandinavian Journal of Statistics 6, 1979).
 
     Rejecting adjusted values below alpha bounds the probability of any false rejection in the family by alpha, under
-    any dependence of the tests. NaN stays NaN and does not count.
+    any dependence of the tests. NaN stays NaN and counts, as do `untested` further members: a cell that fails makes the
+    family no smaller.
     """
+    family = len(p_values) + untested
     order = sorted((index for index, p in enumerate(p_values) if not math.isnan(p)), key=lambda index: p_values[index])
     adjusted = [math.nan] * len(p_values)
     largest = 0.0
     for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p_values[index]))
+        largest = max(largest, min(1.0, (family - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted
 

@@ -114,9 +114,9 @@ def decide(comparison: Comparison, effect: Effect, margin: float, equivalence: f
     if comparison.operator == "=":
         within = max(1 + (comparison.within or 0.0), equivalence)
         beyond = max(within, margin)
-        if max(effect.p_above(factor / within), effect.p_below(factor * within)) < ALPHA:
-            return Decision(REPLICATED)
         p_against = 2 * min(effect.p_below(factor / beyond), effect.p_above(factor * beyond))
+        if max(effect.p_above(factor / within), effect.p_below(factor * within)) < ALPHA:
+            return Decision(REPLICATED, "", min(p_against, 1.0))
         if p_against < ALPHA:
             return Decision(CONTRADICTED, "the interval lies outside the margin", p_against)
         return Decision(UNRESOLVED, "the interval extends beyond the margin", min(p_against, 1.0))
