@@ -7,8 +7,7 @@ import pandas as pd
 
 from slimdiff.analysis import decisions, statistics
 from slimdiff.analysis.decisions import DISTURBED, Evidence, Finding, Margins
-from slimdiff.analysis.derived import size_column, time_tolerance
-from slimdiff.analysis.matrix import Matrix
+from slimdiff.analysis.derived import size_column
 from slimdiff.analysis.measures import IMAGES, PACKED, SIZE, TIME
 from slimdiff.analysis.statistics import Outcome, Ratio, Recipe
 
@@ -27,24 +26,24 @@ class Difference:
 
 
 def compare(
-    matrix: Matrix,
     frame: pd.DataFrame,
     ratios: Ratios,
     references: Mapping[Recipe, str | None],
     baseline: str,
     margins: Margins,
+    speed_margins: Mapping[tuple[str, str], float],
 ) -> dict[Recipe, Difference]:
-    """Return the findings on every recipe of `matrix`, in its order.
+    """Return the findings on every recipe of a matrix, in its order.
 
     Args:
         frame: `derived.derive` of the matrix.
         ratios: COLUMNS → recipe → its ratio, of IMAGES to its reference, of others to `baseline`.
         references: recipe → its reference.
-        margins: the margin of times is at least the ratio that times of equal work reach.
+        margins: of images and sizes.
+        speed_margins: `derived.speed_margins` of the matrix.
     """
     models = dict.fromkeys(recipe[:2] for recipe in references)
     sizes = {model: size_column(frame, *model) for model in models}
-    times = {model: max(margins.speed, time_tolerance(matrix, *model)) for model in models}
     images = tuple(measure.column for measure in IMAGES)
     plain: dict[Recipe, str | None] = {
         recipe: baseline if (*recipe[:2], baseline) in references else None for recipe in references
@@ -55,7 +54,7 @@ def compare(
             for recipe, reference in references.items()
         },
         "size": {recipe: ((sizes[recipe[:2]],), (margins.size,) * 2, plain[recipe]) for recipe in references},
-        "speed": {recipe: ((TIME.column,), (times[recipe[:2]],) * 2, plain[recipe]) for recipe in references},
+        "speed": {recipe: ((TIME.column,), (speed_margins[recipe[:2]],) * 2, plain[recipe]) for recipe in references},
     }
     measured = {column: statistics.by_seed(frame, column) for column in COLUMNS}
     outcomes = statistics.outcomes(frame)

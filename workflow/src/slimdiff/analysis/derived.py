@@ -63,6 +63,12 @@ def time_tolerance(matrix: Matrix, dataset: str, model: str) -> float:
     return max([1.0, *(max(ratio, 1 / ratio) for ratio in own if ratio > 0)])
 
 
+def speed_margins(matrix: Matrix, least: float) -> dict[tuple[str, str], float]:
+    """Return the margin of speed of each data set and model: `least`, or `time_tolerance` if that is larger."""
+    models = matrix.frame[["dataset", "model"]].drop_duplicates().itertuples(index=False)
+    return {(dataset, model): max(least, time_tolerance(matrix, dataset, model)) for dataset, model in models}
+
+
 def _profiled_against(matrix: Matrix) -> str:
     """Return the recipe that the speedups of `matrix` are measured against."""
     profile: Mapping[str, Any] = matrix.config.get("profile", {})

@@ -14,7 +14,7 @@ import pandas as pd
 from slimdiff.analysis import ablations, comparisons, groups, guidance, proxies, statistics, variance
 from slimdiff.analysis.comparisons import Difference
 from slimdiff.analysis.decisions import Finding, Margins
-from slimdiff.analysis.derived import derive
+from slimdiff.analysis.derived import derive, speed_margins
 from slimdiff.analysis.groups import Group, RecipeComparison
 from slimdiff.analysis.matrix import Matrix
 from slimdiff.analysis.measures import (
@@ -87,8 +87,9 @@ def find(matrix: Matrix, margins: Margins) -> Findings:
         }
         for name, side in sides.items()
     }
+    speeds = speed_margins(matrix, margins.speed)
     differences = {
-        name: comparisons.compare(matrix, frame, ratios[name], sides[name], _plain(name), margins) for name in COMPARED
+        name: comparisons.compare(frame, ratios[name], sides[name], _plain(name), margins, speeds) for name in COMPARED
     }
     cells = ablations.module_cells(frame)
     return Findings(
@@ -100,7 +101,7 @@ def find(matrix: Matrix, margins: Margins) -> Findings:
         ratios={name: {column: _nonempty(found) for column, found in block.items()} for name, block in ratios.items()},
         shares={column: _nonempty(statistics.share_differences(frame, column, own)) for column in SHARES},
         differences=differences,
-        groups=groups.group(matrix, frame, ratios[REFERENCE], differences[REFERENCE], margins),
+        groups=groups.group(frame, ratios[REFERENCE], differences[REFERENCE], margins, speeds),
         module_ratios=ablations.module_ratios(cells),
         sparse_recipes=ablations.sparse_recipes(frame),
         guided_recipes=guidance.guided_recipes(frame),

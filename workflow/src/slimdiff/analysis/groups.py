@@ -12,8 +12,7 @@ import pandas as pd
 from slimdiff.analysis import statistics
 from slimdiff.analysis.comparisons import Difference
 from slimdiff.analysis.decisions import BETTER, KEEPS, Margins
-from slimdiff.analysis.derived import size_column, time_tolerance
-from slimdiff.analysis.matrix import Matrix
+from slimdiff.analysis.derived import size_column
 from slimdiff.analysis.measures import BASELINE, FID, KID, TIME
 from slimdiff.analysis.statistics import Ratio, Recipe
 
@@ -78,11 +77,11 @@ class Group:
 
 
 def group(
-    matrix: Matrix,
     frame: pd.DataFrame,
     ratios: Mapping[str, Mapping[Recipe, Ratio]],
     differences: Mapping[Recipe, Difference],
     margins: Margins,
+    speed_margins: Mapping[tuple[str, str], float],
 ) -> tuple[Group, ...]:
     """Return one group per data set and model whose baseline has a FID, in the order of the matrix.
 
@@ -90,6 +89,7 @@ def group(
         frame: `derived.derive` of the matrix.
         ratios: `comparisons.COLUMNS` → recipe → its ratio to its reference.
         differences: `comparisons.compare` with these ratios.
+        speed_margins: `derived.speed_margins` of the matrix.
     """
     fids = statistics.by_recipe(frame, FID.column)
     several = frame["dataset"].nunique() > 1
@@ -113,7 +113,7 @@ def group(
             for recipe in fids
             if recipe[:2] == baseline[:2] and recipe != baseline and fids[recipe].n
         )
-        tolerance = max(margins.speed, time_tolerance(matrix, dataset, model))
+        tolerance = speed_margins[dataset, model]
         name = f"{model} on {dataset}" if several else str(model)
         groups.append(Group(name, fids[baseline].mean, comparisons, column, tolerance, margins.of_equivalence(dataset)))
     return tuple(groups)

@@ -19,7 +19,7 @@ from slimdiff.analysis.claims.expressions import PAPER_EVERY, STARS, Comparison,
 from slimdiff.analysis.claims.file import Claim
 from slimdiff.analysis.claims.scale import scale_of
 from slimdiff.analysis.decisions import Margins
-from slimdiff.analysis.derived import time_tolerance
+from slimdiff.analysis.derived import speed_margins
 from slimdiff.analysis.matrix import Matrix
 from slimdiff.analysis.measures import BASELINE, FID, KID, LATENCY, VERSUS_PAPER
 from slimdiff.analysis.paper import PAPER_DATASET, families
@@ -121,14 +121,14 @@ class _Evidence:
 
     def __init__(self, matrix: Matrix, paper: pd.DataFrame, margins: Margins) -> None:
         self.margins = margins
+        self.speed_margins = speed_margins(matrix, margins.speed)
         self.references = references(matrix.frame)
         self.families = families(matrix)
         self.recipes = matrix.config.get("optimizations", {})
         self.outcomes = statistics.outcomes(matrix.frame)
-        self._matrix, self._frame = matrix, matrix.frame
+        self._frame = matrix.frame
         self._paper: list[dict[Any, Any]] = paper.to_dict("records")
         self._values: dict[str, dict[Recipe, dict[int, float]]] = {}
-        self._tolerances: dict[tuple[str, str], float] = {}
 
     def outcome(self, cell: Recipe) -> Outcome:
         """Return the outcome of `cell`; one without seeds if it was not run."""
@@ -139,12 +139,6 @@ class _Evidence:
         if column not in self._values:
             self._values[column] = statistics.by_seed(self._frame, column)
         return self._values[column].get(cell, {})
-
-    def time_tolerance(self, cell: Recipe) -> float:
-        """Return the ratio that times of equal work reach on the model of `cell`."""
-        if cell[:2] not in self._tolerances:
-            self._tolerances[cell[:2]] = time_tolerance(self._matrix, *cell[:2])
-        return self._tolerances[cell[:2]]
 
     def models(self, dataset: str, family: str, *recipes: str) -> list[str]:
         """Return the models of `family` on `dataset` with all of `recipes`, else all that ran, else the family."""
@@ -346,7 +340,7 @@ def _decide(
     obstacle = _obstacle(cells, values, effect, evidence)
     margin, equivalence = effects.resolution(columns, evidence.margins, [cell[0] for _, cell in terms])
     if set(columns) & set(effects.SPEEDUPS):
-        margin = equivalence = max(margin, *(evidence.time_tolerance(cell) for _, cell in terms))
+        margin = equivalence = max(evidence.speed_margins.get(cell[:2], margin) for _, cell in terms)
     return effect, obstacle or effects.decide(expression, effect, margin, equivalence)
 
 
