@@ -45,6 +45,17 @@ UNET = {
     "grouped": "bottleneck",
 }
 SMALL_UNET = {**UNET, "base": 8, "embed_dim": 32, "heads": 2, "attention_levels": [1, 2, 3], "classes": 2}
+SMALL_UNET2D = {
+    "block_out_channels": [8, 16],
+    "layers_per_block": 1,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "attention_head_dim": 8,
+    "norm_num_groups": 4,
+    "resnet_time_scale_shift": "scale_shift",
+    "classes": 2,
+    "zero_init": False,
+}
 UNET_SAMPLER = {
     "method": "heun",
     "steps": 4,
@@ -57,7 +68,7 @@ UNET_SAMPLER = {
     "precision": "float32",
 }
 DATASET = {"channels": 1, "height": 20, "width": 20, "saturated": 0.0}
-SAMPLERS = {"ncsn": SAMPLER, "ddpm": UNET_SAMPLER}  # by family, like the next two
+SAMPLERS = {"ncsn": SAMPLER, "ddpm": UNET_SAMPLER, "unet2d": UNET_SAMPLER}  # by family, like the next two
 
 
 def ncsn_model(**changes: Any) -> dict[str, Any]:
@@ -109,8 +120,19 @@ def unet_training(**changes: Any) -> dict[str, Any]:
     return training(**{"sigma_data": 0.6, "black": -1.0, **own, **changes})
 
 
-MODELS = {"ncsn": small_model, "ddpm": small_unet_model}
-TRAININGS = {"ncsn": training, "ddpm": unet_training}
+def small_unet2d_model(network: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """Return the settings of a modern U-Net on patches that trains in seconds, with these changes of its network."""
+    model = {"family": "unet2d", "image_size": 16, "channels": 1, "fit": "resize", "patch": 2}
+    return {**model, "network": {**SMALL_UNET2D, **(network or {})}, **changes}
+
+
+def unet2d_training(**changes: Any) -> dict[str, Any]:
+    """Return the settings of a short training of a modern U-Net."""
+    return unet_training(**{"optimizer": "muon", "learning_rate": 1e-2, **changes})
+
+
+MODELS = {"ncsn": small_model, "ddpm": small_unet_model, "unet2d": small_unet2d_model}
+TRAININGS = {"ncsn": training, "ddpm": unet_training, "unet2d": unet2d_training}
 
 
 def striped_images(n: int = 96, size: int = 20) -> ImageSet:

@@ -30,7 +30,7 @@ from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.processes import NOISE_SCHEDULES, VP
 from slimdiff.diffusion.samplers import SAMPLERS, SamplerSettings, sample
 from slimdiff.errors import UserError
-from slimdiff.models import ncsn, registry, unet
+from slimdiff.models import ncsn, registry, unet, unet2d
 from slimdiff.models.ncsn import NCSNSettings
 from slimdiff.runtime.devices import PRECISIONS
 from slimdiff.training.compression_aware import SPARSITY_SCHEDULES
@@ -63,7 +63,7 @@ def test_choices_of_the_schema_match_the_implemented_ones():
     assert set(TRAINING["noise_schedule"]["enum"]) == set(NOISE_SCHEDULES)
     assert set(DEFINITIONS["precision"]["enum"]) == set(PRECISIONS)
     pairs = {(n, s) for n in TRAINING["optimizer"]["enum"] for s in TRAINING["optimizer_state"]["enum"]}
-    assert pairs == set(OPTIMIZERS)
+    assert pairs == {*OPTIMIZERS, ("muon", "8bit")}
     assert set(DEFINITIONS["network_ddpm"]["properties"]["grouped"]["enum"]) == set(unet.GROUPED)
     assert set(DEFINITIONS["sampler"]["properties"]["method"]["enum"]) == set(SAMPLERS)
     assert set(TRAINING["lr_schedule"]["enum"]) == set(LR_SCHEDULES)
@@ -96,11 +96,21 @@ def test_choices_of_compression_match_the_implemented_ones():
         (SamplerSettings, "sampler"),
         (NCSNSettings, "network_ncsn"),
         (unet.UNetSettings, "network_ddpm"),
+        (unet2d.UNet2DSettings, "network_unet2d"),
     ],
 )
 def test_keys_of_the_schema_match_the_settings(settings, definition):
     start_keys = lookup.START_KEYS if definition == "training" else ()
     assert set(DEFINITIONS[definition]["properties"]) == fields(settings).union(start_keys)
+
+
+def required_of(family, part):
+    """The keys of a model's `training` or `sampler` that the schema requires of this family besides those of all."""
+    taken = [
+        rule["then"] if rule["if"]["properties"]["family"]["const"] == family else rule.get("else", {})
+        for rule in DEFINITIONS["model"]["allOf"]
+    ]
+    return [key for branch in taken for key in branch.get("properties", {}).get(part, {"required": []})["required"]]
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
@@ -109,9 +119,8 @@ def test_trainings_may_omit_options_of_other_families(family):
     defaulted = {f.name for f in dataclasses.fields(TrainingSettings) if f.default is not dataclasses.MISSING}
     defaulted.remove("ema_sampled_after")
     assert defaulted == {key for known in families.FAMILIES.values() for key in known.training}
-    branch = "then" if family == "ddpm" else "else"
     everywhere = DEFINITIONS["model"]["properties"]["training"]["required"]
-    own = DEFINITIONS["model"][branch]["properties"].get("training", {"required": []})["required"]
+    own = required_of(family, "training")
     assert not set(everywhere) & set(own)
     allowed = fields(TrainingSettings) - {"ema_sampled_after"}
     assert {*everywhere, *own} == allowed - defaulted | set(families.FAMILIES[family].training)
@@ -120,11 +129,7 @@ def test_trainings_may_omit_options_of_other_families(family):
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_models_must_set_every_option_of_their_samplers(family):
     """`sampler_options` reads each of them from the model; the schema and not a KeyError says which one is missing."""
-    branch = "then" if family == "ddpm" else "else"
-    required = {
-        *DEFINITIONS["model"]["properties"]["sampler"]["required"],
-        *DEFINITIONS["model"][branch]["properties"]["sampler"]["required"],
-    }
+    required = {*DEFINITIONS["model"]["properties"]["sampler"]["required"], *required_of(family, "sampler")}
     known = families.FAMILIES[family]
     options = {option for method in known.samplers for option in SAMPLER_FACTS[method].options}
     assert required == {"method", *SAMPLER_ALWAYS, *known.sampler, *options}
@@ -165,6 +170,36 @@ def test_validation_refuses_the_heads_that_networks_cannot_run(monkeypatch, head
     assert_refused_as_it_runs(monkeypatch, MODELS["ddpm"]({"heads": heads}))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm_num_groups": 3},
+        {"norm_num_groups": 16},
+        {"attention_head_dim": 5},
+        {"attention_head_dim": None},
+        {"attention_head_dim": 32},
+        {"block_out_channels": [8, 16, 24]},
+        {"down_block_types": ["DownBlock2D"]},
+        {"up_block_types": ["UpBlock2D", "DownBlock2D"]},
+        {"layers_per_block": 0},
+        {"add_attention": False},
+    ],
+)
+def test_validation_refuses_the_sizes_that_a_unet2d_cannot_have(monkeypatch, changes):
+    assert_refused_as_it_runs(monkeypatch, MODELS["unet2d"](changes))
+
+
+@pytest.mark.parametrize("patch", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_validation_refuses_the_patches_that_networks_cannot_take(monkeypatch, family, patch):
+    assert_refused_as_it_runs(monkeypatch, MODELS[family](image_size=48, patch=patch))
+
+
+def test_networks_of_plugins_take_no_patches():
+    assert problems(limits.network_faults, "mine", 16, {}, 1) == []
+    assert [keys for keys, _ in limits.network_faults("mine", 16, {}, 2)] == [("patch",)]
+
+
 @pytest.mark.parametrize("groups", [1, 3, 8, 16, 32])
 @pytest.mark.parametrize("size", [17, 24, 25])
 def test_validation_refuses_the_norm_groups_that_networks_cannot_run(monkeypatch, size, groups):
@@ -175,15 +210,16 @@ def test_validation_refuses_the_norm_groups_that_networks_cannot_run(monkeypatch
 
 def assert_refused_as_it_runs(monkeypatch, model):
     """A network is refused by the config and when it is built, or it runs on a single image."""
-    refused = problems(limits.network_faults, model["family"], model["image_size"], model["network"])
+    place = (model["family"], model["image_size"], model["network"], model.get("patch", 1))
+    refused = problems(limits.network_faults, *place)
     assert bool(refused) == cannot_build(model, 1)
-    for module in (ncsn, unet):
+    for module in (ncsn, unet, unet2d):
         monkeypatch.setattr(module, "refuse", lambda faults, *place: None)
     try:
         network = registry.build_network(model)
         x = torch.rand(1, model["channels"], model["image_size"], model["image_size"])
         assert network(x, torch.ones(1)).shape == x.shape
-    except (ValueError, RuntimeError):
+    except (ValueError, RuntimeError, ZeroDivisionError):
         assert refused
     else:
         assert not refused

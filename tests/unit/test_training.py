@@ -11,9 +11,9 @@ from builders import (
     MODELS,
     SAMPLERS,
     SMALL_NETWORK,
-    SMALL_UNET,
     TRAININGS,
     small_model,
+    small_unet2d_model,
     small_unet_model,
     striped_images,
 )
@@ -39,6 +39,7 @@ from slimdiff.training.state import locked
 WIDE = {
     "ncsn": small_model(network={**SMALL_NETWORK, "channels": [16, 32, 32, 32]}),
     "ddpm": small_unet_model({"attention_levels": [1, 3]}),
+    "unet2d": small_unet2d_model({"block_out_channels": [16, 32]}),
 }
 CPU = torch.device("cpu")
 PRECONDITIONINGS = [(name, known) for name, family in FAMILIES.items() for known in family.preconditionings]
@@ -257,8 +258,8 @@ def test_classes_learn_their_colours(tmp_path, family):
         train_images=coloured(gray.train_images, gray.train_labels),
         test_images=coloured(gray.test_images, gray.test_labels),
     )
-    small = {"ncsn": SMALL_NETWORK, "ddpm": SMALL_UNET}[family]
-    model = MODELS[family](channels=3) | {"network": {**small, "classes": 2}}
+    model = MODELS[family](channels=3)
+    model["network"] = {**model["network"], "classes": 2}
     requested = settings(0, model, epochs=30)
     trained = train(images, requested, tmp_path, CPU, "code")
     network = build_network(model, seed=0)
@@ -355,14 +356,48 @@ def test_other_errors_of_a_step_are_not_mistaken_for_out_of_memory(tmp_path, mon
 @pytest.mark.parametrize(("name", "state"), OPTIMIZERS)
 def test_an_optimizer_steps_by_the_learning_rate_and_keeps_its_state_in_its_format(name, state):
     """The first step of Adam is the learning rate, whatever the gradient; AdamW decays the weight before it."""
-    decay = 0.5 if name == "adamw" else 0.0
-    parameter = torch.nn.Parameter(torch.ones(64, 64))  # 4,096 elements, the fewest with an 8-bit state
-    optimizer = build_optimizer(name, state, [parameter], 0.1, decay)
+    decay = 0.5 if name in ("adamw", "muon") else 0.0
+    layer = torch.nn.Linear(64, 64, bias=False)  # 4,096 elements, the fewest with an 8-bit state
+    parameter = layer.weight
+    torch.nn.init.ones_(parameter)
+    optimizer = build_optimizer(name, state, layer, 0.1, decay)
     parameter.grad = torch.full_like(parameter, 0.2)
     optimizer.step()
     assert torch.allclose(parameter, torch.tensor(1 - 0.1 * decay - 0.1), atol=1e-5)
     kept = {value.dtype for value in pack_state(optimizer)[0].values() if value.shape == parameter.shape}
     assert kept == {torch.uint8 if state == "8bit" else torch.float32}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_muon_orthogonalizes_the_matrix_of_each_group_of_the_inner_layers(layout, groups):
+    """The reference flattens and orthogonalizes by a singular value decomposition, which Newton-Schulz approximates."""
+    inner = torch.nn.Conv2d(8, 12, 3, groups=groups)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), inner, torch.nn.Linear(4, 4), torch.nn.Conv2d(12, 3, 3))
+    network.to(memory_format=layout)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.grad = torch.empty_like(parameter).normal_(generator=generator)
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    optimizer = build_optimizer("muon", "float", network, 0.1, 0.5)
+    optimizer.step()
+    moves = {name: before[name] * (1 - 0.1 * 0.5) - parameter for name, parameter in network.named_parameters()}
+    for name in ("0.weight", "0.bias", "1.bias", "2.bias", "3.weight", "3.bias"):  # AdamW's
+        gradient = network.get_parameter(name).grad
+        assert torch.allclose(moves[name], 0.1 * gradient / (gradient.abs() + 1e-8), atol=1e-4), name
+    for name, parts in (("1.weight", groups), ("2.weight", 1)):
+        gradients = network.get_parameter(name).grad.flatten(1).chunk(parts)
+        for gradient, move in zip(gradients, moves[name].flatten(1).chunk(parts), strict=True):
+            left, _, right = torch.linalg.svd(gradient, full_matrices=False)
+            scale = 0.1 * 0.2 * max(gradient.shape) ** 0.5
+            cosine = torch.nn.functional.cosine_similarity((left @ right).flatten(), move.flatten(), dim=0)
+            assert cosine > 0.95
+            assert torch.linalg.svdvals(move / scale).sub(1).abs().max() < 0.5
+
+
+def test_muon_is_adamw_alone_without_inner_layers():
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(4, 1, 3))
+    assert isinstance(build_optimizer("muon", "float", network, 0.1, 0.0), torch.optim.AdamW)
 
 
 def test_schedules_stay_between_zero_and_the_learning_rate():
@@ -387,5 +422,5 @@ def test_unknown_settings_are_refused(tmp_path):
         run(tmp_path, "a", precision="float16")
     with pytest.raises(UserError, match=r"noise_schedule is 'sigmoid'; allowed: linear, cosine"):
         run_unet(tmp_path, "a", noise_schedule="sigmoid")
-    with pytest.raises(UserError, match=r"preconditioning is 'x0'; allowed: score, edm, epsilon, v"):
+    with pytest.raises(UserError, match=r"preconditioning is 'x0'; allowed: score, edm, epsilon, v, sample"):
         run_unet(tmp_path, "a", preconditioning="x0")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-PRECONDITIONINGS = ("score", "edm", "epsilon", "v")
+PRECONDITIONINGS = ("score", "edm", "epsilon", "v", "sample")
 # Training options that define the network or what it predicts; a training with a start takes them from the start.
 FIXED_BY_START = ("preconditioning", "sigma_data", "black", "noise_schedule", "groups", "linear")
 
@@ -26,6 +26,12 @@ FAMILIES = {
     ),
     "ddpm": Family(
         ("epsilon", "v", "edm"),
+        ("heun", "euler", "ddpm", "ddim", "dpm-solver++", "unipc"),
+        ("noise_schedule", "min_snr_gamma", "label_dropout"),
+        ("guidance", "clip", "cache_interval"),
+    ),
+    "unet2d": Family(
+        ("epsilon", "v", "sample", "edm"),
         ("heun", "euler", "ddpm", "ddim", "dpm-solver++", "unipc"),
         ("noise_schedule", "min_snr_gamma", "label_dropout"),
         ("guidance", "clip", "cache_interval"),

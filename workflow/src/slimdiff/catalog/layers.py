@@ -3,7 +3,7 @@
 A test compares the names with the networks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 MIXED_LINEAR = "8bit-mixed"  # value of a training's `linear`: float weights that multiply in int8
@@ -33,6 +33,72 @@ _UNET = {  # block → its layers, and the level of its attention
 }
 
 
+_RESNET = ("conv1", "time_emb_proj", "conv2")
+_QKVO = ("to_q", "to_k", "to_v", "to_out.0")
+ATTENTION_BLOCKS = ("AttnDownBlock2D", "AttnUpBlock2D")
+
+
+def _unet2d(network: Mapping[str, Any]) -> Iterator[tuple[str, int, int, int]]:
+    """Yield the layers of a unet2d: name, channels in and out, and the side of its kernel; 0 for a linear layer."""
+    widths, n = network["block_out_channels"], network["layers_per_block"]
+    embedding, factor = 4 * widths[0], 2 if network["resnet_time_scale_shift"] == "scale_shift" else 1
+
+    def attention(block: str, index: int, width: int) -> Iterator[tuple[str, int, int, int]]:
+        for layer in _QKVO:
+            yield f"{block}.attentions.{index}.{layer}", width, width, 0
+
+    def resnet(block: str, index: int, c_in: int, width: int) -> Iterator[tuple[str, int, int, int]]:
+        name = f"{block}.resnets.{index}"
+        yield f"{name}.conv1", c_in, width, 3
+        yield f"{name}.time_emb_proj", embedding, factor * width, 0
+        yield f"{name}.conv2", width, width, 3
+        if c_in != width:
+            yield f"{name}.conv_shortcut", c_in, width, 1
+
+    def level(block: str, kind: str, inputs: Sequence[int], width: int, sampler: str) -> Iterator[Any]:
+        for index in range(len(inputs) if kind in ATTENTION_BLOCKS else 0):
+            yield from attention(block, index, width)
+        for index, c_in in enumerate(inputs):
+            yield from resnet(block, index, c_in, width)
+        if sampler:
+            yield f"{block}.{sampler}.0.conv", width, width, 3
+
+    last = len(widths) - 1
+    yield "conv_in", 0, widths[0], 3
+    for index, (kind, width) in enumerate(zip(network["down_block_types"], widths, strict=True)):
+        inputs = [widths[max(index - 1, 0)], *[width] * (n - 1)]
+        yield from level(f"down_blocks.{index}", kind, inputs, width, "downsamplers" if index < last else "")
+    below = widths[::-1]
+    for index, (kind, width) in enumerate(zip(network["up_block_types"], below, strict=True)):
+        # the skips of a level, whose last one comes from the level above
+        skips = [*[width] * n, below[min(index + 1, last)]]
+        inputs = [skip + (below[max(index - 1, 0)] if place == 0 else width) for place, skip in enumerate(skips)]
+        yield from level(f"up_blocks.{index}", kind, inputs, width, "upsamplers" if index < last else "")
+    if network.get("add_attention", True):
+        yield from attention("mid_block", 0, widths[-1])
+    for index in range(2):
+        yield from resnet("mid_block", index, widths[-1], widths[-1])
+    yield "conv_out", widths[0], 0, 3
+
+
+def unet2d_convolutions(network: Mapping[str, Any]) -> list[tuple[str, int, int, int]]:
+    """Return the convolutions of a unet2d: name, channels in and out (0: those of the image), side of the kernel."""
+    return [layer for layer in _unet2d(network) if layer[3]]
+
+
+def unet2d_scopes(layers: Sequence[str], levels: int) -> dict[str, tuple[str, ...]]:
+    """Return the layers of each pruning scope of a unet2d.
+
+    Args:
+        layers: names of its convolutions and linear layers.
+        levels: number of its blocks down.
+    """
+    inner = (f"down_blocks.{levels - 1}.", "mid_block.", "up_blocks.0.")
+    middle = tuple(name for name in layers if name.startswith(inner))
+    outer = tuple(name for name in layers if not name.startswith((*inner, "time_embedding.")))
+    return {"global": (*middle, *outer), "middle": middle, "extremes": outer}
+
+
 def layers_of(family: str, network: Mapping[str, Any]) -> list[str] | None:
     """Return the names of the layers of a network, in its order; None for a plugin's family.
 
@@ -41,6 +107,8 @@ def layers_of(family: str, network: Mapping[str, Any]) -> list[str] | None:
     """
     if family == "ncsn":
         return _NCSN.split()
+    if family == "unet2d":
+        return [name for name, *_ in _unet2d(network)]
     if family != "ddpm":
         return None
     return [
@@ -69,4 +137,6 @@ def channel_modules(family: str, network: Mapping[str, Any]) -> list[str] | None
     layers = layers_of(family, network)
     if layers is None:
         return None
+    if family == "unet2d":  # the first convolution's channels are those of the residual stream
+        return [name for name in modules(layers) if not name.startswith("conv_")]
     return [name for name in modules(layers)[:-1] if not name.startswith("dense")]

@@ -11,6 +11,7 @@ from typing import Any
 
 from slimdiff.catalog.compositions import largest_counts
 from slimdiff.catalog.families import divisors
+from slimdiff.catalog.layers import unet2d_convolutions
 
 FEATURES = 64  # of an extractor; 128 raised the floor and ordered damaged images no better
 INCEPTION_FEATURES = 2048
@@ -19,6 +20,8 @@ NEIGHBOURS = 5  # nearest images that bound a ball of density and coverage (Naee
 MIN_SIDE = 4  # pixels of an image that an extractor or a classifier takes
 MAX_SHARE = 0.98  # of zeros in a layer with an allocation: a layer of zeros alone passes nothing on
 LEVELS_DOWN = 3  # halvings of the image in a ddpm
+MAX_BLOCKS, MAX_LAYERS = 8, 16  # of a unet2d: blocks down, and layers of each
+UNET2D_BLOCKS = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("UpBlock2D", "AttnUpBlock2D")}
 STRIDES = (1, 2, 2, 2)  # of the unpadded 3×3 convolutions of an ncsn
 
 # Key of a data set → what leaving it out means, in messages
@@ -148,7 +151,7 @@ def model_faults(model: Mapping[str, Any], dataset: str, facts: DatasetFacts) ->
         yield ("network", "classes"), text
     size = model["image_size"]
     if model["fit"] == "pad" and facts.shape is not None and size < max(facts.shape[1:]):
-        step = 2**LEVELS_DOWN if model["family"] == "ddpm" else 1
+        step = _size_step(model["family"], model["network"]) * model.get("patch", 1)
         enough = math.ceil(max(facts.shape[1:]) / step) * step
         text = (
             f"is pad, which cannot shrink the {facts.shape[1]}×{facts.shape[2]} images of data set {dataset} to "
@@ -182,33 +185,69 @@ def _ncsn_faults(image_size: int, network: Mapping[str, Any]) -> Iterator[Fault]
             yield ("network", "norm_groups", level), text
 
 
+def _size_step(family: str, network: Mapping[str, Any]) -> int:
+    """Return what the side of the network's own images must be a multiple of."""
+    if family == "unet2d":
+        return int(2 ** (len(network["block_out_channels"]) - 1))
+    return 2**LEVELS_DOWN if family == "ddpm" else 1
+
+
 def _ddpm_faults(image_size: int, network: Mapping[str, Any]) -> Iterator[Fault]:
-    step = 2**LEVELS_DOWN
-    if image_size % step:
-        near = max(step, image_size // step * step)
-        yield (
-            ("image_size",),
-            f"is {image_size}; allowed for family ddpm: multiples of {step}, such as {near} or {near + step}",
-        )
     if network["base"] % network["heads"]:
         text = f"is {network['heads']}; allowed: {divisors(network['base'])}"
         yield ("network", "heads"), text
 
 
+def _unet2d_faults(image_size: int, network: Mapping[str, Any]) -> Iterator[Fault]:
+    widths = network["block_out_channels"]
+    if not 1 <= len(widths) <= MAX_BLOCKS:
+        yield ("network", "block_out_channels"), f"names {len(widths)} blocks; allowed: 1 to {MAX_BLOCKS}"
+        return
+    if not 1 <= network["layers_per_block"] <= MAX_LAYERS:
+        yield ("network", "layers_per_block"), f"is {network['layers_per_block']}; allowed: 1 to {MAX_LAYERS}"
+    for key, allowed in UNET2D_BLOCKS.items():
+        if len(network[key]) != len(widths):
+            yield ("network", key), f"names {len(network[key])} blocks; allowed: {len(widths)}, as block_out_channels"
+        for index, kind in enumerate(network[key]):
+            if kind not in allowed:
+                yield ("network", key, index), f"is {kind!r}; allowed: {', '.join(allowed)}"
+    common = math.gcd(*widths)
+    if common % network["norm_num_groups"]:
+        yield ("network", "norm_num_groups"), f"is {network['norm_num_groups']}; allowed: {divisors(common)}"
+    width, attending = network["attention_head_dim"], [widths[-1]] if network.get("add_attention", True) else []
+    for key, order in (("down_block_types", widths), ("up_block_types", widths[::-1])):
+        attending += [c for kind, c in zip(network[key], order, strict=False) if kind.startswith("Attn")]
+    if width is not None and attending and width > min(attending):
+        yield ("network", "attention_head_dim"), f"is {width}; allowed: up to {min(attending)}, or null"
+
+
 NETWORK_FAULTS: dict[str, Callable[[int, Mapping[str, Any]], Iterator[Fault]]] = {
     "ncsn": _ncsn_faults,
     "ddpm": _ddpm_faults,
+    "unet2d": _unet2d_faults,
 }
 
 
-def network_faults(family: str, image_size: int, network: Mapping[str, Any]) -> Iterator[Fault]:
-    """Yield sizes in a network that do not fit each other; keys below the entry of `models:`. A plugin's has none.
+def network_faults(family: str, image_size: int, network: Mapping[str, Any], patch: int = 1) -> Iterator[Fault]:
+    """Yield sizes in a network that do not fit each other; keys below the entry of `models:`.
 
     Args:
-        network: the `network` of an entry of `models:`.
+        network, patch: of an entry of `models:`.
     """
-    if family in NETWORK_FAULTS:
-        yield from NETWORK_FAULTS[family](image_size, network)
+    if family not in NETWORK_FAULTS:
+        if patch != 1:
+            yield ("patch",), f"is {patch}; allowed for family {family} of a plugin: 1; its network can take patches"
+        return
+    step = patch * _size_step(family, network)
+    if image_size % step:
+        near = max(step, image_size // step * step)
+        of_patch = f" with patch {patch}" if patch > 1 else ""
+        yield (
+            ("image_size",),
+            f"is {image_size}; allowed for family {family}{of_patch}: multiples of {step}, such as {near} or "
+            f"{near + step}",
+        )
+    yield from NETWORK_FAULTS[family](image_size // patch, network)
 
 
 def allocation_faults(amount: float) -> Iterator[Fault]:
@@ -224,13 +263,18 @@ def conv_weights(family: str, channels: int, network: Mapping[str, Any], groups:
     """Return the number of weights in the convolutions of a network: most of its parameters; None for a plugin's.
 
     Args:
-        channels: of the images.
+        channels: of the images, or of their patches.
         groups: of the training; layers that it does not divide count as divided, so the result is never too large.
     """
     if family == "ncsn":
         a, b, c, d = network["channels"]
         pairs = [(a, b), (b, c), (c, d), (d, c), (2 * c, b), (2 * b, a)]
         return 9 * sum(_over(*pair, groups) for pair in (*pairs, (channels, a), (2 * a, channels)))
+    if family == "unet2d":
+        return sum(
+            side**2 * (_over(c_in, c_out, groups) if side == 3 and c_in and c_out else (c_in or channels) * (c_out or channels))
+            for _, c_in, c_out, side in unet2d_convolutions(network)
+        )
     if family != "ddpm":
         return None
     a = network["base"]

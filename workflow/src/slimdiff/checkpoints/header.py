@@ -39,7 +39,10 @@ def _with(schema: dict[str, Any], **optional: Any) -> dict[str, Any]:
 _PLUGIN = _mapping(path=_TEXT, kind=_TEXT, name=_TEXT, code=_TEXT)
 SCHEMA = _with(
     _mapping(
-        model=_mapping(family=_TEXT, image_size=_PIXELS, channels=_CHANNELS, fit=_TEXT, network=_OBJECT),
+        model=_with(
+            _mapping(family=_TEXT, image_size=_PIXELS, channels=_CHANNELS, fit=_TEXT, network=_OBJECT),
+            patch={"type": "integer", "minimum": 1, "maximum": MAX_SIZE},
+        ),
         training=_mapping(preconditioning=_TEXT, groups={"type": ["integer", "string"]}),
         sampler=_with(
             _mapping(method=_TEXT),

@@ -6,7 +6,8 @@ produces it, the weights that read it, its entries in norms, skips and residuals
 - Every layer loses the same share, so that no part of the network becomes a bottleneck.
 - Channels of different layers that a concatenated skip joins are ranked per layer, so that each layer loses its share.
   A joint ranking removed channels of one layer alone.
-- A GroupNorm of several groups loses whole groups, so the remaining groups keep their statistics.
+- A GroupNorm of several groups loses whole groups, so the remaining groups keep their statistics. Where a group spans
+  two layers, as in a UNet2DModel, every group loses the same share of its channels instead (`even_norms`).
 - Every attention head loses the same number of channels, and queries, keys and values lose the same ones.
 - Widths are multiples of 8 if that changes a width by an eighth at most: bfloat16 and int8 kernels prefer them.
 - A scope of one module covers the channels that its convolutions alone produce, or its linear layers if no convolution
@@ -29,6 +30,7 @@ from slimdiff.compression.restore import StructuralChange, sizes
 from slimdiff.errors import UserError
 
 WIDTHS = (8, 4, 2, 1)  # a new width is a multiple of the first that divides the old and is at most a quarter of it
+QUERIES = ("qkv", "to_q", "to_k", "to_v")  # layers of an attention whose outputs are removed alike
 PRODUCERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)  # layers whose outputs can be removed
 
 
@@ -49,7 +51,8 @@ class Part:
 
     group: Any  # torch_pruning.Group over all channels of that layer
     channels: list[int]
-    block: int  # channels that can only be removed together
+    block: int  # channels that can only be removed together; if `even`, number of norm groups
+    even: bool = False  # whether every norm group loses the same number of channels
 
 
 def prune_channels(
@@ -59,7 +62,9 @@ def prune_channels(
 
     Args:
         network: has a method `channel_plan()`. Its mapping holds `inputs` for tracing, the layers that `keep` all their
-            outputs, and the number of `heads` of each attention, a module with the layers qkv and proj.
+            outputs, and the number of `heads` of each attention, a module with the layers qkv and proj, or to_q, to_k
+            and to_v. With `even_norms`, a GroupNorm keeps the number of its groups. `scale_shift` names the layers that
+            give each channel of a convolution a scale, then each a shift.
         seed: of the importance `random`; the same seed removes the same channels.
         losses: for the importances `taylor` and `diff-pruning`, one per noise level.
 
@@ -80,7 +85,7 @@ def prune_channels(
     device = next(network.parameters()).device
     graph = torch_pruning.DependencyGraph()
     graph.build_dependency(network, example_inputs=tuple(tensor.to(device) for tensor in plan["inputs"]))
-    attentions = {f"{name}.qkv": heads for name, heads in plan["heads"].items()}
+    attentions = {f"{name}.{layer}": heads for name, heads in plan["heads"].items() for layer in QUERIES}
     names = {module: name for name, module in network.named_modules()}
 
     # Choose before removing anything: gradients and the graph are those of the whole network.
@@ -94,9 +99,19 @@ def prune_channels(
             name = names[group[0].dep.target.module]
             scores = score(group).cpu()
             if name in attentions:
-                heads_chosen.append((name.removesuffix(".qkv"), _smallest_of_heads(scores, attentions[name], settings)))
-                continue
-            pruned = [channel for part in _parts(group) for channel in _smallest(scores, part, settings.amount)]
+                joint = name.endswith(".qkv")
+                pruned = _smallest_of_heads(scores, attentions[name], settings.amount, 3 if joint else 1)
+                heads_chosen.append((name.rpartition(".")[0], pruned))
+                if joint:
+                    continue
+            else:
+                parts = list(_parts(group, plan.get("even_norms", False)))
+                half = len(scores) // 2 if name in plan.get("scale_shift", ()) else 0
+                if half:  # the channels are in the group once, at the shifts
+                    scores = scores.unflatten(0, (2, half)).sum(0).repeat(2)
+                    parts = [part for part in parts if part.channels[0] >= half]
+                pruned = [channel for part in parts for channel in _smallest(scores, part, settings.amount)]
+                pruned += [channel - half for channel in pruned] if half else []
             chosen.append((group, sorted(pruned)))
 
     for group, pruned in chosen:
@@ -105,7 +120,8 @@ def prune_channels(
             graph.get_pruning_group(root.target.module, root.handler, pruned).prune()
     for name, pruned in heads_chosen:
         _prune_attention(network.get_submodule(name), pruned)
-    _fit_norms(network, before)
+    if not plan.get("even_norms", False):
+        _fit_norms(network, before)
     network.zero_grad(set_to_none=True)
     after = sizes(network)
     return {"channels": {name: layer for name, layer in after.items() if layer != before[name]}}
@@ -168,10 +184,10 @@ def _produces(member: Any) -> bool:
     return isinstance(member.dep.target.module, PRODUCERS) and member.dep.handler.__name__ == "prune_out_channels"
 
 
-def _parts(group: Any) -> Iterator[Part]:
-    """Yield the channels of a group by the layers that produce them, with the norm groups to keep whole."""
+def _parts(group: Any, even: bool) -> Iterator[Part]:
+    """Yield the channels of a group by the layers that produce them, with the norm groups to keep whole, or `even`."""
     makers: dict[int, set[int]] = {}  # by channel: which members of the group produce it
-    blocks: dict[int, int] = {}  # by channel: least common multiple of the norm groups that hold it
+    blocks: dict[int, int] = {}  # by channel: least common multiple of the sizes, or numbers, of its norms' groups
     for position, member in enumerate(group):
         module, produces = member.dep.target.module, _produces(member)
         width = _outputs(module)
@@ -180,8 +196,8 @@ def _parts(group: Any) -> Iterator[Part]:
             if produces:
                 makers.setdefault(channel, set()).add(position)
             if norm:
-                block = width // module.num_groups
-                if index % block != channel % block:
+                block = module.num_groups if even else width // module.num_groups
+                if not even and index % block != channel % block:
                     raise UserError(
                         f"prune.method is 'channels', but a norm group of {block} channels spans two layers"
                     )
@@ -190,7 +206,7 @@ def _parts(group: Any) -> Iterator[Part]:
     for channel in sorted(makers):
         parts.setdefault(frozenset(makers[channel]), []).append(channel)
     for channels in parts.values():
-        yield Part(group, channels, math.lcm(*(blocks.get(channel, 1) for channel in channels)))
+        yield Part(group, channels, math.lcm(*(blocks.get(channel, 1) for channel in channels)), even)
 
 
 def _outputs(module: nn.Module) -> int:
@@ -198,35 +214,49 @@ def _outputs(module: nn.Module) -> int:
 
 
 def _smallest(scores: torch.Tensor, part: Part, amount: float) -> list[int]:
-    """Return the channels of `part` to remove: the blocks with the smallest sums of scores."""
+    """Return the channels of `part` to remove: the smallest of each norm group, or the blocks of the smallest sums."""
     width, block = len(part.channels), part.block
     if width % block:
         raise UserError(f"prune: {width} channels are not whole norm groups of {block}; prune channels once at most")
     keep = kept_width(width, amount, block) // block
+    if part.even:
+        channels = torch.tensor(part.channels).unflatten(0, (block, -1))
+        order = scores[channels].argsort(dim=1, stable=True)
+        return channels.gather(1, order[:, : channels.shape[1] - keep]).flatten().tolist()
     channels = torch.tensor(part.channels).unflatten(0, (-1, block))
     order = scores[channels].double().sum(1).argsort(stable=True)
     return channels[order[: len(order) - keep]].flatten().tolist()
 
 
-def _smallest_of_heads(scores: torch.Tensor, heads: int, settings: ChannelSettings) -> list[int]:
-    """Return the channels to remove from queries, keys and values alike, the same number in each head."""
-    per_head = scores.unflatten(0, (3, heads, -1)).double().sum(0)  # (heads, channels of a head)
+def _smallest_of_heads(scores: torch.Tensor, heads: int, amount: float, thirds: int) -> list[int]:
+    """Return the channels to remove from queries, keys and values alike, the same number in each head.
+
+    Args:
+        thirds: 3 if one layer gives queries, keys and values, each with its scores; 1 if `scores` are of all three.
+    """
+    per_head = scores.unflatten(0, (thirds, heads, -1)).double().sum(0)  # (heads, channels of a head)
     width = per_head.shape[1]
-    keep = kept_width(width, settings.amount)
+    keep = kept_width(width, amount)
     order = per_head.argsort(dim=1, stable=True)[:, : width - keep]
     return sorted((order + torch.arange(heads)[:, None] * width).flatten().tolist())
 
 
 def _prune_attention(attention: nn.Module, pruned: list[int]) -> None:
-    if not pruned:
-        return
-    qkv, proj = attention.get_submodule("qkv"), attention.get_submodule("proj")
-    width = sizes(attention)["proj"]["in_features"]
-    torch_pruning.prune_linear_out_channels(qkv, [third * width + channel for third in range(3) for channel in pruned])
-    torch_pruning.prune_linear_in_channels(proj, pruned)
-    # Attention divides by the root of a head's width. Scaling the queries keeps the remaining channels' scores.
-    left = width - len(pruned)
-    for parameter in qkv.parameters():
+    """Remove channels of a joint layer of queries, keys and values, which has no group; scale the queries.
+
+    Attention divides by the root of a head's width. Scaling the queries keeps the remaining channels' scores.
+    """
+    layers = sizes(attention)
+    if "qkv" not in layers:  # already narrower
+        queries, left = attention.get_submodule("to_q"), layers["to_q"]["out_features"]
+        width = left + len(pruned)
+    else:
+        queries, width = attention.get_submodule("qkv"), layers["proj"]["in_features"]
+        left = width - len(pruned)
+        thirds = [third * width + channel for third in range(3) for channel in pruned]
+        torch_pruning.prune_linear_out_channels(queries, thirds)
+        torch_pruning.prune_linear_in_channels(attention.get_submodule("proj"), pruned)
+    for parameter in queries.parameters():
         parameter.data[:left] *= math.sqrt(left / width)
 
 

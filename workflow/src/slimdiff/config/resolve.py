@@ -24,6 +24,8 @@ from slimdiff.config.lookup import (
     training_options,
 )
 
+# Keys of a model that define its network.
+MODEL_KEYS = ("family", "image_size", "channels", "fit", "patch", "network")
 # Keys of a data set that only scoring uses.
 NETWORK_KEYS = tuple(key for network in SCORERS for key in (network, f"{network}_sha256"))
 
@@ -71,7 +73,7 @@ def train_settings(config: Config, dataset: str, model: str, training: str, seed
     options = config["models"][model]
     return {
         "dataset": dataset,
-        "model": {key: options[key] for key in ("family", "image_size", "channels", "fit", "network")},
+        "model": {key: options[key] for key in MODEL_KEYS if key in options},
         "training": training_options(config, model, training),
         "seed": int(seed),
         **_plugins(config, families=[options["family"]]),

@@ -7,6 +7,7 @@ All parametrizations are one formula, D = c_skip·x + c_out·F(c_in·x, c_noise)
 - `edm`: Karras et al. 2022, table 1, last column; ln sigma is normal.
 - `epsilon`, the paper's DDPM: F predicts the noise from x_t and the step t (Ho et al. 2020).
 - `v`: F is sqrt(alpha_bar)·noise - sqrt(1 - alpha_bar)·x_0 (Salimans and Ho 2022).
+- `sample`: F is x_0, diffusers' prediction type of that name.
 
 The loss is always a plain regression of F on (x_0 - c_skip·x) / c_out. White is 1 in the process; black is a setting,
 0 in the paper's NCSN and -1 in its DDPM. On black backgrounds 0 is better: borders then cost nothing, padded or not
@@ -34,8 +35,8 @@ EDM_SIGMA_MIN, EDM_SIGMA_MAX = 0.002 / 0.5, 80.0 / 0.5
 
 WHITE = 1.0  # in the process
 NO_LABEL = -1  # in labels: unconditional
-# A DDPM's embedding expects steps up to 1000, so EDM's c_noise, about -1.4 to 1.3, is scaled up.
-EDM_NOISE_SCALE = {"ncsn": 1.0, "ddpm": 250.0}
+# A sinusoidal embedding expects steps up to 1000, so EDM's c_noise, about -1.4 to 1.3, is scaled up.
+EDM_NOISE_SCALE = {"ncsn": 1.0, "ddpm": 250.0, "unet2d": 250.0}
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class PreconditioningSettings:
     name: str
     sigma: float = 25.0  # base of the VE SDE
     sigma_data: float = 0.33  # edm: root mean square of the pixels; 0.33 for MNIST in [0, 1]
-    noise_schedule: str = "linear"  # epsilon, v, and samplers on a noise schedule
-    min_snr_gamma: float | None = None  # epsilon, v: clamp of the loss weight (Hang et al. 2023); None: weight 1
+    noise_schedule: str = "linear"  # epsilon, v, sample, and samplers on a noise schedule
+    min_snr_gamma: float | None = None  # epsilon, v, sample: clamp of the loss weight (Hang et al. 2023); None: weight 1
     black: float = 0.0  # in the process, where white is 1
     noise_scale: float = 1.0  # edm: factor on c_noise
 
@@ -83,6 +84,8 @@ class Denoiser:
         total = torch.sqrt(sigma**2 + 1.0)  # 1 / sqrt(alpha_bar)
         if self.settings.name == "epsilon":
             return one, -sigma, 1.0 / total, self.vp.time(sigma)
+        if self.settings.name == "sample":
+            return torch.zeros_like(sigma), one, 1.0 / total, self.vp.time(sigma)
         return 1.0 / total**2, -sigma / total, 1.0 / total, self.vp.time(sigma)
 
     def loss(
@@ -117,7 +120,7 @@ class Denoiser:
         """Return the smallest and the largest noise level of sampling, the defaults of sigma_min and sigma_max.
 
         `score`: the SDE at t = 1e-3 (where the tutorial's samplers stop) and t = 1. `edm`: Karras et al. 2022, table 1.
-        `epsilon`, `v`: the first and the last step.
+        `epsilon`, `v`, `sample`: the first and the last step.
         """
         if self.settings.name == "score":
             low, high = self.sde.marginal_std(torch.tensor([1e-3, 1.0], dtype=torch.float64)).tolist()
@@ -142,12 +145,12 @@ class Denoiser:
         return raw.to(x.dtype)
 
     def _weight(self, sigma: torch.Tensor) -> torch.Tensor:
-        """Return the weight of the loss at sigma (N,): 1, or min-SNR's, defined for F = noise and F = v."""
+        """Return the weight of the loss at sigma (N,): 1, or min-SNR's, by what F predicts (Hang et al. 2023)."""
         gamma = self.settings.min_snr_gamma
         if gamma is None:
             return torch.ones_like(sigma)
         snr = sigma**-2
-        return snr.clamp_max(gamma) / (snr if self.settings.name == "epsilon" else snr + 1.0)
+        return snr.clamp_max(gamma) / {"epsilon": snr, "v": snr + 1.0, "sample": torch.ones_like(snr)}[self.settings.name]
 
 
 def build_denoiser(network: nn.Module, model: Mapping[str, Any], training: Mapping[str, Any]) -> Denoiser:

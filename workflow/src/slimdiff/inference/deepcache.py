@@ -19,18 +19,18 @@ from torch import nn
 from slimdiff.catalog.samplers import SAMPLER_FACTS
 from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.errors import UserError
-from slimdiff.models.unet import UNet
 
 
 class CachedUNet(nn.Module):
     """A U-Net that caches its deep features during the sampling of one batch.
 
     Args:
+        network: with `outer_level` and `shallow_pass`, as in slimdiff.models.unet.
         interval: evaluations that share one set of features; 1 computes all of them whole.
         method: name of the sampler.
     """
 
-    def __init__(self, network: UNet, interval: int, method: str) -> None:
+    def __init__(self, network: nn.Module, interval: int, method: str) -> None:
         super().__init__()
         self.network = network
         self.interval = interval
@@ -39,38 +39,25 @@ class CachedUNet(nn.Module):
         self._features: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """Evaluate like slimdiff.models.unet.UNet: (N, C, S, S) → (N, C, S, S)."""
+        """Evaluate like the network: (N, C, S, S) → (N, C, S, S)."""
         whole = self.calls == 0 or (self.calls - self.first) % self.interval == 0
         self.calls += 1
         if whole or self._features is None:
             return self._whole(x, noise_level, labels)
         self.shallow_calls += 1
-        return shallow_pass(self.network, x, noise_level, labels, self._features)
+        out: torch.Tensor = self.network.shallow_pass(x, noise_level, labels, self._features)  # type: ignore[operator]
+        return out
 
     def _whole(self, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         def keep(module: nn.Module, arguments: tuple[Any, ...]) -> None:
             self._features = arguments[0]
 
-        handle = self.network.up3.register_forward_pre_hook(keep)
+        handle = self.network.outer_level().register_forward_pre_hook(keep)  # type: ignore[operator]
         try:
             out: torch.Tensor = self.network(x, noise_level, labels)
         finally:
             handle.remove()
         return out
-
-
-def shallow_pass(
-    network: UNet, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None, features: torch.Tensor
-) -> torch.Tensor:
-    """Evaluate only the U-Net's outermost level: the convolutions before the first skip and after the last.
-
-    Args:
-        features: (N, c, S / 2, S / 2), the input of the last level up in a whole evaluation.
-    """
-    embedding = network._embed(noise_level, labels)
-    h: torch.Tensor = network.up3(features, network.inc(x), embedding)
-    out: torch.Tensor = network.outc(network.attend6(h))
-    return out
 
 
 def cache_features(denoiser: Denoiser, interval: int, method: str) -> tuple[Denoiser, CachedUNet | None]:
@@ -81,7 +68,7 @@ def cache_features(denoiser: Denoiser, interval: int, method: str) -> tuple[Deno
     """
     if interval == 1:
         return denoiser, None
-    if not isinstance(denoiser.network, UNet):
+    if not hasattr(denoiser.network, "shallow_pass"):
         raise UserError(
             f"sampler.cache_interval is {interval}; allowed for {type(denoiser.network).__name__}: 1, since only "
             "a U-Net run by engine torch can cache features"

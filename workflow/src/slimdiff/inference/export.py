@@ -41,6 +41,7 @@ FORMULAS = {
         "noise_scale * log(sigma / (2 * sigma_data)) / 4",
     ),
     "epsilon": ("1", "-sigma", "1 / sqrt(sigma**2 + 1)", "step(sigma)"),
+    "sample": ("0", "1", "1 / sqrt(sigma**2 + 1)", "step(sigma)"),
     "v": ("1 / (sigma**2 + 1)", "-sigma / sqrt(sigma**2 + 1)", "1 / sqrt(sigma**2 + 1)", "step(sigma)"),
 }
 STEP = (

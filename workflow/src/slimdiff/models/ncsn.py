@@ -16,6 +16,7 @@ from torch import nn
 from slimdiff.catalog.limits import STRIDES, ncsn_sizes, network_faults
 from slimdiff.errors import refuse
 from slimdiff.models.groups import conv_groups
+from slimdiff.models.patches import from_patches, to_patches
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,16 @@ class ScoreNetwork(nn.Module):
     greatest common divisor. The first and the last layer have 1 group if a number does not divide the image's channels.
     """
 
-    def __init__(self, settings: NCSNSettings, image_channels: int, image_size: int, groups: int | str = 1) -> None:
+    def __init__(
+        self, settings: NCSNSettings, image_channels: int, image_size: int, groups: int | str = 1, patch: int = 1
+    ) -> None:
         super().__init__()
-        refuse(network_faults("ncsn", image_size, asdict(settings)), "models", "*")
+        refuse(network_faults("ncsn", image_size, asdict(settings), patch), "models", "*")
         c1, c2, c3, c4 = settings.channels
         n1, n2, n3, n4 = settings.norm_groups
-        embed_dim, self.image_size, self.classes = settings.embed_dim, image_size, settings.classes
-        sizes = ncsn_sizes(image_size)
+        embed_dim, self.classes, self.patch = settings.embed_dim, settings.classes, patch
+        self.image_shape = (image_channels, image_size, image_size)
+        sizes, image_channels = ncsn_sizes(image_size // patch), image_channels * patch**2
 
         def conv(name: str, c_in: int, c_out: int, level: int) -> nn.Conv2d:
             count = _conv_groups(name, c_in, c_out, groups, image_channels)
@@ -104,14 +108,14 @@ class ScoreNetwork(nn.Module):
         def level(h: torch.Tensor, dense: nn.Module, norm: nn.Module) -> torch.Tensor:
             return F.silu(norm(h + dense(embedding)[:, :, None, None]))
 
-        h1 = level(self.conv1(x), self.dense1, self.norm1)
+        h1 = level(self.conv1(to_patches(x, self.patch)), self.dense1, self.norm1)
         h2 = level(self.conv2(h1), self.dense2, self.norm2)
         h3 = level(self.conv3(h2), self.dense3, self.norm3)
         h4 = level(self.conv4(h3), self.dense4, self.norm4)
         h = level(self.tconv4(h4), self.dense5, self.tnorm4)
         h = level(self.tconv3(torch.cat([h, h3], dim=1)), self.dense6, self.tnorm3)
         h = level(self.tconv2(torch.cat([h, h2], dim=1)), self.dense7, self.tnorm2)
-        return self.tconv1(torch.cat([h, h1], dim=1))
+        return from_patches(self.tconv1(torch.cat([h, h1], dim=1)), self.patch)
 
     def _features(self, noise_level: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """Return (N, embed_dim): the noise level's Fourier features, plus the label's embedding if there is a label."""
@@ -132,8 +136,7 @@ class ScoreNetwork(nn.Module):
     def channel_plan(self) -> dict[str, Any]:
         """Return what channel pruning needs: `inputs` for tracing, layers that `keep` all outputs, and the `heads` of
         each attention module."""
-        x = torch.zeros(1, self.conv1.in_channels, self.image_size, self.image_size)
-        return {"inputs": (x, torch.zeros(1)), "keep": ("tconv1",), "heads": {}}
+        return {"inputs": (torch.zeros(1, *self.image_shape), torch.zeros(1)), "keep": ("tconv1",), "heads": {}}
 
 
 def _conv_groups(name: str, c_in: int, c_out: int, groups: int | str, image_channels: int) -> int:

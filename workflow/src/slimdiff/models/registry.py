@@ -15,16 +15,28 @@ from slimdiff.models.unet import UNet, UNetSettings
 
 def _ncsn(model: Mapping[str, Any], groups: int | str) -> nn.Module:
     settings = build(NCSNSettings, model["network"], "models.*.network")
-    return ScoreNetwork(settings, model["channels"], model["image_size"], groups)
+    return ScoreNetwork(settings, model["channels"], model["image_size"], groups, model.get("patch", 1))
 
 
 def _ddpm(model: Mapping[str, Any], groups: int | str) -> nn.Module:
     settings = build(UNetSettings, model["network"], "models.*.network")
-    network = UNet(settings, model["channels"], model["image_size"], groups)
+    network = UNet(settings, model["channels"], model["image_size"], groups, model.get("patch", 1))
     return network.to(memory_format=torch.channels_last)  # attention reads pixels as tokens without a copy
 
 
-NETWORKS: dict[str, Callable[[Mapping[str, Any], int | str], nn.Module]] = {"ncsn": _ncsn, "ddpm": _ddpm}
+def _unet2d(model: Mapping[str, Any], groups: int | str) -> nn.Module:
+    from slimdiff.models.unet2d import UNet2D, UNet2DSettings  # diffusers takes four seconds to import
+
+    settings = build(UNet2DSettings, model["network"], "models.*.network")
+    network: nn.Module = UNet2D(settings, model["channels"], model["image_size"], groups, model.get("patch", 1))
+    return network.to(memory_format=torch.channels_last)
+
+
+NETWORKS: dict[str, Callable[[Mapping[str, Any], int | str], nn.Module]] = {
+    "ncsn": _ncsn,
+    "ddpm": _ddpm,
+    "unet2d": _unet2d,
+}
 
 
 def build_network(model: Mapping[str, Any], groups: int | str = 1, seed: int = 0) -> nn.Module:

@@ -17,6 +17,7 @@ from slimdiff.catalog.limits import LEVELS_DOWN, network_faults
 from slimdiff.errors import UserError, refuse
 from slimdiff.models.attention import attention
 from slimdiff.models.groups import conv_groups
+from slimdiff.models.patches import from_patches, to_patches
 
 WAVELENGTHS = 10_000.0  # of the embedding, from 2π to this many times 2π
 GROUPED = ("bottleneck", "all")
@@ -113,17 +114,20 @@ class UNet(nn.Module):
     `groups` divides the convolutions that `settings.grouped` names.
     """
 
-    def __init__(self, settings: UNetSettings, image_channels: int, image_size: int, groups: int | str = 1) -> None:
+    def __init__(
+        self, settings: UNetSettings, image_channels: int, image_size: int, groups: int | str = 1, patch: int = 1
+    ) -> None:
         super().__init__()
-        _check(settings, image_size)
+        _check(settings, image_size, patch)
         c, dim = settings.base, settings.embed_dim
-        self.embed_dim, self.classes, self.image_size = dim, settings.classes, image_size
+        self.embed_dim, self.classes, self.patch = dim, settings.classes, patch
+        self.image_shape = (image_channels, image_size, image_size)
         outer = groups if settings.grouped == "all" else 1
 
         def attend(level: int, channels: int) -> nn.Module:
             return SelfAttention(channels, settings.heads) if level in settings.attention_levels else nn.Identity()
 
-        self.inc = DoubleConv(image_channels, c)
+        self.inc = DoubleConv(image_channels * patch**2, c)
         self.down1 = Down(c, 2 * c, dim, outer)
         self.attend1 = attend(1, 2 * c)
         self.down2 = Down(2 * c, 4 * c, dim, outer)
@@ -139,22 +143,32 @@ class UNet(nn.Module):
         self.attend5 = attend(1, c)
         self.up3 = Up(2 * c, c, dim, outer)
         self.attend6 = attend(0, c)
-        self.outc = nn.Conv2d(c, image_channels, 1)
+        self.outc = nn.Conv2d(c, image_channels * patch**2, 1)
         if settings.classes:
             self.label = nn.Embedding(settings.classes, dim)
 
     def forward(self, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """x (N, C, S, S), noise_level (N,), labels int64 (N,) with -1 for none → (N, C, S, S)."""
         embedding = self._embed(noise_level, labels)
-        x1 = self.inc(x)
+        x1 = self.inc(to_patches(x, self.patch))
         x2 = self.attend1(self.down1(x1, embedding))
         x3 = self.attend2(self.down2(x2, embedding))
         x4 = self.attend3(self.down3(x3, embedding))
         x4 = self.bottom3(self.bottom2(self.bottom1(x4)))
         h = self.attend4(self.up1(x4, x3, embedding))
         h = self.attend5(self.up2(h, x2, embedding))
-        h = self.attend6(self.up3(h, x1, embedding))
-        return self.outc(h)
+        return self._outermost(h, x1, embedding)
+
+    def outer_level(self) -> nn.Module:
+        """Return the module whose first argument is the deep features that DeepCache reuses."""
+        return self.up3
+
+    def shallow_pass(
+        self, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None, features: torch.Tensor
+    ) -> torch.Tensor:
+        """Evaluate only the outermost level, with the cached argument of `outer_level` as deep features."""
+        embedding = self._embed(noise_level, labels)
+        return self._outermost(features, self.inc(to_patches(x, self.patch)), embedding)
 
     def prune_scopes(self) -> dict[str, tuple[str, ...]]:
         """Return the module names of each pruning scope: convolutions and linear layers, with their biases.
@@ -176,9 +190,13 @@ class UNet(nn.Module):
 
         The embedding keeps its width, that of its sines and cosines, so labels need not be traced.
         """
-        x = torch.zeros(1, self.outc.out_channels, self.image_size, self.image_size)
+        x = torch.zeros(1, *self.image_shape)
         heads = {name: module.heads for name, module in self.named_modules() if isinstance(module, SelfAttention)}
         return {"inputs": (x, torch.zeros(1)), "keep": ("outc",), "heads": heads}
+
+    def _outermost(self, h: torch.Tensor, skip: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        out = self.outc(self.attend6(self.up3(h, skip, embedding)))
+        return from_patches(out, self.patch)
 
     def _embed(self, noise_level: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """Return (N, embed_dim): sines and cosines of the noise level, plus the label's embedding if there is one."""
@@ -190,8 +208,8 @@ class UNet(nn.Module):
         return embedding + self.label(labels.clamp_min(0)) * (labels >= 0)[:, None]
 
 
-def _check(settings: UNetSettings, image_size: int) -> None:
-    refuse(network_faults("ddpm", image_size, asdict(settings)), "models", "*")
+def _check(settings: UNetSettings, image_size: int, patch: int) -> None:
+    refuse(network_faults("ddpm", image_size, asdict(settings), patch), "models", "*")
     if settings.grouped not in GROUPED:
         raise UserError(f"models.*.network.grouped is {settings.grouped!r}; allowed: {', '.join(GROUPED)}")
     wrong = set(settings.attention_levels) - set(range(LEVELS_DOWN + 1))

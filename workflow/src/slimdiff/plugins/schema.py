@@ -67,7 +67,7 @@ def options_schema(options: Options, description: str) -> dict[str, Any]:
 
 def _put_before(schema: dict[str, Any], key: str, value: str, then: Mapping[str, Any]) -> None:
     """Require `then` where `key` is `value`, and the schema's own condition elsewhere."""
-    rest = {word: schema.pop(word) for word in ("if", "then", "else") if word in schema}
+    rest = {word: schema.pop(word) for word in ("if", "then", "else", "allOf") if word in schema}
     schema |= {"if": {"properties": {key: {"const": value}}}, "then": then, "else": rest}
 
 

@@ -23,10 +23,9 @@ from slimdiff.compression.restore import restore_shapes
 from slimdiff.data import image_set
 from slimdiff.engines.network import EngineNetwork, count_parameters
 from slimdiff.errors import UserError
-from slimdiff.inference.deepcache import shallow_pass
+from slimdiff.inference.deepcache import CachedUNet
 from slimdiff.inference.model import LoadedModel, load
 from slimdiff.models.registry import build_on_meta
-from slimdiff.models.unet import UNet
 from slimdiff.profiling.latency import Latencies, sample_at_once, time_interleaved
 from slimdiff.runtime.devices import synchronize
 from slimdiff.runtime.memory import HalvingBatch, OutOfMemory
@@ -213,13 +212,13 @@ def count_macs_per_image(loaded: LoadedModel, seed: int) -> int | None:
     if not sampled.shallow_evaluations:
         return whole
 
-    def shallow(network: nn.Module, x: torch.Tensor) -> None:
-        assert isinstance(network, UNet)
-        width = network.up3.conv1.conv1.in_channels - network.inc.conv2.out_channels
-        features = torch.empty(1, width, x.shape[2] // 2, x.shape[3] // 2)
-        shallow_pass(network, x, torch.empty(1), None, features)
+    def twice(network: nn.Module, x: torch.Tensor) -> None:
+        caching = CachedUNet(network, 2, "euler")  # the first evaluation is whole, the second one shallow
+        for _ in range(2):
+            caching(x, torch.empty(1))
 
-    return whole + round(sampled.shallow_evaluations * _count_macs(loaded, shallow))
+    shallow = _count_macs(loaded, twice) - count_macs(loaded)
+    return whole + round(sampled.shallow_evaluations * shallow)
 
 
 def _count_macs(loaded: LoadedModel, evaluate: Callable[[nn.Module, torch.Tensor], Any]) -> int:

@@ -47,21 +47,21 @@ class TrainingSettings:
     batch_size: int
     learning_rate: float
     lr_schedule: str  # constant | cosine | one-cycle
-    optimizer: str  # adam | adamw
+    optimizer: str  # adam | adamw | muon
     optimizer_state: str  # float | 8bit
     weight_decay: float
     ema_decay: float  # decay of the averaged (EMA) weights
     ema_warmup: str | int  # ramp: decay (1 + step) / (10 + step) at first; a number: that many steps of copying
     precision: str  # of the arithmetic: float32 | bfloat16 | auto; weights are float32
-    preconditioning: str  # score (the paper's NCSN) | epsilon (the paper's DDPM) | v | edm
+    preconditioning: str  # score (the paper's NCSN) | epsilon (the paper's DDPM) | v | sample | edm
     sigma_data: float  # edm
     black: float  # pixel value of black in the process; white is 1
     groups: int | str  # groups of the inner convolutions: a number, or max
     linear: str  # float | 8bit | 4bit: quantized from the start and frozen | 8bit-mixed: float weights, int8 products
     ema_sampled_after: int | None = None  # 8bit-mixed: epochs after which the average keeps its linear weights
     # options that not every family has
-    noise_schedule: str = "linear"  # epsilon, v: linear | cosine
-    min_snr_gamma: float | None = None  # epsilon, v: clamp of the loss weight
+    noise_schedule: str = "linear"  # epsilon, v, sample: linear | cosine
+    min_snr_gamma: float | None = None  # epsilon, v, sample: clamp of the loss weight
     label_dropout: float = 0.0  # fraction of images whose label is withheld, for classifier-free guidance
 
 
@@ -139,7 +139,7 @@ def fit(
     followed_later = [key for key in averaged if key not in mixed_weights(network)]
     denoiser = build_denoiser(network, model, settings["training"])
     optimizer = build_optimizer(
-        options.optimizer, options.optimizer_state, network.parameters(), options.learning_rate, options.weight_decay
+        options.optimizer, options.optimizer_state, network, options.learning_rate, options.weight_decay
     )
 
     # images: uint8, resident on the device

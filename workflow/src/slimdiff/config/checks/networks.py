@@ -14,7 +14,7 @@ from slimdiff.config.lookup import Config, plugin_catalog
 def model_problems(config: Config, model: str) -> Iterator[Problem]:
     """Yield sizes in the network of `model` that do not fit each other."""
     options = config["models"][model]
-    for keys, text in network_faults(options["family"], options["image_size"], options["network"]):
+    for keys, text in network_faults(options["family"], options["image_size"], options["network"], options.get("patch", 1)):
         yield Problem(("models", model, *keys), text)
 
 
@@ -38,6 +38,7 @@ def _ddpm_grouped(network: Mapping[str, Any]) -> list[int]:
 GROUPED_CHANNELS: dict[str, Callable[[Mapping[str, Any]], list[int]]] = {
     "ncsn": lambda network: network["channels"],
     "ddpm": _ddpm_grouped,
+    "unet2d": lambda network: network["block_out_channels"],
 }
 
 

@@ -35,13 +35,15 @@ def training_problems(config: Config, model: str, training: str) -> Iterator[Pro
     if options["preconditioning"] not in preconditionings:
         allowed = ", ".join(preconditionings)
         yield problem("preconditioning", f"is {options['preconditioning']}; allowed for family {family}: {allowed}")
+    if options["optimizer"] == "muon" and options["optimizer_state"] != "float":
+        yield problem("optimizer_state", f"is {options['optimizer_state']}; allowed with optimizer muon: float")
     sampled = options.get("ema_sampled_after")
     if sampled is not None and options["linear"] != MIXED_LINEAR:
         yield problem("ema_sampled_after", f"is {sampled}; allowed with linear {options['linear']}: null")
     elif sampled is not None and sampled >= options["epochs"]:
         text = f"is {sampled}; allowed: below the {options['epochs']} epochs of the training; or null"
         yield problem("ema_sampled_after", text)
-    if options.get("min_snr_gamma") is not None and options["preconditioning"] not in ("epsilon", "v"):
+    if options.get("min_snr_gamma") is not None and options["preconditioning"] not in ("epsilon", "v", "sample"):
         text = f"is {options['min_snr_gamma']}; allowed with preconditioning {options['preconditioning']}: null"
         yield problem("min_snr_gamma", text)
     if family not in FAMILIES:
