@@ -1,5 +1,6 @@
 """Training is deterministic, resumes bit for bit, and records failures with a reason."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -393,6 +394,26 @@ def test_muon_orthogonalizes_the_matrix_of_each_group_of_the_inner_layers(layout
             cosine = torch.nn.functional.cosine_similarity((left @ right).flatten(), move.flatten(), dim=0)
             assert cosine > 0.95
             assert torch.linalg.svdvals(move / scale).sub(1).abs().max() < 0.5
+
+
+def test_muon_steps_like_that_of_torch():
+    """Which orthogonalizes in bfloat16, and takes matrices alone. The momentum comes to carry the step."""
+    ours = torch.nn.Sequential(*(torch.nn.Linear(*sizes, bias=False) for sizes in ((9, 8), (8, 24), (24, 6), (6, 3))))
+    theirs = copy.deepcopy(ours)
+    optimizer = build_optimizer("muon", "float", ours, 0.01, 0.1)
+    matrices = [layer.weight for layer in theirs][1:-1]
+    reference = torch.optim.Muon(matrices, 0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        before = [layer.weight.detach().clone() for layer in ours]
+        for one, other in zip(ours, theirs, strict=True):
+            one.weight.grad = torch.randn(one.weight.shape, generator=generator)
+            other.weight.grad = one.weight.grad.clone()
+        optimizer.step()
+        reference.step()
+        for one, other, start in list(zip(ours, theirs, before, strict=True))[1:-1]:
+            assert (one.weight - other.weight).norm() < 0.03 * (one.weight - start).norm()
+            other.weight.data.copy_(one.weight)
 
 
 def test_muon_is_adamw_alone_without_inner_layers():

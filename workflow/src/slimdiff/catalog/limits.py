@@ -21,7 +21,10 @@ MIN_SIDE = 4  # pixels of an image that an extractor or a classifier takes
 MAX_SHARE = 0.98  # of zeros in a layer with an allocation: a layer of zeros alone passes nothing on
 LEVELS_DOWN = 3  # halvings of the image in a ddpm
 MAX_BLOCKS, MAX_LAYERS = 8, 16  # of a unet2d: blocks down, and layers of each
-UNET2D_BLOCKS = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("UpBlock2D", "AttnUpBlock2D")}
+UNET2D_BLOCKS = {  # allowed types of blocks
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("UpBlock2D", "AttnUpBlock2D"),
+}
 STRIDES = (1, 2, 2, 2)  # of the unpadded 3×3 convolutions of an ncsn
 
 # Key of a data set → what leaving it out means, in messages
@@ -271,10 +274,11 @@ def conv_weights(family: str, channels: int, network: Mapping[str, Any], groups:
         pairs = [(a, b), (b, c), (c, d), (d, c), (2 * c, b), (2 * b, a)]
         return 9 * sum(_over(*pair, groups) for pair in (*pairs, (channels, a), (2 * a, channels)))
     if family == "unet2d":
-        return sum(
-            side**2 * (_over(c_in, c_out, groups) if side == 3 and c_in and c_out else (c_in or channels) * (c_out or channels))
-            for _, c_in, c_out, side in unet2d_convolutions(network)
-        )
+        total = 0
+        for _, c_in, c_out, side in unet2d_convolutions(network):
+            inner = side == 3 and c_in and c_out
+            total += side**2 * _over(c_in or channels, c_out or channels, groups if inner else 1)
+        return total
     if family != "ddpm":
         return None
     a = network["base"]

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import nn
 
 from slimdiff.compression.linear_quant import import_bitsandbytes
 from slimdiff.errors import UserError
+from slimdiff.training.muon import Muon
 
 WARMUP_SHARE = 0.1  # fraction of the steps, in schedules with a warm-up
 
@@ -52,70 +53,6 @@ def _adamw_8bit(parameters: list[nn.Parameter], learning_rate: float, weight_dec
     return optimizer
 
 
-class MuonAdamW(torch.optim.Optimizer):
-    """Muon for weight matrices, AdamW for all other parameters, as one optimizer.
-
-    Muon (Jordan et al. 2024) moves a matrix by its momentum, orthogonalized by Newton-Schulz iterations. Its updates
-    are scaled to the root mean square of AdamW's (Liu et al. 2025, eq. 4), so both share a rate and a decay. torch's
-    Muon takes matrices alone: a kernel is a matrix of output × rest, one for each of its groups.
-
-    Args:
-        matrices: weights of two dimensions or more with the number of their groups, which divides the first one.
-        others: parameters of AdamW.
-    """
-
-    def __init__(
-        self,
-        matrices: Mapping[nn.Parameter, int],
-        others: list[nn.Parameter],
-        learning_rate: float,
-        weight_decay: float,
-    ) -> None:
-        self._matrices = dict(matrices)
-        self._views = [nn.Parameter(view) for p, groups in matrices.items() for view in _as_matrices(p, groups)]
-        muon = torch.optim.Muon(self._views, learning_rate, weight_decay, adjust_lr_fn="match_rms_adamw")
-        self._parts = (muon, _adamw(others, learning_rate, weight_decay))
-        super().__init__([group for part in self._parts for group in part.param_groups], {})
-        self._share()
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take a step along the parameters' gradients."""
-        views = iter(self._views)
-        for parameter, groups in self._matrices.items():
-            gradients = _memory_order(parameter.grad, parameter).flatten(1).chunk(groups)
-            for values, gradient, view in zip(_as_matrices(parameter, groups), gradients, views, strict=False):
-                view.data, view.grad = values, gradient
-        for part in self._parts:
-            part.step()
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients of all parameters."""
-        super().zero_grad(set_to_none)
-        for parameter in self._matrices:
-            parameter.grad = None
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state as torch's optimizers do."""
-        super().load_state_dict(state_dict)
-        self._share()
-
-    def _share(self) -> None:
-        """Give both parts this optimizer's state and their group, in which the rate changes."""
-        for part, group in zip(self._parts, self.param_groups, strict=True):
-            part.state, part.param_groups = self.state, [group]
-
-
-def _memory_order(values: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
-    """Return `values` with all dimensions but the first in the order that `parameter` has in memory."""
-    return values.permute(0, *sorted(range(1, parameter.dim()), key=lambda axis: (-parameter.stride(axis), axis)))
-
-
-def _as_matrices(parameter: nn.Parameter, groups: int) -> tuple[torch.Tensor, ...]:
-    """Return a parameter's values as matrices (outputs / groups, rest), without a copy."""
-    return _memory_order(parameter.data, parameter).view(len(parameter), -1).chunk(groups)
-
-
 def _muon(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     """Return Muon for a network's inner layers; the first and the last layer are AdamW's.
 
@@ -126,7 +63,9 @@ def _muon(network: nn.Module, learning_rate: float, weight_decay: float) -> torc
     inner = [m for m in layers if m not in (ends[0], ends[-1]) and m.weight.requires_grad]
     matrices = {m.weight: int(getattr(m, "groups", 1)) for m in inner}
     others = [p for p in network.parameters() if p.requires_grad and p not in matrices]
-    return (MuonAdamW(matrices, others, learning_rate, weight_decay) if matrices else _adamw(others, learning_rate, weight_decay))
+    if not matrices:
+        return _adamw(others, learning_rate, weight_decay)
+    return Muon(matrices, others, learning_rate, weight_decay)
 
 
 # By name and precision of the state: float, or 8 bits for tensors of 4,096 elements or more (Dettmers et al. 2022; its

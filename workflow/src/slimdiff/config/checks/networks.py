@@ -14,7 +14,9 @@ from slimdiff.config.lookup import Config, plugin_catalog
 def model_problems(config: Config, model: str) -> Iterator[Problem]:
     """Yield sizes in the network of `model` that do not fit each other."""
     options = config["models"][model]
-    for keys, text in network_faults(options["family"], options["image_size"], options["network"], options.get("patch", 1)):
+    for keys, text in network_faults(
+        options["family"], options["image_size"], options["network"], options.get("patch", 1)
+    ):
         yield Problem(("models", model, *keys), text)
 
 
