@@ -15,12 +15,14 @@ The table compares each speedup with the geometric mean of the quarter of the tr
 
 import argparse
 import csv
+import functools
 import itertools
 import math
 import multiprocessing
 import os
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -87,7 +89,7 @@ def trial(model: Model, other: Model, threads: int) -> dict[str, float]:
     found = time_interleaved(*pair, BATCH, ROUNDS, 1, 0, torch.device("cpu"))
     last, (ran_after, waited_after) = read_counters(), own_threads()
     cores = len(os.sched_getaffinity(0))
-    shares = [contention(first, last, needed) for needed in (cores, threads)]
+    shares = [contention(first, last, cores), found.contention]
     every, needed = (part.taken_s / part.needed_s if part else math.nan for part in shares)
     ran, waited = ran_after - ran, waited_after - waited
     speedup = found.speedups()[ROUNDS // 2]
@@ -96,10 +98,6 @@ def trial(model: Model, other: Model, threads: int) -> dict[str, float]:
 
 def measure(out: Path, threads: int, processes: int, duty: float, trials: int) -> None:
     """Add `trials` of both pairs to the file `out`."""
-    context = multiprocessing.get_context("fork")  # before torch starts threads
-    others = [context.Process(target=work, args=(duty, seed), daemon=True) for seed in range(processes)]
-    for other in others:
-        other.start()
     pick_device(0, threads)
     pairs = {"itself": (Model(MODEL), Model(MODEL)), "half": (Model(HALF), Model(MODEL))}
     setup = {"threads": threads, "processes": processes, "duty": duty}
@@ -112,8 +110,20 @@ def measure(out: Path, threads: int, processes: int, duty: float, trials: int) -
                 if is_new:
                     writer.writeheader()
                 writer.writerow(line)
+
+
+def beside(processes: int, duty: float, run: Callable[[], None]) -> None:
+    """Call `run` in a process of its own, beside `processes` that compute: a child's time would count as its own."""
+    context = multiprocessing.get_context("fork")  # before torch starts threads
+    others = [context.Process(target=work, args=(duty, seed), daemon=True) for seed in range(processes)]
+    measuring = context.Process(target=run)
+    for process in (*others, measuring):
+        process.start()
+    measuring.join()
     for other in others:
         other.terminate()
+    if measuring.exitcode:
+        raise SystemExit(measuring.exitcode)
 
 
 def table(trials: pd.DataFrame) -> str:
@@ -152,7 +162,8 @@ def main() -> None:
     arguments.add_argument("--trials", type=int, default=8, help="of each pair")
     given = arguments.parse_args()
     if not given.table:
-        measure(given.out, given.threads, given.processes, given.duty, given.trials)
+        own = (given.out, given.threads, given.processes, given.duty, given.trials)
+        beside(given.processes, given.duty, functools.partial(measure, *own))
     print(table(pd.read_csv(given.out)))
 
 

@@ -1,6 +1,9 @@
 """Other processes during a measurement: exact arithmetic on given counters, and real processes on one core."""
 
+import contextlib
+import itertools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,9 +16,8 @@ import torch
 from builders import write_small_model
 
 from slimdiff.profiling import contention as module
-from slimdiff.profiling import latency
 from slimdiff.profiling import profile as profiling
-from slimdiff.profiling.contention import Contention, Counters, contention, read_counters
+from slimdiff.profiling.contention import Contention, Counters, Watch, contention, read_counters
 from slimdiff.profiling.latency import Latencies
 
 CPU = torch.device("cpu")
@@ -98,17 +100,108 @@ def test_a_profile_says_what_others_took(tmp_path, monkeypatch):
     """Half of the only core, in each of the two readings around the timed rounds of batches and of single images."""
     path = tmp_path / "model.safetensors"
     write_small_model(path, "ncsn")
-    calls = []
+    ticks, timings, stop = iter(range(1, 1000)), [], Watch.stop
 
     def read() -> Counters:
-        calls.append(None)
-        n = float(len(calls))
+        n = float(next(ticks))
         return Counters(at=n, cores=1, counted=n, busy=n, stolen=0.0, own=0.5 * n)
 
-    monkeypatch.setattr(latency, "read_counters", read)
+    monkeypatch.setattr(module, "read_counters", read)
+    monkeypatch.setattr(Watch, "stop", lambda self: timings.append(None) or stop(self))
     found = profiling.profile(path, {**SETTINGS, "repeats": 2}, CPU)
     assert (found["other_cpu_pct"], found["disturbed"]) == (pytest.approx(50.0), True)
-    assert len(calls) == 2 * 2 * profiling.TRIES
+    assert len(timings) == 2 * profiling.TRIES
+
+
+@pytest.mark.parametrize(
+    ("batch", "single", "percent"),
+    [
+        ((0.2, 10.0), (0.3, 1.0), 30.0),  # a burst during the short timing: 5 % of both
+        ((3.0, 10.0), (0.0, 1.0), 30.0),
+        ((0.2, 10.0), (0.05, 0.1), 100 * 0.25 / 10.1),  # too short to tell alone
+        ((0.05, 0.1), (0.05, 0.1), 50.0),
+        ((0.05, 0.1), (0.01, 0.05), None),
+        ((0.2, 10.0), None, None),
+    ],
+)
+def test_one_disturbed_timing_is_enough(batch, single, percent):
+    parts = [None if part is None else Contention(*part, part[1]) for part in (batch, single)]
+    assert profiling._others_pct(*parts) == (None if percent is None else pytest.approx(percent))
+
+
+def read_from(monkeypatch: pytest.MonkeyPatch, *readings: tuple[float, float]) -> None:
+    """Let the counters show these (seconds, processor time of others) on four cores, one after the other."""
+    known = [Counters(at, 4, 4 * at, others + at, 0.0, at) for at, others in readings]
+    clock = iter(at for at, _ in readings[1:])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(module, "read_counters", iter(known).__next__)
+
+
+@pytest.mark.parametrize(
+    ("others", "percent"),
+    [
+        ((0.0, 0.0, 0.0), 0.0),
+        ((3.0, 3.0, 3.0), 0.0),  # on the three cores that the measurement leaves free
+        ((0.0, 4.0, 0.0), 100 / 3),  # the burst needs all four; a mean of 4/3 would hide it
+        ((4.0, 4.0, 4.0), 100.0),
+    ],
+)
+def test_idle_time_does_not_make_up_for_a_burst(others, percent, monkeypatch):
+    ends = [sum(others[:n]) for n in range(4)]
+    read_from(monkeypatch, *((float(n), end) for n, end in enumerate(ends)))
+    watch = Watch(needed=1)
+    watch.look()
+    watch.look()
+    assert watch.stop().percent == pytest.approx(percent)
+
+
+def test_short_intervals_are_not_ended(monkeypatch):
+    """Rounds of 0.1 s end every second interval, and a short last one belongs to the one before."""
+    read_from(monkeypatch, (0.0, 0.0), (0.1, 0.1), (0.2, 0.2), (0.3, 0.3), (0.35, 0.35))
+    taken = iter([Counters(at, 1, at, at, 0.0, 0.5 * at) for at in (0.0, 0.2, 0.35)])
+    read: list[float] = []
+
+    def counters() -> Counters:
+        read.append(0.0)
+        return next(taken)
+
+    monkeypatch.setattr(module, "read_counters", counters)
+    watch = Watch(needed=1)
+    watch.look()
+    watch.look()
+    watch.look()
+    assert len(read) == 2
+    found = watch.stop()
+    assert (found.wall_s, found.percent) == (pytest.approx(0.35), pytest.approx(50.0))
+
+
+def test_own_time_is_that_of_compilers_too():
+    """A child and its child compute: they count while they run, and once when they have ended."""
+    script = "import subprocess, sys; [subprocess.run([sys.executable, '-S', '-c', {!r}]) for _ in range(2)]"
+    busy = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
+    before, own = read_counters(), []
+    with subprocess.Popen([sys.executable, "-S", "-c", script.format(busy)]) as child:
+        while child.poll() is None:
+            own.append(read_counters().own)
+            time.sleep(0.05)
+    used = os.times()
+    own.append(read_counters().own)
+    assert all(earlier <= later + 2 * TICKS_S for earlier, later in itertools.pairwise(own))
+    assert own[-1] == pytest.approx(sum(used[:4]), abs=0.1)
+    assert own[-1] - before.own > 0.6
+    assert own[-2] - before.own > 0.3, "the first grandchild, before the child was waited for"
+
+
+@contextlib.contextmanager
+def foreign_process() -> Iterator[None]:
+    """Compute in a process that is no descendant of this one: its parent has ended."""
+    program = [sys.executable, "-S", "-c", "while True: pass"]
+    starter = f"import subprocess as s; print(s.Popen({program!r}, stdout=s.DEVNULL, stderr=s.DEVNULL).pid)"
+    pid = int(subprocess.check_output([sys.executable, "-c", starter], timeout=60))
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -149,12 +242,9 @@ def test_a_process_on_the_same_core_disturbs(one_core, tmp_path):
     write_small_model(path, "ncsn")
     alone, waiting = waited(measure)
     assert alone.percent == pytest.approx(waiting, abs=10.0)
-    with subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) as busy:
-        try:
-            beside, waiting = waited(measure)
-            found = profiling.profile(path, SETTINGS, CPU)
-        finally:
-            busy.kill()
+    with foreign_process():
+        beside, waiting = waited(measure)
+        found = profiling.profile(path, SETTINGS, CPU)
     assert beside.percent == pytest.approx(waiting, abs=10.0)
     assert beside.percent > 30.0
     assert beside.disturbs

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from slimdiff.inference.model import LoadedModel
-from slimdiff.profiling.contention import Contention, contention, read_counters
+from slimdiff.profiling.contention import Contention, Watch
 from slimdiff.runtime.devices import synchronize
 from slimdiff.runtime.memory import OutOfMemory
 
@@ -65,16 +65,17 @@ def time_interleaved(
     models = [(model, times)] if baseline is None else [(model, times), (baseline, baseline_times)]
     for loaded, _ in models:
         loaded.prepare(batch_size)
-    before = None
+    needed = 1 if device.type == "cuda" else torch.get_num_threads()  # one core feeds a GPU
+    watch = Watch(needed)
     for turn in range(warmup + repeats):
         if turn == warmup:
-            before = read_counters()
+            watch = Watch(needed)
         for loaded, recorded in models if turn % 2 else reversed(models):
             ms = _run_ms(loaded, batch_size, seed, device) / batch_size
             if turn >= warmup:
                 recorded.append(ms)
-    needed = 1 if device.type == "cuda" else torch.get_num_threads()  # one core feeds a GPU
-    return Latencies(tuple(times), tuple(baseline_times), contention(before, read_counters(), needed))
+        watch.look()
+    return Latencies(tuple(times), tuple(baseline_times), watch.stop())
 
 
 def _run_ms(loaded: LoadedModel, batch_size: int, seed: int, device: torch.device) -> float:

@@ -26,6 +26,7 @@ from slimdiff.errors import UserError
 from slimdiff.inference.deepcache import CachedUNet
 from slimdiff.inference.model import LoadedModel, load
 from slimdiff.models.registry import build_on_meta
+from slimdiff.profiling.contention import TOLERATED_PCT, Contention
 from slimdiff.profiling.latency import Latencies, sample_at_once, time_interleaved
 from slimdiff.runtime.devices import synchronize
 from slimdiff.runtime.memory import HalvingBatch, OutOfMemory
@@ -131,7 +132,7 @@ def _timed(
     rounds = (settings["repeats"], settings["warmup"], settings["seed"], device)
     batch = _least_disturbed(lambda: time_interleaved(loaded, other, batch_size, *rounds))
     single = _least_disturbed(lambda: time_interleaved(loaded, other, 1, *rounds))
-    others = batch.contention + single.contention if batch.contention and single.contention else None
+    others_pct = _others_pct(batch.contention, single.contention)
     return {
         "inference_ms_per_image": batch.median(),
         "inference_ms_per_image_iqr": batch.spread(),
@@ -142,9 +143,20 @@ def _timed(
         "batch_size": batch_size,
         "peak_memory_bytes": memory,
         "compile_s": compile_s,
-        "other_cpu_pct": None if others is None else others.percent,
-        "disturbed": None if others is None else others.disturbs,
+        "other_cpu_pct": others_pct,
+        "disturbed": None if others_pct is None else others_pct > TOLERATED_PCT,
     }
+
+
+def _others_pct(batch: Contention | None, single: Contention | None) -> float | None:
+    """Return the larger share that others took of the two timings, so that neither hides what disturbed the other.
+
+    One that is too short to tell counts with the other. None: unknown.
+    """
+    if batch is None or single is None:
+        return None
+    known = [each.percent for each in (batch, single, batch + single) if each.percent is not None]
+    return max(known, default=None)
 
 
 def _least_disturbed(run: Callable[[], Latencies]) -> Latencies:
