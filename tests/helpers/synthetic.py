@@ -1,5 +1,6 @@
 """Synthetic rows of a matrix: every number follows from a formula."""
 
+import json
 import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -50,6 +51,25 @@ CONFIG: dict[str, Any] = {
 }
 
 
+def settings(optimization: str = "baseline", seed: int = 0, model: str = "ncsn") -> str:
+    """Return the settings of a row as JSON: those of the recipe, and what decides what it is compared with.
+
+    A recipe that OPTIMIZATIONS lacks has a step of its own name.
+    """
+    recipe = OPTIMIZATIONS.get(optimization, {"training": "plain", "plugin": {"name": optimization}})
+    steps = [{key: options} for key, options in recipe.items() if key in ("prune", "quantize", "plugin")]
+    training = {"epochs": 2, "preconditioning": "edm", "groups": 1} | TRAININGS[recipe["training"]]
+    sampler = {"method": "heun", "steps": 10, "guidance": 1.0} | recipe.get("sampler", {})
+    network = {"family": CONFIG["models"].get(model, {}).get("family", model), "network": {"classes": 0}}
+    return json.dumps(
+        {
+            "train": {"dataset": "mnist", "model": network, "seed": seed, "training": training},
+            "compress": {"steps": steps, "weights": recipe.get("weights", "raw"), "sampler": sampler, "seed": seed},
+            "sample": {"n_samples": 2000, "seed": seed},
+        }
+    )
+
+
 def row(optimization: str = "baseline", seed: int = 0, **changes: Any) -> dict[str, Any]:
     """Return one row; `changes` replace its values. A failed row has no metrics."""
     name = f"{changes.get('model', '')}{optimization}"
@@ -85,7 +105,9 @@ def row(optimization: str = "baseline", seed: int = 0, **changes: Any) -> dict[s
         "n_samples": 2000,
         "device": "cpu",
         "code": "{}",
-        "settings": "{}",
+        "disturbed": False,
+        "other_cpu_pct": 1.0,
+        "settings": settings(optimization, seed, str(changes.get("model", "ncsn"))),
     }
     if changes.get("status") == "failed":
         values |= {"fid_indomain": None, "fid_indomain_pct": None, "reason": "train: loss is NaN at step 12"}

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimdiff.analysis import findings, matrix
+from slimdiff.analysis import decisions, findings, matrix
 from slimdiff.analysis.claims import effects, expressions, file, verdicts
 from slimdiff.analysis.claims.effects import CONTRADICTED, NOT_RUN, REPLICATED, UNRESOLVED
 from slimdiff.analysis.claims.expressions import Comparison
@@ -414,6 +414,19 @@ def test_disturbed_times_are_no_evidence() -> None:
     assert found.parts[0].why.startswith("disturbed")
 
 
+def test_times_of_profiles_that_nobody_watched_decide_no_claim() -> None:
+    """A null in the column `disturbed` of one seed on either side is enough; other columns do not need it."""
+    texts = ("speedup(groups-2) > speedup(baseline)", "fid_indomain(groups-2) < 0.9 * fid_indomain(baseline)")
+    rows = cells("baseline", (40.0, 41.0, 39.0), speedup=1.0) + cells("groups-2", (20.0, 21.0, 19.0), speedup=2.0)
+    assert [part(rows, text).verdict for text in texts] == [REPLICATED, REPLICATED]
+    for unknown in (0, 5):
+        rows[unknown]["disturbed"] = None
+        timed, images = (part(rows, text) for text in texts)
+        rows[unknown]["disturbed"] = False
+        assert (timed.verdict, timed.why) == (UNRESOLVED, decisions.UNWATCHED)
+        assert images.verdict == REPLICATED
+
+
 def test_a_claim_rests_on_the_undisturbed_seeds_and_says_so() -> None:
     made = synthetic.matrix(cells("baseline", (1.0,) * 3, "speedup") + cells("groups-2", (2.0, 2.1, 9.0), "speedup"))
     made.frame["disturbed"] = pd.array([False] * 5 + [True], dtype="boolean")
@@ -491,6 +504,9 @@ def test_unequal_training_is_named() -> None:
     found = part(rows, "fid_indomain(ema) < fid_indomain(baseline)")
     assert (found.verdict, found.why) == (REPLICATED, "mnist/ncsn/ema was trained for longer than mnist/ncsn/baseline")
     assert part(rows, "fid_indomain(l1-30) < fid_indomain(baseline)").why == ""
+    unknown = [row | {"settings": None} for row in rows]
+    unclear = "it is unknown whether mnist/ncsn/l1-30 was trained for longer than mnist/ncsn/baseline"
+    assert part(unknown, "fid_indomain(l1-30) < fid_indomain(baseline)").why == unclear
 
 
 def test_a_verdict_names_its_scale() -> None:
@@ -506,7 +522,8 @@ def test_a_verdict_names_its_scale() -> None:
     assert found.scale == (
         "ncsn: 2 of the paper's 50 epochs, edm, heun in 10 steps, guidance 1.5, 2,000 images, 3 seeds"
     )
-    assert verdict_on(BASE, "fid_indomain(ema) < fid_indomain(baseline)").scale == "ncsn: 2,000 images, 3 seeds"
+    unknown = [row | {"settings": "{}"} for row in BASE]
+    assert verdict_on(unknown, "fid_indomain(ema) < fid_indomain(baseline)").scale == "ncsn: 2,000 images, 3 seeds"
 
 
 def test_the_papers_own_numbers_are_compared_with_its_claims(paper: pd.DataFrame) -> None:

@@ -183,7 +183,9 @@ def test_the_margin_of_speed_is_at_least_that_of_equal_work() -> None:
 def test_disturbed_profiles_decide_nothing() -> None:
     rows = timed(2.0, 2.1, 1.9)
     alone = found_in(rows)
-    assert found_in(rows, disturbed=[None] * 6) == alone
+    unwatched = found_in(rows, disturbed=[False] * 3 + [False, None, False])
+    assert unwatched.speed == Finding("unresolved", decisions.UNWATCHED), "unknown is not quiet"
+    assert (unwatched.images, unwatched.size) == (alone.images, alone.size)
     all_disturbed = found_in(rows, disturbed=[False] * 3 + [True] * 3)
     assert all_disturbed.speed.finding == "disturbed"
     assert (all_disturbed.images, all_disturbed.size) == (alone.images, alone.size)
@@ -252,6 +254,22 @@ def test_a_recipe_that_trains_on_is_compared_with_a_baseline_that_does() -> None
     }
     without = frame[~frame["optimization"].isin(["longer", "baseline"])]
     assert set(references.references(without).values()) == {None}
+
+
+def test_unknown_epochs_do_not_equal_unknown_epochs() -> None:
+    """Rows without settings have no reference but a known one; `baseline` is its own; a row that has them counts."""
+    rows = cells("baseline", BASE) + cells("l1-30", (60.0, 61.0, 59.0))
+    for text in (None, "{}", json.dumps({"train": {"training": {}}}), json.dumps({"starts": [{}], "train": {}})):
+        for without in ({"baseline", "l1-30"}, {"baseline"}, {"l1-30"}):
+            changed = [row | {"settings": text} if row["optimization"] in without else row for row in rows]
+            found = references.references(synthetic.frame(changed))
+            assert found == {("mnist", "ncsn", "baseline"): "baseline", KEY: None}
+            difference = found_in(changed)
+            assert (difference.images.finding, difference.size.finding) == ("no reference", "better")
+            assert "known to be trained for as long" in difference.images.why
+    one = [row | {"settings": None} if row["seed"] == 0 else row for row in rows]
+    assert references.references(synthetic.frame(one))[KEY] == "baseline"
+    assert found_in(one) == found_in(rows)
 
 
 def test_images_are_compared_with_the_reference_and_files_with_the_baseline() -> None:

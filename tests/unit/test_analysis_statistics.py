@@ -122,7 +122,7 @@ def test_a_disturbed_row_has_no_times_and_keeps_the_rest() -> None:
     assert statistics.by_seed(frame, "speedup") == {BASELINE: {0: 2.0, 2: 2.0}}
     assert statistics.by_seed(frame, "inference_ms_per_image")[BASELINE].keys() == {0, 2}
     assert statistics.by_seed(frame, "fid_indomain")[BASELINE].keys() == {0, 1, 2}
-    assert statistics.outcomes(frame)[BASELINE] == Outcome(3, 0, "", 1)
+    assert statistics.outcomes(frame)[BASELINE] == Outcome(3, 0, "", disturbed=1, unwatched=1)
     shown = statistics.without_disturbed_times(frame)
     assert [name for name in frame if shown[name].isna().sum() > frame[name].isna().sum()] == [
         "inference_ms_per_image",

@@ -121,6 +121,21 @@ def test_disturbed_times_are_left_out_and_counted() -> None:
     assert "times of 1 of 2 cells are left out" in found.cost
 
 
+def test_times_that_nobody_watched_are_no_headline() -> None:
+    rows = [
+        row(name, seed, macs=1, speedup=speedup, disturbed=None)
+        for name, speedup in (("baseline", 1.0), ("groups-2", 3.0))
+        for seed in range(3)
+    ]
+    found = answer(synthetic.matrix(rows))
+    assert found.faster.startswith("For ncsn, no recipe is shown to be faster")
+    assert "undecided, is 3.00" in found.faster
+    assert "times of 6 of 6 cells decide nothing" in found.cost
+    watched = answer(synthetic.matrix([each | {"disturbed": False} for each in rows]))
+    assert "groups-2 samples 3.00" in watched.faster
+    assert "decide nothing" not in watched.cost
+
+
 def test_the_baseline_against_itself_sets_the_tolerance() -> None:
     matrix = synthetic.matrix([row(speedup=0.8), row("groups-2", macs=1, speedup=1.2)])
     assert derived.time_tolerance(matrix, "mnist", "ncsn") == pytest.approx(1.25)

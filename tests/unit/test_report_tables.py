@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -473,3 +474,18 @@ def test_a_disturbed_time_is_a_word_in_every_table(paper: pd.DataFrame) -> None:
     text = differencetables.versus_paper_markdown(differences_of(matrix, paper)).partition("## mnist, ddpm")[0]
     assert markdown_line(text, "groups-2")[8] == "disturbed"
     assert markdown_line(text, "l1-10")[8] == "+100.0 %"
+
+
+def test_tables_say_which_times_nobody_watched(paper: pd.DataFrame) -> None:
+    rows = [synthetic.row(seed=seed, speedup=1.0) for seed in range(2)]
+    rows += [synthetic.row("groups-2", seed, speedup=2.0, disturbed=None) for seed in range(2)]
+    for unknown, numbers in ((rows, ("1 of 2 recipes", "2 of 4 cells")), (rows[:2], ())):
+        matrix = synthetic.matrix(unknown)
+        texts = [
+            write.to_markdown(table_of(matrix, paper, TABLES["table-3"]), TABLES["table-3"]),
+            differencetables.versus_paper_markdown(differences_of(matrix, paper)),
+            write.cells_markdown(matrix.frame),
+        ]
+        counted = [re.findall(r"the profiles of (\d+ of \d+ \w+) was not measured", text) for text in texts]
+        assert counted == ([[numbers[0]], [numbers[0]], [numbers[1]]] if numbers else [[]] * 3)
+    assert "2.00" in write.cells_markdown(synthetic.matrix(rows).frame), "they are shown"

@@ -116,7 +116,8 @@ COLUMNS: tuple[Column, ...] = (
         "other_cpu_pct",
         "Float64",
         "%",
-        "share of the processor cores needed in the timed runs that other processes or the host took; null if unknown",
+        "share of the needed processor cores that other processes or the host took, of batches or of single images, "
+        "whichever is larger; null if unknown",
         "profile",
         scale="plain",
     ),
@@ -124,7 +125,8 @@ COLUMNS: tuple[Column, ...] = (
         "disturbed",
         "boolean",
         "",
-        "whether other_cpu_pct is above 10, so that the profile's times do not count; null if unknown",
+        "whether other_cpu_pct is above 10, so that the profile's times do not count; null if unknown: they decide "
+        "nothing",
         "profile",
     ),
     Column("batch_size", "Int64", "", "images per batch in inference_ms_per_image", "profile"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
@@ -9,6 +10,7 @@ from slimdiff.analysis import decisions, statistics
 from slimdiff.analysis.decisions import DISTURBED, Evidence, Finding, Margins
 from slimdiff.analysis.derived import size_column
 from slimdiff.analysis.measures import IMAGES, PACKED, SIZE, TIME
+from slimdiff.analysis.references import recipe_settings
 from slimdiff.analysis.statistics import Outcome, Ratio, Recipe
 
 COLUMNS = (*(measure.column for measure in IMAGES), SIZE.column, PACKED.column, TIME.column)
@@ -57,6 +59,7 @@ def compare(
         "speed": {recipe: ((TIME.column,), (speed_margins[recipe[:2]],) * 2, plain[recipe]) for recipe in references},
     }
     measured = {column: statistics.by_seed(frame, column) for column in COLUMNS}
+    settings = recipe_settings(frame)
     outcomes = statistics.outcomes(frame)
     found: dict[str, dict[Recipe, Finding]] = {}
     for kind, wanted in kinds.items():
@@ -64,9 +67,12 @@ def compare(
         for recipe, (columns, own_margins, reference) in wanted.items():
             own = tuple(ratios[column].get(recipe, Ratio()) for column in columns)
             lacking = next((column for column in columns if not measured[column].get(recipe)), "")
-            obstacle = _obstacle(recipe, reference, lacking, outcomes[recipe])
+            obstacle = _is_reference(recipe, reference, settings)
+            obstacle = obstacle or _obstacle(reference, lacking, outcomes[recipe])
             if obstacle is None and not all(ratio.n for ratio in own):
                 obstacle = _without_ratio(recipe, reference or "", columns, measured, outcomes)
+            if obstacle is None and kind == "speed" and outcomes[recipe].unwatched:
+                obstacle = Finding(decisions.UNRESOLVED, decisions.UNWATCHED)
             if obstacle is None:
                 evidence[recipe] = Evidence(own, columns, *own_margins, exact=kind == "size")
             else:
@@ -100,10 +106,19 @@ def _without_ratio(
     return Finding(decisions.NO_REFERENCE, f"no seed in common with {name}")
 
 
-def _obstacle(recipe: Recipe, reference: str | None, lacking: str, outcome: Outcome) -> Finding | None:
+def _is_reference(
+    recipe: Recipe, reference: str | None, settings: Mapping[Recipe, Mapping[str, Any]]
+) -> Finding | None:
+    """Return the finding on the reference itself, under this or another name; None if the recipe is another one."""
+    if recipe[2] == reference:
+        return Finding(decisions.IS_REFERENCE)
+    return None
+
+
+def _obstacle(reference: str | None, lacking: str, outcome: Outcome) -> Finding | None:
     """Return why a recipe cannot be compared, or None if it can; `lacking` is the column that it has no value in."""
     if lacking == TIME.column and outcome.disturbed:
         ran = outcome.seeds - outcome.failed
         return Finding(DISTURBED, f"other processes ran beside {outcome.disturbed} of {ran} profiles")
     name = "speedup" if lacking == TIME.column else lacking
-    return decisions.missing(outcome, reference, recipe[2] == reference, name)
+    return decisions.missing(outcome, reference, name)

@@ -17,6 +17,7 @@ IS_REFERENCE, FAILED, NO_REFERENCE, NO_VALUE = MISSING = ("reference", "failed",
 KEEPS = (EQUIVALENT, BETTER)  # findings on images that let a smaller or faster recipe count
 ONE_SEED = "one seed: no interval and no test"
 NOT_POSITIVE = "a value is not above 0, so there is no ratio"
+UNWATCHED = "whether other processes disturbed the profiles was not measured"
 
 
 @dataclass(frozen=True)
@@ -96,23 +97,20 @@ def decide(evidence: Mapping[Recipe, Evidence], untested: int = 0) -> dict[Recip
     return {recipe: _find(own, p_values[recipe], p_equivalent[recipe], tests) for recipe, own in evidence.items()}
 
 
-def missing(outcome: Outcome, reference: str | None, is_reference: bool, lacking: str) -> Finding | None:
+def missing(outcome: Outcome, reference: str | None, lacking: str) -> Finding | None:
     """Return the finding on a recipe that cannot be compared, or None if it can.
 
     Args:
         outcome: of the recipe's seeds.
         reference: the recipe to compare with; None if the matrix holds none.
-        is_reference: whether the recipe is the reference itself.
         lacking: the column that was not measured, if any.
     """
-    if is_reference:
-        return Finding(IS_REFERENCE)
     if outcome.failed == outcome.seeds:
         return Finding(FAILED, outcome.reason)
     if lacking:
         return Finding(NO_VALUE, f"{lacking} was not measured")
     if reference is None:
-        return Finding(NO_REFERENCE, "the matrix lacks `baseline`, or a baseline trained for as long, such as `longer`")
+        return Finding(NO_REFERENCE, "the matrix holds no baseline known to be trained for as long, such as `longer`")
     return None
 
 

@@ -49,10 +49,10 @@ def compare(
     """Return one row per data set, model of `family` and line. Families that were not run have the paper's numbers.
 
     Columns: dataset, model, optimization, label, kind; status ("ok", "not run", "failed: …", "1 of 3 seeds failed: …");
-    seeds (without the failed ones); disturbed (seeds whose times do not count); reference (the recipe that its images
-    are compared with, or empty); for each measure `m` its mean m, m_low and m_high (95 %) and m_change_percent, and the
-    paper's paper_p and paper_p_change_percent; approximate (columns that the paper prints with a tilde); finding on the
-    images, or "not run"; note. Missing numbers are NaN.
+    seeds (without the failed ones); disturbed (seeds whose times do not count) and unwatched (of which that is
+    unknown); reference (the recipe that its images are compared with, or empty); for each measure `m` its mean m, m_low
+    and m_high (95 %) and m_change_percent, and the paper's paper_p and paper_p_change_percent; approximate (columns
+    that the paper prints with a tilde); finding on the images, or "not run"; note. Missing numbers are NaN.
 
     Changes of images are relative to the reference, those of costs to `baseline`. If `baseline` is not the recipe of
     that name, every change is relative to it.
@@ -74,6 +74,7 @@ def compare(
                 "status": _status(outcome),
                 "seeds": outcome.seeds - outcome.failed,
                 "disturbed": outcome.disturbed,
+                "unwatched": outcome.unwatched,
                 "reference": differences[recipe].reference if recipe in differences else "",
             }
             for measure in measures:

@@ -17,30 +17,33 @@ def references(matrix: pd.DataFrame) -> dict[Recipe, str | None]:
 
     A recipe that was trained for as many epochs as `baseline` is compared with it. One that trains on is compared with
     the recipe that trains on for as many epochs and does nothing else, such as `longer`; that one itself with
-    `baseline`. None: the matrix holds no such recipe.
+    `baseline`. None: the matrix holds no such recipe, or its rows do not say for how many epochs one of them was
+    trained. `baseline` is its own reference.
     """
     settings = recipe_settings(matrix)
     longer: dict[tuple[str, str, float], str] = {}  # data set, model, epochs → recipe
     for recipe, own in settings.items():
-        baseline = settings.get((*recipe[:2], BASELINE))
-        if baseline is not None and _trains_on_alone(own, baseline):
-            longer.setdefault((*recipe[:2], _epochs(own)), recipe[2])
+        baseline, epochs = settings.get((*recipe[:2], BASELINE)), epochs_of(own)
+        if baseline and epochs is not None and _trains_on_alone(own, baseline):
+            longer.setdefault((*recipe[:2], epochs), recipe[2])
     result: dict[Recipe, str | None] = {}
     for recipe, own in settings.items():
-        baseline, epochs = settings.get((*recipe[:2], BASELINE)), _epochs(own)
-        reference = longer.get((*recipe[:2], epochs))
-        as_long = baseline is not None and epochs == _epochs(baseline)
-        result[recipe] = BASELINE if as_long or (baseline is not None and reference == recipe[2]) else reference
+        baseline, epochs = settings.get((*recipe[:2], BASELINE)), epochs_of(own)
+        reference = None if epochs is None else longer.get((*recipe[:2], epochs))
+        as_long = baseline is not None and epochs is not None and epochs == epochs_of(baseline)
+        result[recipe] = BASELINE if as_long or recipe[2] in (BASELINE, reference) else reference
     return result
 
 
 def recipe_settings(matrix: pd.DataFrame) -> dict[Recipe, Mapping[str, Any]]:
-    """Return the settings of each recipe without seeds, from its first row; {} for a row that has none."""
-    rows = matrix.drop_duplicates(NAMES)
-    names = rows[NAMES].itertuples(index=False, name=None)
-    texts = rows["settings"].fillna("{}")
-    found = {(str(d), str(m), str(o)): json.loads(text or "{}") for (d, m, o), text in zip(names, texts, strict=True)}
-    return {recipe: without_seeds(own) for recipe, own in found.items()}
+    """Return the settings of each recipe without seeds, from its first row that has any; {} if none has."""
+    names = matrix[NAMES].itertuples(index=False, name=None)
+    found: dict[Recipe, Mapping[str, Any]] = {}
+    for (dataset, model, optimization), text in zip(names, matrix["settings"].fillna(""), strict=True):
+        recipe = (str(dataset), str(model), str(optimization))
+        if not found.get(recipe):
+            found[recipe] = without_seeds(json.loads(text or "{}"))
+    return found
 
 
 def without_seeds(value: Any) -> Any:
@@ -50,10 +53,11 @@ def without_seeds(value: Any) -> Any:
     return [without_seeds(item) for item in value] if isinstance(value, list) else value
 
 
-def _epochs(settings: Mapping[str, Any]) -> float:
-    """Return the epochs of a recipe's training and of all trainings that it starts from; 0 if a row does not say."""
+def epochs_of(settings: Mapping[str, Any]) -> float | None:
+    """Return the epochs of a recipe's training and of all trainings that it starts from; None if one does not say."""
     trainings = [*settings.get("starts", []), settings.get("train", {})]
-    return float(sum(training.get("training", {}).get("epochs", 0) for training in trainings))
+    epochs = [training.get("training", {}).get("epochs") for training in trainings]
+    return None if None in epochs else float(sum(epochs))
 
 
 def _trains_on_alone(settings: Mapping[str, Any], baseline: Mapping[str, Any]) -> bool:

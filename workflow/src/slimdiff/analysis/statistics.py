@@ -61,12 +61,14 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Seeds of a recipe: all, those that failed, those with disturbed times, and the reason of the first failure."""
+    """Seeds of a recipe: all, those that failed, the reason of the first failure, and of the others those whose times
+    are disturbed, and those of which that is unknown."""
 
     seeds: int = 0
     failed: int = 0
     reason: str = ""
     disturbed: int = 0
+    unwatched: int = 0
 
 
 def summarize(values: Sequence[float], scale: Scale = "plain") -> Summary:
@@ -200,12 +202,17 @@ def sampling_sd(matrix: pd.DataFrame, column: str = "fid_indomain_sampling_sd") 
 def outcomes(matrix: pd.DataFrame) -> dict[Recipe, Outcome]:
     """Return the outcome of each recipe, in the order of the matrix."""
     counts: dict[Recipe, Outcome] = {}
-    rows = zip(_recipes(matrix), matrix["status"], matrix["reason"], disturbed_rows(matrix), strict=True)
-    for recipe, status, reason, disturbed in rows:
+    columns = (matrix[name].to_list() for name in ("status", "reason", "disturbed"))
+    for recipe, status, reason, disturbed in zip(_recipes(matrix), *columns, strict=True):
         old = counts.get(recipe, Outcome())
-        failed = status == "failed"
-        why = old.reason or (str(reason) if failed else "")
-        counts[recipe] = Outcome(old.seeds + 1, old.failed + failed, why, old.disturbed + (disturbed and not failed))
+        failed, unknown = status == "failed", pd.isna(disturbed)
+        counts[recipe] = Outcome(
+            old.seeds + 1,
+            old.failed + failed,
+            old.reason or (str(reason) if failed else ""),
+            old.disturbed + (not failed and not unknown and disturbed),
+            old.unwatched + (not failed and unknown),
+        )
     return counts
 
 
@@ -235,7 +242,7 @@ def by_seed(matrix: pd.DataFrame, column: str) -> dict[Recipe, dict[int, float]]
 
 
 def disturbed_rows(matrix: pd.DataFrame) -> "pd.Series[bool]":
-    """Return which rows have disturbed times; a null, as in older matrices, is no disturbance."""
+    """Return which rows have disturbed times. Those with a null have times to show, but none that decide anything."""
     return matrix["disturbed"].astype("boolean").fillna(False).astype(bool)
 
 

@@ -146,6 +146,9 @@ def _print_comparison(rows: Mapping[str, Mapping[str, Any]]) -> None:
     disturbed = [cell for cell, row in rows.items() if row.get("disturbed")]
     if disturbed:
         terminal.print(f"times do not count: other processes ran beside the profile of {', '.join(disturbed)}")
+    unwatched = [cell for cell, row in rows.items() if row.get("speedup") is not None and row.get("disturbed") is None]
+    if unwatched:
+        terminal.print(f"times decide nothing: whether other processes disturbed {', '.join(unwatched)} is unknown")
     for names, what in ((MACHINE, "times and memory"), (("n_samples",), "fid and fid_indomain_pct")):
         differing = [name for name in names if len({row.get(name) for row in rows.values()} - {None}) > 1]
         if differing:

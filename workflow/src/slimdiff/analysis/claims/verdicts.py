@@ -18,12 +18,12 @@ from slimdiff.analysis.claims.effects import CONTRADICTED, NOT_RUN, REPLICATED, 
 from slimdiff.analysis.claims.expressions import PAPER_EVERY, STARS, Comparison, Expression, Failure, Place, Term
 from slimdiff.analysis.claims.file import Claim
 from slimdiff.analysis.claims.scale import scale_of
-from slimdiff.analysis.decisions import Margins
+from slimdiff.analysis.decisions import UNWATCHED, Margins
 from slimdiff.analysis.derived import speed_margins
 from slimdiff.analysis.matrix import Matrix
 from slimdiff.analysis.measures import BASELINE, FID, KID, LATENCY, VERSUS_PAPER
 from slimdiff.analysis.paper import PAPER_DATASET, families
-from slimdiff.analysis.references import references
+from slimdiff.analysis.references import epochs_of, recipe_settings, references
 from slimdiff.analysis.statistics import CONFIDENCE, Outcome, Recipe
 
 WORST_FIRST = (CONTRADICTED, NOT_RUN, UNRESOLVED, REPLICATED)  # a claim takes the first verdict that any part has
@@ -123,6 +123,7 @@ class _Evidence:
         self.margins = margins
         self.speed_margins = speed_margins(matrix, margins.speed)
         self.references = references(matrix.frame)
+        self.epochs = {recipe: epochs_of(own) for recipe, own in recipe_settings(matrix.frame).items()}
         self.families = families(matrix)
         self.recipes = matrix.config.get("optimizations", {})
         self.outcomes = statistics.outcomes(matrix.frame)
@@ -363,6 +364,8 @@ def _obstacle(
         if all(column in statistics.TIMES and evidence.outcome(cell).disturbed for column, cell in lacking):
             return Decision(UNRESOLVED, "disturbed: other processes ran beside every profile")
         return Decision(NOT_RUN, f"{_were([f'{column} of {_name(cell)}' for column, cell in lacking])} not measured")
+    if any(t.column in statistics.TIMES and evidence.outcome(own).unwatched for t, _, all_ in cells for own in all_):
+        return Decision(UNRESOLVED, UNWATCHED)
     if not effect.shared:
         return Decision(UNRESOLVED, "no seed in common")
     if effect.n < len(effect.shared):
@@ -386,7 +389,9 @@ def _with_remarks(decision: Decision, terms: Sequence[tuple[Term, Recipe]], evid
     if len(cells) == 2 and cells[0][:2] == cells[1][:2] and decision.verdict != NOT_RUN:
         own, other = cells
         if other[2] == BASELINE and evidence.references.get(own, BASELINE) != BASELINE:
-            remarks.append(f"{_name(own)} was trained for longer than {_name(other)}")
+            unknown = None in (evidence.epochs.get(own), evidence.epochs.get(other))
+            longer = f"{_name(own)} was trained for longer than {_name(other)}"
+            remarks.append(f"it is unknown whether {longer}" if unknown else longer)
     return "; ".join(remarks)
 
 

@@ -124,9 +124,12 @@ def _evidence(findings: Findings) -> str:
 
 
 def _disturbed(frame: pd.DataFrame) -> str:
-    """Return how many cells have times that do not count; empty if none has."""
+    """Return how many cells have times that do not count, or may not; empty if none has."""
     number = int(statistics.disturbed_rows(frame).sum())
-    return f"times of {number} of {len(frame)} cells are left out, since other processes disturbed them" * bool(number)
+    unknown = int((frame["speedup"].notna() & frame["disturbed"].isna()).sum())
+    left_out = f"times of {number} of {len(frame)} cells are left out, since other processes disturbed them"
+    unwatched = f"times of {unknown} of {len(frame)} cells decide nothing: whether others disturbed them is unknown"
+    return "; ".join(text for text, count in ((left_out, number), (unwatched, unknown)) if count)
 
 
 def _copies(frame: pd.DataFrame) -> str:

@@ -16,7 +16,7 @@ from slimdiff.analysis.paper import NOT_RUN, percent_text
 from slimdiff.analysis.statistics import ALPHA
 from slimdiff.io import files
 from slimdiff.report.contents import TABLES
-from slimdiff.report.tables.markdown import NOTHING, grid, interval, missing, p_value, text, without_value
+from slimdiff.report.tables.markdown import NOTHING, grid, interval, missing, p_value, text, unwatched, without_value
 
 DIFFERENCES_CAPTION = (
     "Images are compared with the reference over the same training seeds: `baseline`, or the baseline trained for as "
@@ -103,7 +103,9 @@ def versus_paper_markdown(frame: pd.DataFrame) -> str:
     header = ["recipe", "in the paper", "seeds", "reference"]
     for measure in VERSUS_PAPER:
         header += HEADINGS[measure.column]
-    parts = ["# Ours and the paper's", VERSUS_CAPTION]
+    timed = frame[TIME.column].notna()
+    caption = [VERSUS_CAPTION, *unwatched(timed & (frame["unwatched"] > 0), timed, "recipes")]
+    parts = ["# Ours and the paper's", " ".join(caption)]
     for (dataset, model), block in frame.groupby(["dataset", "model"], sort=False):
         others = block[block["optimization"] != BASELINE]
         parts += [

@@ -11,6 +11,10 @@ from slimdiff.analysis.decisions import DISTURBED
 from slimdiff.analysis.measures import LATENCY, TIME
 
 NOTHING = "–"  # a missing number
+UNWATCHED = (
+    "Whether other processes disturbed the profiles of {n} of {total} {what} was not measured: their times are shown "
+    "and decide nothing."
+)
 TAG = re.compile("<(?=[A-Za-z/!?])")  # the start of HTML
 
 
@@ -29,6 +33,11 @@ def text(value: object, decimals: int) -> str:
 def without_value(row: Mapping[Any, Any], column: str) -> str:
     """Return the text for a missing value in a line of `paper.compare`: DISTURBED for a time that does not count."""
     return DISTURBED if column in (LATENCY.column, TIME.column) and row["disturbed"] else NOTHING
+
+
+def unwatched(rows: "pd.Series[bool]", timed: "pd.Series[bool]", what: str) -> list[str]:
+    """Return UNWATCHED with the numbers of `rows` and of all that are `timed`; empty without any."""
+    return [UNWATCHED.format(n=rows.sum(), total=timed.sum(), what=what)] if rows.any() else []
 
 
 def interval(mean: object, low: object, high: object, decimals: int) -> str:

@@ -17,7 +17,7 @@ from slimdiff.analysis.paper import percent_text
 from slimdiff.io import files
 from slimdiff.report import contents
 from slimdiff.report.tables import claims, differences, proxies, variance
-from slimdiff.report.tables.markdown import NOTHING, grid, missing, text, without_value
+from slimdiff.report.tables.markdown import NOTHING, grid, missing, text, unwatched, without_value
 
 CAPTION = (
     "Changes in brackets are relative to `{baseline}`. **Compare signs and changes, never the values**: our FID is "
@@ -92,6 +92,9 @@ def to_csv(frame: pd.DataFrame, measures: Sequence[Measure]) -> str:
 def to_markdown(frame: pd.DataFrame, spec: TableSpec) -> str:
     """Return `paper.compare` as Markdown: title, caption, and one table per data set and model."""
     caption = [CAPTION.format(baseline=spec.baseline), *(m.meaning for m in spec.measures if m.meaning)]
+    times = [measure.column for measure in spec.measures if measure in (LATENCY, TIME)]
+    timed = frame[times].notna().any(axis=1)
+    caption += unwatched(timed & (frame["unwatched"] > 0), timed, "recipes")
     parts = [f"# {spec.title}", " ".join(caption)]
     for (dataset, model), block in frame.groupby(["dataset", "model"], sort=False):
         header = ["recipe", "in the paper", "seeds"]
@@ -118,7 +121,9 @@ def cells_markdown(frame: pd.DataFrame) -> str:
         lost = statistics.TIMES if disturbed else ()
         lines.append([DISTURBED if name in lost else text(row[name], places) for name, (_, places) in shown.items()])
     header = [heading for heading, _ in shown.values()]
-    return "\n\n".join([f"# {CELLS_TITLE}", CELLS_CAPTION, grid(header, lines)]) + "\n"
+    timed = frame[list(statistics.TIMES)].notna().any(axis=1)
+    caption = [CELLS_CAPTION, *unwatched(timed & frame["disturbed"].isna(), timed, "cells")]
+    return "\n\n".join([f"# {CELLS_TITLE}", " ".join(caption), grid(header, lines)]) + "\n"
 
 
 def _markdown_line(row: Mapping[Any, Any], spec: TableSpec) -> list[str]:
