@@ -112,6 +112,9 @@ def _is_reference(
     """Return the finding on the reference itself, under this or another name; None if the recipe is another one."""
     if recipe[2] == reference:
         return Finding(decisions.IS_REFERENCE)
+    own = settings[recipe]
+    if own and own == settings.get((*recipe[:2], reference or "")):
+        return Finding(decisions.IS_REFERENCE, f"the settings are those of {reference}")
     return None
 
 
