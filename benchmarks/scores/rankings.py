@@ -21,11 +21,10 @@ from slimdiff.io import files
 from slimdiff.io.samples import read_samples
 from slimdiff.metrics import reference
 from slimdiff.metrics.composition import compose
-from slimdiff.metrics.kid import kernel_distance, kernel_distance_by_class
 from slimdiff.metrics.mind import mind
 from slimdiff.metrics.networks import extractors
 from slimdiff.metrics.reference import Reference, on_grid
-from slimdiff.metrics.score import canonical_order
+from slimdiff.metrics.score import canonical_order, compare_pairs
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = ("fid_indomain", "fid_foreign", "kid", "mind")
@@ -52,14 +51,8 @@ def measure(
         if column == "fid_foreign":
             continue
         scales = [real.scale(index) for index in range(len(networks))]
-        pairs = [
-            (on_grid(x, factor), on_grid(y, factor))
-            for x, y, factor in zip(real.train_features, found, scales, strict=True)
-        ]
-        kids = [
-            kernel_distance_by_class(x, real.train_labels, y, labels) if len(labels) else kernel_distance(x, y)
-            for x, y in pairs
-        ]
+        points = [on_grid(y, factor) for y, factor in zip(found, scales, strict=True)]
+        pairs, kids = compare_pairs(real, points, scales, labels)
         record["kid"] = sum(math.nan if kid is None else kid for kid in kids) / len(kids)
         record["mind"] = sum(mind(x, y) for x, y in pairs) / len(pairs)
     return record

@@ -33,12 +33,11 @@ from slimdiff.errors import UserError
 from slimdiff.io import files
 from slimdiff.io.samples import read_samples
 from slimdiff.metrics import reference
-from slimdiff.metrics.composition import compose, count, pick
-from slimdiff.metrics.kid import kernel_distance, kernel_distance_by_class
+from slimdiff.metrics.composition import compose
 from slimdiff.metrics.networks import extractors
 from slimdiff.metrics.networks.extractors import Extractor
 from slimdiff.metrics.reference import Reference, on_grid
-from slimdiff.metrics.score import canonical_order
+from slimdiff.metrics.score import canonical_order, compare_pairs
 from slimdiff.report.tables.markdown import grid
 from slimdiff.runtime.devices import pick_device
 
@@ -102,15 +101,8 @@ def scores(
     ]
     found = reference.distance(composed, [point / factor for point, factor in zip(points, factors, strict=True)])
     record: dict[str, float | None] = {f"fid_{index}": fid for index, fid in enumerate(found.fid_indomain_extractors)}
-    chosen = pick(labels, count(composed.train_labels, len(composed.class_counts))) if len(labels) else slice(None)
-    for index, (point, factor) in enumerate(zip(points, factors, strict=True)):
-        kept, drawn = on_grid(composed.train_features[index], factor), point[chosen]
-        record[f"kid_{index}"] = (
-            kernel_distance_by_class(kept, composed.train_labels, drawn, labels[chosen])
-            if len(labels)
-            else kernel_distance(kept, drawn)
-        )
-    return record
+    _, kids = compare_pairs(composed, points, factors, labels)
+    return record | {f"kid_{index}": kid for index, kid in enumerate(kids)}
 
 
 def cells(results: Path, dataset: str) -> Iterator[Spoilt]:

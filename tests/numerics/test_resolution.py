@@ -49,6 +49,10 @@ def test_scores_are_those_of_the_package(resolution: ModuleType, conditional: bo
     whole = Evaluator(real, networks, classifier, "", digits.train_images, shares, [])
     wanted = score(Samples(images.numpy(), labels.numpy(), (), {}, 0.0), 150, whole, CPU)
     found = resolution.scores(images, labels, real, networks)
+    ranked = importlib.import_module("rankings").measure(images, labels, (real, networks), (real, networks))
+    assert {name: ranked[name] for name in ("kid", "mind")} == {
+        name: pytest.approx(wanted[name], rel=1e-12) for name in ("kid", "mind")
+    }
     assert [found[f"fid_{index}"] for index in range(3)] == wanted["fid_indomain_extractors"]
     assert sum(found[f"kid_{index}"] for index in range(3)) / 3 == pytest.approx(wanted["kid"], rel=1e-12)
 

@@ -206,26 +206,40 @@ def _frechet(real: Reference, image_features: list[torch.Tensor], labels: torch.
     }
 
 
+def compare_pairs(
+    real: Reference, points: Sequence[torch.Tensor], scales: Sequence[float], labels: torch.Tensor
+) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[float | None]]:
+    """Return under each extractor the features that metrics over pairs compare, and the kernel distance of these.
+
+    The features are of kept training images and of samples, (m, d) each; those of a class-conditional model are as many
+    of each class as both sides have. Its distance is None if that is one image of a class.
+
+    Args:
+        real: composed as the samples are.
+        points, scales: the samples' features (n, d) on the grid under each extractor, and their factors.
+        labels: int64 (n,); (0,) for an unconditional model.
+    """
+    kept = [on_grid(features, factor) for features, factor in zip(real.train_features, scales, strict=True)]
+    if not len(labels):
+        pairs = list(zip(kept, points, strict=True))
+        return pairs, [kernel_distance(x, y) for x, y in pairs]
+    chosen = pick(labels, count(real.train_labels, len(real.class_counts)))
+    pairs = [(x, y[chosen]) for x, y in zip(kept, points, strict=True)]
+    return pairs, [kernel_distance_by_class(x, real.train_labels, y, labels[chosen]) for x, y in pairs]
+
+
 def _pairwise(real: Reference, points: list[torch.Tensor], scales: list[float], labels: torch.Tensor) -> dict[str, Any]:
     """Return the metrics over pairs of samples and kept training images: means over the extractors.
 
     Args:
         points, scales: the samples' features on the grid under each extractor, and their factors.
     """
-    kept = [on_grid(features, factor) for features, factor in zip(real.train_features, scales, strict=True)]
-    if len(labels):
-        chosen = pick(labels, count(real.train_labels, len(real.class_counts)))
-        points = [point[chosen] for point in points]
-        by_class = [
-            kernel_distance_by_class(x, real.train_labels, y, labels[chosen]) for x, y in zip(kept, points, strict=True)
-        ]
-        kids = [value for value in by_class if value is not None]
-    else:
-        kids = [kernel_distance(x, y) for x, y in zip(kept, points, strict=True)]
-    results = [compute_prdc(x, y) for x, y in zip(kept, points, strict=True)]
+    pairs, by_extractor = compare_pairs(real, points, scales, labels)
+    kids = [value for value in by_extractor if value is not None]
+    results = [compute_prdc(x, y) for x, y in pairs]
     return {
         "kid": fmean(kids) if kids else None,
-        "mind": fmean(mind(x, y) for x, y in zip(kept, points, strict=True)),
+        "mind": fmean(mind(x, y) for x, y in pairs),
         "precision": fmean(result.precision for result in results),
         "recall": fmean(result.recall for result in results),
         "density": fmean(result.density for result in results),
