@@ -179,6 +179,18 @@ def test_the_power_of_the_findings_is_as_published() -> None:
     assert shares[1.5, 3]["worse"] == pytest.approx(0.33, abs=0.04), "at the margin"
     assert shares[2.0, 3]["worse"] > 0.99
     assert shares[1.0, 3]["equivalent"] == pytest.approx(0.73, abs=0.05)
+    among = {
+        (seeds, recipes): power.among(spread, 2.0, seeds, recipes, 300, np.random.default_rng(3))["worse"]
+        for seeds in (3, 5)
+        for recipes in (1, 30)
+    }
+    assert among[3, 1] > 0.99, "one recipe is tested alone"
+    text = (RESULTS / "verdicts" / "power.md").read_text(encoding="utf-8")
+    for seeds in (3, 5):
+        (share,) = re.findall(
+            rf"^\| ncsn, median of \d+ \| 2 \| 30 \| {seeds} \| [\d.]+ \| ([\d.]+) \|", text, re.MULTILINE
+        )
+        assert float(share) == pytest.approx(100 * among[seeds, 30], abs=8)
     line = next(
         line
         for line in (RESULTS / "verdicts" / "power.md").read_text(encoding="utf-8").splitlines()
