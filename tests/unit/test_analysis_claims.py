@@ -41,7 +41,10 @@ WANTED = {
     "ncsn-extremes": (346.27, 377.001),
     "ncsn-groups-monotone": (154.34, 173.295, 261.493),
     "ncsn-groups-vs-prune": (154.34, 208.063),
-    "ncsn-groups-vs-pruning": (154.34, 170.784, 173.295, 265.807),
+    "ncsn-groups-vs-pruning": (154.34, 170.784, 173.295, 265.807, 326.117, 206.551, 1731476, 2781940),
+    "ncsn-groups2-best": (154.34, 174.099, 182.233, 163.601, 162.357),
+    "ncsn-consistent": (154.34, 174.099, 182.233, 194.643, 163.601, 170.784, 206.551),
+    "ncsn-8bit-fastest": (25.60 / 24.631, 25.60 / 24.726, 25.60 / 24.831),
     "ncsn-sampler-speed": (25.60 / 38, 25.60 / 58, 25.60 / 81),
     "ddpm-ema": (150.38, 142.88),
     "ddpm-8bit-adam": (134.34,),
@@ -52,8 +55,12 @@ WANTED = {
     "ddpm-ema-l1-best": (132.22, 157.89, 141.13, 163.77, 181.53),
     "ddpm-pruned-faster": (5400 / 5300, 5400 / 5200, 1.0),
     "ddpm-groups": (150.90, 157.93, 139.29, 146.77),
+    "ddpm-groups-better": (150.90, 150.38, 139.29, 142.88),
+    "ddpm-groups-size": (52203120, 45030932, 66538096),
+    "ddpm-ema-alike": (142.88, 150.38, 132.22, 163.77, 181.53, 486.27, 504.45, 139.29, 146.77, 138.15, 130.44),
+    "ddpm-l1-quantized": (157.89, 141.13, 161.22, 62448687, 52029548, 66244000),
     "ddpm-ema-groups": (139.29, 150.90, 146.77, 157.93),
-    "ddpm-groups-l1-quantized": (150.90, 157.89, 141.13, 161.22),
+    "ddpm-groups-l1-quantized": (150.90, 157.89, 141.13, 161.22, 134.34),
     "groups-by-family": (173.295, 154.34, 157.93, 150.90),
     "ddpm-varies-more": (),
     "ddpm-combined": (127.74, 130.44, 134.35, 138.15),
@@ -566,8 +573,11 @@ def test_every_claim_of_the_paper_is_listed_with_its_numbers(paper: pd.DataFrame
             assert found <= set(everywhere.dropna().astype(float))
 
 
-def test_the_papers_own_numbers_support_all_claims_but_three(paper: pd.DataFrame) -> None:
-    """By hand: 33.35 ms are 30 % more than 25.60, 163.77 is 15 % above 142.88, and L1 10 takes the baseline's time."""
+def test_the_papers_own_numbers_do_not_support_all_claims(paper: pd.DataFrame) -> None:
+    """By hand: 33.35 ms are 30 % more than 25.60, 163.77 is 15 % above 142.88, L1 10 takes the baseline's time, 173.295
+    is above 170.784, 206.551 34 % above 154.34, 150.90 above 150.38 and 134.34, 2 groups save 22 % of the file, and
+    averaged weights divide 486.27 by 2.7.
+    """
     found = {
         v.id: v.paper_supports
         for v in verdicts.evaluate_claims(synthetic.full(1), paper, file.read([CLAIMS]), synthetic.MARGINS)
@@ -576,6 +586,12 @@ def test_the_papers_own_numbers_support_all_claims_but_three(paper: pd.DataFrame
         "no-speed",
         "ddpm-l1-keeps",
         "ddpm-pruned-faster",
+        "ncsn-groups-vs-pruning",
+        "ncsn-consistent",
+        "ddpm-groups-better",
+        "ddpm-groups-size",
+        "ddpm-ema-alike",
+        "ddpm-groups-l1-quantized",
     }
     assert {name for name, report in found.items() if report == "no number"} == {
         "ddpm-ema-8bit-black",
@@ -719,8 +735,9 @@ def test_the_stage_writes_the_record_and_the_table_shows_it(tmp_path: Path) -> N
     claimtables.write_all(record, tmp_path)
     text = (tmp_path / "claims.md").read_text(encoding="utf-8")
     assert "| `ncsn-groups2` | mnist | **contradicted** |" in text
+    of_claim = text.partition("## ncsn-groups2: ")[2].partition("\n## ")[0]
     (line,) = [
-        row for row in text.splitlines() if row.startswith("| `fid_indomain(groups-2) < fid_indomain(baseline)` |")
+        row for row in of_claim.splitlines() if row.startswith("| `fid_indomain(groups-2) < fid_indomain(baseline)` |")
     ]
     assert "the interval lies on the other side of the threshold | 0.848 (154.34 / 182.1) | yes |" in line
     assert record["margins"] == {"quality": {"mnist": 1.25}, "equivalence": 1.25, "size": 1.05, "speed": 1.1}
