@@ -133,6 +133,18 @@ def test_compare_warns_of_incomparable_cells(results: Path, command: Command) ->
     assert "fid and fid_indomain_pct do not compare: n_samples differs" in out
 
 
+@pytest.mark.parametrize(
+    ("disturbed", "words"), [(True, "times do not count"), (None, "times decide nothing"), (False, "")]
+)
+def test_compare_says_which_times_count(results: Path, command: Command, disturbed: bool | None, words: str) -> None:
+    path = results / "cells" / PRUNED / "row.json"
+    row = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(row | {"speedup": 1.5, "disturbed": disturbed}), encoding="utf-8")
+    out = " ".join(command("compare", BASELINE, PRUNED)[1].split())
+    said = [line for line in ("times do not count", "times decide nothing") if line in out]
+    assert said == [words] * bool(words)
+
+
 def test_compare_a_failed_cell(results: Path, command: Command) -> None:
     code, out, _ = command("compare", BASELINE, FAILED)
     assert code == 0
