@@ -5,7 +5,7 @@ the block types say so. Module names, and so state dicts, are those of diffusers
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,7 @@ class UNet2DSettings:
     attn_norm_num_groups: int | None = None  # before the middle attention; None: none with scale_shift
 
 
-class Halve(Downsample2D):  # type: ignore[misc]
+class Halve(Downsample2D):
     """Halve the image by a strided convolution of any width."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -54,7 +54,7 @@ class Halve(Downsample2D):  # type: ignore[misc]
         return out
 
 
-class Double(Upsample2D):  # type: ignore[misc]
+class Double(Upsample2D):
     """Double the image by its nearest pixels, then a convolution of any width."""
 
     def forward(self, hidden_states: torch.Tensor, output_size: int | None = None) -> torch.Tensor:
@@ -63,7 +63,7 @@ class Double(Upsample2D):  # type: ignore[misc]
         return out
 
 
-class UNet2D(UNet2DModel):  # type: ignore[misc]
+class UNet2D(UNet2DModel):
     """UNet2DModel called like the other networks; `groups` divides the 3×3 convolutions of blocks and samplers."""
 
     def __init__(
@@ -114,7 +114,8 @@ class UNet2D(UNet2DModel):  # type: ignore[misc]
         """Evaluate only the outermost level, with the cached argument of `outer_level` as deep features."""
         embedding = self._embed(noise_level, labels)
         h = self.conv_in(to_patches(x, self.patch))
-        skips, first = (h,), self.down_blocks[0]
+        skips: tuple[torch.Tensor, ...] = (h,)
+        first = self.down_blocks[0]
         attentions = getattr(first, "attentions", [None] * len(first.resnets))
         for resnet, attention in zip(first.resnets, attentions, strict=True):
             h = resnet(h, embedding)
@@ -184,7 +185,7 @@ class UNet2DEmbedder(nn.Module):
 
     def forward(self, noise_level: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Embed like the network; label -1 means unlabelled."""
-        return UNet2D._embed(self, noise_level, labels)  # type: ignore[arg-type]
+        return UNet2D._embed(cast(UNet2D, self), noise_level, labels)
 
 
 class UNet2DBody(UNet2D):
@@ -197,4 +198,5 @@ class UNet2DBody(UNet2D):
 def _grouped(layer: nn.Conv2d, groups: int | str) -> nn.Conv2d:
     """Return a convolution like `layer` in groups."""
     count = conv_groups(layer.in_channels, layer.out_channels, groups)
-    return nn.Conv2d(layer.in_channels, layer.out_channels, 3, layer.stride, layer.padding, groups=count)
+    stride, padding = layer.stride[0], 1 if layer.padding == (1, 1) else 0
+    return nn.Conv2d(layer.in_channels, layer.out_channels, 3, stride, padding, groups=count)

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -61,7 +61,7 @@ def _muon(network: nn.Module, learning_rate: float, weight_decay: float) -> torc
     layers = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))]
     ends = [m for m in layers if not isinstance(m, nn.Linear)] or layers
     inner = [m for m in layers if m not in (ends[0], ends[-1]) and m.weight.requires_grad]
-    matrices = {m.weight: int(getattr(m, "groups", 1)) for m in inner}
+    matrices = {cast(nn.Parameter, m.weight): int(getattr(m, "groups", 1)) for m in inner}
     others = [p for p in network.parameters() if p.requires_grad and p not in matrices]
     if not matrices:
         return _adamw(others, learning_rate, weight_decay)
