@@ -7,7 +7,7 @@
 #                                           └──→ profile ───────────┴→ row → aggregate → claims → report → page
 from snakemake.utils import min_version
 
-min_version("9.10")
+min_version("9.20")
 
 
 include: "workflow/rules/machine.smk"

@@ -10,16 +10,18 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"),
+    ("vendor", "flags", "expected"),
     [
-        ({"avx2"}, "float32"),
-        ({"avx512f", "avx512bw"}, "float32"),
-        ({"avx512f", "avx512_bf16"}, "bfloat16"),
-        ({"amx_bf16"}, "bfloat16"),
+        ("AuthenticAMD", {"avx2"}, "float32"),
+        ("AuthenticAMD", {"avx512f", "avx512bw"}, "float32"),
+        ("AuthenticAMD", {"avx512f", "avx512_bf16"}, "bfloat16"),
+        ("GenuineIntel", {"avx512f", "avx512_bf16"}, "float32"),
+        ("GenuineIntel", {"avx512f", "avx512_bf16", "amx_bf16"}, "bfloat16"),
     ],
 )
-def test_auto_is_bfloat16_where_the_processor_has_instructions_for_it(monkeypatch, flags, expected):
+def test_auto_is_bfloat16_where_the_processor_is_faster_in_it(monkeypatch, vendor, flags, expected):
     monkeypatch.setattr(devices, "cpu_flags", lambda: flags)
+    monkeypatch.setattr(devices, "_cpuinfo", {"vendor_id": vendor}.get)
     assert devices.resolve_precision(CPU, "auto") == expected
 
 

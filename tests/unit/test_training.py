@@ -79,6 +79,19 @@ def test_the_loss_falls_and_the_record_says_how(tmp_path, family):
     assert record["precision"] == "float32"
 
 
+def test_the_last_epoch_may_be_shorter(tmp_path):
+    record = run(tmp_path, "a", epochs=1.5).record
+    assert record["steps"] == 6
+    assert [epoch["share"] for epoch in record["epochs"]] == [1.0, 0.5]
+    assert [epoch["epoch"] for epoch in record["epochs"]] == [1, 2]
+    assert record["train_ms_per_epoch"] * 1.5 / 1000 == pytest.approx(record["train_s"])
+    (short,) = run(tmp_path, "b", epochs=0.25).record["epochs"]
+    whole = run(tmp_path, "c", epochs=1).record
+    assert short["share"] == 0.25
+    assert short["loss"] > 0
+    assert whole["steps"] == 4
+
+
 @pytest.mark.parametrize(("batch_size", "trained_on"), [(16, 64), (72, 72), (500, 72)])
 def test_images_per_second_count_what_an_epoch_trains_on(tmp_path, batch_size, trained_on):
     """A batch that divides the 72 images badly, one of all, and one larger than the data set."""

@@ -15,7 +15,7 @@ rule finetune:
         f"results/benchmarks/finetune/{TRAINING}.jsonl"
     wildcard_constraints:
         training=any_of(lookup.later_trainings(config)),
-    priority: 10  # most cells wait for a training
+    priority: get_training_priority
     retries: RETRIES  # a killed training resumes from its state
     conda:
         ENVIRONMENT

@@ -13,6 +13,19 @@ def get_start(wildcards, path):
     return path.format(training=config["trainings"][names.pop("training")]["start"], **names)
 
 
+STARTS = {
+    (entry["model"], start)
+    for entry in config["matrix"]
+    for name in entry["optimizations"]
+    for start in lookup.chain_of(config, lookup.training_of(config, name))[:-1]
+}
+
+
+def get_training_priority(wildcards):
+    """Priority: cells wait for a training, and for those that wait for it."""
+    return 20 if (wildcards.model, wildcards.training) in STARTS else 10
+
+
 def get_calibration_images(wildcards):
     """Input: the images that calibrate an engine or measure layer sensitivity; none if the recipe needs none."""
     needed = lookup.needs_images(config, wildcards.optimization)

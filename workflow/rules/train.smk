@@ -16,7 +16,7 @@ rule train:
         f"results/benchmarks/train/{TRAINING}.jsonl"
     wildcard_constraints:
         training=any_of(lookup.first_trainings(config)),
-    priority: 10  # most cells wait for a training
+    priority: get_training_priority
     retries: RETRIES  # a killed training resumes from its state
     conda:
         ENVIRONMENT

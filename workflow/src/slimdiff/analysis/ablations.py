@@ -148,7 +148,7 @@ def _sparse_method(pair: PairedRow) -> tuple[str, float] | None:
     if sparsify:
         until = f" until {100 * sparsify['until']:g} %" if "until" in sparsify else ""
         epochs = sparsify["epochs"]
-        words = ["l1", f"{sparsify['schedule']}{until}", f"{epochs} more epoch{'s' if epochs != 1 else ''}"]
+        words = ["l1", f"{sparsify['schedule']}{until}", f"{epochs:g} more epoch{'s' if epochs != 1 else ''}"]
         return _with_options(words, sparsify), sparsify["amount"]
     if prune.get("method", "channels") == "channels" or prune["scope"].startswith(MODULE):
         return None

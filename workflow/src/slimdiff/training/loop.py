@@ -43,7 +43,7 @@ EXIT_TERMINATED = 143  # 128 + SIGTERM, the exit code that schedulers expect of 
 class TrainingSettings:
     """How a network is trained: an entry of `trainings:` over its model's `training:`."""
 
-    epochs: int
+    epochs: float  # the last one may be shorter
     batch_size: int
     learning_rate: float
     lr_schedule: str  # constant | cosine | one-cycle
@@ -146,7 +146,7 @@ def fit(
     images_sha256 = tensors_digest({"images": images.train_images})
     pixels, labels = images.train_images.to(device), images.train_labels.to(device)
     steps_per_epoch = max(1, len(pixels) // options.batch_size)
-    steps = options.epochs * steps_per_epoch
+    steps = max(1, round(options.epochs * steps_per_epoch))
     sampled_at = math.inf if options.ema_sampled_after is None else options.ema_sampled_after * steps_per_epoch
     own_seed = settings.get("finetune_seed", seed)
     rng_key: tuple[int | str, ...] = (own_seed, "finetune", prepared.generation) if prepared.generation else (seed,)

@@ -61,12 +61,13 @@ class TrainingLog:
         progress = self.progress
         self.loss_sum += loss.detach()
         progress.step += 1
-        ends = progress.step % self.steps_per_epoch == 0
-        mean = float(self.loss_sum) / self.steps_per_epoch if ends else None
+        taken = (progress.step - 1) % self.steps_per_epoch + 1  # in this epoch; the last one may be shorter
+        ends = taken == self.steps_per_epoch or progress.step == self.steps
+        mean = float(self.loss_sum) / taken if ends else None
         now = time.monotonic()  # after the only line that waits for the GPU
         progress.epoch_s = self.resumed_epoch_s + now - self.epoch_at
         if mean is not None:
-            self._end_epoch(mean)
+            self._end_epoch(mean, taken)
             self.epoch_at, self.resumed_epoch_s = now, 0.0
         if now - self.line_at >= SECONDS_BETWEEN_LINES or progress.step == self.steps:
             rate = (progress.step - self.line_step) * self.images_per_step / max(now - self.line_at, 1e-9)
@@ -77,11 +78,11 @@ class TrainingLog:
         """Bring the progress up to date."""
         self.progress.loss_sum = float(self.loss_sum)
 
-    def _end_epoch(self, loss: float) -> None:
-        progress, images = self.progress, self.steps_per_epoch * self.images_per_step
-        epoch, ms = progress.step // self.steps_per_epoch, progress.epoch_s * 1000.0
-        rate = 1000.0 * images / max(ms, 1e-9)
-        progress.epochs.append({"epoch": epoch, "loss": _finite(loss), "ms": ms, "images_per_s": rate})
+    def _end_epoch(self, loss: float, steps: int) -> None:
+        progress, images = self.progress, steps * self.images_per_step
+        epoch, ms = len(progress.epochs) + 1, progress.epoch_s * 1000.0
+        rate, share = 1000.0 * images / max(ms, 1e-9), steps / self.steps_per_epoch
+        progress.epochs.append({"epoch": epoch, "share": share, "loss": _finite(loss), "ms": ms, "images_per_s": rate})
         progress.loss_sum = progress.epoch_s = 0.0
         self.loss_sum.zero_()
         if not math.isfinite(loss):
@@ -137,7 +138,7 @@ def build_record(
         "reason": reason,
         "steps": progress.step,
         "train_s": train_ms / 1000.0,
-        "train_ms_per_epoch": train_ms / max(1, len(progress.epochs)),
+        "train_ms_per_epoch": train_ms / (sum(epoch["share"] for epoch in progress.epochs) or 1.0),
         "epochs": progress.epochs,
         "loss_curve": progress.loss_curve,
         "interruptions": progress.interruptions,
