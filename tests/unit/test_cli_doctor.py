@@ -68,22 +68,6 @@ def test_a_machine_without_problems(clone: Path, command: Command) -> None:
     assert {"snakemake", "onnx", "typer"} <= set(versions)
 
 
-@pytest.mark.parametrize(
-    ("why", "state", "text"),
-    [("", "ok", "AVX-512"), ("there is no C compiler", "note", "there is no C compiler")],
-)
-def test_the_attention_kernel_is_named(
-    clone: Path, command: Command, monkeypatch: pytest.MonkeyPatch, why: str, state: str, text: str
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("slimdiff.runtime.devices.has_amx", lambda: False)
-    monkeypatch.setattr("slimdiff.runtime.devices.resolve_precision", lambda *_: "bfloat16")
-    monkeypatch.setattr("slimdiff.models.attention_avx512.load", lambda: (None, why))
-    found = findings(command("doctor", "--json")[1])["attention"]
-    assert found["state"] == state
-    assert text in found["text"]
-
-
 def test_for_people(clone: Path, command: Command) -> None:
     place_mnist(clone / "data")
     code, out, _ = command("doctor")

@@ -128,8 +128,7 @@ def devices() -> Iterator[Finding]:
     try:
         import torch
 
-        from slimdiff.models import attention_avx512
-        from slimdiff.runtime.devices import describe_device, has_amx, resolve_precision
+        from slimdiff.runtime.devices import describe_device, resolve_precision
     except (ImportError, OSError) as error:
         yield Finding(
             "torch", PROBLEM, f"cannot be loaded: {error}", "reinstall it: `make venv` sets up all that is needed"
@@ -155,10 +154,6 @@ def devices() -> Iterator[Finding]:
         text = "`engine: torch-compile` needs g++ or clang++"
         yield Finding("compiler", NOTE, text, "install one, for example apt install g++")
     yield Finding("bf16", OK, f"{support} by the {device.type}'s instructions: precision auto is {auto}")
-    if device.type == "cpu" and auto == "bfloat16" and not has_amx():
-        reason = attention_avx512.load()[1]
-        slow = f"attention on large images is two to three times slower than possible: {reason}"
-        yield Finding("attention", NOTE if reason else OK, slow if reason else "AVX-512 kernel for large images")
 
 
 def workflow(start: Path) -> Iterator[Finding]:
