@@ -1,8 +1,9 @@
-"""The paper's U-Net computed as published: explicit attention weights, contiguous, float32.
+"""The paper's U-Net computed as published: nn.MultiheadAttention, contiguous, float32.
 
 The layers and their order are those of slimdiff.models.unet, so that weights carry over by shape and order. What
-differs is how they are computed: nn.MultiheadAttention returns its weights, which for 64×64 images are matrices of
-4,096 × 4,096 per head, and the embedding is repeated over the pixels before it is added.
+differs is how they are computed: nn.MultiheadAttention computes its weights, which for 64×64 images are matrices of
+4,096 × 4,096 per head, and the embedding is repeated over the pixels before it is added. Outputs in eval mode are those
+of dome272's Diffusion-Models-pytorch at be35220, bit for bit (docs/decisions).
 """
 
 import torch

@@ -4,14 +4,18 @@ The published one is dome272's Diffusion-Models-pytorch, `UNet_conditional`. The
 parameters in their order, which is the published order, and checks their published shapes.
 """
 
+import importlib
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from builders import small_unet_model, unet_model
+from builders import UNET, small_unet_model, unet_model
 
 from slimdiff.models.registry import build_network
+
+ROOT = Path(__file__).parents[2]
 
 
 class Reference:
@@ -167,3 +171,21 @@ def test_output_equals_the_reference_in_float64_to_the_last_digits(labels, devic
 def test_the_papers_network_equals_the_published_one():
     ours, theirs = both(unet_model(), [7], 1)
     assert torch.allclose(ours.double(), theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+def test_the_rival_of_the_speed_benchmark_is_the_same_network(training, monkeypatch):
+    """In eval mode torch computes the rival's attention by another path."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    rival = importlib.import_module("_published").PublishedUNet(c=16).train(training)
+    model = unet_model(image_size=16, network={**UNET, "base": 16})
+    ours = build_network(model, seed=3).train(training)
+    generator = torch.Generator().manual_seed(1)
+    for theirs, own in zip(rival.parameters(), ours.parameters(), strict=True):
+        own.data += 0.1 * torch.randn(own.shape, generator=generator)
+        theirs.data.copy_(own.data)
+    inputs = torch.randn(2, 3, 16, 16, generator=generator), torch.tensor([3.0, 700.0]), torch.tensor([7, 0])
+    with torch.no_grad():
+        expected, found = rival(*inputs), ours(*inputs)
+    assert float(expected.abs().max()) > 0.1
+    assert torch.allclose(found, expected, atol=1e-4)
