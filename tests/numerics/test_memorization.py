@@ -140,6 +140,16 @@ def test_the_p_value_equals_mann_and_whitneys() -> None:
     assert result.ratio == pytest.approx(np.median(samples) / np.median(test), rel=1e-12)
 
 
+@pytest.mark.parametrize("digits", [15, 1, 0])
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 9), (40, 7), (300, 500)])
+def test_the_p_value_is_scipys_to_the_last_bit(n: int, m: int, digits: int) -> None:
+    """With no ties, with some, and with many."""
+    for seed in range(20):
+        samples, test = some(n, seed, 3.9).round(decimals=digits), some(m, seed + 100).round(decimals=digits)
+        expected = scipy.stats.mannwhitneyu(samples, test, alternative="less", method="asymptotic").pvalue
+        assert found(samples, test).p == expected
+
+
 def test_closer_samples_are_flagged_and_farther_ones_are_not() -> None:
     test = some(1000, 1)
     assert found(some(500, 2, 3.7), test).p < 1e-6

@@ -2,11 +2,17 @@
 
 import gzip
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from builders import (
+    MODELS,
+    SOURCE,
     UNET_SAMPLER,
     model_header,
     ncsn_model,
@@ -16,6 +22,8 @@ from builders import (
     unet_training,
     write_small_model,
 )
+from presets import CONFIG
+from torch.utils.flop_counter import FlopCounterMode
 
 import slimdiff
 from slimdiff.checkpoints.model import write_model
@@ -23,7 +31,7 @@ from slimdiff.compression.steps import apply_steps
 from slimdiff.data import image_set
 from slimdiff.engines.network import count_parameters
 from slimdiff.errors import UserError
-from slimdiff.models.registry import build_network
+from slimdiff.models.registry import build_network, build_on_meta
 from slimdiff.profiling import profile as profiling
 from slimdiff.profiling.profile import count_macs, profile
 
@@ -84,6 +92,31 @@ def test_macs_of_a_unet_are_those_counted_by_hand(tmp_path, levels, groups):
     expected += up(8 * c, 2 * c, 2) + up(4 * c, c, 1) + up(2 * c, c, 0) + c * size**2
     expected += sum(attention(*where) for where in ((16, 1), (32, 2), (32, 3), (16, 2), (8, 1), (8, 0)))
     assert count_macs(slimdiff.load(tmp_path / "model.safetensors")) == expected
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("model", [*CONFIG["models"].values(), *(make() for make in MODELS.values())])
+def test_macs_are_those_of_torchs_counter(model, groups):
+    """On the meta device, where attention is two products of matrices, for which torch has a formula."""
+    network = build_on_meta(model, groups)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network(torch.empty(1, model["channels"], *[model["image_size"]] * 2), torch.empty(1))
+    counted = SimpleNamespace(settings={"model": model, "training": {"groups": groups}, "structure": []})
+    assert 2 * count_macs(counted) == counter.get_total_flops() > 0
+
+
+def test_a_profile_does_without_torchs_compiler(tmp_path):
+    """Its import takes a second; loading builds on the meta device, and a profile counts operations."""
+    paths = [str(tmp_path / family) for family in MODELS]
+    for family, path in zip(MODELS, paths, strict=True):
+        write_small_model(path, family)
+    script = (
+        "import sys, torch\nfrom pathlib import Path\nfrom slimdiff.profiling.profile import profile\n"
+        "for path in sys.argv[1:]:\n"
+        "    profile(Path(path), {'batch_size': 2, 'repeats': 1, 'warmup': 0, 'seed': 0}, torch.device('cpu'))\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script, *paths], env={**os.environ, "PYTHONPATH": str(SOURCE)}, check=True)
 
 
 def test_groups_divide_the_macs_of_the_inner_convolutions(tmp_path):
