@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from clones import snakemake
+from clones import ENVIRONMENT, snakemake
 from runs import LOG, PRESETS, PROFILE, STATE, TRAINING, on_node, text_of
 from slurm import Cluster, wait_for
 
@@ -66,7 +66,7 @@ def _begin(cluster: Cluster, folder: Path, *arguments: str) -> subprocess.Popen[
     with (folder / "snakemake.log").open("wb") as log:
         # processes started with `&`, and their children, ignore SIGINT
         own = ["env", "--default-signal=INT", sys.executable, "-m", "snakemake", WEIGHTS, *PROFILE, *PRESETS]
-        environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "SLURM_CONF": str(cluster.folder / "slurm.conf")}
+        environment = {**ENVIRONMENT, "HOME": str(folder), "SLURM_CONF": str(cluster.folder / "slurm.conf")}
         started = subprocess.Popen([*own, *arguments], cwd=folder, env=environment, stdout=log, stderr=log)
     wait_for(
         lambda: started.poll() is not None or "step " in text_of(folder / LOG),

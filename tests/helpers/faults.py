@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+from clones import ENVIRONMENT
 
 from slimdiff.analysis import columns, matrix
 
@@ -26,7 +27,7 @@ def launch(folder: Path, *arguments: str, program: str = "snakemake", **environm
             # processes started with `&`, and their children, ignore SIGINT
             ["env", "--default-signal=INT", sys.executable, "-m", program, *arguments],
             cwd=folder,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1", **environment},
+            env={**ENVIRONMENT, "HOME": str(folder), **environment},
             stdout=printed,
             stderr=printed,
             start_new_session=True,
