@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import slurm
-from clones import STAND_IN, clone, snakemake
+from clones import clone, snakemake, with_stand_ins
 from disturbances import DISTURBANCES
 from faults import same_but_for_times
 from runs import LOG, PRESETS, PROFILE, STATE, TRAINING, on_node, prepared, text_of
@@ -112,8 +112,7 @@ def test_a_crash_is_retried_twice_and_clusters_without_gpus_get_no_gpu_requests(
     cluster: slurm.Cluster, tmp_path: Path
 ) -> None:
     """Each job runs the training once: Snakemake on the node leaves retries to the Snakemake that submitted the job."""
-    folder = clone(tmp_path / "slimdiff")
-    shutil.copy(STAND_IN, folder / "workflow" / "src" / "sitecustomize.py")
+    folder = with_stand_ins(clone(tmp_path / "slimdiff"))
     place = {"SLURM_CONF": str(cluster.folder / "slurm.conf"), "STAND_IN_FAILS": "slimdiff.stages.train"}
     target = str(TRAINING / "weights.safetensors")
     arguments = ("--set-resources", "train:gpu=0", "--configfile", "config/smoke.yaml", *on_node("--nodelist=n1"))

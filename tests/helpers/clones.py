@@ -1,5 +1,6 @@
 """Clones for running Snakemake, and the jobs of its dry runs."""
 
+import json
 import multiprocessing
 import os
 import re
@@ -29,12 +30,29 @@ def clone(target: Path) -> Path:
             shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy2(source, target / name)
-    return target
+    return with_codes(target)
+
+
+def with_site(folder: Path, program: Path) -> Path:
+    """Return the clone, in which every Python starts with this program."""
+    shutil.copy(program, folder / "workflow" / "src" / "sitecustomize.py")
+    return with_codes(folder)
 
 
 def with_stand_ins(folder: Path) -> Path:
     """Return the clone with stub stages that take no time (stand_in.py)."""
-    shutil.copy(STAND_IN, folder / "workflow" / "src" / "sitecustomize.py")
+    return with_site(folder, STAND_IN)
+
+
+def with_codes(folder: Path) -> Path:
+    """Return the unedited clone with the fingerprints of its stages, which each first dry run would compute."""
+    from slimdiff.runtime.fingerprint import SOURCE, digest_of_text, fingerprint  # not in forks: see below
+
+    stages = sorted(path.stem for path in (SOURCE / "slimdiff" / "stages").glob("[!_]*.py"))
+    codes = {entry: fingerprint(entry) for entry in (f"slimdiff.stages.{stage}:main" for stage in stages)}
+    kept = {"text": digest_of_text(folder / "workflow" / "src"), "fingerprints": codes}
+    (folder / ".snakemake").mkdir(exist_ok=True)
+    (folder / ".snakemake" / "slimdiff.code").write_text(json.dumps(kept), encoding="utf-8")
     return folder
 
 

@@ -1,9 +1,8 @@
 """Runs for tests of clusters: two tiny cells, in clones that can be slowed down."""
 
-import shutil
 from pathlib import Path
 
-from clones import clone
+from clones import clone, with_site
 
 PRESETS = ("--configfile", "config/smoke.yaml", "cells.yaml")
 # Both families; the longer training is the one to disturb.
@@ -26,8 +25,7 @@ def prepared(target: Path) -> Path:
     """Return a clone that requests these cells and can be slowed down."""
     folder = clone(target)
     (folder / "cells.yaml").write_text(CELLS, encoding="utf-8")
-    shutil.copy(Path(__file__).with_name("slow.py"), folder / "workflow" / "src" / "sitecustomize.py")
-    return folder
+    return with_site(folder, Path(__file__).with_name("slow.py"))
 
 
 def on_node(*options: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from slimdiff.errors import UserError
-from slimdiff.runtime.fingerprint import Codebase
+from slimdiff.runtime.fingerprint import Codebase, kept_fingerprints
 from slimdiff.runtime.syntax import bound_names
 
 MAKE = '''"""A module."""
@@ -291,3 +291,38 @@ def test_a_broken_module_is_named_with_its_line(tmp_path: Path) -> None:
 
 def test_torch_stays_out() -> None:
     assert "torch" not in vars(sys.modules["slimdiff.runtime.fingerprint"])
+
+
+def test_fingerprints_are_kept_while_no_text_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comment is another text, with the same fingerprints; a new module or another entry point counts as well."""
+    kept, source, entries = tmp_path / "kept", tmp_path / "source", ["slimdiff.stages.make:make"]
+    computed, original = [], Codebase.fingerprint
+    monkeypatch.setattr(Codebase, "fingerprint", lambda self, entry: (computed.append(entry), original(self, entry))[1])
+
+    def computes(n: int, *more: str) -> dict[str, str]:
+        computed.clear()
+        found = kept_fingerprints(kept, [*entries, *more], source)
+        assert len(computed) == n
+        assert found == {entry: original(Codebase([source]), entry) for entry in [*entries, *more]}
+        return found
+
+    write(source, BASE)
+    first = computes(1)
+    assert computes(0) == first
+    write(source, {**BASE, "other": f"# a remark\n{OTHER}"})
+    assert computes(1) == computes(0) == first
+    write(source, {"other": OTHER.replace("2", "3")})
+    assert computes(1) == computes(0) != first
+    write(source, {"new": ""})
+    computes(1)
+    computes(2, "slimdiff.stages.make:other")
+    for damaged in ("", "[]", '{"text": 1}', kept.read_text()[:-9]):
+        kept.write_text(damaged)
+        computes(1)
+        computes(0)
+
+
+def test_a_folder_that_cannot_be_written_keeps_no_fingerprints(tmp_path: Path) -> None:
+    write(tmp_path, BASE)
+    entry = "slimdiff.stages.make:make"
+    assert kept_fingerprints(tmp_path / "missing" / "kept", [entry], tmp_path).keys() == {entry}

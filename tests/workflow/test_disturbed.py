@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clones import REPOSITORY, clone, snakemake
+from clones import REPOSITORY, clone, snakemake, with_site
 from faults import end, launch, press_ctrl_c, same_but_for_times, stages_in, wait_for
 
 from slimdiff.analysis import matrix
@@ -45,9 +45,7 @@ def prepared(target: Path) -> Path:
     """A clone that requests two cells; its training is slow while the file `slow` exists."""
     folder = clone(target)
     (folder / "two.yaml").write_text(OVERLAY, encoding="utf-8")
-    slow = REPOSITORY / "tests" / "helpers" / "slow.py"
-    shutil.copy(slow, folder / "workflow" / "src" / "sitecustomize.py")
-    return folder
+    return with_site(folder, REPOSITORY / "tests" / "helpers" / "slow.py")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from clones import REPOSITORY, SMOKE, clone, planned, snakemake, with_stand_ins
+from clones import REPOSITORY, SMOKE, clone, planned, snakemake, with_site, with_stand_ins
 from faults import same_but_for_times
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -52,7 +52,7 @@ def test_an_odd_machine_makes_the_same_matrix(tmp_path: Path) -> None:
     """No locks, a Latin-1 locale, no home, an odd path and files that would hide libraries, all at once."""
     plain, odd = (with_one_cell(clone(tmp_path / name)) for name in ("plain", os.fsdecode(ODD)))
     for folder in (plain, odd):
-        shutil.copy(HELPERS / "stand_in_records.py", folder / "workflow" / "src" / "sitecustomize.py")
+        with_site(folder, HELPERS / "stand_in_records.py")
     for name in HIDDEN:
         (odd / f"{name}.py").write_text("raise SystemExit('a file of the user hides a library')\n", encoding="utf-8")
     prefix = [sys.executable, str(HELPERS / "without_locks.py"), "ENOSYS"]

@@ -28,7 +28,7 @@ from slimdiff.io.folders import listing
 from slimdiff.io.settings import canonical
 from slimdiff.io.text import one_line
 from slimdiff.runtime import run_lock
-from slimdiff.runtime.fingerprint import fingerprint
+from slimdiff.runtime.fingerprint import fingerprint, kept_fingerprints
 from slimdiff.runtime.retries import keep_for_passing_failures
 
 
@@ -65,10 +65,18 @@ def get_settings(select):
     return lambda wildcards: canonical(select(config, **dict(wildcards.items())))
 
 
+@functools.cache
+def read_codes():
+    """Return the fingerprint of each stage, by its entry point; kept between runs."""
+    stages = sorted(path.stem for path in (CLONE / PACKAGE / "slimdiff/stages").glob("[!_]*.py"))
+    return kept_fingerprints(Path(".snakemake/slimdiff.code"), [f"slimdiff.stages.{stage}:main" for stage in stages])
+
+
 def get_code(stage):
     """Param: fingerprint of all code that a stage reaches."""
+    entry = f"slimdiff.stages.{stage}:main"
     try:
-        return fingerprint(f"slimdiff.stages.{stage}:main")
+        return read_codes().get(entry) or fingerprint(entry)  # which says that a module is missing
     except UserError as error:
         sys.exit(f"error: {error}")
 
