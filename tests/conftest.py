@@ -9,6 +9,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is import
 import hypothesis
 import pytest
 import torch
+from clones import SMOKE, clone, finish
+from shared import once
 
 from slimdiff.data import image_set, sources
 from slimdiff.data.image_set import ImageSet
@@ -33,6 +35,12 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone with a real finished run of config/smoke.yaml."""
+    return once(tmp_path_factory, "smoke", lambda folder: finish(clone(folder), *SMOKE))
 
 
 @pytest.fixture(scope="session")

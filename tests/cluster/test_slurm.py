@@ -18,6 +18,8 @@ from runs import LOG, PRESETS, PROFILE, STATE, TRAINING, on_node, prepared, text
 
 from slimdiff.analysis import matrix
 
+IMAGES = "results/data/digits/images.safetensors"
+
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 Disturbed = dict[str, tuple[Path, "Future[None]"]]
@@ -36,28 +38,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.Cluster]
 
 
 @pytest.fixture(scope="module")
-def disturbed(cluster: slurm.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disturbed]:
+def disturbed(cluster: slurm.Cluster, smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disturbed]:
     """Start all disturbances; yield the clone and the future of each."""
-    images = "results/data/digits/images.safetensors"
-    first = prepared(tmp_path_factory.mktemp("data") / "slimdiff")
-    done = snakemake(first, images, "--cores", "1", *PRESETS)
-    assert done.returncode == 0, done.stdout + done.stderr
     with ThreadPoolExecutor(len(DISTURBANCES)) as pool:
         under_way = {}
         for name, disturb in DISTURBANCES.items():
             folder = prepared(tmp_path_factory.mktemp("disturbed") / "slimdiff")
-            shutil.copytree((first / images).parent, (folder / images).parent)
+            (folder / IMAGES).parent.mkdir(parents=True)
+            shutil.copy2(smoke_run / IMAGES, folder / IMAGES)
             under_way[name] = (folder, pool.submit(disturb, cluster, folder))
         yield under_way
-
-
-@pytest.fixture(scope="module")
-def local(disturbed: Disturbed, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone whose cells were computed undisturbed and without a cluster."""
-    folder = prepared(tmp_path_factory.mktemp("local") / "slimdiff")
-    done = snakemake(folder, "--cores", "2", "--resources", "gpu=0", *PRESETS)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +60,11 @@ def submitted(cluster: slurm.Cluster, disturbed: Disturbed, tmp_path_factory: py
     return folder
 
 
-def test_the_matrix_equals_that_of_a_local_run_except_for_times(submitted: Path, local: Path) -> None:
+def test_the_matrix_equals_that_of_a_local_run_except_for_times(submitted: Path, smoke_run: Path) -> None:
+    """The local run has the same two cells, among others."""
     ours = matrix.read_matrix(submitted / "results" / "matrix.parquet").frame
     assert list(ours["status"]) == ["ok"] * 2
-    same_but_for_times(submitted, local)
+    same_but_for_times(submitted, smoke_run)
     assert (submitted / "results" / "report.html").is_file()
 
 
@@ -97,14 +88,14 @@ def sbatch_option(cluster: slurm.Cluster, job: str, column: str) -> str:
 
 
 @pytest.mark.parametrize("name", DISTURBANCES)
-def test_a_disturbed_training_loses_nothing(name: str, disturbed: Disturbed, local: Path) -> None:
+def test_a_disturbed_training_loses_nothing(name: str, disturbed: Disturbed, smoke_run: Path) -> None:
     folder, outcome = disturbed[name]
     outcome.result()
     record = json.loads((folder / TRAINING / "train.json").read_text(encoding="utf-8"))
     assert record["interruptions"] == 1
     assert "resuming at step" in text_of(folder / LOG)
     weights = TRAINING / "weights.safetensors"
-    assert (folder / weights).read_bytes() == (local / weights).read_bytes(), "the undisturbed weights, bit for bit"
+    assert (folder / weights).read_bytes() == (smoke_run / weights).read_bytes(), "the undisturbed weights, bit for bit"
     assert not (folder / STATE).exists()
 
 

@@ -14,6 +14,7 @@ from runs import LOG, PRESETS, PROFILE, STATE, TRAINING, on_node, text_of
 from slurm import Cluster, wait_for
 
 PATIENCE_S = 400.0  # for operations that take a minute on an idle machine
+STEP_S = 2.0  # of a training of 88 steps, which must outlast a time limit of a minute
 WEIGHTS = str(TRAINING / "weights.safetensors")
 
 
@@ -62,7 +63,7 @@ DISTURBANCES: dict[str, Callable[[Cluster, Path], None]] = {
 
 def _begin(cluster: Cluster, folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
     """Start a slowed training; return after its first step."""
-    (folder / "slow").touch()
+    (folder / "slow").write_text(str(STEP_S), encoding="utf-8")
     with (folder / "snakemake.log").open("wb") as log:
         # processes started with `&`, and their children, ignore SIGINT
         own = ["env", "--default-signal=INT", sys.executable, "-m", "snakemake", WEIGHTS, *PROFILE, *PRESETS]

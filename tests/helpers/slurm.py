@@ -54,7 +54,7 @@ ReturnToService=2
 SlurmctldTimeout=30
 SlurmdTimeout=10
 InactiveLimit=0
-KillWait=5
+KillWait=10
 # seconds for which squeue lists finished jobs; Snakemake reads their exit state there
 MinJobAge=7200
 CompleteWait=0

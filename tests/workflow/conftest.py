@@ -15,12 +15,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return once(tmp_path_factory, "stood-in", lambda folder: finish(with_stand_ins(clone(folder)), *SMOKE))
 
 
-@pytest.fixture(scope="session")
-def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone with a real finished run of config/smoke.yaml."""
-    return once(tmp_path_factory, "smoke", lambda folder: finish(clone(folder), *SMOKE))
-
-
 @pytest.fixture
 def stood_in(tmp_path: Path) -> Path:
     """A fresh clone with stub stages that take no time."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
-from clones import clone, snakemake
+from clones import clone, snakemake, with_site
 from faults import launch, press_ctrl_c, wait_for
 
 from slimdiff.analysis import matrix
@@ -30,10 +30,7 @@ def names(frame: pd.DataFrame) -> list[tuple[str, int]]:
 
 
 def test_the_matrix_so_far_after_killed_jobs_and_during_a_run(tmp_path: Path) -> None:
-    folder = clone(tmp_path / "slimdiff")
-    (folder / "workflow/src/sitecustomize.py").write_bytes(
-        (Path(__file__).parents[1] / "helpers" / "stand_in_records.py").read_bytes()
-    )
+    folder = with_site(clone(tmp_path / "slimdiff"), Path(__file__).parents[1] / "helpers" / "stand_in_records.py")
     (folder / "four.yaml").write_text(yaml.safe_dump({"matrix": MATRIX}), encoding="utf-8")
     until = ("--cores", "2", *OVERLAY, "--until", "aggregate")
 
