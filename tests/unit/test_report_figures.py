@@ -63,12 +63,16 @@ def paper() -> pd.DataFrame:
 
 
 FOUND: dict[int, tuple[Matrix, findings.Findings]] = {}  # the matrix stays, so no other gets its id
+DRAWN: dict[tuple[int, str], alt.VConcatChart] = {}
 
 
 def draw(matrix: Matrix, paper: pd.DataFrame, name: str) -> alt.VConcatChart:
+    """Return a figure of a matrix, drawn once for all tests."""
     if id(matrix) not in FOUND:
         FOUND[id(matrix)] = (matrix, findings.find(matrix, synthetic.MARGINS))
-    return write.draw(matrix, FOUND[id(matrix)][1], paper, FIGURES[name])
+    if (id(matrix), name) not in DRAWN:
+        DRAWN[id(matrix), name] = write.draw(matrix, FOUND[id(matrix)][1], paper, FIGURES[name])
+    return DRAWN[id(matrix), name]
 
 
 def records(chart: alt.VConcatChart) -> list[dict[str, Any]]:

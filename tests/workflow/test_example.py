@@ -111,8 +111,8 @@ def test_the_example_runs(tmp_path: Path) -> None:
     assert shape == f"{torch.Size([6, 1, 12, 12])} Sequential"
 
     sample = ("-m", "slimdiff.cli", "sample", f"{LOOKED_AT}/seed0", "--n", "6", "--device", "cpu", "--out", "a.png")
-    assert "error: " in python(tree, *sample, fails=True)
-    assert "with --plugin" in python(tree, *sample, fails=True)
+    refused = python(tree, *sample, fails=True)
+    assert "error: " in refused and "with --plugin" in refused
     assert "6 images on cpu" in python(tree, *sample, "--plugin", FILE)
     assert (tree / "a.png").read_bytes().startswith(b"\x89PNG")
 

@@ -209,7 +209,7 @@ def test_a_training_that_diverges_is_a_row_with_its_reason(run: Path, tmp_path: 
         """,
         encoding="utf-8",
     )
-    done = snakemake(tree, "--cores", "2", *SMOKE, "diverging.yaml")
+    done = snakemake(tree, "results/tables/cells.md", "--cores", "2", *SMOKE, "diverging.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     matrix = read_matrix(tree / "results" / "matrix.parquet").frame.set_index("optimization")
     assert list(matrix["status"]) == ["ok", "failed", "failed"]
