@@ -2,8 +2,10 @@
 
 import copy
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +27,9 @@ from slimdiff.inference import export
 from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.models.registry import build_network
 from slimdiff.profiling.profile import profile
+
+# The compiler's workers would each import torch, for a few small kernels.
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 
 CPU = torch.device("cpu")
 RUNTIMES = [Runtime(engine, precision) for engine, facts in ENGINES.items() for precision in facts.precisions]
@@ -105,6 +110,26 @@ def write(path: Path, family: str, runtime: Runtime, cache: Path | None = None) 
     return {**header, **lowered.header}
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """A cache of compiled code for all tests; they compute the same with an empty one."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, cache) -> Callable[[str, Runtime], tuple[Path, dict]]:
+    """Return a function that writes a cell's file once, and returns it with its header."""
+    files: dict[tuple[str, Runtime], tuple[Path, dict]] = {}
+
+    def get(family: str, runtime: Runtime) -> tuple[Path, dict]:
+        if (family, runtime) not in files:
+            path = tmp_path_factory.mktemp("written") / "model.safetensors"
+            files[family, runtime] = (path, write(path, family, runtime, cache))
+        return files[family, runtime]
+
+    return get
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_parts_compose_to_exactly_the_network(family):
     network, inputs = network_of(family), inputs_of(family)
@@ -131,19 +156,19 @@ def test_an_unknown_network_is_refused():
 
 
 @pytest.mark.parametrize(("runtime", "family"), [*CASES, *COMPILED])
-def test_an_engine_computes_the_networks_function(runtime, family, tmp_path):
+def test_an_engine_computes_the_networks_function(runtime, family, written, cache):
     """Output within tolerance at prepared and unprepared batch sizes; the file has the expected size."""
     skip_unless_possible(runtime)
-    path = tmp_path / "model.safetensors"
-    header = write(path, family, runtime)
+    path, header = written(family, runtime)
     assert 0 <= header["output_error"] <= TOLERANCE[runtime.precision]
     if runtime.precision != "fp32":
         assert header["output_error"] > 1e-4  # otherwise nothing was rounded
 
-    loaded = slimdiff.load(path)
+    loaded = slimdiff.load(path, cache=cache)
     running = loaded.denoiser.network
     assert isinstance(running, EngineNetwork)
-    network, inputs = network_of(family), inputs_of(family)
+    # as many as lowering measured the error of, for which the cache has compiled code
+    network, inputs = network_of(family), inputs_of(family, lowering.ERROR_IMAGES)
     expected = network(*inputs)
     found = running(*inputs)
     assert found.dtype == torch.float32
@@ -168,12 +193,12 @@ torch.save(loaded.sample(3, seed=5, batch_size=2).images, sys.argv[3])
 
 
 @pytest.mark.parametrize(("runtime", "family"), KEPT)
-def test_a_fresh_process_samples_the_same_images(runtime, family, tmp_path):
+def test_a_fresh_process_samples_the_same_images(runtime, family, written, cache, tmp_path):
     skip_unless_possible(runtime)
-    path, cache, threads = tmp_path / "model.safetensors", tmp_path / "cache", torch.get_num_threads()
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        write(path, family, runtime, cache)
+        path, _ = written(family, runtime)
         first = slimdiff.load(path, cache=cache)
         here = first.sample(3, seed=5, batch_size=2).images
         assert torch.equal(first.sample(3, seed=5, batch_size=2).images, here)
@@ -190,14 +215,15 @@ def test_a_fresh_process_samples_the_same_images(runtime, family, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_library_truncated_by_a_killed_compiler_is_rebuilt(tmp_path, capfd):
+def test_a_library_truncated_by_a_killed_compiler_is_rebuilt(written, tmp_path, capfd):
     """In new processes, since a process loads a library only once."""
     runtime = Runtime("torch-compile", "fp32")
     skip_unless_possible(runtime)
-    path, cache, out = tmp_path / "model.safetensors", tmp_path / "cache", tmp_path / "images.pt"
-    write(path, "ncsn", runtime, cache)
+    cache, out = tmp_path / "cache", tmp_path / "images.pt"
+    path, _ = written("ncsn", runtime)
     command = [sys.executable, "-c", SCRIPT, str(path), str(cache), str(out)]
     environment = {"PYTHONPATH": str(SOURCE), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 
     def images():
         subprocess.run(command, env=environment, check=True, timeout=300)
@@ -215,13 +241,13 @@ def test_a_library_truncated_by_a_killed_compiler_is_rebuilt(tmp_path, capfd):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
-def test_calibration_writes_the_same_bytes_twice(engine, tmp_path):
+def test_calibration_writes_the_same_bytes_twice(engine, written, tmp_path):
     runtime = Runtime(engine, "int8")
     skip_unless_possible(runtime)
-    for name in "ab":
-        write(tmp_path / name, "ncsn", runtime)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    text = (tmp_path / "a").read_bytes()
+    first, _ = written("ncsn", runtime)
+    write(tmp_path / "model.safetensors", "ncsn", runtime)
+    text = (tmp_path / "model.safetensors").read_bytes()
+    assert text == first.read_bytes()
     assert str(SOURCE).encode() not in text  # no trace of the machine
 
 
@@ -329,14 +355,14 @@ def test_quantized_linears_are_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
-def test_graphs_are_not_exported_and_damaged_graphs_are_refused(engine, tmp_path):
+def test_graphs_are_not_exported_and_damaged_graphs_are_refused(engine, written, tmp_path):
     runtime = Runtime(engine, "int8")
     skip_unless_possible(runtime)
-    path = tmp_path / "model.safetensors"
-    header = write(path, "ncsn", runtime)
+    whole, header = written("ncsn", runtime)
     with pytest.raises(UserError, match="no float weights"):
-        export.in_float(slimdiff.load(path).network)
-    tensors, _ = load_tensors(path, "model")
+        export.in_float(slimdiff.load(whole).network)
+    tensors, _ = load_tensors(whole, "model")
+    path = tmp_path / "model.safetensors"
     name = "graph.xml" if engine == "openvino" else "graph.onnx"
     save_tensors(path, "model", {**tensors, name: tensors[name][:100].clone()}, header)
     with pytest.raises(UserError, match="cannot read"):
