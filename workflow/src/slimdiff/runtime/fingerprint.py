@@ -387,10 +387,11 @@ def kept_fingerprints(path: Path, entries: Sequence[str], source: Path = SOURCE)
             return dict(kept["fingerprints"])
     code = package() if source == SOURCE else Codebase([source])
     found = {entry: code.fingerprint(entry) for entry in entries}
-    with contextlib.suppress(OSError):
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({"text": text, "fingerprints": found}), encoding="utf-8")
-        temporary.replace(path)
+    if digest_of_text(source) == text:  # else somebody edits right now
+        with contextlib.suppress(OSError):
+            temporary = path.with_name(f"{path.name}.{os.getpid()}")
+            temporary.write_text(json.dumps({"text": text, "fingerprints": found}), encoding="utf-8")
+            temporary.replace(path)
     return found
 
 
