@@ -209,7 +209,7 @@ def count_macs(loaded: LoadedModel) -> int:
     They are those of the float network after channel pruning. Zeros count, since they are multiplied, too; quantization
     does not change the count.
     """
-    return _count_macs(loaded, lambda network, x: network(x, torch.empty(1)))
+    return _count_macs(loaded, lambda network, x: network(x, torch.zeros(1)))
 
 
 def count_macs_per_image(loaded: LoadedModel, seed: int) -> int | None:
@@ -228,7 +228,7 @@ def count_macs_per_image(loaded: LoadedModel, seed: int) -> int | None:
     def twice(network: nn.Module, x: torch.Tensor) -> None:
         caching = CachedUNet(network, 2, "euler")  # the first evaluation is whole, the second one shallow
         for _ in range(2):
-            caching(x, torch.empty(1))
+            caching(x, torch.zeros(1))
 
     shallow = _count_macs(loaded, twice) - count_macs(loaded)
     return whole + round(sampled.shallow_evaluations * shallow)
