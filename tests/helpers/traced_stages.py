@@ -26,7 +26,15 @@ EXAMPLE = ROOT / "examples" / "my_recipes.py"
 Calls = dict[str, set[CodeType]]
 
 SMALL: dict[str, Any] = {
-    "models": {model: {"training": {"epochs": 1}, "sampler": {"steps": 4}} for model in ("ncsn", "ddpm")},
+    "models": {
+        **{model: {"training": {"epochs": 1}, "sampler": {"steps": 4}} for model in ("ncsn", "ddpm")},
+        "unet2d": {
+            "image_size": 8,
+            "network": {"block_out_channels": [8, 16], "norm_num_groups": 4, "attn_norm_num_groups": 4},
+            "training": {"epochs": 1},
+            "sampler": {"steps": 4},
+        },
+    },
     "datasets": {"shapes": {"source": "shapes", "options": {"train_images": 96, "test_images": 24}}},
     "optimizations": {
         "euler-maruyama": {"training": "plain", "sampler": {"method": "euler-maruyama", "steps": 4}},
@@ -70,6 +78,7 @@ DDPM = (
     *("groups-2+l1-10", "channels-50-diff", "distilled-4", "steps-6-reuse-2", "noise-prediction"),
     *("ddpm", "dpm-solver", "l1-90-middle"),
 )
+UNET2D = ("groups-2", "channels-50-diff", "bf16", "steps-6-reuse-2")
 PROFILED = {
     "linear-8bit",
     "weights-4bit",
@@ -145,7 +154,7 @@ class Stages:
             self._make_model(**cell)
         for cell in cells:
             self._measure(**cell)
-        for model, recipes in (("ncsn", NCSN), ("ddpm", DDPM)):
+        for model, recipes in (("ncsn", NCSN), ("ddpm", DDPM), ("unet2d", UNET2D)):
             for recipe in recipes:
                 cell = {"dataset": "digits", "model": model, "optimization": recipe, "seed": 0}
                 self._make_model(**cell)
