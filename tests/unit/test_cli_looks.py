@@ -42,7 +42,7 @@ def test_status_of_an_empty_folder(tmp_path: Path, command: Command, monkeypatch
 def test_status_of_a_fresh_clone_says_what_is_missing(clone: Path, command: Command) -> None:
     (clone / "empty").mkdir()
     out = command("status", "--results", "empty")[1]
-    assert "0 done, 0 failed, 10 missing of 10 in config.yaml" in out
+    assert "0 done, 0 failed, 11 missing of 11 in config.yaml" in out
     assert "`slimdiff run`" in out
 
 

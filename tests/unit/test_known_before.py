@@ -90,7 +90,7 @@ def test_images_are_padded_or_refused(tmp_path: Path, image_size: int, size: int
     """The trial `large`, and what is just small enough."""
     overlay = photos(tmp_path / "large", {"image_size": size, "fit": fit}, image_size=image_size)
     images = loaded(overlay)
-    model = {**MODELS["ddpm"](image_size=size), "fit": fit}
+    model = {**MODELS["ddpm"](image_size=size, patch=2), "fit": fit}
     settings = {"dataset": "mine", "model": model, "training": TRAININGS["ddpm"](epochs=1), "seed": 0}
 
     def job() -> None:
@@ -100,7 +100,7 @@ def test_images_are_padded_or_refused(tmp_path: Path, image_size: int, size: int
         said = refusal(lambda: check(overlay))
         assert said == refusal(job).replace("models.*", "models.ddpm")
         assert said.startswith(f"models.ddpm.fit is pad, which cannot shrink the {image_size}×{image_size} images")
-        assert said.endswith(f"image_size of {-(-image_size // 8) * 8} or more")
+        assert said.endswith(f"image_size of {-(-image_size // 16) * 16} or more")
     else:
         assert check(overlay)["mine"].shape == images.image_shape
         job()
@@ -108,7 +108,7 @@ def test_images_are_padded_or_refused(tmp_path: Path, image_size: int, size: int
 
 @pytest.mark.parametrize(
     ("dataset", "model", "size", "least"),
-    [("mnist", "ddpm", 24, 32), ("cifar10", "ncsn", 28, 32), ("mnist", "ncsn", 27, 28)],
+    [("mnist", "ddpm", 16, 32), ("cifar10", "ncsn", 28, 32), ("mnist", "ncsn", 27, 28)],
 )
 def test_built_in_images_do_not_fit_either(dataset: str, model: str, size: int, least: int) -> None:
     overlay = {"models": {model: {"image_size": size, "fit": "pad"}}, "matrix": [entry(dataset, model)]}

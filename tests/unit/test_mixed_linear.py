@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from builders import MODELS, model_header, striped_images, training, unet_training
+from builders import MODELS, TRAININGS, model_header, striped_images
 from torch import nn
 
 from slimdiff.checkpoints import model
@@ -20,7 +20,6 @@ from slimdiff.models.registry import build_network
 from slimdiff.training.loop import train
 
 CPU = torch.device("cpu")
-TRAININGS = {"ncsn": training, "ddpm": unet_training}
 FAMILIES = sorted(MODELS)
 
 

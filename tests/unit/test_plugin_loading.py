@@ -245,7 +245,7 @@ def test_a_header_without_its_plugins_fails_clearly() -> None:
     write_small_model(Path("m.safetensors"), structure=[{"step": "wrap", "record": {}}])
     message = refused(lambda: slimdiff.load("m.safetensors"))
     assert "'wrap'" in message and "load its plugin" in message
-    assert "'residual'; allowed: ncsn, ddpm; others need their plugin" in refused(
+    assert "'residual'; allowed: ncsn, ddpm, unet2d; others need their plugin" in refused(
         lambda: registry.build_network(RESIDUAL)
     )
 

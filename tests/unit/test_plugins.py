@@ -427,7 +427,7 @@ def test_names_of_slimdiff_are_refused(folder: Path) -> None:
 
 
 def test_reading_and_validating_load_no_plugin() -> None:
-    assert set(FAMILIES) == {"ncsn", "ddpm"}
+    assert set(FAMILIES) == {"ncsn", "ddpm", "unet2d"}
 
 
 @pytest.mark.parametrize(

@@ -363,7 +363,7 @@ def test_progress_is_reported_in_equal_parts(tmp_path, family, method):
     if method == "ode":
         assert told_of == [(3, 5), (5, 5)], "the number of evaluations is known only at the end"
         return
-    calls = round(watched.network_evaluations / (2 if family == "ddpm" else 1))  # guidance evaluates twice in one call
+    calls = round(watched.network_evaluations / (1 if family == "ncsn" else 2))  # guidance evaluates twice in one call
     parts = [3 * part / calls for part in range(1, calls + 1)] + [3.0]
     parts += [3 + 2 * part / calls for part in range(1, calls + 1)] + [5.0]
     assert [done for done, _ in told_of] == pytest.approx(parts)

@@ -103,7 +103,7 @@ def test_commands_see_the_expanded_cells() -> None:
         ),
         (
             merge(overlay(training="mine"), {"trainings": {"mine": {"linear": "8bit-mixed", "ema_sampled_after": 2}}}),
-            "trainings.mine.ema_sampled_after is 2; allowed: below the 2 epochs",
+            "trainings.mine.ema_sampled_after is 2; allowed: below the 1 epochs",
         ),
         (
             overlay(training="linear-8bit-mixed", prune=RANDOM),

@@ -81,7 +81,8 @@ def test_a_thousand_cells_are_planned_quickly_and_without_torch(
 ) -> None:
     recipes = [*yaml.safe_load((fresh / "config.yaml").read_text())["optimizations"]][:20]
     entry = {"dataset": "mnist", "model": "ncsn", "optimizations": recipes, "seeds": list(range(50))}
-    (tmp_path / "thousand.yaml").write_text(json.dumps({"matrix": [entry]}))
+    models = {"ncsn": {"training": {"optimizer": "adam"}}}  # Muon has no 8-bit state
+    (tmp_path / "thousand.yaml").write_text(json.dumps({"models": models, "matrix": [entry]}))
     few_s, _ = cold_dry_run(fresh, *SMOKE, **without_torch)
     many_s, jobs = cold_dry_run(fresh, "--configfile", str(tmp_path / "thousand.yaml"), **without_torch)
     assert len(jobs["row"]) == len(jobs["sample"]) == 1000
