@@ -141,6 +141,8 @@ def test_layers_come_in_the_order_of_the_network():
     names = layers(build_network(MODELS["ncsn"](), seed=1), "global")
     assert names[:3] == ["conv1", "dense1", "conv2"]
     assert names[-1] == "tconv1"
+    blocks = modules(layers(build_network(MODELS["unet2d"](), seed=1), "global"))
+    assert blocks == ["conv_in", "down_blocks", "mid_block", "up_blocks", "conv_out"]
 
 
 def test_sensitivity_prunes_a_copy_one_layer_at_a_time():

@@ -160,7 +160,7 @@ def test_attention_loses_the_same_channels_of_queries_keys_and_values():
 def test_each_block_has_channels_of_its_own():
     network = small_unet2d_model()["network"]
     names = channel_modules("unet2d", network)
-    assert names == ["down_blocks", "up_blocks", "mid_block"]
+    assert names == ["down_blocks", "mid_block", "up_blocks"]
     for name in names:
         network = build({})
         prune_channels(network, ChannelSettings("channels", "l1", 0.5, scope=f"module:{name}"), seed=0)

@@ -68,16 +68,16 @@ def _unet2d(network: Mapping[str, Any]) -> Iterator[tuple[str, int, int, int]]:
     for index, (kind, width) in enumerate(zip(network["down_block_types"], widths, strict=True)):
         inputs = [widths[max(index - 1, 0)], *[width] * (n - 1)]
         yield from level(f"down_blocks.{index}", kind, inputs, width, "downsamplers" if index < last else "")
+    if network.get("add_attention", True):
+        yield from attention("mid_block", 0, widths[-1])
+    for index in range(2):
+        yield from resnet("mid_block", index, widths[-1], widths[-1])
     below = widths[::-1]
     for index, (kind, width) in enumerate(zip(network["up_block_types"], below, strict=True)):
         # the skips of a level, whose last one comes from the level above
         skips = [*[width] * n, below[min(index + 1, last)]]
         inputs = [skip + (below[max(index - 1, 0)] if place == 0 else width) for place, skip in enumerate(skips)]
         yield from level(f"up_blocks.{index}", kind, inputs, width, "upsamplers" if index < last else "")
-    if network.get("add_attention", True):
-        yield from attention("mid_block", 0, widths[-1])
-    for index in range(2):
-        yield from resnet("mid_block", index, widths[-1], widths[-1])
     yield "conv_out", widths[0], 0, 3
 
 

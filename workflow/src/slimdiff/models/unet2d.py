@@ -80,6 +80,8 @@ class UNet2D(UNet2DModel):
             num_class_embeds=classes + 1 if classes else None,  # the last one is the null class
         )
         self.classes, self.patch, self.image_shape = classes, patch, (image_channels, image_size, image_size)
+        for name in ("up_blocks", "conv_norm_out", "conv_act", "conv_out"):  # diffusers registers mid_block after these
+            self._modules[name] = self._modules.pop(name)
         for module in self.modules():  # diffusers' own check widths, and copy large batches
             if isinstance(module, Downsample2D | Upsample2D):
                 module.__class__ = Halve if isinstance(module, Downsample2D) else Double
