@@ -171,11 +171,11 @@ def ncsn_sizes(image_size: int) -> list[int]:
     return sizes
 
 
-def _ncsn_faults(image_size: int, network: Mapping[str, Any]) -> Iterator[Fault]:
-    sizes = ncsn_sizes(image_size)
+def _ncsn_faults(image_size: int, patch: int, network: Mapping[str, Any]) -> Iterator[Fault]:
+    sizes = ncsn_sizes(image_size // patch)
     if sizes[-1] < 1:
-        least = next(size for size in range(image_size, 100) if ncsn_sizes(size)[-1] > 0)
-        yield ("image_size",), f"is {image_size}; allowed: {least} or more pixels"
+        least = next(size for size in range(100) if ncsn_sizes(size)[-1] > 0)
+        yield ("image_size",), f"is {image_size}; allowed with patch {patch}: {least * patch} or more pixels"
     channels, norms = network["channels"], network["norm_groups"]
     # The last norm has the second level's groups and the first level's channels.
     for level, width in enumerate((channels[0], math.gcd(channels[0], channels[1]), *channels[2:])):
@@ -183,7 +183,7 @@ def _ncsn_faults(image_size: int, network: Mapping[str, Any]) -> Iterator[Fault]
         alone = level == len(norms) - 1 and sizes[-1] == 1 and norms[level] == width
         if width % norms[level] or alone:
             allowed = ", ".join(divisors(width).split(", ")[: -1 if alone else None])
-            size = f" and image_size {image_size}" if alone else ""
+            size = f", image_size {image_size} and patch {patch}" if alone else ""
             text = f"is {norms[level]}; allowed with channels {list(channels)}{size}: {allowed or 'none'}"
             yield ("network", "norm_groups", level), text
 
@@ -195,13 +195,13 @@ def _size_step(family: str, network: Mapping[str, Any]) -> int:
     return 2**LEVELS_DOWN if family == "ddpm" else 1
 
 
-def _ddpm_faults(image_size: int, network: Mapping[str, Any]) -> Iterator[Fault]:
+def _ddpm_faults(image_size: int, patch: int, network: Mapping[str, Any]) -> Iterator[Fault]:
     if network["base"] % network["heads"]:
         text = f"is {network['heads']}; allowed: {divisors(network['base'])}"
         yield ("network", "heads"), text
 
 
-def _unet2d_faults(image_size: int, network: Mapping[str, Any]) -> Iterator[Fault]:
+def _unet2d_faults(image_size: int, patch: int, network: Mapping[str, Any]) -> Iterator[Fault]:
     widths = network["block_out_channels"]
     if not 1 <= len(widths) <= MAX_BLOCKS:
         yield ("network", "block_out_channels"), f"names {len(widths)} blocks; allowed: 1 to {MAX_BLOCKS}"
@@ -214,9 +214,19 @@ def _unet2d_faults(image_size: int, network: Mapping[str, Any]) -> Iterator[Faul
         for index, kind in enumerate(network[key]):
             if kind not in allowed:
                 yield ("network", key, index), f"is {kind!r}; allowed: {', '.join(allowed)}"
-    common = math.gcd(*widths)
-    if common % network["norm_num_groups"]:
-        yield ("network", "norm_num_groups"), f"is {network['norm_num_groups']}; allowed: {divisors(common)}"
+    norms = [("norm_num_groups", math.gcd(*widths), min(widths[-2:]))]  # key, what it divides, smallest innermost width
+    if network.get("add_attention", True) and network.get("attn_norm_num_groups") is not None:
+        norms.append(("attn_norm_num_groups", widths[-1], widths[-1]))
+    for key, common, inner in norms:
+        # A norm over one value returns 0: on a level of one pixel, a group needs two channels or more.
+        alone = image_size // patch == _size_step("unet2d", network) and network[key] == inner
+        if common % network[key] or alone:
+            size = f" and, with image_size {image_size} and patch {patch}, fewer than {inner}" if alone else ""
+            yield ("network", key), f"is {network[key]}; allowed: {divisors(common)}{size}"
+    frequencies = widths[0] // 2
+    if frequencies and network.get("freq_shift", 0) >= frequencies:
+        text = f"is {network['freq_shift']}; allowed: below {frequencies}, the number of frequencies"
+        yield ("network", "freq_shift"), text
     width, attending = network["attention_head_dim"], [widths[-1]] if network.get("add_attention", True) else []
     for key, order in (("down_block_types", widths), ("up_block_types", widths[::-1])):
         attending += [c for kind, c in zip(network[key], order, strict=False) if kind.startswith("Attn")]
@@ -224,7 +234,7 @@ def _unet2d_faults(image_size: int, network: Mapping[str, Any]) -> Iterator[Faul
         yield ("network", "attention_head_dim"), f"is {width}; allowed: up to {min(attending)}, or null"
 
 
-NETWORK_FAULTS: dict[str, Callable[[int, Mapping[str, Any]], Iterator[Fault]]] = {
+NETWORK_FAULTS: dict[str, Callable[[int, int, Mapping[str, Any]], Iterator[Fault]]] = {
     "ncsn": _ncsn_faults,
     "ddpm": _ddpm_faults,
     "unet2d": _unet2d_faults,
@@ -250,7 +260,7 @@ def network_faults(family: str, image_size: int, network: Mapping[str, Any], pat
             f"is {image_size}; allowed for family {family}{of_patch}: multiples of {step}, such as {near} or "
             f"{near + step}",
         )
-    yield from NETWORK_FAULTS[family](image_size // patch, network)
+    yield from NETWORK_FAULTS[family](image_size, patch, network)
 
 
 def allocation_faults(amount: float) -> Iterator[Fault]:

@@ -36,7 +36,8 @@ def training_problems(config: Config, model: str, training: str) -> Iterator[Pro
         allowed = ", ".join(preconditionings)
         yield problem("preconditioning", f"is {options['preconditioning']}; allowed for family {family}: {allowed}")
     if options["optimizer"] == "muon" and options["optimizer_state"] != "float":
-        yield problem("optimizer_state", f"is {options['optimizer_state']}; allowed with optimizer muon: float")
+        text = f"is {options['optimizer_state']}; allowed with optimizer muon: float; or set optimizer to adamw or adam"
+        yield problem("optimizer_state", text)
     sampled = options.get("ema_sampled_after")
     if sampled is not None and options["linear"] != MIXED_LINEAR:
         yield problem("ema_sampled_after", f"is {sampled}; allowed with linear {options['linear']}: null")
