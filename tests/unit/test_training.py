@@ -429,6 +429,18 @@ def test_muon_steps_like_that_of_torch():
             other.weight.data.copy_(one.weight)
 
 
+def test_muon_leaves_parameters_without_gradient_and_computed_weights_alone():
+    """As Adam does. A plugin's network may have layers that a step does not use, or torch's parametrizations."""
+    linears = [torch.nn.Linear(4, 4) for _ in range(5)]
+    network = torch.nn.Sequential(*linears[:2], torch.nn.utils.parametrizations.weight_norm(linears[2]), *linears[3:])
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    optimizer = build_optimizer("muon", "float", network, 0.1, 0.5)
+    network[4](network[2](network[1](network[0](torch.ones(2, 4))))).square().sum().backward()
+    optimizer.step()
+    unchanged = {name for name, parameter in network.named_parameters() if torch.equal(parameter, before[name])}
+    assert unchanged == {"3.weight", "3.bias"}
+
+
 def test_muon_is_adamw_alone_without_inner_layers():
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(4, 1, 3))
     assert isinstance(build_optimizer("muon", "float", network, 0.1, 0.0), torch.optim.AdamW)

@@ -44,9 +44,10 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take a step along the parameters' gradients."""
+        """Take a step along the parameters' gradients; a parameter without one keeps its value."""
         own = self.param_groups[0]
-        inner = list(zip(own["params"], self._groups, strict=True))
+        pairs = zip(own["params"], self._groups, strict=True)
+        inner = [(parameter, groups) for parameter, groups in pairs if parameter.grad is not None]
         momenta = [self._momentum(parameter).flatten(1).chunk(groups) for parameter, groups in inner]
         orthogonal = iter(orthogonalize([matrix for matrices in momenta for matrix in matrices]))
         for parameter, groups in inner:
@@ -69,7 +70,7 @@ class Muon(torch.optim.Optimizer):
         return parameter.grad.lerp(buffer, MOMENTUM)
 
     def _share(self) -> None:
-        """Let AdamW have this optimizer's state and its group, in which the rate changes."""
+        """Make AdamW use this optimizer's state, and its parameter group, whose rate the training loop sets."""
         self._adamw.state, self._adamw.param_groups = self.state, self.param_groups[1:]
 
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,7 +40,7 @@ def _adam_8bit(parameters: list[nn.Parameter], learning_rate: float, weight_deca
 
 
 def _make_contiguous(parameters: list[nn.Parameter]) -> None:
-    """Do before the first step what bitsandbytes does in it, so that a resumed training computes as it did."""
+    """Lay weights out as bitsandbytes does in its first step, so that a resumed training has the same layout."""
     for parameter in parameters:
         parameter.data = parameter.data.contiguous()
 
@@ -60,8 +60,9 @@ def _muon(network: nn.Module, learning_rate: float, weight_decay: float) -> torc
     """
     layers = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))]
     ends = [m for m in layers if not isinstance(m, nn.Linear)] or layers
-    inner = [m for m in layers if m not in (ends[0], ends[-1]) and m.weight.requires_grad]
-    matrices = {cast(nn.Parameter, m.weight): int(getattr(m, "groups", 1)) for m in inner}
+    inner = [(m.weight, int(getattr(m, "groups", 1))) for m in layers if m not in (ends[0], ends[-1])]
+    # the weight of a parametrized layer is computed from its parameters
+    matrices = {w: groups for w, groups in inner if isinstance(w, nn.Parameter) and w.requires_grad}
     others = [p for p in network.parameters() if p.requires_grad and p not in matrices]
     if not matrices:
         return _adamw(others, learning_rate, weight_decay)
