@@ -256,6 +256,13 @@ def test_a_recipe_that_trains_on_is_compared_with_a_baseline_that_does() -> None
     assert set(references.references(without).values()) == {None}
 
 
+@pytest.mark.parametrize(("total", "parts"), [(0.3, (0.1, 0.2)), (2.5, (1, 1.5)), (3, (2, 1)), (1.1, (0.4, 0.7))])
+def test_epochs_of_a_chain_are_as_many_as_those_of_one_training(total: float, parts: tuple[float, ...]) -> None:
+    trainings = [{"training": {"epochs": epochs}} for epochs in parts]
+    chain = references.epochs_of({"starts": trainings[:-1], "train": trainings[-1]})
+    assert chain == references.epochs_of({"train": {"training": {"epochs": total}}}) == total
+
+
 UNTIMED = json.dumps({"train": {"model": {}, "training": {}}})
 
 

@@ -57,7 +57,7 @@ def epochs_of(settings: Mapping[str, Any]) -> float | None:
     """Return the epochs of a recipe's training and of all trainings that it starts from; None if one does not say."""
     trainings = [*settings.get("starts", []), settings.get("train", {})]
     epochs = [training.get("training", {}).get("epochs") for training in trainings]
-    return None if None in epochs else float(sum(epochs))
+    return None if None in epochs else round(float(sum(epochs)), 6)  # 0.1 + 0.2 epochs are as many as 0.3
 
 
 def _trains_on_alone(settings: Mapping[str, Any], baseline: Mapping[str, Any]) -> bool:
