@@ -32,7 +32,7 @@ from slimdiff.models.registry import build_network
 from slimdiff.profiling.profile import count_macs
 
 CONFIG = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text(encoding="utf-8"))
-FAMILIES = ("ncsn", "ddpm")
+FAMILIES = tuple(MODELS)
 # Of the U-Net: layers whose outputs are added to one residual stream.
 SHARED = {
     *("inc.conv2", "down1.conv1.conv2", "up2.embed", "up2.conv2.conv2", "up3.conv1.conv2"),
@@ -40,6 +40,15 @@ SHARED = {
     *("attend4.proj", "attend4.ff2"),
     *("down2.embed", "down2.conv2.conv2", "down3.conv1.conv2", "bottom3.conv2", "up1.conv1.conv2"),
     *("attend2.proj", "attend2.ff2"),
+}
+SHARED_BY_BLOCKS = {
+    "ncsn": {"embed"},
+    "ddpm": SHARED,
+    "unet2d": {
+        *("conv_in", "down_blocks.0.resnets.0.conv2", "down_blocks.1.resnets.0.conv2"),
+        *("down_blocks.1.resnets.0.conv_shortcut", "mid_block.attentions.0.to_out.0"),
+        *("mid_block.resnets.0.conv2", "mid_block.resnets.1.conv2"),
+    },
 }
 RESIDUAL = "up3.conv1.conv2"  # of the U-Net; its channels: a skip's and the level below's, concatenated
 
@@ -69,7 +78,7 @@ def macs(network):
     return counter.get_total_flops() // 2
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["ncsn", "ddpm"])
 def test_half_of_the_channels_halves_every_width_and_quarters_the_network(family):
     network = build_network(CONFIG["models"][family])
     before, params, arithmetic = sizes(network), sum(p.numel() for p in network.parameters()), macs(network)
@@ -111,21 +120,22 @@ def test_the_pruned_network_equals_the_whole_one_with_those_weights_at_zero(fami
     """Every weight is numbered, so the remaining ones reveal the removed ones. With those weights at zero the whole
     network must give the same images: it does not if a filter goes and another channel's readers with it.
 
-    The U-Net is tested without its norms, which see all channels at once; the score network's see whole groups.
+    U-Nets are tested without their norms, which see other channels too; the score network's see whole groups.
     """
-    network = build_network(MODELS[family](), seed=4)
-    if family == "ddpm":
+    network = build_network(MODELS[family](), seed=4).double()
+    if family == "ncsn":
+        network.fourier.double()
+    else:
         for name, module in list(network.named_modules()):
             if isinstance(module, nn.GroupNorm | nn.LayerNorm):
                 network.set_submodule(name, nn.Identity())
+    if family == "unet2d":
+        network.time_proj.register_forward_hook(lambda module, inputs, output: output.double())
     values = {name: torch.randn_like(parameter) * 0.2 for name, parameter in network.named_parameters()}
     numbered, count = copy.deepcopy(network), 1
     for parameter in numbered.parameters():
         parameter.data = torch.arange(count, count + parameter.numel(), dtype=torch.float64).view(parameter.shape)
         count += parameter.numel()
-    numbered.double()
-    if family == "ncsn":
-        numbered.fourier.double()
     whole = dict(numbered.named_parameters())
     whole = {name: parameter.detach().clone() for name, parameter in whole.items()}
 
@@ -142,6 +152,9 @@ def test_the_pruned_network_equals_the_whole_one_with_those_weights_at_zero(fami
             step = original.numel() // 3
             state[name][:third] = state[name][third : 2 * third].round() - step
             numbers = state[name].flatten().round()
+        if ".to_q." in name:
+            keys = name.replace("to_q", "to_k")
+            numbers = state[keys].flatten().round() - whole[keys].flatten()[0] + original.flatten()[0]
         positions = (numbers - original.flatten()[0]).long()
         assert torch.equal(original.flatten()[positions], numbers), name
         mask = torch.zeros(original.numel(), dtype=torch.bool)
@@ -151,17 +164,20 @@ def test_the_pruned_network_equals_the_whole_one_with_those_weights_at_zero(fami
         if ".qkv." in name:
             third, left = len(values[name]) // 3, len(kept_values[name]) // 3
             kept_values[name][:left] *= (left / third) ** 0.5
+        if ".to_q." in name:
+            kept_values[name] *= (len(kept_values[name]) / len(values[name])) ** 0.5
 
     fresh = copy.deepcopy(network)
     fresh.load_state_dict({**network.state_dict(), **values})
     small = copy.deepcopy(network)
     resize(small, {name: layer for name, layer in sizes(narrow).items() if name in sizes(network)})
     small.load_state_dict({**network.state_dict(), **kept_values})
-    x = torch.randn(2, 1, MODELS[family]()["image_size"], MODELS[family]()["image_size"])
+    x = torch.randn(2, 1, MODELS[family]()["image_size"], MODELS[family]()["image_size"]).double()
+    levels = torch.tensor([0.3, 0.9]).double()
     with torch.no_grad():
-        expected, found = fresh(x, torch.tensor([0.3, 0.9])), small(x, torch.tensor([0.3, 0.9]))
+        expected, found = fresh(x, levels), small(x, levels)
     assert float(expected.abs().max()) > 0
-    assert torch.allclose(expected, found, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    assert torch.allclose(expected, found, rtol=1e-8, atol=1e-9 * float(expected.abs().max()))
     assert sum(p.numel() for p in small.parameters()) < 0.75 * sum(p.numel() for p in network.parameters())
 
 
@@ -375,7 +391,7 @@ def test_a_scope_covers_one_modules_own_channels_and_scopes_together_all_unshare
         assert narrower(x, *others).shape == x.shape
     whole = sizes(copied_and_pruned(network))
     shared = {layer for layer in whole if width_of(whole[layer]) < width_of(before[layer])} - set(outputs)
-    assert shared == {"ncsn": {"embed"}, "ddpm": SHARED}[family]
+    assert shared == SHARED_BY_BLOCKS[family]
 
 
 def width_of(layer):

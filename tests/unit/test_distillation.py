@@ -55,7 +55,7 @@ def batch_of(hooks, denoiser, family, n=12):
     sigma = hooks.training_sigmas(denoiser, n, generator)
     size = MODELS[family]()["image_size"]
     x_0, noise = (torch.randn(n, 1, size, size, generator=generator) for _ in range(2))
-    labels = None if family == "ncsn" else torch.arange(n) % 3 - 1  # none, 0, 1
+    labels = torch.arange(n) % 3 - 1 if MODELS[family]()["network"]["classes"] else None  # none, 0, 1
     return x_0, sigma, noise, labels
 
 
@@ -135,7 +135,7 @@ def ends(family, network, method, steps, guidance, grid=None):
     """Return samples from noise that no training saw."""
     denoiser = build_denoiser(network.eval(), MODELS[family](), TRAININGS[family]())
     settings = SamplerSettings(method, steps, LOW, HIGH, RHO, grid, guidance=guidance)
-    labels = None if family == "ncsn" else torch.arange(16) % 2
+    labels = torch.arange(16) % 2 if MODELS[family]()["network"]["classes"] else None
     size = MODELS[family]()["image_size"]
     with torch.no_grad():
         return sample(Guided(denoiser, labels, guidance), ImageNoise(9, range(16)), (1, size, size), settings).x

@@ -88,7 +88,7 @@ def network_of(family: str) -> torch.nn.Module:
 def inputs_of(family: str, n: int = 5) -> tuple[torch.Tensor, ...]:
     model, generator = MODELS[family](), torch.Generator().manual_seed(3)
     x = torch.randn(n, model["channels"], model["image_size"], model["image_size"], generator=generator)
-    labels = (torch.arange(n) % 3 - 1,) if family == "ddpm" else ()
+    labels = (torch.arange(n) % 3 - 1,) if model["network"]["classes"] else ()
     return (x, torch.linspace(-1.0, 1.0, n), *labels)
 
 
