@@ -31,9 +31,6 @@ _UNET = {  # block → its layers, and the level of its attention
     "attend6": (_ATTENTION, 0),
     "outc": (("",), None),
 }
-
-
-_RESNET = ("conv1", "time_emb_proj", "conv2")
 _QKVO = ("to_q", "to_k", "to_v", "to_out.0")
 ATTENTION_BLOCKS = ("AttnDownBlock2D", "AttnUpBlock2D")
 

@@ -95,10 +95,8 @@ def _weights_bytes(config: Config, model: str, training: str) -> float:
     """Return the bytes of a training's weights, at least."""
     options = config["models"][model]
     groups = training_options(config, model, training)["groups"]
-    weights = (
-        conv_weights(options["family"], options["channels"] * options.get("patch", 1) ** 2, options["network"], groups)
-        or 0
-    )
+    channels = options["channels"] * options.get("patch", 1) ** 2
+    weights = conv_weights(options["family"], channels, options["network"], groups) or 0
     kept = math.prod(_kept(config["trainings"][name]) for name in chain_of(config, training))
     return weights * FLOAT * kept
 

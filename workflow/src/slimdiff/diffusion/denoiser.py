@@ -47,9 +47,7 @@ class PreconditioningSettings:
     sigma: float = 25.0  # base of the VE SDE
     sigma_data: float = 0.33  # edm: root mean square of the pixels; 0.33 for MNIST in [0, 1]
     noise_schedule: str = "linear"  # epsilon, v, sample, and samplers on a noise schedule
-    min_snr_gamma: float | None = (
-        None  # epsilon, v, sample: clamp of the loss weight (Hang et al. 2023); None: weight 1
-    )
+    min_snr_gamma: float | None = None  # of the same: clamp of the loss weight (Hang et al. 2023); None: weight 1
     black: float = 0.0  # in the process, where white is 1
     noise_scale: float = 1.0  # edm: factor on c_noise
 
@@ -152,9 +150,8 @@ class Denoiser:
         if gamma is None:
             return torch.ones_like(sigma)
         snr = sigma**-2
-        return (
-            snr.clamp_max(gamma) / {"epsilon": snr, "v": snr + 1.0, "sample": torch.ones_like(snr)}[self.settings.name]
-        )
+        scale = {"epsilon": snr, "v": snr + 1.0, "sample": torch.ones_like(snr)}[self.settings.name]
+        return snr.clamp_max(gamma) / scale
 
 
 def build_denoiser(network: nn.Module, model: Mapping[str, Any], training: Mapping[str, Any]) -> Denoiser:

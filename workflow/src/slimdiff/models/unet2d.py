@@ -44,7 +44,7 @@ class UNet2DSettings:
     attn_norm_num_groups: int | None = None  # before the middle attention; None: none with scale_shift
 
 
-class Halve(Downsample2D):
+class Downsample(Downsample2D):
     """Halve the image by a strided convolution of any width."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -54,7 +54,7 @@ class Halve(Downsample2D):
         return out
 
 
-class Double(Upsample2D):
+class Upsample(Upsample2D):
     """Double the image by its nearest pixels, then a convolution of any width."""
 
     def forward(self, hidden_states: torch.Tensor, output_size: int | None = None) -> torch.Tensor:
@@ -84,7 +84,7 @@ class UNet2D(UNet2DModel):
             self._modules[name] = self._modules.pop(name)
         for module in self.modules():  # diffusers' own check widths, and copy large batches
             if isinstance(module, Downsample2D | Upsample2D):
-                module.__class__ = Halve if isinstance(module, Downsample2D) else Double
+                module.__class__ = Downsample if isinstance(module, Downsample2D) else Upsample
         for name, module in list(self.named_modules()):
             if groups != 1 and isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) and "." in name:
                 self.set_submodule(name, _grouped(module, groups))
