@@ -36,6 +36,7 @@ SMALL: dict[str, Any] = {
         },
     },
     "datasets": {"shapes": {"source": "shapes", "options": {"train_images": 96, "test_images": 24}}},
+    "trainings": {"adam-8bit": {"optimizer": "adam"}},
     "optimizations": {
         "euler-maruyama": {"training": "plain", "sampler": {"method": "euler-maruyama", "steps": 4}},
         "predictor-corrector": {"training": "plain", "sampler": {"method": "predictor-corrector", "steps": 4}},
