@@ -175,7 +175,8 @@ def _ncsn_faults(image_size: int, patch: int, network: Mapping[str, Any]) -> Ite
     sizes = ncsn_sizes(image_size // patch)
     if sizes[-1] < 1:
         least = next(size for size in range(100) if ncsn_sizes(size)[-1] > 0)
-        yield ("image_size",), f"is {image_size}; allowed with patch {patch}: {least * patch} or more pixels"
+        of_patch = f" with patch {patch}" if patch > 1 else ""
+        yield ("image_size",), f"is {image_size}; allowed{of_patch}: {least * patch} or more pixels"
     channels, norms = network["channels"], network["norm_groups"]
     # The last norm has the second level's groups and the first level's channels.
     for level, width in enumerate((channels[0], math.gcd(channels[0], channels[1]), *channels[2:])):
