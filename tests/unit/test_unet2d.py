@@ -42,20 +42,18 @@ def inputs(network, n=3, size=16):
 
 
 @pytest.mark.parametrize("changes", SHAPES)
-def test_it_computes_what_diffusers_computes(changes):
+def test_diffusers_loads_its_weights_and_computes_the_same(changes):
     network = build(changes)
     x, noise_level, labels = inputs(network)
+    config = {key: value for key, value in {**SMALL_UNET2D, **changes}.items() if key not in ("classes", "zero_init")}
+    n_classes = network.classes + 1 if network.classes else None
+    theirs = UNet2DModel(**config, sample_size=8, in_channels=4, out_channels=4, num_class_embeds=n_classes)
+    theirs.load_state_dict(network.state_dict())
+    theirs.eval().to(memory_format=torch.channels_last)
     classes = None if labels is None else torch.where(labels < 0, 2, labels)
     with torch.no_grad():
-        inner = UNet2DModel.forward(network, F.pixel_unshuffle(x, 2), noise_level, classes, return_dict=False)[0]
+        inner = theirs(F.pixel_unshuffle(x, 2), noise_level, classes, return_dict=False)[0]
         assert torch.equal(network(x, noise_level, labels), F.pixel_shuffle(inner, 2))
-
-
-def test_diffusers_loads_its_weights():
-    network = build({})
-    config = {key: value for key, value in SMALL_UNET2D.items() if key not in ("classes", "zero_init")}
-    theirs = UNet2DModel(**config, sample_size=8, in_channels=4, out_channels=4, num_class_embeds=3)
-    theirs.load_state_dict(network.state_dict())
 
 
 @pytest.mark.parametrize("changes", SHAPES)

@@ -63,8 +63,25 @@ class Upsample(Upsample2D):
         return out
 
 
+class ScaleShiftBlock(ResnetBlock2D):
+    """A residual block with scale and shift; as in diffusers but for the order of splitting them and adding axes.
+
+    OpenVINO 2026.4 crashes when it compiles diffusers' order after a GroupNorm.
+    """
+
+    def forward(self, input_tensor: torch.Tensor, temb: torch.Tensor) -> torch.Tensor:
+        """(N, C, S, S) and the embedding → (N, width, S, S)."""
+        h = self.conv1(F.silu(self.norm1(input_tensor)))
+        scale, shift = (part[:, :, None, None] for part in self.time_emb_proj(F.silu(temb)).chunk(2, dim=1))
+        h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
+        out: torch.Tensor = h + (input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor))
+        return out
+
+
 class UNet2D(UNet2DModel):
     """UNet2DModel called like the other networks; `groups` divides the 3×3 convolutions of blocks and samplers."""
+
+    to = nn.Module.to  # diffusers' own warns of every change of precision
 
     def __init__(
         self, settings: UNet2DSettings, image_channels: int, image_size: int, groups: int | str = 1, patch: int = 1
@@ -85,6 +102,8 @@ class UNet2D(UNet2DModel):
         for module in self.modules():  # diffusers' own check widths, and copy large batches
             if isinstance(module, Downsample2D | Upsample2D):
                 module.__class__ = Downsample if isinstance(module, Downsample2D) else Upsample
+            elif isinstance(module, ResnetBlock2D) and settings.resnet_time_scale_shift == "scale_shift":
+                module.__class__ = ScaleShiftBlock
         for name, module in list(self.named_modules()):
             if groups != 1 and isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) and "." in name:
                 self.set_submodule(name, _grouped(module, groups))
