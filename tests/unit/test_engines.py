@@ -50,6 +50,7 @@ CASES = [
     case("torch", "bf16", "ncsn"),
     case("torch", "bf16", "ddpm"),
     case("openvino", "fp32", "ncsn"),
+    case("openvino", "fp32", "unet2d"),
     case("openvino", "bf16", "ddpm"),
     case("openvino", "int8", "ddpm"),
     case("onnxruntime", "fp32", "ddpm"),
