@@ -221,7 +221,8 @@ def count_macs_per_image(loaded: LoadedModel, seed: int) -> int | None:
     sampled = loaded.sample(1, seed=seed, batch_size=1)
     if not sampled.network_evaluations:
         return None
-    whole = round((sampled.network_evaluations - sampled.shallow_evaluations) * count_macs(loaded))
+    macs = count_macs(loaded)
+    whole = round((sampled.network_evaluations - sampled.shallow_evaluations) * macs)
     if not sampled.shallow_evaluations:
         return whole
 
@@ -230,8 +231,7 @@ def count_macs_per_image(loaded: LoadedModel, seed: int) -> int | None:
         for _ in range(2):
             caching(x, torch.zeros(1))
 
-    shallow = _count_macs(loaded, twice) - count_macs(loaded)
-    return whole + round(sampled.shallow_evaluations * shallow)
+    return whole + round(sampled.shallow_evaluations * (_count_macs(loaded, twice) - macs))
 
 
 def _count_macs(loaded: LoadedModel, evaluate: Callable[[nn.Module, torch.Tensor], Any]) -> int:

@@ -104,6 +104,7 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(_cpuinfo("flags").split())
 
 
+@functools.cache  # a sampler with precision auto needs it for each batch
 def _cpuinfo(key: str) -> str:
     """Return the first processor's value of `key` in /proc/cpuinfo, or an empty string."""
     path = Path("/proc/cpuinfo")

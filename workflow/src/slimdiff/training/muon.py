@@ -84,13 +84,13 @@ def orthogonalize(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     for indices in stacks.values():
         x = torch.stack([_wide(matrices[index]) for index in indices])
         x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-        gram = x @ x.mT
-        product: torch.Tensor | None = None
-        for _ in range(ITERATIONS):
+        gram, product = x @ x.mT, None
+        for iteration in range(ITERATIONS):
             factor = torch.baddbmm(gram, gram, gram, beta=second, alpha=third)
             factor.diagonal(dim1=1, dim2=2).add_(first)
             product = factor if product is None else factor @ product
-            gram = factor @ gram @ factor
+            if iteration + 1 < ITERATIONS:
+                gram = factor @ gram @ factor
         for index, result in zip(indices, product @ x, strict=True):
             results[index] = result if matrices[index].shape == result.shape else result.T
     return results
