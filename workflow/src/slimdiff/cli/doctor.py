@@ -146,14 +146,14 @@ def devices() -> Iterator[Finding]:
     else:
         yield Finding("gpu", OK, "none: jobs run on the CPU")
     auto = resolve_precision(device, "auto")
-    support = "supported" if auto == "bfloat16" else "not supported"
+    speed = "faster in it" if auto == "bfloat16" else "not faster in it"
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("g++") or shutil.which("clang++")
     if compiler:
         yield Finding("compiler", OK, f"`engine: torch-compile` works with {compiler}")
     elif device.type == "cpu":
         text = "`engine: torch-compile` needs g++ or clang++"
         yield Finding("compiler", NOTE, text, "install one, for example apt install g++")
-    yield Finding("bf16", OK, f"{support} by the {device.type}'s instructions: precision auto is {auto}")
+    yield Finding("bf16", OK, f"the {device.type} is {speed}: precision auto is {auto}")
 
 
 def workflow(start: Path) -> Iterator[Finding]:
