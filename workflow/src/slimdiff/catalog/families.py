@@ -17,6 +17,11 @@ class Family:
     sampler: tuple[str, ...] = ()  # options of all its samplers that not every family has
 
 
+_U_NET = {
+    "samplers": ("heun", "euler", "ddpm", "ddim", "dpm-solver++", "unipc"),
+    "training": ("noise_schedule", "min_snr_gamma", "label_dropout"),
+    "sampler": ("guidance", "clip", "cache_interval"),
+}
 FAMILIES = {
     "ncsn": Family(
         ("score", "edm"),
@@ -24,18 +29,8 @@ FAMILIES = {
         ("label_dropout",),
         ("guidance",),
     ),
-    "ddpm": Family(
-        ("epsilon", "v", "edm"),
-        ("heun", "euler", "ddpm", "ddim", "dpm-solver++", "unipc"),
-        ("noise_schedule", "min_snr_gamma", "label_dropout"),
-        ("guidance", "clip", "cache_interval"),
-    ),
-    "unet2d": Family(
-        ("epsilon", "v", "sample", "edm"),
-        ("heun", "euler", "ddpm", "ddim", "dpm-solver++", "unipc"),
-        ("noise_schedule", "min_snr_gamma", "label_dropout"),
-        ("guidance", "clip", "cache_interval"),
-    ),
+    "ddpm": Family(("epsilon", "v", "edm"), **_U_NET),
+    "unet2d": Family(("epsilon", "v", "sample", "edm"), **_U_NET),
 }
 
 

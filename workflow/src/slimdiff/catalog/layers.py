@@ -32,29 +32,28 @@ _UNET = {  # block → its layers, and the level of its attention
     "outc": (("",), None),
 }
 _QKVO = ("to_q", "to_k", "to_v", "to_out.0")
-ATTENTION_BLOCKS = ("AttnDownBlock2D", "AttnUpBlock2D")
+Layer = tuple[str, int, int, int]  # name, channels in and out (0: those of the image), side of the kernel
 
 
-def _unet2d(network: Mapping[str, Any]) -> Iterator[tuple[str, int, int, int]]:
-    """Yield the layers of a unet2d: name, channels in and out, and the side of its kernel; 0 for a linear layer."""
+def _unet2d(network: Mapping[str, Any]) -> Iterator[Layer]:
+    """Yield the layers of a unet2d; all numbers of a linear layer are 0."""
     widths, n = network["block_out_channels"], network["layers_per_block"]
-    embedding, factor = 4 * widths[0], 2 if network["resnet_time_scale_shift"] == "scale_shift" else 1
 
-    def attention(block: str, index: int, width: int) -> Iterator[tuple[str, int, int, int]]:
+    def attention(block: str, index: int) -> Iterator[Layer]:
         for layer in _QKVO:
-            yield f"{block}.attentions.{index}.{layer}", width, width, 0
+            yield f"{block}.attentions.{index}.{layer}", 0, 0, 0
 
-    def resnet(block: str, index: int, c_in: int, width: int) -> Iterator[tuple[str, int, int, int]]:
+    def resnet(block: str, index: int, c_in: int, width: int) -> Iterator[Layer]:
         name = f"{block}.resnets.{index}"
         yield f"{name}.conv1", c_in, width, 3
-        yield f"{name}.time_emb_proj", embedding, factor * width, 0
+        yield f"{name}.time_emb_proj", 0, 0, 0
         yield f"{name}.conv2", width, width, 3
         if c_in != width:
             yield f"{name}.conv_shortcut", c_in, width, 1
 
-    def level(block: str, kind: str, inputs: Sequence[int], width: int, sampler: str) -> Iterator[Any]:
-        for index in range(len(inputs) if kind in ATTENTION_BLOCKS else 0):
-            yield from attention(block, index, width)
+    def level(block: str, kind: str, inputs: Sequence[int], width: int, sampler: str) -> Iterator[Layer]:
+        for index in range(len(inputs) if kind.startswith("Attn") else 0):
+            yield from attention(block, index)
         for index, c_in in enumerate(inputs):
             yield from resnet(block, index, c_in, width)
         if sampler:
@@ -66,7 +65,7 @@ def _unet2d(network: Mapping[str, Any]) -> Iterator[tuple[str, int, int, int]]:
         inputs = [widths[max(index - 1, 0)], *[width] * (n - 1)]
         yield from level(f"down_blocks.{index}", kind, inputs, width, "downsamplers" if index < last else "")
     if network.get("add_attention", True):
-        yield from attention("mid_block", 0, widths[-1])
+        yield from attention("mid_block", 0)
     for index in range(2):
         yield from resnet("mid_block", index, widths[-1], widths[-1])
     below = widths[::-1]
@@ -78,22 +77,9 @@ def _unet2d(network: Mapping[str, Any]) -> Iterator[tuple[str, int, int, int]]:
     yield "conv_out", widths[0], 0, 3
 
 
-def unet2d_convolutions(network: Mapping[str, Any]) -> list[tuple[str, int, int, int]]:
-    """Return the convolutions of a unet2d: name, channels in and out (0: those of the image), side of the kernel."""
+def unet2d_convolutions(network: Mapping[str, Any]) -> list[Layer]:
+    """Return the convolutions of a unet2d."""
     return [layer for layer in _unet2d(network) if layer[3]]
-
-
-def unet2d_scopes(layers: Sequence[str], levels: int) -> dict[str, tuple[str, ...]]:
-    """Return the layers of each pruning scope of a unet2d.
-
-    Args:
-        layers: names of its convolutions and linear layers.
-        levels: number of its blocks down.
-    """
-    inner = (f"down_blocks.{levels - 1}.", "mid_block.", "up_blocks.0.")
-    middle = tuple(name for name in layers if name.startswith(inner))
-    outer = tuple(name for name in layers if not name.startswith((*inner, "time_embedding.")))
-    return {"global": (*middle, *outer), "middle": middle, "extremes": outer}
 
 
 def layers_of(family: str, network: Mapping[str, Any]) -> list[str] | None:

@@ -102,7 +102,7 @@ def prune_channels(
                 joint = name.endswith(".qkv")
                 pruned = _smallest_of_heads(scores, attentions[name], settings.amount, 3 if joint else 1)
                 heads_chosen.append((name.rpartition(".")[0], pruned))
-                if joint:
+                if joint:  # has no group with the layer that reads it
                     continue
             else:
                 parts = list(_parts(group, plan.get("even_norms", False)))
@@ -119,7 +119,12 @@ def prune_channels(
             root = group[0].dep
             graph.get_pruning_group(root.target.module, root.handler, pruned).prune()
     for name, pruned in heads_chosen:
-        _prune_attention(network.get_submodule(name), pruned)
+        if not pruned:
+            continue
+        attention = network.get_submodule(name)
+        if hasattr(attention, "qkv"):
+            _narrow_joint(attention, pruned)
+        _scale_queries(attention, len(pruned))
     if not plan.get("even_norms", False):
         _fit_norms(network, before)
     network.zero_grad(set_to_none=True)
@@ -241,23 +246,20 @@ def _smallest_of_heads(scores: torch.Tensor, heads: int, amount: float, thirds: 
     return sorted((order + torch.arange(heads)[:, None] * width).flatten().tolist())
 
 
-def _prune_attention(attention: nn.Module, pruned: list[int]) -> None:
-    """Remove channels of a joint layer of queries, keys and values, which has no group; scale the queries.
+def _narrow_joint(attention: nn.Module, pruned: list[int]) -> None:
+    """Remove channels of a joint layer of queries, keys and values, and of the layer that reads their mixture."""
+    qkv, proj = attention.get_submodule("qkv"), attention.get_submodule("proj")
+    width = sizes(attention)["proj"]["in_features"]
+    torch_pruning.prune_linear_out_channels(qkv, [third * width + channel for third in range(3) for channel in pruned])
+    torch_pruning.prune_linear_in_channels(proj, pruned)
 
-    Attention divides by the root of a head's width. Scaling the queries keeps the remaining channels' scores.
-    """
-    layers = sizes(attention)
-    if "qkv" not in layers:  # already narrower
-        queries, left = attention.get_submodule("to_q"), layers["to_q"]["out_features"]
-        width = left + len(pruned)
-    else:
-        queries, width = attention.get_submodule("qkv"), layers["proj"]["in_features"]
-        left = width - len(pruned)
-        thirds = [third * width + channel for third in range(3) for channel in pruned]
-        torch_pruning.prune_linear_out_channels(queries, thirds)
-        torch_pruning.prune_linear_in_channels(attention.get_submodule("proj"), pruned)
-    for parameter in queries.parameters():
-        parameter.data[:left] *= math.sqrt(left / width)
+
+def _scale_queries(attention: nn.Module, removed: int) -> None:
+    """Keep the scores of the remaining channels, which attention divides by the root of a head's width."""
+    name, thirds = ("qkv", 3) if hasattr(attention, "qkv") else ("to_q", 1)
+    left = sizes(attention)[name]["out_features"] // thirds
+    for parameter in attention.get_submodule(name).parameters():
+        parameter.data[:left] *= math.sqrt(left / (left + removed))
 
 
 def _fit_norms(network: nn.Module, before: dict[str, dict[str, int]]) -> None:

@@ -16,7 +16,6 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
-from slimdiff.catalog.layers import unet2d_scopes
 from slimdiff.catalog.limits import network_faults
 from slimdiff.errors import refuse
 from slimdiff.models.groups import conv_groups
@@ -151,7 +150,10 @@ class UNet2D(UNet2DModel):
         norms or the embedding of noise level and class.
         """
         layers = [name for name, module in self.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-        return unet2d_scopes(layers, len(self.down_blocks))
+        inner = (f"down_blocks.{len(self.down_blocks) - 1}.", "mid_block.", "up_blocks.0.")
+        middle = tuple(name for name in layers if name.startswith(inner))
+        outer = tuple(name for name in layers if not name.startswith((*inner, "time_embedding.")))
+        return {"global": (*middle, *outer), "middle": middle, "extremes": outer}
 
     def channel_plan(self) -> dict[str, Any]:
         """Return what channel pruning needs: `inputs` for tracing, layers that `keep` all outputs, and the `heads` of
