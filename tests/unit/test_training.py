@@ -261,7 +261,7 @@ def test_a_network_without_classes_trains_on_the_same_images(tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_classes_learn_their_colours(tmp_path, family):
-    """Rows are red and columns green; both families sample the requested class."""
+    """Rows are red and columns green; every family samples the requested class."""
     gray = striped_images()
 
     def coloured(images, labels):
