@@ -91,9 +91,34 @@ def test_passes_are_the_networks_evaluations(labels, scale, passes):
     guided = Guided(denoiser(network=network), labels, scale)
     x, sigma = noisy()
     guided(x, sigma)
-    assert guided.passes == passes
-    assert sum(network.calls) == passes * len(x)
+    assert guided.passes == (passes,)
+    assert guided.evaluations == sum(network.calls) == passes * len(x)
     assert len(network.calls) == 1
+
+
+def test_noise_levels_outside_the_interval_are_conditional_and_cost_one_evaluation():
+    network = Conditional()
+    x, sigma = noisy()
+    low, high = sorted(sigma.tolist())[1:3]
+    within = ((low <= sigma) & (sigma <= high))[:, None, None, None]
+    assert 0 < int(within.sum()) < len(x)
+    everywhere, conditional = (Guided(denoiser(network=network), LABELS, scale)(x, sigma) for scale in (3.0, 1.0))
+    network.calls.clear()
+    guided = Guided(denoiser(network=network), LABELS, 3.0, (low, high))
+    assert torch.equal(guided(x, sigma), torch.where(within, everywhere, conditional))
+    assert guided.passes == (1, 2)
+    assert guided.evaluations == sum(network.calls) == len(x) + int(within.sum())
+    assert not torch.equal(everywhere, conditional)
+
+
+@pytest.mark.parametrize("interval", [None, (0.0, 1e9)])
+def test_an_interval_of_all_noise_levels_is_guidance_without_one(interval):
+    x, sigma = noisy()
+    guided = Guided(denoiser(), LABELS, 3.0, interval)
+    both = torch.cat([LABELS, torch.full_like(LABELS, -1)])
+    conditional, unconditional = denoiser()(x.repeat(2, 1, 1, 1), sigma.repeat(2), both).chunk(2)
+    assert torch.equal(guided(x, sigma), unconditional.lerp(conditional, 3.0))
+    assert guided.evaluations == 2 * len(x)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])

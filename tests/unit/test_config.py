@@ -180,7 +180,14 @@ def test_steps_are_in_order_and_samplers_keep_only_their_own_options() -> None:
             {"prune": {"method": "l1", "amount": 0.2, "scope": "middle"}},
             {"quantize": {"linear": "8bit"}},
         ],
-        "sampler": {"method": "predictor-corrector", "steps": 30, "snr": 0.16, "precision": "float32", "guidance": 1.0},
+        "sampler": {
+            "method": "predictor-corrector",
+            "steps": 30,
+            "snr": 0.16,
+            "precision": "float32",
+            "guidance": 1.0,
+            "guidance_interval": None,
+        },
         "engine": "torch",
         "precision": "fp32",
         "seed": 0,
@@ -216,7 +223,7 @@ def test_every_sampler_of_a_ddpm_keeps_its_guidance() -> None:
     config = merge(CONFIG, {"optimizations": {"mine": {"training": "plain", "sampler": {"method": "ddim"}}}})
     assert lookup.sampler_options(config, "ddpm", "mine") == {
         "method": "ddim",
-        **{key: sampler[key] for key in ("steps", "guidance", "clip", "cache_interval", "precision")},
+        **{key: sampler[key] for key in ("steps", *families.FAMILIES["ddpm"].sampler, "precision")},
     }
     assert lookup.sampler_options(config, "ddpm", "baseline") == {k: v for k, v in sampler.items() if k != "grid"}
 
@@ -351,10 +358,12 @@ def test_a_student_learns_the_noise_levels_of_its_models_sampler() -> None:
     requested = resolve.finetune_settings(config, "mnist", "ncsn", "mine", 0)
     assert requested["steps"] == [{"prune": CHANNELS}]
     levels = {"grid": 8, "sigma_min": None, "sigma_max": 20.0, "rho": 7.0}
-    assert requested["hook"] == {"distill": {**DISTILL, **levels, "guidance": 1.0}}
+    assert requested["hook"] == {"distill": {**DISTILL, **levels, "guidance": 1.0, "guidance_interval": None}}
     second = resolve.finetune_settings(config, "mnist", "ddpm", "distilled-2", 0)["hook"]["distill"]
-    assert (second["grid"], second["sigma_max"], second["guidance"]) == (8, 11.0, 1.0)
-    assert resolve.finetune_settings(config, "mnist", "ddpm", "distilled-4", 0)["hook"]["distill"]["guidance"] == 2.0
+    assert (second["grid"], second["sigma_max"]) == (8, 11.0)
+    assert (second["guidance"], second["guidance_interval"]) == (1.0, None)
+    first = resolve.finetune_settings(config, "mnist", "ddpm", "distilled-4", 0)["hook"]["distill"]
+    assert (first["guidance"], first["guidance_interval"]) == (2.25, [0.3, 3.0])
 
 
 def started(**keys: Any) -> dict[str, Any]:
@@ -781,7 +790,7 @@ STUDENT_CASES = [
     case(
         "guided student",
         merge(student({}), DDPM_RUNS_MINE),
-        "optimizations.mine.sampler.guidance … 2.0; allowed for training mine … : 1.0",
+        "optimizations.mine.sampler.guidance … 2.25; allowed for training mine … : 1.0",
     ),
 ]
 
@@ -930,6 +939,21 @@ SAMPLER_CASES = [
         "guidance of an unconditional ddpm",
         ddpm({"network": {"classes": 0}, "sampler": {"guidance": 3}}),
         "models.ddpm.sampler.guidance … 3; allowed for an unconditional network (classes: 0): 1",
+    ),
+    case(
+        "guided noise levels in the wrong order",
+        ddpm({"sampler": {"guidance_interval": [3.0, 0.3]}}),
+        "models.ddpm.sampler.guidance_interval … [3.0, 0.3]; allowed: the smaller noise level first",
+    ),
+    case(
+        "no noise level is guided",
+        ddpm({"sampler": {"guidance_interval": [12, 20], "sigma_max": 11.0}}),
+        "models.ddpm.sampler.guidance_interval … [12, 20]; allowed with sigma_max 11.0: noise levels from 0 to that",
+    ),
+    case(
+        "cached features where only some noise levels are guided",
+        ddpm({"sampler": {"guidance_interval": [0.3, 3.0], "cache_interval": 2}}),
+        "models.ddpm.sampler.cache_interval … 2; allowed with guidance_interval [0.3, 3.0]: 1",
     ),
     case(
         "guidance without label dropout",

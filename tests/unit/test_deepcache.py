@@ -93,7 +93,7 @@ def test_heun_equals_a_plain_loop(levels, every, whole, monkeypatch):
 
 def test_interval_1_wraps_nothing_and_changes_nothing():
     d = denoiser()
-    assert cache_features(d, 1, "heun") == (d, None)
+    assert cache_features(d, SamplerSettings("heun")) == (d, None)
     x, level, labels = torch.randn(4, 1, 16, 16), torch.rand(4), torch.tensor([0, 1, -1, 0])
     with torch.inference_mode():
         assert torch.equal(CachedUNet(d.network, 1, "heun")(x, level, labels), d.network(x, level, labels))
@@ -131,7 +131,13 @@ def test_caching_is_refused_without_a_unet_run_by_torch():
     d = denoiser()
     d.network = torch.nn.Sequential(d.network)
     with pytest.raises(UserError, match=r"sampler.cache_interval is 2; allowed for Sequential: 1"):
-        cache_features(d, 2, "heun")
+        cache_features(d, SamplerSettings("heun", cache_interval=2))
+
+
+def test_caching_is_refused_where_only_some_noise_levels_are_guided():
+    settings = SamplerSettings("heun", cache_interval=2, guidance=2.0, guidance_interval=[0.3, 3.0])
+    with pytest.raises(UserError, match=r"sampler.cache_interval is 2; allowed with guidance_interval \[0.3, 3.0\]: 1"):
+        cache_features(denoiser(), settings)
 
 
 @pytest.mark.parametrize("levels", [[], [0, 1, 2, 3]])

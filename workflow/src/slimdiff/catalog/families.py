@@ -20,14 +20,14 @@ class Family:
 _U_NET = {
     "samplers": ("heun", "euler", "ddpm", "ddim", "dpm-solver++", "unipc"),
     "training": ("noise_schedule", "min_snr_gamma", "label_dropout"),
-    "sampler": ("guidance", "clip", "cache_interval"),
+    "sampler": ("guidance", "guidance_interval", "clip", "cache_interval"),
 }
 FAMILIES = {
     "ncsn": Family(
         ("score", "edm"),
         ("heun", "euler", "euler-maruyama", "predictor-corrector", "ode"),
         ("label_dropout",),
-        ("guidance",),
+        ("guidance", "guidance_interval"),
     ),
     "ddpm": Family(("epsilon", "v", "edm"), **_U_NET),
     "unet2d": Family(("epsilon", "v", "sample", "edm"), **_U_NET),

@@ -54,6 +54,7 @@ SCHEMA = _with(
             snr=_NUMBER,
             tolerance={**_NUMBER, "exclusiveMinimum": 0},
             guidance=_NUMBER,
+            guidance_interval={"type": ["array", "null"], "items": _NUMBER, "minItems": 2, "maxItems": 2},
             clip={"type": "boolean"},
             cache_interval={"type": "integer", "minimum": 1},
             precision=_TEXT,

@@ -109,6 +109,7 @@ def distillation_of(config: Config, model: str, training: str) -> dict[str, Any]
     sampler = config["models"][model]["sampler"]
     return {
         "guidance": 1.0 if before else sampler.get("guidance", 1.0),
+        "guidance_interval": None if before else sampler.get("guidance_interval"),
         **own,
         "grid": before["grid"] if before else own["steps"] * own["substeps"],
         **{key: sampler[key] for key in ("sigma_min", "sigma_max", "rho")},

@@ -2,9 +2,11 @@
 
 D = lerp(D(x, no label), D(x, label), scale). Scale 0 is unconditional, 1 conditional; above 1 the label's effect is
 exaggerated. D is an affine map of the network's output that both passes share, so this equals mixing noise predictions.
-Both passes run as one batch of twice the size.
+Both passes run as one batch of twice the size. Outside an interval of noise levels, D is conditional: guidance at high
+levels costs diversity, and at low ones does nothing (Kynkäänniemi et al. 2024).
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,6 +21,7 @@ class Guided:
     Args:
         labels: int64 (N,) for the N images of a call; None: unconditional.
         scale: of guidance; unused without labels.
+        interval: smallest and largest noise level that are guided; None: all.
         clip: clamp estimates of x_0 to [black, white]. With few steps noise predictions diverge otherwise.
         watch: called after each call.
     """
@@ -28,19 +31,24 @@ class Guided:
         denoiser: Denoiser,
         labels: torch.Tensor | None = None,
         scale: float = 1.0,
+        interval: Sequence[float] | None = None,
         clip: bool = False,
         watch: Callable[[], None] | None = None,
     ) -> None:
         self.denoiser = denoiser
         self.labels = labels
         self.scale = scale
+        self.interval = interval
         self.clip = clip
         self.watch = watch
+        self.evaluations = 0  # of the network, for all images and calls
 
     @property
-    def passes(self) -> int:
-        """Network evaluations per image and call."""
-        return 1 if self.labels is None or self.scale in (0.0, 1.0) else 2
+    def passes(self) -> tuple[int, ...]:
+        """Network evaluations per image that a call can need."""
+        if self.labels is None or self.scale in (0.0, 1.0):
+            return (1,)
+        return (2,) if self.interval is None else (1, 2)
 
     @property
     def sde(self) -> VESDE:
@@ -64,13 +72,18 @@ class Guided:
         return x_0.clamp(self.denoiser.settings.black, WHITE) if self.clip else x_0
 
     def _estimate(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        self.evaluations += len(x)
         if self.labels is None or self.scale == 0.0:
             return self.denoiser(x, sigma)
         if self.scale == 1.0:
             return self.denoiser(x, sigma, self.labels)
-        both = torch.cat([self.labels, torch.full_like(self.labels, NO_LABEL)])
-        conditional, unconditional = self.denoiser(x.repeat(2, 1, 1, 1), sigma.repeat(2), both).chunk(2)
-        return unconditional.lerp(conditional, self.scale)
+        low, high = self.interval or (0.0, math.inf)
+        guided = ((low <= sigma) & (sigma <= high)).nonzero().squeeze(1)
+        self.evaluations += len(guided)
+        both = torch.cat([self.labels, torch.full_like(self.labels[guided], NO_LABEL)])
+        x_0 = self.denoiser(torch.cat([x, x[guided]]), torch.cat([sigma, sigma[guided]]), both)
+        conditional, unconditional = x_0.tensor_split([len(x)])
+        return conditional.index_copy(0, guided, unconditional.lerp(conditional[guided], self.scale))
 
 
 def labels_in_turn(n: int, classes: int | Sequence[int]) -> torch.Tensor:

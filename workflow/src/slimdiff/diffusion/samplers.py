@@ -7,7 +7,7 @@ all. Options and numbers of evaluations are in slimdiff.catalog.samplers.
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +37,7 @@ class SamplerSettings:
     snr: float = 0.16  # predictor-corrector: signal-to-noise ratio of the corrector's step
     tolerance: float = 1e-5  # ode: absolute and relative
     guidance: float = 1.0  # scale of classifier-free guidance; 0: unconditional, 1: conditional
+    guidance_interval: Sequence[float] | None = None  # smallest and largest guided noise level; None: all
     clip: bool = False  # clamp every estimate of x_0 to [black, white]
     cache_interval: int = 1  # DeepCache: evaluations that share one set of deep features; 1: off
     precision: str = "float32"  # of the network: float32, bfloat16 or auto

@@ -18,6 +18,7 @@ from torch import nn
 
 from slimdiff.catalog.samplers import SAMPLER_FACTS
 from slimdiff.diffusion.denoiser import Denoiser
+from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.errors import UserError
 
 
@@ -60,12 +61,13 @@ class CachedUNet(nn.Module):
         return out
 
 
-def cache_features(denoiser: Denoiser, interval: int, method: str) -> tuple[Denoiser, CachedUNet | None]:
+def cache_features(denoiser: Denoiser, sampler: SamplerSettings) -> tuple[Denoiser, CachedUNet | None]:
     """Return a denoiser for one batch that caches features, and its network; for interval 1 `denoiser` and None.
 
     Raises:
-        UserError: the network is not a U-Net, or another engine than torch runs it.
+        UserError: the network is not a U-Net, another engine than torch runs it, or only some noise levels are guided.
     """
+    interval = sampler.cache_interval
     if interval == 1:
         return denoiser, None
     if not hasattr(denoiser.network, "shallow_pass"):
@@ -73,5 +75,9 @@ def cache_features(denoiser: Denoiser, interval: int, method: str) -> tuple[Deno
             f"sampler.cache_interval is {interval}; allowed for {type(denoiser.network).__name__}: 1, since only "
             "a U-Net run by engine torch can cache features"
         )
-    network = CachedUNet(denoiser.network, interval, method)
+    if sampler.guidance_interval is not None:
+        raise UserError(
+            f"sampler.cache_interval is {interval}; allowed with guidance_interval {list(sampler.guidance_interval)}: 1"
+        )
+    network = CachedUNet(denoiser.network, interval, sampler.method)
     return Denoiser(network, denoiser.settings), network

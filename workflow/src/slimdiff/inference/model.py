@@ -114,8 +114,8 @@ class LoadedModel:
             return None
         settings = build(SamplerSettings, self.settings["sampler"], "sampler")
         labels = labels_in_turn(batch_size, self.classes) if self.classes else None
-        guided = Guided(self.denoiser, labels, settings.guidance, settings.clip)
-        return self.denoiser.network.prepare(batch_size * guided.passes)
+        guided = Guided(self.denoiser, labels, settings.guidance, settings.guidance_interval, settings.clip)
+        return sum(self.denoiser.network.prepare(batch_size * passes) for passes in guided.passes)
 
     def _labels(
         self, n: int, names: Sequence[str], positions: Sequence[int], labels: Sequence[str | int]

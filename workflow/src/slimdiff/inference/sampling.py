@@ -61,21 +61,21 @@ def sample_images(
     """
     device = next(itertools.chain(denoiser.network.parameters(), denoiser.network.buffers())).device
     shape = (model["channels"], model["image_size"], model["image_size"])
-    images, evaluations, shallow, finite = [], 0.0, 0.0, True
+    images, evaluations, shallow, finite = [], 0, 0, True
     batches, start = HalvingBatch(min(batch_size, n)), 0
 
-    def draw(size: int) -> tuple[torch.Tensor, bool, float, int]:
+    def draw(size: int) -> tuple[torch.Tensor, bool, int, int]:
         indices = range(start, min(start + size, n))
         batch_labels = None if labels is None else labels[indices.start : indices.stop].to(device)
         watch = _watch(progress, settings, start, len(indices), n)
-        caching, network = cache_features(denoiser, settings.cache_interval, settings.method)
-        guided = Guided(caching, batch_labels, settings.guidance, settings.clip, watch)
+        caching, network = cache_features(denoiser, settings)
+        guided = Guided(caching, batch_labels, settings.guidance, settings.guidance_interval, settings.clip, watch)
         with autocast(device, settings.precision):
             end = sample(guided, ImageNoise(seed, indices, device), shape, settings)
         x = denoiser.to_images(end.x)
         batch = to_dataset(torch.nan_to_num(x), dataset["height"], dataset["width"], dataset["channels"], model["fit"])
-        cached = len(indices) * guided.passes * (network.shallow_calls if network else 0)
-        return batch.cpu(), bool(torch.isfinite(x).all()), float(end.evaluations.sum()) * guided.passes, cached
+        cached = len(indices) * max(guided.passes) * (network.shallow_calls if network else 0)
+        return batch.cpu(), bool(torch.isfinite(x).all()), guided.evaluations, cached
 
     while start < n:
         try:

@@ -17,6 +17,7 @@ at their usual size.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,7 @@ class DistillSettings:
     sigma_max: float | None  # largest noise level of the grid; None: that of training
     rho: float
     guidance: float = 1.0  # guidance scale of the teacher, which the student learns
+    guidance_interval: Sequence[float] | None = None  # noise levels at which it is guided; None: all
 
 
 class Distill(TrainingHooks):
@@ -99,7 +101,8 @@ class Distill(TrainingHooks):
         """
         substeps, levels = self.settings.substeps, self.levels(denoiser).to(x)
         first = substeps * (sigma[:, None] - levels[:-1:substeps]).abs().argmin(dim=1)
-        guided = Guided(Denoiser(self.teacher.to(x.device), denoiser.settings), labels, self.settings.guidance)
+        teacher = Denoiser(self.teacher.to(x.device), denoiser.settings)
+        guided = Guided(teacher, labels, self.settings.guidance, self.settings.guidance_interval)
         y = x
         for done in range(substeps):
             y = self.solver(guided, y, levels[first + done], levels[first + done + 1])

@@ -1,6 +1,6 @@
 """Recipes of a model that the matrix uses: compression, engine and sampler."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from slimdiff.catalog.engines import ENGINES, list_engines, runtime_of
@@ -85,11 +85,26 @@ def _sampler_problems(config: Config, model: str, optimization: str, training: M
     if interval != 1 and not runtime.is_eager_fp32:
         text = f"is {interval}; allowed with engine {runtime.engine} in {runtime.precision}: 1"
         yield problem("cache_interval", text)
+    if (guided := sampler.get("guidance_interval")) is not None:
+        yield from (problem(key, text) for key, text in _guided_problems(guided, sampler, high if ranged else None))
     guidance = sampler.get("guidance", 1)
     if guidance != 1 and not options["network"].get("classes"):
         yield problem("guidance", f"is {guidance}; allowed for an unconditional network (classes: 0): 1")
     elif guidance != 1 and not training["label_dropout"]:
         yield problem("guidance", f"is {guidance}; allowed for a training with label_dropout 0: 1")
+
+
+def _guided_problems(
+    guided: Sequence[float], sampler: Mapping[str, Any], sigma_max: float | None
+) -> Iterator[tuple[str, str]]:
+    """Yield keys of `sampler` that do not fit `guided`, its interval of guided noise levels, with their messages."""
+    if guided[0] >= guided[1]:
+        yield "guidance_interval", f"is {list(guided)}; allowed: the smaller noise level first"
+    elif sigma_max is not None and guided[0] > sigma_max:
+        yield "guidance_interval", f"is {list(guided)}; allowed with sigma_max {sigma_max}: noise levels from 0 to that"
+    if sampler.get("cache_interval", 1) != 1:
+        text = f"is {sampler['cache_interval']}; allowed with guidance_interval {list(guided)}: 1"
+        yield "cache_interval", f"{text} (set guidance_interval to null to cache features)"
 
 
 def _student_problems(
