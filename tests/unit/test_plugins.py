@@ -12,13 +12,16 @@ import pytest
 import yaml
 from builders import SOURCE
 from presets import CONFIG, ROOT, merge
+from torch import nn
 
-from slimdiff.catalog.families import FAMILIES
+from slimdiff.catalog.families import FAMILIES, PRECONDITIONINGS
 from slimdiff.config import lookup, resolve
 from slimdiff.config.validate import validate
+from slimdiff.diffusion.denoiser import Denoiser, PreconditioningSettings
+from slimdiff.diffusion.processes import NOISE_SCHEDULES
 from slimdiff.errors import UserError
 from slimdiff.io.settings import canonical
-from slimdiff.plugins import declarations
+from slimdiff.plugins import NetworkFamily, declarations
 from slimdiff.runtime.fingerprint import Codebase, package
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
@@ -78,6 +81,15 @@ def test_the_example_is_read_correctly() -> None:
     family = found.families["residual"].declared.as_family
     assert family.samplers == ("heun", "euler-maruyama")
     assert (family.training, family.sampler) == (("label_dropout",), ("guidance",))
+
+
+@pytest.mark.parametrize("name", PRECONDITIONINGS)
+def test_a_family_has_the_options_of_its_preconditioning(name: str) -> None:
+    """A noise schedule and min-SNR, if the schedule decides the noise levels."""
+    settings = [PreconditioningSettings(name, noise_schedule=schedule) for schedule in NOISE_SCHEDULES]
+    ranges = {Denoiser(nn.Identity(), each).sigma_range() for each in settings}
+    declared = NetworkFamily("mine", {"k": {"type": "integer"}}, [name], ["heun"])
+    assert declared.as_family.training == (("noise_schedule", "min_snr_gamma") if len(ranges) > 1 else ())
 
 
 def test_reading_imports_neither_torch_nor_the_plugin(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 PRECONDITIONINGS = ("score", "edm", "epsilon", "v", "sample")
+ON_SCHEDULE = ("epsilon", "v", "sample")  # those with a noise schedule, whose loss min-SNR can weight
 # Training options that define the network or what it predicts; a training with a start takes them from the start.
 FIXED_BY_START = ("preconditioning", "sigma_data", "black", "noise_schedule", "groups", "linear")
 

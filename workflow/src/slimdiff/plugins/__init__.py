@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
-from slimdiff.catalog.families import PRECONDITIONINGS, Family
+from slimdiff.catalog.families import ON_SCHEDULE, PRECONDITIONINGS, Family
 from slimdiff.catalog.samplers import SAMPLER_FACTS
 from slimdiff.errors import UserError
 from slimdiff.io.text import comparable
@@ -73,7 +73,7 @@ class NetworkFamily:
         """The family's options: guidance for classes, a noise schedule if a sampler or a preconditioning uses one."""
         classes = "classes" in self.network
         scheduled = any(SAMPLER_FACTS[method].scheduled for method in self.samplers)
-        noise = scheduled or any(name in ("epsilon", "v") for name in self.preconditionings)
+        noise = scheduled or any(name in ON_SCHEDULE for name in self.preconditionings)
         return Family(
             tuple(self.preconditionings),
             tuple(self.samplers),

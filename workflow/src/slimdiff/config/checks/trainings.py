@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from slimdiff.catalog.families import FAMILIES, divisors
+from slimdiff.catalog.families import FAMILIES, ON_SCHEDULE, divisors
 from slimdiff.catalog.layers import MIXED_LINEAR
 from slimdiff.config.checks import Problem
 from slimdiff.config.checks.networks import GROUPED_CHANNELS, options_of_other_families
@@ -44,7 +44,7 @@ def training_problems(config: Config, model: str, training: str) -> Iterator[Pro
     elif sampled is not None and sampled >= options["epochs"]:
         text = f"is {sampled}; allowed: below the {options['epochs']} epochs of the training; or null"
         yield problem("ema_sampled_after", text)
-    if options.get("min_snr_gamma") is not None and options["preconditioning"] not in ("epsilon", "v", "sample"):
+    if options.get("min_snr_gamma") is not None and options["preconditioning"] not in ON_SCHEDULE:
         text = f"is {options['min_snr_gamma']}; allowed with preconditioning {options['preconditioning']}: null"
         yield problem("min_snr_gamma", text)
     if family not in FAMILIES:
