@@ -1,6 +1,7 @@
 """Images depend on seed and index alone; degenerate ones are detected; sizes survive a round trip."""
 
 import json
+import math
 import re
 
 import numpy as np
@@ -328,14 +329,42 @@ def test_another_sampler_and_guidance_can_be_requested(tmp_path):
     [
         ("ddim", 3, "steps is 3; allowed for ddim: 1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 125, 200, 250, 500, 1000"),
         ("unipc", 2000, "steps is 2000; allowed for unipc: up to 1000"),
-        ("heun", 1, "steps is 1; allowed: 2 or more"),
-        (None, 0, "steps is 0; allowed: 2 or more"),
+        ("heun", 1, "steps is 1; allowed: a whole number, 2 or more"),
+        (None, 0, "steps is 0; allowed: a whole number, 2 or more"),
+        ("ddim", 0, "steps is 0; allowed: a whole number, 2 or more"),
+        ("ddim", 2.5, "steps is 2.5; allowed: a whole number, 2 or more"),
     ],
 )
 def test_invalid_steps_of_a_sampler_are_refused(tmp_path, sampler, steps, said):
     write_small_model(tmp_path / "m.safetensors", "ddpm")
     with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
         slimdiff.load(tmp_path / "m.safetensors").sample(2, sampler=sampler, steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("n", 0), ("n", -1), ("n", 2.5), ("n", True), ("batch_size", 0), ("guidance", -1.0), ("guidance", math.nan)],
+)
+def test_arguments_out_of_range_are_refused(tmp_path, key, value):
+    write_small_model(tmp_path / "m.safetensors", "ddpm")
+    loaded = slimdiff.load(tmp_path / "m.safetensors")
+    with pytest.raises(UserError, match=f"^{key} is {re.escape(repr(value))}; allowed: "):
+        loaded.sample(**{"n": 2, key: value})
+
+
+@pytest.mark.parametrize("device", ["tpu", "meta", "cuda", 1.5])
+def test_a_device_that_is_not_there_does_not_make_the_file_a_bad_one(tmp_path, monkeypatch, device):
+    write_small_model(tmp_path / "m.safetensors")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=f"^device is '{device}'") as caught:
+        slimdiff.load(tmp_path / "m.safetensors", device)
+    assert "m.safetensors" not in str(caught.value)
+
+
+def test_nobody_is_advised_to_delete_a_folder(tmp_path):
+    with pytest.raises(UserError, match="is a folder") as caught:
+        slimdiff.load(tmp_path)
+    assert "delete" not in str(caught.value)
 
 
 def test_a_sampler_without_steps_takes_none(tmp_path):

@@ -1,8 +1,10 @@
 """Load a cell's model from its file, ready to sample."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +65,9 @@ class LoadedModel:
         Args:
             sampler: a sampler of the network's family; None: the cell's own. Another one needs `steps` if it takes
                 any, since the cell's number does not carry over.
-            steps: number of sampler steps.
-            guidance: scale of classifier-free guidance, for a class-conditional model.
+            steps: number of sampler steps, 2 or more.
+            batch_size: images per batch, 1 or more; it changes no image.
+            guidance: scale of classifier-free guidance, 0 or more, for a class-conditional model.
             labels: the older name of `classes`; it refuses a name that is also the position of another class.
             progress: called as (done, n) during sampling; `done` counts images, including the share of the running
                 batch's network evaluations if the sampler's number of evaluations is known in advance.
@@ -72,9 +75,12 @@ class LoadedModel:
             class_index: positions, from 0, of further ones.
 
         Raises:
-            UserError: the model does not support the sampler, the guidance or a class; `steps` is missing or invalid;
-                no class is named, and the file, from an older slimdiff, lacks the number of training images of each.
+            UserError: the model does not support the sampler, the guidance or a class; `n`, `batch_size` or `guidance`
+                is out of range; `steps` is missing or invalid; no class is named, and the file, from an older slimdiff,
+                lacks the number of training images of each.
         """
+        _check_count("n", n)
+        _check_count("batch_size", batch_size)
         options = dict(self.settings["sampler"])
         if sampler is not None:
             allowed = FAMILIES[self.settings["model"]["family"]].samplers
@@ -86,6 +92,8 @@ class LoadedModel:
         if guidance is not None:
             if not self.classes:
                 raise UserError(f"guidance is {guidance}, but this model is unconditional: leave it out")
+            if not 0.0 <= guidance < math.inf:
+                raise UserError(f"guidance is {guidance}; allowed: a number, 0 or more")
             options["guidance"] = guidance
         if steps is not None:
             _check_steps(options["method"], steps)
@@ -146,10 +154,14 @@ def load(
 
     Raises:
         UserError: the file is missing, damaged, or not a model; it needs a plugin that is not loaded or has changed
-            (`slimdiff.load` loads plugins); its engine is not installed or does not support the device.
+            (`slimdiff.load` loads plugins); its engine is not installed or does not support the device; there is no
+            such device.
     """
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder; allowed: a file, such as model.safetensors or model.packed in it")
+    placement = _placement(device, cache)
     try:
-        return _load(path, Placement(torch.device(device), None if cache is None else Path(cache)))
+        return _load(path, placement)
     except (UserError, torch.OutOfMemoryError):
         raise
     except MISMATCH_ERRORS as error:
@@ -179,6 +191,29 @@ def _check_steps(method: str, steps: int) -> None:
     """Raise UserError if the sampler cannot take this number of steps."""
     if not SAMPLER_FACTS[method].takes_steps:
         raise UserError(f"steps is {steps}, but the sampler {method!r} chooses its own: leave it out")
-    problem = steps_problem(method, steps) or (f"is {steps}; allowed: 2 or more" if steps < 2 else None)
-    if problem:
+    _check_count("steps", steps, 2)
+    if problem := steps_problem(method, steps):
         raise UserError(f"steps {problem}")
+
+
+def _check_count(name: str, value: Any, least: int = 1) -> None:
+    """Raise UserError unless the argument `name` is a whole number, `least` or more."""
+    if type(value) is bool or not isinstance(value, Integral) or value < least:
+        raise UserError(f"{name} is {value!r}; allowed: a whole number, {least} or more")
+
+
+def _placement(device: torch.device | str, cache: str | os.PathLike[str] | None) -> Placement:
+    """Return where a model runs.
+
+    Raises:
+        UserError: slimdiff does not support the device, or the machine lacks it.
+    """
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError):
+        place = None
+    if place is None or place.type not in ("cpu", "cuda"):
+        raise UserError(f"device is {str(device)!r}; allowed: cpu, cuda")
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device is {str(device)!r}, and torch finds no CUDA device; allowed here: cpu")
+    return Placement(place, None if cache is None else Path(cache))
