@@ -150,10 +150,11 @@ def read_matrix(path: str | os.PathLike[str]) -> Matrix:
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: run the workflow to make it") from None
+        raise UserError(f"{path} does not exist: correct the path, or run the workflow to make it") from None
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(
-            f"{path} is not readable Parquet ({' '.join(str(error).split())}); delete it and run again"
+            f"{path} is not readable Parquet ({' '.join(str(error).split())}); allowed: a matrix.parquet. If a run "
+            "wrote it, delete it and run again"
         ) from None
     types = {field.name: field.type for field in table.schema}
     expected = {column.name: _ARROW[column.dtype] for column in COLUMNS}
@@ -161,7 +162,10 @@ def read_matrix(path: str | os.PathLike[str]) -> Matrix:
     if len(types) != len(table.schema) or not types.items() <= expected.items() or not required <= types.keys():
         renamed = sorted(types.keys() & RENAMED_COLUMNS.keys())
         hint = f" ({renamed[0]} is now called {RENAMED_COLUMNS[renamed[0]]})" if renamed else ""
-        raise UserError(f"{path} has other columns than slimdiff {__version__} writes{hint}; delete it and run again")
+        raise UserError(
+            f"{path} has other columns than slimdiff {__version__} writes{hint}; allowed: a matrix of this version. "
+            "Run again, or read it with the version that wrote it"
+        )
     source = _read_footer(path, table)
     missing = dict.fromkeys(expected.keys() - types.keys())
     return Matrix(to_frame([row | missing for row in table.to_pylist()]), UNITS, source)

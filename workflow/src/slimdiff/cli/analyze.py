@@ -47,7 +47,8 @@ def analyze(
     from slimdiff.analysis.measures import REFERENCE
 
     if update and (out is None or not out.is_dir()):
-        raise UserError(f"--update needs --out with the folder to update, got {out}; omit --update to write all files")
+        given = "is missing" if out is None else f"{out} is not a folder"
+        raise UserError(f"--out {given}, and --update needs the folder to update; omit --update to write all files")
     paths = sources(presets, config)
     if not paths:
         raise UserError(f"no {BASE} here: change to your clone, or name the run's files with --config")
