@@ -172,6 +172,16 @@ def own_source(root: Path) -> Path:
     return package.parent
 
 
+def test_claims_that_the_dry_run_refuses(clone: Path, command: Command) -> None:
+    (clone / "claims.yaml").write_text("- {id: mine}\n", encoding="utf-8")
+    (clone / "mine.yaml").write_text("claims: [claims.yaml]\n", encoding="utf-8")
+    code, out, _ = command("doctor", "mine.yaml", "--json")
+    assert code == 1
+    text = findings(out)["config"]["text"]
+    assert text.startswith("claims.yaml: ")
+    assert "'mine'" in text
+
+
 @pytest.mark.parametrize(
     ("kind", "is_own"), [("made here", True), ("copied", False), ("moved", False), ("linked", False)]
 )

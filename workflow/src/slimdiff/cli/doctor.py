@@ -196,7 +196,8 @@ def environment(root: Path) -> Iterator[Finding]:
 
 
 def configuration(presets: Sequence[str], configs: Sequence[Path], results: Path) -> Iterator[Finding]:
-    """Check the configuration and, if it is valid, the availability of its data."""
+    """Check the configuration and its claims and, if they are valid, the availability of its data."""
+    from slimdiff.analysis.claims import file
     from slimdiff.config.space import space_problem
     from slimdiff.config.validate import validate
 
@@ -205,6 +206,7 @@ def configuration(presets: Sequence[str], configs: Sequence[Path], results: Path
         schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
         config = read_config(paths)
         facts = validate(config, schema, {str(path): read_config([path]) for path in paths})
+        file.read(config["claims"])
     except (UserError, OSError) as error:
         yield Finding("config", PROBLEM, str(error), "correct that file")
         return
