@@ -70,6 +70,11 @@ def recipe(**keys: Any) -> dict[str, Any]:
     return {"optimizations": {"mine": {"training": "plain", **keys}}, "matrix": [entry(optimizations=["mine"])]}
 
 
+def test_a_preset_without_its_base_lacks_keys() -> None:
+    with pytest.raises(UserError, match=r"^smoke.yaml: plugins is missing; .*config\.yaml"):
+        validate({"matrix": [entry()]}, SCHEMA, {"smoke.yaml": {"matrix": [entry()]}})
+
+
 def test_the_defaults_are_valid() -> None:
     validate(CONFIG, SCHEMA, {"config.yaml": CONFIG})
 
@@ -390,6 +395,14 @@ SCHEMA_CASES = [
     case("misspelt key at the top", {"matriks": []}, "matriks … unknown key … data_dir … (did you mean matrix?)"),
     case("missing key", {"optimizations": {"mine": {"weights": "ema"}}}, "optimizations.mine.training … is missing"),
     case(
+        "missing amount",
+        recipe(prune={"method": "l1"}),
+        "optimizations.mine.prune.amount … is missing … optimizations.mine.prune … method, amount",
+    ),
+    case(
+        "no quantization", recipe(quantize={}), "optimizations.mine.quantize … {}; allowed: a mapping … 1 or more keys"
+    ),
+    case(
         "unknown engine",
         recipe(engine="tensorrt"),
         "optimizations.mine.engine … 'tensorrt' … torch, torch-compile, openvino",
@@ -463,7 +476,7 @@ SCHEMA_CASES = [
     case(
         "quantize with two keys",
         recipe(quantize={"linear": "8bit", "weights": "8bit"}),
-        "optimizations.mine.quantize … allowed: a mapping",
+        "optimizations.mine.quantize … allowed: a mapping … 1 key at most",
     ),
     case(
         "weights in three bits",

@@ -37,6 +37,8 @@ BOUND_NAMES = {
     "multipleOf": "a multiple of {}",
     "minItems": "with {} or more entries",
     "maxItems": "with {} entries at most",
+    "minProperties": "with {} or more keys",
+    "maxProperties": "with {} key at most",
     "uniqueItems": "without repeats",
     "pattern": "of the form {}",
 }
@@ -72,7 +74,10 @@ def _problem(error: jsonschema.ValidationError) -> Problem:
         plugin = "; for a step of a plugin, add its file to plugins" if path[:1] == ("optimizations",) else ""
         return Problem((*path, name), f"is an unknown key; allowed in {place}: {suggest(name, known)}{plugin}")
     if error.validator == "required":
-        return Problem((*path, next(key for key in schema["required"] if key not in value)), "is missing")
+        name = next(key for key in schema["required"] if key not in value)
+        place = f"{dotted(path)} requires {', '.join(schema['required'])}"
+        fix = place if path else "add it, or read config.yaml first, which has every key"
+        return Problem((*path, name), f"is missing; {fix}")
     return Problem(path, f"is {_show(value)}; allowed: {_allowed(schema)}{_remark(schema)}{_number_hint(value)}")
 
 

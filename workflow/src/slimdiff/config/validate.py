@@ -52,7 +52,7 @@ def validate(
     steps: tuple[Callable[[], Iterable[Problem]], ...] = (
         lambda: _value_problems(config, ()),
         lambda: _renamed_problems(config),
-        lambda: schema_problems({"plugins": config.get("plugins")}, select(schema, "plugins")),
+        lambda: schema_problems({key: config[key] for key in config.keys() & {"plugins"}}, select(schema, "plugins")),
         lambda: _plugin_problems(config),
         lambda: schema_problems(config, extend_schema(schema, plugin_catalog(config))),
         lambda: path_problems(config),
