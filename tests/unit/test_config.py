@@ -383,6 +383,7 @@ def case(name: str, overlay: dict[Any, Any], message: str, file: str = "my.yaml"
     return pytest.param(overlay, f"{file}: {key} ", words, id=name)
 
 
+CUBIC = {"amount": 0.5, "schedule": "cubic", "until": 0.7}
 DDPM_RUNS_MINE = {"matrix": [entry(model="ddpm", optimizations=["mine"])]}
 
 SCHEMA_CASES = [
@@ -709,6 +710,14 @@ PRUNING_CASES = [
         "one-shot schedule with an end",
         started(start="plain", sparsify={"amount": 0.5, "schedule": "one-shot", "until": 0.5}),
         "trainings.mine.sparsify.until … cubic … leave it out … one-shot",
+    ),
+    case(
+        "sparsity of a module that the network lacks, in a training that another one starts from",
+        merge(
+            started(start="first"),
+            {"trainings": {"first": {"start": "plain", "sparsify": {**CUBIC, "scope": "module:conv9"}}}},
+        ),
+        "trainings.first.sparsify.scope … 'module:conv9'; allowed after 'module:' for model ncsn: conv1, ",
     ),
 ]
 

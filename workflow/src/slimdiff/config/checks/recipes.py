@@ -13,6 +13,7 @@ from slimdiff.config.checks.networks import options_of_other_families
 from slimdiff.config.checks.trainings import channel_problems
 from slimdiff.config.lookup import (
     Config,
+    chain_of,
     distillation_of,
     family_of,
     plugin_catalog,
@@ -41,8 +42,9 @@ def recipe_problems(config: Config, model: str, optimization: str) -> Iterator[P
     if recipe.get("prune", {}).get("allocation", "pool") != "pool":
         for keys, text in allocation_faults(recipe["prune"]["amount"]):
             yield Problem((*path, "prune", *keys), text)
-    sparsify = config["trainings"][recipe["training"]].get("sparsify", {})
-    yield from _scope_problems(config, model, sparsify, ("trainings", recipe["training"], "sparsify"))
+    for name in chain_of(config, recipe["training"]):
+        sparsify = config["trainings"][name].get("sparsify", {})
+        yield from _scope_problems(config, model, sparsify, ("trainings", name, "sparsify"))
     yield from _sampler_problems(config, model, optimization, training)
 
 
