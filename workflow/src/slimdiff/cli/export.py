@@ -41,8 +41,8 @@ def export(
     """
     if to is Format.DIFFUSERS:
         raise UserError(
-            "--to diffusers: its pipelines load only diffusers' architectures, and slimdiff's networks are others; "
-            "use --to onnx, which runs anywhere"
+            "--to diffusers: slimdiff writes no pipelines; use --to onnx, which runs anywhere, or --to safetensors, "
+            "where the tensors of family unet2d are those of diffusers' UNet2DModel"
         )
     if out.suffix.lower() != f".{to}":
         raise UserError(f"--out {out} must end in .{to}")
