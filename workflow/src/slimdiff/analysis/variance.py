@@ -16,6 +16,7 @@ from scipy import special
 
 from slimdiff.analysis.statistics import CONFIDENCE
 from slimdiff.config.axes import base_name
+from slimdiff.config.lookup import is_random
 from slimdiff.io.settings import canonical
 
 SOURCES = ("training", "fine-tuning", "mask", "sampling")
@@ -23,7 +24,6 @@ ALL = "all"  # every source at once, by one seed
 METRICS = ("fid_indomain", "kid")
 TABLE = ("dataset", "model", "optimization", "metric", "redrawn", "sets", "cells", "df", "sd", "low", "high", "share")
 SEEDS = ("seed", "finetune_seed")  # keys of settings in which instances of a recipe differ
-FIXED_STEPS = ("prune", "quantize")  # compression steps that draw nothing, but for random pruning
 
 Draw = tuple[Hashable, ...]  # the seed of each of SOURCES; None: the recipe draws nothing there
 
@@ -61,17 +61,13 @@ def _instances(matrix: pd.DataFrame) -> dict[tuple[str, str, str], tuple[str, di
         if row["status"] != "ok" or not settings.keys() >= {"train", "compress", "sample"}:
             continue
         chain, compress = [*settings.get("starts", []), settings["train"]], settings["compress"]
-        masked = any(_is_random(*item) for step in compress["steps"] for item in step.items())
+        masked = any(is_random(*item) for step in compress["steps"] for item in step.items())
         later = tuple(training.get("finetune_seed", training["seed"]) for training in chain[1:])
         draw = (chain[0]["seed"], later or None, compress["seed"] if masked else None, settings["sample"]["seed"])
         kept = _without_seeds([chain, compress, settings["sample"], settings.get("score")])
         key = (row["dataset"], row["model"], canonical(kept))
         found.setdefault(key, (base_name(row["optimization"]), {}))[1].setdefault(draw, row)
     return found
-
-
-def _is_random(step: str, options: Mapping[str, Any]) -> bool:
-    return step not in FIXED_STEPS or "random" in (options.get("method"), options.get("importance"))
 
 
 def _is_one_seed(draw: Draw) -> bool:

@@ -37,10 +37,14 @@ def steps_of(config: Config, optimization: str) -> list[str]:
 
 
 def has_random_steps(config: Config, optimization: str) -> bool:
-    """Return whether the recipe's compression steps draw at random: random pruning, or a step of a plugin."""
-    prune = config["optimizations"][optimization].get("prune", {})
-    own = set(steps_of(config, optimization)) - set(COMPRESSION_STEPS)
-    return "random" in (prune.get("method"), prune.get("importance")) or bool(own)
+    """Return whether one of the recipe's compression steps draws at random."""
+    recipe = config["optimizations"][optimization]
+    return any(is_random(step, recipe[step]) for step in steps_of(config, optimization))
+
+
+def is_random(step: str, options: Mapping[str, Any]) -> bool:
+    """Return whether a compression step draws at random: random pruning, or a step of a plugin."""
+    return step not in COMPRESSION_STEPS or "random" in (options.get("method"), options.get("importance"))
 
 
 def training_of(config: Config, optimization: str) -> str:
