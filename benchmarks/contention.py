@@ -112,8 +112,8 @@ def measure(out: Path, threads: int, processes: int, duty: float, trials: int) -
                 writer.writerow(line)
 
 
-def beside(processes: int, duty: float, run: Callable[[], None]) -> None:
-    """Call `run` in a process of its own, beside `processes` that compute: a child's time would count as its own."""
+def run_among(processes: int, duty: float, run: Callable[[], None]) -> None:
+    """Call `run` in a process of its own, among `processes` that compute: a child's time would count as its own."""
     context = multiprocessing.get_context("fork")  # before torch starts threads
     others = [context.Process(target=work, args=(duty, seed), daemon=True) for seed in range(processes)]
     measuring = context.Process(target=run)
@@ -163,7 +163,7 @@ def main() -> None:
     given = arguments.parse_args()
     if not given.table:
         own = (given.out, given.threads, given.processes, given.duty, given.trials)
-        beside(given.processes, given.duty, functools.partial(measure, *own))
+        run_among(given.processes, given.duty, functools.partial(measure, *own))
     print(table(pd.read_csv(given.out)))
 
 

@@ -44,7 +44,7 @@ if stage is not None:
         name = os.environ["STAND_IN_RAISES"].split()[1]
 
         def main(argv: object) -> None:
-            raise getattr(errors, name, getattr(builtins, name, None))("as told")
+            raise getattr(errors, name, getattr(builtins, name, None))("as planned")
 
         with Path("tries").open("a") as file:
             file.write(f"{name}\n")

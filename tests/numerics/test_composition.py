@@ -121,7 +121,7 @@ def test_real_images_get_their_floor_at_any_shares(
         for draw in range(5):
             if conditional:
                 labels = torch.tensor(interleave(apportion(400, shares)))
-            else:  # a model that is asked for no class draws it from the training set's shares
+            else:  # an unconditional model draws the class from the training set's shares
                 generator = torch.Generator().manual_seed(draw)
                 labels = torch.multinomial(torch.tensor(shares) / sum(shares), 400, True, generator=generator)
             images = pictures(labels, patterns(6), 10 * seed + draw + 3)

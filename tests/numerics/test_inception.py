@@ -400,8 +400,8 @@ def test_the_training_images_get_the_composition_of_the_labels(tiny: Tensors) ->
         )
         for weights in (None, (1 / labels.bincount().double())[labels])
     )
-    for asked, expected in ((NO_LABELS, plain), (torch.arange(30) // 20, plain), (torch.arange(30) % 2, equal)):
-        assert score_inception(samples, asked, reference) == pytest.approx(expected, rel=1e-6)
+    for classes, expected in ((NO_LABELS, plain), (torch.arange(30) // 20, plain), (torch.arange(30) % 2, equal)):
+        assert score_inception(samples, classes, reference) == pytest.approx(expected, rel=1e-6)
     assert equal > 1.01 * plain or plain > 1.01 * equal
     with pytest.raises(UserError, match=r"\[5, 25\].*inception\.paper to null"):
         score_inception(samples, (torch.arange(30) >= 5).long(), reference)

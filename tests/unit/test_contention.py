@@ -244,11 +244,11 @@ def test_a_process_on_the_same_core_disturbs(one_core, tmp_path):
     alone, waiting = waited(measure)
     assert alone.percent == pytest.approx(waiting, abs=10.0)
     with foreign_process():
-        beside, waiting = waited(measure)
+        shared, waiting = waited(measure)
         found = profiling.profile(path, SETTINGS, CPU)
-    assert beside.percent == pytest.approx(waiting, abs=10.0)
-    assert beside.percent > 30.0
-    assert beside.disturbs
+    assert shared.percent == pytest.approx(waiting, abs=10.0)
+    assert shared.percent > 30.0
+    assert shared.disturbs
     assert found["disturbed"]
     assert found["other_cpu_pct"] > 30.0
 

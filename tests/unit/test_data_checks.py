@@ -211,7 +211,7 @@ def test_one_dark_class_among_bright_ones_is_refused(tmp_path: Path) -> None:
     assert "datasets.mine.value_range" in message
 
 
-def test_a_range_beside_the_values_is_refused(shapes: Path) -> None:
+def test_a_range_apart_from_the_values_is_refused(shapes: Path) -> None:
     assert "datasets.mine.value_range" in refusal(shapes, value_range=[1000, 2000])
 
 

@@ -231,7 +231,7 @@ def white_on_clear(mode: str, path: Path) -> Path:
 def test_a_white_picture_on_transparency_needs_a_background(tmp_path: Path, mode: str) -> None:
     path = white_on_clear(mode, tmp_path / "a.png")
     assert "datasets.mine.background" in refusal(path)
-    assert np.all(read_one(path, background=255) >= 250), "what was asked for"
+    assert np.all(read_one(path, background=255) >= 250)
     black = read_one(path, background=0)
     assert (black.min(), black.max()) == (0, 255 if mode in ("L", "RGB", "I;16", "P") else 252)
     assert read_one(path, background=128).min() == 128

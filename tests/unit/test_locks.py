@@ -16,7 +16,7 @@ NO_LOCKS = ("ENOSYS", "ENOLCK", "EOPNOTSUPP")  # Lustre without `-o flock`, NFS 
 
 
 def without_locks(error: str, code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run Python in `folder`, where each flock fails with `error`; skip where the kernel cannot be told so."""
+    """Run Python in `folder`, where each flock fails with `error`; skip where the kernel allows no such filter."""
     command = [sys.executable, str(WITHOUT_LOCKS), error, sys.executable]
     if subprocess.run([*command, "-S", "-c", ""], capture_output=True).returncode != 0:
         pytest.skip("no filter of system calls can be set here")

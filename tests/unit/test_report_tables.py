@@ -78,7 +78,7 @@ def test_table_1_holds_the_papers_recipes_and_ours(paper: pd.DataFrame) -> None:
 
 
 def test_tables_1_to_3_hold_the_papers_19_recipes(paper: pd.DataFrame) -> None:
-    """The frozen reading of the 8-bit cells is not counted beside the mixed one."""
+    """The frozen reading of the 8-bit cells is not counted in addition to the mixed one."""
     extra = {name for table in contents.TABLES for name, _ in table.extra}
     names = {
         name

@@ -37,7 +37,7 @@ def test_a_stage_says_whether_another_try_could_succeed(
     """In a line before the error, which stays the last one of the log."""
 
     def main(argv: object) -> None:
-        raise kind("as told")
+        raise kind("as planned")
 
     with pytest.raises((SystemExit, kind)) as caught:
         command.run(main)
@@ -47,7 +47,7 @@ def test_a_stage_says_whether_another_try_could_succeed(
     assert isinstance(caught.value, SystemExit) == expected
     if expected:
         assert caught.value.code == 1
-        assert printed[-1] == "error: as told"
+        assert printed[-1] == "error: as planned"
 
 
 class Job(SimpleNamespace):

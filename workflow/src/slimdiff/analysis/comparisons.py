@@ -122,6 +122,6 @@ def _obstacle(reference: str | None, lacking: str, outcome: Outcome) -> Finding 
     """Return why a recipe cannot be compared, or None if it can; `lacking` is the column that it has no value in."""
     if lacking == TIME.column and outcome.disturbed:
         ran = outcome.seeds - outcome.failed
-        return Finding(DISTURBED, f"other processes ran beside {outcome.disturbed} of {ran} profiles")
+        return Finding(DISTURBED, f"other processes ran during {outcome.disturbed} of {ran} profiles")
     name = "speedup" if lacking == TIME.column else lacking
     return decisions.missing(outcome, reference, name)

@@ -145,7 +145,7 @@ def _print_comparison(rows: Mapping[str, Mapping[str, Any]]) -> None:
     terminal.print(shown)
     disturbed = [cell for cell, row in rows.items() if row.get("disturbed")]
     if disturbed:
-        terminal.print(f"times do not count: other processes ran beside the profile of {', '.join(disturbed)}")
+        terminal.print(f"times do not count: other processes ran during the profile of {', '.join(disturbed)}")
     unwatched = [cell for cell, row in rows.items() if row.get("speedup") is not None and row.get("disturbed") is None]
     if unwatched:
         terminal.print(f"times decide nothing: whether other processes disturbed {', '.join(unwatched)} is unknown")

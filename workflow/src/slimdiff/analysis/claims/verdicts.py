@@ -362,7 +362,7 @@ def _obstacle(
         return Decision(UNRESOLVED, "; ".join(failed))
     if lacking:
         if all(column in statistics.TIMES and evidence.outcome(cell).disturbed for column, cell in lacking):
-            return Decision(UNRESOLVED, "disturbed: other processes ran beside every profile")
+            return Decision(UNRESOLVED, "disturbed: other processes ran during every profile")
         return Decision(NOT_RUN, f"{_were([f'{column} of {_name(cell)}' for column, cell in lacking])} not measured")
     if any(t.column in statistics.TIMES and evidence.outcome(own).unwatched for t, _, all_ in cells for own in all_):
         return Decision(UNRESOLVED, UNWATCHED)
