@@ -61,14 +61,13 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Seeds of a recipe: all, those that failed, the reason of the first failure, and of the others those whose times
-    are disturbed, and those of which that is unknown."""
+    """Numbers of seeds of a recipe."""
 
-    seeds: int = 0
+    seeds: int = 0  # of the matrix
     failed: int = 0
-    reason: str = ""
-    disturbed: int = 0
-    unwatched: int = 0
+    reason: str = ""  # of the first failure
+    disturbed: int = 0  # did not fail, and other processes disturbed their times
+    unwatched: int = 0  # did not fail, and nothing recorded what other processes took
 
 
 def summarize(values: Sequence[float], scale: Scale = "plain") -> Summary:

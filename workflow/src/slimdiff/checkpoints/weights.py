@@ -32,7 +32,11 @@ def write_training(
 
 
 def read_training(path: str | os.PathLike[str], weights: str) -> tuple[nn.Module, dict[str, Any]]:
-    """Return the trained network with its `raw` or `ema` weights (CPU), and the header."""
+    """Return the trained network with its `raw` or `ema` weights (CPU), and the header.
+
+    Raises:
+        UserError: `weights` is neither; the file is missing, damaged, or not of a training.
+    """
     if weights not in WEIGHTS:
         raise UserError(f"weights is {weights!r}; allowed: {', '.join(WEIGHTS)}")
     tensors, header = load_tensors(path, KIND)
@@ -66,7 +70,11 @@ def read_verified(
 
 
 def rebuild(header: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> nn.Module:
-    """Return the network that `header` describes, with exactly the tensors of `state`."""
+    """Return the network that `header` describes, with exactly the tensors of `state`.
+
+    Raises:
+        UserError: a tensor is missing, or not of this network.
+    """
     network = build_network(header["model"], header["training"]["groups"])
     restore_structure(network, header["structure"], state)
     frozen = {key for key in state if is_frozen_part(network, key)}  # already in place

@@ -53,6 +53,9 @@ def quantize_linears(network: nn.Module, bits: str, device: torch.device | str =
 
     Returns:
         Names of the replaced layers.
+
+    Raises:
+        UserError: `bits` is unknown, or the network has no float linear layer.
     """
     _check_bits(bits)
     names = [name for name, module in network.named_modules() if type(module) is nn.Linear]

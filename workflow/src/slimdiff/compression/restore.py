@@ -22,7 +22,11 @@ RESTORERS: dict[str, Callable[[nn.Module, Any, Mapping[str, torch.Tensor]], None
 def restore_structure(
     network: nn.Module, structure: Sequence[StructuralChange], tensors: Mapping[str, torch.Tensor]
 ) -> None:
-    """Apply the structural changes of a checkpoint's header to a freshly built network, in place."""
+    """Apply the structural changes of a checkpoint's header to a freshly built network, in place.
+
+    Raises:
+        UserError: a change is of a plugin that is not loaded, or does not fit the network.
+    """
     for record in structure:
         if "step" in record:
             if record["step"] not in RESTORERS:

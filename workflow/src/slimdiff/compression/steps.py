@@ -50,6 +50,9 @@ def apply_steps(
 
     Args:
         loss: of a network, for `prune` with allocation `sensitivity`.
+
+    Raises:
+        UserError: a step or a setting of it is unknown or out of range, or does not fit the network.
     """
     structure = []
     for step in steps:

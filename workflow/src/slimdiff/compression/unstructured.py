@@ -44,6 +44,9 @@ def prune_unstructured(network: nn.Module, settings: PruneSettings, seed: int, l
 
     Args:
         loss: by which the allocation `sensitivity` measures layers.
+
+    Raises:
+        UserError: a setting is unknown or out of range, or the allocation `sensitivity` lacks its loss.
     """
     if settings.method not in METHODS:
         raise UserError(f"prune.method is {settings.method!r}; allowed: {', '.join(METHODS)}, channels")

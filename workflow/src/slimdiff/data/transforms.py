@@ -15,6 +15,9 @@ def to_model(images: torch.Tensor, size: int, channels: int, fit: str = "resize"
 
     Returns:
         float32 (N, channels, size, size) in [-1, 1].
+
+    Raises:
+        ValueError: `pad` would have to shrink the images.
     """
     x = _with_channels(images.float() / 127.5 - 1.0, channels)
     height, width = x.shape[-2:]

@@ -54,7 +54,7 @@ NOISE_SCHEDULES = {
 
 
 def betas(schedule: str) -> torch.Tensor:
-    """Return the variances of the forward steps, float64 (1000,)."""
+    """Return the variances of the forward steps, float64 (1000,); raise UserError for an unknown schedule."""
     if schedule not in NOISE_SCHEDULES:
         raise UserError(f"training.noise_schedule is {schedule!r}; allowed: {', '.join(NOISE_SCHEDULES)}")
     return NOISE_SCHEDULES[schedule]()

@@ -81,6 +81,9 @@ def thinned_sigmas(steps: int, grid: int | None, sigma_min: float, sigma_max: fl
 
     Both are equidistant in sigma^(1 / rho). The last step of the thinned levels starts above sigma_min, where a step to
     0 still changes the image. A `grid` of None subsamples nothing.
+
+    Raises:
+        UserError: `grid` is no multiple of `steps`.
     """
     grid = steps if grid is None else grid
     if grid % steps:

@@ -16,7 +16,7 @@ def canonical(value: Any) -> str:
 
 
 def parse(text: str, where: str = "--settings") -> dict[str, Any]:
-    """Parse the JSON object `text`; messages name it `where`."""
+    """Parse the JSON object `text`; raise UserError, which names it `where`, if it is none."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -33,7 +33,7 @@ def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
 def save_tensors(
     path: str | os.PathLike[str], kind: str, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]
 ) -> None:
-    """Write `tensors` (any device) and `header` (JSON) atomically."""
+    """Write `tensors` (any device) and `header` (JSON) atomically; raise TransientError if the disk is full."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = canonical(add_digest({**header, "kind": kind, "sha256": tensors_digest(plain)}, UNDIGESTED))
     with atomic(path) as temporary:

@@ -43,6 +43,9 @@ def build_network(model: Mapping[str, Any], groups: int | str = 1, seed: int = 0
     """Return the network of `model` (an entry of `models:`), initialized from `seed`.
 
     The global random state is unchanged.
+
+    Raises:
+        UserError: the family is unknown, or sizes in the network do not fit each other.
     """
     family = model["family"]
     if family not in NETWORKS:

@@ -28,7 +28,7 @@ class SparsifySettings:
     amount: float  # final fraction of zeros in the scope
     schedule: str  # one-shot | cubic
     until: float = 1.0  # cubic: fraction of the steps after which `amount` is reached
-    scope: str = "global"  # a key of the network's prune_scopes()
+    scope: str = "global"  # a key of the network's prune_scopes(), or `module:NAME` of a layer or block
 
 
 class Sparsify(TrainingHooks):
@@ -144,6 +144,9 @@ def build_hooks(
 
     Args:
         more: hooks besides HOOKS, for those that need the training's start.
+
+    Raises:
+        UserError: a hook is unknown, there are several, or its settings are out of range.
     """
     if not settings:
         return TrainingHooks()

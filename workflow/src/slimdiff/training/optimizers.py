@@ -83,7 +83,11 @@ OPTIMIZERS: dict[tuple[str, str], Callable[[nn.Module, float, float], torch.opti
 def build_optimizer(
     name: str, state: str, network: nn.Module, learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Return an optimizer of a network's parameters that need a gradient, with its state in `float` or `8bit`."""
+    """Return an optimizer of a network's parameters that need a gradient, with its state in `float` or `8bit`.
+
+    Raises:
+        UserError: there is no such optimizer with such a state.
+    """
     if (name, state) not in OPTIMIZERS:
         allowed = ", ".join(f"{optimizer} with {kept}" for optimizer, kept in OPTIMIZERS)
         raise UserError(f"training.optimizer is {name!r} with optimizer_state {state!r}; allowed: {allowed}")
@@ -112,7 +116,7 @@ LR_SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
-    """Return the factor on the learning rate at `step` (0-based) of `steps`."""
+    """Return the factor on the learning rate at `step`, from 0, of `steps`; raise UserError for an unknown schedule."""
     if schedule not in LR_SCHEDULES:
         raise UserError(f"training.lr_schedule is {schedule!r}; allowed: {', '.join(LR_SCHEDULES)}")
     return LR_SCHEDULES[schedule]((step + 0.5) / steps)

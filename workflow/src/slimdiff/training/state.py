@@ -98,7 +98,11 @@ def clear_state(state_dir: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock the folder against a second trainer while an orphan of a killed run still trains here."""
+    """Lock the folder against a second trainer while an orphan of a killed run still trains here.
+
+    Raises:
+        TransientError: another process holds the lock; the message names it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "lock"
     with path.open("a+") as file:
