@@ -520,6 +520,11 @@ SCHEMA_CASES = [
         "models.ncsn.training.optimizer … 'adam8bit'; allowed: adam, adamw, muon (",
     ),
     case(
+        "optimizer without a state in 8 bits",
+        started(optimizer="muon", optimizer_state="8bit"),
+        "trainings.mine.optimizer_state … 8bit; allowed with optimizer muon: float; … adamw",
+    ),
+    case(
         "unknown Inception network",
         {"inception": {"tensorflow": "download"}},
         "inception.tensorflow … unknown key; allowed in inception: standard, paper",

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from slimdiff.catalog.compression import FLOAT_ONLY
 from slimdiff.catalog.families import FAMILIES, ON_SCHEDULE, divisors
 from slimdiff.catalog.layers import MIXED_LINEAR
 from slimdiff.config.checks import Problem
@@ -35,9 +36,9 @@ def training_problems(config: Config, model: str, training: str) -> Iterator[Pro
     if options["preconditioning"] not in preconditionings:
         allowed = ", ".join(preconditionings)
         yield problem("preconditioning", f"is {options['preconditioning']}; allowed for family {family}: {allowed}")
-    if options["optimizer"] == "muon" and options["optimizer_state"] != "float":
-        text = f"is {options['optimizer_state']}; allowed with optimizer muon: float; or set optimizer to adamw or adam"
-        yield problem("optimizer_state", text)
+    if options["optimizer"] in FLOAT_ONLY and options["optimizer_state"] != "float":
+        allowed = f"allowed with optimizer {options['optimizer']}: float; or set optimizer to another, such as adamw"
+        yield problem("optimizer_state", f"is {options['optimizer_state']}; {allowed}")
     sampled = options.get("ema_sampled_after")
     if sampled is not None and options["linear"] != MIXED_LINEAR:
         yield problem("ema_sampled_after", f"is {sampled}; allowed with linear {options['linear']}: null")
