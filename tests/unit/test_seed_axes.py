@@ -102,8 +102,11 @@ def test_commands_see_the_expanded_cells() -> None:
             "trainings.mine.ema_sampled_after is 1; allowed with linear float: null",
         ),
         (
-            merge(overlay(training="mine"), {"trainings": {"mine": {"linear": "8bit-mixed", "ema_sampled_after": 2}}}),
-            "trainings.mine.ema_sampled_after is 2; allowed: below the 1 epochs",
+            merge(
+                overlay(training="mine"),
+                {"trainings": {"mine": {"linear": "8bit-mixed", "ema_sampled_after": 2, "epochs": 2}}},
+            ),
+            "trainings.mine.ema_sampled_after is 2; allowed: below the 2 epochs",
         ),
         (
             overlay(training="linear-8bit-mixed", prune=RANDOM),
