@@ -80,7 +80,7 @@ def test_the_example_is_read_correctly() -> None:
     assert found.sources["shapes"].declared.classes == ["disk", "square", "cross"]
     family = found.families["residual"].declared.as_family
     assert family.samplers == ("heun", "euler-maruyama")
-    assert (family.training, family.sampler) == (("label_dropout",), ("guidance",))
+    assert (family.training, family.sampler) == (("label_dropout",), ("guidance", "guidance_interval"))
 
 
 @pytest.mark.parametrize("name", PRECONDITIONINGS)

@@ -167,7 +167,7 @@ def test_editing_a_network(tree: Path, edit: Edit) -> None:
 
 
 def test_editing_the_guidance(tree: Path, edit: Edit) -> None:
-    edit("config.yaml", "guidance: 2.0 # scale", "guidance: 1.5 # scale")
+    edit("config.yaml", "guidance: 2.25 # scale", "guidance: 1.5 # scale")
     assert planned(tree, *SMOKE) == gathered(**of_cells(DDPM_CELLS))
 
 

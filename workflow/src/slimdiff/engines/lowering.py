@@ -149,9 +149,12 @@ def check_runtime(runtime: Runtime, device: torch.device) -> None:
 
 
 def _make_backend(runtime: Runtime, graph: Any, placement: Placement) -> Backend:
-    if runtime.engine == "openvino":
-        return openvino_backend.OpenVINO(graph, runtime.precision, placement)
-    return onnxruntime_backend.OnnxRuntime(graph, placement)
+    match runtime.engine:
+        case "openvino":
+            return openvino_backend.OpenVINO(graph, runtime.precision, placement)
+        case "onnxruntime":
+            return onnxruntime_backend.OnnxRuntime(graph, placement)
+    raise UserError(f"engine is {runtime.engine}, which runs no graph; allowed: openvino, onnxruntime")
 
 
 def _shape(header: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -78,7 +78,7 @@ class NetworkFamily:
             tuple(self.preconditionings),
             tuple(self.samplers),
             (*(("noise_schedule", "min_snr_gamma") if noise else ()), *(("label_dropout",) if classes else ())),
-            (*(("guidance",) if classes else ()), *(("clip",) if scheduled else ())),
+            (*(("guidance", "guidance_interval") if classes else ()), *(("clip",) if scheduled else ())),
         )
 
 
