@@ -171,6 +171,19 @@ def read_matrix(path: str | os.PathLike[str]) -> Matrix:
     return Matrix(to_frame([row | missing for row in table.to_pylist()]), UNITS, source)
 
 
+def schema_problem(path: str | os.PathLike[str]) -> str | None:
+    """Return how the columns of the matrix in `path` differ from those that this version writes; None: in nothing.
+
+    `read_matrix` also reads older matrices, with null for newer columns.
+    """
+    types = {field.name: field.type for field in pq.read_schema(path)}
+    expected = {column.name: _ARROW[column.dtype] for column in COLUMNS}
+    lacks, unknown = [name for name in expected if name not in types], [name for name in types if name not in expected]
+    other = [name for name in types if name in expected and types[name] != expected[name]]
+    said = {"lacks": lacks, "has unknown": unknown, "has other types in": other}
+    return "; ".join(f"{words} {', '.join(names)}" for words, names in said.items() if names) or None
+
+
 def rows_digest(table: pa.Table) -> str:
     """Return the SHA-256 of the values of a matrix."""
     return hashlib.sha256(json.dumps(table.to_pydict(), sort_keys=True).encode()).hexdigest()
