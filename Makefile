@@ -16,7 +16,7 @@ PIP_INSTALL := $(VENV)/bin/python -P -m pip install $(if $(CONSTRAINTS),--constr
 SNAKEMAKE := $(IN_VENV) python -P -m snakemake --cores $(CORES) --resources gpu=$(GPUS)
 export PYTHONUTF8 := 1
 
-.PHONY: all smoke test bench docs schemas lint format venv venv-dev own clean help
+.PHONY: all smoke study test bench docs schemas lint format venv venv-dev own clean help
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 
@@ -25,6 +25,9 @@ all: $(VENV)/.run ## set up .venv and run config.yaml into results/report.html (
 
 smoke: $(VENV)/.run ## run every stage on tiny data and models, in about five minutes
 	$(SNAKEMAKE) --configfile config/smoke.yaml $(SNAKEMAKE_ARGS)
+
+study: $(VENV)/.run ## publish results/ of config/NAME.yaml as docs/results/NAME (default: of config.yaml)
+	$(IN_VENV) python -P -m slimdiff.cli publish $(NAME)
 
 test: $(VENV)/.dev ## set up .venv and run all tests, with two processes more than cores, since many tests wait
 	$(IN_VENV) OMP_NUM_THREADS=1 python -m pytest --numprocesses $$(($$(nproc) + 2)) \

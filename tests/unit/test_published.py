@@ -21,6 +21,7 @@ from slimdiff.analysis.decisions import EQUIVALENT, UNRESOLVED, Margins
 from slimdiff.analysis.findings import Findings
 from slimdiff.analysis.matrix import Matrix, read_matrix, read_paper, schema_problem
 from slimdiff.analysis.statistics import Ratio, Summary
+from slimdiff.cli import publish
 from slimdiff.report.tables import differences as differencetables
 from slimdiff.report.tables.write import cells_markdown
 
@@ -129,7 +130,10 @@ def test_the_default_run_in_the_readme_is_its_matrix() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.xfail(name in OLDER_COLUMNS, strict=True, reason="older columns")) for name in STUDIES],
+    [
+        pytest.param(name, marks=pytest.mark.xfail(name in OLDER_COLUMNS, strict=True, reason="older columns"))
+        for name in STUDIES
+    ],
 )
 def test_a_published_matrix_has_the_columns_of_today(name: str) -> None:
     assert schema_problem(RESULTS / name / "matrix.parquet") is None, f"run config/{name}.yaml and publish it again"
@@ -219,6 +223,16 @@ def test_the_table_of_old_and_new_verdicts_is_of_today() -> None:
     assert len(lines) > 20
     for name, claim, is_now in lines:
         assert verdict(name, claim).verdict == is_now, (name, claim)
+
+
+def test_the_page_of_the_paper_is_of_today(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    text = (RESULTS / "paper.md").read_text(encoding="utf-8")
+    assert text == publish.paper_page(RESULTS), "`slimdiff publish` writes it anew"
+    numbers, _, verdicts_part = text.partition("## Claims")
+    assert numbers.count("\n| ") == 2 + len(read_paper(RESOURCES / "paper_reference.csv"))
+    stated = {claim.id for claim in file.read([RESOURCES / "claims.yaml"])}
+    assert set(re.findall(r"^\| `([\w+.-]+)` \|", verdicts_part, re.MULTILINE)) == stated
 
 
 def test_no_interval_of_a_distance_is_negative() -> None:

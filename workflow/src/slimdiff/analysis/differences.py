@@ -96,7 +96,7 @@ def table(matrix: Matrix, findings: Findings, paper: pd.DataFrame, specs: Sequen
     return frame.assign(
         finding=frame["images_finding"],
         why=frame["images_why"],
-        direction=[_direction(*line) for line in directions],
+        direction=[direction(*line) for line in directions],
     )
 
 
@@ -104,7 +104,8 @@ def _numbers(values: Iterable[float | None]) -> "pd.Series[float]":
     return pd.Series(list(values), dtype="float64")
 
 
-def _direction(finding: str, paper_change: float, seeds: int) -> str:
+def direction(finding: str, paper_change: float, seeds: int) -> str:
+    """Return whether a finding on images agrees with the paper's change of FID; empty without a number on one side."""
     if pd.isna(paper_change) or not seeds:
         return ""
     if finding not in (BETTER, WORSE) or paper_change == 0:

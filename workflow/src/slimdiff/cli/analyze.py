@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,8 @@ from slimdiff.io import files
 if TYPE_CHECKING:
     import pandas as pd
 
+    from slimdiff.analysis.claims.file import Claim
+    from slimdiff.analysis.decisions import Margins
     from slimdiff.analysis.findings import Findings
     from slimdiff.analysis.matrix import Matrix
 
@@ -41,9 +44,8 @@ def analyze(
     evaluated by the rules of this version.
     """
     from slimdiff.analysis import findings
-    from slimdiff.analysis.claims import file, verdicts
-    from slimdiff.analysis.decisions import Margins
-    from slimdiff.analysis.matrix import read_matrix, read_paper
+    from slimdiff.analysis.claims import verdicts
+    from slimdiff.analysis.matrix import read_matrix
     from slimdiff.analysis.measures import REFERENCE
 
     if update and (out is None or not out.is_dir()):
@@ -52,18 +54,10 @@ def analyze(
     paths = sources(presets, config)
     if not paths:
         raise UserError(f"no {BASE} here: change to your clone, or name the run's files with --config")
-    merged, root = read_config(paths), find_root(Path.cwd())
-    try:
-        margins, names = Margins(**resolve.claims_settings(merged)["margins"]), list(merged["claims"])
-    except (KeyError, TypeError):
-        raise UserError(
-            f"{', '.join(map(str, paths))}: keys claims and verdicts are missing or wrong; "
-            "`slimdiff run --dry-run` says why"
-        ) from None
-    measured, paper = read_matrix(matrix), read_paper(root / PAPER)
-    claims = file.read(os.path.relpath(root / name) for name in names)  # no path of this machine in published tables
-    verdict_list = verdicts.evaluate_claims(measured, paper, claims, margins)
-    record, found = verdicts.to_json(measured, verdict_list, margins), findings.find(measured, margins)
+    measured = read_matrix(matrix)
+    paper, claims, margins = read_rules(read_config(paths), paths)
+    record = verdicts.to_json(measured, verdicts.evaluate_claims(measured, paper, claims, margins), margins)
+    found = findings.find(measured, margins)
     if out is not None:
         with tempfile.TemporaryDirectory() as folder:
             fresh = Path(folder)
@@ -74,11 +68,33 @@ def analyze(
                 if wanted is None or path.name in wanted:
                     with files.atomic(out / path.name) as temporary:
                         shutil.copyfile(path, temporary)
-    counts = {"claims": Counter(verdict.verdict for verdict in verdict_list)}
+    counts = {"claims": +Counter(record["verdicts"])}
     for kind in ("images", "size", "speed"):
         counts[kind] = Counter(getattr(own, kind).finding for own in found.differences[REFERENCE].values())
     for name, counted in counts.items():
         console().print(f"{name}: " + ", ".join(f"{number} {word}" for word, number in counted.most_common()))
+
+
+def read_rules(config: Mapping[str, Any], paths: Sequence[Path]) -> tuple["pd.DataFrame", "list[Claim]", "Margins"]:
+    """Return the paper's numbers, and the claims and margins of `config`, which was read from `paths`.
+
+    Raises:
+        UserError: the configuration lacks claims or margins, or the working folder is not in a clone.
+    """
+    from slimdiff.analysis.claims import file
+    from slimdiff.analysis.decisions import Margins
+    from slimdiff.analysis.matrix import read_paper
+
+    root = find_root(Path.cwd())
+    try:
+        margins, names = Margins(**resolve.claims_settings(config)["margins"]), list(config["claims"])
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{', '.join(map(str, paths))}: keys claims and verdicts are missing or wrong; "
+            "`slimdiff run --dry-run` says why"
+        ) from None
+    claims = file.read(os.path.relpath(root / name) for name in names)  # no path of this machine in published tables
+    return read_paper(root / PAPER), claims, margins
 
 
 def _write(

@@ -37,6 +37,25 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def replace_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield an empty folder next to `path` that takes its place on success; after a failure `path` is as it was."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as work:
+        fresh, old = Path(work) / "new", Path(work) / "old"
+        fresh.mkdir()
+        yield fresh
+        if target.exists():
+            target.rename(old)
+        try:
+            fresh.rename(target)
+        except BaseException:
+            if old.exists():
+                old.rename(target)
+            raise
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` atomically as UTF-8."""
     with atomic(path) as temporary:

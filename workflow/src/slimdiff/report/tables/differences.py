@@ -166,14 +166,14 @@ def _versus_paper(row: Mapping[Any, Any]) -> list[str]:
     for measure in VERSUS_PAPER:
         column = measure.column
         change = [row[f"{column}_change_{end}"] for end in ("percent", "low", "high")]
-        line.append(without_value(row, column) if missing(change[0]) else _change(*change))
+        line.append(without_value(row, column) if missing(change[0]) else change_text(*change))
         tilde = "~" if measure.paper in str(row["approximate"]).split(";") else ""
-        printed = _change(row[f"paper_{measure.paper}_change_percent"])
+        printed = change_text(row[f"paper_{measure.paper}_change_percent"])
         line.append(printed if printed == NOTHING else tilde + printed)
     return [*line, str(row["direction"] or NOTHING)]
 
 
-def _change(percent: float, low: float = float("nan"), high: float = float("nan")) -> str:
+def change_text(percent: float, low: float = float("nan"), high: float = float("nan")) -> str:
     """Return a change as text, with its interval if that is wider than a point."""
     if missing(percent):
         return NOTHING
