@@ -11,6 +11,7 @@ from slimdiff.analysis.claims import file as claimfile
 from slimdiff.catalog.layers import layers_of, modules
 from slimdiff.compression.channels import ChannelSettings, prune_channels
 from slimdiff.config import lookup, resolve
+from slimdiff.config.axes import expand_axes
 from slimdiff.config.cells import expand
 from slimdiff.errors import UserError
 from slimdiff.io.settings import canonical
@@ -21,6 +22,8 @@ PRINTED = ROOT.parent / "shared" / "paper" / "paper_results.csv"  # the paper's 
 # The paper states only that the images of averaged weights with 8-bit layers were black.
 NEVER_PRINTED = {"ema+linear-8bit-mixed-sampled", "ema+linear-8bit-mixed", "ema+linear-8bit-frozen"}
 FROZEN = {"linear-8bit-frozen", "linear-8bit-frozen+adam-8bit"}  # the other reading of Tables 1 and 5
+BATCHES = {"batch-80", "linear-8bit-mixed+batch-80"}
+SCALED = {"linear-8bit-frozen", "adam", *BATCHES}  # what paper-cpu.yaml adds to the paper's cells
 SAME = {"network": {"classes": 0}, "sampler": {"guidance": 1.0}}  # where the two score networks may differ
 DDPM_CELLS = 20  # of Tables 4 to 8
 
@@ -31,8 +34,9 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("row", rows(REFERENCE), ids=lambda row: f"{row['table']}: {row['label']}, {row['model']}")
-@pytest.mark.parametrize(("name", "seeds"), [("paper.yaml", 5), ("paper-cpu.yaml", 3)])
-def test_every_number_of_the_paper_has_a_cell(name: str, seeds: int, row: dict[str, str]) -> None:
+@pytest.mark.parametrize(("names", "seeds"), [(["paper.yaml"], 5), (["paper-cpu.yaml", "paper-samplers.yaml"], 3)])
+def test_every_number_of_the_paper_has_a_cell(names: list[str], seeds: int, row: dict[str, str]) -> None:
+    name = names[-1] if row["optimization"].startswith("sampler-") else names[0]
     config = preset(name)
     found = [
         cell
@@ -56,26 +60,112 @@ def test_every_printed_number_is_in_our_transcription() -> None:
             assert own[column] == row[column], row
 
 
-@pytest.mark.parametrize("name", ["paper.yaml", "paper-cpu.yaml"])
-def test_the_ddpms_cells_are_tables_4_to_8_and_the_black_cell(name: str) -> None:
+@pytest.mark.parametrize(("name", "others"), [("paper.yaml", FROZEN), ("paper-cpu.yaml", SCALED)])
+def test_the_ddpms_cells_are_tables_4_to_8_and_the_black_cell(name: str, others: set[str]) -> None:
     printed = {row["optimization"] for row in rows(REFERENCE) if row["model"] == "ddpm"}
     assert len(printed) == DDPM_CELLS
     (entry,) = [entry for entry in preset(name)["matrix"] if entry["model"] == "ddpm"]
-    assert set(entry["optimizations"]) == printed | NEVER_PRINTED | FROZEN
+    assert set(entry["optimizations"]) == printed | NEVER_PRINTED | others
     (entry,) = [entry for entry in preset(name)["matrix"] if entry["model"] == "ncsn"]
-    assert set(entry["optimizations"]) > FROZEN
+    assert set(entry["optimizations"]) > others - BATCHES
 
 
-@pytest.mark.parametrize("name", ["paper.yaml", "paper-cpu.yaml"])
-def test_raw_and_averaged_weights_share_a_training(name: str) -> None:
+@pytest.mark.parametrize(("name", "others"), [("paper.yaml", FROZEN), ("paper-cpu.yaml", SCALED)])
+def test_raw_and_averaged_weights_share_a_training(name: str, others: set[str]) -> None:
     config = preset(name)
     (entry,) = [entry for entry in config["matrix"] if entry["model"] == "ddpm"]
     trainings = {lookup.training_of(config, optimization) for optimization in entry["optimizations"]}
     mixed = {"linear-8bit-mixed", "linear-8bit-mixed+adam-8bit", "linear-8bit-mixed-sampled"}
-    assert trainings == {"plain", *FROZEN, *mixed, "groups-2", "groups-4"}
+    assert trainings == {"plain", *others, *mixed, "groups-2", "groups-4"}
     sampled = resolve.train_settings(config, "mnist", "ddpm", "linear-8bit-mixed-sampled", 0)["training"]
     assert (sampled.pop("ema_sampled_after"), sampled["epochs"] > 1) == (1, True)
     assert sampled == resolve.train_settings(config, "mnist", "ddpm", "linear-8bit-mixed", 0)["training"]
+
+
+def test_the_scaled_preset_differs_from_the_defaults_in_length_alone() -> None:
+    """Except where Muon cannot go: 8-bit Adam has the optimizer of its reference, and Table 5 has the paper's batch."""
+    config = preset("paper-cpu.yaml")
+    for model in ("ncsn", "ddpm"):
+        plain = merge(config["models"][model], {"training": {"epochs": CONFIG["models"][model]["training"]["epochs"]}})
+        assert plain == CONFIG["models"][model]
+        options = {name: lookup.training_options(config, model, name) for name in config["trainings"]}
+        assert options["linear-8bit-mixed+adam-8bit"] == {
+            **options["adam"],
+            "linear": "8bit-mixed",
+            "optimizer_state": "8bit",
+        }
+        assert options["batch-80"] == {**options["plain"], "batch_size": round(2.5 * options["plain"]["batch_size"])}
+        assert options["linear-8bit-mixed+batch-80"] == {**options["batch-80"], "linear": "8bit-mixed"}
+
+
+def test_the_samplers_of_the_paper_share_the_trainings_of_its_other_cells() -> None:
+    samplers, others = preset("paper-samplers.yaml"), preset("paper-cpu.yaml")
+    for cell in expand(samplers["matrix"]):
+        place = (cell.dataset, cell.model, "plain", cell.seed)
+        assert resolve.train_settings(samplers, *place) == resolve.train_settings(others, *place)
+    ancestral = lookup.sampler_options(samplers, "ddpm", "sampler-ddpm")
+    paper = preset("paper.yaml")["models"]["ddpm"]["sampler"]
+    keys = ("method", "steps", "guidance", "guidance_interval")
+    assert {key: ancestral[key] for key in keys} == {key: paper[key] for key in keys}
+
+
+@pytest.mark.parametrize("model", ["ncsn", "ddpm"])
+def test_networks_from_scratch_are_as_narrow_and_train_as_long_or_as_much(model: str) -> None:
+    config = preset("controls.yaml")
+    network = build_network(config["models"][model])
+    dense = sum(parameter.numel() for parameter in network.parameters())
+    prune_channels(network, ChannelSettings("channels", "random", 0.5), 0)
+    share = sum(parameter.numel() for parameter in network.parameters()) / dense
+    epochs = {}
+    for name in ("longer", "channels-50", "scratch-50", "scratch-50-long"):
+        *starts, last = resolve.trainings_settings(config, "mnist", model, name, 0)
+        epochs[name] = [one["training"]["epochs"] for one in (*starts, last)]
+        if name not in ("longer", "channels-50"):
+            (step,) = last["steps"]
+            assert step["prune"] == {"method": "channels", "importance": "random", "amount": 0.5}
+    assert sum(epochs["scratch-50"]) == sum(epochs["channels-50"]) == sum(epochs["longer"])
+    first, later = epochs["channels-50"]
+    assert sum(epochs["scratch-50-long"]) * share == pytest.approx(first + share * later, rel=0.05)
+    assert round(epochs["scratch-50"][0] * 60_000 / config["models"][model]["training"]["batch_size"]) == 1
+
+
+def test_the_controls_have_twenty_masks_on_each_training_and_every_cell_of_their_claims() -> None:
+    config = expand_axes(preset("controls.yaml"))
+    cells = expand(config["matrix"])
+    for model, seed in itertools.product(("ncsn", "ddpm"), range(3)):
+        own = [cell.optimization for cell in cells if (cell.model, cell.seed) == (model, seed)]
+        masks = [name for name in own if name.startswith("random-10")]
+        assert [config["optimizations"][name]["mask_seed"] for name in masks] == list(range(20))
+    ran = {(cell.model, cell.optimization) for cell in cells}
+    stated = claimfile.read([ROOT / name for name in config["claims"]])
+    assert {(place.family, place.recipe) for c in stated for e in c.comparisons for place in e.places} <= ran
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "cells"), [("fashion.yaml", "fashion_mnist", 12), ("compression-sampler.yaml", "mnist", 36)]
+)
+def test_new_studies_have_both_networks_three_seeds_and_a_reference(name: str, dataset: str, cells: int) -> None:
+    config = preset(name)
+    for entry, model in zip(config["matrix"], ("ncsn", "ddpm"), strict=True):
+        assert (entry["dataset"], entry["model"], entry["seeds"]) == (dataset, model, [0, 1, 2])
+        assert len(entry["optimizations"]) == cells
+        chains = {name: resolve.trainings_settings(config, dataset, model, name, 0) for name in entry["optimizations"]}
+        lengths = {name: sum(one["training"]["epochs"] for one in chain) for name, chain in chains.items()}
+        assert set(lengths.values()) == {lengths["baseline"], lengths["longer"]}
+
+
+def test_every_recipe_meets_every_sampler() -> None:
+    config = preset("compression-sampler.yaml")
+    for entry in config["matrix"]:
+        kept: dict[str, set[str]] = {}
+        for name in entry["optimizations"]:
+            recipe = {key: value for key, value in config["optimizations"][name].items() if key != "sampler"}
+            sampler = lookup.sampler_options(config, entry["model"], name)
+            kept.setdefault(canonical(recipe), set()).add(canonical(sampler))
+        (longer,) = [recipe for recipe, samplers in kept.items() if len(samplers) == 1]
+        assert longer == canonical(config["optimizations"]["longer"])
+        others = [samplers for recipe, samplers in kept.items() if recipe != longer]
+        assert len(others) == 7 and len(set.union(*others)) == 5
 
 
 def test_the_papers_preset_has_the_papers_settings() -> None:
