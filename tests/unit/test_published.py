@@ -22,6 +22,7 @@ from slimdiff.analysis.findings import Findings
 from slimdiff.analysis.matrix import Matrix, read_matrix, read_paper, schema_problem
 from slimdiff.analysis.statistics import Ratio, Summary
 from slimdiff.cli import publish
+from slimdiff.report import study
 from slimdiff.report.tables import differences as differencetables
 from slimdiff.report.tables.write import cells_markdown
 
@@ -39,6 +40,10 @@ OLDER_COLUMNS = {"cifar10", "open-questions", "paper-cpu-ncsn", "sensitivity", "
 FROM_OTHER_COMMANDS = {"sensitivity": {"1.010 [0.999, 1.021]", "1.051 [0.968, 1.140]"}}  # benchmarks/scores/bottom.py
 INTERVAL = re.compile(r"(-?\d+(?:\.\d+)?)(?: %| points| MB)? \[(-?\d+(?:\.\d+)?)(?: %)?, (-?\d+(?:\.\d+)?)")
 STUDIES = sorted(path.parent.name for path in RESULTS.glob("*/matrix.parquet"))
+
+
+def read_page(name: str) -> str:
+    return (RESULTS / name / "README.md").read_text(encoding="utf-8")
 
 
 @cache
@@ -142,7 +147,7 @@ def test_a_published_matrix_has_the_columns_of_today(name: str) -> None:
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_interval_in_a_page_is_in_its_matrix(name: str) -> None:
     """A page may cite any ratio, share, verdict or correlation of its matrix, and the ratio of any two recipes."""
-    text = " ".join((RESULTS / name / "README.md").read_text(encoding="utf-8").split())
+    text = " ".join(read_page(name).split())
     cited = {match[0] + "]": match.groups() for match in INTERVAL.finditer(text)}
     cited = {whole: numbers for whole, numbers in cited.items() if whole not in FROM_OTHER_COMMANDS.get(name, ())}
     for candidates in (own_intervals, intervals_between_recipes) if cited else ():
@@ -223,6 +228,22 @@ def test_the_table_of_old_and_new_verdicts_is_of_today() -> None:
     assert len(lines) > 20
     for name, claim, is_now in lines:
         assert verdict(name, claim).verdict == is_now, (name, claim)
+
+
+@pytest.mark.parametrize("name", [name for name in STUDIES if study.BEGIN in read_page(name)])
+def test_the_block_of_a_page_is_of_its_matrix(name: str) -> None:
+    """But for times, which are in no matrix: all that it says of the run, by the rules of today."""
+    preset = None if name == publish.DEFAULT else f"config/{name}.yaml"
+    stated = yaml.safe_load((ROOT / (preset or "config.yaml")).read_text(encoding="utf-8")).get("claims")
+    claims = file.read(ROOT / path for path in stated or ["workflow/resources/claims.yaml"])
+    paper = read_paper(RESOURCES / "paper_reference.csv")
+    own = verdicts.evaluate_claims(matrix(name), paper, claims, MARGINS)
+    record = verdicts.to_json(matrix(name), own, MARGINS)
+    for what, text in study.facts_of_matrix(preset, matrix(name), found(name), record):
+        assert f"\n| {what} | {text} |\n" in read_page(name)
+    listed = set(re.findall(r"\]\(([\w.+-]+)\)", read_page(name).partition(study.BEGIN)[2].partition(study.END)[0]))
+    made = {path.name for path in (RESULTS / name).iterdir() if study.written(path.name)}
+    assert listed == made - {study.PAGE}
 
 
 def test_the_page_of_the_paper_is_of_today(monkeypatch: pytest.MonkeyPatch) -> None:

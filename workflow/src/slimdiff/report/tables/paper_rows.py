@@ -142,7 +142,7 @@ def _claim_lines(claim: Claim, studies: Sequence[Study]) -> Iterator[list[str]]:
     for study, each in ran:
         part = next(part for part in each.parts if part.verdict == each.verdict)
         on = "" if each.dataset == PAPER_DATASET else f", {each.dataset}"
-        place = [f"[{study.name}]({study.name}/claims.md){on}", str(part.seeds), f"**{each.verdict}**"]
+        place = [f"[{study.name}]({study.name}/README.md){on}", str(part.seeds), f"**{each.verdict}**"]
         ratio = interval(part.effect, part.low, part.high, 3)
         second = interval(part.second_effect, part.second_low, part.second_high, 3)
         yield [*head, *place, f"`{part.comparison}`", ratio, second, text(part.paper_effect, 3)]
