@@ -283,5 +283,5 @@ def test_half_a_block_is_refused(text: str) -> None:
 
 
 def test_an_unknown_preset_is_named(here: Path, command: Command) -> None:
-    code, _, error = command("publish", "smal")
+    code, _, error = command("publish", "smalls")
     assert (code, "did you mean small?" in error) == (1, True)

@@ -12,6 +12,8 @@ import pytest
 import yaml
 from clones import REPOSITORY, SMOKE, Jobs, clone, jobs_in, planned, snakemake
 
+from slimdiff.config.axes import expand_axes
+
 Edit = Callable[[str, str, str], None]
 
 DRY_RUN_CPU_S = 15.0  # for a thousand cells on an idle machine
@@ -66,7 +68,7 @@ def test_a_dry_run_lists_the_matrix(fresh: Path, preset: str | None, without_tor
         content |= yaml.safe_load((fresh / "config" / preset).read_text())
     cells = {
         f"{entry['dataset']}/{entry['model']}/{optimization}/{seed}"
-        for entry in content["matrix"]
+        for entry in expand_axes(content)["matrix"]
         for optimization in entry["optimizations"]
         for seed in entry["seeds"]
     }
