@@ -220,7 +220,8 @@ def test_each_sampler_has_its_constants() -> None:
     assert {method for family in known for method in family.samplers} == set(methods)
     constants = set(SCHEMA["$defs"]["sampler"]["properties"]) - {"method"}
     shared = {*samplers.SAMPLER_ALWAYS, *(key for family in known for key in family.sampler)}
-    assert set().union(*(facts.options for facts in samplers.SAMPLER_FACTS.values())) | shared == constants
+    facts = samplers.SAMPLER_FACTS.values()
+    assert set().union(*((*each.options, *each.optional) for each in facts)) | shared == constants
 
 
 def test_every_sampler_of_a_ddpm_keeps_its_guidance() -> None:

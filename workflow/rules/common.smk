@@ -21,6 +21,7 @@ from slimdiff.config import lookup, resolve
 from slimdiff.config.axes import expand_axes
 from slimdiff.config.cells import expand, run_path
 from slimdiff.config.space import space_problem
+from slimdiff.config.pretrained import fill_pretrained
 from slimdiff.config.validate import validate
 from slimdiff.errors import UserError
 from slimdiff.io import strict_yaml
@@ -52,6 +53,7 @@ def check_config():
         given = read_texts(workflow.config_settings.config)
         files = {name: strict_yaml.read_config(name) for name in names}
         update_config(config, given)
+        config.update(fill_pretrained(config))
         facts = validate(config, yaml.safe_load(schema), {**files, "--config": given}, workflow.is_main_process)
         config.update(expand_axes(config))
         read_claims(config["claims"])
@@ -98,6 +100,7 @@ DATASET_FACTS = check_config()
 RUN = run_lock.enter(Path(".snakemake")) if workflow.is_main_process else None
 # Snakemake takes braces for wildcards, also in the part of the path that it would put before a relative one.
 ENVIRONMENT = str(CLONE / "envs" / f"{config['environment']}.yaml").replace("{", "{{").replace("}", "}}")
+PRETRAINED = [name for name in config["models"] if lookup.is_pretrained(config, name)]  # models
 TRAINING = run_path("{dataset}", "{model}", "{training}", "{seed}")
 CELL = run_path("{dataset}", "{model}", "{optimization}", "{seed}")
 ENGINE_CACHE = "results/state/engines"  # not an output, since compilers share it between jobs

@@ -13,6 +13,16 @@ def get_start(wildcards, path):
     return path.format(training=config["trainings"][names.pop("training")]["start"], **names)
 
 
+def get_folder_files(wildcards):
+    """Input: the files that are read in the folder of a pretrained model."""
+    return lookup.folder_files(config["models"][wildcards.model]["pretrained"])
+
+
+def first_stage(model):
+    """Return the stage that makes the first weights of `model`."""
+    return "pretrained" if model in PRETRAINED else "train"
+
+
 STARTS = {
     (entry["model"], start)
     for entry in config["matrix"]
@@ -89,7 +99,7 @@ def get_origin(wildcards):
     """Param: the settings and training code that the header of a cell's weights must contain."""
     cell = dict(wildcards.items())
     expected = resolve.origin_settings(config, **cell)
-    return canonical({**expected, "code": get_code("finetune" if expected["start"] else "train")})
+    return canonical({**expected, "code": get_code("finetune" if expected["start"] else first_stage(wildcards.model))})
 
 
 def get_identity(wildcards):
@@ -100,7 +110,7 @@ def get_identity(wildcards):
 @functools.cache  # five rules need the identity of each cell
 def compute_identity(**cell):
     trainings = resolve.trainings_settings(config, **cell)
-    stages = ["train", *(["finetune"] if len(trainings) > 1 else []), "compress"]
+    stages = [first_stage(cell["model"]), *(["finetune"] if len(trainings) > 1 else []), "compress"]
     sources = [trainings, resolve.compress_settings(config, **cell), [get_code(stage) for stage in stages]]
     return hashlib.sha256(canonical(sources).encode()).hexdigest()[:16]
 

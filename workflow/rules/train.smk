@@ -1,6 +1,6 @@
 """One training per data set × model × training × seed: raw and EMA weights, shared by all cells that use them.
 
-Trainings from random weights only; rules/finetune.smk has those that start from another training.
+Trainings from random weights only; rules/finetune.smk has those that start from another training, rules/pretrained.smk weights of other programs.
 """
 
 
@@ -15,6 +15,7 @@ rule train:
     benchmark:
         f"results/benchmarks/train/{TRAINING}.jsonl"
     wildcard_constraints:
+        model=any_of(name for name in config["models"] if name not in PRETRAINED),
         training=any_of(lookup.first_trainings(config)),
     priority: get_training_priority
     retries: RETRIES  # a killed training resumes from its state

@@ -50,7 +50,12 @@ COLUMNS: tuple[Column, ...] = (
     _identity("model", "name of the model in `models:`"),
     _identity("optimization", "name of the recipe in `optimizations:`"),
     _identity("training", "name of the training in `trainings:` that the recipe uses"),
-    _identity("seed", "seed of training, and of pruning and sampling noise unless the recipe has its own", "Int64"),
+    _identity(
+        "seed",
+        "seed of training (of a pretrained model, of fine-tuning alone), and of pruning and sampling noise unless the "
+        "recipe has its own",
+        "Int64",
+    ),
     Column("mask_seed", "Int64", "", "seed of random pruning and plugin steps; null without either", "cell"),
     Column("sampling_seed", "Int64", "", "seed of the sampling noise", "cell"),
     Column("sampler", "string", "", "sampling method of the scored images, such as heun or ddim"),
@@ -69,8 +74,8 @@ COLUMNS: tuple[Column, ...] = (
         "size_gzip_bytes", "Int64", "bytes", "size of the checkpoint after gzip, as the paper measures it", "profile"
     ),
     Column("size_packed_bytes", "Int64", "bytes", "size of the losslessly packed checkpoint, model.packed", "profile"),
-    Column("train_ms_per_epoch", "Float64", "ms", "mean duration of a training epoch", "train"),
-    Column("train_s", "Float64", "s", "duration of the training and of all trainings that it starts from", "train"),
+    Column("train_ms_per_epoch", "Float64", "ms", "mean duration of a training epoch; null if pretrained", "train"),
+    Column("train_s", "Float64", "s", "duration of the training and all that it starts from, in this run", "train"),
     Column("finetune_s", "Float64", "s", "part of train_s after the first training", "train"),
     Column(
         "inference_ms_per_image",

@@ -67,10 +67,16 @@ def _trains_on_alone(settings: Mapping[str, Any], baseline: Mapping[str, Any]) -
         return False
     later = [*starts[1:], settings["train"]]
     plain = {key: value for key, value in starts[0]["training"].items() if key != "epochs"}
+    untrained = "pretrained" in starts[0]["model"]  # has no options of an optimizer to differ from
     return all(
         not training.get("steps")
         and not any(name in training for name in ("hook", "while"))  # older matrices say "while"
-        and {key: value for key, value in training["training"].items() if key != "epochs"} == plain
+        and {
+            key: value
+            for key, value in training["training"].items()
+            if key != "epochs" and (key in plain or not untrained)
+        }
+        == plain
         for training in later
     )
 

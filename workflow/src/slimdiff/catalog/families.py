@@ -6,6 +6,8 @@ PRECONDITIONINGS = ("score", "edm", "epsilon", "v", "sample")
 ON_SCHEDULE = ("epsilon", "v", "sample")  # those with a noise schedule, whose loss min-SNR can weight
 # Training options that define the network or what it predicts; a training with a start takes them from the start.
 FIXED_BY_START = ("preconditioning", "sigma_data", "black", "noise_schedule", "groups", "linear")
+# Those of a pretrained model that its weights are used with before any training.
+USED_UNTRAINED = (*FIXED_BY_START, "precision", "min_snr_gamma", "label_dropout")
 
 
 @dataclass(frozen=True, slots=True)

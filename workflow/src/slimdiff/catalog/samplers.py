@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from slimdiff.catalog.families import divisors
 
-TIMESTEPS = 1000  # of DDPM's noise schedule
+TIMESTEPS = 1000  # of DDPM's noise schedule, unless a model's own has others
 SAMPLER_ALWAYS = ("precision",)  # options of every sampler of every family
 
 
@@ -20,6 +20,7 @@ class SamplerFacts:
     evaluations: Callable[[int], int] | None = lambda steps: steps  # of the denoiser; None: known only afterwards
     scheduled: bool = False  # steps through a noise schedule of TIMESTEPS
     stochastic: bool = False  # draws noise at every step, not only for its start
+    optional: tuple[str, ...] = ()  # options that a cell's settings hold if they are given
     corrects: bool = False  # evaluates the end of a step, then the same noise level again for the corrected image
 
     @property
@@ -34,17 +35,21 @@ SAMPLER_FACTS = {
     "euler-maruyama": SamplerFacts(("steps",), stochastic=True),
     "predictor-corrector": SamplerFacts(("steps", "snr"), lambda steps: 2 * steps, stochastic=True),
     "ode": SamplerFacts(("tolerance",), None),
-    "ddpm": SamplerFacts(("steps",), scheduled=True, stochastic=True),
-    "ddim": SamplerFacts(("steps",), scheduled=True),
-    "dpm-solver++": SamplerFacts(("steps",), scheduled=True),
-    "unipc": SamplerFacts(("steps",), scheduled=True),
+    "ddpm": SamplerFacts(("steps",), scheduled=True, stochastic=True, optional=("scheduler",)),
+    "ddim": SamplerFacts(("steps",), scheduled=True, optional=("scheduler",)),
+    "dpm-solver++": SamplerFacts(("steps",), scheduled=True, optional=("scheduler",)),
+    "unipc": SamplerFacts(("steps",), scheduled=True, optional=("scheduler",)),
 }
 
 
-def steps_problem(method: str, steps: int) -> str | None:
-    """Return what is wrong with the `steps` of a sampler, as in "is 15; allowed …"; None if nothing is."""
-    if method == "ddim" and TIMESTEPS % steps:  # ddim's steps must be of equal length
-        return f"is {steps}; allowed for {method}: {divisors(TIMESTEPS)}"
-    if SAMPLER_FACTS[method].scheduled and steps > TIMESTEPS:
-        return f"is {steps}; allowed for {method}: up to {TIMESTEPS}"
+def steps_problem(method: str, steps: int, timesteps: int = TIMESTEPS) -> str | None:
+    """Return what is wrong with the `steps` of a sampler, as in "is 15; allowed …"; None if nothing is.
+
+    Args:
+        timesteps: of the model's noise schedule.
+    """
+    if method == "ddim" and timesteps % steps:  # ddim's steps must be of equal length
+        return f"is {steps}; allowed for {method}: {divisors(timesteps)}"
+    if SAMPLER_FACTS[method].scheduled and steps > timesteps:
+        return f"is {steps}; allowed for {method}: up to {timesteps}"
     return None

@@ -1,7 +1,7 @@
 """Stages in the order of the data flow. Free of torch, as the rules must be. A test compares them with the rules."""
 
 DATASET_STAGES = ("data", "extractors", "classifier", "inception", "reference", "foreign")  # once per data set
-TRAINING_STAGES = ("train", "finetune")  # once per training and seed
+TRAINING_STAGES = ("train", "pretrained", "finetune")  # once per training and seed
 # Once per cell: stage → its last output in the cell's folder. `row` merges their records.
 CELL_STAGES = {
     "compress": "model.safetensors",

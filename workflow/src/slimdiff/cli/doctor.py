@@ -198,13 +198,14 @@ def environment(root: Path) -> Iterator[Finding]:
 def configuration(presets: Sequence[str], configs: Sequence[Path], results: Path) -> Iterator[Finding]:
     """Check the configuration and its claims and, if they are valid, the availability of its data."""
     from slimdiff.analysis.claims import file
+    from slimdiff.config.pretrained import fill_pretrained
     from slimdiff.config.space import space_problem
     from slimdiff.config.validate import validate
 
     try:
         paths = sources(presets, configs)
         schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-        config = read_config(paths)
+        config = fill_pretrained(read_config(paths))
         facts = validate(config, schema, {str(path): read_config([path]) for path in paths})
         file.read(config["claims"])
     except (UserError, OSError) as error:

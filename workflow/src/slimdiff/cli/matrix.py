@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from slimdiff.catalog.stages import CELL_STAGES
+from slimdiff.catalog.stages import CELL_STAGES, TRAINING_STAGES
 from slimdiff.cli.cells import RESULTS, Results
 from slimdiff.cli.config import BASE, Configs, Presets, read_config, sources
 from slimdiff.cli.console import console, format_value, table
@@ -106,7 +106,8 @@ def gather(results: Path, config: Mapping[str, Any]) -> SoFar:
 def describe_progress(results: Path, cell: str, training: str) -> str:
     """Return the stage that a cell without a row has reached, with the last line of its log."""
     stages = {stage: results / "cells" / cell / name for stage, name in CELL_STAGES.items()}
-    first = "finetune" if (results / "logs" / "finetune" / f"{training}.log").exists() else "train"
+    logs = results / "logs"
+    first = next((stage for stage in TRAINING_STAGES if (logs / stage / f"{training}.log").exists()), "train")
     for stage, output in {first: results / "train" / training / "train.json", **stages}.items():
         if output.exists():
             continue

@@ -1,5 +1,6 @@
 """Look-ups in a config: the training, sampler and engine of a recipe, and the chain of trainings behind it."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ from slimdiff.catalog.families import FAMILIES, Family
 from slimdiff.catalog.samplers import SAMPLER_ALWAYS, SAMPLER_FACTS
 from slimdiff.config.cells import BASELINE, Cell
 from slimdiff.errors import UserError
+from slimdiff.io.diffusers_folder import read_folder
 from slimdiff.plugins.declarations import PluginCatalog, load_catalog
 
 Config = Mapping[str, Any]
@@ -47,6 +49,17 @@ def is_random(step: str, options: Mapping[str, Any]) -> bool:
     return step not in COMPRESSION_STEPS or "random" in (options.get("method"), options.get("importance"))
 
 
+def is_pretrained(config: Config, model: str) -> bool:
+    """Return whether the weights of `model` come from a folder."""
+    return "pretrained" in config["models"][model]
+
+
+@functools.cache
+def folder_files(folder: str) -> list[str]:
+    """Return the paths of the files that are read in the folder of a pretrained model."""
+    return [str(path) for path in read_folder(folder).files]
+
+
 def training_of(config: Config, optimization: str) -> str:
     """Return the name of the training that `optimization` uses."""
     return str(config["optimizations"][optimization]["training"])
@@ -81,7 +94,10 @@ def chain_of(config: Config, training: str) -> list[str]:
 
 
 def first_trainings(config: Config) -> list[str]:
-    """Return the trainings that start from random weights: those of the stage `train`."""
+    """Return the trainings that start from random weights, or of a pretrained model are its weights.
+
+    They are those of the stages `train` and `pretrained`.
+    """
     return [name for name, options in config["trainings"].items() if "start" not in options]
 
 
@@ -125,6 +141,9 @@ def sampler_options(config: Config, model: str, optimization: str) -> dict[str, 
     options = {**config["models"][model]["sampler"], **config["optimizations"][optimization].get("sampler", {})}
     family = family_of(config, model)
     used = ("method", *SAMPLER_FACTS[options["method"]].options, *SAMPLER_ALWAYS, *family.sampler)
+    used = (*used, *(key for key in SAMPLER_FACTS[options["method"]].optional if key in options))
+    if "scheduler" in options:
+        options["scheduler"] = {**config["models"][model]["sampler"].get("scheduler", {}), **options["scheduler"]}
     if not runtime_of(config["optimizations"][optimization]).is_eager_fp32:
         options["precision"] = "float32"  # no autocast: the recipe's own precision decides
     return {key: options[key] for key in used}

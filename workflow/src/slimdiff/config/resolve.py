@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from slimdiff.catalog.engines import runtime_of
+from slimdiff.catalog.families import USED_UNTRAINED
 from slimdiff.catalog.limits import SCORERS
 from slimdiff.config.lookup import (
     TRAINING_HOOKS,
@@ -16,6 +17,7 @@ from slimdiff.config.lookup import (
     chain_of,
     distillation_of,
     has_random_steps,
+    is_pretrained,
     plugin_catalog,
     sampler_options,
     sampling_seed_of,
@@ -25,7 +27,7 @@ from slimdiff.config.lookup import (
 )
 
 # Keys of a model that define its network.
-MODEL_KEYS = ("family", "image_size", "channels", "fit", "patch", "network")
+MODEL_KEYS = ("family", "image_size", "channels", "fit", "patch", "network", "pretrained")
 # Keys of a data set that only scoring uses.
 NETWORK_KEYS = tuple(key for network in SCORERS for key in (network, f"{network}_sha256"))
 
@@ -69,12 +71,14 @@ def foreign_settings(config: Config, dataset: str) -> dict[str, Any]:
 
 
 def train_settings(config: Config, dataset: str, model: str, training: str, seed: int | str) -> dict[str, Any]:
-    """Return the settings of the stage `train`."""
-    options = config["models"][model]
+    """Return the settings of the stage `train`, or of `pretrained`, which no option of the optimizer reaches."""
+    options, own = config["models"][model], training_options(config, model, training)
+    if is_pretrained(config, model) and "start" not in config["trainings"][training]:
+        own = {"epochs": 0, **{key: own[key] for key in USED_UNTRAINED if key in own}}
     return {
         "dataset": dataset,
         "model": {key: options[key] for key in MODEL_KEYS if key in options},
-        "training": training_options(config, model, training),
+        "training": own,
         "seed": int(seed),
         **_plugins(config, families=[options["family"]]),
     }

@@ -18,6 +18,7 @@ from slimdiff.config.checks.recipes import recipe_problems
 from slimdiff.config.checks.sizes import size_problems
 from slimdiff.config.checks.trainings import training_problems
 from slimdiff.config.lookup import Config, chain_of, plugin_catalog, training_of
+from slimdiff.config.pretrained import pretrained_problems
 from slimdiff.config.schema import cut, schema_problems, select
 from slimdiff.errors import UserError, dotted
 from slimdiff.io.text import one_line
@@ -54,6 +55,7 @@ def validate(
         lambda: _renamed_problems(config),
         lambda: schema_problems({key: config[key] for key in config.keys() & {"plugins"}}, select(schema, "plugins")),
         lambda: _plugin_problems(config),
+        lambda: pretrained_problems(config),
         lambda: schema_problems(config, extend_schema(schema, plugin_catalog(config))),
         lambda: path_problems(config),
         lambda: dataset_problems(config),

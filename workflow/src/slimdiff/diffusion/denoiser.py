@@ -23,7 +23,6 @@ import torch
 from torch import nn
 
 from slimdiff.catalog.families import PRECONDITIONINGS
-from slimdiff.catalog.samplers import TIMESTEPS
 from slimdiff.diffusion.processes import TIME_MIN, VESDE, VP
 from slimdiff.errors import UserError
 from slimdiff.io.settings import build
@@ -46,7 +45,7 @@ class PreconditioningSettings:
     name: str
     sigma: float = 25.0  # base of the VE SDE
     sigma_data: float = 0.33  # edm: root mean square of the pixels; 0.33 for MNIST in [0, 1]
-    noise_schedule: str = "linear"  # epsilon, v, sample, and samplers on a noise schedule
+    noise_schedule: str | Mapping[str, Any] = "linear"  # epsilon, v, sample, and samplers on a noise schedule
     min_snr_gamma: float | None = None  # of the same: clamp of the loss weight (Hang et al. 2023); None: weight 1
     black: float = 0.0  # in the process, where white is 1
     noise_scale: float = 1.0  # edm: factor on c_noise
@@ -114,7 +113,7 @@ class Denoiser:
         if self.settings.name == "edm":
             normal = torch.randn(n, generator=generator)
             return (normal * EDM_LOG_SIGMA_STD + EDM_LOG_SIGMA_MEAN).exp() * self.settings.sigma_data
-        return self.vp.sigmas[torch.randint(TIMESTEPS, (n,), generator=generator)].float()
+        return self.vp.sigmas[torch.randint(len(self.vp.sigmas), (n,), generator=generator)].float()
 
     def sigma_range(self) -> tuple[float, float]:
         """Return the smallest and the largest noise level of sampling, the defaults of sigma_min and sigma_max.

@@ -66,10 +66,15 @@ class Guided:
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """Return the estimate of x_0 for x (N, C, S, S) and sigma (N,)."""
+        x_0 = self.unclipped(x, sigma)
+        return x_0.clamp(self.denoiser.settings.black, WHITE) if self.clip else x_0
+
+    def unclipped(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """Return the estimate for a scheduler that clips by itself."""
         x_0 = self._estimate(x, sigma)
         if self.watch is not None:
             self.watch()
-        return x_0.clamp(self.denoiser.settings.black, WHITE) if self.clip else x_0
+        return x_0
 
     def _estimate(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         self.evaluations += len(x)

@@ -7,8 +7,9 @@ all. Options and numbers of evaluations are in slimdiff.catalog.samplers.
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -39,6 +40,7 @@ class SamplerSettings:
     guidance: float = 1.0  # scale of classifier-free guidance; 0: unconditional, 1: conditional
     guidance_interval: Sequence[float] | None = None  # smallest and largest guided noise level; None: all
     clip: bool = False  # clamp every estimate of x_0 to [black, white]
+    scheduler: Mapping[str, Any] | None = None  # ddpm to unipc: options of diffusers' scheduler; None: ours
     cache_interval: int = 1  # DeepCache: evaluations that share one set of deep features; 1: off
     precision: str = "float32"  # of the network: float32, bfloat16 or auto
 
@@ -186,7 +188,7 @@ def scheduled(
     denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings, method: str
 ) -> SamplerResult:
     """One of diffusers' schedulers."""
-    x, calls = run_scheduler(method, denoiser, noise, shape, settings.steps)
+    x, calls = run_scheduler(method, denoiser, noise, shape, settings.steps, settings.scheduler)
     return SamplerResult(x, torch.full((x.shape[0],), calls))
 
 

@@ -78,5 +78,7 @@ def noised_inputs(
     x = x_0 + sigma[:, None, None, None] * torch.randn(x_0.shape, generator=generator)
     chosen_labels = None
     if model["network"].get("classes"):
-        chosen_labels = labels[chosen].masked_fill(torch.arange(n) % UNLABELLED_EVERY == 0, NO_LABEL)
+        chosen_labels = labels[chosen]
+        if model["network"].get("null_class", True):
+            chosen_labels = chosen_labels.masked_fill(torch.arange(n) % UNLABELLED_EVERY == 0, NO_LABEL)
     return NetworkInputs((c_in[:, None, None, None] * x).float(), c_noise.float(), chosen_labels)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from slimdiff.catalog.samplers import TIMESTEPS
+from slimdiff.catalog.schedules import timesteps_of
 from slimdiff.compression.linear_quant import computes_in_bits, dense_weight
 from slimdiff.diffusion.denoiser import WHITE
 from slimdiff.engines.network import EngineNetwork
@@ -45,7 +46,7 @@ FORMULAS = {
     "v": ("1 / (sigma**2 + 1)", "-sigma / sqrt(sigma**2 + 1)", "1 / sqrt(sigma**2 + 1)", "step(sigma)"),
 }
 STEP = (
-    f"the step t, 0 to {TIMESTEPS - 1}, at which sqrt((1 - alpha_bar_t) / alpha_bar_t) is sigma, linear in log(sigma) "
+    "the step t, 0 to {}, at which sqrt((1 - alpha_bar_t) / alpha_bar_t) is sigma, linear in log(sigma) "
     "between steps; alpha_bar_t is the product of 1 - beta up to t"
 )
 BETAS = {
@@ -115,7 +116,9 @@ def describe(loaded: LoadedModel, dequantized: list[str]) -> dict[str, Any]:
     elif settings.name == "edm":
         constants = {"sigma_data": settings.sigma_data, "noise_scale": settings.noise_scale}
     else:
-        constants = {"step": STEP, "beta": BETAS[settings.noise_schedule]}
+        schedule = settings.noise_schedule
+        beta: Any = BETAS[schedule] if isinstance(schedule, str) else {"diffusers.DDPMScheduler": dict(schedule)}
+        constants = {"step": STEP.format(timesteps_of(schedule) - 1), "beta": beta}
     low, high = loaded.denoiser.sigma_range()
     return {
         "inputs": inputs,
@@ -160,7 +163,7 @@ def in_float(network: nn.Module) -> tuple[nn.Module, list[str]]:
 
 
 def _example(loaded: LoadedModel, n: int) -> dict[str, torch.Tensor]:
-    """Return inputs of the network; the first image has no label."""
+    """Return inputs of the network; the first image has no label where the network has a null class."""
     model, generator = loaded.settings["model"], torch.Generator().manual_seed(0)
     shape = (n, model["channels"], model["image_size"], model["image_size"])
     inputs = {
@@ -168,7 +171,8 @@ def _example(loaded: LoadedModel, n: int) -> dict[str, torch.Tensor]:
         "noise_level": loaded.denoiser.coefficients(torch.linspace(*loaded.denoiser.sigma_range(), n))[3].float(),
     }
     if loaded.classes:
-        inputs["labels"] = torch.arange(n) % (loaded.classes + 1) - 1
+        null = int(loaded.settings["model"]["network"].get("null_class", True))
+        inputs["labels"] = torch.arange(n) % (loaded.classes + null) - null
     return inputs
 
 

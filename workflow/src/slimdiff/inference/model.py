@@ -94,9 +94,11 @@ class LoadedModel:
                 raise UserError(f"guidance is {guidance}, but this model is unconditional: leave it out")
             if not 0.0 <= guidance < math.inf:
                 raise UserError(f"guidance is {guidance}; allowed: a number, 0 or more")
+            if guidance != 1 and not self.settings["model"]["network"].get("null_class", True):
+                raise UserError(f"guidance is {guidance}; allowed for this model, which has no null class: 1")
             options["guidance"] = guidance
         if steps is not None:
-            _check_steps(options["method"], steps)
+            _check_steps(options["method"], steps, len(self.denoiser.vp.betas))
             options["steps"] = steps
         settings = build(SamplerSettings, options, "sampler")
         model, dataset = self.settings["model"], self.settings["dataset"]
@@ -187,12 +189,12 @@ def _load(path: str | os.PathLike[str], placement: Placement) -> LoadedModel:
     return LoadedModel(network, build_denoiser(running, header["model"], header["training"]), header)
 
 
-def _check_steps(method: str, steps: int) -> None:
+def _check_steps(method: str, steps: int, timesteps: int) -> None:
     """Raise UserError if the sampler cannot take this number of steps."""
     if not SAMPLER_FACTS[method].takes_steps:
         raise UserError(f"steps is {steps}, but the sampler {method!r} chooses its own: leave it out")
     _check_count("steps", steps, 2)
-    if problem := steps_problem(method, steps):
+    if problem := steps_problem(method, steps, timesteps):
         raise UserError(f"steps {problem}")
 
 

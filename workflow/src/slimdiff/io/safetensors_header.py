@@ -39,7 +39,12 @@ class Layout(NamedTuple):
 
     name: str
     dtype: str
-    elements: int
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
 
     @property
     def width(self) -> int:
@@ -112,15 +117,16 @@ def parse_layout(text: bytes) -> Header:
         entries = json.loads(text)
         metadata = entries.pop("__metadata__", None) or {}
         spans = sorted(
-            (*map(int, entry["data_offsets"]), name, entry["dtype"], math.prod(map(abs, entry["shape"])))
+            (*map(int, entry["data_offsets"]), name, entry["dtype"], tuple(map(abs, entry["shape"])))
             for name, entry in entries.items()
         )
         position, tensors = 0, []
-        for start, stop, name, dtype, elements in spans:
-            if start != position or stop - start != elements * WIDTHS[dtype]:
+        for start, stop, name, dtype, shape in spans:
+            tensor = Layout(name, dtype, shape)
+            if start != position or stop - start != tensor.n_bytes:
                 raise DamagedError(f"tensor {name!r} is not where its header says")
             position = stop
-            tensors.append(Layout(name, dtype, elements))
+            tensors.append(tensor)
         return Header(text, dict(metadata), tuple(tensors))
     except (ArithmeticError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"invalid safetensors header: {error or type(error).__name__}") from None

@@ -41,6 +41,8 @@ class UNet2DSettings:
     flip_sin_to_cos: bool = True
     freq_shift: float = 0.0
     attn_norm_num_groups: int | None = None  # before the middle attention; None: none with scale_shift
+    time_embedding_dim: int | None = None  # width of the embedding; None: four times the first block's channels
+    null_class: bool = True  # with classes: whether one more stands for no class, which guidance needs
 
 
 class Downsample(Downsample2D):
@@ -87,15 +89,16 @@ class UNet2D(UNet2DModel):
     ) -> None:
         config = asdict(settings)
         refuse(network_faults("unet2d", image_size, config, patch), "models", "*")
-        classes, zero_init = config.pop("classes"), config.pop("zero_init")
+        classes, zero_init, null_class = (config.pop(key) for key in ("classes", "zero_init", "null_class"))
         super().__init__(
             **config,
             sample_size=image_size // patch,
             in_channels=image_channels * patch**2,
             out_channels=image_channels * patch**2,
-            num_class_embeds=classes + 1 if classes else None,  # the last one is the null class
+            num_class_embeds=classes + null_class if classes else None,  # the last one is the null class
         )
-        self.classes, self.patch, self.image_shape = classes, patch, (image_channels, image_size, image_size)
+        self.classes, self.null_class, self.patch = classes, null_class, patch
+        self.image_shape = (image_channels, image_size, image_size)
         for name in ("up_blocks", "conv_norm_out", "conv_act", "conv_out"):  # diffusers registers mid_block after these
             self._modules[name] = self._modules.pop(name)
         for module in self.modules():  # diffusers' own check widths, and copy large batches
@@ -110,7 +113,7 @@ class UNet2D(UNet2DModel):
             self._zero_outputs()
 
     def forward(self, x: torch.Tensor, noise_level: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """x (N, C, S, S), noise_level (N,), labels int64 (N,) with -1 for none → (N, C, S, S)."""
+        """x (N, C, S, S), noise_level (N,), labels int64 (N,) with -1 for the null class → (N, C, S, S)."""
         embedding = self._embed(noise_level, labels)
         h = self.conv_in(to_patches(x, self.patch))
         skips: tuple[torch.Tensor, ...] = (h,)
@@ -182,6 +185,8 @@ class UNet2D(UNet2DModel):
         embedding: torch.Tensor = self.time_embedding(self.time_proj(noise_level))
         if not self.classes:
             return embedding
+        if not self.null_class:  # without labels channel pruning traces the layers
+            return embedding if labels is None else embedding + self.class_embedding(labels)
         if labels is None:
             labels = torch.full_like(noise_level, self.classes, dtype=torch.int64)
         return embedding + self.class_embedding(torch.where(labels < 0, self.classes, labels))
@@ -205,6 +210,7 @@ class UNet2DEmbedder(nn.Module):
         super().__init__()
         self.time_proj, self.time_embedding = network.time_proj, network.time_embedding
         self.class_embedding, self.classes = network.class_embedding, network.classes
+        self.null_class = network.null_class
 
     def forward(self, noise_level: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Embed like the network; label -1 means unlabelled."""

@@ -96,7 +96,7 @@ def finetune(
         save_tensors(state_dir / PREPARED, PREPARED_KIND, network.state_dict(), {**described, "prepare_s": prepare_s})
     tensors, described = load_tensors(state_dir / PREPARED, PREPARED_KIND)
     network = weights.rebuild(described, tensors)
-    prepared = Prepared(network, described["structure"], generation, origin, hooks)
+    prepared = Prepared(network, described["structure"], generation, origin, header.get("pretrained"), hooks)
     trained = fit(prepared, images, settings, state_dir, device, code, seconds_between_saves)
     own_s = trained.record["train_s"] + described["prepare_s"]
     times = {key: seconds + own_s for key, seconds in before_s.items()}

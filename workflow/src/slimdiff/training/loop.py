@@ -60,7 +60,7 @@ class TrainingSettings:
     linear: str  # float | 8bit | 4bit: quantized from the start and frozen | 8bit-mixed: float weights, int8 products
     ema_sampled_after: int | None = None  # 8bit-mixed: epochs after which the average keeps its linear weights
     # options that not every family has
-    noise_schedule: str = "linear"  # epsilon, v, sample: linear | cosine
+    noise_schedule: str | Mapping[str, Any] = "linear"  # epsilon, v, sample: linear | cosine | options of diffusers
     min_snr_gamma: float | None = None  # epsilon, v, sample: clamp of the loss weight
     label_dropout: float = 0.0  # fraction of images whose label is withheld, for classifier-free guidance
 
@@ -73,6 +73,7 @@ class Prepared:
     structure: list[StructuralChange]  # structural changes to repeat on loading
     generation: int = 0  # number of trainings before this one in its chain; each has its own random draws
     start: dict[str, Any] | None = None  # identity of the starting weights; None: initialized from the seed
+    pretrained: dict[str, Any] | None = None  # source and digest of the first weights; None: initialized from the seed
     hooks: TrainingHooks = field(default_factory=TrainingHooks)
 
 
@@ -216,6 +217,7 @@ def fit(
         "seed": seed,
         "code": code,
         **({} if prepared.start is None else {"start": prepared.start}),
+        **({} if prepared.pretrained is None else {"pretrained": prepared.pretrained}),
         **({"plugins": settings["plugins"]} if "plugins" in settings else {}),
         "status": record["status"],
         "reason": reason,

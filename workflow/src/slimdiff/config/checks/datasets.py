@@ -20,6 +20,8 @@ def path_problems(config: Config) -> Iterator[Problem]:
     places: list[tuple[tuple[str | int, ...], str]] = [(("data_dir",), config["data_dir"])]
     places += [(("claims", index), file) for index, file in enumerate(config["claims"])]
     places += [(("inception", kind), config["inception"][kind]) for kind in inception_kinds(config)]
+    models = config["models"].items()
+    places += [(("models", name, "pretrained"), each["pretrained"]) for name, each in models if "pretrained" in each]
     for name, options in config["datasets"].items():
         places += [(("datasets", name, key), options[key]) for key in PATH_KEYS if key in options]
     for path, text in places:

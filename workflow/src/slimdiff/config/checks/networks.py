@@ -65,4 +65,5 @@ def _own_keys(family: Family, kind: str) -> set[str]:
     """Return the keys of `kind` that `family` uses and that not every family has."""
     if kind == "training":
         return set(family.training)
-    return {*family.sampler, *(key for method in family.samplers for key in SAMPLER_FACTS[method].options)}
+    facts = [SAMPLER_FACTS[method] for method in family.samplers]
+    return {*family.sampler, *(key for each in facts for key in (*each.options, *each.optional))}

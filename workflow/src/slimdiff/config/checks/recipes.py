@@ -8,6 +8,7 @@ from slimdiff.catalog.families import FAMILIES
 from slimdiff.catalog.layers import MODULE, channel_modules, layers_of, modules, within
 from slimdiff.catalog.limits import allocation_faults
 from slimdiff.catalog.samplers import SAMPLER_FACTS, steps_problem
+from slimdiff.catalog.schedules import timesteps_of
 from slimdiff.config.checks import Problem
 from slimdiff.config.checks.networks import options_of_other_families
 from slimdiff.config.checks.trainings import channel_problems
@@ -75,7 +76,8 @@ def _sampler_problems(config: Config, model: str, optimization: str, training: M
     grid = sampler.get("grid")
     if sampler["method"] == "euler" and grid is not None and grid % sampler["steps"]:
         yield problem("grid", f"is {grid}; allowed with steps {sampler['steps']}: a multiple of it, or null")
-    if (steps := steps_problem(sampler["method"], sampler["steps"])) is not None:
+    timesteps = timesteps_of(training.get("noise_schedule", "linear"))
+    if (steps := steps_problem(sampler["method"], sampler["steps"], timesteps)) is not None:
         yield problem("steps", steps)
     low, high = sampler.get("sigma_min"), sampler.get("sigma_max")
     ranged = "sigma_min" in SAMPLER_FACTS[sampler["method"]].options

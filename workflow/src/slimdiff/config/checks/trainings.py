@@ -9,7 +9,15 @@ from slimdiff.catalog.families import FAMILIES, ON_SCHEDULE, divisors
 from slimdiff.catalog.layers import MIXED_LINEAR
 from slimdiff.config.checks import Problem
 from slimdiff.config.checks.networks import GROUPED_CHANNELS, options_of_other_families
-from slimdiff.config.lookup import Config, chain_of, distillation_of, family_of, plugin_catalog, training_options
+from slimdiff.config.lookup import (
+    Config,
+    chain_of,
+    distillation_of,
+    family_of,
+    is_pretrained,
+    plugin_catalog,
+    training_options,
+)
 
 
 def training_problems(config: Config, model: str, training: str) -> Iterator[Problem]:
@@ -26,6 +34,16 @@ def training_problems(config: Config, model: str, training: str) -> Iterator[Pro
                 return Problem(("trainings", name, key), text)
         return Problem(("models", model, "training", key), text)
 
+    own = config["trainings"][training]
+    if is_pretrained(config, model) and own and "start" not in own:
+        text = (
+            f"trains from random weights, and model {model} has those of its pretrained; allowed: a training without "
+            "options, such as plain, or one with start"
+        )
+        yield Problem(("trainings", training), text)
+    if options.get("label_dropout") and not config["models"][model]["network"].get("null_class", True):
+        text = f"is {options['label_dropout']}; allowed for model {model}, which has no null class: 0"
+        yield problem("label_dropout", text)
     if "prune" in config["trainings"][training]:
         yield from channel_problems(options, ("trainings", training, "prune"), config["trainings"][training]["start"])
     if "distill" in config["trainings"][training]:
