@@ -414,8 +414,8 @@ def test_a_schedule_that_ends_without_signal_is_refused() -> None:
 
 def test_a_recipe_replaces_single_options_of_the_scheduler(tmp_path: Path) -> None:
     write_folder(tmp_path, "ddim", {"thresholding": True})
-    config = configured(tmp_path)
-    config["optimizations"]["mine"] = {"training": "plain", "sampler": {"scheduler": {"timestep_spacing": "trailing"}}}
+    trailing = {"training": "plain", "sampler": {"scheduler": {"timestep_spacing": "trailing"}}}
+    config = merge(configured(tmp_path), {"optimizations": {"mine": trailing}})
     sampler = resolve.compress_settings(config, "digits", "mine", "mine", 0)["sampler"]
     assert sampler["scheduler"]["timestep_spacing"] == "trailing"
     assert sampler["scheduler"]["thresholding"] is True

@@ -264,6 +264,20 @@ def network_faults(family: str, image_size: int, network: Mapping[str, Any], pat
     yield from NETWORK_FAULTS[family](image_size, patch, network)
 
 
+def uniform_amounts(image_size: int, network: Mapping[str, Any]) -> list[float]:
+    """Return the shares of channels whose removal leaves a unet2d with other block_out_channels, ascending."""
+    widths, head = network["block_out_channels"], network["attention_head_dim"]
+    norms = [network["norm_num_groups"], *([n] if (n := network.get("attn_norm_num_groups")) is not None else [])]
+    parts = math.gcd(*(width // math.lcm(*norms) for width in widths), *([head] if head is not None else []))
+    amounts = []
+    for kept in range(parts - 1, 0, -1):
+        narrow = {**network, "freq_shift": 0, "block_out_channels": [width * kept // parts for width in widths]}
+        narrow["attention_head_dim"] = None if head is None else head * kept // parts
+        if not any(network_faults("unet2d", image_size, narrow)):
+            amounts.append(1 - kept / parts)
+    return amounts
+
+
 def allocation_faults(amount: float) -> Iterator[Fault]:
     """Yield an `amount` of zeros that no allocation to layers can place; keys below `prune`."""
     if amount > MAX_SHARE:

@@ -9,13 +9,15 @@ produces it, the weights that read it, its entries in norms, skips and residuals
 - A GroupNorm of several groups loses whole groups, so the remaining groups keep their statistics. Where a group spans
   two layers, as in a UNet2DModel, every group loses the same share of its channels instead (`even_norms`).
 - Every attention head loses the same number of channels, and queries, keys and values lose the same ones.
-- Widths are multiples of 8 if that changes a width by an eighth at most: bfloat16 and int8 kernels prefer them.
+- With the mode `uniform` what is left is the same network with other widths, one for each level: a UNet2DModel that
+  diffusers loads. Its embedding of noise levels gets as many inputs as the first level has channels.
+- Other widths are multiples of 8 if that changes a width by an eighth at most: bfloat16 and int8 kernels prefer them.
 - A scope of one module covers the channels that its convolutions alone produce, or its linear layers if no convolution
   produces them. Channels that several blocks produce, the residual stream, are in the scope `global` alone.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +31,7 @@ from slimdiff.compression.linear_quant import computes_in_bits
 from slimdiff.compression.restore import StructuralChange, sizes
 from slimdiff.errors import UserError
 
+ROUNDING = 1e-6  # of an amount in decimals, such as 0.333333
 WIDTHS = (8, 4, 2, 1)  # a new width is a multiple of the first that divides the old and is at most a quarter of it
 QUERIES = ("qkv", "to_q", "to_k", "to_v")  # layers of an attention whose outputs are removed alike
 PRODUCERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)  # layers whose outputs can be removed
@@ -43,6 +46,7 @@ class ChannelSettings:
     amount: float  # share of every layer's channels, 0 to below 1
     threshold: float | None = None  # diff-pruning: ignore noise levels with a loss below this share of the largest
     scope: str = "global"  # or `module:NAME` of a layer or block
+    mode: str = "layers"  # each layer to about the amount; uniform: every level to exactly the amount
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ def prune_channels(
         raise UserError(f"prune.method is {settings.method!r}; allowed here: channels")
     if not 0.0 <= settings.amount < 1.0:
         raise UserError(f"prune.amount is {settings.amount}; allowed: 0 to below 1")
+    if settings.mode == "uniform" and not hasattr(network, "narrow_waves"):
+        raise UserError(f"prune.mode is 'uniform'; allowed for {type(network).__name__}: layers; leave it out")
     _check_prunable(network)
     before = sizes(network)
     score = score_by(settings.importance, network, settings.threshold, losses)
@@ -100,7 +106,7 @@ def prune_channels(
             scores = score(group).cpu()
             if name in attentions:
                 joint = name.endswith(".qkv")
-                pruned = _smallest_of_heads(scores, attentions[name], settings.amount, 3 if joint else 1)
+                pruned = _smallest_of_heads(scores, attentions[name], settings, 3 if joint else 1)
                 heads_chosen.append((name.rpartition(".")[0], pruned))
                 if joint:  # has no group with the layer that reads it
                     continue
@@ -110,7 +116,7 @@ def prune_channels(
                 if half:  # the channels are in the group once, at the shifts
                     scores = scores.unflatten(0, (2, half)).sum(0).repeat(2)
                     parts = [part for part in parts if part.channels[0] >= half]
-                pruned = [channel for part in parts for channel in _smallest(scores, part, settings.amount)]
+                pruned = [channel for part in parts for channel in _smallest(scores, part, settings)]
                 pruned += [channel - half for channel in pruned] if half else []
             chosen.append((group, sorted(pruned)))
 
@@ -127,9 +133,13 @@ def prune_channels(
         _scale_queries(attention, len(pruned))
     if not plan.get("even_norms", False):
         _fit_norms(network, before)
+    waves = {}
+    if settings.mode == "uniform":
+        waves = {"waves": sizes(network)["conv_in"]["out_channels"]}
+        network.narrow_waves(waves["waves"])  # type: ignore[operator]
     network.zero_grad(set_to_none=True)
     after = sizes(network)
-    return {"channels": {name: layer for name, layer in after.items() if layer != before[name]}}
+    return {"channels": {name: layer for name, layer in after.items() if layer != before.get(name)}, **waves}
 
 
 def kept_width(width: int, amount: float, block: int = 1) -> int:
@@ -141,6 +151,24 @@ def kept_width(width: int, amount: float, block: int = 1) -> int:
     multiple = math.lcm(block, next(step for step in WIDTHS if step == 1 or (width % step == 0 and 4 * step <= width)))
     unit = multiple if width % multiple == 0 and 4 * multiple <= width else block
     return max(1, math.floor((1.0 - amount) * width / unit + 0.5)) * unit
+
+
+def uniform_width(width: int, amount: float, block: int = 1) -> int:
+    """Return how many of `width` channels remain in the mode `uniform`: exactly (1 - amount) · width.
+
+    Args:
+        block: what the number must be a multiple of, a divisor of `width`.
+
+    Raises:
+        UserError: that is no multiple of `block`, or 0.
+    """
+    keep = round((1.0 - amount) * width)
+    if keep < 1 or keep % block or abs(keep - (1.0 - amount) * width) > ROUNDING * width:
+        raise UserError(
+            f"prune.amount is {amount}; allowed in mode uniform for {width} channels in units of {block}: multiples of "
+            f"{block / width:g} below 1"
+        )
+    return keep
 
 
 def _check_prunable(network: nn.Module) -> None:
@@ -218,12 +246,12 @@ def _outputs(module: nn.Module) -> int:
     return int(module.num_channels) if isinstance(module, nn.GroupNorm) else 0
 
 
-def _smallest(scores: torch.Tensor, part: Part, amount: float) -> list[int]:
+def _smallest(scores: torch.Tensor, part: Part, settings: ChannelSettings) -> list[int]:
     """Return the channels of `part` to remove: the smallest of each norm group, or the blocks of the smallest sums."""
     width, block = len(part.channels), part.block
     if width % block:
         raise UserError(f"prune: {width} channels are not whole norm groups of {block}; prune channels once at most")
-    keep = kept_width(width, amount, block) // block
+    keep = _width_of(settings)(width, settings.amount, block) // block
     if part.even:
         channels = torch.tensor(part.channels).unflatten(0, (block, -1))
         order = scores[channels].argsort(dim=1, stable=True)
@@ -233,7 +261,11 @@ def _smallest(scores: torch.Tensor, part: Part, amount: float) -> list[int]:
     return channels[order[: len(order) - keep]].flatten().tolist()
 
 
-def _smallest_of_heads(scores: torch.Tensor, heads: int, amount: float, thirds: int) -> list[int]:
+def _width_of(settings: ChannelSettings) -> Callable[[int, float, int], int]:
+    return uniform_width if settings.mode == "uniform" else kept_width
+
+
+def _smallest_of_heads(scores: torch.Tensor, heads: int, settings: ChannelSettings, thirds: int) -> list[int]:
     """Return the channels to remove from queries, keys and values alike, the same number in each head.
 
     Args:
@@ -241,7 +273,7 @@ def _smallest_of_heads(scores: torch.Tensor, heads: int, amount: float, thirds: 
     """
     per_head = scores.unflatten(0, (thirds, heads, -1)).double().sum(0)  # (heads, channels of a head)
     width = per_head.shape[1]
-    keep = kept_width(width, amount)
+    keep = _width_of(settings)(width, settings.amount, 1)
     order = per_head.argsort(dim=1, stable=True)[:, : width - keep]
     return sorted((order + torch.arange(heads)[:, None] * width).flatten().tolist())
 

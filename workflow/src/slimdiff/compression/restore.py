@@ -13,7 +13,8 @@ from torch import nn
 from slimdiff.compression.linear_quant import restore_linears
 from slimdiff.errors import UserError
 
-StructuralChange = dict[str, Any]  # {"channels": {layer: sizes}} or {"linear": bits, "layers": names}
+# {"channels": {layer: sizes}}, with "waves": width if uniform; or {"linear": bits, "layers": names}
+StructuralChange = dict[str, Any]
 
 # By name, for steps of plugins: (network, record, tensors), restores the recorded structure in place.
 RESTORERS: dict[str, Callable[[nn.Module, Any, Mapping[str, torch.Tensor]], None]] = {}
@@ -33,7 +34,7 @@ def restore_structure(
                 raise UserError(f"the plugin step {record['step']!r} changed this network; load its plugin first")
             RESTORERS[record["step"]](network, record["record"], tensors)
         elif "channels" in record:
-            resize(network, record["channels"])
+            _remove_channels(network, record)
         else:
             restore_linears(network, record["linear"], record["layers"], tensors)
 
@@ -42,7 +43,16 @@ def restore_shapes(network: nn.Module, structure: Sequence[StructuralChange]) ->
     """Apply channel pruning alone and leave all layers in float, for measures that depend on widths alone."""
     for record in structure:
         if "channels" in record:
-            resize(network, record["channels"])
+            _remove_channels(network, record)
+
+
+def _remove_channels(network: nn.Module, record: StructuralChange) -> None:
+    """Give layers the sizes of `record`, and a unet2d its layer between waves and embedding."""
+    if "waves" in record:
+        if not hasattr(network, "project_waves"):
+            raise UserError(f"the checkpoint's structure has `waves`, which {type(network).__name__} lacks")
+        network.project_waves(record["waves"])  # type: ignore[operator]
+    resize(network, record["channels"])
 
 
 Sizes = dict[str, int]  # a layer's size attributes

@@ -123,7 +123,10 @@ def read_folder(folder: str | os.PathLike[str]) -> DiffusersFolder:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise UserError(f"{one_line(root)} is not a folder")
+        raise UserError(
+            f"{one_line(root)} is not a folder; fetch a model of the Hub into one first: `hf download OWNER/NAME "
+            "--revision COMMIT --local-dir FOLDER`"
+        )
     pipeline = (root / INDEX).exists() or (root / "unet").is_dir()
     unet, scheduler = (root / "unet", root / "scheduler") if pipeline else (root, root)
     files = [*([root / INDEX] if (root / INDEX).exists() else []), unet / NETWORK, scheduler / SCHEDULER]

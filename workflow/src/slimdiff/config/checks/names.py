@@ -94,11 +94,11 @@ def _prune_problems(prune: Mapping[str, Any], path: tuple[str, ...], images: boo
     if not prune:
         return
     channels, importance = prune["method"] == "channels", prune.get("importance")
-    for key, of_channels in (("scope", False), ("allocation", False), ("importance", True)):
+    for key, of_channels in (("scope", False), ("allocation", False), ("importance", True), ("mode", True)):
         module = key == "scope" and str(prune.get(key)).startswith(MODULE)
         if key in prune and of_channels != channels and not module:
             yield Problem((*path, key), f"is not an option of method {prune['method']}; leave it out")
-        if key not in prune and of_channels == channels and key != "allocation":
+        if key not in prune and of_channels == channels and key not in ("allocation", "mode"):
             yield Problem((*path, key), f"is missing; method {prune['method']} requires it")
     if importance in LOSS_IMPORTANCES and not images:
         text = (

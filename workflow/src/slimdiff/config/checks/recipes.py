@@ -11,7 +11,7 @@ from slimdiff.catalog.samplers import SAMPLER_FACTS, steps_problem
 from slimdiff.catalog.schedules import timesteps_of
 from slimdiff.config.checks import Problem
 from slimdiff.config.checks.networks import options_of_other_families
-from slimdiff.config.checks.trainings import channel_problems
+from slimdiff.config.checks.trainings import channel_problems, uniform_problems
 from slimdiff.config.lookup import (
     Config,
     chain_of,
@@ -38,6 +38,7 @@ def recipe_problems(config: Config, model: str, optimization: str) -> Iterator[P
 
     if recipe.get("prune", {}).get("method") == "channels":
         yield from channel_problems(training, (*path, "prune"), recipe["training"])
+        yield from uniform_problems(config, model, training, recipe["prune"], (*path, "prune"))
     yield from _engine_problems(recipe, training, path)
     yield from _scope_problems(config, model, recipe.get("prune", {}), (*path, "prune"))
     if recipe.get("prune", {}).get("allocation", "pool") != "pool":

@@ -7,6 +7,7 @@ from typing import Any
 from slimdiff.catalog.compression import FLOAT_ONLY
 from slimdiff.catalog.families import FAMILIES, ON_SCHEDULE, divisors
 from slimdiff.catalog.layers import MIXED_LINEAR
+from slimdiff.catalog.limits import uniform_amounts
 from slimdiff.config.checks import Problem
 from slimdiff.config.checks.networks import GROUPED_CHANNELS, options_of_other_families
 from slimdiff.config.lookup import (
@@ -45,7 +46,9 @@ def training_problems(config: Config, model: str, training: str) -> Iterator[Pro
         text = f"is {options['label_dropout']}; allowed for model {model}, which has no null class: 0"
         yield problem("label_dropout", text)
     if "prune" in config["trainings"][training]:
-        yield from channel_problems(options, ("trainings", training, "prune"), config["trainings"][training]["start"])
+        path = ("trainings", training, "prune")
+        yield from channel_problems(options, path, config["trainings"][training]["start"])
+        yield from uniform_problems(config, model, options, config["trainings"][training]["prune"], path)
     if "distill" in config["trainings"][training]:
         yield from _distill_problems(config, model, training)
     for key, text in options_of_other_families(config, model, "training", options):
@@ -102,6 +105,33 @@ def _distill_problems(config: Config, model: str, training: str) -> Iterator[Pro
             f"{before['steps']} divided by the {own['steps']} steps here"
         )
         yield Problem((*path, "substeps"), text)
+
+
+def uniform_problems(
+    config: Config, model: str, options: Mapping[str, Any], prune: Mapping[str, Any], path: tuple[str, ...]
+) -> Iterator[Problem]:
+    """Yield what keeps the mode uniform from leaving a network that diffusers loads.
+
+    Args:
+        options: of the training that the network comes from.
+        prune: the `prune` at `path`.
+    """
+    if prune.get("mode") != "uniform":
+        return
+    entry = config["models"][model]
+    if entry["family"] != "unet2d":
+        yield Problem((*path, "mode"), f"is uniform; allowed for family {entry['family']}: layers; leave it out")
+        return
+    if "scope" in prune and prune["scope"] != "global":
+        yield Problem((*path, "scope"), f"is {prune['scope']}; allowed with mode uniform: global; leave it out")
+    if options["preconditioning"] == "edm":
+        text = "is uniform, for networks that diffusers loads; allowed with preconditioning edm: layers; leave it out"
+        yield Problem((*path, "mode"), text)
+    amounts = uniform_amounts(entry["image_size"] // entry.get("patch", 1), entry["network"])
+    if not any(math.isclose(prune["amount"], amount, abs_tol=1e-6) for amount in amounts):
+        allowed = ", ".join(f"{amount:.6g}" for amount in amounts) or "none, with so many norm groups; leave mode out"
+        text = f"is {prune['amount']}; allowed with mode uniform and the widths of model {model}: {allowed}"
+        yield Problem((*path, "amount"), text)
 
 
 def channel_problems(options: Mapping[str, Any], path: tuple[str, ...], training: str) -> Iterator[Problem]:
