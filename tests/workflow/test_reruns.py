@@ -1,11 +1,13 @@
 """An edit reruns exactly the jobs that it affects."""
 
 import ast
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from clones import SMOKE, Jobs, planned, snakemake
+from clones import SMOKE, Jobs, finish, planned, snakemake
+from ownmodels import write_folder
 from photos import write_photos
 
 Edit = Callable[[str, str, str], None]
@@ -297,3 +299,75 @@ def test_a_changed_image_folder_is_read_again(tree: Path) -> None:
     with (tree / "photos" / "dogs" / "2.png").open("ab") as file:
         file.write(b"another picture")
     assert planned(tree, *arguments) == {"data": {"photos"}}
+
+
+OWN_FOLDER_FILES = (
+    "model_index.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "scheduler/scheduler_config.json",
+)
+
+
+@pytest.fixture(scope="module")
+def with_own_model(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a diffusers folder, its baseline and a recipe that trains on."""
+    tree = Path(shutil.copytree(finished, tmp_path_factory.mktemp("own") / "slimdiff"))
+    write_folder(tree / "mine")
+    (tree / "mine" / "notes.txt").write_text("of no interest")
+    (tree / "mine.yaml").write_text(OWN_MODEL, encoding="utf-8")
+    return finish(tree, *SMOKE, "mine.yaml")
+
+
+OWN_MODEL = """\
+models: {mine: {family: unet2d, pretrained: mine}}
+matrix: [{dataset: digits, model: mine, optimizations: [baseline, l1-30, longer], seeds: [0, 1]}]
+"""
+OWN = {f"digits/mine/{recipe}/{seed}" for recipe in ("baseline", "l1-30", "longer") for seed in (0, 1)}
+OWN_TRAININGS, OWN_LATER = ({f"digits/mine/{name}/{seed}" for seed in (0, 1)} for name in ("plain", "longer"))
+
+
+@pytest.fixture
+def own(with_own_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(with_own_model, tmp_path / "slimdiff"))
+
+
+def test_a_first_run_of_an_own_model(own: Path) -> None:
+    assert planned(own, *SMOKE, "mine.yaml") == {}
+    shared = {"data", "extractors", "classifier", "reference", "foreign"}
+    everything = planned(own, *SMOKE, "mine.yaml", "--forceall")
+    assert everything == gathered(
+        **{rule: {"digits"} for rule in shared}, pretrained=OWN_TRAININGS, finetune=OWN_LATER, **of_cells(OWN)
+    )
+
+
+@pytest.mark.parametrize("name", OWN_FOLDER_FILES)
+def test_editing_a_file_of_the_folder(own: Path, name: str) -> None:
+    """Even to the same effect: Snakemake compares the contents of small files, and the dates of large ones."""
+    path = own / "mine" / name
+    if path.suffix == ".safetensors":
+        edited = bytearray(path.read_bytes())
+        edited[-1] ^= 1
+        path.write_bytes(edited)
+    else:
+        path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    again = gathered(pretrained=OWN_TRAININGS, finetune=OWN_LATER, **of_cells(OWN))
+    assert planned(own, *SMOKE, "mine.yaml") == again
+
+
+def test_editing_what_of_an_own_model_is_only_for_training_on(own: Path) -> None:
+    (own / "mine" / "notes.txt").write_text("changed")
+    text = OWN_MODEL.replace("pretrained: mine", "pretrained: mine, training: {learning_rate: 1.0e-4}")
+    (own / "mine.yaml").write_text(text, encoding="utf-8")
+    longer = {f"digits/mine/longer/{seed}" for seed in (0, 1)}
+    assert planned(own, *SMOKE, "mine.yaml") == gathered(finetune=OWN_LATER, **of_cells(longer))
+
+
+def test_sampling_an_own_model_otherwise(own: Path) -> None:
+    text = OWN_MODEL.replace("pretrained: mine", "pretrained: mine, sampler: {method: ddim, steps: 10}")
+    (own / "mine.yaml").write_text(text, encoding="utf-8")
+    assert planned(own, *SMOKE, "mine.yaml") == gathered(**of_cells(OWN))
+
+
+def test_an_own_model_reruns_no_cell_of_others(own: Path) -> None:
+    assert planned(own, *SMOKE) == gathered()
