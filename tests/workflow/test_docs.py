@@ -11,16 +11,22 @@ from pathlib import Path
 
 import clifolders
 import pytest
+from builders import SMALL_UNET2D, UNET_SAMPLER, model_header, unet2d_training
 from clones import REPOSITORY, clone, snakemake
+from ownmodels import write_folder
 from photos import write_photos
 from PIL import Image
 
+from slimdiff.checkpoints.model import write_model
+from slimdiff.compression.channels import ChannelSettings, prune_channels
 from slimdiff.data import mnist
+from slimdiff.models.registry import build_network
 
 PAGES = ("docs/tour.md", *sorted(f"docs/how-to/{path.name}" for path in (REPOSITORY / "docs/how-to").glob("*.md")))
 PAGES = (*PAGES, "examples/README.md")
 TEXTS = {page: (REPOSITORY / page).read_text(encoding="utf-8") for page in PAGES}
 SETTING_UP = {"git clone <this repository> slimdiff && cd slimdiff", "make venv", ". .venv/bin/activate"}
+OWN_NETWORK = {**SMALL_UNET2D, "classes": 0}
 CELLS = ("digits/ddpm/baseline", "digits/ddpm/groups-2+l1-10", "shapes/residual/low-rank-25")  # besides clifolders.REAL
 
 
@@ -69,10 +75,27 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 where.mkdir(exist_ok=True)
                 (where / name).write_text(text, encoding="utf-8")
     write_photos(folder / "photos")
+    write_own_model(folder)
     (folder / "data").mkdir()
     for name in mnist.FILES:  # so that no server is contacted
         (folder / "data" / f"{name}.gz").touch()
     return folder
+
+
+def write_own_model(folder: Path) -> None:
+    """Write the folder of diffusers of docs/how-to/slim-your-own-model.md, and the cell that it exports."""
+    model = {"family": "unet2d", "image_size": 32, "channels": 3, "fit": "resize", "network": OWN_NETWORK}
+    options = {**unet2d_training(preconditioning="epsilon"), "noise_schedule": "linear"}
+    network = build_network(model)
+    record = prune_channels(network, ChannelSettings("channels", "l1", 0.5, mode="uniform"), 0)
+    sampler = {**UNET_SAMPLER, "method": "ddim", "steps": 50, "guidance": 1.0, "clip": True}
+    header = model_header(model, options, sampler=sampler, structure=[record], steps=[])
+    header["dataset"]["sha256"] = "0" * 64
+    cell = folder / "results/cells/cats/cats-model/half/seed0"
+    write_model(cell / "model.safetensors", network, header)
+    for name, method in (("cats-model", "ddpm"), ("cats-half", "ddim")):
+        colour = {"sample_size": 32, "in_channels": 3, "out_channels": 3}
+        write_folder(folder / name, method, {"num_train_timesteps": 1000}, **colour)
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -100,6 +123,9 @@ def test_every_command_runs(here: Path, page: str, line: str) -> None:
     # Two pages have different files of this name.
     arguments = [f"{Path(page).stem}/{word}" if word == "my.yaml" else word for word in arguments]
     assert program in ("slimdiff", "snakemake")
+    out = here / arguments[arguments.index("--out") + 1] if "--out" in arguments else None
+    if out is not None and out.is_dir():  # written for the page's Python
+        shutil.rmtree(out)
     if program == "snakemake":
         done = snakemake(here, *arguments, **environment(here))
         said = done.stdout + done.stderr
@@ -108,8 +134,10 @@ def test_every_command_runs(here: Path, page: str, line: str) -> None:
         said = start(here, [sys.executable, "-m", "slimdiff.cli", *arguments])
     if program == "snakemake" or arguments[0] == "run":
         assert "This was a dry-run" in said
-    if "--out" in arguments:
-        Image.open(here / arguments[arguments.index("--out") + 1]).verify()
+    if out is not None and "diffusers" in arguments:
+        assert (out / "README.md").is_file()
+    elif out is not None:
+        Image.open(out).verify()
 
 
 @pytest.mark.parametrize(
