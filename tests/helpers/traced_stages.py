@@ -36,8 +36,17 @@ SMALL: dict[str, Any] = {
         },
     },
     "datasets": {"shapes": {"source": "shapes", "options": {"train_images": 96, "test_images": 24}}},
-    "trainings": {"adam-8bit": {"optimizer": "adam"}},
+    "trainings": {
+        "adam-8bit": {"optimizer": "adam"},
+        "uniform-50": {
+            "start": "plain",
+            "prune": {"method": "channels", "importance": "l1", "amount": 0.5, "mode": "uniform"},
+            "finetune": {"epochs": 1},
+        },
+    },
     "optimizations": {
+        "uniform-50": {"training": "uniform-50"},
+        "ddim-10": {"training": "plain", "sampler": {"method": "ddim", "steps": 10}},
         "euler-maruyama": {"training": "plain", "sampler": {"method": "euler-maruyama", "steps": 4}},
         "predictor-corrector": {"training": "plain", "sampler": {"method": "predictor-corrector", "steps": 4}},
         "ddpm": {"training": "noise-prediction", "sampler": {"method": "ddpm", "steps": 4, "clip": True}},
@@ -80,6 +89,7 @@ DDPM = (
     *("ddpm", "dpm-solver", "l1-90-middle"),
 )
 UNET2D = ("groups-2", "channels-50-diff", "bf16", "steps-6-reuse-2")
+OWN = ("baseline", "uniform-50", "ddim-10")
 PROFILED = {
     "linear-8bit",
     "weights-4bit",
@@ -141,13 +151,19 @@ class Stages:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.config = merge(preset("smoke.yaml"), SMALL)
+        own = {"models": {"own": {"family": "unet2d", "pretrained": str(folder / "own")}}}
+        self.config = merge(merge(preset("smoke.yaml"), SMALL), own)
         self.calls: Calls = {}
 
     def run_all(self) -> None:
         """Run every stage on data sets, networks and recipes of many kinds."""
-        from slimdiff.config import lookup, resolve
+        from ownmodels import write_folder
 
+        from slimdiff.config import lookup, resolve
+        from slimdiff.config.pretrained import fill_pretrained
+
+        write_folder(self.folder / "own", scheduler={"beta_schedule": "scaled_linear"})
+        self.config = fill_pretrained(self.config)
         self.resolve, self.lookup = resolve, lookup
         self._prepare_data("digits")
         cells = [cell for entry in self.config["matrix"] for cell in self._cells(entry)]
@@ -155,7 +171,7 @@ class Stages:
             self._make_model(**cell)
         for cell in cells:
             self._measure(**cell)
-        for model, recipes in (("ncsn", NCSN), ("ddpm", DDPM), ("unet2d", UNET2D)):
+        for model, recipes in (("ncsn", NCSN), ("ddpm", DDPM), ("unet2d", UNET2D), ("own", OWN)):
             for recipe in recipes:
                 cell = {"dataset": "digits", "model": model, "optimization": recipe, "seed": 0}
                 self._make_model(**cell)
@@ -229,23 +245,23 @@ class Stages:
         folder = self.folder / "train" / dataset / model / training / f"seed{seed}"
         if (folder / "train.json").exists():
             return folder
-        start: dict[str, object] = {}
+        own: dict[str, object] = {"state": self.folder / "state", "gpu": 0, "seconds_between_saves": 0.1}
         stage = "train"
+        if self.lookup.is_pretrained(self.config, model):
+            stage, own = "pretrained", {"folder": self.folder / "own"}
         if "start" in self.config["trainings"][training]:
             stage = "finetune"
             before = self._train(dataset, model, self.config["trainings"][training]["start"], seed, name)
-            start = {"start": before / "weights.safetensors", "start_record": before / "train.json"}
+            own = {"state": self.folder / "state", "gpu": 0, "seconds_between_saves": 0.1}
+            own |= {"start": before / "weights.safetensors", "start_record": before / "train.json"}
         self._run(
             stage,
             name and f"{stage}{name}",
-            settings=self._settings(stage, dataset, model, training, seed),
+            settings=self._settings("train" if stage == "pretrained" else stage, dataset, model, training, seed),
             images=self.folder / "data" / dataset / "images.safetensors",
-            state=self.folder / "state",
-            gpu=0,
-            seconds_between_saves=0.1,
             out_weights=folder / "weights.safetensors",
             out_record=folder / "train.json",
-            **start,
+            **own,
         )
         return folder
 

@@ -249,7 +249,7 @@ def test_the_command_writes_and_prints_its_files(
 @pytest.mark.parametrize(
     ("arguments", "code", "parts"),
     [
-        ((REAL[0], "--to", "diffusers", "--out", "x"), 1, ("family is ncsn; allowed: unet2d", "--to onnx")),
+        ((REAL[0], "--to", "diffusers", "--out", "x"), 1, ("family is ddpm; allowed: unet2d", "--to onnx")),
         ((REAL[0], "--to", "gguf", "--out", "x"), 2, ("gguf", "onnx", "safetensors")),
         ((REAL[0], "--to", "onnx"), 2, ("--out",)),
         ((REAL[0], "--out", "x.onnx"), 2, ("--to",)),

@@ -87,12 +87,13 @@ def export(
 
 def _export_folder(model: Path, out: Path, licence: str) -> None:
     """Write the folder of diffusers and say what is in it."""
-    from slimdiff.inference.diffusers_export import write_diffusers
+    from slimdiff.inference.diffusers_export import check_process, write_diffusers
     from slimdiff.inference.model import load
     from slimdiff.report.model_card import write_card
 
     with console().status(f"writing {out}"):
         loaded = load(model)
+        check_process(loaded)
         card = write_card(loaded.settings, read_record(model.with_name("row.json")), licence, __version__)
         written = write_diffusers(out, loaded, card)
     total = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())

@@ -47,7 +47,7 @@ def write_diffusers(folder: Path, loaded: LoadedModel, card: str) -> dict[str, A
 
     if folder.exists():
         raise UserError(f"{folder} exists: name a new folder")
-    _check_process(loaded)
+    check_process(loaded)
     network, dequantized = in_float(loaded.network)
     network = network.cpu().to(memory_format=torch.contiguous_format)
     config, state = unet_config(network, loaded.settings["model"]), network.state_dict()
@@ -108,7 +108,7 @@ def unet_config(network: nn.Module, model: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_process(loaded: LoadedModel) -> None:
+def check_process(loaded: LoadedModel) -> None:
     """Raise UserError about what no pipeline of diffusers does: other networks, patches, pixels, parametrizations."""
     model, training = loaded.settings["model"], loaded.settings["training"]
     needed: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (

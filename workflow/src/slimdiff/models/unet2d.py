@@ -18,7 +18,7 @@ from torch import nn
 
 from slimdiff.catalog.limits import network_faults
 from slimdiff.catalog.samplers import TIMESTEPS
-from slimdiff.errors import refuse
+from slimdiff.errors import UserError, refuse
 from slimdiff.models.groups import conv_groups
 from slimdiff.models.patches import from_patches, to_patches
 
@@ -204,7 +204,12 @@ class UNet2D(UNet2DModel):
 
         With it a block_out_channels[0] of `width` embeds as many waves as the network was built for. UNet2DModel holds
         the same as its table of a `learned` embedding of `width` numbers a step.
+
+        Raises:
+            UserError: there are fewer waves than that.
         """
+        if not 1 <= width <= self.time_proj.num_channels:
+            raise UserError(f"waves is {width}; allowed for this network: 1 to {self.time_proj.num_channels}")
         self.wave_projection = nn.Linear(self.time_proj.num_channels, width, bias=False)
 
     @torch.no_grad()
