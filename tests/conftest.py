@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is import
 import hypothesis
 import pytest
 import torch
-from clones import SMOKE, clone, finish
+from clones import SMOKE, clone, finish, stage_forks, with_stage_forks
 from shared import once
 
 from slimdiff.data import image_set, sources
@@ -40,7 +40,11 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone with a real finished run of config/smoke.yaml."""
-    return once(tmp_path_factory, "smoke", lambda folder: finish(clone(folder), *SMOKE))
+
+    def make(folder: Path) -> Path:
+        return finish(with_stage_forks(clone(folder)), *SMOKE, STAGE_FORKS=stage_forks())
+
+    return once(tmp_path_factory, "smoke", make)
 
 
 @pytest.fixture(scope="session")

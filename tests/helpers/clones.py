@@ -1,5 +1,7 @@
 """Clones for running Snakemake, and the jobs of its dry runs."""
 
+import atexit
+import functools
 import json
 import multiprocessing
 import os
@@ -8,10 +10,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 STAND_IN = Path(__file__).with_name("stand_in.py")
+STAGE_FORKS = Path(__file__).with_name("stage_forks.py")
 CLONED = ("Snakefile", "config.yaml", "config", "profiles", "workflow", "envs")
 SMOKE = ("--configfile", "config/smoke.yaml")
 
@@ -33,15 +37,35 @@ def clone(target: Path) -> Path:
     return with_codes(target)
 
 
-def with_site(folder: Path, program: Path) -> Path:
-    """Return the clone, in which every Python starts with this program."""
-    shutil.copy(program, folder / "workflow" / "src" / "sitecustomize.py")
+def with_site(folder: Path, *programs: Path) -> Path:
+    """Return the clone, in which every Python starts with these programs, one after the other."""
+    texts = [program.read_text(encoding="utf-8") for program in programs]
+    (folder / "workflow" / "src" / "sitecustomize.py").write_text("\n".join(texts), encoding="utf-8")
     return with_codes(folder)
 
 
 def with_stand_ins(folder: Path) -> Path:
     """Return the clone with stub stages that take no time (stand_in.py)."""
     return with_site(folder, STAND_IN)
+
+
+def with_stage_forks(folder: Path) -> Path:
+    """Return the clone, whose stages are forks of a server if $STAGE_FORKS is `stage_forks()` (stage_forks.py)."""
+    return with_site(folder, STAGE_FORKS)
+
+
+@functools.cache
+def stage_forks() -> str:
+    """Start the server of this process, which ends with it; return the path of its socket."""
+    folder = tempfile.TemporaryDirectory(prefix="forks-")  # short: the path of a socket has at most 107 bytes
+    atexit.register(folder.cleanup)
+    address = f"{folder.name}/socket"
+    command = [sys.executable, "-u", "-P", str(STAGE_FORKS), address]
+    server = subprocess.Popen(
+        command, env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+    return address
 
 
 def with_codes(folder: Path) -> Path:
@@ -56,9 +80,9 @@ def with_codes(folder: Path) -> Path:
     return folder
 
 
-def finish(folder: Path, *arguments: str) -> Path:
+def finish(folder: Path, *arguments: str, **environment: str) -> Path:
     """Return the clone after a successful run."""
-    done = snakemake(folder, "--cores", "2", *arguments)
+    done = snakemake(folder, "--cores", "2", *arguments, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

@@ -2,9 +2,10 @@
 
 Copied into a clone's package folder as sitecustomize.py, which every Python imports at its start. While a file named
 `slow` exists in the clone, each step of a training takes longer by the seconds in it, or by one if it is empty; its
-results stay the same.
+results stay the same. A training never is a fork (stage_forks.py), so that tests can kill it.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -21,3 +22,4 @@ if "slimdiff.stages.train" in sys.orig_argv:
         return of_step(schedule, step, steps)
 
     optimizers.learning_rate_factor = slowly
+    os.environ.pop("STAGE_FORKS", None)

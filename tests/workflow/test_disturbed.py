@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clones import REPOSITORY, clone, snakemake, with_site
+from clones import REPOSITORY, STAGE_FORKS, clone, snakemake, stage_forks, with_site
 from faults import end, launch, press_ctrl_c, same_but_for_times, stages_in, wait_for
 
 from slimdiff.analysis import matrix
@@ -45,7 +45,7 @@ def prepared(target: Path) -> Path:
     """A clone that requests two cells; its training is slow while the file `slow` exists."""
     folder = clone(target)
     (folder / "two.yaml").write_text(OVERLAY, encoding="utf-8")
-    return with_site(folder, REPOSITORY / "tests" / "helpers" / "slow.py")
+    return with_site(folder, REPOSITORY / "tests" / "helpers" / "slow.py", STAGE_FORKS)
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +95,13 @@ def test_a_disturbed_run_ends_with_the_same_matrix(calm: Path, tmp_path: Path) -
     # the plain command continues; then one bit of a model flips, and samples are truncated
     (folder / "slow").unlink()
     samples = [str("results" / cell / "samples.npz") for cell in (OWN, OTHER)]
-    done = snakemake(folder, *samples, *RUN[1:])
+    done = snakemake(folder, *samples, *RUN[1:], STAGE_FORKS=stage_forks())
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((folder / "results" / TRAINING / "train.json").read_text())["interruptions"] == 1
     model, cut = folder / "results" / OTHER / "model.safetensors", folder / "results" / OWN / "samples.npz"
     model.write_bytes(flipped(model.read_bytes(), 300))
     cut.write_bytes(cut.read_bytes()[:-100])
-    refused = snakemake(folder, *RUN)
+    refused = snakemake(folder, *RUN, STAGE_FORKS=stage_forks())
     assert refused.returncode == 1
     for path in (model, cut):
         path = path.relative_to(folder)
@@ -109,7 +109,7 @@ def test_a_disturbed_run_ends_with_the_same_matrix(calm: Path, tmp_path: Path) -
         (folder / path).unlink()
 
     # the next run remakes the deleted files
-    done = snakemake(folder, *RUN)
+    done = snakemake(folder, *RUN, STAGE_FORKS=stage_forks())
     assert done.returncode == 0, done.stdout + done.stderr
     same_but_for_times(folder, calm)
     weights = "results" / TRAINING / "weights.safetensors"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from clones import REPOSITORY, clone, finish, planned, snakemake, with_stand_ins
+from clones import REPOSITORY, clone, finish, planned, snakemake, stage_forks, with_stage_forks, with_stand_ins
 
 EXAMPLE = ("--configfile", "examples/config.yaml")
 FILE = "examples/my_recipes.py"
@@ -89,10 +89,10 @@ def test_a_dry_run_does_not_run_the_plugin(finished_example: Path, tmp_path: Pat
 @pytest.mark.slow
 def test_the_example_runs(tmp_path: Path) -> None:
     """A cell with a plugin's images, network and both steps, from data to row; loading its file needs the plugin."""
-    tree = clone_with_example(tmp_path / "slimdiff")
+    tree = with_stage_forks(clone_with_example(tmp_path / "slimdiff"))
     folder = tree / "results" / "cells" / LOOKED_AT / "seed0"
     target = str((folder / "row.json").relative_to(tree))
-    done = snakemake(tree, target, "--cores", "2", *EXAMPLE, *TINY)
+    done = snakemake(tree, target, "--cores", "2", *EXAMPLE, *TINY, STAGE_FORKS=stage_forks())
     assert done.returncode == 0, done.stdout + done.stderr
     row = json.loads((folder / "row.json").read_text(encoding="utf-8"))
     assert row["status"] == "ok", row["reason"]

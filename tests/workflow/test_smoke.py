@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from clones import REPOSITORY, SMOKE, planned, snakemake
+from clones import REPOSITORY, SMOKE, planned, snakemake, stage_forks
 from PIL import Image
 
 from slimdiff.analysis.matrix import read_matrix
@@ -188,7 +188,7 @@ def test_the_same_seed_gives_the_same_samples_and_score(run: Path, tmp_path: Pat
     files = [folder_of(tree, "baseline") / name for name in ("model.safetensors", "samples.npz", "score.json")]
     before = [path.read_bytes() for path in files]
     targets = [str(path.relative_to(tree)) for path in files]
-    done = snakemake(tree, *targets, "--cores", "2", *SMOKE, "--forcerun", "compress")
+    done = snakemake(tree, *targets, "--cores", "2", *SMOKE, "--forcerun", "compress", STAGE_FORKS=stage_forks())
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rule score" in done.stdout + done.stderr
     assert [path.read_bytes() for path in files] == before
@@ -209,7 +209,8 @@ def test_a_training_that_diverges_is_a_row_with_its_reason(run: Path, tmp_path: 
         """,
         encoding="utf-8",
     )
-    done = snakemake(tree, "results/tables/cells.md", "--cores", "2", *SMOKE, "diverging.yaml")
+    target = ("results/tables/cells.md", "--cores", "2")
+    done = snakemake(tree, *target, *SMOKE, "diverging.yaml", STAGE_FORKS=stage_forks())
     assert done.returncode == 0, done.stdout + done.stderr
     matrix = read_matrix(tree / "results" / "matrix.parquet").frame.set_index("optimization")
     assert list(matrix["status"]) == ["ok", "failed", "failed"]
