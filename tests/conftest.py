@@ -42,7 +42,7 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone with a real finished run of config/smoke.yaml."""
 
     def make(folder: Path) -> Path:
-        return finish(with_stage_forks(clone(folder)), *SMOKE, STAGE_FORKS=stage_forks())
+        return finish(with_stage_forks(clone(folder)), *SMOKE, STAGE_FORKS=stage_forks("bitsandbytes"))
 
     return once(tmp_path_factory, "smoke", make)
 

@@ -50,21 +50,21 @@ def with_stand_ins(folder: Path) -> Path:
 
 
 def with_stage_forks(folder: Path) -> Path:
-    """Return the clone, whose stages are forks of a server if $STAGE_FORKS is `stage_forks()` (stage_forks.py)."""
+    """Return the clone, whose stages are forks with STAGE_FORKS=stage_forks() in the environment (stage_forks.py)."""
     return with_site(folder, STAGE_FORKS)
 
 
 @functools.cache
-def stage_forks() -> str:
-    """Start the server of this process, which ends with it; return the path of its socket."""
+def stage_forks(*libraries: str) -> str:
+    """Start a server with these libraries, which ends with this process; return the path of its socket."""
     folder = tempfile.TemporaryDirectory(prefix="forks-")  # short: the path of a socket has at most 107 bytes
     atexit.register(folder.cleanup)
     address = f"{folder.name}/socket"
-    command = [sys.executable, "-u", "-P", str(STAGE_FORKS), address]
-    server = subprocess.Popen(
-        command, env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+    command = [sys.executable, "-u", "-P", str(STAGE_FORKS), address, *libraries]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    server = subprocess.Popen(command, env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"}, **pipes)
+    assert server.stdout is not None
+    assert b"ready\n" in server.stdout, "the server has not started"
     return address
 
 

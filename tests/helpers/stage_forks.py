@@ -15,6 +15,7 @@ import signal
 import socket
 import struct
 import sys
+import traceback
 from pathlib import Path
 
 PRELOADED = ("torch", "numpy", "pandas", "altair")
@@ -36,7 +37,7 @@ def serve(address: str) -> list[str]:
     import gc
     import importlib
 
-    for name in PRELOADED:
+    for name in (*PRELOADED, *sys.argv[2:]):
         importlib.import_module(name)
     gc.freeze()  # forks share these objects' memory
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -90,4 +91,9 @@ def main(address: str) -> None:
 if __name__ == "__main__":
     main(sys.argv[1])
 elif "STAGE_FORKS" in os.environ and any(word.startswith("slimdiff.stages.") for word in sys.orig_argv):
-    os._exit(fork_stage(os.environ["STAGE_FORKS"]))
+    try:
+        exit_code = fork_stage(os.environ["STAGE_FORKS"])
+    except Exception:  # raised here, it would only be noted, and the stage would go on
+        traceback.print_exc()
+        exit_code = 1
+    os._exit(exit_code)
