@@ -23,6 +23,8 @@ from presets import ROOT, merge, preset
 
 SOURCE = ROOT / "workflow" / "src"
 EXAMPLE = ROOT / "examples" / "my_recipes.py"
+# Libraries of the package that take seconds to import, and twice as long under a profiling hook.
+LIBRARIES = ("altair", "diffusers.models.unets.unet_2d", "pyarrow.parquet", "scipy.special", "torch_pruning")
 Calls = dict[str, set[CodeType]]
 
 SMALL: dict[str, Any] = {
@@ -137,6 +139,8 @@ def trace_imports() -> Calls:
         if frame is not None:
             calls.setdefault(frame.f_globals["__name__"], set()).add(code)
 
+    for name in LIBRARIES:
+        importlib.import_module(name)
     sys.setprofile(note)
     for path in sorted((SOURCE / "slimdiff").rglob("*.py")):
         if path.parent.name != "cli":  # not loaded by stages
@@ -161,7 +165,9 @@ class Stages:
 
         from slimdiff.config import lookup, resolve
         from slimdiff.config.pretrained import fill_pretrained
+        from slimdiff.metrics.networks import fit
 
+        fit.MIN_STEPS = 3  # hundreds would run no other functions
         write_folder(self.folder / "own", scheduler={"beta_schedule": "scaled_linear"})
         self.config = fill_pretrained(self.config)
         self.resolve, self.lookup = resolve, lookup
@@ -245,14 +251,14 @@ class Stages:
         folder = self.folder / "train" / dataset / model / training / f"seed{seed}"
         if (folder / "train.json").exists():
             return folder
-        own: dict[str, object] = {"state": self.folder / "state", "gpu": 0, "seconds_between_saves": 0.1}
+        own: dict[str, object] = {"state": self.folder / "state", "gpu": 0, "seconds_between_saves": 0.0}
         stage = "train"
         if self.lookup.is_pretrained(self.config, model):
             stage, own = "pretrained", {"folder": self.folder / "own"}
         if "start" in self.config["trainings"][training]:
             stage = "finetune"
             before = self._train(dataset, model, self.config["trainings"][training]["start"], seed, name)
-            own = {"state": self.folder / "state", "gpu": 0, "seconds_between_saves": 0.1}
+            own = {"state": self.folder / "state", "gpu": 0, "seconds_between_saves": 0.0}
             own |= {"start": before / "weights.safetensors", "start_record": before / "train.json"}
         self._run(
             stage,
