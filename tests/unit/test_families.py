@@ -61,7 +61,7 @@ def test_choices_of_the_schema_match_the_implemented_ones():
     assert set(families.PRECONDITIONINGS) == {p for f in families.FAMILIES.values() for p in f.preconditionings}
     assert list(SAMPLERS) == list(SAMPLER_FACTS)
     assert set(SAMPLERS) == {method for family in families.FAMILIES.values() for method in family.samplers}
-    assert set(TRAINING["noise_schedule"]["enum"]) == set(NOISE_SCHEDULES)
+    assert set(TRAINING["noise_schedule"]["anyOf"][0]["enum"]) == set(NOISE_SCHEDULES)
     assert set(DEFINITIONS["precision"]["enum"]) == set(PRECISIONS)
     pairs = {(n, s) for n in TRAINING["optimizer"]["enum"] for s in TRAINING["optimizer_state"]["enum"]}
     assert pairs - {(name, "8bit") for name in compression.FLOAT_ONLY} == set(OPTIMIZERS)

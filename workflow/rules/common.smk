@@ -90,8 +90,8 @@ def get_folder_listing(wildcards):
 
 
 def any_of(names):
-    """Wildcard constraint: one of `names`."""
-    return "|".join(map(re.escape, names))
+    """Wildcard constraint: one of `names`; of none, what matches nothing, since Snakemake ignores an empty one."""
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 DATASET_FACTS = check_config()

@@ -163,8 +163,8 @@ def read_matrix(path: str | os.PathLike[str]) -> Matrix:
         renamed = sorted(types.keys() & RENAMED_COLUMNS.keys())
         hint = f" ({renamed[0]} is now called {RENAMED_COLUMNS[renamed[0]]})" if renamed else ""
         raise UserError(
-            f"{path} has other columns than slimdiff {__version__} writes{hint}; allowed: a matrix of this version. "
-            "Run again, or read it with the version that wrote it"
+            f"{path} has other columns than slimdiff {__version__} writes{hint}; allowed: a matrix of this version; "
+            "run again, or read it with the version that wrote it"
         )
     source = _read_footer(path, table)
     missing = dict.fromkeys(expected.keys() - types.keys())

@@ -57,6 +57,7 @@ SCHEMA = _with(
             guidance_interval={"type": ["array", "null"], "items": _NUMBER, "minItems": 2, "maxItems": 2},
             clip={"type": "boolean"},
             cache_interval={"type": "integer", "minimum": 1},
+            scheduler={"type": ["object", "null"]},  # run_scheduler checks its options
             precision=_TEXT,
         ),
         structure={"type": "array", "items": _OBJECT},
