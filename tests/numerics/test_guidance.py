@@ -104,7 +104,7 @@ def test_noise_levels_outside_the_interval_are_conditional_and_cost_one_evaluati
     assert 0 < int(within.sum()) < len(x)
     everywhere, conditional = (Guided(denoiser(network=network), LABELS, scale)(x, sigma) for scale in (3.0, 1.0))
     network.calls.clear()
-    guided = Guided(denoiser(network=network), LABELS, 3.0, (low, high))
+    guided = Guided(denoiser(network=network), LABELS, 3.0, interval=(low, high))
     assert torch.equal(guided(x, sigma), torch.where(within, everywhere, conditional))
     assert guided.passes == (1, 2)
     assert guided.evaluations == sum(network.calls) == len(x) + int(within.sum())
@@ -114,7 +114,7 @@ def test_noise_levels_outside_the_interval_are_conditional_and_cost_one_evaluati
 @pytest.mark.parametrize("interval", [None, (0.0, 1e9)])
 def test_an_interval_of_all_noise_levels_is_guidance_without_one(interval):
     x, sigma = noisy()
-    guided = Guided(denoiser(), LABELS, 3.0, interval)
+    guided = Guided(denoiser(), LABELS, 3.0, interval=interval)
     both = torch.cat([LABELS, torch.full_like(LABELS, -1)])
     conditional, unconditional = denoiser()(x.repeat(2, 1, 1, 1), sigma.repeat(2), both).chunk(2)
     assert torch.equal(guided(x, sigma), unconditional.lerp(conditional, 3.0))

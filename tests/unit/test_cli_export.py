@@ -79,7 +79,7 @@ def drawn(denoiser: Denoiser, loaded: LoadedModel, n: int, **options: Any) -> to
     settings = build(SamplerSettings, {**loaded.settings["sampler"], **options}, "sampler")
     model = loaded.settings["model"]
     labels = labels_in_turn(n, loaded.classes) if loaded.classes else None
-    guided = Guided(denoiser, labels, settings.guidance, settings.clip)
+    guided = Guided(denoiser, labels, settings.guidance, interval=settings.guidance_interval, clip=settings.clip)
     shape = (model["channels"], model["image_size"], model["image_size"])
     end = sample(guided, ImageNoise(3, range(n)), shape, settings)
     return denoiser.to_images(end.x)

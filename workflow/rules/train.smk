@@ -1,6 +1,7 @@
 """One training per data set × model × training × seed: raw and EMA weights, shared by all cells that use them.
 
-Trainings from random weights only; rules/finetune.smk has those that start from another training, rules/pretrained.smk weights of other programs.
+Trainings from random weights only; rules/finetune.smk has those that start from another training, and
+rules/pretrained.smk the weights of a diffusers folder.
 """
 
 

@@ -12,6 +12,8 @@ from slimdiff.catalog.samplers import TIMESTEPS
 MAX_TIMESTEPS = 10_000
 MAX_BETAS = 1_000  # listed one by one, in every header and on every job's command line
 
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample"}  # in diffusers → preconditioning here
+
 Limit = tuple[Callable[[Any], bool], str]  # whether a value is allowed, and what is, for messages
 
 

@@ -6,7 +6,6 @@ Both passes run as one batch of twice the size. Outside an interval of noise lev
 levels costs diversity, and at low ones does nothing (Kynkäänniemi et al. 2024).
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -31,6 +30,7 @@ class Guided:
         denoiser: Denoiser,
         labels: torch.Tensor | None = None,
         scale: float = 1.0,
+        *,
         interval: Sequence[float] | None = None,
         clip: bool = False,
         watch: Callable[[], None] | None = None,
@@ -82,8 +82,11 @@ class Guided:
             return self.denoiser(x, sigma)
         if self.scale == 1.0:
             return self.denoiser(x, sigma, self.labels)
-        low, high = self.interval or (0.0, math.inf)
-        guided = ((low <= sigma) & (sigma <= high)).nonzero().squeeze(1)
+        if self.interval is None:
+            guided = torch.arange(len(x), device=x.device)
+        else:  # which images these are, the CPU has to wait for
+            low, high = self.interval
+            guided = ((low <= sigma) & (sigma <= high)).nonzero().squeeze(1)
         self.evaluations += len(guided)
         both = torch.cat([self.labels, torch.full_like(self.labels[guided], NO_LABEL)])
         x_0 = self.denoiser(torch.cat([x, x[guided]]), torch.cat([sigma, sigma[guided]]), both)

@@ -48,7 +48,7 @@ def sampler_sigmas(denoiser: Denoiser, model: Mapping[str, Any], sampler: Mappin
     recorder = _Recorder(denoiser)
     settings = build(SamplerSettings, sampler, "sampler")
     labels = torch.zeros(PROBES, dtype=torch.int64) if model["network"].get("classes") else None
-    guided = Guided(recorder, labels, settings.guidance, settings.guidance_interval, settings.clip)
+    guided = Guided(recorder, labels, settings.guidance, interval=settings.guidance_interval, clip=settings.clip)
     shape = (model["channels"], model["image_size"], model["image_size"])
     sample(guided, ImageNoise(0, range(PROBES)), shape, settings)
     return torch.cat(recorder.seen)

@@ -4,9 +4,6 @@ A network is a UNet2DModel if each level has one width, as the config's block_ou
 mode `uniform` leave such a network; others do not.
 """
 
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +12,13 @@ import torch
 from torch import nn
 
 from slimdiff.catalog.samplers import TIMESTEPS
-from slimdiff.catalog.schedules import SCHEDULE
+from slimdiff.catalog.schedules import PREDICTIONS, SCHEDULE
 from slimdiff.compression.restore import sizes
 from slimdiff.errors import UserError
 from slimdiff.inference.export import TOLERANCE, in_float
 from slimdiff.inference.model import LoadedModel
+from slimdiff.io import files
 
-PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "sample": "sample"}  # preconditioning → diffusers' name
 SCHEDULES = {"linear": {}, "cosine": {"beta_schedule": "squaredcos_cap_v2"}}  # ours → what differs from SCHEDULE
 # Options of our ddpm and ddim where they differ from diffusers' (slimdiff.diffusion.schedulers).
 OWN_SAMPLING: dict[str, dict[str, Any]] = {
@@ -67,17 +64,9 @@ def write_diffusers(folder: Path, loaded: LoadedModel, card: str) -> dict[str, A
         (DDIMScheduler, DDIMPipeline) if method == "ddim" else (DDPMScheduler, DDPMPipeline)
     )
     pipeline = pipeline_class(unet=unet, scheduler=scheduler_class(**_scheduler_options(loaded, method)))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        pipeline.save_pretrained(temporary)
-        (temporary / CARD).write_text(card, encoding="utf-8")
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)  # mkdtemp makes folders that only their owner can read
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with files.replace_folder(folder) as fresh:
+        pipeline.save_pretrained(fresh)
+        files.write_text(fresh / CARD, card)
     return {"config": config, "dequantized": dequantized, "scheduler": scheduler_class.__name__}
 
 
@@ -114,7 +103,7 @@ def check_process(loaded: LoadedModel) -> None:
     needed: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
         ("family", model["family"], ("unet2d",)),
         ("patch", model.get("patch", 1), (1,)),
-        ("preconditioning", training["preconditioning"], tuple(PREDICTIONS)),
+        ("preconditioning", training["preconditioning"], tuple(PREDICTIONS.values())),
         ("black", training["black"], (-1.0,)),
         ("groups", training["groups"], (1,)),
     )
@@ -171,5 +160,5 @@ def _scheduler_options(loaded: LoadedModel, method: str) -> dict[str, Any]:
         **shared,
         **{key: sampling[key] for key in known if key in sampling},
         "clip_sample": sampler.get("clip", False),
-        "prediction_type": PREDICTIONS[loaded.denoiser.settings.name],
+        "prediction_type": {ours: theirs for theirs, ours in PREDICTIONS.items()}[loaded.denoiser.settings.name],
     }

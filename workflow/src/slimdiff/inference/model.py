@@ -124,7 +124,7 @@ class LoadedModel:
             return None
         settings = build(SamplerSettings, self.settings["sampler"], "sampler")
         labels = labels_in_turn(batch_size, self.classes) if self.classes else None
-        guided = Guided(self.denoiser, labels, settings.guidance, settings.guidance_interval, settings.clip)
+        guided = Guided(self.denoiser, labels, settings.guidance, interval=settings.guidance_interval)
         return sum(self.denoiser.network.prepare(batch_size * passes) for passes in guided.passes)
 
     def _labels(

@@ -69,7 +69,14 @@ def sample_images(
         batch_labels = None if labels is None else labels[indices.start : indices.stop].to(device)
         watch = _watch(progress, settings, start, len(indices), n)
         caching, network = cache_features(denoiser, settings)
-        guided = Guided(caching, batch_labels, settings.guidance, settings.guidance_interval, settings.clip, watch)
+        guided = Guided(
+            caching,
+            batch_labels,
+            settings.guidance,
+            interval=settings.guidance_interval,
+            clip=settings.clip,
+            watch=watch,
+        )
         with autocast(device, settings.precision):
             end = sample(guided, ImageNoise(seed, indices, device), shape, settings)
         x = denoiser.to_images(end.x)

@@ -16,6 +16,7 @@ from slimdiff.catalog.schedules import (
     BOOLEAN,
     MAX_TIMESTEPS,
     POSITIVE,
+    PREDICTIONS,
     SAMPLING,
     SCHEDULE,
     Limit,
@@ -33,7 +34,6 @@ MAX_BYTES = 8 << 30  # of all weights, as in slimdiff.io.packed
 MAX_WIDTH, MAX_CLASSES = 65_536, 100_000
 INDEX, NETWORK, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample"}  # in diffusers → preconditioning here
 METHODS = {"DDPMScheduler": "ddpm", "DDIMScheduler": "ddim"}  # class of the scheduler → sampler
 OLD_NAMES = (".query.", ".proj_attn.")  # of attention layers in diffusers before 0.17
 

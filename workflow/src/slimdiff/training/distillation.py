@@ -102,7 +102,7 @@ class Distill(TrainingHooks):
         substeps, levels = self.settings.substeps, self.levels(denoiser).to(x)
         first = substeps * (sigma[:, None] - levels[:-1:substeps]).abs().argmin(dim=1)
         teacher = Denoiser(self.teacher.to(x.device), denoiser.settings)
-        guided = Guided(teacher, labels, self.settings.guidance, self.settings.guidance_interval)
+        guided = Guided(teacher, labels, self.settings.guidance, interval=self.settings.guidance_interval)
         y = x
         for done in range(substeps):
             y = self.solver(guided, y, levels[first + done], levels[first + done + 1])

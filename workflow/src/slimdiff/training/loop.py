@@ -33,7 +33,7 @@ from slimdiff.runtime.devices import autocast, resolve_precision
 from slimdiff.runtime.memory import is_oom
 from slimdiff.training.hooks import TrainingHooks
 from slimdiff.training.optimizers import build_optimizer, learning_rate_factor
-from slimdiff.training.record import TrainingFailed, TrainingLog, build_record, describe_dataset
+from slimdiff.training.record import TrainingFailed, TrainingLog, build_header, build_record
 from slimdiff.training.state import StateStore, locked, terminable
 
 EXIT_TERMINATED = 143  # 128 + SIGTERM, the exit code that schedulers expect of a stopped job
@@ -209,19 +209,9 @@ def fit(
                 sys.exit(EXIT_TERMINATED)
 
     record = build_record(progress, settings, prepared.start, code, precision, reason)
-    header = {
-        "model": dict(model),
-        "training": dict(settings["training"]),
-        "structure": prepared.structure,
-        "dataset": describe_dataset(images, images_sha256),
-        "seed": seed,
-        "code": code,
-        **({} if prepared.start is None else {"start": prepared.start}),
-        **({} if prepared.pretrained is None else {"pretrained": prepared.pretrained}),
-        **({"plugins": settings["plugins"]} if "plugins" in settings else {}),
-        "status": record["status"],
-        "reason": reason,
-    }
+    header = build_header(
+        images, images_sha256, settings, code, reason, prepared.structure, prepared.start, prepared.pretrained
+    )
     return Trained({"raw": network.state_dict(), "ema": average}, header, record)
 
 

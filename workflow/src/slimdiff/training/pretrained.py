@@ -17,7 +17,7 @@ from slimdiff.io.tensors import tensors_digest
 from slimdiff.io.text import one_line
 from slimdiff.models.registry import build_on_meta
 from slimdiff.training.loop import Trained
-from slimdiff.training.record import build_record, describe_dataset
+from slimdiff.training.record import build_header, build_record
 from slimdiff.training.state import Progress
 
 
@@ -54,20 +54,13 @@ def take_in(folder: Path, images: ImageSet, settings: Mapping[str, Any], code: s
     record = build_record(
         Progress(started_at=datetime.now(UTC).isoformat(timespec="seconds")), settings, None, code, "float32", ""
     )
-    header = {
-        "model": dict(model),
-        "training": dict(settings["training"]),
-        "structure": [],
-        "dataset": describe_dataset(images, tensors_digest({"images": images.train_images})),
-        "seed": settings["seed"],
-        "code": code,
-        "pretrained": {"source": str(model["pretrained"]), "sha256": files.digest(described.weights)},
-        "status": record["status"],
-        "reason": record["reason"],
-    }
+    source = {"source": str(model["pretrained"]), "sha256": files.digest(described.weights)}
+    header = build_header(
+        images, tensors_digest({"images": images.train_images}), settings, code, "", pretrained=source
+    )
     average = {name: tensor.clone() for name, tensor in state.items()}  # safetensors shares no memory between names
     times = {"train_s": None, "train_ms_per_epoch": None}
-    return Trained({"raw": state, "ema": average}, header, {**record, **times, "pretrained": header["pretrained"]})
+    return Trained({"raw": state, "ema": average}, header, {**record, **times, "pretrained": source})
 
 
 def _check_tensors(path: Path, actual: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,39 @@ def describe_dataset(images: ImageSet, images_sha256: str) -> dict[str, Any]:
     }
 
 
+def build_header(
+    images: ImageSet,
+    images_sha256: str,
+    settings: Mapping[str, Any],
+    code: str,
+    reason: str,
+    structure: Sequence[Mapping[str, Any]] = (),
+    start: Mapping[str, Any] | None = None,
+    pretrained: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the header of a training's weights.
+
+    Args:
+        reason: why the training failed; empty if it did not.
+        structure: structural changes to repeat on loading.
+        start: identity of the starting weights; None: initialized from the seed.
+        pretrained: source and digest of the first weights; None: initialized from the seed.
+    """
+    return {
+        "model": dict(settings["model"]),
+        "training": dict(settings["training"]),
+        "structure": list(structure),
+        "dataset": describe_dataset(images, images_sha256),
+        "seed": settings["seed"],
+        "code": code,
+        **({} if start is None else {"start": start}),
+        **({} if pretrained is None else {"pretrained": pretrained}),
+        **({"plugins": settings["plugins"]} if "plugins" in settings else {}),
+        "status": _status(reason),
+        "reason": reason,
+    }
+
+
 def build_record(
     progress: Progress,
     settings: Mapping[str, Any],
@@ -134,7 +167,7 @@ def build_record(
     """
     train_ms = sum(epoch["ms"] for epoch in progress.epochs)
     return {
-        "status": "failed" if reason else "ok",
+        "status": _status(reason),
         "reason": reason,
         "steps": progress.step,
         "train_s": train_ms / 1000.0,
@@ -148,6 +181,10 @@ def build_record(
         **({} if start is None else {"start": start}),
         "started_at": progress.started_at,
     }
+
+
+def _status(reason: str) -> str:
+    return "failed" if reason else "ok"
 
 
 def _finite(loss: float) -> float | None:
