@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 from hypothesis import strategies as st
-from presets import CONFIG, ROOT, merge
+from presets import CONFIG, ROOT, SCHEMA, merge, read_yaml
 
 from slimdiff.analysis.claims import file as claimfile
 from slimdiff.config import lookup, resolve
@@ -16,7 +16,6 @@ from slimdiff.config.validate import validate
 from slimdiff.errors import UserError
 from slimdiff.io.settings import canonical
 
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 FILE = "theirs.yaml"  # name of the mutated file in messages
 PLUGIN = "examples/round_mantissa.py"
 
@@ -110,7 +109,7 @@ WORDS = sorted(set(words(SCHEMA)) | set(CONFIG["trainings"]) | set(CONFIG["optim
 
 def bases() -> list[dict[str, Any]]:
     """Return config.yaml, every preset and a minimal matrix, each without unused recipes."""
-    overlays = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "config").glob("*.yaml"))]
+    overlays = [read_yaml(path) for path in sorted((ROOT / "config").glob("*.yaml"))]
     return [trimmed(merge(CONFIG, overlay)) for overlay in ({}, MINIMAL, *overlays)]
 
 

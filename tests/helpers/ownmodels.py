@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import diffusers  # whose parts load when they are used: pipelines take seconds
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 
 NETWORK = {
     "sample_size": 8,
@@ -17,20 +17,18 @@ NETWORK = {
     "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
     "norm_num_groups": 4,
 }
-SCHEDULERS = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}
-PIPELINES = {"ddpm": DDPMPipeline, "ddim": DDIMPipeline}
 
 
-def write_folder(
-    folder: Path, method: str = "ddpm", scheduler: dict[str, Any] | None = None, **network: Any
-) -> DDPMPipeline | DDIMPipeline:
+def write_folder(folder: Path, method: str = "ddpm", scheduler: dict[str, Any] | None = None, **network: Any) -> Any:
     """Write a pipeline with a random network into `folder`, and return it."""
     torch.manual_seed(0)
-    unet = UNet2DModel(**{**NETWORK, **network}).eval()
+    unet = diffusers.UNet2DModel(**{**NETWORK, **network}).eval()
     with torch.no_grad():  # larger than diffusers' own, so that images differ from noise
         unet.conv_out.weight.mul_(2.0)
     options = {"num_train_timesteps": 20, **(scheduler or {})}
-    pipeline = PIPELINES[method](unet=unet, scheduler=SCHEDULERS[method](**options))
+    parts = {"ddpm": ("DDPMPipeline", "DDPMScheduler"), "ddim": ("DDIMPipeline", "DDIMScheduler")}
+    pipeline_class, scheduler_class = (getattr(diffusers, name) for name in parts[method])
+    pipeline = pipeline_class(unet=unet, scheduler=scheduler_class(**options))
     pipeline.save_pretrained(folder)
     return pipeline
 

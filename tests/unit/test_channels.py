@@ -4,12 +4,11 @@ import copy
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from builders import MODELS, SOURCE, TRAININGS, model_header, small_model, small_unet_model
+from presets import CONFIG
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,7 +30,6 @@ from slimdiff.io.tensors import tensors_digest
 from slimdiff.models.registry import build_network
 from slimdiff.profiling.profile import count_macs
 
-CONFIG = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text(encoding="utf-8"))
 FAMILIES = tuple(MODELS)
 # Of the U-Net: layers whose outputs are added to one residual stream.
 SHARED = {

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from photos import write_photos
-from presets import CONFIG, ROOT, merge
+from presets import CONFIG, ROOT, SCHEMA, merge, read_yaml
 
 from slimdiff.catalog import families, samplers
 from slimdiff.config import lookup, resolve
@@ -20,7 +20,6 @@ from slimdiff.errors import UserError
 from slimdiff.io.files import digest
 from slimdiff.io.settings import canonical
 
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 METHODS = SCHEMA["$defs"]["optimization"]["properties"]["prune"]["properties"]["method"]["enum"]
 IMPORTANCES = SCHEMA["$defs"]["importance"]["enum"]
 PRESETS = sorted((ROOT / "config").glob("*.yaml"))
@@ -81,7 +80,7 @@ def test_the_defaults_are_valid() -> None:
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.name)
 def test_presets_are_valid_and_hold_only_differences(path: Path) -> None:
-    overlay = yaml.safe_load(path.read_text(encoding="utf-8"))
+    overlay = read_yaml(path)
     validate(merge(CONFIG, overlay), SCHEMA, {"config.yaml": CONFIG, path.name: overlay})
 
     def same(base: Any, other: Any, where: str) -> None:
@@ -100,8 +99,8 @@ def test_the_matrix_of_a_published_run_is_valid_with_the_preset_of_its_command(p
     readme = (path.parent / "README.md").read_text(encoding="utf-8")
     command = re.search(rf"--configfile (config/\S+) {path.relative_to(ROOT)}$", readme, re.MULTILINE)
     assert command, f"{path.parent.name}/README.md has no command with {path.name}"
-    files = {name: yaml.safe_load((ROOT / name).read_text(encoding="utf-8")) for name in ("config.yaml", command[1])}
-    files[path.name] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    files = {name: read_yaml(name) for name in ("config.yaml", command[1])}
+    files[path.name] = read_yaml(path)
     validate(functools.reduce(merge, files.values()), SCHEMA, files)
 
 
@@ -129,7 +128,7 @@ def test_all_recipes_of_the_paper_are_configured() -> None:
     assert set(CONFIG["optimizations"]) >= PAPER_RECIPES
     assert len(PAPER_RECIPES) == 19
     for name in ("paper.yaml", "paper-cpu.yaml"):
-        overlay = yaml.safe_load((ROOT / "config" / name).read_text(encoding="utf-8"))
+        overlay = read_yaml(Path("config", name))
         assert {cell.optimization for cell in expand(overlay["matrix"])} >= PAPER_RECIPES
 
 

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from builders import SOURCE
 from PIL import Image
-from presets import CONFIG, ROOT, merge
+from presets import CONFIG, SCHEMA, merge
 
 from slimdiff.catalog import limits
 from slimdiff.config.validate import validate
@@ -22,7 +21,6 @@ from slimdiff.errors import UserError
 from slimdiff.io.folders import listing
 from slimdiff.stages import data
 
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 LATIN_1 = b"\xe9t\xe9"  # not UTF-8
 
 

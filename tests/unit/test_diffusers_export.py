@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 import yaml
 from builders import UNET_SAMPLER, model_header, small_unet2d_model, unet2d_training
-from diffusers import DiffusionPipeline, UNet2DModel
 from ownmodels import write_folder
-from presets import CONFIG, ROOT, merge
+from presets import CONFIG, SCHEMA, merge
 
 from slimdiff.checkpoints.model import write_model
 from slimdiff.compression.channels import ChannelSettings, prune_channels
@@ -34,7 +34,6 @@ from slimdiff.io.settings import build
 from slimdiff.models.registry import build_network
 from slimdiff.report.model_card import write_card
 
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 TOLERANCE = 1e-4
 Command = Callable[..., tuple[int, str, str]]
 
@@ -87,7 +86,7 @@ def seeds_of(n: int = 2) -> list[int]:
 
 def theirs(folder: Path, steps: int = 20) -> torch.Tensor:
     """The images of the folder's pipeline, (N, C, S, S) in [0, 1]."""
-    pipeline = DiffusionPipeline.from_pretrained(folder)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds_of()]
     images = pipeline(len(generators), generators, num_inference_steps=steps, output_type="np").images
@@ -196,7 +195,9 @@ def test_uniform_pruning_leaves_a_unet2dmodel(tmp_path: Path, amount: float, net
     keep = 1 - amount
     written = write_diffusers(tmp_path / "out", model, "")
     assert written["config"]["block_out_channels"] == [int(32 * keep), int(64 * keep)]
-    whole = sum(p.numel() for p in UNet2DModel.from_pretrained(tmp_path / "folder", subfolder="unet").parameters())
+    whole = sum(
+        p.numel() for p in diffusers.UNet2DModel.from_pretrained(tmp_path / "folder", subfolder="unet").parameters()
+    )
     assert sum(p.numel() for p in model.network.parameters()) < 1.2 * keep**1.5 * whole
     assert ours(model).isfinite().all()
 

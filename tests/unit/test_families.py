@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from builders import MODELS, SMALL_NETWORK, TRAININGS
+from presets import SCHEMA
 
 from slimdiff.catalog import compression, engines, families, limits
 from slimdiff.catalog.layers import MIXED_LINEAR
@@ -38,8 +38,6 @@ from slimdiff.training.compression_aware import SPARSITY_SCHEDULES
 from slimdiff.training.loop import TrainingSettings
 from slimdiff.training.optimizers import LR_SCHEDULES, OPTIMIZERS
 
-ROOT = Path(__file__).parents[2]
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 DEFINITIONS = SCHEMA["$defs"]
 TRAINING = DEFINITIONS["training"]["properties"]
 

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from builders import MODELS, TRAININGS, striped_images
 from photos import big, empty, postscript, text, write_photos
 from PIL import Image
-from presets import CONFIG, ROOT, merge
+from presets import CONFIG, ROOT, SCHEMA, merge
 
 from slimdiff.catalog import limits
 from slimdiff.catalog.limits import DatasetFacts
@@ -36,7 +35,6 @@ from slimdiff.metrics.networks.fit import ClassifierSettings, ExtractorSettings,
 from slimdiff.stages import reference as reference_stage
 from slimdiff.training.loop import train
 
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 CPU = torch.device("cpu")
 
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from builders import striped_images
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel, UniPCMultistepScheduler
 from ownmodels import edit, write_folder
-from presets import CONFIG, ROOT, merge
+from presets import CONFIG, ROOT, SCHEMA, merge
 from safetensors.torch import load_file, save_file
 
 from slimdiff.checkpoints import weights
@@ -31,7 +30,6 @@ from slimdiff.io.settings import build
 from slimdiff.models.registry import build_network
 from slimdiff.training.pretrained import take_in
 
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 TOLERANCE = 1e-4
 SHAPE = (1, 8, 8)
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from builders import SOURCE
-from presets import CONFIG, ROOT, merge
+from presets import CONFIG, ROOT, SCHEMA, merge, read_yaml
 from torch import nn
 
 from slimdiff.catalog.families import FAMILIES, PRECONDITIONINGS
@@ -24,8 +23,7 @@ from slimdiff.io.settings import canonical
 from slimdiff.plugins import NetworkFamily, declarations
 from slimdiff.runtime.fingerprint import Codebase, package
 
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
-EXAMPLE = yaml.safe_load((ROOT / "examples/config.yaml").read_text(encoding="utf-8"))
+EXAMPLE = read_yaml("examples/config.yaml")
 FILE = "examples/my_recipes.py"
 HEAD = "from slimdiff.plugins import family, source, step\n"
 OPTION = "{'k': {'type': 'integer'}}"

@@ -7,12 +7,11 @@ import re
 import sys
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
+from presets import CONFIG, ROOT, read_yaml
 
 from slimdiff.analysis import findings, statistics
 from slimdiff.analysis.claims import file, verdicts
@@ -26,11 +25,10 @@ from slimdiff.report import study
 from slimdiff.report.tables import differences as differencetables
 from slimdiff.report.tables.write import cells_markdown
 
-ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
 RESOURCES = ROOT / "workflow" / "resources"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MARGINS = Margins(**yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))["verdicts"]["margins"])
+MARGINS = Margins(**CONFIG["verdicts"]["margins"])
 sys.path.insert(0, str(ROOT / "benchmarks" / "scores"))
 
 
@@ -234,7 +232,7 @@ def test_the_table_of_old_and_new_verdicts_is_of_today() -> None:
 def test_the_block_of_a_page_is_of_its_matrix(name: str) -> None:
     """But for times, which are in no matrix: all that it says of the run, by the rules of today."""
     preset = None if name == publish.DEFAULT else f"config/{name}.yaml"
-    stated = yaml.safe_load((ROOT / (preset or "config.yaml")).read_text(encoding="utf-8")).get("claims")
+    stated = read_yaml(preset or "config.yaml").get("claims")
     claims = file.read(ROOT / path for path in stated or ["workflow/resources/claims.yaml"])
     paper = read_paper(RESOURCES / "paper_reference.csv")
     own = verdicts.evaluate_claims(matrix(name), paper, claims, MARGINS)

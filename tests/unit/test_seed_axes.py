@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from finetunings import equal, run, settings_of, start_of
-from presets import CONFIG, ROOT, merge
+from presets import CONFIG, ROOT, SCHEMA, merge
 
 from slimdiff.cli.config import cells_of, trainings_of
 from slimdiff.config import resolve
@@ -15,7 +14,6 @@ from slimdiff.config.cells import expand
 from slimdiff.config.validate import validate
 from slimdiff.errors import UserError
 
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 RANDOM = {"method": "random", "amount": 0.1, "scope": "global"}
 PLACE: dict[str, Any] = {"dataset": "mnist", "model": "ncsn", "seed": "4"}
 

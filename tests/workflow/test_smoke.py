@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from clones import REPOSITORY, SMOKE, planned, snakemake, stage_forks
+from clones import SMOKE, planned, snakemake, stage_forks
 from PIL import Image
+from presets import read_yaml
 
 from slimdiff.analysis.matrix import read_matrix
 from slimdiff.catalog.compositions import apportion, interleave
@@ -21,7 +21,7 @@ from slimdiff.report.tables import proxies, variance
 
 pytestmark = pytest.mark.slow
 
-OVERLAY = yaml.safe_load((REPOSITORY / "config" / "smoke.yaml").read_text(encoding="utf-8"))
+OVERLAY = read_yaml("config/smoke.yaml")
 CELLS = expand(OVERLAY["matrix"])
 N_SAMPLES = OVERLAY["sampling"]["n_samples"]
 DIGITS_PIXELS = 8
