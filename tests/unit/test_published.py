@@ -220,14 +220,6 @@ def test_published_tables_are_those_of_today(name: str) -> None:
     assert (RESULTS / name / "cells.md").read_text(encoding="utf-8") == cells_markdown(matrix(name).frame)
 
 
-def test_the_table_of_old_and_new_verdicts_is_of_today() -> None:
-    text = (RESULTS / "verdicts" / "README.md").read_text(encoding="utf-8")
-    lines = re.findall(r"^\| ([\w-]+) \| `([\w+.-]+)` \| [\w –]+ \| \*\*([\w ]+)\*\* \|", text, re.MULTILINE)
-    assert len(lines) > 20
-    for name, claim, is_now in lines:
-        assert verdict(name, claim).verdict == is_now, (name, claim)
-
-
 @pytest.mark.parametrize("name", [name for name in STUDIES if study.BEGIN in read_page(name)])
 def test_the_block_of_a_page_is_of_its_matrix(name: str) -> None:
     """But for times, which are in no matrix: all that it says of the run, by the rules of today."""
