@@ -355,6 +355,25 @@ def student(distill: dict[str, Any], sampler: dict[str, Any] | None = None, **ke
     return {"trainings": trainings, "optimizations": recipes, "matrix": [entry(optimizations=["mine"])]}
 
 
+TUNING = {"q": 256, "stages": 1, "k": 8, "b": 1, "c": 0.0, "log_sigma_mean": -1.1, "log_sigma_std": 2.0}
+
+
+def tuned(start: str = "plain", sampler: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return an overlay with a consistency tuning `mine` and a matrix that samples it."""
+    options = {"method": "consistency", "steps": 2, "renoise": [0.5], **(sampler or {})}
+    return {
+        "trainings": {"mine": {"start": start, "distill": {"method": "consistency", **TUNING}}},
+        "optimizations": {"mine": {"training": "mine", "sampler": options}},
+        "matrix": [entry(optimizations=["mine"])],
+    }
+
+
+def test_a_tuned_network_learns_the_guidance_of_its_models_sampler() -> None:
+    for model, guidance in (("ncsn", [1.0, None]), ("ddpm", [2.25, [0.3, 3.0]])):
+        hook = resolve.finetune_settings(CONFIG, "mnist", model, "consistency", 0)["hook"]["distill"]
+        assert hook == {"method": "consistency", **TUNING, "guidance": guidance[0], "guidance_interval": guidance[1]}
+
+
 def test_a_student_learns_the_noise_levels_of_its_models_sampler() -> None:
     overlay = student({}, prune=CHANNELS)
     overlay["models"] = {"ncsn": {"sampler": {"sigma_max": 20.0}}}
@@ -490,9 +509,9 @@ SCHEMA_CASES = [
         "trainings.mine.prune.method … 'l1'; allowed: channels (",
     ),
     case(
-        "student of one step",
-        student({"steps": 1}),
-        "trainings.mine.distill.steps … 1; allowed: a whole number at least 2",
+        "student of no step",
+        student({"steps": 0}),
+        "trainings.mine.distill.steps … 0; allowed: a whole number at least 1",
     ),
     case(
         "attention level out of range",
@@ -815,6 +834,31 @@ STUDENT_CASES = [
         )
     ),
     case(
+        "options of the other way to distil",
+        student({"method": "consistency", **TUNING}),
+        "trainings.mine.distill.steps … does not belong to method consistency; leave it out",
+    ),
+    case(
+        "consistency tuning of a student",
+        tuned(start="distilled-4"),
+        "trainings.mine.distill … starts from distilled-4, which is distilled itself",
+    ),
+    case(
+        "a tuned network without its sampler",
+        tuned(sampler={"method": "heun", "steps": 2}),
+        "optimizations.mine.sampler.method … heun; allowed for training mine, which was distilled for it: consistency",
+    ),
+    case(
+        "a step without its noise level",
+        tuned(sampler={"steps": 3}),
+        "optimizations.mine.sampler.renoise … [0.5]; allowed with 3 steps: 2 noise levels",
+    ),
+    case(
+        "too few steps",
+        recipe(sampler={"method": "euler-maruyama", "steps": 1}),
+        "optimizations.mine.sampler.steps … 1; allowed for euler-maruyama: 2 or more",
+    ),
+    case(
         "guided student",
         merge(student({}), DDPM_RUNS_MINE),
         "optimizations.mine.sampler.guidance … 2.25; allowed for training mine … : 1.0",
@@ -927,7 +971,7 @@ SAMPLER_CASES = [
         "model's sampler of the other family",
         ddpm({"sampler": {"method": "predictor-corrector"}}),
         "models.ddpm.sampler.method … predictor-corrector; allowed for model ddpm of family ddpm: heun, "
-        "euler, ddpm, ddim, dpm-solver++, unipc",
+        "euler, consistency, ddpm, ddim, dpm-solver++, unipc",
     ),
     case(
         "recipe's sampler of the other family",

@@ -25,7 +25,8 @@ def states(family: str, method: str, steps: int) -> list[torch.Tensor]:
     """Return the state of each image's generator after sampling."""
     model = MODELS[family]()
     denoiser = build_denoiser(build_network(model, seed=1).eval(), model, TRAININGS[family]())
-    settings = build(SamplerSettings, {**SAMPLERS[family], "method": method, "steps": steps}, "sampler")
+    options = {"method": method, "steps": steps, "renoise": [4.0, 2.0, 1.0, 0.5][: steps - 1]}
+    settings = build(SamplerSettings, {**SAMPLERS[family], **options}, "sampler")
     noise = ImageNoise(3, range(2))
     with torch.inference_mode():
         sample(Guided(denoiser, None, 1.0), noise, (1, model["image_size"], model["image_size"]), settings)

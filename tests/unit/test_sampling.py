@@ -51,7 +51,8 @@ def test_image_17_is_the_same_at_any_batch_size(family, preconditioning, method)
     model = MODELS[family]()
     network = build_network(model, seed=1).eval()
     denoiser = build_denoiser(network, model, TRAININGS[family](preconditioning=preconditioning))
-    settings = build(SamplerSettings, {**SAMPLERS[family], "method": method, "steps": 5}, "sampler")
+    options = {"method": method, "steps": 5, "renoise": [2.0, 1.0, 0.5, 0.2]}
+    settings = build(SamplerSettings, {**SAMPLERS[family], **options}, "sampler")
     classes = model["network"].get("classes", 0)
 
     def images(n, batch_size):
@@ -329,10 +330,10 @@ def test_another_sampler_and_guidance_can_be_requested(tmp_path):
     [
         ("ddim", 3, "steps is 3; allowed for ddim: 1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 125, 200, 250, 500, 1000"),
         ("unipc", 2000, "steps is 2000; allowed for unipc: up to 1000"),
-        ("heun", 1, "steps is 1; allowed: a whole number, 2 or more"),
-        (None, 0, "steps is 0; allowed: a whole number, 2 or more"),
-        ("ddim", 0, "steps is 0; allowed: a whole number, 2 or more"),
-        ("ddim", 2.5, "steps is 2.5; allowed: a whole number, 2 or more"),
+        ("ddpm", 1, "steps is 1; allowed for ddpm: 2 or more"),
+        (None, 0, "steps is 0; allowed: a whole number, 1 or more"),
+        ("ddim", 0, "steps is 0; allowed: a whole number, 1 or more"),
+        ("ddim", 2.5, "steps is 2.5; allowed: a whole number, 1 or more"),
     ],
 )
 def test_invalid_steps_of_a_sampler_are_refused(tmp_path, sampler, steps, said):
@@ -382,7 +383,7 @@ def test_progress_is_reported_in_equal_parts(tmp_path, family, method):
     """Five images in batches of three; each batch reports once per evaluation of the sampler."""
     write_small_model(tmp_path / "m.safetensors", family)
     told_of = []
-    steps = None if method == "ode" else 5
+    steps = {"ode": None, "consistency": 1}.get(method, 5)
     loaded = slimdiff.load(tmp_path / "m.safetensors")
     plain = loaded.sample(5, sampler=method, steps=steps, batch_size=3)
     watched = loaded.sample(

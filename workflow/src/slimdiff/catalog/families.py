@@ -21,14 +21,14 @@ class Family:
 
 
 _U_NET = {
-    "samplers": ("heun", "euler", "ddpm", "ddim", "dpm-solver++", "unipc"),
+    "samplers": ("heun", "euler", "consistency", "ddpm", "ddim", "dpm-solver++", "unipc"),
     "training": ("noise_schedule", "min_snr_gamma", "label_dropout"),
     "sampler": ("guidance", "guidance_interval", "clip", "cache_interval"),
 }
 FAMILIES = {
     "ncsn": Family(
         ("score", "edm"),
-        ("heun", "euler", "euler-maruyama", "predictor-corrector", "ode"),
+        ("heun", "euler", "consistency", "euler-maruyama", "predictor-corrector", "ode"),
         ("label_dropout",),
         ("guidance", "guidance_interval"),
     ),

@@ -3,7 +3,8 @@
 slimdiff.diffusion.samplers holds the algorithms, under the same names.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from slimdiff.catalog.families import divisors
@@ -21,6 +22,7 @@ class SamplerFacts:
     scheduled: bool = False  # steps through a noise schedule of TIMESTEPS
     stochastic: bool = False  # draws noise at every step, not only for its start
     optional: tuple[str, ...] = ()  # options that a cell's settings hold if they are given
+    min_steps: int = 1  # with fewer it has no step, or its only one is at the smallest noise level
     corrects: bool = False  # evaluates the end of a step, then the same noise level again for the corrected image
 
     @property
@@ -32,10 +34,11 @@ class SamplerFacts:
 SAMPLER_FACTS = {
     "heun": SamplerFacts(("steps", "sigma_min", "sigma_max", "rho"), lambda steps: 2 * steps - 1, corrects=True),
     "euler": SamplerFacts(("steps", "sigma_min", "sigma_max", "rho", "grid")),
-    "euler-maruyama": SamplerFacts(("steps",), stochastic=True),
-    "predictor-corrector": SamplerFacts(("steps", "snr"), lambda steps: 2 * steps, stochastic=True),
+    "euler-maruyama": SamplerFacts(("steps",), stochastic=True, min_steps=2),
+    "predictor-corrector": SamplerFacts(("steps", "snr"), lambda steps: 2 * steps, stochastic=True, min_steps=2),
+    "consistency": SamplerFacts(("steps", "sigma_max"), stochastic=True, optional=("renoise",)),
     "ode": SamplerFacts(("tolerance",), None),
-    "ddpm": SamplerFacts(("steps",), scheduled=True, stochastic=True, optional=("scheduler",)),
+    "ddpm": SamplerFacts(("steps",), scheduled=True, stochastic=True, optional=("scheduler",), min_steps=2),
     "ddim": SamplerFacts(("steps",), scheduled=True, optional=("scheduler",)),
     "dpm-solver++": SamplerFacts(("steps",), scheduled=True, optional=("scheduler",)),
     "unipc": SamplerFacts(("steps",), scheduled=True, optional=("scheduler",)),
@@ -50,6 +53,16 @@ def steps_problem(method: str, steps: int, timesteps: int = TIMESTEPS) -> str | 
     """
     if method == "ddim" and timesteps % steps:  # ddim's steps must be of equal length
         return f"is {steps}; allowed for {method}: {divisors(timesteps)}"
+    if steps < SAMPLER_FACTS[method].min_steps:
+        return f"is {steps}; allowed for {method}: {SAMPLER_FACTS[method].min_steps} or more"
     if SAMPLER_FACTS[method].scheduled and steps > timesteps:
         return f"is {steps}; allowed for {method}: up to {timesteps}"
+    return None
+
+
+def renoise_problem(renoise: Sequence[float], steps: int) -> str | None:
+    """Return what is wrong with the `renoise` of sampler consistency, as `steps_problem` does."""
+    if len(renoise) != steps - 1 or any(after >= before for before, after in itertools.pairwise(renoise)):
+        count = f"{steps - 1} noise levels, one for each step but the first, the largest first"
+        return f"is {list(renoise)}; allowed with {steps} steps: {count}"
     return None

@@ -51,6 +51,7 @@ SCHEMA = _with(
             sigma_max=_NULLABLE,
             rho={**_NUMBER, "exclusiveMinimum": 0},
             grid={"type": ["integer", "null"], "minimum": 1, "maximum": MAX_STEPS},
+            renoise={"type": "array", "items": {**_NUMBER, "exclusiveMinimum": 0}, "maxItems": MAX_STEPS},
             snr=_NUMBER,
             tolerance={**_NUMBER, "exclusiveMinimum": 0},
             guidance=_NUMBER,

@@ -118,20 +118,25 @@ def training_options(config: Config, model: str, training: str) -> dict[str, Any
 def distillation_of(config: Config, model: str, training: str) -> dict[str, Any] | None:
     """Return the `distill` of `training` with everything the student's steps depend on; None if it has no `distill`.
 
-    The noise levels are those of the model's own sampler. `grid` is the length of the schedule that the student's
-    levels are taken from: the number of the teacher's steps. A student that becomes a teacher passes on its grid, and
-    already has guidance in its weights.
+    Targets of both methods are guided as in the model's own sampler. In progressive distillation its noise levels are
+    used as well. `grid` is the length of the schedule that the student's levels are taken from: the number of the
+    teacher's steps. A student that becomes a teacher passes on its grid, and already has guidance in its weights.
     """
     own = config["trainings"][training].get("distill")
     if own is None:
         return None
     before = distillation_of(config, model, config["trainings"][training]["start"])
     sampler = config["models"][model]["sampler"]
-    return {
+    guided = {
         "guidance": 1.0 if before else sampler.get("guidance", 1.0),
         "guidance_interval": None if before else sampler.get("guidance_interval"),
         **own,
-        "grid": before["grid"] if before else own["steps"] * own["substeps"],
+    }
+    if own.get("method") == "consistency":
+        return guided
+    return {
+        **guided,
+        "grid": before["grid"] if before and "grid" in before else own["steps"] * own["substeps"],
         **{key: sampler[key] for key in ("sigma_min", "sigma_max", "rho")},
     }
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from slimdiff.catalog.samplers import SAMPLER_FACTS
+from slimdiff.catalog.samplers import SAMPLER_FACTS, renoise_problem
 from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.dopri5 import solve
 from slimdiff.diffusion.guidance import Guided
@@ -35,6 +35,7 @@ class SamplerSettings:
     sigma_max: float | None = None  # heun, euler; None: the largest
     rho: float = 7.0  # heun, euler: how densely the noise levels crowd towards sigma_min
     grid: int | None = None  # euler: length of the noise schedule to subsample, a multiple of steps; None: steps
+    renoise: Sequence[float] = ()  # consistency: noise levels after the first step, one for each further step
     snr: float = 0.16  # predictor-corrector: signal-to-noise ratio of the corrector's step
     tolerance: float = 1e-5  # ode: absolute and relative
     guidance: float = 1.0  # scale of classifier-free guidance; 0: unconditional, 1: conditional
@@ -141,6 +142,18 @@ def euler(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSe
     return _result(x, settings)
 
 
+def consistency(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> SamplerResult:
+    """Estimate x_0, and again from it with noise of each level of `renoise` (Song et al. 2023, algorithm 1)."""
+    if problem := renoise_problem(settings.renoise, settings.steps):
+        raise UserError(f"sampler.renoise {problem}")
+    _, high = sigma_limits(denoiser, None, settings.sigma_max)
+    x = torch.zeros(len(noise.generators), *shape, device=noise.device)
+    for sigma in (high, *settings.renoise):
+        x = x + sigma * noise.normal(shape)
+        x = denoiser(x, _levels(x, sigma))
+    return _result(x, settings)
+
+
 def euler_maruyama(denoiser: Guided, noise: ImageNoise, shape: Shape, settings: SamplerSettings) -> SamplerResult:
     """The reverse SDE in `steps` equal steps of t, from 1 to 1e-3; the last step adds no noise."""
     x = _prior(denoiser, noise, shape)
@@ -205,6 +218,7 @@ SAMPLERS: dict[str, Sampler] = {
     "euler": Sampler(euler, euler_step),
     "euler-maruyama": Sampler(euler_maruyama),
     "predictor-corrector": Sampler(predictor_corrector),
+    "consistency": Sampler(consistency),
     "ode": Sampler(ode),
     **{method: Sampler(functools.partial(scheduled, method=method)) for method in SCHEDULERS},
 }

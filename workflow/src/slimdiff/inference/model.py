@@ -65,7 +65,7 @@ class LoadedModel:
         Args:
             sampler: a sampler of the network's family; None: the cell's own. Another one needs `steps` if it takes
                 any, since the cell's number does not carry over.
-            steps: number of sampler steps, 2 or more.
+            steps: number of sampler steps, 1 or more.
             batch_size: images per batch, 1 or more; it changes no image.
             guidance: scale of classifier-free guidance, 0 or more, for a class-conditional model.
             labels: the older name of `classes`; it refuses a name that is also the position of another class.
@@ -193,7 +193,7 @@ def _check_steps(method: str, steps: int, timesteps: int) -> None:
     """Raise UserError if the sampler cannot take this number of steps."""
     if not SAMPLER_FACTS[method].takes_steps:
         raise UserError(f"steps is {steps}, but the sampler {method!r} chooses its own: leave it out")
-    _check_count("steps", steps, 2)
+    _check_count("steps", steps)
     if problem := steps_problem(method, steps, timesteps):
         raise UserError(f"steps {problem}")
 

@@ -32,7 +32,7 @@ from slimdiff.training.hooks import TrainingHooks
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """Settings of `distill`."""
+    """Settings of `distill` with method progressive."""
 
     steps: int  # Euler steps of the student
     teacher: str  # heun | euler: the teacher's sampler
@@ -83,6 +83,7 @@ class Distill(TrainingHooks):
         sigma: torch.Tensor,
         noise: torch.Tensor,
         labels: torch.Tensor | None,
+        progress: float,
     ) -> torch.Tensor:
         """Return the denoiser's loss against the teacher's target instead of x_0, per image (N,)."""
         x = x_0 + sigma[:, None, None, None] * noise

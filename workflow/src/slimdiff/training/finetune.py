@@ -25,7 +25,9 @@ from slimdiff.io import files
 from slimdiff.io.settings import build, canonical
 from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.training.compression_aware import build_hooks
+from slimdiff.training.consistency import ConsistencySettings, ConsistencyTuning
 from slimdiff.training.distillation import Distill, DistillSettings
+from slimdiff.training.hooks import TrainingHooks
 from slimdiff.training.loop import Prepared, Trained, fit
 from slimdiff.training.losses import LEVELS, level_losses
 
@@ -85,7 +87,7 @@ def finetune(
         record = {**start_record, **passed_on, **before_s, "own_s": 0.0, "prepare_s": 0.0}
         return Trained(states, {**header, "code": code, "start": origin}, record)
 
-    teachers = {"distill": lambda options: Distill(build(DistillSettings, options, "distill"), network)}
+    teachers = {"distill": lambda options: _distill(options, network)}
     hooks = build_hooks(settings.get("hook", {}), teachers)  # before the steps: they change the network in place
     key = hashlib.sha256(canonical([settings, code, origin]).encode()).hexdigest()
     if not _is_prepared(state_dir / PREPARED, key):
@@ -105,6 +107,12 @@ def finetune(
         trained.header,
         {**trained.record, **times, "own_s": own_s, "prepare_s": described["prepare_s"]},
     )
+
+
+def _distill(options: Mapping[str, Any], start: nn.Module) -> TrainingHooks:
+    if options.get("method") == "consistency":
+        return ConsistencyTuning(build(ConsistencySettings, options, "distill"), start)
+    return Distill(build(DistillSettings, options, "distill"), start)
 
 
 def _apply_steps(

@@ -26,8 +26,14 @@ class TrainingHooks:
         sigma: torch.Tensor,
         noise: torch.Tensor,
         labels: torch.Tensor | None,
+        progress: float,
     ) -> torch.Tensor:
-        """Return the loss per image (N,); arguments are those of the denoiser's loss."""
+        """Return the loss per image (N,).
+
+        Args:
+            x_0, sigma, noise, labels: those of the denoiser's loss.
+            progress: fraction of the training's steps that are done, below 1.
+        """
         return denoiser.loss(x_0, sigma, noise, labels)
 
     @contextlib.contextmanager

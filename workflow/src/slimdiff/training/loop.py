@@ -183,7 +183,7 @@ def fit(
                     optimizer.zero_grad(set_to_none=True)
                     with hooks.around_backward(network):
                         with autocast(device, precision):
-                            loss = hooks.loss(denoiser, x_0, sigma, noise, batch_labels).mean()
+                            loss = hooks.loss(denoiser, x_0, sigma, noise, batch_labels, progress.step / steps).mean()
                         loss.backward()
 
                     # weights, average

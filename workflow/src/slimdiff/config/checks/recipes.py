@@ -7,7 +7,7 @@ from slimdiff.catalog.engines import ENGINES, list_engines, runtime_of
 from slimdiff.catalog.families import FAMILIES
 from slimdiff.catalog.layers import MODULE, channel_modules, layers_of, modules, within
 from slimdiff.catalog.limits import allocation_faults
-from slimdiff.catalog.samplers import SAMPLER_FACTS, steps_problem
+from slimdiff.catalog.samplers import SAMPLER_FACTS, renoise_problem, steps_problem
 from slimdiff.catalog.schedules import timesteps_of
 from slimdiff.config.checks import Problem
 from slimdiff.config.checks.networks import options_of_other_families
@@ -90,6 +90,9 @@ def _sampler_problems(config: Config, model: str, optimization: str, training: M
     if interval != 1 and not runtime.is_eager_fp32:
         text = f"is {interval}; allowed with engine {runtime.engine} in {runtime.precision}: 1"
         yield problem("cache_interval", text)
+    if sampler["method"] == "consistency":
+        renoised = renoise_problem(sampler.get("renoise", ()), sampler["steps"])
+        yield from () if renoised is None else (problem("renoise", renoised),)
     if (guided := sampler.get("guidance_interval")) is not None:
         yield from (problem(key, text) for key, text in _guided_problems(guided, sampler, high if ranged else None))
     guidance = sampler.get("guidance", 1)
@@ -122,8 +125,11 @@ def _student_problems(
     """
     if distillation is None:
         return
-    expected = {"method": "euler", "guidance": 1.0}
-    expected |= {key: distillation[key] for key in ("steps", "grid", "sigma_min", "sigma_max", "rho")}
+    if distillation.get("method") == "consistency":
+        expected = {"method": "consistency", "guidance": 1.0}
+    else:
+        expected = {"method": "euler", "guidance": 1.0}
+        expected |= {key: distillation[key] for key in ("steps", "grid", "sigma_min", "sigma_max", "rho")}
     actual = {"guidance": 1.0, **sampler}
     if actual.get("grid") is None:
         actual["grid"] = actual["steps"]

@@ -79,10 +79,17 @@ def training_problems(config: Config, model: str, training: str) -> Iterator[Pro
         yield problem("groups", f"is {options['groups']}; {allowed}")
 
 
+PROGRESSIVE = ("steps", "teacher", "substeps")  # keys of `distill` that one method alone has
+CONSISTENCY = ("q", "stages", "k", "b", "c", "log_sigma_mean", "log_sigma_std")
+
+
 def _distill_problems(config: Config, model: str, training: str) -> Iterator[Problem]:
     """Yield what keeps the start of a distillation from being the teacher of `model`."""
     own, path = config["trainings"][training]["distill"], ("trainings", training, "distill")
-    start = config["trainings"][training]["start"]
+    start, method = config["trainings"][training]["start"], own.get("method", "progressive")
+    for key in own:
+        if (key in PROGRESSIVE and method != "progressive") or (key in CONSISTENCY and method != "consistency"):
+            yield Problem((*path, key), f"does not belong to method {method}; leave it out")
     options, before = training_options(config, model, start), distillation_of(config, model, start)
     if options["preconditioning"] != "edm":
         text = f"starts from {start}, whose preconditioning is {options['preconditioning']}; allowed: edm"
@@ -96,6 +103,10 @@ def _distill_problems(config: Config, model: str, training: str) -> Iterator[Pro
     elif guidance != 1 and not options.get("label_dropout"):
         text = f"is {guidance}; allowed after training {start}, whose label_dropout is 0: 1"
         yield Problem((*path, "guidance"), text)
+    if before and "consistency" in (own.get("method"), before.get("method")):
+        text = f"starts from {start}, which is distilled itself; allowed for method consistency: plain trainings"
+        yield Problem(path, text)
+        return
     if before and own["teacher"] != "euler":
         text = f"is {own['teacher']}; allowed after training {start}, a student sampled by euler: euler"
         yield Problem((*path, "teacher"), text)
