@@ -14,7 +14,7 @@ from runs import LOG, PRESETS, PROFILE, STATE, TRAINING, on_node, text_of
 from slurm import Cluster, wait_for
 
 PATIENCE_S = 400.0  # for operations that take a minute on an idle machine
-STEP_S = 2.0  # of a training of 88 steps, which must outlast a time limit of a minute
+STEP_S = 4.0  # of a training of 44 steps, which must outlast a time limit of a minute
 WEIGHTS = str(TRAINING / "weights.safetensors")
 
 

@@ -18,6 +18,7 @@ from slimdiff.config.cells import expand
 from slimdiff.data import image_set
 from slimdiff.report.contents import FIGURE_NAMES, TABLE_NAMES
 from slimdiff.report.tables import proxies, variance
+from slimdiff.report.tables.write import cells_markdown
 
 pytestmark = pytest.mark.slow
 
@@ -210,13 +211,14 @@ def test_a_training_that_diverges_is_a_row_with_its_reason(run: Path, tmp_path: 
         """,
         encoding="utf-8",
     )
-    target = ("results/tables/cells.md", "--cores", "2")
+    target = ("results/matrix.parquet", "--cores", "2")
     done = snakemake(tree, *target, *SMOKE, "diverging.yaml", STAGE_FORKS=stage_forks())
     assert done.returncode == 0, done.stdout + done.stderr
-    matrix = read_matrix(tree / "results" / "matrix.parquet").frame.set_index("optimization")
+    frame = read_matrix(tree / "results" / "matrix.parquet").frame
+    assert "loss became nan" in cells_markdown(frame)
+    matrix = frame.set_index("optimization")
     assert list(matrix["status"]) == ["ok", "failed", "failed"]
     assert matrix.loc["baseline", "fid_indomain"] > 0
     for optimization in ("diverging", "diverging+l1-30"):
         assert matrix.loc[optimization, "reason"] == "train: loss became nan in epoch 1"
         assert matrix.loc[optimization, ["fid_indomain", "fid_indomain_pct"]].isna().all()
-    assert "loss became nan" in (tree / "results/tables/cells.md").read_text(encoding="utf-8")
