@@ -15,8 +15,8 @@ from slimdiff.analysis import columns, matrix
 
 PATIENCE_S = 240.0  # for operations that take seconds on an idle machine
 # Columns that differ between equal runs: times, memory, and choices of the machine.
-OF_A_RUN = {column.name for column in columns.COLUMNS if column.unit in ("s", "ms")}
-OF_A_RUN |= {"peak_memory_bytes", "threads", "started_at", "other_cpu_pct", "disturbed"}
+OF_A_RUN = {column.name for column in columns.COLUMNS if column.unit in ("s", "ms", "J")}
+OF_A_RUN |= {"peak_memory_bytes", "energy_source", "threads", "started_at", "other_cpu_pct", "disturbed"}
 OF_A_RUN |= {column.name for column in columns.COLUMNS if column.name.startswith("speedup")}
 
 

@@ -28,6 +28,7 @@ NOT_IN_CONDA = {"snakemake"}
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "markdown_it": "markdown-it-py",
+    "pynvml": "nvidia-ml-py",
     "sklearn": "scikit-learn",
     "vl_convert": "vl-convert-python",
     "yaml": "pyyaml",
@@ -45,7 +46,7 @@ def requirements(lines: list[str]) -> dict[str, Requirement]:
 
 RUN = requirements(PROJECT["dependencies"])
 EXTRAS = {name: requirements(lines) for name, lines in PROJECT["optional-dependencies"].items()}
-EVERYTHING = {**RUN, **EXTRAS["export"], **EXTRAS["test"], **EXTRAS["docs"], **EXTRAS["dev"]}
+EVERYTHING = {**RUN, **EXTRAS["export"], **EXTRAS["gpu"], **EXTRAS["test"], **EXTRAS["docs"], **EXTRAS["dev"]}
 
 
 def test_constraints_pin_every_dependency_within_its_range() -> None:
@@ -85,7 +86,7 @@ def test_conda_environments_differ_only_in_torch() -> None:
 
 @pytest.mark.parametrize("folder", ["workflow/src", "tests", "benchmarks"])
 def test_every_import_is_declared(folder: str) -> None:
-    extras = ("export", "engines") if folder == "workflow/src" else ("test",)
+    extras = ("export", "engines", "gpu") if folder == "workflow/src" else ("test",)
     allowed = {**RUN, **{name: requirement for extra in extras for name, requirement in EXTRAS[extra].items()}}
     local = {path.stem for name in (folder, "tests") for path in (ROOT / name).rglob("*.py")} | {
         "slimdiff",

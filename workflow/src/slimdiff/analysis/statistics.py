@@ -20,7 +20,7 @@ TIMES = (
     *("inference_ms_per_image", "inference_ms_per_image_iqr"),
     *("inference_ms_per_image_batch_1", "inference_ms_per_image_batch_1_iqr"),
     *("speedup", "speedup_low", "speedup_high", "speedup_batch_1", "speedup_batch_1_low", "speedup_batch_1_high"),
-    *("compile_s", "load_s"),
+    *("compile_s", "load_s", "energy_j_per_image"),
 )
 
 

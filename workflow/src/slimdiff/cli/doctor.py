@@ -39,6 +39,7 @@ DISK_BYTES = 1 << 30  # more than twice the need of the default run
 EXTRAS = {
     "export": "slimdiff export --to onnx",
     "engines": "engine: openvino, engine: onnxruntime",
+    "gpu": "profile: energy and processes of a GPU",
 }  # extra → features that need it
 REQUIREMENT = re.compile(r"([\w.-]+)\s*>=\s*([\d.]+)")
 

@@ -1,19 +1,26 @@
 """Interleaved timing of two models, so that other load on the machine slows both.
 
 Wall times of one model taken minutes apart differ by more than most recipes change them; the ratio of two consecutive
-runs does not. Each round samples one batch from both models, in alternating order, and gives one ratio.
+runs does not. Each round samples one batch from both models, in alternating order, and gives one ratio. A GPU is timed
+by its own events, and warmed up until its rounds are alike: its first ones load kernels and raise its clock.
 """
 
+import itertools
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from slimdiff.inference.model import LoadedModel
 from slimdiff.profiling.contention import Contention, Watch
+from slimdiff.profiling.nvml import Nvml
 from slimdiff.runtime.devices import synchronize
 from slimdiff.runtime.memory import OutOfMemory
+
+STABLE_ROUNDS, STABLE_RATIO = 3, 1.05  # a GPU is warm when this many rounds differ by this factor at most
+MOST_ROUNDS = 20  # of the warm-up: one that never settles shows in the interquartile range
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,7 @@ class Latencies:
     ms: tuple[float, ...]  # times of the model
     baseline_ms: tuple[float, ...]  # times of the baseline; empty without one
     contention: Contention | None = None  # other processes during these rounds; None: unknown
+    gpu_processes: int | None = None  # most other processes on the GPU; None: unknown, or no GPU
 
     def median(self) -> float:
         """Return the median time per image in milliseconds."""
@@ -48,6 +56,7 @@ def time_interleaved(
     warmup: int,
     seed: int,
     device: torch.device,
+    nvml: Nvml | None = None,
 ) -> Latencies:
     """Time the sampling of one batch, from drawing the noise to pixels on the CPU.
 
@@ -55,31 +64,56 @@ def time_interleaved(
         baseline: timed alternately with `model`; None: time `model` alone.
         batch_size: images per run.
         repeats: rounds to record.
-        warmup: rounds before them.
+        warmup: rounds before them; a GPU gets more until it is warm.
+        nvml: of the GPU, which counts its processes.
 
     Raises:
         OutOfMemory: the batch does not fit in memory; a smaller one would be another measurement.
     """
-    times: list[float] = []
-    baseline_times: list[float] = []
-    models = [(model, times)] if baseline is None else [(model, times), (baseline, baseline_times)]
-    for loaded, _ in models:
+    models = [model] if baseline is None else [model, baseline]
+    for loaded in models:
         loaded.prepare(batch_size)
-    needed = 1 if device.type == "cuda" else torch.get_num_threads()  # one core feeds a GPU
-    watch = Watch(needed)
-    for turn in range(warmup + repeats):
-        if turn == warmup:
-            watch = Watch(needed)
-        for loaded, recorded in models if turn % 2 else reversed(models):
-            ms = _run_ms(loaded, batch_size, seed, device) / batch_size
-            if turn >= warmup:
-                recorded.append(ms)
+    turns = itertools.count()
+
+    def time_round() -> list[float]:
+        order = range(len(models)) if next(turns) % 2 else reversed(range(len(models)))
+        ms = {index: _run_ms(models[index], batch_size, seed, device) / batch_size for index in order}
+        return [ms[index] for index in range(len(models))]
+
+    warm = [time_round() for _ in range(warmup)]
+    while device.type == "cuda" and not _is_stable(warm) and len(warm) < MOST_ROUNDS:
+        warm.append(time_round())
+    watch = Watch(1 if device.type == "cuda" else torch.get_num_threads())  # one core feeds a GPU
+    rounds, others = [], []
+    for _ in range(repeats):
+        rounds.append(time_round())
         watch.look()
-    return Latencies(tuple(times), tuple(baseline_times), watch.stop())
+        others.append(nvml.other_processes() if nvml else None)
+    own, *of_baseline = zip(*rounds, strict=True)
+    return Latencies(own, of_baseline[0] if of_baseline else (), watch.stop(), most(others))
+
+
+def most(counts: Sequence[int | None]) -> int | None:
+    """Return the largest count; None if one is unknown."""
+    known = [count for count in counts if count is not None]
+    return max(known) if len(known) == len(counts) else None
+
+
+def _is_stable(rounds: Sequence[Sequence[float]]) -> bool:
+    """Return whether the last rounds' times of every model differ by STABLE_RATIO at most."""
+    last = rounds[-STABLE_ROUNDS:]
+    return len(last) == STABLE_ROUNDS and all(max(ms) <= STABLE_RATIO * min(ms) for ms in zip(*last, strict=True))
 
 
 def _run_ms(loaded: LoadedModel, batch_size: int, seed: int, device: torch.device) -> float:
     synchronize(device)
+    if device.type == "cuda":
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        sample_at_once(loaded, batch_size, seed)
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end)
     start = time.perf_counter()
     sample_at_once(loaded, batch_size, seed)
     synchronize(device)

@@ -28,8 +28,10 @@ from slimdiff.inference.deepcache import CachedUNet
 from slimdiff.inference.model import LoadedModel, load
 from slimdiff.models.registry import build_on_meta
 from slimdiff.profiling.contention import TOLERATED_PCT, Contention
-from slimdiff.profiling.latency import Latencies, sample_at_once, time_interleaved
-from slimdiff.runtime.devices import synchronize
+from slimdiff.profiling.energy import Counter, joules_per_image, open_rapl
+from slimdiff.profiling.latency import Latencies, most, sample_at_once, time_interleaved
+from slimdiff.profiling.nvml import Nvml, open_device
+from slimdiff.runtime.devices import autotuned_kernels, kernels_of, synchronize
 from slimdiff.runtime.memory import HalvingBatch, OutOfMemory
 from slimdiff.runtime.memory import reason as memory_reason
 from slimdiff.training.losses import denoising_losses
@@ -43,9 +45,16 @@ TIMED = (  # columns that are null without timing
     *(f"{name}{end}" for name in ("speedup", "speedup_batch_1") for end in ("", "_low", "_high")),
     "batch_size",
     "peak_memory_bytes",
+    "gpu_allocated_bytes",
+    "gpu_reserved_bytes",
+    "gpu_process_bytes",
+    "energy_j_per_image",
+    "energy_source",
+    "timed_kernels",
     "compile_s",
     "load_s",
     "other_cpu_pct",
+    "other_gpu_processes",
     "disturbed",
 )
 TRIES = 2  # timings of a model at most, if other processes disturb the first
@@ -124,16 +133,23 @@ def _timed(
     baseline: Path | None,
     cache: str,
 ) -> dict[str, Any]:
-    """Return time and memory of a sampling run: the columns TIMED except `load_s`."""
-    compile_s = loaded.prepare(batch_size)
-    reset_peak_memory(device)
-    sample_at_once(loaded, batch_size, settings["seed"])
-    memory = peak_memory_bytes(device)  # before loading a second model
-    other = load(baseline, device, cache) if baseline else None
-    rounds = (settings["repeats"], settings["warmup"], settings["seed"], device)
-    batch = _least_disturbed(lambda: time_interleaved(loaded, other, batch_size, *rounds))
-    single = _least_disturbed(lambda: time_interleaved(loaded, other, 1, *rounds))
+    """Return time, memory and energy of a sampling run: the columns TIMED except `load_s`."""
+    nvml, on_gpu = open_device(device), device.type == "cuda"
+    with autotuned_kernels():
+        compile_s = loaded.prepare(batch_size)
+        if on_gpu:
+            sample_at_once(loaded, batch_size, settings["seed"])  # kernels that autotuning tries take memory, too
+        reset_peak_memory(device)
+        sample_at_once(loaded, batch_size, settings["seed"])
+        memory = peak_memory(device, nvml)  # before loading a second model
+        other = load(baseline, device, cache) if baseline else None
+        rounds = (settings["repeats"], settings["warmup"], settings["seed"], device, nvml)
+        batch = _least_disturbed(lambda: time_interleaved(loaded, other, batch_size, *rounds))
+        single = _least_disturbed(lambda: time_interleaved(loaded, other, 1, *rounds))
+        energy = _energy(loaded, batch_size, settings["seed"], nvml if on_gpu else open_rapl())
+        kernels = kernels_of(device)
     others_pct = _others_pct(batch.contention, single.contention)
+    gpu_processes = most((batch.gpu_processes, single.gpu_processes))
     return {
         "inference_ms_per_image": batch.median(),
         "inference_ms_per_image_iqr": batch.spread(),
@@ -142,11 +158,28 @@ def _timed(
         **_speedups(batch.speedups(), "speedup"),
         **_speedups(single.speedups(), "speedup_batch_1"),
         "batch_size": batch_size,
-        "peak_memory_bytes": memory,
+        **memory,
+        **energy,
+        "timed_kernels": kernels,
         "compile_s": compile_s,
         "other_cpu_pct": others_pct,
-        "disturbed": None if others_pct is None else others_pct > TOLERATED_PCT,
+        "other_gpu_processes": gpu_processes,
+        "disturbed": is_disturbed(others_pct, gpu_processes, device),
     }
+
+
+def is_disturbed(others_pct: float | None, gpu_processes: int | None, device: torch.device) -> bool | None:
+    """Return whether times do not count, for another process took cores or was on the GPU; None: unknown."""
+    cores = None if others_pct is None else others_pct > TOLERATED_PCT
+    gpu = (None if gpu_processes is None else gpu_processes > 0) if device.type == "cuda" else False
+    return True if cores or gpu else None if None in (cores, gpu) else False
+
+
+def _energy(loaded: LoadedModel, batch_size: int, seed: int, counter: Counter | None) -> dict[str, float | str | None]:
+    joules = None
+    if counter is not None:
+        joules = joules_per_image(counter, lambda: sample_at_once(loaded, batch_size, seed), batch_size)
+    return {"energy_j_per_image": joules, "energy_source": counter.source if counter and joules else None}
 
 
 def _others_pct(batch: Contention | None, single: Contention | None) -> float | None:
@@ -284,15 +317,28 @@ class _FlopCounter(TorchDispatchMode):
 def reset_peak_memory(device: torch.device) -> None:
     """Start a new measurement of peak memory."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what earlier work reserved
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak resident set size (man 5 proc)
 
 
-def peak_memory_bytes(device: torch.device) -> int:
-    """Return the peak since the last reset: allocated memory on a GPU, resident memory of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+def peak_memory(device: torch.device, nvml: Nvml | None) -> dict[str, int | None]:
+    """Return the peaks since the last reset as columns; those of a GPU are null on a CPU."""
+    if device.type != "cuda":
+        gpu = dict.fromkeys(("gpu_allocated_bytes", "gpu_reserved_bytes", "gpu_process_bytes"))
+        return {"peak_memory_bytes": _peak_resident_bytes(), **gpu}
+    allocated = torch.cuda.max_memory_allocated(device)
+    return {
+        "peak_memory_bytes": allocated,
+        "gpu_allocated_bytes": allocated,
+        "gpu_reserved_bytes": torch.cuda.max_memory_reserved(device),
+        "gpu_process_bytes": nvml.process_bytes() if nvml else None,
+    }
+
+
+def _peak_resident_bytes() -> int:
+    """Return the peak resident memory of the process since the last reset."""
     if sys.platform == "linux":
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

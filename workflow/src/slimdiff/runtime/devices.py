@@ -1,9 +1,13 @@
 """The device of a job: choice, precision and description."""
 
+import contextlib
 import ctypes
 import functools
+import os
 import platform
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,66 @@ def pick_device(gpu: int, threads: int) -> torch.device:
         torch.backends.cudnn.deterministic = True
         return torch.device("cuda")
     return torch.device("cpu")
+
+
+@contextlib.contextmanager
+def autotuned_kernels() -> Iterator[None]:
+    """Inside the block, cuDNN tries its kernels for each new shape and keeps the fastest, deterministic or not."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = True, False
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
+
+
+@contextlib.contextmanager
+def deterministic_operations(device: torch.device) -> Iterator[None]:
+    """Inside the block, every operation on a GPU has the same result in every run; warn of those that cannot.
+
+    Gradients of many operations else add up in any order. Forward passes need cuDNN's choice alone (`pick_device`).
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS reads at its first product
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # costly, to find bugs
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def kernels_of(device: torch.device) -> str | None:
+    """Return how CUDA's kernels are chosen at the moment: autotuned or deterministic; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    return "autotuned" if torch.backends.cudnn.benchmark else "deterministic"
+
+
+def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the CPU on `device`, without waiting for a GPU to finish its queue."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def compile_mode(device: torch.device) -> str | None:
+    """Return the mode of torch.compile: with CUDA graphs on a GPU, which start all kernels of a network at once."""
+    return "reduce-overhead" if device.type == "cuda" else None
+
+
+def check_compiler(device: torch.device, needed_by: str, otherwise: str) -> None:
+    """Raise UserError if torch.compile lacks the C++ compiler that it needs on a CPU.
+
+    Args:
+        needed_by: the setting, and `otherwise` what to do without a compiler, for the message.
+    """
+    compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
+    if device.type == "cpu" and not any(map(shutil.which, compilers)):
+        raise UserError(
+            f"{needed_by} needs a C++ compiler on the CPU, but neither g++ nor clang++ is installed: install one, or "
+            f"{otherwise}"
+        )
 
 
 def keep_freed_memory() -> None:

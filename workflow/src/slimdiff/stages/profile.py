@@ -19,7 +19,7 @@ class Arguments(command.DeviceArguments):
     """Measure size, arithmetic, latency, memory and denoising loss of a cell's model.
 
     Run it alone on the machine, unless `repeats` is 0, which skips the timing. If other processes take more than a
-    tenth of the cores, it times once more, and then marks the times as disturbed.
+    tenth of the cores, it times once more, and then marks the times as disturbed. One on the GPU does so, too.
     """
 
     model: Annotated[Path, "model.safetensors of the cell"]
@@ -41,9 +41,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     size = {"size_packed_bytes": args.packed.stat().st_size}
     write_json(args.out, {**measured, **size, **machine, "code": args.code, "identity": own_identity})
     if measured.get("disturbed"):
+        took = f"took {measured['other_cpu_pct'] or 0:.0f} % of the cores"
+        on_gpu = f" and {measured['other_gpu_processes']} were on the GPU" if measured["other_gpu_processes"] else ""
         print(
-            f"note: other processes took {measured['other_cpu_pct']:.0f} % of the cores, so findings and tables leave "
-            f"these times out; on an idle machine, delete {args.out} and run again",
+            f"note: other processes {took}{on_gpu}, so findings and tables leave these times out; on an idle machine, "
+            f"delete {args.out} and run again",
+            flush=True,
+        )
+    if settings["repeats"] and device.type == "cuda" and measured.get("other_gpu_processes") is None:
+        print(
+            "note: whether others used the GPU is unknown, so these times decide nothing: NVML does not say, or is "
+            "missing; python -m pip install nvidia-ml-py",
             flush=True,
         )
     if settings["repeats"] and measured.get("batch_size") != settings["batch_size"]:
