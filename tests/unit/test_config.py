@@ -257,6 +257,7 @@ def test_a_speedup_is_relative_to_the_baseline_of_the_same_model_and_seed() -> N
         ({"optimizations": {"ema": {"weights": "raw"}}}, set()),
         ({"sampling": {"n_samples": 100}}, {"sample", "score"}),
         ({"sampling": {"batch_size": 10}}, {"sample", "profile"}),
+        ({"sampling": {"fill_memory": True}}, {"sample"}),
         ({"sampling": {"labels": "uniform"}}, set()),  # an unconditional model has none
         ({"profile": {"repeats": 9}}, {"profile"}),
         ({"profile": {"baseline": None}}, set()),

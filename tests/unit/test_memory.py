@@ -3,6 +3,7 @@
 `Hungry` requests 2⁵⁰ bytes if its batch is larger than its limit, on any device.
 """
 
+import itertools
 import json
 import re
 
@@ -22,14 +23,14 @@ from slimdiff.catalog.engines import Runtime
 from slimdiff.diffusion.denoiser import build_denoiser
 from slimdiff.diffusion.samplers import SamplerSettings
 from slimdiff.engines.network import Backend, EngineNetwork, Placement
-from slimdiff.inference import model
+from slimdiff.inference import model, sampling
 from slimdiff.inference.sampling import sample_images
 from slimdiff.io.samples import read_samples
 from slimdiff.io.settings import build
 from slimdiff.models.registry import build_network
 from slimdiff.profiling.latency import time_interleaved
 from slimdiff.profiling.profile import profile
-from slimdiff.runtime.memory import HalvingBatch, OutOfMemory, is_oom
+from slimdiff.runtime.memory import HalvingBatch, OutOfMemory, images_that_fit, is_oom
 from slimdiff.stages import sample as sample_stage
 
 PETABYTE = 2**50
@@ -126,6 +127,34 @@ def test_the_batch_is_halved_if_memory_runs_out_midway():
     assert again.batch_size == 2
     assert set(later.sizes) == {4, 2}
     assert int((found.images.int() - again.images.int()).abs().max()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("capacity", "fits", "sizes", "batch_size"), [(9, 7, [2, 7, 1], 7), (9, 99, [2, 8], 10), (4, 7, [2, 7, 3, 3, 2], 3)]
+)
+def test_after_the_first_batch_memory_is_filled(monkeypatch, capacity, fits, sizes, batch_size):
+    """With images that are the same; an estimate that was too high is halved."""
+    monkeypatch.setattr(sampling, "images_that_fit", lambda device, at_once: fits)
+    whole, _ = drawn(capacity=10, batch_size=10)
+    network = Hungry(build_network(small_model(), seed=1).eval(), capacity)
+    denoiser = build_denoiser(network, small_model(), TRAININGS["ncsn"]())
+    settings = build(SamplerSettings, SAMPLER, "sampler")
+    found = sample_images(denoiser, settings, small_model(), DATASET, 10, 2, 3, fill_memory=True)
+    assert [size for size, _ in itertools.groupby(network.sizes)] == [size for size, _ in itertools.groupby(sizes)]
+    assert found.batch_size == batch_size
+    assert int((whole.images.int() - found.images.int()).abs().max()) <= 1
+
+
+def test_a_gpu_holds_as_many_images_as_the_first_ones_leave_room_for(monkeypatch):
+    """Eight images took 4 of 100 GB, of which 60 are free and 10 more reserved, 2 of these in use."""
+    for name, value in (("memory_reserved", 10), ("memory_allocated", 2), ("max_memory_allocated", 4)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value * 10**9)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60 * 10**9, 100 * 10**9))
+    assert images_that_fit(torch.device("cuda"), 8) == int(0.7 * 68 / 4 * 8)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 100 * 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 4 * 10**9)
+    assert images_that_fit(torch.device("cuda"), 8) == 8
+    assert images_that_fit(torch.device("cpu"), 8) == 8
 
 
 class Graph(Backend):

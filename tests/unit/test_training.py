@@ -181,6 +181,24 @@ def test_layers_quantized_from_the_start_are_frozen(tmp_path, bits, family, laye
     assert len(linears) == layers
 
 
+@pytest.mark.parametrize("family", ["ncsn", "ddpm"])
+def test_a_compiled_training_computes_the_same(tmp_path, monkeypatch, family):
+    """With torch's tracer and its eager kernels: it compiles the network, whose parameters keep their names."""
+    compile_module, compiled = torch.nn.Module.compile, []
+
+    def trace(network, **options):
+        compiled.append((type(network), options))
+        compile_module(network, backend="eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", trace)
+    plain, traced = (run(tmp_path, str(on), model=MODELS[family](), epochs=1, compile=on) for on in (False, True))
+    assert equal(plain, traced)
+    assert compiled == [(type(build_network(MODELS[family]())), {"dynamic": False, "mode": None})]
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(UserError, match=r"training\.compile needs a C\+\+ compiler on the CPU"):
+        run(tmp_path, "none", model=MODELS[family](), compile=True)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     ("optimizer", "linear", "precision"),

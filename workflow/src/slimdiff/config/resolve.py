@@ -119,6 +119,8 @@ def sample_settings(config: Config, dataset: str, model: str, optimization: str,
     settings = {"n_samples": sampling["n_samples"], "batch_size": sampling["batch_size"], "seed": own_seed}
     if config["models"][model]["network"].get("classes"):
         settings["labels"] = sampling["labels"]
+    if sampling["fill_memory"]:
+        settings["fill_memory"] = True
     return {**settings, **_loading(config, model, optimization)}
 
 

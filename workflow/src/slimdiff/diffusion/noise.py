@@ -21,5 +21,7 @@ class ImageNoise:
 
     def normal(self, shape: tuple[int, ...]) -> torch.Tensor:
         """Return standard normal noise (images, *shape), the next draw of every image's generator."""
-        draws = [torch.randn(shape, generator=generator) for generator in self.generators]
-        return torch.stack(draws).to(self.device)
+        draws = torch.stack([torch.randn(shape, generator=generator) for generator in self.generators])
+        if self.device.type == "cuda":  # pinned, the copy does not wait for the GPU: it computes while the CPU draws
+            return draws.pin_memory().to(self.device, non_blocking=True)
+        return draws.to(self.device)

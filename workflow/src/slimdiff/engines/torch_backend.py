@@ -1,7 +1,6 @@
 """torch: run a body eagerly in bf16, or compiled by TorchInductor in fp32 or bf16."""
 
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 
 from slimdiff.engines.network import Backend, Placement
-from slimdiff.errors import UserError
+from slimdiff.runtime.devices import check_compiler, compile_mode
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -36,18 +35,13 @@ class Compiled(Backend):
     """torch.compile of the exported graph of the body, one per batch size (dynamic=False).
 
     torch.export removes the Python code at which the compiler would break the graph. The placement's cache folder
-    shares compiled code with later processes.
+    shares compiled code with later processes. A GPU replays the kernels as a CUDA graph.
     """
 
     fixed_batch = True
 
     def __init__(self, body: nn.Module, precision: str, placement: Placement) -> None:
-        compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
-        if placement.device.type == "cpu" and not any(map(shutil.which, compilers)):
-            raise UserError(
-                "engine torch-compile needs a C++ compiler on the CPU, but neither g++ nor clang++ is installed: "
-                "install one, or choose another engine"
-            )
+        check_compiler(placement.device, "engine torch-compile", "choose another engine")
         self.dtype = DTYPES[precision]
         self.body = body.to(placement.device, self.dtype)
         self.placement = placement
@@ -60,25 +54,25 @@ class Compiled(Backend):
         with torch.inference_mode(False), torch.no_grad():
             inputs = (self._cast(x), self._cast(embedding))
             exported = torch.export.export(self.body, inputs).module()
-            self.compiled[len(x)] = _compile(exported, inputs)
+            self.compiled[len(x)] = _compile(exported, inputs, compile_mode(x.device))
 
     def __call__(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(False), torch.no_grad():
             result: torch.Tensor = self.compiled[len(x)](self._cast(x), self._cast(embedding))
-            return result.float()
+            return result.to(torch.float32, copy=x.is_cuda)  # the next replay of a CUDA graph overwrites its result
 
     def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a copy in the precision, created outside inference mode, whose tensors would compile to other code."""
         return torch.empty(tensor.shape, dtype=self.dtype, device=tensor.device).copy_(tensor)
 
 
-def _compile(exported: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Callable[..., torch.Tensor]:
+def _compile(exported: nn.Module, inputs: tuple[torch.Tensor, ...], mode: str | None) -> Callable[..., torch.Tensor]:
     """Compile the module and call it once; delete and rebuild damaged libraries in the cache.
 
     The C++ compiler writes libraries in place, so a process killed during compilation leaves a truncated one behind.
     """
     while True:
-        compiled: Callable[..., torch.Tensor] = torch.compile(exported, dynamic=False, fullgraph=True)
+        compiled: Callable[..., torch.Tensor] = torch.compile(exported, dynamic=False, fullgraph=True, mode=mode)
         try:
             compiled(*inputs)
         except torch._dynamo.exc.BackendCompilerFailed as error:

@@ -55,6 +55,7 @@ class LoadedModel:
         progress: Progress | None = None,
         classes: Sequence[str] | None = None,
         class_index: Sequence[int] | None = None,
+        fill_memory: bool = False,
     ) -> Sampled:
         """Sample n images in the data set's size.
 
@@ -73,6 +74,7 @@ class LoadedModel:
                 batch's network evaluations if the sampler's number of evaluations is known in advance.
             classes: names of the classes to sample.
             class_index: positions, from 0, of further ones.
+            fill_memory: after the first batch, sample as many images at once as fit into a GPU's memory.
 
         Raises:
             UserError: the model does not support the sampler, the guidance or a class; `n`, `batch_size` or `guidance`
@@ -108,7 +110,9 @@ class LoadedModel:
             () if class_index is None else class_index,
             () if labels is None else labels,
         )
-        return sample_images(self.denoiser, settings, model, dataset, n, batch_size, seed, class_labels, progress)
+        return sample_images(
+            self.denoiser, settings, model, dataset, n, batch_size, seed, class_labels, progress, fill_memory
+        )
 
     @property
     def classes(self) -> int:

@@ -15,7 +15,7 @@ from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, expected_calls, sample
 from slimdiff.inference.deepcache import cache_features
 from slimdiff.runtime.devices import autocast
-from slimdiff.runtime.memory import HalvingBatch, OutOfMemory
+from slimdiff.runtime.memory import HalvingBatch, OutOfMemory, images_that_fit
 from slimdiff.runtime.memory import reason as memory_reason
 
 DEGENERATE_STD = 1.0 / 255.0  # standard deviation of pixels in [-1, 1]: about half a gray level
@@ -46,6 +46,7 @@ def sample_images(
     seed: int,
     labels: torch.Tensor | None = None,
     progress: Progress | None = None,
+    fill_memory: bool = False,
 ) -> Sampled:
     """Sample n images in the data set's size and channels.
 
@@ -58,6 +59,7 @@ def sample_images(
         seed: an image's noise depends on it and on the image's index alone.
         labels: int64 (n,), the classes to sample; None for an unconditional network.
         progress: called with the number of images done and n after each denoiser call and each batch.
+        fill_memory: after the first batch, sample as many images at once as fit into a GPU's memory.
     """
     device = next(itertools.chain(denoiser.network.parameters(), denoiser.network.buffers())).device
     shape = (model["channels"], model["image_size"], model["image_size"])
@@ -97,6 +99,8 @@ def sample_images(
         evaluations += evaluated
         shallow += cached
         start += len(batch)
+        if fill_memory and start == len(batch) < n:
+            batches = HalvingBatch(min(images_that_fit(device, len(batch)), n))
         if progress is not None:
             progress(float(start), n)
     samples = torch.cat(images)

@@ -1,6 +1,6 @@
 """Out of memory: halve the batch once; if memory runs out again, the cell fails with a reason.
 
-Where the kernel kills the process instead, the job fails.
+`images_that_fit` chooses a batch by a GPU's free memory. Where the kernel kills the process instead, the job fails.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 T = TypeVar("T")
+FILL = 0.7  # of a GPU's free memory, by an estimate; where it is too high, half of it fits
 
 # Messages of allocators without an error class of their own: torch on the CPU, cuBLAS, cuDNN, ONNX Runtime.
 OOM_MESSAGES = ("DefaultCPUAllocator: ", "_STATUS_ALLOC_FAILED", "Failed to allocate memory", "std::bad_alloc")
@@ -62,6 +63,20 @@ class HalvingBatch:
             self.tried = (self.size, self.size // 2)
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
+
+
+def images_that_fit(device: torch.device, at_once: int) -> int:
+    """Return how many images a GPU can sample at once, at least as many as before; on a CPU, as many as before.
+
+    Args:
+        at_once: images of the largest batch so far, by whose peak of memory an image is measured. Weights count with
+            them, so the estimate is a low one.
+    """
+    if device.type != "cuda":
+        return at_once
+    held_back = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + held_back
+    return max(at_once, int(FILL * free * at_once / torch.cuda.max_memory_allocated(device)))
 
 
 def reason(where: str, requested: int, error: OutOfMemory) -> str:

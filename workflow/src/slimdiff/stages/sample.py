@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings["seed"],
         batch_size=settings["batch_size"],
         class_index=range(loaded.classes) if settings.get("labels") == UNIFORM else None,
+        fill_memory=settings.get("fill_memory", False),
     )
     reason = header["reason"] or sampled.reason
     samples = Samples(
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         grid = class_sheet(sampled.images, sampled.labels, range(loaded.classes), rows)
     write_png(args.out_grid, grid)
     print(f"{len(sampled.images)} images, {sampled.network_evaluations:.1f} evaluations each. {reason}", flush=True)
-    if sampled.batch_size not in (settings["batch_size"], settings["n_samples"]):
+    if sampled.batch_size is not None and sampled.batch_size < min(settings["batch_size"], settings["n_samples"]):
         print(f"note: memory ran out; {sampled.batch_size} images at once in the end, the same images", flush=True)
 
 

@@ -29,7 +29,15 @@ from slimdiff.errors import refuse
 from slimdiff.io.settings import build, canonical
 from slimdiff.io.tensors import tensors_digest
 from slimdiff.models.registry import build_network
-from slimdiff.runtime.devices import autocast, resolve_precision
+from slimdiff.runtime.devices import (
+    autocast,
+    check_compiler,
+    compile_mode,
+    deterministic_operations,
+    kernels_of,
+    resolve_precision,
+    upload,
+)
 from slimdiff.runtime.memory import is_oom
 from slimdiff.training.hooks import TrainingHooks
 from slimdiff.training.optimizers import build_optimizer, learning_rate_factor
@@ -59,6 +67,7 @@ class TrainingSettings:
     groups: int | str  # groups of the inner convolutions: a number, or max
     linear: str  # float | 8bit | 4bit: quantized from the start and frozen | 8bit-mixed: float weights, int8 products
     ema_sampled_after: int | None = None  # 8bit-mixed: epochs after which the average keeps its linear weights
+    compile: bool = False  # compile the network with torch.compile, on a GPU with CUDA graphs
     # options that not every family has
     noise_schedule: str | Mapping[str, Any] = "linear"  # epsilon, v, sample: linear | cosine | options of diffusers
     min_snr_gamma: float | None = None  # epsilon, v, sample: clamp of the loss weight
@@ -134,6 +143,9 @@ def fit(
     # network, its average, optimizer
     network, hooks = prepared.network.train().to(device), prepared.hooks
     precision = resolve_precision(device, options.precision)
+    if options.compile:
+        check_compiler(device, "training.compile", "set it to false")
+        network.compile(dynamic=False, mode=compile_mode(device))  # in place: parameters keep their names
     average = {key: value.clone() for key, value in network.state_dict().items()}
     averaged = [key for key, parameter in network.named_parameters() if parameter.requires_grad]
     # of a copy that was evaluated bitsandbytes never quantizes the weights again
@@ -154,7 +166,7 @@ def fit(
 
     key = hashlib.sha256(canonical([settings, code, images_sha256, prepared.start]).encode()).hexdigest()
     reason = ""
-    with locked(state_dir), terminable() as terminated:
+    with locked(state_dir), terminable() as terminated, deterministic_operations(device):
         store = StateStore(state_dir, key)
         progress = store.resume(network, average, optimizer)
         images_per_step = min(options.batch_size, len(pixels))
@@ -170,11 +182,11 @@ def fit(
             chosen = order[position * options.batch_size : (position + 1) * options.batch_size]
             generator = torch.Generator().manual_seed(derive_seed(*rng_key, "step", progress.step))
             x_0 = denoiser.from_images(to_model(pixels[chosen], model["image_size"], model["channels"], model["fit"]))
-            sigma = hooks.training_sigmas(denoiser, len(chosen), generator).to(device)
-            noise = torch.randn(x_0.shape, generator=generator).to(device)
+            sigma = upload(hooks.training_sigmas(denoiser, len(chosen), generator), device)
+            noise = upload(torch.randn(x_0.shape, generator=generator), device)
             batch_labels = None
             if classes:
-                dropped = torch.rand(len(chosen), generator=generator).to(device) < options.label_dropout
+                dropped = upload(torch.rand(len(chosen), generator=generator), device) < options.label_dropout
                 batch_labels = labels[chosen].masked_fill(dropped, NO_LABEL)
 
             try:
@@ -208,7 +220,7 @@ def fit(
                 print(f"SIGTERM: state saved at step {progress.step}/{steps}", flush=True)
                 sys.exit(EXIT_TERMINATED)
 
-    record = build_record(progress, settings, prepared.start, code, precision, reason)
+    record = build_record(progress, settings, prepared.start, code, precision, kernels_of(device), reason)
     header = build_header(
         images, images_sha256, settings, code, reason, prepared.structure, prepared.start, prepared.pretrained
     )

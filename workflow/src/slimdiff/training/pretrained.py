@@ -52,7 +52,7 @@ def take_in(folder: Path, images: ImageSet, settings: Mapping[str, Any], code: s
     except (SafetensorError, OSError) as error:
         raise UserError(f"{one_line(described.weights)} cannot be read ({one_line(error)}): save it again") from None
     record = build_record(
-        Progress(started_at=datetime.now(UTC).isoformat(timespec="seconds")), settings, None, code, "float32", ""
+        Progress(started_at=datetime.now(UTC).isoformat(timespec="seconds")), settings, None, code, "float32", None, ""
     )
     source = {"source": str(model["pretrained"]), "sha256": files.digest(described.weights)}
     header = build_header(

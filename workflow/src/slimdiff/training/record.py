@@ -156,6 +156,7 @@ def build_record(
     start: Mapping[str, Any] | None,
     code: str,
     precision: str,
+    kernels: str | None,
     reason: str,
 ) -> dict[str, Any]:
     """Return the record of a finished training for train.json.
@@ -163,6 +164,7 @@ def build_record(
     Args:
         start: identity of the starting weights; None: initialized from the seed.
         precision: of the network's arithmetic, resolved.
+        kernels: how CUDA's were chosen; None: trained on a CPU.
         reason: why it failed; empty if it did not.
     """
     train_ms = sum(epoch["ms"] for epoch in progress.epochs)
@@ -176,6 +178,7 @@ def build_record(
         "loss_curve": progress.loss_curve,
         "interruptions": progress.interruptions,
         "precision": precision,
+        "trained_kernels": kernels,
         "settings": dict(settings),
         "code": code,
         **({} if start is None else {"start": start}),
