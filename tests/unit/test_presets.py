@@ -199,6 +199,21 @@ def test_the_papers_preset_has_the_papers_settings() -> None:
     assert sum(parameter.numel() for parameter in network.parameters()) == 23_335_299
 
 
+def test_the_short_presets_are_the_papers_but_for_lengths() -> None:
+    """Fewer epochs, one seed, DDIM for the DDPM; and 256 images of the paper's sampler from the same trainings."""
+    paper, short, ancestral = map(preset, ("paper.yaml", "paper-short.yaml", "paper-short-ancestral.yaml"))
+    fewer = {"ncsn": {"training": {"epochs": 3}}, "ddpm": {"training": {"epochs": 1.5}}}
+    fewer["ddpm"]["sampler"] = {"method": "ddim", "steps": 50, "clip": True}
+    assert short["models"] == merge(paper["models"], fewer)
+    assert short["matrix"] == [entry | {"seeds": [0]} for entry in paper["matrix"]]
+    assert (short["sampling"]["n_samples"], ancestral["sampling"]["n_samples"]) == (2000, 256)
+    for cell in expand(ancestral["matrix"]):
+        place = (cell.dataset, cell.model, lookup.training_of(ancestral, cell.optimization), cell.seed)
+        assert resolve.train_settings(ancestral, *place) == resolve.train_settings(short, *place)
+        place = (cell.model, cell.optimization)
+        assert lookup.sampler_options(ancestral, *place) == lookup.sampler_options(paper, *place)
+
+
 def test_defaults_and_paper_differ_only_in_how_the_network_is_trained() -> None:
     """The same network, data, batches and epochs, trained our way and the paper's."""
     plain = resolve.train_settings(CONFIG, "mnist", "ddpm", "plain", 0)
