@@ -79,7 +79,7 @@ class PublishedUNet(nn.Module):
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """x (N, C, S, S), t (N,), labels (N,) → (N, C, S, S)."""
-        frequency = 1.0 / 10_000 ** (torch.arange(0, EMBED_DIM, 2).float() / EMBED_DIM)
+        frequency = 1.0 / 10_000 ** (torch.arange(0, EMBED_DIM, 2, device=t.device).float() / EMBED_DIM)
         angle = t[:, None].repeat(1, EMBED_DIM // 2) * frequency
         embedding = torch.cat([angle.sin(), angle.cos()], dim=-1) + self.label(labels)
 
