@@ -77,6 +77,19 @@ def test_a_killed_job_frees_its_device(start: Start, names: list[str]) -> None:
     assert device_of(successor) == 1
 
 
+def test_jobs_as_many_at_a_time_as_devices_never_share_one(start: Start, names: list[str]) -> None:
+    """As with `--resources gpu=2` on two devices: another job starts whenever one has ended."""
+    running = {device_of(job): job for job in start(2, names[:2])}
+    assert set(running) == {0, 1}
+    for ended in (0, 1, 1, 0, 0, 1):
+        running[ended].kill()
+        running.pop(ended).wait()
+        (job,) = start(1, names[:2])
+        device = device_of(job)
+        assert device not in running
+        running[device] = job
+
+
 def test_jobs_that_see_different_devices_agree_on_claims(start: Start, names: list[str]) -> None:
     """As with CUDA_VISIBLE_DEVICES, where a GPU has another index in each job."""
     (first,) = start(1, names[2:])
