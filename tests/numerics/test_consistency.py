@@ -24,11 +24,13 @@ from slimdiff.training.consistency import ConsistencySettings, ConsistencyTuning
 S = 0.7  # standard deviation of the Gaussian images
 SETTINGS = {
     "method": "consistency",
+    "trajectory": "data",
     "q": 4.0,
     "stages": 4,
     "k": 8.0,
     "b": 1.0,
     "c": 0.0,
+    "weighting": "gap",
     "log_sigma_mean": -1.1,
     "log_sigma_std": 2.0,
 }
@@ -60,7 +62,12 @@ def factors(denoiser, sigmas):
     return denoiser(ones, sigmas)[:, 0, 0, 0].detach()
 
 
-def test_tuning_reaches_the_consistency_function_of_gaussian_images():
+# squared distances, unlike plain ones, have their minimum at a mean: a large c
+@pytest.mark.parametrize(
+    ("changes", "steps", "n"),
+    [({"q": 2.0, "stages": 7}, 2000, 256), ({"trajectory": "heun", "q": 4.0, "stages": 1, "k": 0.0}, 500, 64)],
+)
+def test_tuning_reaches_the_consistency_function_of_gaussian_images(changes, steps, n):
     """Errors are in units of f itself; those of the denoiser that tuning starts from are 0.29 or more from S on."""
     generator = torch.Generator().manual_seed(0)
     sigmas = torch.tensor([0.05, 0.2, 0.7, 2.0, 8.0], dtype=torch.float64)
@@ -71,13 +78,12 @@ def test_tuning_reaches_the_consistency_function_of_gaussian_images():
     assert torch.allclose(factors(denoiser, sigmas), estimate)
     assert float(((estimate - wanted).abs() / wanted)[2:].min()) > 0.29
 
-    # squared distances, unlike plain ones, have their minimum at a mean: a large c
-    hooks, steps = tuning(q=2.0, stages=8, c=1e3, log_sigma_mean=-0.5, log_sigma_std=1.6), 5000
+    hooks = tuning(network, **changes, c=1e3, log_sigma_mean=-0.5, log_sigma_std=1.6)
     optimizer = torch.optim.Adam(network.parameters())
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 0.03 * (1.0 - step / steps) ** 2
-        sigma = hooks.training_sigmas(denoiser, 64, generator).double()
-        x_0, noise = (torch.randn(64, 1, 8, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+        sigma = hooks.training_sigmas(denoiser, n, generator).double()
+        x_0, noise = (torch.randn(n, 1, 8, 8, generator=generator, dtype=torch.float64) for _ in range(2))
         optimizer.zero_grad()
         hooks.loss(denoiser, S * x_0, sigma, noise, None, step / steps).mean().backward()
         optimizer.step()
@@ -100,13 +106,27 @@ class Labelled(torch.nn.Module):
         return torch.sin(2.0 * x + (0.3 * labels + 0.1 * noise_level)[:, None, None, None])
 
 
-@pytest.mark.parametrize("progress", [0.0, 0.3, 0.99])
-@pytest.mark.parametrize("c", [0.0, 0.2])
-@pytest.mark.parametrize(("guidance", "interval"), [(1.0, None), (2.5, None), (2.5, [0.1, 1.0])])
-def test_the_loss_is_that_of_a_plain_loop(guidance, interval, c, progress):
+@pytest.mark.parametrize("progress", [0.0, 0.99])
+@pytest.mark.parametrize(("c", "weighting"), [(0.0, "gap"), (0.2, "gap"), (0.0, "edm")])
+@pytest.mark.parametrize("trajectory", ["data", "euler", "heun"])
+@pytest.mark.parametrize(("guidance", "interval"), [(1.0, None), (2.5, None), (2.5, [0.1, 1.0]), (2.5, [900.0, 999.0])])
+def test_the_loss_is_that_of_a_plain_loop(guidance, interval, trajectory, c, weighting, progress):
     """In Python floats and single images, with the noise levels of images with sigma_data 0.33."""
     denoiser = Denoiser(Labelled(), PreconditioningSettings("edm", sigma_data=0.33))
-    hooks = tuning(denoiser.network, c=c, guidance=guidance, guidance_interval=interval)
+    own = {"trajectory": trajectory, "c": c, "weighting": weighting}
+    hooks = tuning(denoiser.network, **own, guidance=guidance, guidance_interval=interval)
+
+    def guiding(x, t, label):
+        """Return what guidance adds to the estimate with this label."""
+        level = torch.tensor([t], dtype=torch.float64)
+        if interval is not None and not interval[0] <= t <= interval[1]:
+            return 0.0
+        return (guidance - 1.0) * (denoiser(x, level, label) - denoiser(x, level, torch.tensor([NO_LABEL])))
+
+    def slope(x, t, label):
+        level = torch.tensor([t], dtype=torch.float64)
+        return (x - denoiser(x, level, label) - guiding(x, t, label)) / t
+
     x_0, sigma, noise, labels = (part.double() if part.is_floating_point() else part for part in drawn(denoiser, hooks))
     found = hooks.loss(denoiser, x_0, sigma, noise, labels, progress)
     stage, unit = int(progress * 4) + 1, 0.5 / 0.33
@@ -117,22 +137,31 @@ def test_the_loss_is_that_of_a_plain_loop(guidance, interval, c, progress):
         one = slice(index, index + 1)
         level, label = sigma[one], labels[one]
         x, estimate = x_0[one] + t * noise[one], x_0[one]
-        if interval is None or interval[0] <= t <= interval[1]:
-            free = denoiser(x, level, torch.tensor([NO_LABEL]))
-            estimate = estimate + (guidance - 1.0) * (denoiser(x, level, label) - free)
-        x_r = estimate + r / t * (x - estimate)
-        end = denoiser(x_r, torch.tensor([r], dtype=torch.float64), label) if r > 0 else estimate
+        if trajectory == "data":
+            estimate = estimate + guiding(x, t, label)
+            x_r = estimate + r / t * (x - estimate)
+        else:
+            x_r = x + (r - t) * slope(x, t, label)
+            if trajectory == "heun" and r > 0:
+                x_r = x + (r - t) * (slope(x, t, label) + slope(x_r, r, label)) / 2.0
+        end = denoiser(x_r, torch.tensor([r], dtype=torch.float64), label) if r > 0 else x_r
         distance = float((denoiser(x, level, label) - end).square().sum())
         scaled = c / unit
-        assert float(found[index]) == pytest.approx(((distance + scaled**2) ** 0.5 - scaled) / (t - r), rel=1e-9)
+        weight = 1.0 / (t - r) if weighting == "gap" else 1.0 / t**2 + 1.0 / 0.33**2
+        assert float(found[index]) == pytest.approx(weight * ((distance + scaled**2) ** 0.5 - scaled), rel=1e-9)
         ends.add(r > 0)
     assert (False in ends) == (progress == 0.0)  # (1 + 8 sigmoid(-t)) / 4 is above 1 at low noise levels
+
+
+def test_an_unknown_trajectory_is_refused():
+    with pytest.raises(UserError, match=r"distill.trajectory is 'rk4'; allowed: data, heun, euler"):
+        tuning(trajectory="rk4")
 
 
 def test_targets_have_no_gradients_and_a_perfect_network_has_finite_ones():
     network = Curve()
     denoiser = Denoiser(network, PreconditioningSettings("edm", sigma_data=S))
-    x_0, sigma, noise, _ = drawn(denoiser, hooks := tuning())
+    x_0, sigma, noise, _ = drawn(denoiser, hooks := tuning(network))
     hooks.loss(denoiser, 0.0 * x_0, sigma, 0.0 * noise, None, 0.9).sum().backward()
     assert bool(torch.isfinite(network.knots.grad).all())
 
@@ -143,7 +172,8 @@ def test_a_resumed_tuning_equals_an_uninterrupted_one(tmp_path, family):
     start = start_of(tmp_path / "start", family, epochs=1)
     guidance = 2.0 if MODELS[family]()["network"]["classes"] else 1.0
     settings = settings_of(start, steps=(CHANNELS,), epochs=2)
-    settings["hook"] = {"distill": {**SETTINGS, "guidance": guidance, "guidance_interval": [0.01, 5.0]}}
+    own = {"trajectory": "heun", "guidance": guidance, "guidance_interval": [0.01, 5.0]}
+    settings["hook"] = {"distill": {**SETTINGS, **own}}
     undisturbed = run(start, tmp_path / "a", settings=settings)
     with terminated_at_save(3):
         run(start, tmp_path / "b", 0.0, settings=settings)

@@ -218,7 +218,11 @@ def test_each_sampler_has_its_constants() -> None:
     known = families.FAMILIES.values()
     assert {method for family in known for method in family.samplers} == set(methods)
     constants = set(SCHEMA["$defs"]["sampler"]["properties"]) - {"method"}
-    shared = {*samplers.SAMPLER_ALWAYS, *(key for family in known for key in family.sampler)}
+    shared = {
+        *samplers.SAMPLER_ALWAYS,
+        *samplers.SAMPLER_OPTIONAL,
+        *(key for family in known for key in family.sampler),
+    }
     facts = samplers.SAMPLER_FACTS.values()
     assert set().union(*((*each.options, *each.optional) for each in facts)) | shared == constants
 
@@ -356,14 +360,14 @@ def student(distill: dict[str, Any], sampler: dict[str, Any] | None = None, **ke
     return {"trainings": trainings, "optimizations": recipes, "matrix": [entry(optimizations=["mine"])]}
 
 
-TUNING = {"q": 256, "stages": 1, "k": 8, "b": 1, "c": 0.0, "log_sigma_mean": -1.1, "log_sigma_std": 2.0}
+TUNING = CONFIG["trainings"]["consistency"]["distill"]
 
 
 def tuned(start: str = "plain", sampler: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return an overlay with a consistency tuning `mine` and a matrix that samples it."""
     options = {"method": "consistency", "steps": 2, "renoise": [0.5], **(sampler or {})}
     return {
-        "trainings": {"mine": {"start": start, "distill": {"method": "consistency", **TUNING}}},
+        "trainings": {"mine": {"start": start, "distill": TUNING}},
         "optimizations": {"mine": {"training": "mine", "sampler": options}},
         "matrix": [entry(optimizations=["mine"])],
     }
@@ -372,7 +376,7 @@ def tuned(start: str = "plain", sampler: dict[str, Any] | None = None) -> dict[s
 def test_a_tuned_network_learns_the_guidance_of_its_models_sampler() -> None:
     for model, guidance in (("ncsn", [1.0, None]), ("ddpm", [2.25, [0.3, 3.0]])):
         hook = resolve.finetune_settings(CONFIG, "mnist", model, "consistency", 0)["hook"]["distill"]
-        assert hook == {"method": "consistency", **TUNING, "guidance": guidance[0], "guidance_interval": guidance[1]}
+        assert hook == {**TUNING, "guidance": guidance[0], "guidance_interval": guidance[1]}
 
 
 def test_a_student_learns_the_noise_levels_of_its_models_sampler() -> None:
@@ -836,7 +840,7 @@ STUDENT_CASES = [
     ),
     case(
         "options of the other way to distil",
-        student({"method": "consistency", **TUNING}),
+        student(TUNING),
         "trainings.mine.distill.steps … does not belong to method consistency; leave it out",
     ),
     case(
@@ -956,6 +960,7 @@ NETWORK_CASES = [
         "models.mine.training.noise_schedule … is missing",
     ),
 ]
+
 
 SAMPLER_CASES = [
     case(

@@ -80,7 +80,7 @@ def training_problems(config: Config, model: str, training: str) -> Iterator[Pro
 
 
 PROGRESSIVE = ("steps", "teacher", "substeps")  # keys of `distill` that one method alone has
-CONSISTENCY = ("q", "stages", "k", "b", "c", "log_sigma_mean", "log_sigma_std")
+CONSISTENCY = ("trajectory", "q", "stages", "k", "b", "c", "weighting", "log_sigma_mean", "log_sigma_std")
 
 
 def _distill_problems(config: Config, model: str, training: str) -> Iterator[Problem]:
