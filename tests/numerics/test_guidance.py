@@ -1,4 +1,4 @@
-"""Classifier-free guidance: the meaning of scales, both passes in one batch, and clipping."""
+"""Classifier-free guidance: the meaning of scales, both passes in one batch, and clipping; autoguidance."""
 
 import pytest
 import torch
@@ -109,6 +109,25 @@ def test_noise_levels_outside_the_interval_are_conditional_and_cost_one_evaluati
     assert guided.passes == (1, 2)
     assert guided.evaluations == sum(network.calls) == len(x) + int(within.sum())
     assert not torch.equal(everywhere, conditional)
+
+
+@pytest.mark.parametrize("labels", [None, LABELS])
+@pytest.mark.parametrize("interval", [None, (0.3, 3.0), (200.0, 300.0)])
+def test_autoguidance_extrapolates_from_the_worse_network_within_the_interval(labels, interval):
+    """D = D_worse + scale (D - D_worse), of the same labels; other noise levels are those of the network alone."""
+    network, worse = Conditional(), Conditional()
+    worse.register_forward_hook(lambda module, arguments, out: 0.5 * out)
+    x, sigma = noisy()
+    better, bad = (denoiser(network=each)(x, sigma, labels) for each in (network, worse))
+    within = torch.ones(5, dtype=torch.bool) if interval is None else (interval[0] <= sigma) & (sigma <= interval[1])
+    network.calls.clear(), worse.calls.clear()
+    guided = Guided(denoiser(network=network), labels, 2.5, guide=denoiser(network=worse), interval=interval)
+    expected = torch.where(within[:, None, None, None], bad + 2.5 * (better - bad), better)
+    assert torch.allclose(guided(x, sigma), expected, rtol=1e-5, atol=1e-5)
+    assert (sum(network.calls), sum(worse.calls)) == (5, int(within.sum()))
+    assert (guided.evaluations, guided.guide_evaluations) == (5 + int(within.sum()), int(within.sum()))
+    assert guided.passes == (1,)
+    assert not torch.allclose(better, bad, atol=1e-2)
 
 
 @pytest.mark.parametrize("interval", [None, (0.0, 1e9)])

@@ -178,13 +178,13 @@ class FakeModel:
 
 def load_fake_model(monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]) -> None:
     """Load a FakeModel with these classes in place of any checkpoint."""
-    monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
+    monkeypatch.setattr(model, "load", lambda path, device=None, guide=None: FakeModel())
     monkeypatch.setattr(FakeModel, "classes", len(names))
     monkeypatch.setattr(FakeModel, "settings", {**FakeModel.settings, "dataset": {"classes": list(names)}})
 
 
 def test_sample_writes_a_grid(results: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
+    monkeypatch.setattr(model, "load", lambda path, device=None, guide=None: FakeModel())
     options = (
         "--n",
         "6",
@@ -235,7 +235,7 @@ def test_a_conditional_model_has_a_column_for_each_class(
     options: tuple[str, ...],
     shape: tuple[int, int],
 ) -> None:
-    monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
+    monkeypatch.setattr(model, "load", lambda path, device=None, guide=None: FakeModel())
     monkeypatch.setattr(FakeModel, "classes", classes)
     code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", "--n", "8", *options)
     assert code == 0, err
@@ -324,7 +324,7 @@ def test_classes_that_are_unknown_or_ambiguous_are_refused(
 def test_sample_says_why_images_are_degenerate(
     results: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
+    monkeypatch.setattr(model, "load", lambda path, device=None, guide=None: FakeModel())
     monkeypatch.setattr(FakeModel, "reason", "samples are constant")
     code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu")
     assert code == 1
@@ -332,7 +332,7 @@ def test_sample_says_why_images_are_degenerate(
 
 
 def test_another_sampler_needs_its_own_steps(results: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "load", lambda path, device: FakeModel())
+    monkeypatch.setattr(model, "load", lambda path, device=None, guide=None: FakeModel())
     code, _, err = command("sample", BASELINE, "--out", "grid.png", "--device", "cpu", "--sampler", "euler-maruyama")
     assert code == 1
     assert "--sampler euler-maruyama needs --steps" in err

@@ -962,6 +962,69 @@ NETWORK_CASES = [
 ]
 
 
+def guided(guide: str = "l1-70", sampler: dict[str, Any] | None = None, **keys: Any) -> dict[str, Any]:
+    """Return an overlay with a recipe `mine` that recipe `guide` guides, and a matrix that runs both."""
+    options = {"guide": {"optimization": guide, "scale": 2.0}, **(sampler or {})}
+    return {**recipe(sampler=options, **keys), "matrix": [entry(optimizations=["mine", guide])]}
+
+
+GUIDE = "optimizations.mine.sampler.guide"
+GUIDED_DDPM = {"matrix": [entry(model="ddpm", optimizations=["mine", "l1-70"])]}
+GUIDE_CASES = [
+    case("guide that is no recipe", guided("l1-71"), f"{GUIDE}.optimization … 'l1-71'; allowed: … mean l1-70?"),
+    case(
+        "guide that the matrix lacks",
+        {**guided(), "matrix": [entry(optimizations=["mine"]), entry(optimizations=["l1-70"], seeds=[1])]},
+        f"{GUIDE}.optimization … l1-70, and the matrix has no mnist/ncsn/l1-70/seed0; list it there",
+    ),
+    case(
+        "guide of several masks",
+        merge(guided("random-10"), {"optimizations": {"random-10": {"mask_seed": [0, 1]}}}),
+        f"{GUIDE}.optimization … random-10, whose list of seeds makes it several recipes; allowed: … one seed",
+    ),
+    case(
+        "guide and classifier-free guidance",
+        {**guided(), **GUIDED_DDPM},
+        "optimizations.mine.sampler.guidance … 2.25; allowed with guide: 1",
+    ),
+    case(
+        "guide and feature reuse",
+        {**guided(sampler={"guidance": 1.0, "guidance_interval": None, "cache_interval": 2}), **GUIDED_DDPM},
+        "optimizations.mine.sampler.cache_interval … 2; allowed with guide: 1",
+    ),
+    case("guided engine", guided(precision="bf16"), f"{GUIDE} … mine has an engine; allowed with a guide: torch in"),
+    case("guiding engine", guided("bf16"), f"{GUIDE} … bf16 has an engine; allowed with a guide: torch in fp32"),
+    case("guiding student", guided("consistency-1"), f"{GUIDE} … consistency-1 is distilled; allowed: networks"),
+    case(
+        "guide of a guide",
+        merge(guided("other"), {"optimizations": {"other": guided()["optimizations"]["mine"]}}),
+        f"{GUIDE}.optimization … other, which has a guide itself; allowed: a recipe without",
+    ),
+    case(
+        "guide with other pixels",
+        {
+            **merge(guided("other"), {"optimizations": {"other": {"training": "dark"}}}),
+            "trainings": {"dark": {"black": -1.0}},
+        },
+        f"{GUIDE}.optimization … other, whose black is -1.0; allowed: that of training plain, 0.0",
+    ),
+    case(
+        "guided baseline of speedups",
+        {**guided(), "profile": {"baseline": "mine"}},
+        f"{GUIDE} … others are compared with mine; allowed: in other recipes",
+    ),
+    case(
+        "guide of a model",
+        {**recipe(), "models": {"ncsn": {"sampler": {"guide": {"optimization": "l1-70", "scale": 2.0}}}}},
+        "models.ncsn.sampler.guide … allowed in recipes only; move it into one",
+    ),
+    case(
+        "guide of scale 1",
+        guided(sampler={"guide": {"optimization": "l1-70", "scale": 1.0}}),
+        f"{GUIDE}.scale … 1.0; allowed: … 1",
+    ),
+]
+
 SAMPLER_CASES = [
     case(
         "grid that steps do not divide",
@@ -1093,6 +1156,7 @@ MISTAKES = [
     *START_CASES,
     *STUDENT_CASES,
     *NETWORK_CASES,
+    *GUIDE_CASES,
     *SAMPLER_CASES,
     *FILE_CASES,
 ]

@@ -173,6 +173,16 @@ def test_editing_the_guidance(tree: Path, edit: Edit) -> None:
     assert planned(tree, *SMOKE) == gathered(**of_cells(DDPM_CELLS))
 
 
+def test_a_guided_recipe_follows_its_guide(tree: Path, edit: Edit) -> None:
+    guided = "  guided: {training: plain, sampler: {guide: {optimization: l1-30, scale: 2.0}}}\n"
+    edit("config.yaml", "  l1-50:", f"{guided}  l1-50:")
+    edit("config/smoke.yaml", "      - l1-30\n", "      - l1-30\n      - guided\n")
+    assert planned(tree, *SMOKE) == gathered(**of_cells({f"{BASE}/guided/0"}))
+    finish(tree, *SMOKE)
+    edit("config.yaml", "plain, prune: {method: l1, amount: 0.3,", "plain, prune: {method: l1, amount: 0.35,")
+    assert planned(tree, *SMOKE) == gathered(**of_cells({f"{BASE}/guided/0", f"{BASE}/l1-30/0"}))
+
+
 def test_editing_a_constant_of_one_sampler(tree: Path, edit: Edit) -> None:
     edit("config/smoke.yaml", "tolerance: 1.0e-2", "tolerance: 1.0e-3")
     assert planned(tree, *SMOKE) == gathered(**of_cells({f"{BASE}/sampler-ode/0"}))

@@ -95,6 +95,18 @@ def get_same_noise_samples(wildcards):
     return rules.sample.output.samples.format(**asdict(baseline)) if baseline else []
 
 
+def get_guide(wildcards):
+    """Input: the model of the recipe whose network guides a cell's; none if no recipe does."""
+    guide = lookup.guide_cell(config, **dict(wildcards.items()))
+    return rules.compress.output.model.format(**asdict(guide)) if guide else []
+
+
+def get_guide_arguments(wildcards, input):
+    """Param: the options of a stage that loads it."""
+    guide = lookup.guide_cell(config, **dict(wildcards.items()))
+    return ["--guide", input.guide, "--guide-identity", compute_identity(**asdict(guide))] if guide else []
+
+
 def get_origin(wildcards):
     """Param: the settings and training code that the header of a cell's weights must contain."""
     cell = dict(wildcards.items())
@@ -112,6 +124,8 @@ def compute_identity(**cell):
     trainings = resolve.trainings_settings(config, **cell)
     stages = [first_stage(cell["model"]), *(["finetune"] if len(trainings) > 1 else []), "compress"]
     sources = [trainings, resolve.compress_settings(config, **cell), [get_code(stage) for stage in stages]]
+    if guide := lookup.guide_cell(config, **cell):
+        sources.append(compute_identity(**asdict(guide)))
     return hashlib.sha256(canonical(sources).encode()).hexdigest()[:16]
 
 

@@ -6,6 +6,7 @@ rule profile:
         model=rules.compress.output.model,
         images=rules.data.output.images,
         baseline=get_baseline,
+        guide=get_guide,
         packed=rules.compress.output.packed,
     output:
         profile=f"results/cells/{CELL}/profile.json",
@@ -25,7 +26,9 @@ rule profile:
         code=get_code("profile"),
         identity=get_identity,
         baseline=lambda wildcards, input: ["--baseline", input.baseline] if input.get("baseline") else [],
+        guide=get_guide_arguments,
     shell:
         "python -u -P -m slimdiff.stages.profile --settings {params.settings:q} --code {params.code}"
         " --model {input.model:q} --images {input.images:q} --packed {input.packed:q} {params.baseline:q}"
+        " {params.guide:q}"
         " --identity {params.identity} --gpu {resources.gpu} --threads {threads} --out {output.profile:q} >{log:q} 2>&1"

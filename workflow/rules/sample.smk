@@ -4,6 +4,7 @@
 rule sample:
     input:
         model=rules.compress.output.model,
+        guide=get_guide,
     output:
         samples=f"results/cells/{CELL}/samples.npz",
         grid=report(
@@ -29,7 +30,9 @@ rule sample:
         code=get_code("sample"),
         identity=get_identity,
         cache=ENGINE_CACHE,
+        guide=get_guide_arguments,
     shell:
         "python -u -P -m slimdiff.stages.sample --settings {params.settings:q} --code {params.code}"
         " --model {input.model:q} --gpu {resources.gpu} --threads {threads} --cache {params.cache:q}"
+        " {params.guide:q}"
         " --identity {params.identity} --out {output.samples:q} --out-grid {output.grid:q} >{log:q} 2>&1"

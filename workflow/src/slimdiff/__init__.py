@@ -42,6 +42,7 @@ def load(
     device: "torch.device | str" = "cpu",
     plugins: "Sequence[str | os.PathLike[str]]" = (),
     cache: "str | os.PathLike[str] | None" = None,
+    guide: "str | os.PathLike[str] | None" = None,
 ) -> "LoadedModel":
     """Load the model in a cell's model.safetensors or model.packed, in evaluation mode on `device`.
 
@@ -52,6 +53,7 @@ def load(
     Args:
         plugins: Python files that the model was made with. They are executed, so name only files you trust.
         cache: folder in which compilers keep code for later processes; None: their default.
+        guide: the model.safetensors of the recipe that the sampler's `guide` names; sampling needs it.
 
     Raises:
         UserError: the file is missing, damaged, not a model, or needs a plugin that is not given.
@@ -62,4 +64,4 @@ def load(
         loading.load(plugins)
     from slimdiff.inference import model
 
-    return model.load(path, device, cache)
+    return model.load(path, device, cache, guide)

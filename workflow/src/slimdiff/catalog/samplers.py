@@ -11,6 +11,7 @@ from slimdiff.catalog.families import divisors
 
 TIMESTEPS = 1000  # of DDPM's noise schedule, unless a model's own has others
 SAMPLER_ALWAYS = ("precision",)  # options of every sampler of every family
+SAMPLER_OPTIONAL = ("guide",)  # the same, which a cell's settings hold if they are given
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,7 @@ SCHEMA = _with(
             tolerance={**_NUMBER, "exclusiveMinimum": 0},
             guidance=_NUMBER,
             guidance_interval={"type": ["array", "null"], "items": _NUMBER, "minItems": 2, "maxItems": 2},
+            guide=_mapping(optimization=_TEXT, scale=_NUMBER),
             clip={"type": "boolean"},
             cache_interval={"type": "integer", "minimum": 1},
             scheduler={"type": ["object", "null"]},  # run_scheduler checks its options

@@ -24,6 +24,10 @@ def sample(
         float | None,
         typer.Option("--guidance", min=0.0, help="Scale of classifier-free guidance.", show_default=False),
     ] = None,
+    guide: Annotated[
+        str | None,
+        typer.Option("--guide", help="Cell of the recipe that the sampler's guide names.", show_default=False),
+    ] = None,
     class_names: Annotated[
         list[str] | None,
         typer.Option(
@@ -65,7 +69,7 @@ def sample(
     if device == "cuda" and chosen.type != "cuda":
         raise UserError("--device cuda: torch finds no CUDA device; omit --device to use the CPU")
     load_plugins(plugin)
-    loaded = load(model, chosen)
+    loaded = load(model, chosen, guide=None if guide is None else find_model(guide, results))
     own = loaded.settings["sampler"]["method"]
     if steps is None and sampler in SAMPLER_FACTS.keys() - {own} and SAMPLER_FACTS[sampler].takes_steps:
         raise UserError(f"--sampler {sampler} needs --steps: the cell's number is for {own}")

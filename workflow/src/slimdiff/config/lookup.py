@@ -6,7 +6,7 @@ from typing import Any
 
 from slimdiff.catalog.engines import ENGINES, runtime_of
 from slimdiff.catalog.families import FAMILIES, Family
-from slimdiff.catalog.samplers import SAMPLER_ALWAYS, SAMPLER_FACTS
+from slimdiff.catalog.samplers import SAMPLER_ALWAYS, SAMPLER_FACTS, SAMPLER_OPTIONAL
 from slimdiff.config.cells import BASELINE, Cell
 from slimdiff.errors import UserError
 from slimdiff.io.diffusers_folder import read_folder
@@ -146,12 +146,18 @@ def sampler_options(config: Config, model: str, optimization: str) -> dict[str, 
     options = {**config["models"][model]["sampler"], **config["optimizations"][optimization].get("sampler", {})}
     family = family_of(config, model)
     used = ("method", *SAMPLER_FACTS[options["method"]].options, *SAMPLER_ALWAYS, *family.sampler)
-    used = (*used, *(key for key in SAMPLER_FACTS[options["method"]].optional if key in options))
+    used = (*used, *(key for key in (*SAMPLER_FACTS[options["method"]].optional, *SAMPLER_OPTIONAL) if key in options))
     if "scheduler" in options:
         options["scheduler"] = {**config["models"][model]["sampler"].get("scheduler", {}), **options["scheduler"]}
     if not runtime_of(config["optimizations"][optimization]).is_eager_fp32:
         options["precision"] = "float32"  # no autocast: the recipe's own precision decides
     return {key: options[key] for key in used}
+
+
+def guide_cell(config: Config, dataset: str, model: str, optimization: str, seed: int | str) -> Cell | None:
+    """Return the cell whose network guides this one's (autoguidance); None for most recipes."""
+    guide = config["optimizations"][optimization].get("sampler", {}).get("guide")
+    return None if guide is None else Cell(dataset, model, guide["optimization"], int(seed))
 
 
 def needs_images(config: Config, optimization: str) -> bool:

@@ -5,6 +5,7 @@ slimdiff.config.validate checks them first.
 """
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
 from slimdiff.catalog.engines import runtime_of
@@ -16,6 +17,7 @@ from slimdiff.config.lookup import (
     Config,
     chain_of,
     distillation_of,
+    guide_cell,
     has_random_steps,
     is_pretrained,
     plugin_catalog,
@@ -159,6 +161,7 @@ def row_settings(config: Config, dataset: str, model: str, optimization: str, se
     """Return the settings of the stage `row`: what a row holds besides the measurements."""
     cell = (dataset, model, optimization, seed)
     *starts, train = trainings_settings(config, *cell)
+    guide = guide_cell(config, *cell)
     compress, sample = compress_settings(config, *cell), sample_settings(config, *cell)
     return {
         "dataset": dataset,
@@ -174,6 +177,7 @@ def row_settings(config: Config, dataset: str, model: str, optimization: str, se
             **({"starts": starts} if starts else {}),
             "train": train,
             "compress": compress,
+            **({"guide": compress_settings(config, *astuple(guide))} if guide else {}),
             "sample": sample,
             "score": score_settings(config, *cell),
             "profile": profile_settings(config, *cell),

@@ -40,6 +40,7 @@ class SamplerSettings:
     tolerance: float = 1e-5  # ode: absolute and relative
     guidance: float = 1.0  # scale of classifier-free guidance; 0: unconditional, 1: conditional
     guidance_interval: Sequence[float] | None = None  # smallest and largest guided noise level; None: all
+    guide: Mapping[str, Any] | None = None  # autoguidance: the `optimization` of the worse network, `scale`; None: off
     clip: bool = False  # clamp every estimate of x_0 to [black, white]
     scheduler: Mapping[str, Any] | None = None  # ddpm to unipc: options of diffusers' scheduler; None: ours
     cache_interval: int = 1  # DeepCache: evaluations that share one set of deep features; 1: off

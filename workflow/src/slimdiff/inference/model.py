@@ -1,5 +1,6 @@
 """Load a cell's model from its file, ready to sample."""
 
+import dataclasses
 import math
 import os
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ class LoadedModel:
     network: nn.Module  # has the file's weights, or runs the file's graph
     denoiser: Denoiser  # its network runs on the cell's engine
     settings: dict[str, Any]  # the file's header: model, training, dataset, steps, sampler, seed, status, …
+    guide: "LoadedModel | None" = None  # of sampler.guide
 
     def sample(
         self,
@@ -98,6 +100,8 @@ class LoadedModel:
                 raise UserError(f"guidance is {guidance}; allowed: a number, 0 or more")
             if guidance != 1 and not self.settings["model"]["network"].get("null_class", True):
                 raise UserError(f"guidance is {guidance}; allowed for this model, which has no null class: 1")
+            if guidance != 1 and self.settings["sampler"].get("guide"):
+                raise UserError(f"guidance is {guidance}; allowed for this model, which its sampler.guide guides: 1")
             options["guidance"] = guidance
         if steps is not None:
             _check_steps(options["method"], steps, len(self.denoiser.vp.betas))
@@ -110,9 +114,9 @@ class LoadedModel:
             () if class_index is None else class_index,
             () if labels is None else labels,
         )
-        return sample_images(
-            self.denoiser, settings, model, dataset, n, batch_size, seed, class_labels, progress, fill_memory
-        )
+        guide = self.guide.denoiser if self.guide else None
+        drawn = (n, batch_size, seed, class_labels, progress, fill_memory, guide)
+        return sample_images(self.denoiser, settings, model, dataset, *drawn)
 
     @property
     def classes(self) -> int:
@@ -151,18 +155,24 @@ class LoadedModel:
 
 
 def load(
-    path: str | os.PathLike[str], device: torch.device | str = "cpu", cache: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    device: torch.device | str = "cpu",
+    cache: str | os.PathLike[str] | None = None,
+    guide: str | os.PathLike[str] | None = None,
 ) -> LoadedModel:
     """Load a cell's model.safetensors or model.packed, in evaluation mode on `device`, for its own engine.
 
     Args:
         cache: folder of the compilers' cache, shared between processes; None: the compilers' default.
+        guide: the file of the recipe that the sampler's `guide` names, of the same model; sampling needs it.
 
     Raises:
         UserError: the file is missing, damaged, or not a model; it needs a plugin that is not loaded or has changed
             (`slimdiff.load` loads plugins); its engine is not installed or does not support the device; there is no
-            such device.
+            such device; the guide is of another model, or the model's sampler has none.
     """
+    if guide is not None:
+        return _with_guide(load(path, device, cache), load(guide, device, cache), path, guide)
     if Path(path).is_dir():
         raise UserError(f"{path} is a folder; allowed: a file, such as model.safetensors or model.packed in it")
     placement = _placement(device, cache)
@@ -191,6 +201,18 @@ def _load(path: str | os.PathLike[str], placement: Placement) -> LoadedModel:
         network = build_model(header, tensors).eval().requires_grad_(False).to(placement.device)
         running = network if runtime_of(header).is_eager_fp32 else start_network(header, network, placement)
     return LoadedModel(network, build_denoiser(running, header["model"], header["training"]), header)
+
+
+def _with_guide(
+    loaded: LoadedModel, guide: LoadedModel, path: str | os.PathLike[str], guide_path: str | os.PathLike[str]
+) -> LoadedModel:
+    """Return `loaded` with its guide, or raise UserError if they do not belong together."""
+    if not loaded.settings["sampler"].get("guide"):
+        raise UserError(f"guide is {guide_path}, and the sampler of {path} has none: leave it out")
+    ours, theirs = loaded.settings, guide.settings
+    if (ours["model"], ours["training"]["black"]) != (theirs["model"], theirs["training"]["black"]):
+        raise UserError(f"guide is {guide_path}; allowed: a file of the same model and `black` as {path}")
+    return dataclasses.replace(loaded, guide=guide)
 
 
 def _check_steps(method: str, steps: int, timesteps: int) -> None:

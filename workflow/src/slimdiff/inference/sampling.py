@@ -13,6 +13,7 @@ from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, expected_calls, sample
+from slimdiff.errors import UserError
 from slimdiff.inference.deepcache import cache_features
 from slimdiff.runtime.devices import autocast
 from slimdiff.runtime.memory import HalvingBatch, OutOfMemory, images_that_fit
@@ -28,11 +29,12 @@ class Sampled:
     """Images and their cost."""
 
     images: torch.Tensor  # uint8 (N, C, H, W)
-    network_evaluations: float  # mean per image, shallow ones included
+    network_evaluations: float  # mean per image, shallow ones and those of a guide included
     reason: str  # why the images cannot be scored; empty if they can
     labels: torch.Tensor | None = None  # int64 (N,), the requested classes
     shallow_evaluations: float = 0.0  # mean per image: evaluations of only the outermost level (DeepCache)
     batch_size: int | None = None  # images per batch; halved if memory ran out, 0 if it ran out again
+    guide_evaluations: float = 0.0  # mean per image: evaluations of the guide's network
 
 
 @torch.inference_mode()
@@ -47,6 +49,7 @@ def sample_images(
     labels: torch.Tensor | None = None,
     progress: Progress | None = None,
     fill_memory: bool = False,
+    guide: Denoiser | None = None,
 ) -> Sampled:
     """Sample n images in the data set's size and channels.
 
@@ -60,13 +63,23 @@ def sample_images(
         labels: int64 (n,), the classes to sample; None for an unconditional network.
         progress: called with the number of images done and n after each denoiser call and each batch.
         fill_memory: after the first batch, sample as many images at once as fit into a GPU's memory.
+        guide: the worse denoiser of `settings.guide`.
+
+    Raises:
+        UserError: the sampler has a guide, and its denoiser is not given.
     """
+    if (guide is None) != (settings.guide is None):
+        named = "null" if settings.guide is None else settings.guide["optimization"]
+        raise UserError(
+            f"sampler.guide is {named}: give the model file of that recipe as guide (--guide), and no other"
+        )
     device = next(itertools.chain(denoiser.network.parameters(), denoiser.network.buffers())).device
     shape = (model["channels"], model["image_size"], model["image_size"])
-    images, evaluations, shallow, finite = [], 0, 0, True
+    images, evaluations, shallow, by_guide, finite = [], 0, 0, 0, True
+    scale = settings.guidance if settings.guide is None else settings.guide["scale"]
     batches, start = HalvingBatch(min(batch_size, n)), 0
 
-    def draw(size: int) -> tuple[torch.Tensor, bool, int, int]:
+    def draw(size: int) -> tuple[torch.Tensor, bool, Guided, int]:
         indices = range(start, min(start + size, n))
         batch_labels = None if labels is None else labels[indices.start : indices.stop].to(device)
         watch = _watch(progress, settings, start, len(indices), n)
@@ -74,7 +87,8 @@ def sample_images(
         guided = Guided(
             caching,
             batch_labels,
-            settings.guidance,
+            scale,
+            guide=guide,
             interval=settings.guidance_interval,
             clip=settings.clip,
             watch=watch,
@@ -84,11 +98,11 @@ def sample_images(
         x = denoiser.to_images(end.x)
         batch = to_dataset(torch.nan_to_num(x), dataset["height"], dataset["width"], dataset["channels"], model["fit"])
         cached = len(indices) * max(guided.passes) * (network.shallow_calls if network else 0)
-        return batch.cpu(), bool(torch.isfinite(x).all()), guided.evaluations, cached
+        return batch.cpu(), bool(torch.isfinite(x).all()), guided, cached
 
     while start < n:
         try:
-            batch, batch_finite, evaluated, cached = batches.run(draw)
+            batch, batch_finite, guided, cached = batches.run(draw)
         except FloatingPointError as error:
             return Sampled(_no_images(dataset), 0.0, str(error), labels, batch_size=batches.size)
         except OutOfMemory as error:
@@ -96,7 +110,8 @@ def sample_images(
             return Sampled(_no_images(dataset), 0.0, why, labels, batch_size=0)
         images.append(batch)
         finite = finite and batch_finite
-        evaluations += evaluated
+        evaluations += guided.evaluations
+        by_guide += guided.guide_evaluations
         shallow += cached
         start += len(batch)
         if fill_memory and start == len(batch) < n:
@@ -105,7 +120,7 @@ def sample_images(
             progress(float(start), n)
     samples = torch.cat(images)
     reason = _degenerate(samples, finite, dataset["saturated"])
-    return Sampled(samples, evaluations / n, reason, labels, shallow / n, batches.size)
+    return Sampled(samples, evaluations / n, reason, labels, shallow / n, batches.size, by_guide / n)
 
 
 def _watch(

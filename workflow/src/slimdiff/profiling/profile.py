@@ -67,6 +67,7 @@ def profile(
     device: torch.device,
     baseline: Path | None = None,
     images: Path | None = None,
+    guide: Path | None = None,
 ) -> dict[str, Any]:
     """Measure the model in `path` on `device`.
 
@@ -78,6 +79,8 @@ def profile(
             repeats, the columns of time and memory are null.
         baseline: model whose speed is compared, interleaved; comparing the model with itself shows the noise.
         images: file of the data set, whose test images measure the denoising loss; None: no loss.
+        guide: model of the sampler's `guide`. Times, memory and `macs_per_image` are of both networks; sizes, other
+            counts and the loss are of the model in `path`.
 
     Returns:
         The profile's columns of the matrix (units in the names).
@@ -85,7 +88,7 @@ def profile(
     sizes = {"size_bytes": path.stat().st_size, "size_gzip_bytes": gzip_bytes(path)}
     batches = HalvingBatch(settings["batch_size"])
     try:
-        return batches.run(lambda size: _measure(path, size, settings, device, baseline, images)) | sizes
+        return batches.run(lambda size: _measure(path, size, settings, device, baseline, images, guide)) | sizes
     except OutOfMemory as error:
         return {
             "status": "failed",
@@ -101,11 +104,12 @@ def _measure(
     device: torch.device,
     baseline: Path | None,
     images: Path | None,
+    guide: Path | None,
 ) -> dict[str, Any]:
     """Return a profile without the sizes of the file; raise OutOfMemory if `batch_size` images do not fit."""
     with tempfile.TemporaryDirectory() as empty:  # an empty cache, so that compiling takes as long as on a new machine
         start = time.perf_counter()
-        loaded = load(path, device, empty)
+        loaded = load(path, device, empty, guide)
         synchronize(device)
         load_s = time.perf_counter() - start
         timed = dict.fromkeys(TIMED)
@@ -248,14 +252,16 @@ def count_macs(loaded: LoadedModel) -> int:
 def count_macs_per_image(loaded: LoadedModel, seed: int) -> int | None:
     """Count the multiply-accumulates of sampling one image, the first of a run with this seed.
 
-    All evaluations count, guidance's second passes included, and shallow ones of DeepCache with their own arithmetic.
-    None if sampling failed.
+    All evaluations count, guidance's second passes included; those of a guide, and shallow ones of DeepCache, with
+    their own arithmetic. None if sampling failed.
     """
     sampled = loaded.sample(1, seed=seed, batch_size=1)
     if not sampled.network_evaluations:
         return None
     macs = count_macs(loaded)
-    whole = round((sampled.network_evaluations - sampled.shallow_evaluations) * macs)
+    whole = round((sampled.network_evaluations - sampled.shallow_evaluations - sampled.guide_evaluations) * macs)
+    if loaded.guide:
+        whole += round(sampled.guide_evaluations * count_macs(loaded.guide))
     if not sampled.shallow_evaluations:
         return whole
 

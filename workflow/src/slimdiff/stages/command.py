@@ -23,6 +23,7 @@ from slimdiff.runtime.retries import FINAL, is_final
 EPILOG = "Runs by hand as well as from a rule. It writes its --out… paths and nothing else."
 ImagesPath = Annotated[Path, "images.safetensors of the data set"]
 Identity = Annotated[str | None, "identity that the cell's files must have; without it none is checked"]
+GuidePath = Annotated[Path | None, "model.safetensors of the recipe that the sampler's `guide` names"]
 CacheFolder = Annotated[Path | None, "folder for compiled code that other jobs can reuse"]
 
 

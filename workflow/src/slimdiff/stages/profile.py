@@ -24,6 +24,8 @@ class Arguments(command.DeviceArguments):
 
     model: Annotated[Path, "model.safetensors of the cell"]
     baseline: Annotated[Path | None, "model.safetensors of the baseline, for the speedup"] = None
+    guide: command.GuidePath = None
+    guide_identity: command.Identity = None
     images: command.ImagesPath
     packed: Annotated[Path, "model.packed of the cell"]
     identity: command.Identity = None
@@ -35,8 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = args.settings
     own_identity = read_header(args.model, KIND).get("identity")
     check_identity(args.model, own_identity, args.identity)
+    if args.guide:
+        check_identity(args.guide, read_header(args.guide, KIND).get("identity"), args.guide_identity)
     device = pick_device(args.gpu, args.threads)
-    measured = profile(args.model, settings, device, args.baseline, args.images)
+    measured = profile(args.model, settings, device, args.baseline, args.images, args.guide)
     machine = describe_device(device, args.threads)
     size = {"size_packed_bytes": args.packed.stat().st_size}
     write_json(args.out, {**measured, **size, **machine, "code": args.code, "identity": own_identity})

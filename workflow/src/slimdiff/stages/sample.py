@@ -24,6 +24,8 @@ class Arguments(command.DeviceArguments):
 
     model: Annotated[Path, "model.safetensors of the cell"]
     identity: command.Identity = None
+    guide: command.GuidePath = None
+    guide_identity: command.Identity = None
     cache: command.CacheFolder = None
     out: Annotated[Path, "samples.npz"]
     out_grid: Annotated[Path, "PNG of a hundred of them"]
@@ -32,9 +34,11 @@ class Arguments(command.DeviceArguments):
 def main(argv: Sequence[str] | None = None) -> None:
     args = command.parse_arguments(Arguments, argv)
     settings = args.settings
-    loaded = model.load(args.model, pick_device(args.gpu, args.threads), args.cache)
+    loaded = model.load(args.model, pick_device(args.gpu, args.threads), args.cache, args.guide)
     header = loaded.settings
     check_identity(args.model, header.get("identity"), args.identity)
+    if args.guide and loaded.guide:
+        check_identity(args.guide, loaded.guide.settings.get("identity"), args.guide_identity)
     sampled = loaded.sample(
         settings["n_samples"],
         settings["seed"],

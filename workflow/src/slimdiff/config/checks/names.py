@@ -16,6 +16,9 @@ def name_problems(config: Config) -> Iterator[Problem]:
     for name, recipe in config["optimizations"].items():
         yield from check_known(recipe["training"], config, "trainings", ("optimizations", name, "training"))
         yield from _prune_problems(recipe.get("prune", {}), ("optimizations", name, "prune"))
+        if guide := recipe.get("sampler", {}).get("guide"):
+            place = ("optimizations", name, "sampler", "guide", "optimization")
+            yield from check_known(guide["optimization"], config, "optimizations", place)
     yield from _start_problems(config)
     for index, entry in enumerate(config["matrix"]):
         path = ("matrix", index)

@@ -1,6 +1,8 @@
 """Recipes of a model that the matrix uses: compression, engine and sampler."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 from slimdiff.catalog.engines import ENGINES, list_engines, runtime_of
@@ -9,6 +11,8 @@ from slimdiff.catalog.layers import MODULE, channel_modules, layers_of, modules,
 from slimdiff.catalog.limits import allocation_faults
 from slimdiff.catalog.samplers import SAMPLER_FACTS, renoise_problem, steps_problem
 from slimdiff.catalog.schedules import timesteps_of
+from slimdiff.config.axes import variants
+from slimdiff.config.cells import BASELINE, expand
 from slimdiff.config.checks import Problem
 from slimdiff.config.checks.networks import options_of_other_families
 from slimdiff.config.checks.trainings import channel_problems, uniform_problems
@@ -48,6 +52,45 @@ def recipe_problems(config: Config, model: str, optimization: str) -> Iterator[P
         sparsify = config["trainings"][name].get("sparsify", {})
         yield from _scope_problems(config, model, sparsify, ("trainings", name, "sparsify"))
     yield from _sampler_problems(config, model, optimization, training)
+    yield from _guide_problems(config, model, optimization, training)
+
+
+def _guide_problems(config: Config, model: str, optimization: str, training: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what keeps the network of another recipe from guiding this one's (autoguidance).
+
+    Args:
+        training: the options of the recipe's training.
+    """
+    recipe, path = config["optimizations"][optimization], ("optimizations", optimization, "sampler", "guide")
+    if "guide" in (sampler := config["models"][model]["sampler"]):
+        yield Problem(("models", model, "sampler", "guide"), "is allowed in recipes only; move it into one")
+    if "guide" not in recipe.get("sampler", {}):
+        return
+    sampler, name = {**sampler, **recipe["sampler"]}, recipe["sampler"]["guide"]["optimization"]
+    guide, own = config["optimizations"][name], (model, optimization)
+    for key in ("guidance", "cache_interval"):
+        if sampler.get(key, 1) != 1:
+            yield Problem((*path[:-1], key), f"is {sampler[key]}; allowed with guide: 1")
+    for owner, used in ((optimization, recipe), (name, guide)):
+        if not runtime_of(used).is_eager_fp32:
+            yield Problem(path, f"is given, and {owner} has an engine; allowed with a guide: torch in fp32")
+        if distillation_of(config, model, used["training"]) is not None:
+            yield Problem(path, f"is given, and {owner} is distilled; allowed: networks that estimate x_0")
+    if "guide" in guide.get("sampler", {}):
+        yield Problem((*path, "optimization"), f"is {name}, which has a guide itself; allowed: a recipe without")
+    black = training_options(config, model, guide["training"])["black"]
+    if black != training["black"]:
+        text = f"is {name}, whose black is {black}; allowed: that of training {recipe['training']}, {training['black']}"
+        yield Problem((*path, "optimization"), text)
+    if optimization in (BASELINE, config["profile"]["baseline"]):
+        yield Problem(path, f"is given, and others are compared with {optimization}; allowed: in other recipes")
+    if len(variants(name, guide)) > 1:
+        text = f"is {name}, whose list of seeds makes it several recipes; allowed: a recipe with one seed"
+        yield Problem((*path, "optimization"), text)
+    cells = expand(config["matrix"])
+    guiding = [replace(cell, optimization=name) for cell in cells if (cell.model, cell.optimization) == own]
+    for cell in sorted(set(guiding) - set(cells), key=attrgetter("path")):
+        yield Problem((*path, "optimization"), f"is {name}, and the matrix has no {cell.path}; list it there")
 
 
 def _sampler_problems(config: Config, model: str, optimization: str, training: Mapping[str, Any]) -> Iterator[Problem]:
