@@ -15,7 +15,10 @@ from slimdiff.analysis import matrix
 from slimdiff.analysis.columns import COLUMNS
 from slimdiff.checkpoints.model import write_model
 from slimdiff.inference.images import contact_sheet, write_png
+from slimdiff.io import files
 from slimdiff.io.samples import Samples, write_samples
+from slimdiff.metrics import reference
+from slimdiff.metrics.networks.extractors import read as read_extractors
 from slimdiff.models.registry import build_network
 
 REPOSITORY = Path(__file__).parents[2]
@@ -30,6 +33,7 @@ MATRIX = [
 ]
 OPTIMIZATIONS = {name: {"training": "plain"} for name in ("baseline", "l1-30", "random-70", "ema")}
 TRAININGS: dict[str, Any] = {"plain": {}, "groups-2": {}, "groups-4": {}}
+TUNED = "mnist/ddpm/consistency-2/seed0"
 REAL = ("mnist/ddpm/baseline/seed0", "mnist/ddpm/l1-30/seed0")  # cells of `write_clone`
 DIGITS = [str(digit) for digit in range(10)]
 
@@ -100,13 +104,28 @@ def write_clone(root: Path) -> Path:
     return root
 
 
-def write_cell(folder: Path, seed: int = 0, dataset: dict[str, Any] | None = None) -> torch.nn.Module:
+def write_tuned(root: Path) -> None:
+    """Write the model of a cell with sampler consistency, and the reference of random training images."""
+    facts = {"name": "mnist", "channels": 1, "height": 28, "width": 28, "classes": DIGITS, "saturated": 0.0}
+    sampler = {**UNET_SAMPLER, "method": "consistency", "steps": 2, "renoise": [0.5], "guidance": 1.0}
+    write_cell(root / "results" / "cells" / TUNED, 0, {**facts, "class_counts": [6000] * 10}, sampler)
+    extractors = REPOSITORY / "workflow/resources/extractors/mnist.safetensors"
+    images = torch.randint(0, 256, (100, 1, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    labelled, digest = (images, torch.arange(100) % 10), files.digest(extractors)
+    networks = read_extractors(extractors)
+    real = reference.measure(labelled, labelled, networks, "mnist", digest, "none", torch.device("cpu"))
+    reference.write(root / "results/data/mnist/reference.safetensors", real)
+
+
+def write_cell(
+    folder: Path, seed: int = 0, dataset: dict[str, Any] | None = None, sampler: dict[str, Any] = UNET_SAMPLER
+) -> torch.nn.Module:
     """Write an untrained small U-Net of ten classes as a cell's checkpoint, with samples and their grid."""
     model = small_unet_model(network={"classes": 10})
     network = build_network(model, seed=seed)
     facts = {"name": "mnist", "channels": 1, "height": 16, "width": 16, "classes": DIGITS, "saturated": 0.0}
     facts["class_counts"] = [6000] * 10
-    header = model_header(model, unet_training(), dataset=dataset or facts, sampler=UNET_SAMPLER)
+    header = model_header(model, unet_training(), dataset=dataset or facts, sampler=sampler)
     write_model(folder / "model.safetensors", network, header)
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (24, 1, 16, 16), generator=generator, dtype=torch.uint8)

@@ -34,8 +34,10 @@ TERMINAL_ONLY = "slimdiff status --watch"  # has its own test
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone with two cells."""
-    return clifolders.write_clone(tmp_path_factory.mktemp("docs") / "clone")
+    """A clone with two cells, and one for `renoise`."""
+    root = clifolders.write_clone(tmp_path_factory.mktemp("docs") / "clone")
+    clifolders.write_tuned(root)
+    return root
 
 
 @pytest.fixture

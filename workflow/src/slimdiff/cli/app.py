@@ -17,6 +17,7 @@ from slimdiff.cli.doctor import doctor
 from slimdiff.cli.export import export
 from slimdiff.cli.matrix import matrix
 from slimdiff.cli.publish import publish
+from slimdiff.cli.renoise import renoise
 from slimdiff.cli.run import RunCommand, run
 from slimdiff.cli.sample import sample
 from slimdiff.cli.show import show
@@ -55,7 +56,7 @@ def slimdiff(
 app.command("run", cls=RunCommand, rich_help_panel="Run")(run)
 for panel, commands in {
     "Run": (status, doctor),
-    "Inspect": (matrix, analyze, show, compare, sample),
+    "Inspect": (matrix, analyze, show, compare, sample, renoise),
     "Publish, export and clean up": (publish, export, clean),
 }.items():
     for command in commands:
