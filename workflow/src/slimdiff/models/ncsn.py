@@ -138,6 +138,10 @@ class ScoreNetwork(nn.Module):
         each attention module."""
         return {"inputs": (torch.zeros(1, *self.image_shape), torch.zeros(1)), "keep": ("tconv1",), "heads": {}}
 
+    def feature_modules(self) -> tuple[str, ...]:
+        """Return the names of the modules whose outputs distillation compares: the norm of each level."""
+        return ("norm1", "norm2", "norm3", "norm4", "tnorm4", "tnorm3", "tnorm2")
+
 
 def _conv_groups(name: str, c_in: int, c_out: int, groups: int | str, image_channels: int) -> int:
     """Return the groups of a layer: 1 for the first and the last if `groups` does not divide the image's channels."""

@@ -194,6 +194,10 @@ class UNet(nn.Module):
         heads = {name: module.heads for name, module in self.named_modules() if isinstance(module, SelfAttention)}
         return {"inputs": (x, torch.zeros(1)), "keep": ("outc",), "heads": heads}
 
+    def feature_modules(self) -> tuple[str, ...]:
+        """Return the names of the modules whose outputs distillation compares: the end of each level."""
+        return ("attend1", "attend2", "attend3", "bottom3", "attend4", "attend5", "attend6")
+
     def _outermost(self, h: torch.Tensor, skip: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         out = self.outc(self.attend6(self.up3(h, skip, embedding)))
         return from_patches(out, self.patch)

@@ -178,6 +178,11 @@ class UNet2D(UNet2DModel):
             plan["scale_shift"] = [f"{name}.time_emb_proj" for name in blocks]
         return plan
 
+    def feature_modules(self) -> tuple[str, ...]:
+        """Return the names of the modules whose outputs distillation compares: the end of each level."""
+        down, up = range(len(self.down_blocks)), range(len(self.up_blocks))
+        return (*(f"down_blocks.{i}" for i in down), "mid_block", *(f"up_blocks.{i}" for i in up))
+
     def split(self) -> tuple[nn.Module, nn.Module]:
         """Return an embedder of noise level and class, and this network as a body that takes its embedding."""
         embedder = UNet2DEmbedder(self)

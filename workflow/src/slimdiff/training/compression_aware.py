@@ -1,6 +1,6 @@
 """Training hooks that compress: gradual pruning and quantization-aware training.
 
-The third hook, distillation, is slimdiff.training.distillation.
+The third hook, distillation, is slimdiff.training.distillation and slimdiff.training.knowledge.
 """
 
 import contextlib

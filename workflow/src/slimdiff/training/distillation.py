@@ -41,6 +41,7 @@ class DistillSettings:
     sigma_min: float | None  # smallest noise level of the grid; None: that of training
     sigma_max: float | None  # largest noise level of the grid; None: that of training
     rho: float
+    method: str = "progressive"
     guidance: float = 1.0  # guidance scale of the teacher, which the student learns
     guidance_interval: Sequence[float] | None = None  # noise levels at which it is guided; None: all
 

@@ -28,6 +28,7 @@ from slimdiff.training.compression_aware import build_hooks
 from slimdiff.training.consistency import ConsistencySettings, ConsistencyTuning
 from slimdiff.training.distillation import Distill, DistillSettings
 from slimdiff.training.hooks import TrainingHooks
+from slimdiff.training.knowledge import KnowledgeDistillation, KnowledgeSettings
 from slimdiff.training.loop import Prepared, Trained, fit
 from slimdiff.training.losses import LEVELS, level_losses
 
@@ -112,6 +113,8 @@ def finetune(
 def _distill(options: Mapping[str, Any], start: nn.Module) -> TrainingHooks:
     if options.get("method") == "consistency":
         return ConsistencyTuning(build(ConsistencySettings, options, "distill"), start)
+    if options.get("method") == "knowledge":
+        return KnowledgeDistillation(build(KnowledgeSettings, options, "distill"), start)
     return Distill(build(DistillSettings, options, "distill"), start)
 
 

@@ -81,6 +81,12 @@ def training_problems(config: Config, model: str, training: str) -> Iterator[Pro
 
 PROGRESSIVE = ("steps", "teacher", "substeps")  # keys of `distill` that one method alone has
 CONSISTENCY = ("trajectory", "q", "stages", "k", "b", "c", "weighting", "log_sigma_mean", "log_sigma_std")
+GUIDED = ("guidance", "guidance_interval")
+DISTILL_KEYS = {  # by method
+    "progressive": (*PROGRESSIVE, *GUIDED),
+    "consistency": (*CONSISTENCY, *GUIDED),
+    "knowledge": ("weight", "features"),
+}
 
 
 def _distill_problems(config: Config, model: str, training: str) -> Iterator[Problem]:
@@ -88,8 +94,13 @@ def _distill_problems(config: Config, model: str, training: str) -> Iterator[Pro
     own, path = config["trainings"][training]["distill"], ("trainings", training, "distill")
     start, method = config["trainings"][training]["start"], own.get("method", "progressive")
     for key in own:
-        if (key in PROGRESSIVE and method != "progressive") or (key in CONSISTENCY and method != "consistency"):
+        if key not in ("method", *DISTILL_KEYS[method]):
             yield Problem((*path, key), f"does not belong to method {method}; leave it out")
+    if method == "knowledge":  # of any network
+        if own.get("features") and config["trainings"][training].get("prune", {}).get("method") == "channels":
+            text = f"is {own['features']}; allowed after removing channels, which leaves features of other widths: 0"
+            yield Problem((*path, "features"), text)
+        return
     options, before = training_options(config, model, start), distillation_of(config, model, start)
     if options["preconditioning"] != "edm":
         text = f"starts from {start}, whose preconditioning is {options['preconditioning']}; allowed: edm"
