@@ -90,7 +90,7 @@ DDPM = (
     *("groups-2+l1-10", "channels-50-diff", "distilled-4", "steps-6-reuse-2", "noise-prediction"),
     *("ddpm", "dpm-solver", "l1-90-middle"),
 )
-UNET2D = ("groups-2", "channels-50-diff", "bf16", "steps-6-reuse-2")
+UNET2D = ("groups-2", "channels-50-diff", "blocks-30-distilled", "blocks-30-only", "bf16", "steps-6-reuse-2")
 OWN = ("baseline", "uniform-50", "ddim-10")
 PROFILED = {
     "linear-8bit",

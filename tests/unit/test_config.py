@@ -395,6 +395,27 @@ def test_a_student_learns_the_noise_levels_of_its_models_sampler() -> None:
     assert (first["guidance"], first["guidance_interval"]) == (2.25, [0.3, 3.0])
 
 
+def test_knowledge_comes_from_any_start_to_students_that_sample_as_they_like() -> None:
+    """Of a teacher that predicts noise, or is a student of few steps; the settings are those of the training alone."""
+    distill = {"method": "knowledge", "weight": 0.5, "features": 0.1}
+    blocks = {"method": "blocks", "names": ["bottom"]}
+    for start, options in (("noise-prediction", {"preconditioning": "epsilon"}), ("distilled-4", {})):
+        overlay = {
+            "trainings": {"mine": {"start": start, "prune": blocks, "distill": distill}},
+            "optimizations": {"mine": {"training": "mine", "sampler": {"steps": 12, "guidance": 2.0}}},
+            "matrix": [entry(model="ddpm", optimizations=["mine"])],
+            "models": {"ddpm": {"training": {"label_dropout": 0.1}}},
+        }
+        if start == "distilled-4":
+            overlay["optimizations"]["mine"]["sampler"]["guidance"] = 1.0
+        config = merge(CONFIG, overlay)
+        validate(config, SCHEMA, {"config.yaml": CONFIG, "my.yaml": overlay})
+        settings = resolve.finetune_settings(config, "mnist", "ddpm", "mine", 0)
+        assert settings["hook"] == {"distill": distill}
+        assert settings["steps"] == [{"prune": blocks}]
+        assert settings["training"].items() >= options.items()
+
+
 def started(**keys: Any) -> dict[str, Any]:
     """Return an overlay with a training `mine` of these keys, and a matrix that runs it."""
     recipes = {"mine": {"training": "mine"}}
@@ -511,7 +532,7 @@ SCHEMA_CASES = [
     case(
         "unstructured pruning before a training",
         started(start="plain", prune={**CHANNELS, "method": "l1"}),
-        "trainings.mine.prune.method … 'l1'; allowed: channels (",
+        "trainings.mine.prune.method … 'l1'; allowed: channels, blocks (",
     ),
     case(
         "student of no step",
@@ -780,6 +801,71 @@ START_CASES = [
         "another family's option after a start",
         started(start="plain", finetune={"min_snr_gamma": 5.0}),
         "trainings.mine.finetune.min_snr_gamma … family ddpm … model ncsn is ncsn … leave it out",
+    ),
+]
+
+BLOCKS = {"method": "blocks", "amount": 0.3}
+
+BLOCK_CASES = [
+    case(
+        "blocks of a network that has none",
+        started(start="plain", prune=BLOCKS),
+        "trainings.mine.prune.method … is blocks; allowed for model ncsn of family ncsn: channels",
+    ),
+    case(
+        "blocks by amount and by name",
+        merge(started(start="plain", prune={**BLOCKS, "names": ["bottom"]}), DDPM_RUNS_MINE),
+        "trainings.mine.prune … needs one of amount and names",
+    ),
+    case(
+        "blocks by neither",
+        merge(recipe(prune={"method": "blocks"}), DDPM_RUNS_MINE),
+        "optimizations.mine.prune … needs one of amount and names",
+    ),
+    case(
+        "unknown block",
+        merge(started(start="plain", prune={"method": "blocks", "names": ["bottom", "inc"]}), DDPM_RUNS_MINE),
+        "trainings.mine.prune.names[1] … 'inc'; allowed for model ddpm: down1.conv1, ",
+    ),
+    case(
+        "blocks by importance",
+        merge(started(start="plain", prune={**BLOCKS, "importance": "l1"}), DDPM_RUNS_MINE),
+        "trainings.mine.prune.importance … is not an option of method blocks; leave it out",
+    ),
+    case(
+        "names of channels",
+        started(start="plain", prune={**CHANNELS, "names": ["conv1"]}),
+        "trainings.mine.prune.names … is not an option of method channels; leave it out",
+    ),
+    case(
+        "blocks of quantized layers",
+        merge(started(start="linear-8bit-frozen", prune=BLOCKS), DDPM_RUNS_MINE),
+        "trainings.mine.prune … removes blocks after training linear-8bit-frozen, whose linear is 8bit; allowed: float",
+    ),
+]
+
+KNOWLEDGE = {"method": "knowledge", "weight": 0.5}
+
+KNOWLEDGE_CASES = [
+    case(
+        "knowledge without a weight",
+        started(start="plain", distill={"method": "knowledge"}),
+        "trainings.mine.distill.weight … missing",
+    ),
+    case(
+        "steps of knowledge",
+        started(start="plain", distill={**KNOWLEDGE, "steps": 4}),
+        "trainings.mine.distill.steps … does not belong to method knowledge; leave it out",
+    ),
+    case(
+        "weight of progressive distillation",
+        student({"weight": 0.5}),
+        "trainings.mine.distill.weight … does not belong to method progressive; leave it out",
+    ),
+    case(
+        "features of other widths",
+        started(start="plain", prune=CHANNELS, distill={**KNOWLEDGE, "features": 1.0}),
+        "trainings.mine.distill.features … is 1.0; allowed after removing channels … : 0",
     ),
 ]
 
@@ -1154,6 +1240,8 @@ MISTAKES = [
     *ENGINE_CASES,
     *PRUNING_CASES,
     *START_CASES,
+    *BLOCK_CASES,
+    *KNOWLEDGE_CASES,
     *STUDENT_CASES,
     *NETWORK_CASES,
     *GUIDE_CASES,

@@ -1,6 +1,7 @@
 """`slimdiff export --to diffusers`: folders that plain diffusers loads and samples the same images from."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from ownmodels import write_folder
 from presets import CONFIG, SCHEMA, merge
 
 from slimdiff.checkpoints.model import write_model
+from slimdiff.compression.blocks import BlockSettings, prune_blocks
 from slimdiff.compression.channels import ChannelSettings, prune_channels
 from slimdiff.compression.restore import sizes
 from slimdiff.compression.weight_only import quantize_weights
@@ -148,6 +150,27 @@ def test_channels_of_single_layers_are_no_unet2dmodel(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"layer time_embedding\.linear_1 has .* prune with mode: uniform, or use --to"):
         write_diffusers(tmp_path / "out", model, "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "model.safetensors"]
+
+
+def blocks(*names: str) -> Callable[[Any], dict[str, Any]]:
+    return lambda network: prune_blocks(network, BlockSettings("blocks", names=names))
+
+
+def test_attention_that_a_whole_level_lost_is_a_unet2dmodel_without_it(tmp_path: Path) -> None:
+    up = [f"up_blocks.0.attentions.{index}" for index in range(2)]
+    model = loaded(tmp_path, blocks("down_blocks.1.attentions.0", *up, "mid_block.attentions.0"))
+    write_diffusers(tmp_path / "out", model, "# card")
+    config = json.loads((tmp_path / "out/unet/config.json").read_text())
+    assert (config["down_block_types"], config["up_block_types"]) == (["DownBlock2D"] * 2, ["UpBlock2D"] * 2)
+    assert config["add_attention"] is False
+    assert (ours(model) - theirs(tmp_path / "out")).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["mid_block.resnets.1", "up_blocks.0.resnets.0", "up_blocks.0.attentions.1"])
+def test_other_blocks_left_out_are_no_unet2dmodel(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=rf"--to diffusers: {re.escape(name)} was left out; .* use --to onnx"):
+        write_diffusers(tmp_path / "out", loaded(tmp_path, blocks(name, "mid_block.attentions.0")), "# card")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from slimdiff.compression.unstructured import METHODS
 from slimdiff.compression.weight_only import WEIGHT_FORMATS
 from slimdiff.config import lookup
 from slimdiff.config.checks import networks
-from slimdiff.config.checks.trainings import training_problems
+from slimdiff.config.checks.names import PRUNE_KEYS
+from slimdiff.config.checks.trainings import DISTILL_KEYS, training_problems
 from slimdiff.config.lookup import COMPRESSION_STEPS
 from slimdiff.data import sources
 from slimdiff.diffusion import denoiser, schedulers
@@ -72,7 +73,7 @@ def test_choices_of_compression_match_the_implemented_ones():
     recipe = DEFINITIONS["optimization"]["properties"]
     prune, quantize = recipe["prune"]["properties"], recipe["quantize"]["properties"]
     assert set(COMPRESSION_STEPS) == set(STEPS) <= set(recipe)
-    assert set(prune["method"]["enum"]) == {*METHODS, "channels"}
+    assert set(prune["method"]["enum"]) == {*METHODS, "channels", "blocks"} == set(PRUNE_KEYS)
     assert set(prune["allocation"]["enum"]) == set(ALLOCATIONS)
     assert set(DEFINITIONS["importance"]["enum"]) == set(IMPORTANCES) == set(compression.IMPORTANCES)
     assert set(compression.LOSS_IMPORTANCES) < set(IMPORTANCES)
@@ -83,6 +84,9 @@ def test_choices_of_compression_match_the_implemented_ones():
     assert set(TRAINING["sparsify"]["properties"]["schedule"]["enum"]) == set(SPARSITY_SCHEDULES)
     solvers = {name for name, sampler in SAMPLERS.items() if sampler.step}
     assert set(TRAINING["distill"]["properties"]["teacher"]["enum"]) == solvers
+    keys = {key for keys in DISTILL_KEYS.values() for key in keys}
+    assert set(TRAINING["distill"]["properties"]) == {"method", *keys}
+    assert set(TRAINING["distill"]["properties"]["method"]["enum"]) == set(DISTILL_KEYS)
     assert set(recipe["engine"]["enum"]) == set(engines.ENGINES)
     assert set(recipe["precision"]["enum"]) == set(engines.PRECISIONS)
     assert set(engines.PRECISIONS) == {name for engine in engines.ENGINES.values() for name in engine.precisions}

@@ -284,6 +284,8 @@ def test_without_the_family_only_the_paper_is_shown(paper: pd.DataFrame) -> None
         ("longer", "other"),
         ("channels-50", "channel-pruned"),
         ("channels-50-only", "channel-pruned"),
+        ("blocks-30", "block-pruned"),
+        ("blocks-30-only", "block-pruned"),
         ("channels-50+l1-30", "several"),
         ("compile-bf16", "engine"),
         ("bf16", "engine"),
@@ -303,6 +305,8 @@ def test_the_kind_of_a_recipe_follows_from_the_config(optimization: str, kind: s
         "channels-50": {"training": "channels-50"},
         "channels-50-only": {"training": "plain", "prune": {"method": "channels"}},
         "channels-50+l1-30": {"training": "channels-50", "prune": {"method": "l1"}},
+        "blocks-30": {"training": "blocks-30"},
+        "blocks-30-only": {"training": "plain", "prune": {"method": "blocks", "names": ["bottom"]}},
         "compile-bf16": {"training": "plain", "engine": "torch-compile", "precision": "bf16"},
         "bf16": {"training": "plain", "precision": "bf16"},
         "channels-50+compile-bf16": {"training": "channels-50", "engine": "torch-compile"},
@@ -311,6 +315,7 @@ def test_the_kind_of_a_recipe_follows_from_the_config(optimization: str, kind: s
     }
     starts = {
         "channels-50": {"start": "plain", "prune": {"method": "channels"}, "finetune": {"epochs": 1}},
+        "blocks-30": {"start": "plain", "prune": {"method": "blocks", "amount": 0.3}, "finetune": {"epochs": 1}},
         "trained-on": {"start": "plain", "finetune": {"epochs": 1}},
     }
     states = {f"adam-{state}": {"optimizer": "adamw", "optimizer_state": state} for state in ("8bit", "float")}

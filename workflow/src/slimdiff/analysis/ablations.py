@@ -150,7 +150,7 @@ def _sparse_method(pair: PairedRow) -> tuple[str, float] | None:
         epochs = sparsify["epochs"]
         words = ["l1", f"{sparsify['schedule']}{until}", f"{epochs:g} more epoch{'s' if epochs != 1 else ''}"]
         return _with_options(words, sparsify), sparsify["amount"]
-    if prune.get("method", "channels") == "channels" or prune["scope"].startswith(MODULE):
+    if prune.get("method", "channels") in ("channels", "blocks") or prune["scope"].startswith(MODULE):
         return None
     return _with_options([prune["method"]], prune), prune["amount"]
 

@@ -161,8 +161,9 @@ def kind(optimization: str, config: Mapping[str, Any], default: str = "other") -
     training = {key: value for options in trainings for key, value in options.items()}
     prunings = [step["prune"] for step in (*trainings, recipe) if "prune" in step]
     applies = {
-        "pruned": any(step.get("method") != "channels" for step in prunings),
+        "pruned": any(step.get("method") not in ("channels", "blocks") for step in prunings),
         "channel-pruned": any(step.get("method") == "channels" for step in prunings),
+        "block-pruned": any(step.get("method") == "blocks" for step in prunings),
         "quantized": bool(recipe.get("quantize"))
         or training.get("linear", "float") != "float"
         or training.get("optimizer_state", "float") != "float",

@@ -102,6 +102,28 @@ def layers_of(family: str, network: Mapping[str, Any]) -> list[str] | None:
     ]
 
 
+def blocks_of(family: str, network: Mapping[str, Any]) -> list[str] | None:
+    """Return the names of the blocks that can be left out, in the order of `block_plan`; None as for `layers_of`."""
+    if family == "ncsn":
+        return []
+    if family == "ddpm":
+        attended = {block for block, (_, level) in _UNET.items() if level in network["attention_levels"]}
+        blocks = [f"{block}.conv1" if inner is _SCALED else block for block, (inner, _) in _UNET.items()]
+        return [name for name in blocks if name.endswith(".conv1") or name in attended] + ["bottom2", "bottom"]
+    if family != "unet2d":
+        return None
+    found, width = [], 0  # channels of the last block's output
+    for name, c_in, c_out, _ in _unet2d(network):
+        block, _, layer = name.rpartition(".")
+        if layer == "to_q":
+            found.append(block)
+        elif layer == "conv1":
+            if c_out == c_in or (c_out == width and block.startswith("up_blocks.")):
+                found.append(block)
+            width = c_out
+    return found
+
+
 def within(layers: list[str], module: str) -> list[str]:
     """Return the layers that `module` names: itself, or all layers in it."""
     return [name for name in layers if name == module or name.startswith(f"{module}.")]

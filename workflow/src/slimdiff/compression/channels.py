@@ -28,7 +28,7 @@ from torch import nn
 from slimdiff.catalog.layers import MODULE, modules, within
 from slimdiff.compression.importance import LevelLoss, score_by
 from slimdiff.compression.linear_quant import computes_in_bits
-from slimdiff.compression.restore import StructuralChange, sizes
+from slimdiff.compression.restore import Bypass, StructuralChange, sizes
 from slimdiff.errors import UserError
 
 ROUNDING = 1e-6  # of an amount in decimals, such as 0.333333
@@ -180,6 +180,11 @@ def _check_prunable(network: nn.Module) -> None:
     for name, module in network.named_modules():
         if computes_in_bits(module):
             raise UserError(f"prune.method is 'channels', but {name} is quantized; prune channels before quantizing")
+        if isinstance(module, Bypass) and module.channels is not None:
+            raise UserError(
+                f"prune.method is 'channels', but {name} was left out together with a skip; prune channels before "
+                "blocks"
+            )
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.groups != 1:
             raise UserError(
                 f"prune.method is 'channels', but {name} is a convolution of {module.groups} groups; allowed: a "

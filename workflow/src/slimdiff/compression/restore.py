@@ -13,7 +13,8 @@ from torch import nn
 from slimdiff.compression.linear_quant import restore_linears
 from slimdiff.errors import UserError
 
-# {"channels": {layer: sizes}}, with "waves": width if uniform; or {"linear": bits, "layers": names}
+# {"channels": {layer: sizes}}, with "waves": width if uniform; {"blocks": {module: channels of its input, None: all}};
+# or {"linear": bits, "layers": names}
 StructuralChange = dict[str, Any]
 
 # By name, for steps of plugins: (network, record, tensors), restores the recorded structure in place.
@@ -35,15 +36,50 @@ def restore_structure(
             RESTORERS[record["step"]](network, record["record"], tensors)
         elif "channels" in record:
             _remove_channels(network, record)
+        elif "blocks" in record:
+            leave_out(network, record["blocks"])
         else:
             restore_linears(network, record["linear"], record["layers"], tensors)
 
 
 def restore_shapes(network: nn.Module, structure: Sequence[StructuralChange]) -> None:
-    """Apply channel pruning alone and leave all layers in float, for measures that depend on widths alone."""
+    """Remove channels and blocks alone and leave all layers in float, for measures that depend on shapes alone."""
     for record in structure:
         if "channels" in record:
             _remove_channels(network, record)
+        elif "blocks" in record:
+            leave_out(network, record["blocks"])
+
+
+class Bypass(nn.Module):
+    """What is left of a block that was left out: it passes on the first `channels` of its input; None: all."""
+
+    def __init__(self, channels: int | None) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: torch.Tensor, *others: Any, **options: Any) -> torch.Tensor:
+        """(N, C, S, S) and whatever the block takes → (N, channels, S, S)."""
+        return x if self.channels is None else x[:, : self.channels]
+
+
+def leave_out(network: nn.Module, modules: Mapping[str, int | None]) -> None:
+    """Replace modules by a Bypass, in place.
+
+    Args:
+        modules: by name, how many channels of its input each passes on; None: all.
+
+    Raises:
+        UserError: a module is missing, or a number of channels is none.
+    """
+    for name, channels in modules.items():
+        if channels is not None and not (isinstance(channels, int) and channels > 0):
+            raise UserError(f"the checkpoint's structure leaves {channels!r} channels of {name!r}; allowed: 1 or more")
+        try:
+            network.get_submodule(name)
+        except AttributeError:
+            raise UserError(f"the checkpoint's structure names the module {name!r}, which the network lacks") from None
+        network.set_submodule(name, Bypass(channels))
 
 
 def _remove_channels(network: nn.Module, record: StructuralChange) -> None:

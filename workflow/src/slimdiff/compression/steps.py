@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from slimdiff.catalog.compression import measures_loss
+from slimdiff.compression.blocks import BlockSettings, prune_blocks
 from slimdiff.compression.channels import ChannelSettings, prune_channels
 from slimdiff.compression.linear_quant import BITS, quantize_linears
 from slimdiff.compression.restore import StructuralChange
@@ -23,6 +25,9 @@ def _prune(
 ) -> StructuralChange | None:
     if settings.get("method") == "channels":
         return prune_channels(network, build(ChannelSettings, settings, "prune"), seed)
+    if settings.get("method") == "blocks":
+        settings_of_blocks = build(BlockSettings, settings, "prune")
+        return prune_blocks(network, settings_of_blocks, None if loss is None else lambda: loss(network))
     prune_unstructured(network, build(PruneSettings, settings, "prune"), seed, loss)
     return None
 
@@ -49,7 +54,7 @@ def apply_steps(
     """Apply the recipe's steps in order, in place; return the structural changes for the checkpoint's header.
 
     Args:
-        loss: of a network, for `prune` with allocation `sensitivity`.
+        loss: of a network, for a `prune` that measures it.
 
     Raises:
         UserError: a step or a setting of it is unknown or out of range, or does not fit the network.
@@ -59,7 +64,7 @@ def apply_steps(
         if len(step) != 1 or next(iter(step)) not in STEPS:
             raise UserError(f"compression step is {dict(step)}; allowed: one of {', '.join(STEPS)}")
         ((name, settings),) = step.items()
-        extra = {"loss": loss} if settings.get("allocation") == "sensitivity" else {}
+        extra = {"loss": loss} if name == "prune" and measures_loss(settings) else {}
         record = STEPS[name](network, settings, seed, **extra)
         if record is not None:
             structure.append(record)

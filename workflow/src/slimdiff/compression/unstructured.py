@@ -49,7 +49,7 @@ def prune_unstructured(network: nn.Module, settings: PruneSettings, seed: int, l
         UserError: a setting is unknown or out of range, or the allocation `sensitivity` lacks its loss.
     """
     if settings.method not in METHODS:
-        raise UserError(f"prune.method is {settings.method!r}; allowed: {', '.join(METHODS)}, channels")
+        raise UserError(f"prune.method is {settings.method!r}; allowed: {', '.join(METHODS)}, channels, blocks")
     if not 0.0 <= settings.amount < 1.0:
         raise UserError(f"prune.amount is {settings.amount}; allowed: 0 to below 1")
     if settings.allocation not in ALLOCATIONS:

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from slimdiff.catalog.compression import measures_loss
 from slimdiff.catalog.engines import ENGINES, runtime_of
 from slimdiff.catalog.families import FAMILIES, Family
 from slimdiff.catalog.samplers import SAMPLER_ALWAYS, SAMPLER_FACTS, SAMPLER_OPTIONAL
@@ -162,9 +163,9 @@ def guide_cell(config: Config, dataset: str, model: str, optimization: str, seed
 
 
 def needs_images(config: Config, optimization: str) -> bool:
-    """Return whether the stage `compress` reads images, to calibrate an engine or to measure layer sensitivity."""
+    """Return whether the stage `compress` reads images, to calibrate an engine or to measure layers or blocks."""
     recipe = config["optimizations"][optimization]
-    return runtime_of(recipe).needs_images or recipe.get("prune", {}).get("allocation") == "sensitivity"
+    return runtime_of(recipe).needs_images or measures_loss(recipe.get("prune", {}))
 
 
 def uses_gpu(config: Config, optimization: str) -> bool:

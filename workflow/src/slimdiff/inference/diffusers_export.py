@@ -1,7 +1,7 @@
 """Export a cell's network as a folder that plain diffusers loads: a UNet2DModel, its scheduler, and a model card.
 
 A network is a UNet2DModel if each level has one width, as the config's block_out_channels say. Channels removed in the
-mode `uniform` leave such a network; others do not.
+mode `uniform` leave such a network; others do not. Of blocks that were left out, it can lack the attention of a level.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from torch import nn
 
 from slimdiff.catalog.samplers import TIMESTEPS
 from slimdiff.catalog.schedules import PREDICTIONS, SCHEDULE
-from slimdiff.compression.restore import sizes
+from slimdiff.compression.restore import Bypass, sizes
 from slimdiff.errors import UserError
 from slimdiff.inference.export import TOLERANCE, in_float
 from slimdiff.inference.model import LoadedModel
@@ -77,6 +77,7 @@ def unet_config(network: nn.Module, model: Mapping[str, Any]) -> dict[str, Any]:
         model: of the header; its network is the one before any pruning.
     """
     own = {key: value for key, value in model["network"].items() if key not in ("zero_init", "classes", "null_class")}
+    own |= _attention_left(network, own)
     layers = sizes(network)
     levels = range(len(own["block_out_channels"]))
     widths = [layers[f"down_blocks.{level}.resnets.0.conv2"]["out_channels"] for level in levels]
@@ -95,6 +96,34 @@ def unet_config(network: nn.Module, model: Mapping[str, Any]) -> dict[str, Any]:
         "out_channels": model["channels"],
         "num_class_embeds": classes + model["network"].get("null_class", True) if classes else None,
     }
+
+
+def _attention_left(network: nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of `config` that change if blocks were left out.
+
+    Raises:
+        UserError: a UNet2DModel without them does not exist.
+    """
+    gone = {name for name, module in network.named_modules() if isinstance(module, Bypass)}
+    changed: dict[str, Any] = {}
+    for way in ("down", "up"):
+        kinds = list(config[f"{way}_block_types"])
+        for level, kind in enumerate(kinds):
+            attentions = {f"{way}_blocks.{level}.attentions.{i}" for i in range(config["layers_per_block"] + 1)}
+            attentions &= {name for name, _ in network.named_modules()}
+            if kind.startswith("Attn") and attentions <= gone:
+                kinds[level] = kind.removeprefix("Attn")
+                gone -= attentions
+        changed[f"{way}_block_types"] = kinds
+    if "mid_block.attentions.0" in gone:
+        changed["add_attention"] = False
+        gone.remove("mid_block.attentions.0")
+    if gone:
+        raise UserError(
+            f"--to diffusers: {min(gone)} was left out; a UNet2DModel has every residual block, and attention in all "
+            f"blocks of a level or in none; {INSTEAD}"
+        )
+    return changed
 
 
 def check_process(loaded: LoadedModel) -> None:

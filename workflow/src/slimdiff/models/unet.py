@@ -194,6 +194,26 @@ class UNet(nn.Module):
         heads = {name: module.heads for name, module in self.named_modules() if isinstance(module, SelfAttention)}
         return {"inputs": (x, torch.zeros(1)), "keep": ("outc",), "heads": heads}
 
+    def block_plan(self) -> dict[str, dict[str, int | None]]:
+        """Return the blocks that can be left out, by name: modules whose output has their input's shape.
+
+        None, as the value of each module, means that all channels of its input are passed on. `bottom` is the whole of
+        bottom1 to bottom3.
+        """
+        plan: dict[str, dict[str, int | None]] = {}
+        for name, module in self.named_children():
+            if isinstance(module, SelfAttention):
+                plan[name] = {name: None}
+            elif isinstance(module, Down | Up) and isinstance(module.conv1, DoubleConv):
+                plan[f"{name}.conv1"] = {f"{name}.conv1": None}
+        first, last = self.bottom1, self.bottom3
+        if isinstance(first, DoubleConv) and isinstance(last, DoubleConv):
+            if isinstance(self.bottom2, DoubleConv):
+                plan["bottom2"] = {"bottom2": None}
+            if first.conv1.in_channels == last.conv2.out_channels:
+                plan["bottom"] = dict.fromkeys(("bottom1", "bottom2", "bottom3"))
+        return plan
+
     def feature_modules(self) -> tuple[str, ...]:
         """Return the names of the modules whose outputs distillation compares: the end of each level."""
         return ("attend1", "attend2", "attend3", "bottom3", "attend4", "attend5", "attend6")

@@ -178,6 +178,28 @@ class UNet2D(UNet2DModel):
             plan["scale_shift"] = [f"{name}.time_emb_proj" for name in blocks]
         return plan
 
+    def block_plan(self) -> dict[str, dict[str, int | None]]:
+        """Return the blocks that can be left out, by name: each with how many channels of its input are passed on.
+
+        None: all, of a block whose output has its input's shape. A residual block up has a skip behind the channels
+        that it gets from the block before it; these can be passed on if its output is as wide.
+        """
+        plan: dict[str, dict[str, int | None]] = {}
+        width = 0  # channels of the last block's output
+        for name, module in self.named_modules():
+            if isinstance(module, Attention):
+                plan[name] = {name: None}
+            elif isinstance(module, Upsample2D):
+                width = module.conv.out_channels
+            elif isinstance(module, ResnetBlock2D):
+                own = module.conv2.out_channels
+                if module.conv1.in_channels == own:
+                    plan[name] = {name: None}
+                elif name.startswith("up_blocks.") and own == width:
+                    plan[name] = {name: width}
+                width = own
+        return plan
+
     def feature_modules(self) -> tuple[str, ...]:
         """Return the names of the modules whose outputs distillation compares: the end of each level."""
         down, up = range(len(self.down_blocks)), range(len(self.up_blocks))

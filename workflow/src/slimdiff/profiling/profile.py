@@ -17,9 +17,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
+from slimdiff.compression import arithmetic
 from slimdiff.compression.restore import restore_shapes
 from slimdiff.data import image_set
 from slimdiff.engines.network import EngineNetwork, count_parameters
@@ -243,8 +242,8 @@ def _speedups(ratios: Sequence[float], name: str) -> dict[str, float | None]:
 def count_macs(loaded: LoadedModel) -> int:
     """Count the multiply-accumulates of one network evaluation of one image.
 
-    They are those of the float network after channel pruning. Zeros count, since they are multiplied, too; quantization
-    does not change the count.
+    They are those of the float network after channels and blocks were removed. Zeros count, since they are multiplied,
+    too; quantization does not change the count.
     """
     return _count_macs(loaded, lambda network, x: network(x, torch.zeros(1)))
 
@@ -279,45 +278,11 @@ def _count_macs(loaded: LoadedModel, evaluate: Callable[[nn.Module, torch.Tensor
     with torch.device("meta"):
         restore_shapes(network, loaded.settings["structure"])
     network.to_empty(device="cpu")  # operators of the meta device import torch's compiler, which takes a second
-    with torch.no_grad(), _FlopCounter() as counter:
+    with torch.no_grad():
         for tensor in (*network.parameters(), *network.buffers()):
             tensor.zero_()
-        evaluate(network, torch.zeros(1, model["channels"], model["image_size"], model["image_size"]))
-    return counter.flops // 2
-
-
-# torch has formulas for attention on GPUs alone.
-OF_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-OF_GPU = torch.ops.aten._scaled_dot_product_flash_attention
-
-
-class _FlopCounter(TorchDispatchMode):
-    """Count floating-point operations with torch's formulas, as FlopCounterMode does.
-
-    Entering FlopCounterMode imports torch's compiler, which takes a second.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flops = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch imports its compiler, to tell it to skip this class
-
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        packet = func._overloadpacket
-        formula = flop_registry.get(OF_GPU if packet is OF_CPU else packet)
-        if formula is None:
-            with self:
-                out = func.decompose(*args, **kwargs)
-            return func(*args, **kwargs) if out is NotImplemented else out
-        out = func(*args, **kwargs)
-        self.flops += formula(*args, **kwargs, out_val=out)
-        return out
+    x = torch.zeros(1, model["channels"], model["image_size"], model["image_size"])
+    return arithmetic.count_macs(network, lambda network: evaluate(network, x))
 
 
 def reset_peak_memory(device: torch.device) -> None:

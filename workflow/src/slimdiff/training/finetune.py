@@ -15,6 +15,7 @@ from torch import nn
 
 from slimdiff.catalog.families import FIXED_BY_START
 from slimdiff.checkpoints import weights
+from slimdiff.compression.blocks import BlockSettings, prune_blocks
 from slimdiff.compression.channels import ChannelSettings, prune_channels
 from slimdiff.compression.importance import LevelLoss
 from slimdiff.compression.restore import StructuralChange
@@ -32,6 +33,7 @@ from slimdiff.training.knowledge import KnowledgeDistillation, KnowledgeSettings
 from slimdiff.training.loop import Prepared, Trained, fit
 from slimdiff.training.losses import LEVELS, level_losses
 
+LEVELS_PER_PROBE = 5  # of the noise levels, one that the loss of a network without a block is measured at
 PREPARED_KIND = "prepared"
 PREPARED = "start.safetensors"  # in the state folder; slimdiff.training.state.clear_state removes it
 
@@ -39,6 +41,13 @@ PREPARED = "start.safetensors"  # in the state folder; slimdiff.training.state.c
 def _prune(
     network: nn.Module, settings: Mapping[str, Any], seed: int, losses: Sequence[LevelLoss]
 ) -> StructuralChange | None:
+    if settings.get("method") == "blocks":
+        probed = losses[LEVELS_PER_PROBE // 2 :: LEVELS_PER_PROBE]
+        return prune_blocks(
+            network,
+            build(BlockSettings, settings, "prune"),
+            lambda: sum(float(loss()) for loss in probed) / len(probed),
+        )
     return prune_channels(network, build(ChannelSettings, settings, "prune"), seed, losses)
 
 

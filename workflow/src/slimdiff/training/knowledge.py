@@ -103,8 +103,8 @@ def _relative_error(own: torch.Tensor, theirs: torch.Tensor, name: str) -> torch
     """Return ‖own - theirs‖² / ‖theirs‖² per image (N,)."""
     if own.shape != theirs.shape:
         raise UserError(
-            f"distill.features: {name} has {own.shape[1]} channels, in the teacher {theirs.shape[1]}; allowed: a student "
-            "with all of its start's channels; leave features out"
+            f"distill.features: {name} has {own.shape[1]} channels, in the teacher {theirs.shape[1]}; allowed: a "
+            "student with all of its start's channels; leave features out"
         )
     theirs = theirs.float().flatten(1)
     return (own.float().flatten(1) - theirs).square().sum(1) / theirs.square().sum(1).clamp_min(1e-12)

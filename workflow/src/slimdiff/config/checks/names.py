@@ -73,6 +73,14 @@ def _start_problems(config: Config) -> Iterator[Problem]:
             yield Problem(("trainings", name, "start"), text)
 
 
+PRUNE_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # by method: keys it needs, others it can have
+    "random": (("scope",), ("allocation",)),
+    "l1": (("scope",), ("allocation",)),
+    "channels": (("importance",), ("mode",)),
+    "blocks": ((), ("names",)),
+}
+
+
 def _hook_problems(options: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Problem]:
     """Yield training hooks that exclude each other, and keys that do not fit the sparsity schedule."""
     hooks = [name for name in TRAINING_HOOKS if name in options]
@@ -96,13 +104,16 @@ def _prune_problems(prune: Mapping[str, Any], path: tuple[str, ...], images: boo
     """
     if not prune:
         return
-    channels, importance = prune["method"] == "channels", prune.get("importance")
-    for key, of_channels in (("scope", False), ("allocation", False), ("importance", True), ("mode", True)):
-        module = key == "scope" and str(prune.get(key)).startswith(MODULE)
-        if key in prune and of_channels != channels and not module:
-            yield Problem((*path, key), f"is not an option of method {prune['method']}; leave it out")
-        if key not in prune and of_channels == channels and key not in ("allocation", "mode"):
-            yield Problem((*path, key), f"is missing; method {prune['method']} requires it")
+    method, importance = prune["method"], prune.get("importance")
+    needed, others = PRUNE_KEYS[method]
+    for key in ("scope", "allocation", "importance", "mode", "names"):
+        module = key == "scope" and method == "channels" and str(prune.get(key)).startswith(MODULE)
+        if key in prune and key not in (*needed, *others) and not module:
+            yield Problem((*path, key), f"is not an option of method {method}; leave it out")
+        if key not in prune and key in needed:
+            yield Problem((*path, key), f"is missing; method {method} requires it")
+    if method == "blocks" and ("amount" in prune) == ("names" in prune):
+        yield Problem(path, "needs one of amount and names with method blocks")
     if importance in LOSS_IMPORTANCES and not images:
         text = (
             f"is {importance!r}, which needs images; allowed in a recipe: {', '.join(WEIGHT_IMPORTANCES)}; or prune "

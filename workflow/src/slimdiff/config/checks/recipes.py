@@ -15,7 +15,7 @@ from slimdiff.config.axes import variants
 from slimdiff.config.cells import BASELINE, expand
 from slimdiff.config.checks import Problem
 from slimdiff.config.checks.networks import options_of_other_families
-from slimdiff.config.checks.trainings import channel_problems, uniform_problems
+from slimdiff.config.checks.trainings import block_problems, removal_problems, uniform_problems
 from slimdiff.config.lookup import (
     Config,
     chain_of,
@@ -40,9 +40,11 @@ def recipe_problems(config: Config, model: str, optimization: str) -> Iterator[P
             )
             yield Problem((*path, step), text)
 
-    if recipe.get("prune", {}).get("method") == "channels":
-        yield from channel_problems(training, (*path, "prune"), recipe["training"])
-        yield from uniform_problems(config, model, training, recipe["prune"], (*path, "prune"))
+    if "prune" in recipe:
+        prune, place = recipe["prune"], (*path, "prune")
+        yield from block_problems(config, model, prune, place)
+        yield from removal_problems(training, prune, place, recipe["training"])
+        yield from uniform_problems(config, model, training, prune, place)
     yield from _engine_problems(recipe, training, path)
     yield from _scope_problems(config, model, recipe.get("prune", {}), (*path, "prune"))
     if recipe.get("prune", {}).get("allocation", "pool") != "pool":

@@ -6,7 +6,7 @@ from typing import Any
 
 from slimdiff.catalog.compression import FLOAT_ONLY
 from slimdiff.catalog.families import FAMILIES, ON_SCHEDULE, divisors
-from slimdiff.catalog.layers import MIXED_LINEAR
+from slimdiff.catalog.layers import MIXED_LINEAR, blocks_of
 from slimdiff.catalog.limits import uniform_amounts
 from slimdiff.config.checks import Problem
 from slimdiff.config.checks.networks import GROUPED_CHANNELS, options_of_other_families
@@ -45,10 +45,11 @@ def training_problems(config: Config, model: str, training: str) -> Iterator[Pro
     if options.get("label_dropout") and not config["models"][model]["network"].get("null_class", True):
         text = f"is {options['label_dropout']}; allowed for model {model}, which has no null class: 0"
         yield problem("label_dropout", text)
-    if "prune" in config["trainings"][training]:
+    if "prune" in own:
         path = ("trainings", training, "prune")
-        yield from channel_problems(options, path, config["trainings"][training]["start"])
-        yield from uniform_problems(config, model, options, config["trainings"][training]["prune"], path)
+        yield from block_problems(config, model, own["prune"], path)
+        yield from removal_problems(options, own["prune"], path, own["start"])
+        yield from uniform_problems(config, model, options, own["prune"], path)
     if "distill" in config["trainings"][training]:
         yield from _distill_problems(config, model, training)
     for key, text in options_of_other_families(config, model, "training", options):
@@ -156,13 +157,33 @@ def uniform_problems(
         yield Problem((*path, "amount"), text)
 
 
-def channel_problems(options: Mapping[str, Any], path: tuple[str, ...], training: str) -> Iterator[Problem]:
-    """Yield what keeps channels from being removed: grouped convolutions or quantized linear layers.
+def block_problems(config: Config, model: str, prune: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Problem]:
+    """Yield what keeps the `prune` at `path` from leaving out blocks of `model`."""
+    if prune["method"] != "blocks":
+        return
+    entry = config["models"][model]
+    blocks = blocks_of(entry["family"], entry["network"])
+    if blocks == []:
+        yield Problem((*path, "method"), f"is blocks; allowed for model {model} of family {entry['family']}: channels")
+    for index, name in enumerate(prune.get("names", ())):
+        if blocks and name not in blocks:
+            yield Problem((*path, "names", index), f"is {name!r}; allowed for model {model}: {', '.join(blocks)}")
+
+
+def removal_problems(
+    options: Mapping[str, Any], prune: Mapping[str, Any], path: tuple[str, ...], training: str
+) -> Iterator[Problem]:
+    """Yield what keeps channels or blocks from being removed: quantized linear layers, and of channels groups.
 
     Args:
         options: the options of the training `training`.
+        prune: the `prune` at `path`.
     """
-    for key, allowed in (("groups", 1), ("linear", "float")):
+    needed: dict[str, dict[str, Any]] = {
+        "channels": {"groups": 1, "linear": "float"},
+        "blocks": {"linear": "float"},
+    }
+    for key, allowed in needed.get(prune["method"], {}).items():
         if options[key] != allowed:
-            text = f"removes channels after training {training}, whose {key} is {options[key]}; allowed: {allowed}"
-            yield Problem(path, text)
+            text = f"after training {training}, whose {key} is {options[key]}; allowed: {allowed}"
+            yield Problem(path, f"removes {prune['method']} {text}")

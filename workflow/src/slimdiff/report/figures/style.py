@@ -19,12 +19,14 @@ from slimdiff.report.contents import CELLS, FIGURE_FORMATS
 # Shapes that Vega does not name, as paths in a square from -1 to 1.
 HEXAGON = "M0,-1L0.87,-0.5L0.87,0.5L0,1L-0.87,0.5L-0.87,-0.5Z"
 STAR = "M0,-1L0.22,-0.31L0.95,-0.31L0.36,0.12L0.59,0.81L0,0.38L-0.59,0.81L-0.36,0.12L-0.95,-0.31L-0.22,-0.31Z"
-# Colour and shape of each kind of recipe. Colours are Okabe and Ito's and two of Tol's, safe for colour blindness.
+PENTAGON = "M0,-1L0.95,-0.31L0.59,0.81L-0.59,0.81L-0.95,-0.31Z"
+# Colour and shape of each kind of recipe. Colours are Okabe and Ito's and three of Tol's, safe for colour blindness.
 KINDS = {
     "baseline": ("#000000", "circle"),
     "quantized": ("#0072B2", "square"),
     "pruned": ("#D55E00", "triangle-up"),
     "channel-pruned": ("#882255", HEXAGON),
+    "block-pruned": ("#661100", PENTAGON),
     "grouped": ("#009E73", "diamond"),
     "EMA": ("#CC79A7", "cross"),
     "sampler": ("#997700", "triangle-down"),

@@ -32,6 +32,7 @@ GLYPHS = {
     "triangle-right": "▶",
     "triangle-left": "◀",
     style.HEXAGON: "⬢",
+    style.PENTAGON: "⬟",
     style.STAR: "★",
 }
 
