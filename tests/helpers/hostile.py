@@ -108,8 +108,11 @@ WORDS = sorted(set(words(SCHEMA)) | set(CONFIG["trainings"]) | set(CONFIG["optim
 
 
 def bases() -> list[dict[str, Any]]:
-    """Return config.yaml, every preset and a minimal matrix, each without unused recipes."""
+    """Return config.yaml, every preset without a folder and a minimal matrix, each without unused recipes."""
     overlays = [read_yaml(path) for path in sorted((ROOT / "config").glob("*.yaml"))]
+    overlays = [
+        each for each in overlays if not any("pretrained" in model for model in each.get("models", {}).values())
+    ]
     return [trimmed(merge(CONFIG, overlay)) for overlay in ({}, MINIMAL, *overlays)]
 
 

@@ -18,6 +18,20 @@ NETWORK = {
     "norm_num_groups": 4,
 }
 
+CIFAR10 = {  # google/ddpm-cifar10-32
+    "sample_size": 32,
+    "block_out_channels": (128, 256, 256, 256),
+    "layers_per_block": 2,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": None,
+    "norm_num_groups": 32,
+    "norm_eps": 1e-6,
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+}
+
 
 def write_folder(folder: Path, method: str = "ddpm", scheduler: dict[str, Any] | None = None, **network: Any) -> Any:
     """Write a pipeline with a random network into `folder`, and return it."""
@@ -31,6 +45,22 @@ def write_folder(folder: Path, method: str = "ddpm", scheduler: dict[str, Any] |
     pipeline = pipeline_class(unet=unet, scheduler=scheduler_class(**options))
     pipeline.save_pretrained(folder)
     return pipeline
+
+
+def write_layout(folder: Path, **network: Any) -> None:
+    """Write a pipeline's folder whose file of weights has a header and a hole: all sizes, no bytes on the disk."""
+    with torch.device("meta"):
+        unet = diffusers.UNet2DModel(**network)
+    unet.save_config(folder / "unet")
+    diffusers.DDPMScheduler(variance_type="fixed_large").save_pretrained(folder / "scheduler")
+    layout, end = {}, 0
+    for name, tensor in unet.state_dict().items():
+        start, end = end, end + 4 * tensor.numel()
+        layout[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    header = json.dumps(layout).encode()
+    with (folder / "unet" / "diffusion_pytorch_model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + end)
 
 
 def edit(path: Path, **changes: Any) -> None:

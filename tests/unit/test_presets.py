@@ -1,20 +1,24 @@
 """The presets are complete: every number of the paper has its cells, and the paper's settings are used."""
 
+import copy
 import csv
 import itertools
 from pathlib import Path
 
 import pytest
 from presets import CONFIG, ROOT, merge, preset
+from torch import nn
 
 from slimdiff.analysis.claims import file as claimfile
 from slimdiff.catalog.layers import layers_of, modules
-from slimdiff.compression.channels import ChannelSettings, prune_channels
+from slimdiff.compression.arithmetic import count_macs
+from slimdiff.compression.channels import ChannelSettings, kept_width, prune_channels
+from slimdiff.compression.restore import leave_out
 from slimdiff.config import lookup, resolve
 from slimdiff.config.axes import expand_axes
 from slimdiff.config.cells import expand
 from slimdiff.errors import UserError
-from slimdiff.io.settings import canonical
+from slimdiff.io.settings import build, canonical
 from slimdiff.models.registry import build_network
 
 REFERENCE = ROOT / "workflow" / "resources" / "paper_reference.csv"
@@ -290,3 +294,34 @@ def test_the_study_prunes_every_module_by_three_methods_and_two_amounts(model: s
     for module in NO_CHANNELS[model]:
         with pytest.raises(UserError, match=r"^prune\.scope is"):
             prune_channels(network, ChannelSettings("channels", "l1", 0.5, scope=f"module:{module}"), 0)
+
+
+@pytest.mark.parametrize("model", ["ddpm", "unet2d"])
+def test_blocks_and_channels_save_nearly_the_same(model: str) -> None:
+    """The pairs of the study, on an untrained network; a set of blocks saves its amount or a little more."""
+    config = preset("blocks.yaml")
+    network = build_network(config["models"][model])
+
+    def macs(pruned: nn.Module) -> int:
+        return count_macs(pruned, lambda network: network(*network.channel_plan()["inputs"]))
+
+    without_blocks = copy.deepcopy(network)
+    leave_out(without_blocks, dict(itertools.chain.from_iterable(b.items() for b in network.block_plan().values())))
+    for channels, blocks in (("channels-15", "blocks-30"), ("channels-30", "blocks-45")):
+        pruned, amount = copy.deepcopy(network), config["trainings"][blocks]["prune"]["amount"]
+        prune_channels(pruned, build(ChannelSettings, config["trainings"][channels]["prune"], "prune"), 0)
+        assert 1 - macs(pruned) / macs(network) == pytest.approx(amount, abs=0.04)
+        assert macs(without_blocks) < (1 - amount) * macs(network)
+        for name in (channels, blocks):
+            distilled = dict(config["trainings"][f"{name}-distilled"])
+            assert distilled.pop("distill")["method"] == "knowledge"
+            assert distilled == config["trainings"][name]
+    assert {len(entry["seeds"]) for entry in config["matrix"]} == {3}
+
+
+def test_a_third_of_ddpm_cifar10s_channels_is_a_quarter_of_each_width_and_44_percent() -> None:
+    """As torch-pruning's rounding to whole norm groups of 32 gives it in Fang et al. 2023."""
+    trainings = preset("diff-pruning-cifar10.yaml")["trainings"]
+    amounts = {trainings[name]["prune"]["amount"] for name in ("diff-pruning", "taylor", "magnitude", "random")}
+    assert {kept_width(width, amount, 32) / width for width in (128, 256) for amount in amounts} == {0.75}
+    assert trainings["blocks-44"]["prune"]["amount"] == pytest.approx(1 - 0.75**2, abs=0.01)

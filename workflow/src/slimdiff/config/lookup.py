@@ -119,10 +119,10 @@ def training_options(config: Config, model: str, training: str) -> dict[str, Any
 def distillation_of(config: Config, model: str, training: str) -> dict[str, Any] | None:
     """Return the `distill` of `training` with everything the student's steps depend on.
 
-    None if it has no `distill`, or one of the method knowledge, whose student samples as other models do.
-    Targets of the other methods are guided as in the model's own sampler. In progressive distillation its noise levels are
-    used as well. `grid` is the length of the schedule that the student's levels are taken from: the number of the
-    teacher's steps. A student that becomes a teacher passes on its grid, and already has guidance in its weights.
+    None if it has no `distill`, or one of the method knowledge, whose student samples as other models do. Targets of
+    the other methods are guided as in the model's own sampler. In progressive distillation its noise levels are used as
+    well. `grid` is the length of the schedule that the student's levels are taken from: the number of the teacher's
+    steps. A student that becomes a teacher passes on its grid, and already has guidance in its weights.
     """
     own = config["trainings"][training].get("distill")
     if own is None or own.get("method") == "knowledge":
