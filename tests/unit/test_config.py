@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
+from ownmodels import CIFAR10, write_layout
 from photos import write_photos
 from presets import CONFIG, ROOT, SCHEMA, merge, read_yaml
 
 from slimdiff.catalog import families, samplers
 from slimdiff.config import lookup, resolve
 from slimdiff.config.cells import Cell, expand
+from slimdiff.config.pretrained import fill_pretrained
 from slimdiff.config.validate import RENAMED, validate
 from slimdiff.errors import UserError
 from slimdiff.io.files import digest
@@ -79,9 +81,13 @@ def test_the_defaults_are_valid() -> None:
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.name)
-def test_presets_are_valid_and_hold_only_differences(path: Path) -> None:
+def test_presets_are_valid_and_hold_only_differences(path: Path, tmp_path: Path) -> None:
     overlay = read_yaml(path)
-    validate(merge(CONFIG, overlay), SCHEMA, {"config.yaml": CONFIG, path.name: overlay})
+    for model in overlay.get("models", {}).values():
+        if "pretrained" in model:
+            model["pretrained"] = str(tmp_path / model["pretrained"])
+            write_layout(Path(model["pretrained"]), **CIFAR10)
+    validate(fill_pretrained(merge(CONFIG, overlay)), SCHEMA, {"config.yaml": CONFIG, path.name: overlay})
 
     def same(base: Any, other: Any, where: str) -> None:
         if isinstance(base, dict) and isinstance(other, dict):
