@@ -11,6 +11,7 @@ from presets import CONFIG, ROOT, SCHEMA, merge, read_yaml
 
 from slimdiff.analysis.claims import file as claimfile
 from slimdiff.config import lookup, resolve
+from slimdiff.config.axes import expand_axes
 from slimdiff.config.cells import expand
 from slimdiff.config.validate import validate
 from slimdiff.errors import UserError
@@ -189,7 +190,7 @@ def outcome(config: dict[str, Any], overlay: dict[str, Any] | None = None) -> st
         claimfile.read(config["claims"])
     except UserError as error:
         return str(error)
-    plan(config)
+    plan(expand_axes(config))
     return None
 
 

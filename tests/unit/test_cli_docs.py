@@ -163,7 +163,7 @@ def test_a_closed_pipe_is_not_an_error(finished: Path) -> None:
     [
         ("slimdiff sh", {"show"}),
         ("slimdiff show mnist/ddpm/l", {"mnist/ddpm/l1-30/seed0"}),
-        ("slimdiff show ", set(clifolders.REAL)),
+        ("slimdiff show ", {*clifolders.REAL, clifolders.TUNED}),
         ("slimdiff run sm", {"smoke"}),
         ("slimdiff export x --to o", {"onnx"}),
     ],

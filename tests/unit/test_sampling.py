@@ -315,7 +315,9 @@ def test_another_sampler_and_guidance_can_be_requested(tmp_path):
     assert torch.equal(loaded.sample(2, 5, sampler="heun").images, sampled(tmp_path, 2).images)
     with pytest.raises(UserError, match=r"sampler 'ddim' needs steps: .*heun"):
         loaded.sample(2, 5, sampler="ddim")
-    with pytest.raises(UserError, match=r"sampler is 'ode'; allowed for this model: heun, euler, ddpm, ddim"):
+    with pytest.raises(
+        UserError, match=r"sampler is 'ode'; allowed for this model: heun, euler, consistency, ddpm, ddim"
+    ):
         loaded.sample(2, sampler="ode")
     write_small_model(tmp_path / "plain.safetensors")
     plain = slimdiff.load(tmp_path / "plain.safetensors")
