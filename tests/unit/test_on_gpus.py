@@ -22,6 +22,7 @@ from slimdiff.catalog.engines import Runtime
 from slimdiff.compression.linear_quant import dense_weight, quantize_linears
 from slimdiff.engines.lowering import start_network
 from slimdiff.engines.network import Placement
+from slimdiff.models.attention import attention
 from slimdiff.models.registry import build_network
 from slimdiff.profiling.profile import profile
 from slimdiff.runtime import devices
@@ -55,12 +56,18 @@ def test_a_training_can_be_repeated(tmp_path, cuda, family, precision):
         assert torch.equal(value, other.weights["raw"][name]), name
 
 
-@pytest.mark.parametrize("family", ["ncsn", "ddpm"])
-def test_a_compiled_training_learns_the_same(tmp_path, cuda, family):
-    eager, compiled = (trained(tmp_path / str(on), cuda, family, compile=on) for on in (False, True))
-    assert compiled.weights["raw"].keys() == eager.weights["raw"].keys()
-    losses = [each.record["epochs"][0]["loss"] for each in (eager, compiled)]
-    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_of_attention_can_be_repeated(cuda, dtype):
+    """Of the 4,096 tokens of 64×64 pixels, whose kernels split the sum."""
+    made = [torch.randn(4, 4, 4096, 16, device=cuda, dtype=dtype) for _ in range(4)]
+    found = []
+    with devices.deterministic_operations(cuda):
+        for _ in range(5):
+            inputs = [tensor.clone().requires_grad_() for tensor in made[:3]]
+            attention(*inputs).backward(made[3])
+            found.append([tensor.grad for tensor in inputs])
+    for again in found[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(again, found[0], strict=True))
 
 
 def test_a_step_does_not_wait_for_the_gpu(tmp_path, cuda):
@@ -77,20 +84,6 @@ def test_a_step_does_not_wait_for_the_gpu(tmp_path, cuda):
             torch.cuda.set_sync_debug_mode("default")
         waits.append(sum("synchroniz" in str(each.message) for each in caught))
     assert waits[0] == waits[1]
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_result_of_a_cuda_graph_outlives_its_next_replay(cuda, tmp_path, precision):
-    model = small_unet_model()
-    network = build_network(model, seed=1).eval().requires_grad_(False)
-    header = model_header(model, TRAININGS["ddpm"](), engine="torch-compile", precision=precision)
-    running = start_network(header, network, Placement(cuda, tmp_path))
-    shape = (4, model["channels"], *[model["image_size"]] * 2)
-    inputs = [(torch.randn(shape), torch.rand(4) * 9, torch.arange(4) % 2) for _ in range(4)]
-    found = [running(*(part.to(cuda) for part in each)) for each in inputs]
-    assert running.runtime == Runtime("torch-compile", precision)
-    for result, each in zip(found, inputs, strict=True):
-        assert relative(result, network(*each)) < (5e-3 if precision == "fp32" else 0.03)
 
 
 @pytest.mark.parametrize("family", ["ncsn", "ddpm"])
@@ -130,3 +123,26 @@ def test_frozen_layers_are_those_of_the_cpu(cuda, bits):
     network.to(cuda)
     assert relative(dense_weight(network[0]), weight) < 1e-6
     assert relative(network(x.to(cuda)), expected) < 5e-3
+
+
+# These compile for half a minute each, and come last.
+@pytest.mark.parametrize("family", ["ncsn", "ddpm"])
+def test_a_compiled_training_learns_the_same(tmp_path, cuda, family):
+    eager, compiled = (trained(tmp_path / str(on), cuda, family, compile=on) for on in (False, True))
+    assert compiled.weights["raw"].keys() == eager.weights["raw"].keys()
+    losses = [each.record["epochs"][0]["loss"] for each in (eager, compiled)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_result_of_a_cuda_graph_outlives_its_next_replay(cuda, tmp_path, precision):
+    model = small_unet_model()
+    network = build_network(model, seed=1).eval().requires_grad_(False)
+    header = model_header(model, TRAININGS["ddpm"](), engine="torch-compile", precision=precision)
+    running = start_network(header, network, Placement(cuda, tmp_path))
+    shape = (4, model["channels"], *[model["image_size"]] * 2)
+    inputs = [(torch.randn(shape), torch.rand(4) * 9, torch.arange(4) % 2) for _ in range(4)]
+    found = [running(*(part.to(cuda) for part in each)) for each in inputs]
+    assert running.runtime == Runtime("torch-compile", precision)
+    for result, each in zip(found, inputs, strict=True):
+        assert relative(result, network(*each)) < (5e-3 if precision == "fp32" else 0.03)

@@ -18,6 +18,7 @@ from slimdiff.runtime.gpus import claim
 
 PRECISIONS = ("float32", "bfloat16", "auto")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+NOT_DETERMINISTIC = "does not have a deterministic implementation"  # in the errors of torch
 
 
 def pick_device(gpu: int, threads: int) -> torch.device:
@@ -52,19 +53,35 @@ def autotuned_kernels() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deterministic_operations(device: torch.device) -> Iterator[None]:
-    """Inside the block, every operation on a GPU has the same result in every run; warn of those that cannot.
+    """Inside the block, every operation on a GPU has the same result in every run.
 
     Gradients of many operations else add up in any order. Forward passes need cuDNN's choice alone (`pick_device`).
+    It is no warning: attention's gradient stays undetermined where torch only warns.
+
+    Raises:
+        UserError: an operation has no such algorithm, as one of a plugin's family may have none.
     """
+    if device.type != "cuda":
+        yield  # the setting imports torch's compiler, which takes time
+        return
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS reads at its first product
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # costly, to find bugs
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS reads at its first product
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # costly, to find bugs
     try:
         yield
+    except RuntimeError as error:
+        if NOT_DETERMINISTIC not in str(error):
+            raise
+        operation = str(error).partition(NOT_DETERMINISTIC)[0].strip()
+        raise UserError(
+            f"a training on a GPU has to give the same weights in every run, and torch's {operation} cannot: let the "
+            "network use another operation, or train on the CPU (--resources gpu=0)"
+        ) from error
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 
 
 def kernels_of(device: torch.device) -> str | None:
