@@ -116,6 +116,8 @@ def requirements(extra: str = "") -> dict[str, str]:
 def extras() -> Iterator[Finding]:
     """Check the optional packages."""
     for extra, command in EXTRAS.items():
+        if extra == "gpu" and not count_gpus():
+            continue
         missing = [name for name in requirements(extra) if _version(name) is None]
         if missing:
             text = f"`{command}` needs {', '.join(missing)}"
@@ -129,7 +131,7 @@ def devices() -> Iterator[Finding]:
     try:
         import torch
 
-        from slimdiff.runtime.devices import describe_device, resolve_precision
+        from slimdiff.runtime.devices import describe_device, find_compiler, resolve_precision
     except (ImportError, OSError) as error:
         yield Finding(
             "torch", PROBLEM, f"cannot be loaded: {error}", "reinstall it: `make venv` sets up all that is needed"
@@ -148,12 +150,14 @@ def devices() -> Iterator[Finding]:
         yield Finding("gpu", OK, "none: jobs run on the CPU")
     auto = resolve_precision(device, "auto")
     speed = "faster in it" if auto == "bfloat16" else "not faster in it"
-    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("g++") or shutil.which("clang++")
-    if compiler:
-        yield Finding("compiler", OK, f"`engine: torch-compile` works with {compiler}")
-    elif device.type == "cpu":
-        text = "`engine: torch-compile` needs g++ or clang++"
+    compilers = {"g++ or clang++": find_compiler(torch.device("cpu"))}  # compress compiles for it
+    if device.type == "cuda":
+        compilers["gcc or clang"] = find_compiler(device)
+    if missing := [names for names, path in compilers.items() if path is None]:
+        text = f"`engine: torch-compile` needs {' and '.join(missing)}"
         yield Finding("compiler", NOTE, text, "install one, for example apt install g++")
+    else:
+        yield Finding("compiler", OK, f"`engine: torch-compile` works with {', '.join(map(str, compilers.values()))}")
     yield Finding("bf16", OK, f"the {device.type} is {speed}: precision auto is {auto}")
 
 

@@ -102,17 +102,24 @@ def compile_mode(device: torch.device) -> str | None:
 
 
 def check_compiler(device: torch.device, needed_by: str, otherwise: str) -> None:
-    """Raise UserError if torch.compile lacks the C++ compiler that it needs on a CPU.
+    """Raise UserError if torch.compile lacks the compiler that it needs: of C++ on a CPU, of C for a GPU (Triton's).
 
     Args:
         needed_by: the setting, and `otherwise` what to do without a compiler, for the message.
     """
-    compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
-    if device.type == "cpu" and not any(map(shutil.which, compilers)):
+    if find_compiler(device) is None:
+        place = "for the GPU" if device.type == "cuda" else "on the CPU"
+        language, compilers = ("C", "gcc nor clang") if device.type == "cuda" else ("C++", "g++ nor clang++")
         raise UserError(
-            f"{needed_by} needs a C++ compiler on the CPU, but neither g++ nor clang++ is installed: install one, or "
+            f"{needed_by} needs a {language} compiler {place}, but neither {compilers} is installed: install one, or "
             f"{otherwise}"
         )
+
+
+def find_compiler(device: torch.device) -> str | None:
+    """Return the path of the compiler that torch.compile uses for `device`; None without one."""
+    variable, *others = ("CC", "gcc", "clang") if device.type == "cuda" else ("CXX", "g++", "clang++")
+    return next(filter(None, map(shutil.which, (os.environ.get(variable, others[0]), *others))), None)
 
 
 def keep_freed_memory() -> None:
