@@ -11,6 +11,7 @@ import pytest
 import torch
 from builders import write_small_model
 
+from slimdiff.errors import UserError
 from slimdiff.profiling import energy, latency, nvml
 from slimdiff.profiling import profile as profiling
 from slimdiff.runtime import devices
@@ -25,11 +26,16 @@ class NVMLError(Exception):
 
 @dataclass
 class Driver:
-    """A driver with one device; `refused` are the functions that it does not support."""
+    """A driver with one device; `refused` are the functions that it does not support.
+
+    `handles` are the identifiers that it knows, and `mig` is whether it divides the GPU, None for one that cannot be.
+    """
 
     processes: dict[int, int | None] = field(default_factory=dict)
     millijoules: int = 0
     refused: tuple[str, ...] = ()
+    handles: tuple[str, ...] = ("GPU-12ab",)
+    mig: bool | None = None
 
     def module(self) -> ModuleType:
         """Return a module like pynvml, whose handles are the names of devices."""
@@ -37,7 +43,8 @@ class Driver:
         made.NVMLError = NVMLError  # type: ignore[attr-defined]
         made.nvmlInit = lambda: self.answer("nvmlInit", None)  # type: ignore[attr-defined]
         for name, value in {
-            "nvmlDeviceGetHandleByUUID": lambda uuid: uuid,
+            "nvmlDeviceGetHandleByUUID": self.known,
+            "nvmlDeviceGetMigMode": lambda handle: self.known(None if self.mig is None else [int(self.mig), 0]),
             "nvmlDeviceGetTotalEnergyConsumption": lambda handle: self.millijoules,
             "nvmlDeviceGetComputeRunningProcesses": lambda handle: [
                 SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.processes.items()
@@ -45,6 +52,11 @@ class Driver:
         }.items():
             setattr(made, name, lambda argument, name=name, value=value: self.answer(name, value(argument)))
         return made
+
+    def known(self, value: object) -> object:
+        if value is None or (isinstance(value, str) and value not in self.handles):
+            raise NVMLError(value)
+        return value
 
     def answer(self, name: str, value: object) -> object:
         if name in self.refused:
@@ -74,6 +86,20 @@ def test_without_a_gpu_the_library_or_the_driver_nothing_is_known(driver, monkey
         assert nvml.open_device(CUDA) is None
     monkeypatch.setitem(sys.modules, "pynvml", None)  # importing it fails
     assert nvml.open_device(CUDA) is None
+
+
+@pytest.mark.parametrize(
+    ("handles", "mig", "handle"),
+    [
+        (("GPU-12ab",), False, "GPU-12ab"),
+        (("MIG-12ab",), None, "MIG-12ab"),  # a slice
+        (("GPU-12ab",), True, None),  # a slice by the identifier of its GPU, whose counters are of all slices
+    ],
+)
+def test_a_slice_of_mig_is_not_its_whole_gpu(driver, handles, mig, handle):
+    driver.handles, driver.mig = handles, mig
+    found = nvml.open_device(CUDA)
+    assert (found and found._handle) == handle
 
 
 @pytest.mark.parametrize(
@@ -137,7 +163,19 @@ def zone(folder: Path, name: str, microjoules: int, kind: str, largest: int = 1_
     return path
 
 
-def test_rapl_is_the_sum_of_the_packages_beyond_their_overflow(tmp_path):
+def test_rapl_is_unknown_once_it_may_have_overflowed_unseen(tmp_path, monkeypatch):
+    """A range of 65 kJ at 1 kW: after 65 s without a reading."""
+    now = SimpleNamespace(s=0.0)
+    monkeypatch.setattr(energy.time, "monotonic", lambda: now.s)
+    zone(tmp_path, "intel-rapl:0", 5, "package-0", 65_000_000_000)
+    counter = energy.open_rapl(tmp_path)
+    for now.s, known in ((60.0, True), (124.0, True), (190.0, False), (191.0, False)):
+        assert counter is not None
+        assert (counter.joules() is not None) == known
+
+
+def test_rapl_is_the_sum_of_the_packages_beyond_their_overflow(tmp_path, monkeypatch):
+    monkeypatch.setattr(energy.time, "monotonic", lambda: 0.0)  # their range lasts a millisecond
     first = zone(tmp_path, "intel-rapl:0", 900_000, "package-0")
     second = zone(tmp_path, "intel-rapl:1", 0, "package-1", 500_000)
     zone(tmp_path, "intel-rapl:0:0", 5, "core")
@@ -202,6 +240,20 @@ def test_either_other_processes_disturb_and_the_unknown_decides_nothing(others_p
     assert profiling.is_disturbed(others_pct, gpu_processes, device) is disturbed
 
 
+def test_memory_has_what_cuda_graphs_keep_between_their_kernels(monkeypatch):
+    """A pool of 100 bytes whose graph has 30 of results alive; the common pool's free memory does not count."""
+    segments = [
+        {"segment_pool_id": (0, 0), "total_size": 500, "allocated_size": 50},
+        {"segment_pool_id": (0, 1), "total_size": 100, "allocated_size": 30},
+    ]
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 80)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 600)
+    found = profiling.peak_memory(CUDA, None)
+    assert found["peak_memory_bytes"] == found["gpu_allocated_bytes"] == 80 + 70
+    assert (found["gpu_reserved_bytes"], found["gpu_process_bytes"]) == (600, None)
+
+
 class Model:
     """A model whose runs take these milliseconds, one after the other."""
 
@@ -237,6 +289,16 @@ def test_a_gpu_is_warmed_up_until_three_rounds_are_alike(monkeypatch, ms, warmup
     assert (len(found.ms), found.gpu_processes) == (3, 2)
 
 
+def test_a_warm_up_that_never_settles_ends_after_half_a_minute(monkeypatch):
+    """Rounds of ten seconds: three of them may be alike, and a fourth is the last."""
+    clock, model = itertools.count(0.0, 10.0), Model(*(float(n) for n in range(1, 90)))
+    monkeypatch.setattr(latency.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(latency, "Watch", lambda cores: SimpleNamespace(look=lambda: None, stop=lambda: None))
+    monkeypatch.setattr(latency, "_run_ms", lambda loaded, *others: next(loaded.ms))
+    found = latency.time_interleaved(model, None, 1, 1, 1, 0, CUDA)
+    assert found.ms[0] < latency.MOST_ROUNDS / 2
+
+
 def test_both_models_have_to_be_warm(monkeypatch):
     monkeypatch.setattr(latency, "_run_ms", lambda loaded, *others: next(loaded.ms))
     slow, fast = Model(10.0), Model(5.0, 4.0, 1.0)
@@ -258,5 +320,27 @@ def test_kernels_are_chosen_inside_their_blocks_alone():
     for device in (CPU, CUDA):
         with pytest.raises(ZeroDivisionError), devices.deterministic_operations(device):
             assert torch.are_deterministic_algorithms_enabled() == (device == CUDA)
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()
             raise ZeroDivisionError
         assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_an_operation_that_is_not_deterministic_is_refused_and_other_errors_are_not():
+    message = "grid_sampler_2d_backward_cuda does not have a deterministic implementation, but you set"
+    for text, error, matched in (
+        (message, UserError, "torch's grid_sampler_2d_backward_cuda cannot.*gpu=0"),
+        ("shapes differ", RuntimeError, "^shapes differ$"),
+    ):
+        with pytest.raises(error, match=matched), devices.deterministic_operations(CUDA):
+            raise RuntimeError(text)
+        assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(("device", "language"), [(CPU, r"C\+\+"), (CUDA, "C")])
+def test_each_device_needs_its_compiler(monkeypatch, device, language):
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if name in ("clang", "clang++") else None)
+    assert devices.find_compiler(device) == ("/bin/clang++" if device == CPU else "/bin/clang")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(UserError, match=f"it needs a {language} compiler"):
+        devices.check_compiler(device, "it", "leave it")

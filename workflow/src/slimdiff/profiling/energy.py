@@ -12,6 +12,7 @@ from typing import Protocol
 POWERCAP = Path("/sys/class/powercap")  # Linux: intel-rapl, of AMD's processors too
 ZONE = re.compile(r"intel-rapl:\d+")  # without subzones, which are parts of a package
 SHORTEST_S = 2.0  # NVML's counter moves every 0.1 s at worst, so this is 5 % at most
+MOST_W = 1000.0  # of a processor package: its counter overflows in a minute at the earliest
 
 
 class Counter(Protocol):
@@ -27,7 +28,7 @@ class Rapl:
     """The sum over all processor packages, since this object was made.
 
     Args:
-        zones: their folders in POWERCAP. Read often enough that none overflows twice, which takes minutes.
+        zones: their folders in POWERCAP.
     """
 
     source = "rapl"
@@ -36,16 +37,20 @@ class Rapl:
         self._ranges = {zone: _read(zone, "max_energy_range_uj") for zone in zones}
         self._last = {zone: _read(zone, "energy_uj") for zone in zones}
         self._total = 0  # microjoules
+        self._read_at, self._complete = time.monotonic(), True
 
     def joules(self) -> float | None:
-        """Return the energy; None if a counter has become unreadable."""
+        """Return the energy; None once a counter was unreadable, or not read for so long that it may have overflowed
+        twice."""
         try:
             now = {zone: _read(zone, "energy_uj") for zone in self._last}
         except OSError:
             return None
+        at = time.monotonic()
+        self._complete = self._complete and at - self._read_at < min(self._ranges.values()) / 1e6 / MOST_W
         self._total += sum((now[zone] - last) % self._ranges[zone] for zone, last in self._last.items())
-        self._last = now
-        return self._total / 1e6
+        self._last, self._read_at = now, at
+        return self._total / 1e6 if self._complete else None
 
 
 def open_rapl(folder: Path = POWERCAP) -> Rapl | None:

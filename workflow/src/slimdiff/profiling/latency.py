@@ -20,7 +20,8 @@ from slimdiff.runtime.devices import synchronize
 from slimdiff.runtime.memory import OutOfMemory
 
 STABLE_ROUNDS, STABLE_RATIO = 3, 1.05  # a GPU is warm when this many rounds differ by this factor at most
-MOST_ROUNDS = 20  # of the warm-up: one that never settles shows in the interquartile range
+# of the warm-up: one that never settles shows in the interquartile range
+MOST_ROUNDS, MOST_S = 20, 30.0
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,10 @@ def time_interleaved(
         ms = {index: _run_ms(models[index], batch_size, seed, device) / batch_size for index in order}
         return [ms[index] for index in range(len(models))]
 
-    warm = [time_round() for _ in range(warmup)]
+    start, warm = time.monotonic(), [time_round() for _ in range(warmup)]
     while device.type == "cuda" and not _is_stable(warm) and len(warm) < MOST_ROUNDS:
+        if len(warm) >= STABLE_ROUNDS and time.monotonic() - start > MOST_S:
+            break
         warm.append(time_round())
     watch = Watch(1 if device.type == "cuda" else torch.get_num_threads())  # one core feeds a GPU
     rounds, others = [], []

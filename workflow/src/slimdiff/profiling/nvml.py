@@ -57,7 +57,11 @@ class Nvml:
 
 
 def open_device(device: torch.device) -> Nvml | None:
-    """Return a CUDA device in NVML; None for a CPU, without nvidia-ml-py, and where NVML does not know the device."""
+    """Return a CUDA device in NVML; None for a CPU, without nvidia-ml-py, and where NVML does not know the device.
+
+    A slice of MIG has a handle of its own. That of its whole GPU would count other slices' energy and processes, so
+    None if the slice is not known.
+    """
     if device.type != "cuda":
         return None
     try:
@@ -67,6 +71,21 @@ def open_device(device: torch.device) -> Nvml | None:
     uuid = torch.cuda.get_device_properties(device).uuid
     try:
         pynvml.nvmlInit()
-        return Nvml(pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
     except pynvml.NVMLError:
         return None
+    for kind in ("MIG", "GPU"):
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByUUID(f"{kind}-{uuid}")
+        except pynvml.NVMLError:
+            continue
+        return None if kind == "GPU" and _is_sliced(pynvml, handle) else Nvml(pynvml, handle)
+    return None
+
+
+def _is_sliced(library: Any, handle: Any) -> bool:
+    """Return whether a whole GPU is divided by MIG."""
+    try:
+        current, _pending = library.nvmlDeviceGetMigMode(handle)
+    except library.NVMLError:  # a GPU that cannot be divided
+        return False
+    return bool(current)

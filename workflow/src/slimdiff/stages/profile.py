@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"delete {args.out} and run again",
             flush=True,
         )
-    if settings["repeats"] and device.type == "cuda" and measured.get("other_gpu_processes") is None:
+    if measured.get("timed_kernels") and measured["other_gpu_processes"] is None:  # on a GPU
         print(
             "note: whether others used the GPU is unknown, so these times decide nothing: NVML does not say, or is "
             "missing; python -m pip install nvidia-ml-py",
