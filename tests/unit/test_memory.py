@@ -130,7 +130,11 @@ def test_the_batch_is_halved_if_memory_runs_out_midway():
 
 
 @pytest.mark.parametrize(
-    ("capacity", "fits", "sizes", "batch_size"), [(9, 7, [2, 7, 1], 7), (9, 99, [2, 8], 10), (4, 7, [2, 7, 3, 3, 2], 3)]
+    ("capacity", "fits", "sizes", "batch_size"),
+    [
+        *((9, 7, [2, 7, 1], 7), (9, 99, [2, 8], 10), (4, 7, [2, 7, 3, 3, 2], 3)),
+        (2, 7, [2, 7, 3, 2, 2, 2, 2], 2),  # half does not fit either: as many as before
+    ],
 )
 def test_after_the_first_batch_memory_is_filled(monkeypatch, capacity, fits, sizes, batch_size):
     """With images that are the same; an estimate that was too high is halved."""

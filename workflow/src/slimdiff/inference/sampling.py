@@ -77,7 +77,7 @@ def sample_images(
     shape = (model["channels"], model["image_size"], model["image_size"])
     images, evaluations, shallow, by_guide, finite = [], 0, 0, 0, True
     scale = settings.guidance if settings.guide is None else settings.guide["scale"]
-    batches, start = HalvingBatch(min(batch_size, n)), 0
+    batches, start, before_filling = HalvingBatch(min(batch_size, n)), 0, 0
 
     def draw(size: int) -> tuple[torch.Tensor, bool, Guided, int]:
         indices = range(start, min(start + size, n))
@@ -106,6 +106,9 @@ def sample_images(
         except FloatingPointError as error:
             return Sampled(_no_images(dataset), 0.0, str(error), labels, batch_size=batches.size)
         except OutOfMemory as error:
+            if before_filling:  # the images that fitted
+                batches, before_filling = HalvingBatch(before_filling), 0
+                continue
             why = memory_reason("sampling.batch_size", batch_size, error)
             return Sampled(_no_images(dataset), 0.0, why, labels, batch_size=0)
         images.append(batch)
@@ -115,7 +118,8 @@ def sample_images(
         shallow += cached
         start += len(batch)
         if fill_memory and start == len(batch) < n:
-            batches = HalvingBatch(min(images_that_fit(device, len(batch)), n))
+            before_filling = len(batch)
+            batches = HalvingBatch(min(images_that_fit(device, before_filling), n))
         if progress is not None:
             progress(float(start), n)
     samples = torch.cat(images)
