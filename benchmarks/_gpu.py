@@ -5,9 +5,11 @@ context of its own it would be the other process that disturbs the profiles.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,8 +28,10 @@ GRACE_S = 15.0  # to save a training, after SIGTERM
 PATIENCE = 10  # factor on the limits of dry parts, which only a busy machine needs
 SHORTEST_S = 5.0  # of a part that is worth its start
 OWN = str(Path(__file__).with_name("_gpu_parts.py"))
-TESTS = ["-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
+TESTS = ["-m", "pytest", "-m", "gpu", "-v", "-p", "no:cacheprovider"]
 SNAKEMAKE = ["-m", "snakemake", "--cores", "all", "--resources", "gpu=1"]
+CLONE = "clone"  # in the folder of the results
+CLONED = ("Snakefile", "config.yaml", "config", "envs", "profiles", "workflow")
 # Columns of a cell's row on the page.
 SHOWN = ("fid_indomain", "train_s", "inference_ms_per_image", "speedup", "gpu_allocated_bytes", "energy_j_per_image")
 
@@ -35,8 +39,9 @@ Found = dict[str, dict[str, Any]]  # line of a table → its numbers and words
 
 
 def outcomes(out: Path, log: str) -> Found:
-    """Return what pytest counted."""
-    return {"tests": {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|skipped|error)", log)}}
+    """Count the tests that pytest has finished, in a log that may be cut off."""
+    words = re.findall(r"^\S+::.* (PASSED|FAILED|SKIPPED|ERROR)\b", log, re.MULTILINE)
+    return {"tests": {word.lower(): words.count(word) for word in dict.fromkeys(words)}} if words else {}
 
 
 def cells(out: Path, log: str) -> Found:
@@ -45,11 +50,24 @@ def cells(out: Path, log: str) -> Found:
         return {"jobs": {"planned": int(planned[1])}}
     jobs = re.findall(r"(\d+) of (\d+) steps", log)
     found: Found = {"jobs": {"done": int(jobs[-1][0]), "of": int(jobs[-1][1])}} if jobs else {}
-    folder = ROOT / "results" / "cells"
+    folder = out / CLONE / "results" / "cells"
     for path in sorted(folder.glob("*/*/*/*/row.json")):
         row = read_json(path)
         found["/".join(path.relative_to(folder).parts[:-1])] = {name: row[name] for name in SHOWN}
     return found
+
+
+def clone(folder: Path) -> None:
+    """Make a fresh clone that shares ROOT's data: the user's results and locks are left alone, and no cell is old."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in CLONED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(ROOT / name, folder / name)
+    (ROOT / "data").mkdir(exist_ok=True)
+    (folder / "data").symlink_to(ROOT / "data")
 
 
 def own_file(name: str) -> Callable[[Path, str], Found]:
@@ -72,6 +90,7 @@ class Part:
     command: list[str]
     dry: list[str]
     read: Callable[[Path, str], Found]
+    folder: str = ""  # where it runs: one in the folder of the results; empty: ROOT
 
 
 def measured(name: str, title: str, limit_s: float) -> Part:
@@ -82,13 +101,13 @@ def measured(name: str, title: str, limit_s: float) -> Part:
 PARTS = (
     measured("machine", "Machine", 20),
     Part(
-        *("tests", "Tests marked gpu", 60),
+        *("tests", "Tests marked gpu", 110),
         [*TESTS, "tests/unit", "tests/numerics"],
         [*TESTS, "tests/unit/test_on_gpus.py"],
         outcomes,
     ),
-    Part("default", "Default run", 190, SNAKEMAKE, [*SNAKEMAKE, "--dry-run", "--quiet", "rules"], cells),
-    measured("unet", "The paper's U-Net at 64×64", 150),
+    Part("default", "Default run", 160, SNAKEMAKE, [*SNAKEMAKE, "--dry-run", "--quiet", "rules"], cells, CLONE),
+    measured("unet", "The paper's U-Net at 64×64", 130),
     measured("bitsandbytes", "bitsandbytes against the CPU's emulation", 20),
     measured("training", "A training of config/paper-short.yaml", 70),
     measured("engines", "A profile of each engine", 90),
@@ -99,12 +118,15 @@ def run(part: Part, out: Path, limit_s: float, dry: bool) -> dict[str, Any]:
     """Run a part for `limit_s` seconds at most; return its status, its seconds and what it found."""
     command, start = part.dry if dry else part.command, time.monotonic()
     options = ["--out", str(out / f"{part.name}.json")] if OWN in command else []
-    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if dry else {})
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | ({"CUDA_VISIBLE_DEVICES": ""} if dry else {})
     path = out / f"{part.name}.log"
+    folder = out / part.folder if part.folder else ROOT
+    if part.folder:
+        clone(folder)
     with path.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, *command, *options],
-            cwd=ROOT,
+            cwd=folder,
             env=environment,
             stdout=log,
             stderr=log,
@@ -119,19 +141,29 @@ def run(part: Part, out: Path, limit_s: float, dry: bool) -> dict[str, Any]:
         except BaseException:  # Ctrl-C does not reach its session
             end(process)
             raise
+        finally:  # children that it left behind would keep the device
+            kill(process, signal.SIGKILL)
     text = path.read_text(encoding="utf-8", errors="replace")
+    if status.startswith("failed") and text.strip():
+        status += f", {text.strip().splitlines()[-1][:200]}"
     return {"status": status, "s": round(time.monotonic() - start, 1), "found": part.read(out, text)}
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
     """End a part and its children, after time to save."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        os.killpg(process.pid, number)
+        kill(process, number)
         try:
             process.wait(GRACE_S)
             return
         except subprocess.TimeoutExpired:
             continue
+
+
+def kill(process: "subprocess.Popen[bytes]", number: int) -> None:
+    """Send a signal to a part and its children, if any is left."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
 
 
 def page(report: Mapping[str, Any]) -> str:
@@ -166,6 +198,16 @@ def shown(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def commit() -> str:
+    """Return the commit of ROOT, with -dirty if its files differ; without git or a repository, unknown."""
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+        described = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    except OSError:
+        return "unknown"
+    return described.stdout.strip() or "unknown"
+
+
 def main() -> int:
     """Run all parts; return 1 if one failed, and 2 without a device."""
     arguments = argparse.ArgumentParser(description="Measure a CUDA device, or with --dry the script itself on a CPU.")
@@ -175,12 +217,11 @@ def main() -> int:
     given = arguments.parse_args()
     out = given.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    for part in PARTS:  # of an earlier run
-        (out / f"{part.name}.json").unlink(missing_ok=True)
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    for name in ("gpu.json", "README.md", *(f"{part.name}.json" for part in PARTS)):  # of an earlier run
+        (out / name).unlink(missing_ok=True)
     report: dict[str, Any] = {
         "slimdiff": __version__,
-        "commit": git.stdout.strip() or "unknown",
+        "commit": commit(),
         "dry": given.dry,
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "parts": {},
@@ -204,4 +245,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends the running part, too
     sys.exit(main())

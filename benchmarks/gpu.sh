@@ -7,4 +7,4 @@ cd "$(dirname "$0")/.."
 if [ -d .venv ]; then
   PATH=$PWD/.venv/bin:$PATH
 fi
-PYTHONPATH=workflow/src PYTHONUTF8=1 exec python -u benchmarks/_gpu.py "$@"
+PYTHONPATH=workflow/src PYTHONUTF8=1 exec "$(command -v python || command -v python3)" -u benchmarks/_gpu.py "$@"

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -19,8 +20,12 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("_gpu")
 
 
-def part(script: ModuleType, code: str):
-    return script.Part("made-up", "Made up", 1.0, ["-c", code], ["-c", "pass"], lambda out, log: {"log": {"text": log}})
+def read(out: Path, log: str) -> dict[str, dict[str, str]]:
+    return {"log": {"text": log}}
+
+
+def part(script: ModuleType, code: str, folder: str = ""):
+    return script.Part("made-up", "", 1.0, ["-c", code], ["-c", "pass"], read, folder)
 
 
 def test_a_part_that_hangs_is_ended_with_its_children_and_what_it_said_is_kept(script, tmp_path):
@@ -31,9 +36,42 @@ def test_a_part_that_hangs_is_ended_with_its_children_and_what_it_said_is_kept(s
     assert not child.exists() or "(zombie)" in child.read_text()
 
 
+def test_what_a_part_leaves_behind_is_ended(script, tmp_path):
+    """Even if it ignores SIGTERM: a process that keeps the device would disturb the next part."""
+    code = "import subprocess as s; print(s.Popen(['sh', '-c', 'trap : TERM; sleep 60; sleep 60']).pid, flush=True)"
+    found = script.run(part(script, code), tmp_path, 60.0, dry=False)
+    assert found["status"] == "ok"
+    child, end = Path("/proc") / found["found"]["log"]["text"].strip() / "status", time.monotonic() + 30.0
+    while lives(child) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not lives(child)
+
+
+def lives(status: Path) -> bool:
+    try:
+        return "(zombie)" not in status.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def test_a_part_that_fails_or_is_dry_says_so(script, tmp_path):
-    assert script.run(part(script, "raise SystemExit(3)"), tmp_path, 60.0, dry=False)["status"].endswith("status 3")
+    failed = script.run(part(script, "print('why'); raise SystemExit(3)"), tmp_path, 60.0, dry=False)
+    assert failed["status"] == "failed: exit status 3, why"
     assert script.run(part(script, "raise SystemExit(3)"), tmp_path, 60.0, dry=True)["status"] == "ok"
+
+
+def test_the_default_run_has_a_fresh_clone(script, tmp_path):
+    """With nothing of an earlier run, and with the data of this one."""
+    (tmp_path / script.CLONE / "results").mkdir(parents=True)
+    code = "import os; print(*sorted(os.listdir())); print(os.path.realpath('data'))"
+    found = script.run(part(script, code, script.CLONE), tmp_path, 60.0, dry=False)["found"]["log"]["text"]
+    assert found.splitlines() == [" ".join(sorted((*script.CLONED, "data"))), str((ROOT / "data").resolve())]
+    assert {each.folder for each in script.PARTS if each.name == "default"} == {script.CLONE}
+
+
+def test_without_git_the_commit_is_unknown(script, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert script.commit() == "unknown"
 
 
 def test_parts_share_the_time_in_order_of_worth(script):
@@ -55,17 +93,16 @@ def test_without_time_a_part_is_left_out_and_without_a_device_there_is_nothing_t
     assert "machine.log" in capsys.readouterr().err
 
 
-def test_logs_are_read(script, tmp_path, monkeypatch):
-    monkeypatch.setattr(script, "ROOT", tmp_path)
-    row = tmp_path / "results/cells/mnist/ncsn/baseline/seed0/row.json"
+def test_logs_are_read(script, tmp_path):
+    row = tmp_path / script.CLONE / "results/cells/mnist/ncsn/baseline/seed0/row.json"
     row.parent.mkdir(parents=True)
     row.write_text(json.dumps(dict.fromkeys(script.SHOWN, 1.5)), encoding="utf-8")
     found = script.cells(tmp_path, "1 of 69 steps (1%) done\n40 of 69 steps (58%) done\n")
     assert found == {"jobs": {"done": 40, "of": 69}, "mnist/ncsn/baseline/seed0": dict.fromkeys(script.SHOWN, 1.5)}
     assert script.cells(tmp_path, "job    count\ntotal        69\n") == {"jobs": {"planned": 69}}
-    assert script.outcomes(tmp_path, "3 failed, 12 passed, 1 skipped in 9 s") == {
-        "tests": {"failed": 3, "passed": 12, "skipped": 1}
-    }
+    log = "a.py::b[1 x] PASSED   [ 50%]\na.py::c PASSED [ 75%]\na.py::d FAILED [100%]\nFAILED a.py::d - x\na.py::e "
+    assert script.outcomes(tmp_path, log) == {"tests": {"passed": 2, "failed": 1}}  # and cut off in the fourth
+    assert script.outcomes(tmp_path, "No module named pytest") == {}
 
 
 @pytest.mark.slow
