@@ -18,11 +18,10 @@ import torch
 import yaml
 from _published import PublishedUNet
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from slimdiff.catalog.engines import ENGINES, Runtime
 from slimdiff.checkpoints.model import write_model
+from slimdiff.compression.arithmetic import count_macs
 from slimdiff.compression.linear_quant import import_bitsandbytes, quantize_linears
 from slimdiff.config.lookup import sampler_options
 from slimdiff.config.resolve import train_settings
@@ -117,10 +116,8 @@ def unet(results: Results, device: torch.device, dry: bool) -> None:
     size, base, batches, seconds = (16, 8, (2,), 0.0) if dry else (64, 64, (16, 64), 0.7)
     model = {"family": "ddpm", "image_size": size, "channels": 3, "network": asdict(UNetSettings(base=base))}
     inputs = torch.randn(1, 3, size, size), torch.zeros(1), torch.zeros(1, dtype=torch.int64)
-    # the counter does not know the attention kernel of a CPU
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        build_network(model).eval()(*inputs)
-    flop, peak = counter.get_total_flops(), matmul_peak(device, 256 if dry else 8192)
+    flop = 2 * count_macs(build_network(model).eval(), lambda network: network(*inputs))
+    peak = matmul_peak(device, 256 if dry else 8192)
     results.add("device", bf16_peak_tflops=peak / 1e12, gflop_per_image=flop / 1e9)
     failed = False
     for batch in batches:

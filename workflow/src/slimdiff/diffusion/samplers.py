@@ -223,6 +223,7 @@ SAMPLERS: dict[str, Sampler] = {
     "ode": Sampler(ode),
     **{method: Sampler(functools.partial(scheduled, method=method)) for method in SCHEDULERS},
 }
+SOLVERS = {name: sampler.step for name, sampler in SAMPLERS.items() if sampler.step is not None}
 
 
 def expected_calls(settings: SamplerSettings) -> int | None:

@@ -106,15 +106,15 @@ def _attention_left(network: nn.Module, config: Mapping[str, Any]) -> dict[str, 
     """
     gone = {name for name, module in network.named_modules() if isinstance(module, Bypass)}
     changed: dict[str, Any] = {}
-    for way in ("down", "up"):
-        kinds = list(config[f"{way}_block_types"])
+    for side in ("down", "up"):
+        kinds = list(config[f"{side}_block_types"])
         for level, kind in enumerate(kinds):
-            attentions = {f"{way}_blocks.{level}.attentions.{i}" for i in range(config["layers_per_block"] + 1)}
+            attentions = {f"{side}_blocks.{level}.attentions.{i}" for i in range(config["layers_per_block"] + 1)}
             attentions &= {name for name, _ in network.named_modules()}
             if kind.startswith("Attn") and attentions <= gone:
                 kinds[level] = kind.removeprefix("Attn")
                 gone -= attentions
-        changed[f"{way}_block_types"] = kinds
+        changed[f"{side}_block_types"] = kinds
     if "mid_block.attentions.0" in gone:
         changed["add_attention"] = False
         gone.remove("mid_block.attentions.0")

@@ -21,7 +21,7 @@ from torch import nn
 
 from slimdiff.diffusion.denoiser import NO_LABEL, Denoiser
 from slimdiff.diffusion.guidance import Guided
-from slimdiff.diffusion.samplers import SAMPLERS
+from slimdiff.diffusion.samplers import SOLVERS
 from slimdiff.errors import UserError
 from slimdiff.training.hooks import TrainingHooks
 
@@ -54,12 +54,11 @@ class ConsistencyTuning(TrainingHooks):
     """
 
     def __init__(self, settings: ConsistencySettings, start: nn.Module) -> None:
-        solvers = {name: sampler.step for name, sampler in SAMPLERS.items() if sampler.step is not None}
-        if settings.trajectory not in ("data", *solvers):
-            allowed = ", ".join(("data", *solvers))
+        if settings.trajectory not in ("data", *SOLVERS):
+            allowed = ", ".join(("data", *SOLVERS))
             raise UserError(f"distill.trajectory is {settings.trajectory!r}; allowed: {allowed}")
         self.settings = settings
-        self.solver = solvers.get(settings.trajectory)
+        self.solver = SOLVERS.get(settings.trajectory)
         unused = self.solver is None and settings.guidance == 1.0
         self.start = None if unused else copy.deepcopy(start).eval().requires_grad_(False)
 

@@ -25,7 +25,7 @@ from torch import nn
 
 from slimdiff.diffusion.denoiser import Denoiser
 from slimdiff.diffusion.guidance import Guided
-from slimdiff.diffusion.samplers import SAMPLERS, sigma_limits, thinned_sigmas
+from slimdiff.diffusion.samplers import SOLVERS, sigma_limits, thinned_sigmas
 from slimdiff.errors import UserError
 from slimdiff.training.hooks import TrainingHooks
 
@@ -54,16 +54,15 @@ class Distill(TrainingHooks):
     """
 
     def __init__(self, settings: DistillSettings, start: nn.Module) -> None:
-        solvers = {name: sampler.step for name, sampler in SAMPLERS.items() if sampler.step is not None}
-        if settings.teacher not in solvers:
-            raise UserError(f"distill.teacher is {settings.teacher!r}; allowed: {', '.join(solvers)}")
+        if settings.teacher not in SOLVERS:
+            raise UserError(f"distill.teacher is {settings.teacher!r}; allowed: {', '.join(SOLVERS)}")
         if settings.grid % (settings.steps * settings.substeps):
             raise UserError(
                 f"distill.grid is {settings.grid}; allowed: multiples of steps · substeps, "
                 f"{settings.steps * settings.substeps}"
             )
         self.settings = settings
-        self.solver = solvers[settings.teacher]
+        self.solver = SOLVERS[settings.teacher]
         self.teacher = copy.deepcopy(start).eval().requires_grad_(False)
 
     def levels(self, denoiser: Denoiser) -> torch.Tensor:

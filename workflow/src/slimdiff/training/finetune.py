@@ -1,4 +1,4 @@
-"""Fine-tuning: take a training's weights, change them (channel pruning), and train on in slimdiff.training.loop.
+"""Fine-tuning: take a training's weights, remove channels or blocks, and train on in slimdiff.training.loop.
 
 The changed network is stored next to the resumable state and always read back from there. An interrupted run thus
 resumes with the very same network, whatever device it was pruned on.
@@ -33,7 +33,7 @@ from slimdiff.training.knowledge import KnowledgeDistillation, KnowledgeSettings
 from slimdiff.training.loop import Prepared, Trained, fit
 from slimdiff.training.losses import LEVELS, level_losses
 
-LEVELS_PER_PROBE = 5  # of the noise levels, one that the loss of a network without a block is measured at
+LEVELS_PER_PROBE = 5  # a block's cost is measured at every fifth noise level
 PREPARED_KIND = "prepared"
 PREPARED = "start.safetensors"  # in the state folder; slimdiff.training.state.clear_state removes it
 
@@ -119,12 +119,19 @@ def finetune(
     )
 
 
+DISTILLATIONS: dict[str, tuple[type, Callable[[Any, nn.Module], TrainingHooks]]] = {  # method → settings and hook
+    "progressive": (DistillSettings, Distill),
+    "consistency": (ConsistencySettings, ConsistencyTuning),
+    "knowledge": (KnowledgeSettings, KnowledgeDistillation),
+}
+
+
 def _distill(options: Mapping[str, Any], start: nn.Module) -> TrainingHooks:
-    if options.get("method") == "consistency":
-        return ConsistencyTuning(build(ConsistencySettings, options, "distill"), start)
-    if options.get("method") == "knowledge":
-        return KnowledgeDistillation(build(KnowledgeSettings, options, "distill"), start)
-    return Distill(build(DistillSettings, options, "distill"), start)
+    method = options.get("method", "progressive")
+    if method not in DISTILLATIONS:
+        raise UserError(f"distill.method is {method!r}; allowed: {', '.join(DISTILLATIONS)}")
+    settings, hook = DISTILLATIONS[method]
+    return hook(build(settings, options, "distill"), start)
 
 
 def _apply_steps(

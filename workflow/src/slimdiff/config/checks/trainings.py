@@ -80,12 +80,12 @@ def training_problems(config: Config, model: str, training: str) -> Iterator[Pro
         yield problem("groups", f"is {options['groups']}; {allowed}")
 
 
-PROGRESSIVE = ("steps", "teacher", "substeps")  # keys of `distill` that one method alone has
-CONSISTENCY = ("trajectory", "q", "stages", "k", "b", "c", "weighting", "log_sigma_mean", "log_sigma_std")
-GUIDED = ("guidance", "guidance_interval")
 DISTILL_KEYS = {  # by method
-    "progressive": (*PROGRESSIVE, *GUIDED),
-    "consistency": (*CONSISTENCY, *GUIDED),
+    "progressive": ("steps", "teacher", "substeps", "guidance", "guidance_interval"),
+    "consistency": (
+        *("trajectory", "q", "stages", "k", "b", "c", "weighting", "log_sigma_mean", "log_sigma_std"),
+        *("guidance", "guidance_interval"),
+    ),
     "knowledge": ("weight", "features"),
 }
 
