@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import slurm
-from clones import clone, snakemake, with_stand_ins
+from clones import clone, snakemake, stage_forks, with_stand_ins
 from disturbances import DISTURBANCES
 from faults import same_but_for_times
 from runs import LOG, PRESETS, PROFILE, STATE, TRAINING, on_node, prepared, text_of
@@ -54,7 +54,8 @@ def disturbed(cluster: slurm.Cluster, smoke_run: Path, tmp_path_factory: pytest.
 def submitted(cluster: slurm.Cluster, disturbed: Disturbed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone whose cells were computed by Slurm jobs, on a node that is not disturbed."""
     folder = prepared(tmp_path_factory.mktemp("submitted") / "slimdiff")
-    place = {"SLURM_CONF": str(cluster.folder / "slurm.conf")}
+    place = {"SLURM_CONF": str(cluster.folder / "slurm.conf"), "STAGE_FORKS": stage_forks("preloaded")}
+    place["PYTHONPATH"] = str(folder / "workflow" / "src")
     done = snakemake(folder, *PROFILE, *PRESETS, *on_node("--nodelist=n1"), **place)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder

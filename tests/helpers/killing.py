@@ -1,6 +1,7 @@
 """Trainings stopped half-way: in process by SIGTERM, or as a process by kill -9."""
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from builders import SOURCE
 
 from slimdiff.io.safetensors_header import read_header
@@ -37,7 +39,7 @@ def terminated_at_save(number: int) -> Iterator[None]:
 
 
 def killed_half_way_and_resumed(tmp_path: Path, command: Callable[[Path], list[str]], steps: int) -> None:
-    """Train twice, once undisturbed and once with a kill -9: both must write the same files.
+    """Train twice, undisturbed in this process, and in others with a kill -9: both must write the same files.
 
     Args:
         command: from a folder to the stage's command line, with state in `state`, weights in w.safetensors and the
@@ -46,13 +48,16 @@ def killed_half_way_and_resumed(tmp_path: Path, command: Callable[[Path], list[s
     """
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command(calm), check=True, capture_output=True, env=environment)
+    words, threads = command(calm), torch.get_num_threads()
+    module = words.index("-m") + 1
+    importlib.import_module(words[module]).main(words[module + 1 :])
+    torch.set_num_threads(threads)
     process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     state = killed / "state" / "state.safetensors"
     deadline = time.monotonic() + 120
     while not state.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    time.sleep(0.3)
+    time.sleep(0.1)
     process.kill()
     assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
     step = read_header(state, "state")["progress"]["step"]

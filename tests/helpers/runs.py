@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from clones import clone, with_site
+from clones import STAGE_FORKS, clone, with_site
 
 PRESETS = ("--configfile", "config/smoke.yaml", "cells.yaml")
 CELLS = """\
@@ -18,10 +18,10 @@ LOG = Path("results/logs/train/digits/ncsn/plain/seed0.log")
 
 
 def prepared(target: Path) -> Path:
-    """Return a clone that requests these cells and can be slowed down."""
+    """Return a clone that requests these cells and can be slowed down; its stages may be forks (stage_forks.py)."""
     folder = clone(target)
     (folder / "cells.yaml").write_text(CELLS, encoding="utf-8")
-    return with_site(folder, Path(__file__).with_name("slow.py"))
+    return with_site(folder, Path(__file__).with_name("slow.py"), STAGE_FORKS)
 
 
 def on_node(*options: str) -> tuple[str, str]:

@@ -1,13 +1,14 @@
 """Stages as forks of one process that has imported torch, which takes longer than most stages of a small run.
 
 Tests copy this file into a clone's package folder as sitecustomize.py, which every Python imports at start-up. A Python
-started with `-m slimdiff.stages.…` then hands its arguments, environment, folder and standard streams to the server at
-$STAGE_FORKS, and exits with the fork's exit code; without that variable it runs the stage itself. The server imports
-nothing of ours, so that a fork runs the clone's code. Forks end with the Python that they run for, the server with
-the process that started it.
+started with `-m slimdiff.…`, `-m snakemake` or `-c` and code of slimdiff then hands its arguments, environment, folder
+and standard streams to the server at $STAGE_FORKS, and exits with the fork's exit code; without that variable it runs
+the stage itself. The server imports nothing of ours, so that a fork runs the clone's code. Forks end with the Python
+that they run for, the server with the process that started it.
 """
 
 import contextlib
+import itertools
 import os
 import pickle
 import select
@@ -18,7 +19,7 @@ import sys
 import traceback
 from pathlib import Path
 
-PRELOADED = ("torch", "numpy", "pandas", "altair")
+PRELOADED = ("torch", "numpy", "pandas", "altair", "scipy.stats", "pyarrow.parquet", "torch_pruning", "PIL.Image")
 LENGTH = struct.Struct("!I")
 
 
@@ -80,17 +81,40 @@ def answer(connection: socket.socket) -> list[str]:
 
 
 def main(address: str) -> None:
+    """Serve; in a fork, run its stage, and exit without taking Python down, which takes half a second."""
+    import atexit
     import runpy
+    import threading
 
     arguments = serve(address)
-    module = arguments.index("-m") + 1
-    sys.argv[1:] = arguments[module + 1 :]
-    runpy.run_module(arguments[module], run_name="__main__", alter_sys=True)
+    place = next(place for place, word in enumerate(arguments) if word in ("-m", "-c"))
+    kind, program, *sys.argv[1:] = arguments[place:]
+    code: object = None
+    try:
+        if kind == "-m":
+            runpy.run_module(program, run_name="__main__", alter_sys=True)
+        else:
+            exec(program, {"__name__": "__main__"})
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    threading._shutdown()  # waits for threads, as Python does
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 if __name__ == "__main__":
     main(sys.argv[1])
-elif "STAGE_FORKS" in os.environ and any(word.startswith("slimdiff.stages.") for word in sys.orig_argv):
+elif "STAGE_FORKS" in os.environ and any(
+    (option == "-m" and word.startswith(("slimdiff.", "snakemake"))) or (option == "-c" and "slimdiff" in word)
+    for option, word in itertools.pairwise(sys.orig_argv)
+):
     try:
         exit_code = fork_stage(os.environ["STAGE_FORKS"])
     except Exception:  # raised here, it would only be noted, and the stage would go on

@@ -22,6 +22,7 @@ from slimdiff.cli import app, doctor, run
 from slimdiff.data import mnist
 from slimdiff.errors import UserError
 from slimdiff.inference import export
+from slimdiff.report.figures import style
 
 Command = Callable[..., tuple[int, str, str]]
 TEXT = (clifolders.REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8")
@@ -42,7 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it without Snakemake, servers and ONNX export, which have other tests."""
+    """A copy of it without Snakemake, servers, ONNX export and drawn figures, which have other tests."""
     root = Path(shutil.copytree(finished, tmp_path / "clone", symlinks=True))
     (root / "my.yaml").write_text("sampling: {n_samples: 500}\n", encoding="utf-8")
     monkeypatch.chdir(root)
@@ -51,6 +52,7 @@ def here(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setattr(mnist, "url_exists", lambda url: True)
     monkeypatch.setattr(doctor, "count_gpus", lambda: 0)
     monkeypatch.setattr(export, "write_onnx", fake_onnx)
+    monkeypatch.setattr(style, "save_all", lambda chart, folder, name: None)
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     return root
 

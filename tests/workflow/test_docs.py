@@ -12,7 +12,7 @@ from pathlib import Path
 import clifolders
 import pytest
 from builders import SMALL_UNET2D, UNET_SAMPLER, model_header, unet2d_training
-from clones import REPOSITORY, clone, snakemake
+from clones import REPOSITORY, clone, snakemake, stage_forks, with_stage_forks
 from ownmodels import write_folder
 from photos import write_photos
 from PIL import Image
@@ -61,7 +61,7 @@ def cheap(line: str) -> str:
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone with some cells, and with the files that the pages tell readers to write."""
-    folder = clone(tmp_path_factory.mktemp("docs") / "slimdiff")
+    folder = with_stage_forks(clone(tmp_path_factory.mktemp("docs") / "slimdiff"))
     shutil.copytree(REPOSITORY / "examples", folder / "examples")
     written = clifolders.write_clone(tmp_path_factory.mktemp("cells") / "clone")
     shutil.copytree(written / "results", folder / "results")
@@ -105,6 +105,7 @@ def environment(folder: Path) -> dict[str, str]:
         "HOME": str(folder),
         "PYTHONPATH": str(folder / "workflow/src"),
         "OMP_NUM_THREADS": "1",
+        "STAGE_FORKS": stage_forks("preloaded"),
     }
 
 

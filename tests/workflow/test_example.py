@@ -20,7 +20,8 @@ TINY = (
     "--config",
     "datasets={shapes: {options: {train_images: 256, test_images: 64}}}",
     "models={residual: {training: {epochs: 2}, sampler: {steps: 3}}}",
-    "extractor_training={seeds: [0]}",
+    "extractor_training={seeds: [0], batch_size: 32}",
+    "classifier_training={batch_size: 32}",
     "sampling={n_samples: 64}",
     "profile={repeats: 1, warmup: 0}",
 )
@@ -92,7 +93,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
     tree = with_stage_forks(clone_with_example(tmp_path / "slimdiff"))
     folder = tree / "results" / "cells" / LOOKED_AT / "seed0"
     target = str((folder / "row.json").relative_to(tree))
-    done = snakemake(tree, target, "--cores", "2", *EXAMPLE, *TINY, STAGE_FORKS=stage_forks())
+    done = snakemake(tree, target, "--cores", "2", *EXAMPLE, *TINY, STAGE_FORKS=stage_forks("preloaded"))
     assert done.returncode == 0, done.stdout + done.stderr
     row = json.loads((folder / "row.json").read_text(encoding="utf-8"))
     assert row["status"] == "ok", row["reason"]
@@ -119,7 +120,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
 
 def python(tree: Path, *arguments: str, fails: bool = False) -> str:
     """Return the output of a Python started in `tree`."""
-    environment = {**os.environ, "PYTHONPATH": str(tree / "workflow" / "src"), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(tree / "workflow" / "src"), "STAGE_FORKS": stage_forks("preloaded")}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=tree, env=environment, capture_output=True, text=True, timeout=300
     )
