@@ -184,7 +184,7 @@ def test_a_guided_recipe_follows_its_guide(tree: Path, edit: Edit) -> None:
 
 
 def test_editing_a_constant_of_one_sampler(tree: Path, edit: Edit) -> None:
-    edit("config/smoke.yaml", "tolerance: 1.0e-2", "tolerance: 1.0e-3")
+    edit("config/smoke.yaml", "tolerance: 5.0e-2", "tolerance: 1.0e-3")
     assert planned(tree, *SMOKE) == gathered(**of_cells({f"{BASE}/sampler-ode/0"}))
 
 
@@ -192,7 +192,7 @@ def test_editing_a_constant_of_one_sampler(tree: Path, edit: Edit) -> None:
     ("old", "new", "rules"),
     [
         ("n_samples: 128", "n_samples: 192", ("sample", "score", "row")),
-        ("repeats: 2", "repeats: 3", ("profile", "row")),
+        ("repeats: 1", "repeats: 3", ("profile", "row")),
     ],
 )
 def test_editing_a_measurement(tree: Path, edit: Edit, old: str, new: str, rules: tuple[str, ...]) -> None:

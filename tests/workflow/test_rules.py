@@ -94,27 +94,40 @@ def test_waiting_jobs_are_examined_once_per_finished_job(stood_in: Path) -> None
     assert said.count("Resources before job selection") <= 25
 
 
-def test_without_a_gpu(stood_in: Path) -> None:
+@pytest.fixture
+def two_cells(stood_in: Path) -> Path:
+    """A fresh clone with stub stages, and an overlay of two cells."""
+    entry = {"dataset": "digits", "model": "ncsn", "optimizations": ["baseline", "l1-30"], "seeds": [0]}
+    (stood_in / "two.yaml").write_text(json.dumps({"matrix": [entry]}))
+    return stood_in
+
+
+TWO = (*SMOKE, "two.yaml")
+
+
+def test_without_a_gpu(two_cells: Path) -> None:
     """With gpu=0, jobs run on the CPU."""
-    done = snakemake(stood_in, "--cores", "3", "--resources", "gpu=0", *SMOKE)
+    stood_in, arguments = two_cells, ("--cores", "3", "--resources", "gpu=0", *TWO)
+    done = snakemake(stood_in, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "--gpu 0 --threads 1" in (stood_in / "results/logs/train/digits/ncsn/plain/seed0.log").read_text()
     profile = (stood_in / "results/logs/profile/digits/ncsn/baseline/seed0.log").read_text()
     assert "--gpu 0 --threads 3" in profile, "a profile has the machine to itself"
-    done = snakemake(stood_in, "--cores", "3", "--resources", "gpu=0", *SMOKE, "--config", "profile={repeats: 0}")
+    done = snakemake(stood_in, *arguments, "--config", "profile={repeats: 0}")
     assert done.returncode == 0, done.stdout + done.stderr
     profile = (stood_in / "results/logs/profile/digits/ncsn/baseline/seed0.log").read_text()
     assert "--gpu 0 --threads 1" in profile, "one that times nothing has not"
 
 
-def test_a_crash_stops_no_other_job(stood_in: Path) -> None:
-    done = snakemake(stood_in, "--cores", "2", *SMOKE, STAND_IN_FAILS="slimdiff.stages.profile")
+def test_a_crash_stops_no_other_job(two_cells: Path) -> None:
+    stood_in = two_cells
+    done = snakemake(stood_in, "--cores", "2", *TWO, STAND_IN_FAILS="slimdiff.stages.profile")
     assert done.returncode != 0
     assert "error: STAND_IN_FAILS" in done.stdout + done.stderr, "the log of the failed job is shown"
     cells = stood_in / "results" / "cells" / "digits" / "ncsn"
-    assert {path.parts[-3] for path in cells.glob("*/seed0/score.json")} == {path.name for path in cells.iterdir()}
+    assert {path.parts[-3] for path in cells.glob("*/seed0/score.json")} == {"baseline", "l1-30"}
     assert not (stood_in / "results" / "report.html").exists()
-    assert "profile" in planned(stood_in, *SMOKE)
+    assert "profile" in planned(stood_in, *TWO)
 
 
 @pytest.mark.parametrize("network", ["extractors", "classifier"])
