@@ -19,6 +19,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+from altair.utils import schemapi
 from presets import ROOT, merge, preset
 
 SOURCE = ROOT / "workflow" / "src"
@@ -77,7 +78,7 @@ NCSN = (
     *(
         "random-50-module",
         "l1-50-rising",
-        "l1-50-sensitivity",
+        "sensitivity-middle",
         "groups-2",
         "bf16",
         "openvino-int8",
@@ -166,8 +167,10 @@ class Stages:
         from slimdiff.config import lookup, resolve
         from slimdiff.config.pretrained import fill_pretrained
         from slimdiff.metrics.networks import fit
+        from slimdiff.training import finetune
 
-        fit.MIN_STEPS = 3  # hundreds would run no other functions
+        fit.MIN_STEPS, finetune.LEVELS = 3, 10  # hundreds would run no other functions
+        schemapi.DEBUG_MODE = False  # Altair then checks whole charts only, when they are saved
         write_folder(self.folder / "own", scheduler={"beta_schedule": "scaled_linear"})
         self.config = fill_pretrained(self.config)
         self.resolve, self.lookup = resolve, lookup

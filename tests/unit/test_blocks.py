@@ -201,8 +201,9 @@ def test_onnx_computes_what_is_left(model, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["ddpm", "unet2d"])
-def test_a_network_without_blocks_trains_on_and_resumes(tmp_path, family):
+def test_a_network_without_blocks_trains_on_and_resumes(tmp_path, family, monkeypatch):
     """With distillation of outputs and features; what is measured decides, so both runs leave out the same blocks."""
+    monkeypatch.setattr("slimdiff.training.finetune.LEVELS", 10)
     start = start_of(tmp_path, family)
     prune = {"prune": {"method": "blocks", "amount": 0.2}}
     settings = settings_of(start, steps=(prune,), epochs=2)

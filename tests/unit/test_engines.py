@@ -1,7 +1,7 @@
 """Every engine in each of its precisions: the network's function within tolerance, and reproducible files."""
 
-import contextlib
 import copy
+import functools
 import json
 import os
 import shutil
@@ -27,6 +27,7 @@ from slimdiff.engines.network import Backend, EngineNetwork, Placement, count_pa
 from slimdiff.engines.split import split_network
 from slimdiff.errors import UserError
 from slimdiff.inference import export
+from slimdiff.inference.model import LoadedModel
 from slimdiff.io.tensors import load_tensors, save_tensors
 from slimdiff.models.registry import build_network
 from slimdiff.profiling.profile import profile
@@ -66,6 +67,7 @@ CASES = [
     case("onnxruntime", "fp32", "ddpm"),
     case("onnxruntime", "int8", "ncsn"),
 ]
+CALIBRATED = [("openvino", "ddpm"), ("onnxruntime", "ncsn")]  # cases above in int8
 COMPILED = [case("torch-compile", "fp32", "ncsn"), case("torch-compile", "bf16", "ncsn")]
 # Runtimes with their own content in the file. torch-compile's shared cache has a test below. OpenVINO exports a network
 # whenever it loads a float one, the U-Net for fifteen seconds.
@@ -83,15 +85,22 @@ def test_every_runtime_has_a_case():
     assert {each.values[0] for each in KEPT} == {each.values[0] for each in CASES if each.values[0].precision != "fp32"}
 
 
-def skip_unless_possible(runtime: Runtime) -> None:
+def unmet(runtime: Runtime) -> str | None:
+    """Return why this machine cannot run a runtime, None if it can."""
     missing = engines.missing_modules(runtime.engine)
     if missing:
-        pytest.skip(f"engine {runtime.engine} needs {', '.join(missing)}")
+        return f"engine {runtime.engine} needs {', '.join(missing)}"
     if runtime == Runtime("openvino", "bf16"):
         import openvino
 
         if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            pytest.skip("this processor has no bf16 instructions")
+            return "this processor has no bf16 instructions"
+    return None
+
+
+def skip_unless_possible(runtime: Runtime) -> None:
+    if reason := unmet(runtime):
+        pytest.skip(reason)
 
 
 def network_of(family: str) -> torch.nn.Module:
@@ -149,6 +158,21 @@ def written(tmp_path_factory, cache) -> Callable[[str, Runtime], tuple[Path, dic
     return get
 
 
+@pytest.fixture(scope="module")
+def loaded(written, cache) -> Callable[[str, Runtime], LoadedModel]:
+    """Return a function that loads a cell's file once."""
+    return functools.cache(lambda family, runtime: slimdiff.load(written(family, runtime)[0], cache=cache))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, as SCRIPT does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_parts_compose_to_exactly_the_network(family):
     network, inputs = network_of(family), inputs_of(family)
@@ -175,7 +199,7 @@ def test_an_unknown_network_is_refused():
 
 
 @pytest.mark.parametrize(("runtime", "family"), [*CASES, *COMPILED])
-def test_an_engine_computes_the_networks_function(runtime, family, written, cache):
+def test_an_engine_computes_the_networks_function(runtime, family, written, loaded):
     """Output within tolerance at prepared and unprepared batch sizes; the file has the expected size."""
     skip_unless_possible(runtime)
     path, header = written(family, runtime)
@@ -183,8 +207,8 @@ def test_an_engine_computes_the_networks_function(runtime, family, written, cach
     if runtime.precision != "fp32":
         assert header["output_error"] > 1e-4  # otherwise nothing was rounded
 
-    loaded = slimdiff.load(path, cache=cache)
-    running = loaded.denoiser.network
+    model = loaded(family, runtime)
+    running = model.denoiser.network
     assert isinstance(running, EngineNetwork)
     # as many as lowering measured the error of, for which the cache has compiled code
     network, inputs = network_of(family), inputs_of(family, lowering.ERROR_IMAGES)
@@ -196,7 +220,7 @@ def test_an_engine_computes_the_networks_function(runtime, family, written, cach
     fewer = running(*(part[:2] for part in inputs))
     assert float((fewer - found[:2]).norm() / found[:2].norm()) <= max(1e-5, TOLERANCE[runtime.precision] / 3)
 
-    assert count_parameters(loaded.network) == count_parameters(network)
+    assert count_parameters(model.network) == count_parameters(network)
     stored = sum(t.numel() * t.element_size() for n, t in load_tensors(path, "model")[0].items() if n != "graph.xml")
     floats = sum(4 * value.numel() for value in network.state_dict().values())
     if runtime.precision != "int8":  # in networks this small, the graph's description is the larger part
@@ -206,72 +230,72 @@ def test_an_engine_computes_the_networks_function(runtime, family, written, cach
 SCRIPT = """
 import sys, torch, slimdiff
 torch.set_num_threads(1)
-loaded = slimdiff.load(sys.argv[1], cache=sys.argv[2])
-n, batch_size = map(int, sys.argv[4:])
-torch.save(loaded.sample(n, seed=5, batch_size=batch_size).images, sys.argv[3])
+n, batch_size = map(int, sys.argv[2:4])
+for path in sys.argv[4:]:
+    torch.save(slimdiff.load(path, cache=sys.argv[1]).sample(n, seed=5, batch_size=batch_size).images, path + ".pt")
 """
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one thread, as SCRIPT does."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def sampled_elsewhere(folder: Path, cache: Path, n: int, batch_size: int, *paths: Path) -> list[torch.Tensor]:
+    """Return images of the files from a new process."""
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(cache), str(n), str(batch_size), *map(str, paths)],
+        env={
+            "PYTHONPATH": str(SOURCE),
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(folder),
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        },
+        check=True,
+        timeout=600,
+    )
+    return [torch.load(f"{path}.pt", weights_only=True) for path in paths]
+
+
+@pytest.fixture(scope="module")
+def images_elsewhere(written, cache, tmp_path_factory) -> dict[tuple[Runtime, str], torch.Tensor]:
+    """The images of all possible KEPT from one new process, since each start imports torch and the engines."""
+    possible = [each.values for each in KEPT if unmet(each.values[0]) is None]
+    paths = [written(family, runtime)[0] for runtime, family in possible]
+    return dict(zip(possible, sampled_elsewhere(tmp_path_factory.mktemp("home"), cache, 3, 2, *paths), strict=True))
 
 
 @pytest.mark.parametrize(("runtime", "family"), KEPT)
-def test_a_fresh_process_samples_the_same_images(runtime, family, written, cache, tmp_path):
+def test_a_fresh_process_samples_the_same_images(runtime, family, loaded, images_elsewhere):
     skip_unless_possible(runtime)
-    path, _ = written(family, runtime)
-    with one_thread():
-        first = slimdiff.load(path, cache=cache)
-        here = first.sample(3, seed=5, batch_size=2).images
-        assert torch.equal(first.sample(3, seed=5, batch_size=2).images, here)
-    out = tmp_path / "images.pt"
-    subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(path), str(cache), str(out), "3", "2"],
-        env={"PYTHONPATH": str(SOURCE), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-        check=True,
-        timeout=300,
-    )
-    assert torch.equal(torch.load(out, weights_only=True), here)
+    here = loaded(family, runtime).sample(3, seed=5, batch_size=2).images
+    assert torch.equal(loaded(family, runtime).sample(3, seed=5, batch_size=2).images, here)
+    assert torch.equal(images_elsewhere[runtime, family], here)
 
 
 @pytest.mark.slow
-def test_a_library_truncated_by_a_killed_compiler_is_rebuilt(written, cache, tmp_path, capfd):
+def test_libraries_truncated_by_a_killed_compiler_are_rebuilt(written, cache, tmp_path, capfd):
     """In a new process, since a process loads a library only once; and in a copy of the cache, which has their code."""
     runtime = Runtime("torch-compile", "fp32")
     skip_unless_possible(runtime)
     path, _ = written("ncsn", runtime)
-    cache, out = shutil.copytree(cache, tmp_path / "cache"), tmp_path / "images.pt"
+    cache = shutil.copytree(cache, tmp_path / "cache")
     n = lowering.ERROR_IMAGES  # the batch size of that code
-    with one_thread():
-        first = slimdiff.load(path, cache=cache).sample(n, seed=5, batch_size=n).images
-    command = [sys.executable, "-c", SCRIPT, str(path), str(cache), str(out), str(n), str(n)]
-    environment = {"PYTHONPATH": str(SOURCE), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    first = slimdiff.load(path, cache=cache).sample(n, seed=5, batch_size=n).images
 
-    libraries = list(cache.glob("inductor/**/*.main.so"))
-    assert libraries
-    for library in libraries:
+    sources = sorted(cache.glob("inductor/**/*.main.cpp"))
+    needed = [source.with_suffix(".so") for source in sources if "BFloat16" not in source.read_text(encoding="utf-8")]
+    assert len(needed) > 2
+    for library in needed[:2]:
         library.write_bytes(b"")
-    subprocess.run(command, env=environment, check=True, timeout=300)
-    assert torch.equal(torch.load(out, weights_only=True), first)
-    assert "compiling it again" in capfd.readouterr().err
-    assert any(library.stat().st_size for library in libraries)  # the libraries needed for sampling
+    (again,) = sampled_elsewhere(tmp_path, cache, n, n, path)
+    assert torch.equal(again, first)
+    assert capfd.readouterr().err.count("compiling it again") == 2
+    assert all(library.stat().st_size for library in needed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
-def test_calibration_writes_the_same_bytes_twice(engine, written, tmp_path):
+@pytest.mark.parametrize(("engine", "family"), CALIBRATED)
+def test_calibration_writes_the_same_bytes_twice(engine, family, written, tmp_path):
     runtime = Runtime(engine, "int8")
     skip_unless_possible(runtime)
-    first, _ = written("ncsn", runtime)
-    write(tmp_path / "model.safetensors", "ncsn", runtime)
+    first, _ = written(family, runtime)
+    write(tmp_path / "model.safetensors", family, runtime)
     text = (tmp_path / "model.safetensors").read_bytes()
     assert text == first.read_bytes()
     assert str(SOURCE).encode() not in text  # no trace of the machine
@@ -380,13 +404,13 @@ def test_quantized_linears_are_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
-def test_graphs_are_not_exported_and_damaged_graphs_are_refused(engine, written, tmp_path):
+@pytest.mark.parametrize(("engine", "family"), CALIBRATED)
+def test_graphs_are_not_exported_and_damaged_graphs_are_refused(engine, family, written, loaded, tmp_path):
     runtime = Runtime(engine, "int8")
     skip_unless_possible(runtime)
-    whole, header = written("ncsn", runtime)
+    whole, header = written(family, runtime)
     with pytest.raises(UserError, match="no float weights"):
-        export.in_float(slimdiff.load(whole).network)
+        export.in_float(loaded(family, runtime).network)
     tensors, _ = load_tensors(whole, "model")
     path = tmp_path / "model.safetensors"
     name = "graph.xml" if engine == "openvino" else "graph.onnx"

@@ -141,7 +141,7 @@ def test_a_prepared_network_of_other_settings_is_not_used(tmp_path, starts, dama
 def test_resuming_after_kill_9_gives_the_same_files(tmp_path, starts):
     """Runs the stage as a process; the files equal those of an undisturbed run."""
     image_set.write(tmp_path / "images.safetensors", striped_images(400))
-    text = json.dumps(settings_of(starts["ncsn"], epochs=12, batch_size=8))
+    text = json.dumps(settings_of(starts["ncsn"], epochs=5, batch_size=8))
     start = starts["ncsn"][0]
 
     def command(folder):
@@ -150,10 +150,10 @@ def test_resuming_after_kill_9_gives_the_same_files(tmp_path, starts):
             *("--images", str(tmp_path / "images.safetensors"), "--state", str(folder / "state")),
             *("--start", str(start), "--start-record", str(start.with_name("train.json"))),
             *("--out-weights", str(folder / "w.safetensors"), "--out-record", str(folder / "train.json")),
-            *("--seconds-between-saves", "0.2"),
+            *("--seconds-between-saves", "0.05"),
         ]
 
-    killed_half_way_and_resumed(tmp_path, command, 12 * (300 // 8))
+    killed_half_way_and_resumed(tmp_path, command, 5 * (300 // 8))
 
 
 def test_a_failed_start_is_passed_on_with_its_reason(tmp_path, starts):

@@ -12,8 +12,8 @@ import pytest
 import torch
 from builders import (
     MODELS,
+    SAMPLER,
     SOURCE,
-    UNET_SAMPLER,
     model_header,
     ncsn_model,
     small_unet_model,
@@ -170,7 +170,7 @@ def test_without_repeats_nothing_is_timed(tmp_path, family, monkeypatch):
     path, images = tmp_path / "model.safetensors", tmp_path / "images.safetensors"
     write_small_model(path, family)
     image_set.write(images, striped_images())
-    timed = profile(path, SETTINGS, torch.device("cpu"), images=images)
+    timed = profile(path, {**SETTINGS, "repeats": 2, "warmup": 0}, torch.device("cpu"), images=images)
     monkeypatch.setattr(profiling, "sample_at_once", None)
     found = profile(path, {**SETTINGS, "repeats": 0}, torch.device("cpu"), images=images)
     assert found == timed | dict.fromkeys(profiling.TIMED)
@@ -185,8 +185,8 @@ def test_without_repeats_nothing_is_timed(tmp_path, family, monkeypatch):
 def test_a_speedup_is_relative_to_the_baseline(tmp_path):
     """Nine times as many network evaluations take longer, even on a busy machine."""
     slow, fast = tmp_path / "slow.safetensors", tmp_path / "fast.safetensors"
-    write_small_model(fast, "ddpm", sampler={**UNET_SAMPLER, "steps": 2})
-    write_small_model(slow, "ddpm", sampler={**UNET_SAMPLER, "steps": 14})
+    write_small_model(fast, sampler={**SAMPLER, "steps": 2})
+    write_small_model(slow, sampler={**SAMPLER, "steps": 14})
     found = profile(fast, SETTINGS, torch.device("cpu"), slow)
     assert 1.0 < found["speedup_low"] <= found["speedup"] <= found["speedup_high"]
     assert profile(slow, SETTINGS, torch.device("cpu"), fast)["speedup_batch_1"] < 1.0
@@ -206,7 +206,7 @@ LOSSES = ["denoising_loss", "denoising_loss_low", "denoising_loss_middle", "deno
 
 
 def losses(path, images, **changes):
-    found = profile(path, {**SETTINGS, "repeats": 1, "warmup": 0, **changes}, torch.device("cpu"), images=images)
+    found = profile(path, {**SETTINGS, "repeats": 0, **changes}, torch.device("cpu"), images=images)
     return [found[name] for name in LOSSES]
 
 
@@ -214,7 +214,7 @@ def losses(path, images, **changes):
 def test_denoising_losses_depend_on_data_and_network_alone(tmp_path, family):
     """The loss ignores the cell's seed, batches and training images; other weights and other test images change it."""
     path, images = tmp_path / "model.safetensors", tmp_path / "images.safetensors"
-    striped = striped_images()
+    striped = striped_images(32)
     image_set.write(images, striped)
     network = write_small_model(path, family)
     found = losses(path, images)

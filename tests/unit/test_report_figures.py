@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import altair as alt
 import pandas as pd
 import pytest
 import synthetic
+from altair.utils import schemapi
 
 from slimdiff.analysis import findings
 from slimdiff.analysis import paper as comparison
@@ -55,6 +57,13 @@ MATRICES = {
         for optimization in ("baseline", *(f"mine-{place}" for place in range(23)))
     ),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def checked_when_saved() -> Iterator[None]:
+    """Let Altair check whole charts when they are saved, not also each of their parts when it is made."""
+    with schemapi.debug_mode(False):
+        yield
 
 
 @pytest.fixture(scope="module")
