@@ -189,6 +189,7 @@ class Stages:
                     self._profile(**cell)
         self._report()
         self._inception()
+        self._hub()
         self._plugins()
 
     @staticmethod
@@ -199,7 +200,7 @@ class Stages:
             for seed in entry["seeds"]
         ]
 
-    def _run(self, stage: str, name: str = "", **arguments: object) -> None:
+    def _run(self, stage: str, name: str = "", /, **arguments: object) -> None:
         """Run a stage with options `--key value`, and record its calls under `name` or the stage's own name."""
         options: list[str] = []
         for key, value in arguments.items():
@@ -411,6 +412,17 @@ class Stages:
             gpu=0,
             out=self.folder / "inception.safetensors",
         )
+
+    def _hub(self) -> None:
+        from hubserver import NAME, serve
+        from huggingface_hub import HfApi
+
+        from slimdiff.io import hub
+
+        with serve(self.folder / "own") as (endpoint, _):
+            hub._api = lambda: HfApi(endpoint=endpoint)
+            out = hub.local_folder(NAME, self.folder) / hub.PIPELINE[-1]
+            self._run("hub", name=NAME, data_dir=self.folder, out=out)
 
     def _plugins(self) -> None:
         """Run the stages that can use a plugin with the example's source, family and steps."""

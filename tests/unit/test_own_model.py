@@ -378,7 +378,7 @@ def test_weights_of_another_network(tmp_path: Path, change: Any, text: str, monk
         ({"training": {"preconditioning": "edm"}}, "models.mine.training.preconditioning is edm; allowed with"),
         ({"training": {"noise_schedule": "cosine"}}, "models.mine.training.noise_schedule is cosine; allowed with"),
         ({"family": "ddpm"}, "models.mine.family is 'ddpm'; allowed with pretrained: unet2d"),
-        ({"pretrained": "nowhere"}, "models.mine.pretrained is 'nowhere': nowhere is not a folder"),
+        ({"pretrained": "nowhere"}, "models.mine.pretrained is 'nowhere': nowhere is neither a folder nor"),
         ({"sampler": {"method": "ode"}}, "models.mine.sampler.method is ode"),
         ({"sampler": {"scheduler": {"solver_order": 9}}}, "models.mine.sampler.scheduler"),
         ({"sampler": {"steps": 21}}, "models.mine.sampler.steps is 21; allowed for ddpm: up to 20"),

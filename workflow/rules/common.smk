@@ -26,6 +26,7 @@ from slimdiff.config.validate import validate
 from slimdiff.errors import UserError
 from slimdiff.io import strict_yaml
 from slimdiff.io.folders import listing
+from slimdiff.io.hub import local_folder
 from slimdiff.io.settings import canonical
 from slimdiff.io.text import one_line
 from slimdiff.runtime import run_lock
@@ -101,6 +102,8 @@ RUN = run_lock.enter(Path(".snakemake")) if workflow.is_main_process else None
 # Snakemake takes braces for wildcards, also in the part of the path that it would put before a relative one.
 ENVIRONMENT = str(CLONE / "envs" / f"{config['environment']}.yaml").replace("{", "{{").replace("}", "}}")
 PRETRAINED = [name for name in config["models"] if lookup.is_pretrained(config, name)]  # models
+HUB = Path(config["data_dir"], "hub")
+HUB_WEIGHTS = lookup.hub_weights(config)  # file in it → name
 TRAINING = run_path("{dataset}", "{model}", "{training}", "{seed}")
 CELL = run_path("{dataset}", "{model}", "{optimization}", "{seed}")
 ENGINE_CACHE = "results/state/engines"  # not an output, since compilers share it between jobs

@@ -15,7 +15,7 @@ def get_start(wildcards, path):
 
 def get_folder_files(wildcards):
     """Input: the files that are read in the folder of a pretrained model."""
-    return lookup.folder_files(config["models"][wildcards.model]["pretrained"])
+    return lookup.folder_files(config["models"][wildcards.model]["pretrained"], config["data_dir"])
 
 
 def first_stage(model):

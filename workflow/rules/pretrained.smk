@@ -1,4 +1,7 @@
-"""The weights of a diffusers folder as a training: the same for every seed. With the output files of rule train."""
+"""The weights of a diffusers folder as a training: the same for every seed. With the output files of rule train.
+
+Of a model of the Hub, the JSON files come when the config is read, which they complete, and the weights by rule hub.
+"""
 
 
 rule pretrained:
@@ -25,8 +28,29 @@ rule pretrained:
     params:
         settings=get_settings(resolve.train_settings),
         code=get_code("pretrained"),
-        folder=lambda wildcards: config["models"][wildcards.model]["pretrained"],
+        folder=lambda wildcards: str(
+            local_folder(config["models"][wildcards.model]["pretrained"], Path(config["data_dir"]))
+        ),
     shell:
         "python -u -P -m slimdiff.stages.pretrained --settings {params.settings:q} --code {params.code}"
         " --images {input.images:q} --folder {params.folder:q}"
         " --out-weights {output.weights:q} --out-record {output.record:q} >{log:q} 2>&1"
+
+
+rule hub:
+    output:
+        weights=str(HUB / "{file}"),
+    log:
+        "results/logs/hub/{file}.log",
+    wildcard_constraints:
+        file=any_of(HUB_WEIGHTS),
+    localrule: True  # cluster nodes often lack internet access
+    conda:
+        ENVIRONMENT
+    params:
+        name=lambda wildcards: HUB_WEIGHTS[wildcards.file],
+        data_dir=config["data_dir"],
+        code=get_code("hub"),
+    shell:
+        "python -u -P -m slimdiff.stages.hub --name {params.name:q} --code {params.code}"
+        " --data-dir {params.data_dir:q} --out {output.weights:q} >{log:q} 2>&1"

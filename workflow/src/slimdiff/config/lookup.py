@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from slimdiff.catalog.compression import measures_loss
@@ -10,6 +11,7 @@ from slimdiff.catalog.families import FAMILIES, Family
 from slimdiff.catalog.samplers import SAMPLER_ALWAYS, SAMPLER_FACTS, SAMPLER_OPTIONAL
 from slimdiff.config.cells import BASELINE, Cell
 from slimdiff.errors import UserError
+from slimdiff.io import hub
 from slimdiff.io.diffusers_folder import read_folder
 from slimdiff.plugins.declarations import PluginCatalog, load_catalog
 
@@ -51,14 +53,22 @@ def is_random(step: str, options: Mapping[str, Any]) -> bool:
 
 
 def is_pretrained(config: Config, model: str) -> bool:
-    """Return whether the weights of `model` come from a folder."""
+    """Return whether the weights of `model` come from a folder or the Hub."""
     return "pretrained" in config["models"][model]
 
 
 @functools.cache
-def folder_files(folder: str) -> list[str]:
-    """Return the paths of the files that are read in the folder of a pretrained model."""
-    return [str(path) for path in read_folder(folder).files]
+def folder_files(pretrained: str, data_dir: str) -> list[str]:
+    """Return the paths of the files of a pretrained model, the weights last; those of the Hub may not exist yet."""
+    folder = hub.local_folder(pretrained, Path(data_dir))
+    return [str(path) for path in read_folder(folder, weights=not hub.is_name(pretrained)).files]
+
+
+def hub_weights(config: Config) -> dict[str, str]:
+    """Return file below data_dir/hub → name of the models whose weights the Hub has."""
+    names = [model["pretrained"] for model in config["models"].values() if hub.is_name(model.get("pretrained", ""))]
+    data_dir = config["data_dir"]
+    return {str(Path(folder_files(name, data_dir)[-1]).relative_to(Path(data_dir, hub.FOLDER))): name for name in names}
 
 
 def training_of(config: Config, optimization: str) -> str:

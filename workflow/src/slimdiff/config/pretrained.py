@@ -1,14 +1,16 @@
-"""Models with the weights of a diffusers folder: fill in what its files say, and refuse what contradicts them.
+"""Models with the weights of a diffusers folder or the Hub: fill in what it says, refuse what contradicts it.
 
 What neither the entry nor the folder says comes from the entry `unet2d` of config.yaml, which holds the defaults.
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from slimdiff.config.checks import Problem
 from slimdiff.config.lookup import Config
 from slimdiff.errors import UserError
+from slimdiff.io import hub
 from slimdiff.io.diffusers_folder import DiffusersFolder, read_folder, read_weights_layout
 
 FAMILY = "unet2d"  # of the networks, and the entry of models with the defaults
@@ -24,7 +26,7 @@ def fill_pretrained(config: Config) -> dict[str, Any]:
     filled = {}
     for name, entry in models.items():
         try:
-            filled[name] = _fill(name, entry, models) if _is_pretrained(entry) else entry
+            filled[name] = _fill(name, entry, models, Path(config["data_dir"])) if _is_pretrained(entry) else entry
         except (UserError, LookupError, TypeError, AttributeError):  # pretrained_problems or the schema says why
             filled[name] = entry
     return {**config, "models": filled}
@@ -45,8 +47,9 @@ def pretrained_problems(config: Config) -> Iterator[Problem]:
             yield Problem((*path, "pretrained"), text)
             continue
         try:
-            folder = read_folder(entry["pretrained"])
-            read_weights_layout(folder)
+            folder = _read(entry["pretrained"], Path(config["data_dir"]))
+            if folder.weights.exists():
+                read_weights_layout(folder)
         except UserError as error:
             yield Problem((*path, "pretrained"), f"is {entry['pretrained']!r}: {error}")
             continue
@@ -58,6 +61,13 @@ def pretrained_problems(config: Config) -> Iterator[Problem]:
 
 def _is_pretrained(entry: Any) -> bool:
     return isinstance(entry, Mapping) and isinstance(entry.get("pretrained"), str)
+
+
+def _read(pretrained: str, data_dir: Path) -> DiffusersFolder:
+    """Return what the folder says; of a model of the Hub, whose weights may not be there yet, fetch its JSON files."""
+    if hub.is_name(pretrained):
+        hub.fetch_description(pretrained, data_dir)
+    return read_folder(hub.local_folder(pretrained, data_dir), weights=not hub.is_name(pretrained))
 
 
 def _null_class(entry: Mapping[str, Any]) -> bool:
@@ -97,9 +107,9 @@ def _contradictions(entry: Mapping[str, Any], given: Mapping[str, Any], path: tu
             yield Problem((*path, key), f"is {entry[key]}; allowed with pretrained: {shown}; leave it out")
 
 
-def _fill(name: str, entry: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, Any]:
+def _fill(name: str, entry: Mapping[str, Any], models: Mapping[str, Any], data_dir: Path) -> dict[str, Any]:
     base, null_class = models[FAMILY], _null_class(entry)
-    folder = read_folder(entry["pretrained"])
+    folder = _read(entry["pretrained"], data_dir)
     given = _given(folder, null_class)
     guided = null_class and bool(given["network"]["classes"])
     training = {**base["training"], **({} if guided else {"label_dropout": 0.0}), **given["training"]}

@@ -115,8 +115,11 @@ class DiffusersFolder:
         return self.files[-1]
 
 
-def read_folder(folder: str | os.PathLike[str]) -> DiffusersFolder:
+def read_folder(folder: str | os.PathLike[str], weights: bool = True) -> DiffusersFolder:
     """Return what the folder of a pipeline or a model says, all of it checked, weights excepted.
+
+    Args:
+        weights: whether their file must exist; one that a rule downloads may not exist yet.
 
     Raises:
         UserError: a file is missing, a link leads out, or an option is unknown, out of range or not supported.
@@ -124,8 +127,8 @@ def read_folder(folder: str | os.PathLike[str]) -> DiffusersFolder:
     root = Path(folder)
     if not root.is_dir():
         raise UserError(
-            f"{one_line(root)} is not a folder; fetch a model of the Hub into one first: `hf download OWNER/NAME "
-            "--revision COMMIT --local-dir FOLDER`"
+            f"{one_line(root)} is neither a folder nor a model of the Hub with its commit, OWNER/NAME@COMMIT of 40 "
+            "hexadecimal digits"
         )
     pipeline = (root / INDEX).exists() or (root / "unet").is_dir()
     unet, scheduler = (root / "unet", root / "scheduler") if pipeline else (root, root)
@@ -135,9 +138,8 @@ def read_folder(folder: str | os.PathLike[str]) -> DiffusersFolder:
         _check_index(files[0], contents[0])
     network, image_size, channels = _read_network(files[-2], contents[-2])
     schedule, sampling, own, method = _read_scheduler(files[-1], contents[-1])
-    weights = _find_weights(root, unet)
     return DiffusersFolder(
-        (*files, weights),
+        (*files, _find_weights(root, unet) if weights else unet / WEIGHTS),
         image_size,
         channels,
         network,
