@@ -6,6 +6,7 @@ from typing import Any
 
 import diffusers  # whose parts load when they are used: pipelines take seconds
 import torch
+from PIL import Image
 
 NETWORK = {
     "sample_size": 8,
@@ -16,6 +17,16 @@ NETWORK = {
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
     "norm_num_groups": 4,
+}
+
+DIGITS = {  # config/own-model.yaml
+    "sample_size": 16,
+    "block_out_channels": (32, 64, 64),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    "attention_head_dim": 16,
+    "norm_num_groups": 8,
 }
 
 CIFAR10 = {  # google/ddpm-cifar10-32
@@ -61,6 +72,21 @@ def write_layout(folder: Path, **network: Any) -> None:
     with (folder / "unet" / "diffusion_pytorch_model.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + end)
+
+
+def write_inputs(config: dict[str, Any], root: Path) -> None:
+    """Write what a preset names and no clone has: folders of models, without weights, and a few images by class."""
+    for entry in config.get("models", {}).values():
+        if "pretrained" in entry:
+            network: dict[str, Any] = CIFAR10 if "cifar10" in entry["pretrained"] else DIGITS
+            classes = {"num_class_embeds": 11} if entry.get("network", {}).get("null_class") else {}
+            write_layout(root / entry["pretrained"], **network, **classes)
+    for entry in config.get("datasets", {}).values():
+        for name in range(10) if "path" in entry else ():
+            folder = root / entry["path"] / str(name)
+            folder.mkdir(parents=True)
+            for index in range(20):
+                Image.new("L", (28, 28), index).save(folder / f"{index}.png")
 
 
 def edit(path: Path, **changes: Any) -> None:

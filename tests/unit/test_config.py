@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ownmodels import CIFAR10, write_layout
+from ownmodels import write_inputs
 from photos import write_photos
 from presets import CONFIG, ROOT, SCHEMA, merge, read_yaml
 
@@ -83,10 +83,11 @@ def test_the_defaults_are_valid() -> None:
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.name)
 def test_presets_are_valid_and_hold_only_differences(path: Path, tmp_path: Path) -> None:
     overlay = read_yaml(path)
-    for model in overlay.get("models", {}).values():
-        if "pretrained" in model:
-            model["pretrained"] = str(tmp_path / model["pretrained"])
-            write_layout(Path(model["pretrained"]), **CIFAR10)
+    write_inputs(overlay, tmp_path)
+    for key in ("pretrained", "path"):
+        for entry in (*overlay.get("models", {}).values(), *overlay.get("datasets", {}).values()):
+            if key in entry:
+                entry[key] = str(tmp_path / entry[key])
     validate(fill_pretrained(merge(CONFIG, overlay)), SCHEMA, {"config.yaml": CONFIG, path.name: overlay})
 
     def same(base: Any, other: Any, where: str) -> None:

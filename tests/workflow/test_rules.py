@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from clones import REPOSITORY, SMOKE, clone, planned, snakemake
-from ownmodels import CIFAR10, write_layout
+from ownmodels import write_inputs
 from presets import CONFIG, SCHEMA, preset
 
 from slimdiff.config.axes import expand_axes
@@ -56,9 +56,7 @@ def test_a_dry_run_lists_the_matrix(fresh: Path, name: str | None, without_torch
     """Of the first seed, since dry runs take as long as they have cells."""
     overlay = ("--configfile", f"config/{name}") if name else ()
     config = preset(name) if name else CONFIG
-    for model in config["models"].values():
-        if "pretrained" in model:
-            write_layout(fresh / model["pretrained"], **CIFAR10)
+    write_inputs(config, fresh)
     matrix = [{**entry, "seeds": entry["seeds"][:1]} for entry in config["matrix"]]
     cells = {
         f"{entry['dataset']}/{entry['model']}/{optimization}/{seed}"
