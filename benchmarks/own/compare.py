@@ -32,7 +32,7 @@ from slimdiff.diffusion.samplers import SamplerSettings, sample
 from slimdiff.inference.model import LoadedModel
 from slimdiff.io import files, records
 from slimdiff.io.samples import read_samples, write_samples
-from slimdiff.io.settings import build
+from slimdiff.io.settings import build, parse
 from slimdiff.report.tables.markdown import grid
 from slimdiff.runtime.devices import pick_device
 
@@ -40,33 +40,32 @@ RESULTS, DATASET = Path("results"), "digit-images"
 COMPARED, ROUNDS, BATCH = 100, 7, 50
 
 
-def noise_of(loaded: LoadedModel, seed: int, n: int) -> torch.Tensor:
-    """Return the noise that the first n images of a cell start from."""
+def shape_of(loaded: LoadedModel) -> tuple[int, int, int]:
+    """Return (C, H, W) of the images of a cell's network."""
     model = loaded.settings["model"]
-    return ImageNoise(seed, range(n)).normal((model["channels"], model["image_size"], model["image_size"]))
+    return model["channels"], model["image_size"], model["image_size"]
 
 
 def ours(loaded: LoadedModel, seed: int, labels: torch.Tensor | None) -> torch.Tensor:
     """Return slimdiff's first images before they are rounded."""
-    model, settings = loaded.settings["model"], build(SamplerSettings, loaded.settings["sampler"], "sampler")
+    settings = build(SamplerSettings, loaded.settings["sampler"], "sampler")
     given = None if labels is None else labels[:COMPARED]
-    shape = (model["channels"], model["image_size"], model["image_size"])
     with torch.inference_mode():
         guided = Guided(loaded.denoiser, given, 1.0, clip=settings.clip)
-        return sample(guided, ImageNoise(seed, range(COMPARED)), shape, settings).x
+        return sample(guided, ImageNoise(seed, range(COMPARED)), shape_of(loaded), settings).x
 
 
 def compare(cell: Path, folder: Path) -> list[str]:
     """Return a line of the first table: difference and scores of the images that plain diffusers draws."""
     loaded = slimdiff.load(cell / "model.safetensors")
     stored, own = read_samples(cell / "samples.npz"), records.read_json(cell / "score.json")
-    row = records.read_json(cell / "row.json")["settings"]
-    settings = json.loads(row) if isinstance(row, str) else row
+    settings = parse(records.read_json(cell / "row.json")["settings"])
     n, seed = settings["sample"]["n_samples"], settings["sample"]["seed"]
     labels = torch.from_numpy(stored.labels) if stored.labels.size else None
     with tempfile.TemporaryDirectory() as work:
         given, out, samples, score = (Path(work) / name for name in ("given", "images", "samples.npz", "score.json"))
-        save_file({"noise": noise_of(loaded, seed, n), **({} if labels is None else {"labels": labels})}, given)
+        noise = ImageNoise(seed, range(n)).normal(shape_of(loaded))
+        save_file({"noise": noise, **({} if labels is None else {"labels": labels})}, given)
         steps = str(loaded.settings["sampler"]["steps"])
         subprocess.run([sys.executable, draw.__file__, folder, given, steps, out], check=True)
         theirs = load_file(out)["images"]
@@ -96,7 +95,8 @@ def times(folder: Path, entrants: dict[str, Path]) -> list[list[str]]:
     """Return the lines of the second table: each cell in turns with plain diffusers on the dense model's folder."""
     unet, scheduler = draw.load(folder)
     baseline = slimdiff.load(next(iter(entrants.values())))
-    steps, noise = baseline.settings["sampler"]["steps"], noise_of(baseline, 0, BATCH)
+    steps = baseline.settings["sampler"]["steps"]
+    noise = ImageNoise(0, range(BATCH)).normal(shape_of(baseline))
     lines = []
     for name, cell in entrants.items():
         loaded = slimdiff.load(cell, cache=RESULTS / "state" / "engines")
