@@ -13,6 +13,11 @@ def get_start(wildcards, path):
     return path.format(training=config["trainings"][names.pop("training")]["start"], **names)
 
 
+def get_folder(wildcards):
+    """Param: the folder of a pretrained model."""
+    return str(local_folder(config["models"][wildcards.model]["pretrained"], Path(config["data_dir"])))
+
+
 def get_folder_files(wildcards):
     """Input: the files that are read in the folder of a pretrained model."""
     return lookup.folder_files(config["models"][wildcards.model]["pretrained"], config["data_dir"])

@@ -28,9 +28,7 @@ rule pretrained:
     params:
         settings=get_settings(resolve.train_settings),
         code=get_code("pretrained"),
-        folder=lambda wildcards: str(
-            local_folder(config["models"][wildcards.model]["pretrained"], Path(config["data_dir"]))
-        ),
+        folder=get_folder,
     shell:
         "python -u -P -m slimdiff.stages.pretrained --settings {params.settings:q} --code {params.code}"
         " --images {input.images:q} --folder {params.folder:q}"
