@@ -192,7 +192,7 @@ def test_editing_a_constant_of_one_sampler(tree: Path, edit: Edit) -> None:
     ("old", "new", "rules"),
     [
         ("n_samples: 128", "n_samples: 192", ("sample", "score", "row")),
-        ("repeats: 1", "repeats: 3", ("profile", "row")),
+        ("repeats: 2", "repeats: 3", ("profile", "row")),
     ],
 )
 def test_editing_a_measurement(tree: Path, edit: Edit, old: str, new: str, rules: tuple[str, ...]) -> None:
