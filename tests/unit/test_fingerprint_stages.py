@@ -168,10 +168,12 @@ def edited(*edits: Definition) -> Iterator[None]:
     """Edit these definitions; the code base recomputes everything that depends on their syntax."""
     originals = [change(definition.node) for definition in edits]
     forget(edits)
-    yield
-    for definition, original in zip(edits, originals, strict=True):
-        vars(definition.node).update(original)
-    forget(edits)
+    try:
+        yield
+    finally:
+        for definition, original in zip(edits, originals, strict=True):
+            vars(definition.node).update(original)
+        forget(edits)
 
 
 def forget(edits: Iterable[Definition]) -> None:
