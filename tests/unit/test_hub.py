@@ -120,6 +120,19 @@ def test_weights_of_another_digest_do_not_stay(tmp_path: Path, monkeypatch: pyte
     assert not (DATA / FOLDER / NAME / WEIGHTS).exists()
 
 
+def test_a_full_disk_is_not_taken_for_a_missing_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    write_folder(tmp_path / "model")
+    with serve(tmp_path / "model") as (endpoint, _):
+        use(monkeypatch, endpoint)
+        monkeypatch.setattr(HfApi, "hf_hub_download", full)
+        with pytest.raises(TransientError, match=r"cannot be stored: .*No space left on device") as caught:
+            hub.fetch_description(NAME, DATA)
+    assert "hf download" not in str(caught.value)
+
+
 def test_a_name_that_the_hub_does_not_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_folder(tmp_path / "model")
     with serve(tmp_path / "model") as (endpoint, _):

@@ -41,7 +41,7 @@ def fetch_description(name: str, data_dir: Path) -> None:
     """Download the JSON files of OWNER/NAME@COMMIT unless they are there; of the weights, check the size.
 
     Raises:
-        TransientError: the Hub cannot be reached, or its bytes are not those of the commit.
+        TransientError: the Hub cannot be reached, its bytes are not those of the commit, or the disk is full.
         UserError: the Hub has no such commit, the commit lacks a file, or a file is too large.
     """
     if any((local_folder(name, data_dir) / path).is_file() for path in (PIPELINE[-2], MODEL[-2])):  # downloaded last
@@ -112,7 +112,9 @@ def _reasons(name: str) -> Iterator[tuple[str, str]]:
         text = f"the Hub has no such {what}; allowed: OWNER/NAME@COMMIT; `hf auth login` if it is private"
         raise UserError(text) from None
     except network_errors as error:
+        if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
+            raise TransientError(f"{name} cannot be stored: {one_line(error)[:120]}") from None
         raise TransientError(
-            f"the Hub cannot be reached ({one_line(error)[:120]}); where it can, `hf download {repo} --revision "
-            f"{commit} --local-dir FOLDER`, and say pretrained: FOLDER"
+            f"the Hub cannot be reached ({one_line(error)[:120]}); on a machine that reaches it, run `hf download "
+            f"{repo} --revision {commit} --local-dir FOLDER`, and set pretrained: FOLDER"
         ) from None
