@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pagefolder
+import pyarrow.parquet as pq
 import pytest
 import synthetic
 import yaml
@@ -242,6 +243,68 @@ def test_results_that_are_not_whole_are_refused(
     assert (code, error.count("\n")) == (1, 1)
     assert all(part in error for part in (*named, "`slimdiff run small`")), error
     assert held(folder) == before
+
+
+def move_seed(root: Path, seed: int) -> Path:
+    """Move the cells of `seed` into the matrix of another run, which is returned, and leave a run of the others."""
+    results, config = root / "results", read_config([ROOT / "config.yaml", root / "config" / "small.yaml"])
+    elsewhere = root / "elsewhere.parquet"
+    whole = matrices.read_matrix(results / "matrix.parquet")
+    source = {**whole.provenance, "git_commit": "fedcba98", "machine": {"cpu_count": 64}}
+    matrices.write_matrix(elsewhere, whole.frame[whole.frame["seed"] == seed], source)
+    for cell in expand(MATRIX):
+        if cell.seed == seed:
+            shutil.rmtree(results / "cells" / cell.path)
+            (results / "benchmarks/profile" / f"{cell.path}.jsonl").unlink()
+    others = [{**block, "seeds": [one for one in block["seeds"] if one != seed]} for block in MATRIX]
+    write_matrix(results, {**config, "matrix": others})
+    return elsewhere
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_rows_of_another_run_complete_a_study(
+    finished: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    root = Path(shutil.copytree(finished, tmp_path / "clone", symlinks=True))
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(style, "save", lambda chart, path: Image.new("RGB", (8, 8)).save(path, format="PNG"))
+    whole = matrices.read_matrix("docs/results/small/matrix.parquet")
+    elsewhere = move_seed(root, seed)
+    assert command("publish", "small")[0] == 1, "cells are missing"
+    code, _, error = command("publish", "small", "--rows", str(elsewhere))
+    assert code == 0, error
+    published = matrices.read_matrix("docs/results/small/matrix.parquet")
+    assert published.frame.equals(whole.frame)
+    assert published.config == whole.config
+    said = facts(Path("docs/results/small/README.md").read_text(encoding="utf-8"))
+    assert said["commit"] == "0123456, with uncommitted edits; fedcba9"
+    assert said["machine"].startswith(f"Cyrix 486, {os.cpu_count()} cores or 64 cores")
+    own = sum(cell.seed != seed for cell in expand(MATRIX))
+    assert f"of {3 * CELLS + own + TRAININGS} of {4 * CELLS + TRAININGS} jobs" in said["time"]
+    grids = {path.name for path in Path("docs/results/small").glob("grid-ncsn-*.png")}
+    assert grids == {"grid-ncsn-baseline.png", f"grid-ncsn-{SMALLEST}.png"}, "of another seed"
+
+
+def test_rows_of_other_code_settings_or_columns_are_refused(here: Path, command: Command) -> None:
+    elsewhere = move_seed(here, 1)
+    whole = matrices.read_matrix(elsewhere)
+    settings_of_row = json.loads(whole.frame["settings"].iloc[0])
+    settings_of_row["train"]["training"]["epochs"] = 9
+    for column, value, named in (
+        ("code", '{"profile":"profile-1","score":"2","train":"train-1"}', "score is score-1"),
+        ("settings", json.dumps(settings_of_row), "settings.train.training.epochs is 9"),
+    ):
+        frame = whole.frame.copy()
+        frame.loc[frame.index[0], column] = value
+        matrices.write_matrix(here / "other.parquet", frame, whole.provenance)
+        code, _, error = command("publish", "small", "--rows", "other.parquet")
+        assert (code, error.count("\n")) == (1, 1) and named in error and "other.parquet" in error, error
+    table = pq.read_table(elsewhere)
+    pq.write_table(table.drop_columns(["energy_source"]).replace_schema_metadata({}), here / "older.parquet")
+    code, _, error = command("publish", "small", "--rows", "older.parquet")
+    assert code == 1 and "lacks energy_source" in error
+    code, _, error = command("publish", "--rows", str(elsewhere))
+    assert code == 1 and "STUDY" in error
 
 
 def test_a_failure_leaves_the_published_folder_as_it_was(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from slimdiff.analysis.columns import KEY
 from slimdiff.cli.analyze import read_rules
 from slimdiff.cli.cells import RESULTS, Results
 from slimdiff.cli.config import BASE, complete_preset, read_config, sources
@@ -15,7 +16,7 @@ from slimdiff.cli.console import console
 from slimdiff.cli.matrix import gather
 from slimdiff.config import resolve
 from slimdiff.config.axes import expand_axes
-from slimdiff.config.cells import expand, run_path
+from slimdiff.config.cells import Cell, expand, run_path
 from slimdiff.errors import UserError
 from slimdiff.io import files, settings
 
@@ -37,6 +38,14 @@ def publish(
         ),
     ] = None,
     results: Results = RESULTS,
+    rows: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--rows",
+            metavar="MATRIX",
+            help="Matrix of a run elsewhere, such as of other seeds, for cells that --results lacks; repeatable.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of the published studies.")] = STUDIES,
 ) -> None:
     """Publish a finished run: its matrix, tables, figures, verdicts and page, in OUT/STUDY.
@@ -47,7 +56,9 @@ def publish(
     if not BASE.is_file():
         raise UserError(f"no {BASE} here: change to your clone")
     if study is not None:
-        _publish(study, results, out)
+        _publish(study, results, rows or [], out)
+    elif rows:
+        raise UserError(f"--rows {rows[0]} needs the STUDY whose cells it holds: slimdiff publish STUDY --rows MATRIX")
     text = paper_page(out)
     files.write_text(out / PAPER_PAGE, text)
     console().print(f"{out / PAPER_PAGE}: {len(text.splitlines())} lines")
@@ -69,7 +80,7 @@ def paper_page(studies: Path) -> str:
     return paper_rows.page(read, paper, claims)
 
 
-def _publish(study: str, results: Path, out: Path) -> None:
+def _publish(study: str, results: Path, others: Sequence[Path], out: Path) -> None:
     from slimdiff.analysis import findings
     from slimdiff.analysis.claims import verdicts
     from slimdiff.analysis.matrix import write_matrix
@@ -79,7 +90,8 @@ def _publish(study: str, results: Path, out: Path) -> None:
     paths = sources([study] if study != DEFAULT else None, None)
     name, preset = (study, None) if study == DEFAULT else (paths[-1].stem, paths[-1].as_posix())
     config = read_config(paths)
-    matrix = _read_whole(results, config, paths, "slimdiff run" if preset is None else f"slimdiff run {study}")
+    run = "slimdiff run" if preset is None else f"slimdiff run {study}"
+    matrix = _read_whole(results, others, config, paths, run)
     paper, claims, margins = read_rules(config, paths)
     record = verdicts.to_json(matrix, verdicts.evaluate_claims(matrix, paper, claims, margins), margins)
     found = findings.find(matrix, margins)
@@ -100,13 +112,18 @@ def _publish(study: str, results: Path, out: Path) -> None:
         console().print(f"kept, since publish does not write it: {', '.join(sorted(path.name for path in kept))}")
 
 
-def _read_whole(results: Path, config: dict[str, Any], paths: Sequence[Path], run: str) -> "Matrix":
+def _read_whole(
+    results: Path, others: Sequence[Path], config: dict[str, Any], paths: Sequence[Path], run: str
+) -> "Matrix":
     """Return the matrix of the run of `config`, read from `paths`; `run` is the command that completes it.
+
+    Args:
+        others: matrices with rows of cells that `results` lacks.
 
     Raises:
         UserError: a cell is missing, was made with other settings or other code, or is not in the matrix.
     """
-    from slimdiff.analysis.matrix import read_matrix, to_frame
+    from slimdiff.analysis.matrix import Matrix, read_matrix, to_frame
 
     folder = results / "cells"
     try:
@@ -114,23 +131,52 @@ def _read_whole(results: Path, config: dict[str, Any], paths: Sequence[Path], ru
         cells, so_far = expand(config["matrix"]), gather(results, config)
     except (AttributeError, KeyError, TypeError):
         raise UserError(f"{', '.join(map(str, paths))}: invalid configuration; `{run} --dry-run` says why") from None
-    if so_far.missing:
-        name, state = next(iter(so_far.missing.items()))
-        n_missing = f"{len(so_far.missing)} of {len(cells)} cells have no row in {folder}"
+    rows = {Cell(*(row[key] for key in KEY)): (row, folder) for row in so_far.rows}
+    elsewhere, sources = _read_rows(others)
+    missing = {cell.path: so_far.missing[cell.path] for cell in cells if cell not in rows and cell not in elsewhere}
+    if missing:
+        name, state = next(iter(missing.items()))
+        n_missing = f"{len(missing)} of {len(cells)} cells have no row in {', '.join(map(str, (folder, *others)))}"
         raise UserError(f"{n_missing}, such as {name} ({state}): finish the run with `{run}`")
-    for row, cell in zip(so_far.rows, cells, strict=True):
-        held = {**row, "settings": settings.parse(row["settings"], f"{folder / cell.path}: settings")}
+    whole = {cell: rows.get(cell) or elsewhere[cell] for cell in cells}
+    for cell, (row, place) in whole.items():
+        held = {**row, "settings": settings.parse(row["settings"], f"{place}: settings of {cell.path}")}
         for key, value, yielded in _differences(resolve.row_settings(config, **asdict(cell)), held):
             raise UserError(
-                f"{folder / cell.path} is of another configuration: its {key} is {settings.canonical(value)}, "
+                f"{cell.path} in {place} is of another configuration: its {key} is {settings.canonical(value)}, "
                 f"{paths[-1]} yields {settings.canonical(yielded)}; `{run}` makes it anew"
             )
-    for problem in _other_code(so_far.rows):
-        raise UserError(f"{folder} has rows of different code: {problem}; `{run}` makes the outdated ones anew")
+    for problem in _other_code([row for row, _ in whole.values()]):
+        places = " and ".join(dict.fromkeys(str(place) for _, place in whole.values()))
+        raise UserError(f"{places} have rows of different code: {problem}; `{run}` makes the outdated ones anew")
     matrix = read_matrix(results / "matrix.parquet")
     if not matrix.frame.equals(to_frame(so_far.rows)):
         raise UserError(f"{results / 'matrix.parquet'} does not hold the rows in {folder}: `{run}` makes it anew")
-    return matrix
+    if len(rows) == len(cells):
+        return matrix
+    source = {**matrix.provenance, "config": resolve.provenance(config), "other_runs": sources}
+    return Matrix(to_frame([row for row, _ in whole.values()]), matrix.units, source)
+
+
+def _read_rows(paths: Sequence[Path]) -> tuple[dict[Cell, tuple[dict[str, Any], Path]], list[dict[str, Any]]]:
+    """Return cell → (row, its file) of the matrices in `paths`, of the first that has the cell, and their origins.
+
+    Raises:
+        UserError: a file is no matrix of this version.
+    """
+    from slimdiff.analysis.matrix import read_matrix, schema_problem
+
+    rows: dict[Cell, tuple[dict[str, Any], Path]] = {}
+    origins = []
+    for path in paths:
+        matrix = read_matrix(path)
+        if problem := schema_problem(path):
+            raise UserError(f"--rows {path} {problem}; allowed: a matrix of this version, so run it again")
+        for values in matrix.frame.astype(object).where(matrix.frame.notna(), None).to_dict("records"):
+            row = {str(column): value for column, value in values.items()}
+            rows.setdefault(Cell(*(row[key] for key in KEY)), (row, path))
+        origins.append({key: value for key, value in matrix.provenance.items() if key not in ("config", "missing")})
+    return rows, origins
 
 
 def _differences(expected: Any, held: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

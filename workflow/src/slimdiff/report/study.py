@@ -71,6 +71,7 @@ def write(
         claims: the record of the verdicts, from `verdicts.to_json`.
         jobs: from `timeline.read_jobs`.
         cells: folder of the cells, with the samples of the galleries and the grid of each baseline and smallest file.
+            A cell whose row came from another run has none there, so the pictures show others or leave it out.
     """
     files.write_json(folder / CLAIMS, claims)
     write_tables(matrix, findings, paper, claims, folder)
@@ -82,11 +83,13 @@ def write(
         for suffix in FORMATS:
             style.save(chart, folder / f"{name}.{suffix}")
         shrink(folder / f"{name}.png")
+    drawn = [(cells / cell.path / "samples.npz").is_file() for cell in _cells(matrix)]
+    pictured = replace(matrix, frame=matrix.frame[drawn])
     for spec in contents.GALLERIES:
-        if any(place.cell for place in placeholders(spec, _cells(matrix), comparison.families(matrix))):
-            style.save(samples.figure(matrix, cells, spec), folder / f"{spec.name}.png")
+        if any(place.cell for place in placeholders(spec, _cells(pictured), comparison.families(pictured))):
+            style.save(samples.figure(pictured, cells, spec), folder / f"{spec.name}.png")
             shrink(folder / f"{spec.name}.png", GALLERY_SCALE)
-    for cell in _pictured(matrix, findings):
+    for cell in _pictured(pictured, findings):
         name = "-".join([GRID, *([cell.dataset] if matrix.frame["dataset"].nunique() > 1 else [])])
         shrink(cells / cell.path / "grid.png", 1.0, folder / f"{name}-{cell.model}-{cell.optimization}.png")
 
@@ -175,16 +178,22 @@ def facts_of_matrix(
     found = Counter(own.images.finding for own in findings.differences[REFERENCE].values())
     yield "findings on images", _counts(found)
     yield "verdicts on claims", _counts(claims["verdicts"])
-    commit, _, edited = (source.get("git_commit") or "unknown").partition("-")
-    yield "commit", commit[:7] + (", with uncommitted edits" if edited else "")
+    runs = [source, *source.get("other_runs", [])]
+    yield "commit", "; ".join(dict.fromkeys(_commit(run) for run in runs))
     parts = [
         _texts(frame["cpu_model"]),
-        f"{source['machine']['cpu_count']} cores",
+        " or ".join(dict.fromkeys(f"{run['machine']['cpu_count']} cores" for run in runs)),
         _texts(frame["gpu_model"]) or "no GPU",
     ]
     yield "machine", ", ".join([*filter(None, parts), f"torch {_texts(frame['torch_version'])}"])
     started, ended = min(frame["started_at"].dropna(), default="unknown"), source["written_at"]
     yield "dates", f"first training {_minute(started)}, matrix {_minute(ended)}"
+
+
+def _commit(source: Mapping[str, Any]) -> str:
+    """Return the commit in the origin of a run, in seven digits."""
+    commit, _, edited = (source.get("git_commit") or "unknown").partition("-")
+    return commit[:7] + (", with uncommitted edits" if edited else "")
 
 
 def _time(jobs: pd.DataFrame, expected: int) -> str:
