@@ -51,9 +51,13 @@ def disturbed(cluster: slurm.Cluster, smoke_run: Path, tmp_path_factory: pytest.
 
 
 @pytest.fixture(scope="module")
-def submitted(cluster: slurm.Cluster, disturbed: Disturbed, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone whose cells were computed by Slurm jobs, on a node that is not disturbed."""
+def submitted(
+    cluster: slurm.Cluster, disturbed: Disturbed, smoke_run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A clone with all data but one file, whose cells were computed by Slurm jobs on a node that is not disturbed."""
     folder = prepared(tmp_path_factory.mktemp("submitted") / "slimdiff")
+    shutil.copytree(smoke_run / IMAGES.parent, folder / IMAGES.parent)
+    (folder / IMAGES.with_name("foreign.safetensors")).unlink()
     place = {"SLURM_CONF": str(cluster.folder / "slurm.conf"), "STAGE_FORKS": stage_forks("preloaded")}
     place["PYTHONPATH"] = str(folder / "workflow" / "src")
     done = snakemake(folder, *PROFILE, *PRESETS, *on_node("--nodelist=n1"), **place)
@@ -73,7 +77,7 @@ def test_a_cell_is_two_jobs_and_short_rules_run_locally(submitted: Path, cluster
     names = [
         sbatch_option(cluster, job, "comment").removeprefix("rule_") for job in cluster.jobs(submitted, "--states=all")
     ]
-    once = ["extractors", "classifier", "reference", "foreign", "train"]
+    once = ["foreign", "train"]
     cells = [f"cell_digits_ncsn_{recipe}_0_compress_sample_score" for recipe in ("baseline", "l1-30")]
     assert sorted(name.partition("_wildcards")[0] for name in names) == sorted([*once, *cells, "profile", "profile"])
 

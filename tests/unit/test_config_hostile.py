@@ -1,6 +1,6 @@
 """Mutated configurations: each is valid and can be planned, or is refused before any job by one line with the key.
 
-SLIMDIFF_FUZZ_EXAMPLES sets their number; the default is a few thousand.
+SLIMDIFF_FUZZ_EXAMPLES sets their number; the default is a thousand.
 """
 
 import os
@@ -18,7 +18,7 @@ from slimdiff.cli import config as cli_config
 from slimdiff.errors import UserError
 from slimdiff.io import strict_yaml
 
-EXAMPLES = int(os.environ.get("SLIMDIFF_FUZZ_EXAMPLES", "2000"))
+EXAMPLES = int(os.environ.get("SLIMDIFF_FUZZ_EXAMPLES", "1000"))
 SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
 ODDITIES = [
     "&a [*a]",
