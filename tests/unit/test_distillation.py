@@ -20,6 +20,7 @@ from slimdiff.training.distillation import Distill, DistillSettings
 
 LOW, HIGH, RHO = 0.01, 5.0, 7.0
 GUIDANCE = {"ncsn": 1.0, "ddpm": 1.5, "unet2d": 1.5}
+EPOCHS = {"ncsn": 10, "ddpm": 10, "unet2d": 20}  # after which a student follows its teacher
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +145,7 @@ def ends(family, network, method, steps, guidance, grid=None):
 @pytest.mark.parametrize("family", MODELS)
 def test_a_student_ends_closer_to_its_teacher_than_an_untrained_one(tmp_path, starts, family):
     scale = GUIDANCE[family]
-    settings = settings_of(starts[family], steps=(), epochs=20, label_dropout=0.0)
+    settings = settings_of(starts[family], steps=(), epochs=EPOCHS[family], label_dropout=0.0)
     trained = run(starts[family], tmp_path, settings={**settings, "hook": {"distill": distillation(guidance=scale)}})
     teacher = weights.read_training(starts[family][0], "raw")[0]
     student = build_network(MODELS[family](), seed=0)
