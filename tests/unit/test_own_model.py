@@ -281,6 +281,17 @@ def test_hostile_json(tmp_path: Path, file: str, changes: dict[str, Any], key: s
     assert f"{file}: {key}" in line
 
 
+def test_an_index_above_files_at_the_top(tmp_path: Path) -> None:
+    """As old pipelines on the Hub have them."""
+    pipeline = write_folder(tmp_path / "folder")
+    pipeline.unet.save_pretrained(tmp_path / "flat")
+    pipeline.scheduler.save_pretrained(tmp_path / "flat")
+    (tmp_path / "folder" / INDEX).rename(tmp_path / "flat" / INDEX)
+    assert configured(tmp_path / "flat")["models"]["mine"]["network"]["block_out_channels"] == [8, 16]
+    edit(tmp_path / "flat" / INDEX, vqvae=["diffusers", "VQModel"])
+    assert "vqvae is a part of the pipeline" in refused(tmp_path / "flat")[0]
+
+
 def refused(folder: Path) -> list[str]:
     """The lines of the refusal by the check of a configuration."""
     with pytest.raises(UserError) as caught:

@@ -130,7 +130,8 @@ def read_folder(folder: str | os.PathLike[str], weights: bool = True) -> Diffuse
             f"{one_line(root)} is neither a folder nor a model of the Hub with its commit, OWNER/NAME@COMMIT of 40 "
             "hexadecimal digits"
         )
-    pipeline = (root / INDEX).exists() or (root / "unet").is_dir()
+    # Old pipelines have all their files at the top, with an index.
+    pipeline = (root / "unet").is_dir() or ((root / INDEX).exists() and not (root / NETWORK).exists())
     unet, scheduler = (root / "unet", root / "scheduler") if pipeline else (root, root)
     files = [*([root / INDEX] if (root / INDEX).exists() else []), unet / NETWORK, scheduler / SCHEDULER]
     contents = [_read_json(root, file) for file in files]
