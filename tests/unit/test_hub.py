@@ -140,3 +140,9 @@ def test_a_name_that_the_hub_does_not_have(tmp_path: Path, monkeypatch: pytest.M
         for name, what in ((f"someone/else@{COMMIT}", "model"), (NAME[:-1] + "8", "commit")):
             with pytest.raises(UserError, match=f"has no such {what}"):
                 hub.fetch_description(name, DATA)
+
+
+@pytest.mark.parametrize("name", [f"a/{'b' * 300}@{COMMIT}", "a" * 300])
+def test_names_that_no_disk_takes(name: str) -> None:
+    with pytest.raises(UserError, match=r"models\.mine\.pretrained is .* neither a folder"):
+        configured(name)

@@ -125,7 +125,7 @@ def read_folder(folder: str | os.PathLike[str], weights: bool = True) -> Diffuse
         UserError: a file is missing, a link leads out, or an option is unknown, out of range or not supported.
     """
     root = Path(folder)
-    if not root.is_dir():
+    if not os.path.isdir(root):  # noqa: PTH112, as Path.is_dir raises if the name is too long
         raise UserError(
             f"{one_line(root)} is neither a folder nor a model of the Hub with its commit, OWNER/NAME@COMMIT of 40 "
             "hexadecimal digits"

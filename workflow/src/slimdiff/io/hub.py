@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoSibling
 
-NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*@[0-9a-f]{40}", re.ASCII)
+NAME = re.compile(r"(?=[^@]{3,96}@)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*@[0-9a-f]{40}", re.ASCII)
 FOLDER = "hub"  # in data_dir
 TIMEOUT_S = 10.0
 PIPELINE = (INDEX, f"unet/{NETWORK}", f"scheduler/{SCHEDULER}", f"unet/{WEIGHTS}")
