@@ -146,3 +146,9 @@ def test_a_name_that_the_hub_does_not_have(tmp_path: Path, monkeypatch: pytest.M
 def test_names_that_no_disk_takes(name: str) -> None:
     with pytest.raises(UserError, match=r"models\.mine\.pretrained is .* neither a folder"):
         configured(name)
+
+
+def test_the_stage_names_key_and_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TransientError) as caught:
+        stage.main(["--name", NAME, "--data-dir", str(DATA), "--out", "x"])
+    assert str(caught.value).startswith(f"models.*.pretrained is '{NAME}': the Hub cannot be reached (")

@@ -22,7 +22,10 @@ class Arguments(command.Arguments):
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = command.parse_arguments(Arguments, argv)
-    path = fetch_weights(args.name, args.data_dir)
+    try:
+        path = fetch_weights(args.name, args.data_dir)
+    except UserError as error:
+        raise type(error)(f"models.*.pretrained is {args.name!r}: {error}") from None
     if path.resolve() != args.out.resolve():
         raise UserError(f"--out is {args.out}; allowed for {args.name}: {path}")
     print(f"{args.name}: {size(path.stat().st_size)}", flush=True)
