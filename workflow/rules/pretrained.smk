@@ -43,6 +43,7 @@ rule hub:
     wildcard_constraints:
         file=any_of(HUB_WEIGHTS),
     localrule: True  # cluster nodes often lack internet access
+    retries: RETRIES  # a broken connection starts the file again
     conda:
         ENVIRONMENT
     params:
