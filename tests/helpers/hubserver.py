@@ -30,11 +30,14 @@ def describe(path: str, content: bytes) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def serve(folder: Path, changes: dict[str, dict[str, Any]] | None = None) -> Iterator[tuple[str, list[str]]]:
+def serve(
+    folder: Path, changes: dict[str, dict[str, Any]] | None = None, listing: tuple[int, bytes] | None = None
+) -> Iterator[tuple[str, list[str]]]:
     """Yield the endpoint and the list that its requests are added to.
 
     Args:
         changes: file → what the listing says of it instead of the truth.
+        listing: status and content instead of the listing.
     """
     files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     repo, _, commit = NAME.partition("@")
@@ -58,7 +61,8 @@ def serve(folder: Path, changes: dict[str, dict[str, Any]] | None = None) -> Ite
                     {**describe(name, file.read_bytes()), **(changes or {}).get(name, {})}
                     for name, file in files.items()
                 ]
-                self.answer(200, json.dumps({"id": repo, "sha": commit, "siblings": listed}).encode())
+                true = (200, json.dumps({"id": repo, "sha": commit, "siblings": listed}).encode())
+                self.answer(*(listing or true))
             elif (file := files.get(path.removeprefix(prefix))) and path.startswith(prefix):
                 content = file.read_bytes()
                 self.answer(200, content, ETag=f'"{git_name(content)}"', X_Repo_Commit=commit)

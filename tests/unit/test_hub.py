@@ -120,6 +120,73 @@ def test_weights_of_another_digest_do_not_stay(tmp_path: Path, monkeypatch: pyte
     assert not (DATA / FOLDER / NAME / WEIGHTS).exists()
 
 
+@pytest.mark.parametrize(
+    ("listing", "text"),
+    [
+        ({"size": None}, "listed without size or digest"),
+        ({"blobId": None}, "listed without size or digest"),
+    ],
+)
+def test_files_are_listed_with_size_and_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listing: dict[str, Any], text: str
+) -> None:
+    write_folder(tmp_path / "model")
+    with serve(tmp_path / "model", {"unet/config.json": listing}) as (endpoint, _):
+        use(monkeypatch, endpoint)
+        with pytest.raises(UserError, match=text):
+            configured()
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "text"),
+    [
+        (200, b"<html>Sign in to the network</html>", "the Hub cannot be read"),
+        (200, b"[]", "the Hub cannot be read"),
+        (200, b'{"id": "a/b", "siblings": []}', "the Hub cannot be read (it lists the files of commit None)"),
+        (200, b'{"id": "a/b", "sha": "main", "siblings": []}', "commit 'main'"),
+        (200, b'{"id": "a/b", "sha": "main", "siblings": [{"path": "x"}]}', "the Hub cannot be read"),
+        (503, b"", "503"),
+        (429, b"", "429"),
+    ],
+)
+def test_answers_that_are_not_the_hubs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, content: bytes, text: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    write_folder(tmp_path / "model")
+    with serve(tmp_path / "model", listing=(status, content)) as (endpoint, _):
+        use(monkeypatch, endpoint)
+        with pytest.raises(UserError) as caught:
+            configured()
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"my.yaml: models.mine.pretrained is '{NAME}': ")
+    assert text in line and "hf download" in line
+
+
+def test_files_have_their_names_when_their_bytes_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*arguments: Any) -> bool:
+        raise KeyboardInterrupt
+
+    write_folder(tmp_path / "model")
+    with serve(tmp_path / "model") as (endpoint, _):
+        use(monkeypatch, endpoint)
+        with monkeypatch.context() as patch:
+            patch.setattr(hub, "_has_digest", killed)
+            with pytest.raises(KeyboardInterrupt):
+                hub.fetch_weights(NAME, DATA)
+        assert not (DATA / FOLDER / NAME).exists()
+        assert hub.fetch_weights(NAME, DATA).read_bytes() == (tmp_path / "model" / WEIGHTS).read_bytes()
+
+
+def test_a_description_that_lost_a_file_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "model")
+    with serve(tmp_path / "model") as (endpoint, _):
+        use(monkeypatch, endpoint)
+        config = configured()
+        (DATA / FOLDER / NAME / "unet/config.json").unlink()
+        assert configured() == config
+
+
 def test_a_full_disk_is_not_taken_for_a_missing_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -128,7 +195,7 @@ def test_a_full_disk_is_not_taken_for_a_missing_network(tmp_path: Path, monkeypa
     with serve(tmp_path / "model") as (endpoint, _):
         use(monkeypatch, endpoint)
         monkeypatch.setattr(HfApi, "hf_hub_download", full)
-        with pytest.raises(TransientError, match=r"cannot be stored: .*No space left on device") as caught:
+        with pytest.raises(TransientError, match=r"cannot be stored in data_dir: .*No space left on device") as caught:
             hub.fetch_description(NAME, DATA)
     assert "hf download" not in str(caught.value)
 
@@ -151,4 +218,4 @@ def test_names_that_no_disk_takes(name: str) -> None:
 def test_the_stage_names_key_and_model(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TransientError) as caught:
         stage.main(["--name", NAME, "--data-dir", str(DATA), "--out", "x"])
-    assert str(caught.value).startswith(f"models.*.pretrained is '{NAME}': the Hub cannot be reached (")
+    assert str(caught.value).startswith(f"models.*.pretrained is '{NAME}': the Hub cannot be read (")

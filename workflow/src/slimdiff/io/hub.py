@@ -41,10 +41,11 @@ def fetch_description(name: str, data_dir: Path) -> None:
     """Download the JSON files of OWNER/NAME@COMMIT unless they are there; of the weights, check the size.
 
     Raises:
-        TransientError: the Hub cannot be reached, its bytes are not those of the commit, or the disk is full.
+        TransientError: the Hub cannot be read, its bytes are not those of the commit, or the disk is full.
         UserError: the Hub has no such commit, the commit lacks a file, or a file is too large.
     """
-    if any((local_folder(name, data_dir) / path).is_file() for path in (PIPELINE[-2], MODEL[-2])):  # downloaded last
+    folder = local_folder(name, data_dir)
+    if any(all((folder / path).is_file() for path in layout[-3:-1]) for layout in (PIPELINE, MODEL)):
         return
     for file in _list_files(name)[:-1]:
         _download(name, file, data_dir)
@@ -64,27 +65,36 @@ def _api() -> "HfApi":
 def _list_files(name: str) -> list["RepoSibling"]:
     """Return names, sizes and digests of a model's files on the Hub, the weights last, all of them small enough."""
     with _reasons(name) as (repo, commit):
-        found = _api().model_info(repo, revision=commit, files_metadata=True, timeout=TIMEOUT_S).siblings or []
-    listed = {file.rfilename: file for file in found}
+        info = _api().model_info(repo, revision=commit, files_metadata=True, timeout=TIMEOUT_S)
+        if info.sha != commit:
+            raise ValueError(f"it lists the files of commit {info.sha!r}")
+        listed = {file.rfilename: file for file in info.siblings or ()}
     paths = [path for path in (PIPELINE if PIPELINE[1] in listed else MODEL) if path in listed or path != INDEX]
     for path in paths:
         limit = MAX_BYTES if path == paths[-1] else MAX_JSON_BYTES
         if path not in listed:
-            raise UserError(f"{name} has no {path} on the Hub; allowed: a UNet2DModel and a scheduler, in safetensors")
-        if not 0 < (n_bytes := listed[path].size or 0) <= limit:
-            raise UserError(f"{name}: {path} has {size(n_bytes)} on the Hub; allowed: up to {size(limit)}")
+            raise UserError(f"it has no {path} on the Hub; allowed: a UNet2DModel and a scheduler, in safetensors")
+        n_bytes, listed_digest = listed[path].size, listed[path].lfs or listed[path].blob_id
+        if not isinstance(n_bytes, int) or not listed_digest:
+            raise UserError(
+                f"its {path} is listed without size or digest; allowed: the Hub, or a mirror that lists both"
+            )
+        if not 0 < n_bytes <= limit:
+            raise UserError(f"its {path} has {size(n_bytes)} on the Hub; allowed: up to {size(limit)}")
     return [listed[path] for path in paths]
 
 
 def _download(name: str, file: "RepoSibling", data_dir: Path) -> Path:
-    """Download one file into the folder of `name`, under a lock, and compare its bytes with the Hub's digest."""
+    """Download one file, under a lock, into the folder of `name`, where it appears once it has the Hub's digest."""
+    path = local_folder(name, data_dir) / file.rfilename
     with _reasons(name) as (repo, commit):
-        folder = local_folder(name, data_dir)
-        path = Path(_api().hf_hub_download(repo, file.rfilename, revision=commit, local_dir=folder))
-    if not _has_digest(path, file):
-        path.unlink()
-        raise TransientError(f"{name}: {file.rfilename} arrived with other bytes than the Hub lists; try again")
-    return path
+        part = Path(f"{local_folder(name, data_dir)}.part")
+        arrived = Path(_api().hf_hub_download(repo, file.rfilename, revision=commit, local_dir=part))
+        if _has_digest(arrived, file):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return arrived.replace(path)
+    arrived.unlink()
+    raise TransientError(f"its {file.rfilename} arrived with other bytes than the Hub lists; try again")
 
 
 def _has_digest(path: Path, file: "RepoSibling") -> bool:
@@ -103,18 +113,21 @@ def _reasons(name: str) -> Iterator[tuple[str, str]]:
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     repo, _, commit = name.partition("@")
-    # The first base is the error of its HTTP library, which versions change.
-    network_errors: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, OSError)
+    # The first base is the error of its HTTP library, which versions change. An answer that is not the Hub's, such as
+    # the page of a portal, raises one of the last four.
+    errors: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, OSError, ValueError, LookupError, TypeError)
     try:
         yield repo, commit
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         what = "commit" if isinstance(error, RevisionNotFoundError) else "model that you may read"
-        text = f"the Hub has no such {what}; allowed: OWNER/NAME@COMMIT; `hf auth login` if it is private"
-        raise UserError(text) from None
-    except network_errors as error:
+        raise UserError(
+            f"the Hub has no such {what}; allowed: OWNER/NAME@COMMIT; `hf auth login` if it is private or gated; unset "
+            "HF_TOKEN if it holds an old token"
+        ) from None
+    except errors as error:
         if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
-            raise TransientError(f"{name} cannot be stored: {one_line(error)[:120]}") from None
+            raise TransientError(f"its files cannot be stored in data_dir: {one_line(error)[:300]}") from None
         raise TransientError(
-            f"the Hub cannot be reached ({one_line(error)[:120]}); on a machine that reaches it, run `hf download "
+            f"the Hub cannot be read ({one_line(error)[:300]}); on a machine that reaches it, run `hf download "
             f"{repo} --revision {commit} --local-dir FOLDER`, and set pretrained: FOLDER"
         ) from None
