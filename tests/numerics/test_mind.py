@@ -37,7 +37,7 @@ def test_shifts_and_spreads_of_gaussians() -> None:
     assert mind(x, x + shift) == pytest.approx(3 * float(shift.square().sum()), rel=0.05)
     assert mind(x, draws(4, 4000, 8) * 1.5) == pytest.approx(3 * 8 * 0.25, rel=0.05)
     assert mind(x, draws(4, 4000, 8)) < 0.1
-    assert mind(x, x.flip(0)) == 0
+    assert mind(x, x.flip(0)) < 1e-28, "a product rounds by the place of its row on some processors"
 
 
 def test_sets_of_other_sizes_use_their_first_features() -> None:

@@ -89,9 +89,10 @@ class StateStore:
 
 
 def clear_state(state_dir: Path) -> None:
-    """Remove the state of a training whose outputs are written."""
-    for name in ("state.safetensors", "start.safetensors", "status.json", "lock"):
-        (state_dir / name).unlink(missing_ok=True)
+    """Remove the state of a training whose outputs are written, and what a kill -9 left of one that was being saved."""
+    names = ("state.safetensors", "start.safetensors", "status.json", "lock")
+    for path in (*(state_dir / name for name in names), *state_dir.glob(".*")):
+        path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         state_dir.rmdir()
 
