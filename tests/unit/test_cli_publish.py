@@ -285,6 +285,21 @@ def test_rows_of_another_run_complete_a_study(
     assert grids == {"grid-ncsn-baseline.png", f"grid-ncsn-{SMALLEST}.png"}, "of another seed"
 
 
+def test_the_cells_so_far_and_then_the_whole(here: Path, command: Command) -> None:
+    """As on two machines: the first publishes its seeds, the second completes them."""
+    whole = matrices.read_matrix("docs/results/small/matrix.parquet")
+    elsewhere, page = move_seed(here, 2), Path("docs/results/small/README.md")
+    n_elsewhere = len(matrices.read_matrix(elsewhere).frame)
+    code, _, error = command("publish", "small", "--so-far")
+    assert code == 0, error
+    said = facts(page.read_text(encoding="utf-8"))
+    assert said["cells"] == f"{CELLS - n_elsewhere} of {CELLS}, the others are not made yet; failed: 0"
+    assert said["mnist, ncsn"].startswith("3 recipes; seeds: 0, 1; ")
+    assert command("publish", "small", "--rows", str(elsewhere))[0] == 0
+    assert facts(page.read_text(encoding="utf-8"))["cells"] == f"{CELLS}; failed: 0"
+    assert matrices.read_matrix("docs/results/small/matrix.parquet").frame.equals(whole.frame)
+
+
 def test_rows_of_other_code_settings_or_columns_are_refused(here: Path, command: Command) -> None:
     elsewhere = move_seed(here, 1)
     whole = matrices.read_matrix(elsewhere)

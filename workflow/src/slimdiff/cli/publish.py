@@ -46,19 +46,24 @@ def publish(
             help="Matrix of a run elsewhere, such as of other seeds, for cells that --results lacks; repeatable.",
         ),
     ] = None,
+    so_far: Annotated[
+        bool, typer.Option("--so-far", help="Publish the finished cells of a run that is not whole.")
+    ] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder of the published studies.")] = STUDIES,
 ) -> None:
     """Publish a finished run: its matrix, tables, figures, verdicts and page, in OUT/STUDY.
 
-    Replaces what is generated there, and keeps what you wrote in its README.md. Refuses results that are not whole.
-    Then, or alone without STUDY, writes OUT/paper.md: every number and claim of the paper over all studies in OUT.
+    Replaces what is generated there, and keeps what you wrote in its README.md. Refuses results that are not whole,
+    but for --so-far. Then, or alone without STUDY, writes OUT/paper.md: every number and claim of the paper over all
+    studies in OUT.
     """
     if not BASE.is_file():
         raise UserError(f"no {BASE} here: change to your clone")
     if study is not None:
-        _publish(study, results, rows or [], out)
-    elif rows:
-        raise UserError(f"--rows {rows[0]} needs the STUDY whose cells it holds: slimdiff publish STUDY --rows MATRIX")
+        _publish(study, results, rows or [], so_far, out)
+    elif rows or so_far:
+        option = f"--rows {rows[0]}" if rows else "--so-far"
+        raise UserError(f"{option} needs a STUDY: slimdiff publish STUDY {option}")
     text = paper_page(out)
     files.write_text(out / PAPER_PAGE, text)
     console().print(f"{out / PAPER_PAGE}: {len(text.splitlines())} lines")
@@ -80,7 +85,7 @@ def paper_page(studies: Path) -> str:
     return paper_rows.page(read, paper, claims)
 
 
-def _publish(study: str, results: Path, others: Sequence[Path], out: Path) -> None:
+def _publish(study: str, results: Path, others: Sequence[Path], so_far: bool, out: Path) -> None:
     from slimdiff.analysis import findings
     from slimdiff.analysis.claims import verdicts
     from slimdiff.analysis.matrix import write_matrix
@@ -91,7 +96,7 @@ def _publish(study: str, results: Path, others: Sequence[Path], out: Path) -> No
     name, preset = (study, None) if study == DEFAULT else (paths[-1].stem, paths[-1].as_posix())
     config = read_config(paths)
     run = "slimdiff run" if preset is None else f"slimdiff run {study}"
-    matrix = _read_whole(results, others, config, paths, run)
+    matrix = _read_run(results, others, so_far, config, paths, run)
     paper, claims, margins = read_rules(config, paths)
     record = verdicts.to_json(matrix, verdicts.evaluate_claims(matrix, paper, claims, margins), margins)
     found = findings.find(matrix, margins)
@@ -112,13 +117,14 @@ def _publish(study: str, results: Path, others: Sequence[Path], out: Path) -> No
         console().print(f"kept, since publish does not write it: {', '.join(sorted(path.name for path in kept))}")
 
 
-def _read_whole(
-    results: Path, others: Sequence[Path], config: dict[str, Any], paths: Sequence[Path], run: str
+def _read_run(
+    results: Path, others: Sequence[Path], partial: bool, config: dict[str, Any], paths: Sequence[Path], run: str
 ) -> "Matrix":
     """Return the matrix of the run of `config`, read from `paths`; `run` is the command that completes it.
 
     Args:
         others: matrices with rows of cells that `results` lacks.
+        partial: whether cells may be missing.
 
     Raises:
         UserError: a cell is missing, was made with other settings or other code, or is not in the matrix.
@@ -134,28 +140,28 @@ def _read_whole(
     rows = {Cell(*(row[key] for key in KEY)): (row, folder) for row in so_far.rows}
     elsewhere, sources = _read_rows(others)
     missing = {cell.path: so_far.missing[cell.path] for cell in cells if cell not in rows and cell not in elsewhere}
-    if missing:
+    if missing and not (partial and len(missing) < len(cells)):
         name, state = next(iter(missing.items()))
         n_missing = f"{len(missing)} of {len(cells)} cells have no row in {', '.join(map(str, (folder, *others)))}"
         raise UserError(f"{n_missing}, such as {name} ({state}): finish the run with `{run}`")
-    whole = {cell: rows.get(cell) or elsewhere[cell] for cell in cells}
-    for cell, (row, place) in whole.items():
+    found = {cell: rows.get(cell) or elsewhere[cell] for cell in cells if cell.path not in missing}
+    for cell, (row, place) in found.items():
         held = {**row, "settings": settings.parse(row["settings"], f"{place}: settings of {cell.path}")}
         for key, value, yielded in _differences(resolve.row_settings(config, **asdict(cell)), held):
             raise UserError(
                 f"{cell.path} in {place} is of another configuration: its {key} is {settings.canonical(value)}, "
                 f"{paths[-1]} yields {settings.canonical(yielded)}; `{run}` makes it anew"
             )
-    for problem in _other_code([row for row, _ in whole.values()]):
-        places = " and ".join(dict.fromkeys(str(place) for _, place in whole.values()))
+    for problem in _other_code([row for row, _ in found.values()]):
+        places = " and ".join(dict.fromkeys(str(place) for _, place in found.values()))
         raise UserError(f"{places} have rows of different code: {problem}; `{run}` makes the outdated ones anew")
     matrix = read_matrix(results / "matrix.parquet")
     if not matrix.frame.equals(to_frame(so_far.rows)):
         raise UserError(f"{results / 'matrix.parquet'} does not hold the rows in {folder}: `{run}` makes it anew")
     if len(rows) == len(cells):
         return matrix
-    source = {**matrix.provenance, "config": resolve.provenance(config), "other_runs": sources}
-    return Matrix(to_frame([row for row, _ in whole.values()]), matrix.units, source)
+    source = {**matrix.provenance, "config": resolve.provenance(config), "other_runs": sources, "missing": missing}
+    return Matrix(to_frame([row for row, _ in found.values()]), matrix.units, source)
 
 
 def _read_rows(paths: Sequence[Path]) -> tuple[dict[Cell, tuple[dict[str, Any], Path]], list[dict[str, Any]]]:
@@ -175,7 +181,8 @@ def _read_rows(paths: Sequence[Path]) -> tuple[dict[Cell, tuple[dict[str, Any], 
         for values in matrix.frame.astype(object).where(matrix.frame.notna(), None).to_dict("records"):
             row = {str(column): value for column, value in values.items()}
             rows.setdefault(Cell(*(row[key] for key in KEY)), (row, path))
-        origins.append({key: value for key, value in matrix.provenance.items() if key not in ("config", "missing")})
+        for origin in (matrix.provenance, *matrix.provenance.get("other_runs", ())):
+            origins.append({name: origin[name] for name in origin.keys() - {"config", "missing", "other_runs"}})
     return rows, origins
 
 

@@ -171,7 +171,9 @@ def facts_of_matrix(
         yield f"{dataset}, {model}", f"{own['optimization'].nunique()} recipes; seeds: {seeds}; images a cell: {images}"
     trainings = _trainings(frame)
     yield "trainings", f"{len(trainings)}; continued from another one: {sum('start' in own for own in trainings)}"
-    yield "cells", f"{len(frame)}; failed: {(frame['status'] == 'failed').sum()}"
+    missing = len(source.get("missing", {}))
+    cells = f"{len(frame)} of {len(frame) + missing}, the others are not made yet" if missing else f"{len(frame)}"
+    yield "cells", f"{cells}; failed: {(frame['status'] == 'failed').sum()}"
     timed = frame["inference_ms_per_image"].notna()
     disturbed, unknown = frame["disturbed"].fillna(False).sum(), (timed & frame["disturbed"].isna()).sum()
     yield "timed profiles", f"{timed.sum()}; disturbed by others: {disturbed}; not watched: {unknown}"
