@@ -13,7 +13,7 @@ from builders import MODELS
 from finetunings import CHANNELS, equal, run, settings_of, start_of
 from killing import terminated_at_save
 
-from slimdiff.diffusion.denoiser import NO_LABEL, Denoiser, PreconditioningSettings
+from slimdiff.diffusion.denoiser import NO_LABEL, Denoiser, NoisyBatch, PreconditioningSettings
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, sample
@@ -85,7 +85,7 @@ def test_tuning_reaches_the_consistency_function_of_gaussian_images(changes, ste
         sigma = hooks.training_sigmas(denoiser, n, generator).double()
         x_0, noise = (torch.randn(n, 1, 8, 8, generator=generator, dtype=torch.float64) for _ in range(2))
         optimizer.zero_grad()
-        hooks.loss(denoiser, S * x_0, sigma, noise, None, step / steps).mean().backward()
+        hooks.loss(denoiser, NoisyBatch(S * x_0, sigma, noise, None), step / steps).mean().backward()
         optimizer.step()
     assert float(((factors(denoiser, sigmas) - wanted).abs() / wanted).max()) < 0.03
 
@@ -128,7 +128,7 @@ def test_the_loss_is_that_of_a_plain_loop(guidance, interval, trajectory, c, wei
         return (x - denoiser(x, level, label) - guiding(x, t, label)) / t
 
     x_0, sigma, noise, labels = (part.double() if part.is_floating_point() else part for part in drawn(denoiser, hooks))
-    found = hooks.loss(denoiser, x_0, sigma, noise, labels, progress)
+    found = hooks.loss(denoiser, NoisyBatch(x_0, sigma, noise, labels), progress)
     stage, unit = int(progress * 4) + 1, 0.5 / 0.33
     ends = set()
     for index, t in enumerate(sigma.tolist()):
@@ -162,7 +162,7 @@ def test_targets_have_no_gradients_and_a_perfect_network_has_finite_ones():
     network = Curve()
     denoiser = Denoiser(network, PreconditioningSettings("edm", sigma_data=S))
     x_0, sigma, noise, _ = drawn(denoiser, hooks := tuning(network))
-    hooks.loss(denoiser, 0.0 * x_0, sigma, 0.0 * noise, None, 0.9).sum().backward()
+    hooks.loss(denoiser, NoisyBatch(0.0 * x_0, sigma, 0.0 * noise, None), 0.9).sum().backward()
     assert bool(torch.isfinite(network.knots.grad).all())
 
 

@@ -9,7 +9,7 @@ from presets import CONFIG
 
 from slimdiff.checkpoints import weights
 from slimdiff.config import lookup, resolve
-from slimdiff.diffusion.denoiser import NO_LABEL, build_denoiser
+from slimdiff.diffusion.denoiser import NO_LABEL, NoisyBatch, build_denoiser
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.noise import ImageNoise
 from slimdiff.diffusion.samplers import SamplerSettings, sample
@@ -76,7 +76,7 @@ def test_a_student_equal_to_its_teacher_has_no_loss(family):
         hooks = distill_of(denoiser.network, steps=4, teacher=solver, substeps=substeps)
         x_0, sigma, noise, labels = batch_of(hooks, denoiser, family)
         with torch.no_grad():
-            loss = hooks.loss(denoiser, x_0, sigma, noise, labels, 0.0)
+            loss = hooks.loss(denoiser, NoisyBatch(x_0, sigma, noise, labels), 0.0)
             plain = denoiser.loss(x_0, sigma, noise, labels)
         assert loss.shape == plain.shape
         assert bool((loss < 1e-6 * plain).all()) == nothing, (solver, substeps)

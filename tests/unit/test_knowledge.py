@@ -6,7 +6,7 @@ from builders import MODELS, TRAININGS
 from finetunings import CHANNELS, equal, run, settings_of, start_of
 from killing import terminated_at_save
 
-from slimdiff.diffusion.denoiser import build_denoiser
+from slimdiff.diffusion.denoiser import NoisyBatch, build_denoiser
 from slimdiff.errors import UserError
 from slimdiff.models.registry import build_network
 from slimdiff.training.knowledge import KnowledgeDistillation, KnowledgeSettings
@@ -31,7 +31,7 @@ def batch_of(denoiser, family, n=6):
     size = MODELS[family]()["image_size"]
     x_0, noise = (torch.randn(n, 1, size, size, generator=generator) for _ in range(2))
     labels = torch.arange(n) % 3 - 1 if MODELS[family]()["network"]["classes"] else None  # none, 0, 1
-    return x_0, sigma, noise, labels
+    return NoisyBatch(x_0, sigma, noise, labels)
 
 
 def gradient(denoiser, losses):
@@ -43,9 +43,9 @@ def gradient(denoiser, losses):
 def test_gradients_are_those_of_the_weighted_sum_of_two_losses(family, preconditioning):
     """The teacher's loss here is the squared distance of the estimates, over c_out²: EDM, equation 8."""
     student, teacher = (denoiser_of(family, preconditioning, seed) for seed in (1, 2))
-    x_0, sigma, noise, labels = batch_of(student, family)
+    batch = x_0, sigma, noise, labels = batch_of(student, family)
     hooks = KnowledgeDistillation(KnowledgeSettings("knowledge", 0.3), teacher.network)
-    actual = gradient(student, hooks.loss(student, x_0, sigma, noise, labels, 0.0))
+    actual = gradient(student, hooks.loss(student, batch, 0.0))
 
     x = x_0 + sigma[:, None, None, None] * noise
     with torch.no_grad():
@@ -59,12 +59,12 @@ def test_gradients_are_those_of_the_weighted_sum_of_two_losses(family, precondit
 def test_a_student_equal_to_its_teacher_has_no_loss(family):
     denoiser = denoiser_of(family)
     hooks = KnowledgeDistillation(KnowledgeSettings("knowledge", 1.0, 2.0), denoiser.network)
-    x_0, sigma, noise, labels = batch_of(denoiser, family)
-    assert bool((hooks.loss(denoiser, x_0, sigma, noise, labels, 0.0) < 1e-5 * x_0[0].numel()).all())
+    batch = batch_of(denoiser, family)
+    assert bool((hooks.loss(denoiser, batch, 0.0) < 1e-5 * batch.x_0[0].numel()).all())
     with torch.no_grad():  # the teacher is a copy
         for parameter in denoiser.network.parameters():
             parameter.mul_(0.5)
-    assert bool((hooks.loss(denoiser, x_0, sigma, noise, labels, 0.0) > 0.01 * x_0[0].numel()).all())
+    assert bool((hooks.loss(denoiser, batch, 0.0) > 0.01 * batch.x_0[0].numel()).all())
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -75,7 +75,7 @@ def test_features_count_relative_to_the_teachers(family):
     with torch.no_grad():
         without, loss = (
             KnowledgeDistillation(KnowledgeSettings("knowledge", 0.5, features), teacher.network).loss(
-                student, x_0, sigma, noise, labels, 0.0
+                student, NoisyBatch(x_0, sigma, noise, labels), 0.0
             )
             for features in (0.0, 3.0)
         )

@@ -37,11 +37,11 @@ def test_a_loss_is_the_weighted_error_of_the_estimated_image(family):
     losses = denoising_losses(denoiser, images.test_images, images.test_labels, model, CPU, "float32", 5, 6, 4)
     sigmas = equally_likely(denoiser, 6, HELD_OUT_SEED)
     for level, sigma in enumerate(sigmas):
-        batch = draw_batch(denoiser, images.test_images, images.test_labels, model, HELD_OUT_SEED, level, 4)
+        batch = draw_batch(denoiser, images.test_images, images.test_labels, model, HELD_OUT_SEED, level, sigma, 4)
         assert (batch.labels is None) == (family == "ncsn")
         with torch.no_grad():
             x = batch.x_0 + sigma * batch.noise
-            error = denoiser(x, sigma.expand(4), batch.labels) - batch.x_0
+            error = denoiser(x, batch.sigma, batch.labels) - batch.x_0
         data = denoiser.settings.sigma_data
         weight = (sigma**2 + data**2) / (sigma * data) ** 2
         assert losses[level] == pytest.approx(float(weight * error.square().sum() / 4), rel=1e-3)
@@ -51,7 +51,7 @@ def test_labels_are_withheld_only_in_training_losses():
     """Losses for fine-tuning withhold labels, held-out losses do not; their other draws are equal."""
     model, denoiser = denoiser_of("ddpm")
     images = striped_images()
-    given = (denoiser, images.test_images, images.test_labels, model, 3, 2, 500)
+    given = (denoiser, images.test_images, images.test_labels, model, 3, 2, torch.tensor(1.0), 500)
     labelled, dropped = draw_batch(*given), draw_batch(*given, label_dropout=0.1)
     assert labelled.labels.min() >= 0
     withheld = dropped.labels == NO_LABEL

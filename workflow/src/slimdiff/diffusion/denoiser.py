@@ -17,7 +17,7 @@ The loss is always a plain regression of F on (x_0 - c_skip·x) / c_out. White i
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -49,6 +49,24 @@ class PreconditioningSettings:
     min_snr_gamma: float | None = None  # of the same: clamp of the loss weight (Hang et al. 2023); None: weight 1
     black: float = 0.0  # in the process, where white is 1
     noise_scale: float = 1.0  # edm: factor on c_noise
+
+
+class NoisyBatch(NamedTuple):
+    """Images with noise, in the order of the arguments of `Denoiser.loss`."""
+
+    x_0: torch.Tensor  # (N, C, S, S), in the process's pixels
+    sigma: torch.Tensor  # (N,)
+    noise: torch.Tensor  # like x_0, standard normal
+    labels: torch.Tensor | None  # int64 (N,), -1: unlabelled; None: unconditional network
+
+    @property
+    def x(self) -> torch.Tensor:
+        """The noisy images (N, C, S, S)."""
+        return self.x_0 + _column(self.sigma) * self.noise
+
+    def to(self, device: torch.device) -> "NoisyBatch":
+        """Return the batch on `device`."""
+        return NoisyBatch(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
 
 
 class Denoiser:

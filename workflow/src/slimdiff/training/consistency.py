@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from slimdiff.diffusion.denoiser import NO_LABEL, Denoiser
+from slimdiff.diffusion.denoiser import NO_LABEL, Denoiser, NoisyBatch
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.samplers import SOLVERS
 from slimdiff.errors import UserError
@@ -79,20 +79,12 @@ class ConsistencyTuning(TrainingHooks):
         gap = (1.0 + settings.k * torch.sigmoid(-settings.b * t)) / settings.q**stage
         return (sigma * (1.0 - gap)).clamp_min(0.0)
 
-    def loss(
-        self,
-        denoiser: Denoiser,
-        x_0: torch.Tensor,
-        sigma: torch.Tensor,
-        noise: torch.Tensor,
-        labels: torch.Tensor | None,
-        progress: float,
-    ) -> torch.Tensor:
+    def loss(self, denoiser: Denoiser, batch: NoisyBatch, progress: float) -> torch.Tensor:
         """Return the weighted distance of f(x_t, t) from f(x_r, r), per image (N,)."""
-        x = x_0 + sigma[:, None, None, None] * noise
+        x, sigma, labels = batch.x, batch.sigma, batch.labels
         lower = self.lower_sigmas(denoiser, sigma, progress)
         with torch.no_grad():
-            x_r = self.step(denoiser, x_0, x, sigma, lower, labels)
+            x_r = self.step(denoiser, batch, lower)
             # c_noise of 0 is infinite; there x_r is the target
             end = denoiser(x_r, torch.where(lower > 0, lower, sigma), labels)
             end = torch.where((lower > 0)[:, None, None, None], end, x_r)
@@ -107,26 +99,19 @@ class ConsistencyTuning(TrainingHooks):
             return 1.0 / (sigma - lower)
         return sigma**-2 + denoiser.settings.sigma_data**-2
 
-    def step(
-        self,
-        denoiser: Denoiser,
-        x_0: torch.Tensor,
-        x: torch.Tensor,
-        sigma: torch.Tensor,
-        lower: torch.Tensor,
-        labels: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Return x_r of noise level `lower` (N,) on the trajectory through x (N, C, S, S) of noise level `sigma`."""
+    def step(self, denoiser: Denoiser, batch: NoisyBatch, lower: torch.Tensor) -> torch.Tensor:
+        """Return x_r (N, C, S, S) of noise level `lower` (N,) on the trajectory through the noisy images."""
+        x, sigma, labels = batch.x, batch.sigma, batch.labels
         frozen = denoiser if self.start is None else Denoiser(self.start.to(x.device), denoiser.settings)
         scale, interval = self.settings.guidance, self.settings.guidance_interval
         if self.solver is not None:
             return self.solver(Guided(frozen, labels, scale, interval=interval), x, sigma, lower)
-        estimate = x_0
+        estimate = batch.x_0
         low, high = interval or (0.0, float("inf"))
         chosen = ((low <= sigma) & (sigma <= high)).nonzero().squeeze(1)
         if self.start is not None and labels is not None and len(chosen):
             both = torch.cat([labels[chosen], torch.full_like(labels[chosen], NO_LABEL)])
             ends = frozen(torch.cat([x[chosen], x[chosen]]), torch.cat([sigma[chosen], sigma[chosen]]), both)
             conditional, unconditional = ends.chunk(2)
-            estimate = x_0.index_add(0, chosen, conditional - unconditional, alpha=scale - 1.0)
+            estimate = batch.x_0.index_add(0, chosen, conditional - unconditional, alpha=scale - 1.0)
         return torch.lerp(estimate, x, (lower / sigma)[:, None, None, None])

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from slimdiff.diffusion.denoiser import Denoiser
+from slimdiff.diffusion.denoiser import Denoiser, NoisyBatch
 from slimdiff.diffusion.guidance import Guided
 from slimdiff.diffusion.samplers import SOLVERS, sigma_limits, thinned_sigmas
 from slimdiff.errors import UserError
@@ -76,18 +76,10 @@ class Distill(TrainingHooks):
         begins = self.levels(denoiser)[: -1 : self.settings.substeps]
         return begins[torch.randint(self.settings.steps, (n,), generator=generator)]
 
-    def loss(
-        self,
-        denoiser: Denoiser,
-        x_0: torch.Tensor,
-        sigma: torch.Tensor,
-        noise: torch.Tensor,
-        labels: torch.Tensor | None,
-        progress: float,
-    ) -> torch.Tensor:
+    def loss(self, denoiser: Denoiser, batch: NoisyBatch, progress: float) -> torch.Tensor:
         """Return the denoiser's loss against the teacher's target instead of x_0, per image (N,)."""
-        x = x_0 + sigma[:, None, None, None] * noise
-        return denoiser.regression(x, sigma, self.target(denoiser, x, sigma, labels), labels)
+        target = self.target(denoiser, batch.x, batch.sigma, batch.labels)
+        return denoiser.regression(batch.x, batch.sigma, target, batch.labels)
 
     @torch.no_grad()
     def target(

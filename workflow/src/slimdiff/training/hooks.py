@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from slimdiff.diffusion.denoiser import Denoiser
+from slimdiff.diffusion.denoiser import Denoiser, NoisyBatch
 
 
 class TrainingHooks:
@@ -19,22 +19,13 @@ class TrainingHooks:
         """Return the noise levels (n,) of a step's images, on the CPU."""
         return denoiser.training_sigmas(n, generator)
 
-    def loss(
-        self,
-        denoiser: Denoiser,
-        x_0: torch.Tensor,
-        sigma: torch.Tensor,
-        noise: torch.Tensor,
-        labels: torch.Tensor | None,
-        progress: float,
-    ) -> torch.Tensor:
+    def loss(self, denoiser: Denoiser, batch: NoisyBatch, progress: float) -> torch.Tensor:
         """Return the loss per image (N,).
 
         Args:
-            x_0, sigma, noise, labels: those of the denoiser's loss.
             progress: fraction of the training's steps that are done, below 1.
         """
-        return denoiser.loss(x_0, sigma, noise, labels)
+        return denoiser.loss(*batch)
 
     @contextlib.contextmanager
     def around_backward(self, network: nn.Module) -> Iterator[None]:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimdiff.diffusion.denoiser import Denoiser
+from slimdiff.diffusion.denoiser import Denoiser, NoisyBatch
 from slimdiff.errors import UserError
 from slimdiff.training.hooks import TrainingHooks
 
@@ -58,17 +58,10 @@ class KnowledgeDistillation(TrainingHooks):
         self.teacher = copy.deepcopy(start).eval().requires_grad_(False)
         self.compared: Sequence[str] = start.feature_modules() if settings.features else ()  # type: ignore[operator]
 
-    def loss(
-        self,
-        denoiser: Denoiser,
-        x_0: torch.Tensor,
-        sigma: torch.Tensor,
-        noise: torch.Tensor,
-        labels: torch.Tensor | None,
-        progress: float,
-    ) -> torch.Tensor:
+    def loss(self, denoiser: Denoiser, batch: NoisyBatch, progress: float) -> torch.Tensor:
         """Return the denoiser's loss against the blended target, plus that of the features, per image (N,)."""
-        x = x_0 + sigma[:, None, None, None] * noise
+        x_0, sigma, _, labels = batch
+        x = batch.x
         teacher = Denoiser(self.teacher.to(x.device), denoiser.settings)
         with torch.no_grad(), _outputs(self.teacher, self.compared) as theirs:
             target = torch.lerp(x_0, teacher(x, sigma, labels), self.settings.weight)

@@ -23,7 +23,7 @@ from slimdiff.compression.mixed_linear import mixed_weights
 from slimdiff.compression.restore import StructuralChange
 from slimdiff.data.image_set import ImageSet
 from slimdiff.data.transforms import to_model
-from slimdiff.diffusion.denoiser import NO_LABEL, build_denoiser
+from slimdiff.diffusion.denoiser import NO_LABEL, NoisyBatch, build_denoiser
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.errors import refuse
 from slimdiff.io.settings import build, canonical
@@ -188,6 +188,7 @@ def fit(
             if classes:
                 dropped = upload(torch.rand(len(chosen), generator=generator), device) < options.label_dropout
                 batch_labels = labels[chosen].masked_fill(dropped, NO_LABEL)
+            batch = NoisyBatch(x_0, sigma, noise, batch_labels)
 
             try:
                 with _failing_out_of_memory(progress.step, options.batch_size):
@@ -195,7 +196,7 @@ def fit(
                     optimizer.zero_grad(set_to_none=True)
                     with hooks.around_backward(network):
                         with autocast(device, precision):
-                            loss = hooks.loss(denoiser, x_0, sigma, noise, batch_labels, progress.step / steps).mean()
+                            loss = hooks.loss(denoiser, batch, progress.step / steps).mean()
                         loss.backward()
 
                     # weights, average

@@ -1,7 +1,6 @@
 """The training loss by noise level, for sensitivity, importance and held-out loss."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ from torch import nn
 
 from slimdiff.compression.importance import LevelLoss
 from slimdiff.data.transforms import to_model
-from slimdiff.diffusion.denoiser import NO_LABEL, Denoiser, build_denoiser
+from slimdiff.diffusion.denoiser import NO_LABEL, Denoiser, NoisyBatch, build_denoiser
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.runtime.devices import autocast, resolve_precision
 
@@ -18,15 +17,6 @@ IMAGES_PER_LEVEL = 64
 DRAWS_PER_LEVEL = 200  # random training noise levels, whose quantiles are equally likely
 HELD_OUT_LEVELS, HELD_OUT_IMAGES = 30, 32  # in `denoising_losses`: noise levels, and test images per level
 HELD_OUT_SEED = derive_seed("held-out levels")  # seed of their noise, the same for every cell
-
-
-@dataclass(frozen=True)
-class NoisyBatch:
-    """Images and noise for one noise level."""
-
-    x_0: torch.Tensor  # (N, C, S, S)
-    noise: torch.Tensor  # like x_0, standard normal
-    labels: torch.Tensor | None  # int64 (N,), -1: unlabelled; None: unconditional network
 
 
 def equally_likely(denoiser: Denoiser, levels: int, seed: int) -> torch.Tensor:
@@ -47,14 +37,16 @@ def draw_batch(
     model: Mapping[str, Any],
     seed: int,
     level: int,
+    sigma: torch.Tensor,
     n: int,
     label_dropout: float = 0.0,
 ) -> NoisyBatch:
-    """Return `n` of the images for the noise level of index `level`, the same at every call, on the images' device.
+    """Return `n` of the images with noise of the level of index `level`, the same at every call, on the images' device.
 
     Args:
         images, labels: uint8 (M, C, H, W) and int64 (M,).
         model: of the training's settings.
+        sigma: (), the noise level.
         label_dropout: fraction of images whose label is withheld.
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "level", level))
@@ -63,9 +55,9 @@ def draw_batch(
     x_0 = denoiser.from_images(fitted)
     noise = torch.randn(x_0.shape, generator=generator)
     if not model["network"].get("classes", 0):
-        return NoisyBatch(x_0, noise, None)
+        return NoisyBatch(x_0, sigma.expand(n), noise, None)
     dropped = torch.rand(n, generator=generator) < label_dropout
-    return NoisyBatch(x_0, noise, labels[chosen].masked_fill(dropped, NO_LABEL))
+    return NoisyBatch(x_0, sigma.expand(n), noise, labels[chosen].masked_fill(dropped, NO_LABEL))
 
 
 def level_losses(
@@ -92,11 +84,10 @@ def level_losses(
     precision = resolve_precision(device, training["precision"])
 
     def loss_at(level: int) -> torch.Tensor:
-        batch = draw_batch(denoiser, images, labels, model, seed, level, images_per_level, training["label_dropout"])
-        batch_labels = None if batch.labels is None else batch.labels.to(device)
-        sigma = sigmas[level].expand(images_per_level).to(device)
+        given = (denoiser, images, labels, model, seed, level, sigmas[level])
+        batch = draw_batch(*given, images_per_level, training["label_dropout"]).to(device)
         with autocast(device, precision):
-            return denoiser.loss(batch.x_0.to(device), sigma, batch.noise.to(device), batch_labels).mean()
+            return denoiser.loss(*batch).mean()
 
     return [lambda level=level: loss_at(level) for level in range(levels)]  # type: ignore[misc]
 
@@ -139,13 +130,11 @@ def denoising_losses(
         precision: of the arithmetic, as for a sampler.
         batch_size: images per batch; levels share batches.
     """
-    sigmas = equally_likely(denoiser, levels, HELD_OUT_SEED).repeat_interleave(images_per_level)
     batches = [
-        draw_batch(denoiser, images, labels, model, HELD_OUT_SEED, level, images_per_level) for level in range(levels)
+        draw_batch(denoiser, images, labels, model, HELD_OUT_SEED, level, sigma, images_per_level)
+        for level, sigma in enumerate(equally_likely(denoiser, levels, HELD_OUT_SEED))
     ]
-    x_0, noise = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("x_0", "noise"))
-    batch_labels = [batch.labels for batch in batches if batch.labels is not None]
-    parts = [x_0, sigmas, noise, *([torch.cat(batch_labels)] if batch_labels else [])]
+    parts = [torch.cat(part) for part in zip(*batches, strict=True) if part[0] is not None]
     losses = []
     with autocast(device, precision):
         for batch in zip(*(part.split(batch_size) for part in parts), strict=True):
