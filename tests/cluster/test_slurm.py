@@ -18,7 +18,7 @@ from runs import LOG, PRESETS, PROFILE, STATE, TRAINING, on_node, prepared, text
 
 from slimdiff.analysis import matrix
 
-IMAGES = "results/data/digits/images.safetensors"
+IMAGES = Path("results/data/digits/images.safetensors")
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
