@@ -199,7 +199,7 @@ def verdict(name: str, claim: str) -> Verdict:
     return verdicts_of(name)[claim]
 
 
-@pytest.mark.parametrize("name", ["slim", "paper-cpu-ncsn", "open-questions"])
+@pytest.mark.parametrize("name", ["slim", "paper-cpu", "paper-cpu-ncsn", "open-questions"])
 def test_published_verdicts_are_those_of_today(name: str) -> None:
     text = (RESULTS / name / "claims.md").read_text(encoding="utf-8")
     published = dict(re.findall(r"^\| `([\w+.-]+)` \| \w+ \| \*\*([\w ]+)\*\* \|", text, re.MULTILINE))
@@ -211,7 +211,7 @@ def test_published_verdicts_are_those_of_today(name: str) -> None:
         assert stored == published
 
 
-@pytest.mark.parametrize("name", ["slim", "paper-cpu-ncsn", "open-questions", "sensitivity"])
+@pytest.mark.parametrize("name", ["slim", "paper-cpu", "paper-cpu-ncsn", "open-questions", "sensitivity"])
 def test_published_tables_are_those_of_today(name: str) -> None:
     paper = read_paper(RESOURCES / "paper_reference.csv")
     frame = differencetables.differences.table(matrix(name), found(name), paper, differencetables.TABLES)

@@ -49,7 +49,7 @@ TITLES = {  # file names without their suffix, but for the matrix → what the f
     "variance": "how much each source of randomness moves a score",
     contents.CELLS: "one line per cell",
     contents.TIMELINE: contents.TIMELINE_TITLE,
-    **{table.name: table.title for table in contents.TABLES},
+    **{table.name: "the paper's tables, its numbers next to ours" for table in contents.TABLES},
     **{figure.name: figure.title for figure in contents.FIGURES},
     **{gallery.name: gallery.title for gallery in contents.GALLERIES},
     GRID: "the first hundred images of each model's baseline and of its smallest file, first seed, not selected",
