@@ -42,8 +42,8 @@ rule hub:
         "results/logs/hub/{file}.log",
     wildcard_constraints:
         file=any_of(HUB_WEIGHTS),
-    localrule: True  # cluster nodes often lack internet access
     retries: RETRIES  # a broken connection starts the file again
+    localrule: True  # cluster nodes often lack internet access
     conda:
         ENVIRONMENT
     params:
