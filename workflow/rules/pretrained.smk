@@ -42,7 +42,7 @@ rule hub:
         "results/logs/hub/{file}.log",
     wildcard_constraints:
         file=any_of(HUB_WEIGHTS),
-    retries: RETRIES  # a broken connection starts the file again
+    retries: RETRIES  # after a broken connection
     localrule: True  # cluster nodes often lack internet access
     conda:
         ENVIRONMENT

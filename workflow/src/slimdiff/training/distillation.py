@@ -78,8 +78,8 @@ class Distill(TrainingHooks):
 
     def loss(self, denoiser: Denoiser, batch: NoisyBatch, progress: float) -> torch.Tensor:
         """Return the denoiser's loss against the teacher's target instead of x_0, per image (N,)."""
-        target = self.target(denoiser, batch.x, batch.sigma, batch.labels)
-        return denoiser.regression(batch.x, batch.sigma, target, batch.labels)
+        x, sigma, labels = batch.x, batch.sigma, batch.labels
+        return denoiser.regression(x, sigma, self.target(denoiser, x, sigma, labels), labels)
 
     @torch.no_grad()
     def target(
