@@ -295,6 +295,7 @@ def test_the_cells_so_far_and_then_the_whole(here: Path, command: Command) -> No
     said = facts(page.read_text(encoding="utf-8"))
     assert said["cells"] == f"{CELLS - n_elsewhere} of {CELLS}, the others are not made yet; failed: 0"
     assert said["mnist, ncsn"].startswith("3 recipes; seeds: 0, 1; ")
+    assert "slimdiff publish small --so-far\n" in page.read_text(encoding="utf-8")
     assert command("publish", "small", "--rows", str(elsewhere))[0] == 0
     assert facts(page.read_text(encoding="utf-8"))["cells"] == f"{CELLS}; failed: 0"
     assert matrices.read_matrix("docs/results/small/matrix.parquet").frame.equals(whole.frame)

@@ -152,7 +152,8 @@ def block(
         names: of the files in its folder.
     """
     run = "slimdiff run" if preset is None else f"slimdiff run {study}"
-    command = f"```sh\n{run}\nslimdiff publish {study}\n```"
+    option = " --so-far" if matrix.provenance.get("missing") else ""
+    command = f"```sh\n{run}\nslimdiff publish {study}{option}\n```"
     facts = [*facts_of_matrix(preset, matrix, findings, claims), ("time", _time(jobs, _expected_jobs(matrix.frame)))]
     rows = [[what, text] for what, text in facts]
     listed = [[", ".join(f"[{one}]({one})" for one in own), title] for title, own in _by_title(names).items()]
