@@ -256,6 +256,41 @@ def test_a_recipe_that_trains_on_is_compared_with_a_baseline_that_does() -> None
     assert set(references.references(without).values()) == {None}
 
 
+def test_a_recipe_with_another_optimizer_is_compared_with_the_uncompressed_one_that_shares_it() -> None:
+    def own(optimizer: str, rate: float = 0.1, later: str = "", **compressed: Any) -> str:
+        options = {"epochs": 2, "optimizer": optimizer, "learning_rate": rate, "batch_size": 32, "linear": "float"}
+        trainings = [{"model": {"family": "ncsn"}, "training": options}]
+        if later:
+            trainings += [{"model": {"family": "ncsn"}, "steps": [], "training": options | {"optimizer": later}}]
+        last = trainings[-1] | {"training": trainings[-1]["training"] | compressed}
+        return json.dumps({"train": last, "compress": {"steps": []}, "starts": trainings[:-1]})
+
+    rows = {
+        "baseline": own("muon"),
+        "adam": own("adamw"),
+        "adam+8bit": own("adamw", linear="8bit"),
+        "8bit": own("muon", linear="8bit"),
+        "slow-adam+8bit": own("adamw", 0.01, linear="8bit"),
+        "longer": own("muon", later="muon"),
+        "longer-adam": own("muon", later="adamw"),
+        "longer-adam+8bit": own("muon", later="adamw", linear="8bit"),
+        "longer-sgd+8bit": own("muon", later="sgd", linear="8bit"),
+    }
+    for names in (list(rows), list(rows)[::-1]):
+        frame = synthetic.frame(synthetic.row(name, 0, settings=rows[name]) for name in names)
+        assert {recipe[2]: reference for recipe, reference in references.references(frame).items()} == {
+            "baseline": "baseline",
+            "adam": "baseline",
+            "adam+8bit": "adam",
+            "8bit": "baseline",
+            "slow-adam+8bit": "baseline",
+            "longer": "baseline",
+            "longer-adam": "longer",
+            "longer-adam+8bit": "longer-adam",
+            "longer-sgd+8bit": "longer",
+        }
+
+
 @pytest.mark.parametrize(("total", "parts"), [(0.3, (0.1, 0.2)), (2.5, (1, 1.5)), (3, (2, 1)), (1.1, (0.4, 0.7))])
 def test_epochs_of_a_chain_are_as_many_as_those_of_one_training(total: float, parts: tuple[float, ...]) -> None:
     trainings = [{"training": {"epochs": epochs}} for epochs in parts]
