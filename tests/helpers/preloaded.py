@@ -12,3 +12,4 @@ for name in (*LIBRARIES, *OF_SNAKEMAKE):
     importlib.import_module(name)
 get_argument_parser()  # finds Snakemake's plugins
 gc.freeze()  # forks share these objects' memory
+gc.set_threshold(50_000, 20, 50)

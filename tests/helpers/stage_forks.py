@@ -41,6 +41,7 @@ def serve(address: str) -> list[str]:
     for name in (*PRELOADED, *sys.argv[2:]):
         importlib.import_module(name)
     gc.freeze()  # forks share these objects' memory
+    gc.set_threshold(50_000, 20, 50)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
