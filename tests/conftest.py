@@ -7,8 +7,6 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported; see clones.ENVIRONMENT
 
-gc.set_threshold(50_000, 20, 50)  # collecting 5,000 tests takes a sixth less; of the suite's garbage little is cyclic
-
 import hypothesis
 import pytest
 import torch
@@ -18,6 +16,8 @@ from shared import once
 from slimdiff.data import image_set, sources
 from slimdiff.data.image_set import ImageSet
 from slimdiff.errors import UserError
+
+gc.set_threshold(50_000, 20, 50)  # collecting 5,000 tests takes a sixth less; of the suite's garbage little is cyclic
 
 # The same examples in every run, so a failure in CI repeats on a laptop; `--hypothesis-profile=default` draws new ones.
 # No time limit per example: a busy machine is not a bug.

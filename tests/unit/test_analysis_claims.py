@@ -516,6 +516,28 @@ def test_unequal_training_is_named() -> None:
     assert part(unknown, "fid_indomain(l1-30) < fid_indomain(baseline)").why == unclear
 
 
+def test_a_baseline_of_another_optimizer_is_replaced_by_the_reference() -> None:
+    """In distances alone; where there is none, and between other recipes, the reason names what differs."""
+
+    def settings(optimizer: str, rate: float, linear: str = "float") -> str:
+        options = {"epochs": 2, "optimizer": optimizer, "learning_rate": rate, "batch_size": 32, "linear": linear}
+        return json.dumps({"train": {"model": {"network": {}}, "training": options}, "compress": {}})
+
+    slow = (60.0, 62.0, 58.0)
+    rows = [row | {"settings": settings("muon", 0.1)} for row in BASE]
+    rows += [row | {"settings": settings("adamw", 0.1)} for row in cells("adam", slow)]
+    rows += [row | {"settings": settings("adamw", 0.1, "8bit")} for row in cells("adam-8bit", (30.0, 31.0, 29.0))]
+    rows += [row | {"settings": settings("adamw", 0.2, "8bit")} for row in cells("adam-8bit-fast", slow)]
+    better = part(rows, "fid_indomain(adam-8bit) < fid_indomain(baseline)")
+    assert (better.right, better.verdict, better.why) == ("mnist/ncsn/adam", REPLICATED, "")
+    assert part(rows, "size_gzip_bytes(adam-8bit) < size_gzip_bytes(baseline)").right == "mnist/ncsn/baseline"
+    alone = part(rows, "fid_indomain(adam-8bit-fast) < fid_indomain(baseline)")
+    assert alone.right == "mnist/ncsn/baseline"
+    assert alone.why.endswith("mnist/ncsn/adam-8bit-fast and mnist/ncsn/baseline differ in optimizer, learning_rate")
+    others = part(rows, "fid_indomain(adam-8bit) < fid_indomain(adam-8bit-fast)")
+    assert others.why.endswith("differ in learning_rate")
+
+
 def test_a_verdict_names_its_scale() -> None:
     settings = {
         "train": {

@@ -32,12 +32,13 @@ def references(matrix: pd.DataFrame) -> dict[Recipe, str | None]:
         if own == baseline or _trains_on_alone(own, baseline, ("epochs",)):
             by_epochs.setdefault(key, recipe[2])
         if _trains_alone(own, baseline) or _trains_on_alone(own, baseline, ("epochs", *SCHEDULE)):
-            by_schedule.setdefault((*key, _schedule(own)), recipe[2])
+            by_schedule.setdefault((*key, schedule_of(own)), recipe[2])
     result: dict[Recipe, str | None] = {}
     for recipe, own in settings.items():
         key = (*recipe[:2], epochs_of(own))
-        found = by_schedule.get((*key, _schedule(own)), recipe[2])
-        found = by_epochs.get(key) if found == recipe[2] else found
+        found = by_schedule.get((*key, schedule_of(own)))
+        if found in (None, recipe[2]):
+            found = by_epochs.get(key)
         result[recipe] = BASELINE if recipe[2] in (BASELINE, found) else found
     return result
 
@@ -67,7 +68,7 @@ def epochs_of(settings: Mapping[str, Any]) -> float | None:
     return None if None in epochs else round(float(sum(epochs)), 6)  # 0.1 + 0.2 epochs are as many as 0.3
 
 
-def _schedule(settings: Mapping[str, Any]) -> frozenset[tuple[Any, ...]]:
+def schedule_of(settings: Mapping[str, Any]) -> frozenset[tuple[Any, ...]]:
     """Return the values of SCHEDULE of each training of a recipe that has any."""
     trainings = [*settings.get("starts", []), settings.get("train", {})]
     values = (tuple(training.get("training", {}).get(name) for name in SCHEDULE) for training in trainings)

@@ -23,7 +23,7 @@ from slimdiff.analysis.derived import speed_margins
 from slimdiff.analysis.matrix import Matrix
 from slimdiff.analysis.measures import BASELINE, FID, KID, LATENCY, VERSUS_PAPER
 from slimdiff.analysis.paper import PAPER_DATASET, families
-from slimdiff.analysis.references import epochs_of, recipe_settings, references
+from slimdiff.analysis.references import SCHEDULE, epochs_of, recipe_settings, references, schedule_of
 from slimdiff.analysis.statistics import CONFIDENCE, Outcome, Recipe
 
 WORST_FIRST = (CONTRADICTED, NOT_RUN, UNRESOLVED, REPLICATED)  # a claim takes the first verdict that any part has
@@ -123,7 +123,9 @@ class _Evidence:
         self.margins = margins
         self.speed_margins = speed_margins(matrix, margins.speed)
         self.references = references(matrix.frame)
-        self.epochs = {recipe: epochs_of(own) for recipe, own in recipe_settings(matrix.frame).items()}
+        settings = recipe_settings(matrix.frame)
+        self.epochs = {recipe: epochs_of(own) for recipe, own in settings.items()}
+        self.schedules = {recipe: schedule_of(own) for recipe, own in settings.items()}
         self.families = families(matrix)
         self.recipes = matrix.config.get("optimizations", {})
         self.outcomes = statistics.outcomes(matrix.frame)
@@ -134,6 +136,18 @@ class _Evidence:
     def outcome(self, cell: Recipe) -> Outcome:
         """Return the outcome of `cell`; one without seeds if it was not run."""
         return self.outcomes.get(cell, Outcome())
+
+    def counterpart(self, cell: Recipe, other: Recipe) -> Recipe:
+        """Return `other`; of `baseline` the reference of `cell`, if that differs by its schedule and not by epochs."""
+        reference = (*other[:2], self.references.get(cell) or "")
+        stands = other == (*cell[:2], BASELINE) and self.epochs.get(reference) == self.epochs.get(other) is not None
+        return reference if stands else other
+
+    def unlike(self, cell: Recipe, other: Recipe) -> list[str]:
+        """Return the options of SCHEDULE in which two recipes differ."""
+        own, others = (self.schedules.get(each, frozenset()) for each in (cell, other))
+        differ = [{one[place] for one in own} != {one[place] for one in others} for place in range(len(SCHEDULE))]
+        return list(itertools.compress(SCHEDULE, differ)) if own and others else []
 
     def values(self, column: str, cell: Recipe) -> dict[int, float]:
         """Return seed → value of `column`, of the seeds of `cell` that did not fail."""
@@ -275,6 +289,8 @@ def _failure(expression: Failure, cell: Recipe, evidence: _Evidence) -> Part:
 def _comparison(
     expression: Comparison, left: Recipe, right: Recipe | None, evidence: _Evidence
 ) -> tuple[Part, Decision]:
+    if expression.right and right and expression.right.column in effects.DISTANCES:
+        right = evidence.counterpart(left, right)
     terms = [(expression.left, left), *([(expression.right, right)] if expression.right and right else [])]
     effect, decision = _decide(expression, terms, evidence)
     column, second = _second(expression), None
@@ -392,6 +408,8 @@ def _with_remarks(decision: Decision, terms: Sequence[tuple[Term, Recipe]], evid
             unknown = None in (evidence.epochs.get(own), evidence.epochs.get(other))
             longer = f"{_name(own)} was trained for longer than {_name(other)}"
             remarks.append(f"it is unknown whether {longer}" if unknown else longer)
+        if terms[0][0].column in effects.DISTANCES and (unlike := evidence.unlike(own, other)):
+            remarks.append(f"{_name(own)} and {_name(other)} differ in {', '.join(unlike)}")
     return "; ".join(remarks)
 
 
