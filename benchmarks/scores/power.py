@@ -24,7 +24,7 @@ from slimdiff.analysis.references import references
 from slimdiff.analysis.statistics import CONFIDENCE, Ratio, paired
 
 ROOT = Path(__file__).parents[2]
-MATRICES = ("slim", "open-questions", "paper-cpu-ncsn")  # in docs/results; those with three seeds and scored alike
+MATRICES = ("slim", "open-questions", "paper-cpu")  # in docs/results; those with three seeds and scored alike
 SEEDS = (3, 5, 8)
 MARGINS = Margins(**yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))["verdicts"]["margins"])
 QUALITY, EQUIVALENCE, SPEED = MARGINS.of_images("mnist"), MARGINS.of_equivalence("mnist"), MARGINS.speed

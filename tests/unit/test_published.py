@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT / "benchmarks" / "scores"))
 
 
 # Published before columns were added; each leaves the list with its next run.
-OLDER_COLUMNS = {"cifar10", "open-questions", "paper-cpu-ncsn", "sensitivity", "slim"}
+OLDER_COLUMNS = {"cifar10", "open-questions", "sensitivity", "slim"}
 # Intervals in study pages that no matrix holds: the command next to them computed them from the run's own files.
 FROM_OTHER_COMMANDS = {"sensitivity": {"1.010 [0.999, 1.021]", "1.051 [0.968, 1.140]"}}  # benchmarks/scores/bottom.py
 INTERVAL = re.compile(r"(-?\d+(?:\.\d+)?)(?: %| points| MB)? \[(-?\d+(?:\.\d+)?)(?: %)?, (-?\d+(?:\.\d+)?)")
@@ -65,8 +65,9 @@ def readme_intervals() -> Iterator[tuple[str, str]]:
         ("slim", "ddpm", "channels-50", ("fid_indomain", "kid")),
         ("open-questions", "ddpm", "gradual-90", ("fid_indomain", "kid")),
         ("open-questions", "ncsn", "gradual-90", ("fid_indomain", "kid")),
-        ("paper-cpu-ncsn", "ncsn", "l1-70", ("fid_indomain", "kid")),
-        ("paper-cpu-ncsn", "ncsn", "groups-2", ("fid_indomain", "kid")),
+        ("paper-cpu", "ncsn", "groups-2", ("fid_indomain", "kid")),
+        ("paper-cpu", "ddpm", "groups-2+random-10", ("fid_indomain", "kid")),
+        ("paper-cpu", "ddpm", "linear-8bit-frozen", ("relative_time",)),
     ):
         for column in columns:
             yield f"{model} {recipe} {column}", shown(found(name).ratio(column, ("mnist", model, recipe)))
@@ -93,6 +94,7 @@ def test_other_figures_in_the_readme() -> None:
         (slim, "ncsn", "openvino-int8"),
         (slim, "ddpm", "channels-50"),
         (questions, "ddpm", "gradual-90"),
+        (found("paper-cpu"), "ddpm", "linear-8bit-frozen"),
     ):
         share = results.ratio("size_packed_bytes", ("mnist", model, recipe)).mean
         assert f"{100 * share:.0f} %" in text, recipe
@@ -114,9 +116,11 @@ def test_the_words_of_the_readme_are_those_of_the_engine() -> None:
     assert {each.speed.finding for each in slim.values()} == {"reference", UNRESOLVED}, "no speed is decided"
     parts = {part.left: part.verdict for part in verdict("open-questions", "ninety-percent").parts}
     assert parts == {"mnist/ddpm/gradual-90": "replicated", "mnist/ncsn/gradual-90": "unresolved"}
-    assert verdict("paper-cpu-ncsn", "ncsn-groups2").verdict == "contradicted"
-    cpu = found("paper-cpu-ncsn").differences["reference"]
-    assert cpu["mnist", "ncsn", "l1-70"].images.finding == UNRESOLVED
+    assert verdict("paper-cpu", "ncsn-groups2").verdict == "contradicted"
+    combined = {part.left: part.verdict for part in verdict("paper-cpu", "ddpm-combined").parts}
+    assert combined["mnist/ddpm/groups-2+random-10"] == "contradicted"
+    frozen = found("paper-cpu").differences["reference"]["mnist", "ddpm", "linear-8bit-frozen"]
+    assert frozen.speed.finding == "worse"
 
 
 def test_the_default_run_in_the_readme_is_its_matrix() -> None:
@@ -199,7 +203,7 @@ def verdict(name: str, claim: str) -> Verdict:
     return verdicts_of(name)[claim]
 
 
-@pytest.mark.parametrize("name", ["slim", "paper-cpu", "paper-cpu-ncsn", "open-questions"])
+@pytest.mark.parametrize("name", ["slim", "paper-cpu", "open-questions"])
 def test_published_verdicts_are_those_of_today(name: str) -> None:
     text = (RESULTS / name / "claims.md").read_text(encoding="utf-8")
     published = dict(re.findall(r"^\| `([\w+.-]+)` \| \w+ \| \*\*([\w ]+)\*\* \|", text, re.MULTILINE))
@@ -211,7 +215,7 @@ def test_published_verdicts_are_those_of_today(name: str) -> None:
         assert stored == published
 
 
-@pytest.mark.parametrize("name", ["slim", "paper-cpu", "paper-cpu-ncsn", "open-questions", "sensitivity"])
+@pytest.mark.parametrize("name", ["slim", "paper-cpu", "open-questions", "sensitivity"])
 def test_published_tables_are_those_of_today(name: str) -> None:
     paper = read_paper(RESOURCES / "paper_reference.csv")
     frame = differencetables.differences.table(matrix(name), found(name), paper, differencetables.TABLES)
