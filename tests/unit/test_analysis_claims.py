@@ -529,13 +529,20 @@ def test_a_baseline_of_another_optimizer_is_replaced_by_the_reference() -> None:
     rows += [row | {"settings": settings("adamw", 0.1, "8bit")} for row in cells("adam-8bit", (30.0, 31.0, 29.0))]
     rows += [row | {"settings": settings("adamw", 0.2, "8bit")} for row in cells("adam-8bit-fast", slow)]
     better = part(rows, "fid_indomain(adam-8bit) < fid_indomain(baseline)")
-    assert (better.right, better.verdict, better.why) == ("mnist/ncsn/adam", REPLICATED, "")
-    assert part(rows, "size_gzip_bytes(adam-8bit) < size_gzip_bytes(baseline)").right == "mnist/ncsn/baseline"
-    alone = part(rows, "fid_indomain(adam-8bit-fast) < fid_indomain(baseline)")
-    assert alone.right == "mnist/ncsn/baseline"
-    assert alone.why.endswith("mnist/ncsn/adam-8bit-fast and mnist/ncsn/baseline differ in optimizer, learning_rate")
+    stands = "mnist/ncsn/adam stands for baseline"
+    assert (better.right, better.verdict, better.why) == ("mnist/ncsn/adam", REPLICATED, stands)
+    mirrored = part(rows, "fid_indomain(baseline) > fid_indomain(adam-8bit)")
+    assert (mirrored.left, mirrored.verdict, mirrored.why) == ("mnist/ncsn/adam", REPLICATED, stands)
+    assert part(rows, "coverage(adam-8bit) < coverage(baseline)").right == "mnist/ncsn/adam"
+    size = part(rows, "size_gzip_bytes(adam-8bit) < size_gzip_bytes(baseline)")
+    assert size.right == "mnist/ncsn/baseline"
+    assert "longer" not in size.why
+    alone = part(rows, "fid_indomain(adam-8bit-fast) > fid_indomain(baseline)")
+    assert (alone.right, alone.verdict) == ("mnist/ncsn/baseline", REPLICATED)
+    assert alone.why == "mnist/ncsn/adam-8bit-fast and mnist/ncsn/baseline differ in optimizer, learning_rate"
     others = part(rows, "fid_indomain(adam-8bit) < fid_indomain(adam-8bit-fast)")
-    assert others.why.endswith("differ in learning_rate")
+    assert others.verdict == REPLICATED
+    assert others.why == "mnist/ncsn/adam-8bit and mnist/ncsn/adam-8bit-fast differ in learning_rate"
 
 
 def test_a_verdict_names_its_scale() -> None:

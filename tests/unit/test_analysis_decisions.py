@@ -232,6 +232,7 @@ RECIPES = {
     "gradual": settings(2, {"hook": {"sparsify": {}}}),
     "longer+8bit": settings(2, {}, steps=[{"quantize": {}}]),
     "three-epochs": settings(3),
+    "three-epochs+8bit": settings(3, steps=[{"quantize": {}}]),
 }
 
 
@@ -250,7 +251,8 @@ def test_a_recipe_that_trains_on_is_compared_with_a_baseline_that_does() -> None
         "thrice": None,
         "gradual": "longer",
         "longer+8bit": "longer",
-        "three-epochs": "longer",
+        "three-epochs": "baseline",
+        "three-epochs+8bit": "three-epochs",
     }
     without = frame[~frame["optimization"].isin(["longer", "baseline"])]
     assert set(references.references(without).values()) == {None}
@@ -268,6 +270,7 @@ def test_a_recipe_with_another_optimizer_is_compared_with_the_uncompressed_one_t
     rows = {
         "baseline": own("muon"),
         "adam": own("adamw"),
+        "adam-again": own("adamw"),
         "adam+8bit": own("adamw", linear="8bit"),
         "8bit": own("muon", linear="8bit"),
         "slow-adam+8bit": own("adamw", 0.01, linear="8bit"),
@@ -275,12 +278,16 @@ def test_a_recipe_with_another_optimizer_is_compared_with_the_uncompressed_one_t
         "longer-adam": own("muon", later="adamw"),
         "longer-adam+8bit": own("muon", later="adamw", linear="8bit"),
         "longer-sgd+8bit": own("muon", later="sgd", linear="8bit"),
+        "adam-longer": own("adamw", later="adamw"),
+        "adam-longer+8bit": own("adamw", later="adamw", linear="8bit"),
+        "adam-then-muon+8bit": own("adamw", later="muon", linear="8bit"),
     }
     for names in (list(rows), list(rows)[::-1]):
         frame = synthetic.frame(synthetic.row(name, 0, settings=rows[name]) for name in names)
         assert {recipe[2]: reference for recipe, reference in references.references(frame).items()} == {
             "baseline": "baseline",
             "adam": "baseline",
+            "adam-again": "baseline",
             "adam+8bit": "adam",
             "8bit": "baseline",
             "slow-adam+8bit": "baseline",
@@ -288,6 +295,36 @@ def test_a_recipe_with_another_optimizer_is_compared_with_the_uncompressed_one_t
             "longer-adam": "longer",
             "longer-adam+8bit": "longer-adam",
             "longer-sgd+8bit": "longer",
+            "adam-longer": "longer",
+            "adam-longer+8bit": "adam-longer",
+            "adam-then-muon+8bit": "longer",
+        }
+
+
+def test_a_pretrained_model_has_the_same_references_in_any_order_of_rows() -> None:
+    start = {"model": {"pretrained": "folder"}, "training": {"epochs": 0.0}}
+
+    def own(optimizer: str, *steps: str) -> str:
+        later = {"model": {"pretrained": "folder"}, "training": {"epochs": 1, "optimizer": optimizer}}
+        return json.dumps({"starts": [start], "train": later | {"steps": list(steps)}, "compress": {}})
+
+    rows = {
+        "baseline": json.dumps({"train": start, "compress": {}}),
+        "longer": own("muon"),
+        "longer-adam": own("adamw"),
+        "pruned": own("muon", "prune"),
+        "pruned-adam": own("adamw", "prune"),
+        "pruned-sgd": own("sgd", "prune"),
+    }
+    for names in (list(rows), list(rows)[::-1]):
+        frame = synthetic.frame(synthetic.row(name, 0, settings=rows[name]) for name in names)
+        assert {recipe[2]: reference for recipe, reference in references.references(frame).items()} == {
+            "baseline": "baseline",
+            "longer": "baseline",
+            "longer-adam": "longer",
+            "pruned": "longer",
+            "pruned-adam": "longer-adam",
+            "pruned-sgd": "longer",
         }
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from slimdiff.config.cells import BASELINE as BASELINE
 
 SAMPLER_BASELINE = "sampler-euler-maruyama"  # the paper compares its samplers with this one
-REFERENCE = "reference"  # stands for each recipe's own: `baseline`, or the baseline trained for as long
+REFERENCE = "reference"  # stands for each recipe's own: `baseline`, or the uncompressed recipe trained likewise
 
 
 @dataclass(frozen=True)

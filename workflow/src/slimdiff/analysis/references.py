@@ -1,4 +1,4 @@
-"""The reference of each recipe: the uncompressed model that was trained likewise, and for as long."""
+"""The reference of each recipe: the uncompressed model that was trained likewise."""
 
 import json
 from collections.abc import Mapping
@@ -9,38 +9,48 @@ import pandas as pd
 from slimdiff.analysis.measures import BASELINE
 from slimdiff.analysis.statistics import Recipe
 
-SCHEDULE = ("optimizer", "learning_rate", "batch_size")  # what decides how much an epoch teaches, compression apart
+# What decides how much an epoch teaches a network, compressed or not.
+SCHEDULE = ("optimizer", "learning_rate", "lr_schedule", "weight_decay", "batch_size")
 NAMES = ["dataset", "model", "optimization"]
 
 
 def references(matrix: pd.DataFrame) -> dict[Recipe, str | None]:
     """Return the recipe that each recipe of `matrix` is compared with, of the same data set and model.
 
-    That is the uncompressed recipe of as many epochs that shares optimizer, learning rate and batch: for most recipes
-    `baseline`, for one that trains on `longer`. Where the matrix holds none, epochs alone decide. Such a recipe is
-    itself compared with the one that differs from `baseline` by no more than epochs. None: the matrix holds no such
-    recipe, or its rows do not say for how many epochs one of them was trained. `baseline` is its own reference.
+    That is the uncompressed recipe that was trained likewise: for as many epochs, by the same optimizer, rate, rate
+    schedule, weight decay and batch, one after the other where a training starts from another. For most recipes it is
+    `baseline`, for one that trains on `longer`. Where the matrix holds none, it is the uncompressed one of as many
+    epochs that is trained as `baseline` is, which is also what uncompressed recipes are compared with. None: the matrix
+    holds no such recipe, or its rows do not say for how many epochs one was trained. `baseline` is its own reference.
     """
     settings = recipe_settings(matrix)
-    by_epochs: dict[tuple[object, ...], str] = {}  # data set, model, epochs → recipe
-    by_schedule: dict[tuple[object, ...], str] = {}  # data set, model, epochs, schedule → recipe
-    for recipe in sorted(settings, key=lambda name: name[2] != BASELINE):  # `baseline` before recipes that equal it
-        own, baseline = settings[recipe], settings.get((*recipe[:2], BASELINE), {})
-        key = (*recipe[:2], epochs_of(own))
-        if epochs_of(own) is None or epochs_of(baseline) is None:
-            continue
-        if own == baseline or _trains_on_alone(own, baseline, ("epochs",)):
-            by_epochs.setdefault(key, recipe[2])
-        if _trains_alone(own, baseline) or _trains_on_alone(own, baseline, ("epochs", *SCHEDULE)):
-            by_schedule.setdefault((*key, schedule_of(own)), recipe[2])
+    uncompressed: dict[tuple[str, str], list[str]] = {}
+    for dataset, model, name in settings:
+        if is_uncompressed(settings[dataset, model, name], settings.get((dataset, model, BASELINE), {})):
+            uncompressed.setdefault((dataset, model), []).append(name)
     result: dict[Recipe, str | None] = {}
     for recipe, own in settings.items():
-        key = (*recipe[:2], epochs_of(own))
-        found = by_schedule.get((*key, schedule_of(own)))
-        if found in (None, recipe[2]):
-            found = by_epochs.get(key)
-        result[recipe] = BASELINE if recipe[2] in (BASELINE, found) else found
+        candidates = {name: settings[*recipe[:2], name] for name in uncompressed.get(recipe[:2], ())}
+        result[recipe] = BASELINE if recipe[2] == BASELINE else _reference(recipe[2], own, candidates)
     return result
+
+
+def _reference(name: str, own: Mapping[str, Any], candidates: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return the reference of a recipe among the uncompressed ones of its model."""
+
+    def order(other: str) -> tuple[bool, bool, str]:  # of those that were trained alike, one that starts as `name` does
+        return other != BASELINE, bool(candidates[other].get("starts")) != bool(own.get("starts")), other
+
+    as_long = [other for other in sorted(candidates, key=order) if epochs_of(candidates[other]) == epochs_of(own)]
+    if epochs_of(own) is None or not as_long:
+        return None
+    if name not in candidates:
+        alike = [other for other in as_long if schedule_of(candidates[other]) == schedule_of(own)]
+        if alike:
+            return alike[0]
+    plain = {options for options, _ in schedule_of(candidates.get(BASELINE, {}))}  # none of a pretrained model
+    found = [other for other in as_long if not plain or {step[0] for step in schedule_of(candidates[other])} <= plain]
+    return None if not found else BASELINE if found[0] == name else found[0]
 
 
 def recipe_settings(matrix: pd.DataFrame) -> dict[Recipe, Mapping[str, Any]]:
@@ -68,37 +78,43 @@ def epochs_of(settings: Mapping[str, Any]) -> float | None:
     return None if None in epochs else round(float(sum(epochs)), 6)  # 0.1 + 0.2 epochs are as many as 0.3
 
 
-def schedule_of(settings: Mapping[str, Any]) -> frozenset[tuple[Any, ...]]:
-    """Return the values of SCHEDULE of each training of a recipe that has any."""
-    trainings = [*settings.get("starts", []), settings.get("train", {})]
-    values = (tuple(training.get("training", {}).get(name) for name in SCHEDULE) for training in trainings)
-    return frozenset(value for value in values if any(value))
+def schedule_of(settings: Mapping[str, Any]) -> tuple[tuple[tuple[Any, ...], float], ...]:
+    """Return the values of SCHEDULE and the epochs of each training of a recipe, one after the other.
+
+    Trainings of the same values count as one, a pretrained model's as none.
+    """
+    steps: list[tuple[tuple[Any, ...], float]] = []
+    for training in (*settings.get("starts", []), settings.get("train", {})):
+        options = training.get("training", {})
+        values, epochs = tuple(options.get(name) for name in SCHEDULE), options.get("epochs") or 0.0
+        if steps and steps[-1][0] == values:
+            epochs += steps.pop()[1]
+        if epochs:
+            steps.append((values, round(float(epochs), 6)))
+    return tuple(steps)
 
 
-def _trains_alone(settings: Mapping[str, Any], baseline: Mapping[str, Any]) -> bool:
-    """Whether a recipe without a start differs from the baseline by its schedule alone, at as many epochs."""
-    own, plain = settings.get("train", {}), baseline.get("train", {})
-    return (
-        not settings.get("starts")
-        and _kept(settings) == _kept(baseline)
-        and {**own, "training": _without(own.get("training", {}), SCHEDULE)}
-        == {**plain, "training": _without(plain.get("training", {}), SCHEDULE)}
-    )
-
-
-def _trains_on_alone(settings: Mapping[str, Any], baseline: Mapping[str, Any], free: tuple[str, ...]) -> bool:
-    """Whether a recipe differs from the baseline by further training alone, whose options `free` may differ."""
-    starts = settings.get("starts", [])
-    if not starts or starts[0] != baseline.get("train") or _kept(settings) != _kept(baseline):
+def is_uncompressed(settings: Mapping[str, Any], baseline: Mapping[str, Any]) -> bool:
+    """Whether a recipe differs from the baseline in nothing but epochs, SCHEDULE and further training."""
+    trainings: list[Mapping[str, Any]] = [*settings.get("starts", []), settings.get("train", {})]
+    first, *later = trainings
+    plain = baseline.get("train")
+    if not plain or _kept(settings) != _kept(baseline):
         return False
-    plain = _without(starts[0]["training"], free)
-    untrained = "pretrained" in starts[0]["model"]  # has no options of an optimizer to differ from
-    for training in [*starts[1:], settings["train"]]:
-        options = _without(training["training"], free)
+    if settings == baseline:
+        return True
+    free = ("epochs", *SCHEDULE)
+    options = _without(plain.get("training", {}), free)
+    own = {**first, "training": _without(first.get("training", {}), free)}
+    if own != {**plain, "training": options}:
+        return False
+    untrained = "pretrained" in plain["model"]  # has no options of training to differ from
+    for training in later:
+        kept = _without(training["training"], free)
         if untrained:
-            options = {key: value for key, value in options.items() if key in plain}
+            kept = {key: value for key, value in kept.items() if key in options}
         # Older matrices say "while" of a hook.
-        if training.get("steps") or "hook" in training or "while" in training or options != plain:
+        if training.get("steps") or "hook" in training or "while" in training or kept != options:
             return False
     return True
 

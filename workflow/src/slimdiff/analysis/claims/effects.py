@@ -11,7 +11,7 @@ from slimdiff.analysis.claims.expressions import SIZES, Comparison
 from slimdiff.analysis.columns import SCALES
 from slimdiff.analysis.decisions import Margins
 from slimdiff.analysis.measures import KID
-from slimdiff.analysis.statistics import ALPHA
+from slimdiff.analysis.statistics import ALPHA, TIMES
 
 REPLICATED, CONTRADICTED, UNRESOLVED, NOT_RUN = VERDICTS = ("replicated", "contradicted", "unresolved", "not run")
 ONE_SEED = "one seed, no interval"
@@ -23,6 +23,7 @@ DISTANCES = (*FRECHET, KID.column, "mind")  # the margin of quality applies to t
 SPEEDUPS = ("speedup", "speedup_batch_1")
 COUNTS = ("params", "params_nonzero", "macs", "macs_per_image")  # seeds do not move them, or hardly
 EXACT = (*COUNTS, *SIZES)  # one seed is enough; seeds move sizes by less than the margin
+NOT_OF_IMAGES = (*EXACT, *SPEEDUPS, *TIMES)
 
 
 @dataclass(frozen=True)

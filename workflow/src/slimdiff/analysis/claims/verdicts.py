@@ -138,16 +138,24 @@ class _Evidence:
         return self.outcomes.get(cell, Outcome())
 
     def counterpart(self, cell: Recipe, other: Recipe) -> Recipe:
-        """Return `other`; of `baseline` the reference of `cell`, if that differs by its schedule and not by epochs."""
+        """Return `other`; of `baseline` the reference of `cell`, if that has as many epochs as `baseline`."""
         reference = (*other[:2], self.references.get(cell) or "")
         stands = other == (*cell[:2], BASELINE) and self.epochs.get(reference) == self.epochs.get(other) is not None
         return reference if stands else other
 
-    def unlike(self, cell: Recipe, other: Recipe) -> list[str]:
-        """Return the options of SCHEDULE in which two recipes differ."""
-        own, others = (self.schedules.get(each, frozenset()) for each in (cell, other))
-        differ = [{one[place] for one in own} != {one[place] for one in others} for place in range(len(SCHEDULE))]
-        return list(itertools.compress(SCHEDULE, differ)) if own and others else []
+    def unlike(self, cell: Recipe, other: Recipe) -> str:
+        """Return in which options of SCHEDULE two recipes of a model differ, as a sentence; "" if they do not."""
+        if cell[:2] != other[:2] or not self.schedules.get(cell) or not self.schedules.get(other):
+            return ""
+        own, others = (
+            [dict(zip(SCHEDULE, step[0], strict=True)) for step in self.schedules[each]] for each in (cell, other)
+        )
+        runs = [
+            [[key for key, _ in itertools.groupby(step[name] for step in steps)] for steps in (own, others)]
+            for name in SCHEDULE
+        ]
+        names = [name for name, (left, right) in zip(SCHEDULE, runs, strict=True) if left != right]
+        return f"{_name(cell)} and {_name(other)} differ in {', '.join(names)}" if names else ""
 
     def values(self, column: str, cell: Recipe) -> dict[int, float]:
         """Return seed → value of `column`, of the seeds of `cell` that did not fail."""
@@ -289,8 +297,10 @@ def _failure(expression: Failure, cell: Recipe, evidence: _Evidence) -> Part:
 def _comparison(
     expression: Comparison, left: Recipe, right: Recipe | None, evidence: _Evidence
 ) -> tuple[Part, Decision]:
-    if expression.right and right and expression.right.column in effects.DISTANCES:
-        right = evidence.counterpart(left, right)
+    of_images = expression.right and expression.left.column not in effects.NOT_OF_IMAGES
+    named = left, right
+    if of_images and right:
+        left, right = evidence.counterpart(right, left), evidence.counterpart(left, right)
     terms = [(expression.left, left), *([(expression.right, right)] if expression.right and right else [])]
     effect, decision = _decide(expression, terms, evidence)
     column, second = _second(expression), None
@@ -299,6 +309,9 @@ def _comparison(
         second, agreeing = _decide(expression, others, evidence)
         if decision.verdict in (REPLICATED, CONTRADICTED):
             decision = _agreed(decision, agreeing, column)
+    remarks = [f"{_name(cell)} stands for {BASELINE}" for cell in (left, right) if cell and cell not in named]
+    if of_images and right and decision.verdict != NOT_RUN and (unlike := evidence.unlike(left, right)):
+        remarks.append(unlike)
     mean, low, high = _numbers(second) if second else (None, None, None)
     paper_left, paper_right, paper_effect, holds = _paper_numbers(expression, left[2], evidence)
     part = Part(
@@ -309,7 +322,7 @@ def _comparison(
         effect.n,
         *_numbers(effect),
         decision.verdict,
-        _with_remarks(decision, [pair for pair in terms if not pair[0].spread], evidence),
+        "; ".join([*_reasons(decision, [pair for pair in terms if not pair[0].spread], evidence), *remarks]),
         second_column=column if second else None,
         second_effect=mean,
         second_low=low,
@@ -389,8 +402,8 @@ def _obstacle(
     return Decision(UNRESOLVED, effects.ONE_SEED) if math.isnan(effect.low) else None
 
 
-def _with_remarks(decision: Decision, terms: Sequence[tuple[Term, Recipe]], evidence: _Evidence) -> str:
-    """Return the reason of a decision, with failed seeds, disturbed profiles and an unequal training."""
+def _reasons(decision: Decision, terms: Sequence[tuple[Term, Recipe]], evidence: _Evidence) -> list[str]:
+    """Return the reason of a decision, failed seeds, disturbed profiles and a longer training."""
     cells = [cell for _, cell in terms]
     outcomes = [(cell, evidence.outcome(cell)) for cell in cells]
     remarks = [decision.why] * bool(decision.why)
@@ -403,14 +416,11 @@ def _with_remarks(decision: Decision, terms: Sequence[tuple[Term, Recipe]], evid
         if own.disturbed
     ]
     if len(cells) == 2 and cells[0][:2] == cells[1][:2] and decision.verdict != NOT_RUN:
-        own, other = cells
-        if other[2] == BASELINE and evidence.references.get(own, BASELINE) != BASELINE:
-            unknown = None in (evidence.epochs.get(own), evidence.epochs.get(other))
-            longer = f"{_name(own)} was trained for longer than {_name(other)}"
-            remarks.append(f"it is unknown whether {longer}" if unknown else longer)
-        if terms[0][0].column in effects.DISTANCES and (unlike := evidence.unlike(own, other)):
-            remarks.append(f"{_name(own)} and {_name(other)} differ in {', '.join(unlike)}")
-    return "; ".join(remarks)
+        own, other = (evidence.epochs.get(cell) for cell in cells)
+        if cells[1][2] == BASELINE and cells[0] != cells[1] and (own is None or other is None or own > other):
+            longer = f"{_name(cells[0])} was trained for longer than {_name(cells[1])}"
+            remarks.append(longer if own and other else f"it is unknown whether {longer}")
+    return remarks
 
 
 def _paper_numbers(

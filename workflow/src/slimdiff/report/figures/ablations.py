@@ -24,7 +24,7 @@ SENSITIVITY_SUBTITLE = (
 )
 SPARSITY_SUBTITLE = (
     "Recipes that only set weights to zero, one line per method. Lower is better; the axis is logarithmic. Dashed: "
-    f"the baseline, and the baseline trained for as long as a method with further epochs. {style.INTERVALS}"
+    f"the baseline, and the uncompressed recipe trained likewise. {style.INTERVALS}"
 )
 
 

@@ -23,7 +23,7 @@ HEADINGS = {"fid_indomain": "in-domain FID, ours", "paper_fid": "Inception FID, 
 SUBTITLE = (
     "Left is better. Ours is an in-domain FID, the paper's an Inception FID on MNIST, so each half has its own scale. "
     "Both are logarithmic and span the same ratio: equal distances from the dashed baseline are equal changes. Changes "
-    "of recipes that train on are relative to the baseline trained for as long, which is named. "
+    "of recipes trained otherwise are relative to the uncompressed one trained likewise, which is named. "
     f"{style.INTERVALS}"
 )
 

@@ -19,8 +19,8 @@ from slimdiff.report.contents import TABLES
 from slimdiff.report.tables.markdown import NOTHING, grid, interval, missing, p_value, text, unwatched, without_value
 
 DIFFERENCES_CAPTION = (
-    "Images are compared with the reference over the same training seeds: `baseline`, or the baseline trained for as "
-    "long. Files and times are compared with `baseline`; times are taken in turns. Ratios are geometric means over "
+    "Images are compared with the reference over the same training seeds: `baseline`, or the uncompressed recipe "
+    "trained likewise. Files and times are compared with `baseline`; times are taken in turns. Ratios are geometric means over "
     "seeds with 95 % t-intervals of the logarithms, differences of shares are in percentage points. **Images** are "
     "better or worse if FID and KID both say so in paired t-tests of the logarithms and both exceed {quality}; they "
     "are equivalent if two one-sided tests put both within {equivalence:g}. The margin of sizes is {size:g}, that of "
@@ -28,7 +28,7 @@ DIFFERENCES_CAPTION = (
     f"one below {ALPHA:.2f}. Unresolved does not mean equal. With one seed nothing but a size is decided."
 )
 VERSUS_CAPTION = (
-    "Change of each recipe: of FID relative to its reference (`baseline`, or the baseline trained for as long), of "
+    "Change of each recipe: of FID relative to its reference (`baseline`, or the uncompressed recipe trained likewise), of "
     "size and time relative to `baseline`; ours with the 95 % t-interval over seeds, and the paper's. Metrics, "
     "machines, samplers and sizes differ, so compare signs and rough sizes. Our times are taken in turns. Direction "
     "says whether better or worse images (differences.md) agree with the paper's FID; it is open for other findings. "

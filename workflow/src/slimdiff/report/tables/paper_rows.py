@@ -105,6 +105,9 @@ def _line(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], study: Stud
     failed = f", {outcome.failed} failed" if outcome.failed else ""
     seeds = study.findings.ratio(FID.column, recipe, side).n
     agrees = direction(finding, paper_changes["fid"], seeds) if recipe[2] != spec.baseline else ""
+    reference = study.findings.references.get(recipe)
+    if side == REFERENCE and reference not in (None, BASELINE):
+        finding += f", against `{reference}`"
     place = [f"[{study.name}]({study.name}/README.md)", f"{outcome.seeds}{failed}"]
     return [*head, *place, *numbers, finding, agrees or NOTHING]
 
