@@ -25,11 +25,11 @@ COLORS = {OURS: "#0072B2", PAPER: "#D55E00"}  # Okabe and Ito's, safe for colour
 FILLS = {OURS: COLORS[OURS], PAPER: "rgba(255,255,255,0)"}  # hollow, so that ours shows through
 SHAPES = {OURS: "circle", PAPER: "diamond"}
 SUBTITLE = (
-    "FID relative to the baseline of the same family, for recipes trained otherwise to the uncompressed one trained likewise; "
-    "the axis is logarithmic, and left of 1 is better. Ours is in-domain, the paper's an Inception FID on MNIST: "
-    "compare directions and rough sizes. Bars: 95 % t-intervals over paired seeds, clipped to the axis; a single seed "
-    "has none. Grey band: ratios up to {margin}, which our FID cannot resolve. The finding needs FID and KID to "
-    "agree."
+    "FID relative to the baseline of the same family, for recipes trained otherwise to the uncompressed one trained "
+    "likewise; the axis is logarithmic, and left of 1 is better. Ours is in-domain, the paper's an Inception FID on "
+    "MNIST: compare directions and rough sizes. Bars: 95 % t-intervals over paired seeds, clipped to the axis; a "
+    "single seed has none. Grey band: ratios up to {margin}, which our FID cannot resolve. The finding needs FID and "
+    "KID to agree."
 )
 
 

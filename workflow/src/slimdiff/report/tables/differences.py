@@ -20,19 +20,20 @@ from slimdiff.report.tables.markdown import NOTHING, grid, interval, missing, p_
 
 DIFFERENCES_CAPTION = (
     "Images are compared with the reference over the same training seeds: `baseline`, or the uncompressed recipe "
-    "trained likewise. Files and times are compared with `baseline`; times are taken in turns. Ratios are geometric means over "
-    "seeds with 95 % t-intervals of the logarithms, differences of shares are in percentage points. **Images** are "
-    "better or worse if FID and KID both say so in paired t-tests of the logarithms and both exceed {quality}; they "
-    "are equivalent if two one-sided tests put both within {equivalence:g}. The margin of sizes is {size:g}, that of "
-    "times at least {speed:g}. p-values are after Holm's correction for all recipes of this page, and findings need "
+    "trained likewise. Files and times are compared with `baseline`; times are taken in turns. Ratios are geometric "
+    "means over seeds with 95 % t-intervals of the logarithms, differences of shares are in percentage points. "
+    "**Images** are better or worse if FID and KID both say so in paired t-tests of the logarithms and both exceed "
+    "{quality}; they are equivalent if two one-sided tests put both within {equivalence:g}. The margin of sizes is "
+    "{size:g}, that of times at least {speed:g}. p-values are after Holm's correction for all recipes of this page, "
+    "and findings need "
     f"one below {ALPHA:.2f}. Unresolved does not mean equal. With one seed nothing but a size is decided."
 )
 VERSUS_CAPTION = (
-    "Change of each recipe: of FID relative to its reference (`baseline`, or the uncompressed recipe trained likewise), of "
-    "size and time relative to `baseline`; ours with the 95 % t-interval over seeds, and the paper's. Metrics, "
-    "machines, samplers and sizes differ, so compare signs and rough sizes. Our times are taken in turns. Direction "
-    "says whether better or worse images (differences.md) agree with the paper's FID; it is open for other findings. "
-    "A tilde marks numbers that the paper prints as approximate or only elsewhere."
+    "Change of each recipe: of FID relative to its reference (`baseline`, or the uncompressed recipe trained "
+    "likewise), of size and time relative to `baseline`; ours with the 95 % t-interval over seeds, and the paper's. "
+    "Metrics, machines, samplers and sizes differ, so compare signs and rough sizes. Our times are taken in turns. "
+    "Direction says whether better or worse images (differences.md) agree with the paper's FID; it is open for other "
+    "findings. A tilde marks numbers that the paper prints as approximate or only elsewhere."
 )
 HEADINGS = {  # ours, the paper's
     FID.column: ("in-domain FID, ours", "Inception FID, paper"),
