@@ -17,6 +17,7 @@ from slimdiff.cli.matrix import gather
 from slimdiff.config import resolve
 from slimdiff.config.axes import expand_axes
 from slimdiff.config.cells import Cell, expand, run_path
+from slimdiff.config.pretrained import fill_pretrained
 from slimdiff.errors import UserError
 from slimdiff.io import files, settings
 
@@ -133,7 +134,7 @@ def _read_run(
 
     folder = results / "cells"
     try:
-        config = expand_axes(config)
+        config = fill_pretrained(expand_axes(config))
         cells, so_far = expand(config["matrix"]), gather(results, config)
     except (AttributeError, KeyError, TypeError):
         raise UserError(f"{', '.join(map(str, paths))}: invalid configuration; `{run} --dry-run` says why") from None
