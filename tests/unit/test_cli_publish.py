@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ownmodels
 import pagefolder
 import pyarrow.parquet as pq
 import pytest
 import synthetic
 import yaml
 from PIL import Image
+from presets import merge
 
 from slimdiff.analysis import matrix as matrices
 from slimdiff.analysis import row as rowfile
@@ -24,6 +26,7 @@ from slimdiff.cli import publish
 from slimdiff.cli.config import read_config
 from slimdiff.config import resolve
 from slimdiff.config.cells import Cell, expand
+from slimdiff.config.pretrained import fill_pretrained
 from slimdiff.errors import UserError
 from slimdiff.io import files, records
 from slimdiff.report import study
@@ -321,6 +324,25 @@ def test_rows_of_other_code_settings_or_columns_are_refused(here: Path, command:
     assert code == 1 and "lacks energy_source" in error
     code, _, error = command("publish", "--rows", str(elsewhere))
     assert code == 1 and "STUDY" in error
+
+
+def test_a_run_of_a_pretrained_model_is_read(tmp_path: Path) -> None:
+    """Its folder decides what its entry in the config leaves out."""
+    ownmodels.write_folder(tmp_path / "own")
+    own = {"own": {"family": "unet2d", "pretrained": str(tmp_path / "own")}}
+    matrix = [{"dataset": "mnist", "model": "own", "optimizations": ["baseline"], "seeds": [0]}]
+    config = merge(read_config([ROOT / "config.yaml"]), {"models": own, "matrix": matrix})
+    whole, results = fill_pretrained(config), tmp_path / "results"
+    (cell,) = expand(matrix)
+    settings = resolve.row_settings(whole, **asdict(cell))
+    measured = {name: {"status": "ok", "code": name} | values for name, values in numbers(cell).items()}
+    records.write_json(results / "cells" / cell.path / "row.json", rowfile.merge(settings, measured))
+    training = results / "train" / "mnist" / "own" / settings["training"] / "seed0"
+    records.write_json(training / "train.json", {"status": "ok"})
+    pagefolder.write_samples(results / "cells", cell, 100, tuple("0123456789"))
+    write_matrix(results, whole)
+    read = publish._read_run(results, (), False, config, [Path("own.yaml")], "run")
+    assert list(read.frame["model"]) == ["own"]
 
 
 def test_a_failure_leaves_the_published_folder_as_it_was(
