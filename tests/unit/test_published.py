@@ -98,18 +98,20 @@ def test_other_figures_in_the_readme() -> None:
     ):
         share = results.ratio("size_packed_bytes", ("mnist", model, recipe)).mean
         assert f"{100 * share:.0f} %" in text, recipe
-    sampler = ("mnist", "ncsn", "sampler-euler-maruyama")
-    evaluations = slim.summaries["network_evaluations"]
-    share = evaluations[sampler].mean / evaluations["mnist", "ncsn", "baseline"].mean
-    assert f"evaluate the network {share:.0f} times as often" in text
-    assert f"at {slim.ratio('fid_indomain', sampler).mean:.2f} times their FID" in text
-    assert f"{slim.ratio('kid', sampler).mean:.2f} times their KID" in text
+    fast = "openvino-int8+dpm-solver-5"
+    (ratio,) = re.findall(
+        rf"^\| {re.escape(fast)} .* ×(.+) \|$", (RESULTS / "own-model" / "diffusers.md").read_text(), re.M
+    )
+    share = found("own-model").ratio("size_packed_bytes", ("digit-images", "own", fast)).mean
+    assert f"samples {ratio} times as fast at equivalent images**, from {100 * share:.0f} % of the packed file" in text
 
 
 def test_the_words_of_the_readme_are_those_of_the_engine() -> None:
     slim = found("slim").differences["reference"]
     for recipe in ("compile-bf16", "openvino-int8"):
         assert slim["mnist", "ncsn", recipe].images.finding == EQUIVALENT
+    own = found("own-model").differences["reference"]["digit-images", "own", "openvino-int8+dpm-solver-5"]
+    assert own.images.finding == EQUIVALENT
     channels = slim["mnist", "ddpm", "channels-50"]
     assert (channels.reference, channels.images.finding) == ("longer", UNRESOLVED)
     assert channels.size.finding == "better"
