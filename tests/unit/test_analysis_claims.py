@@ -511,6 +511,9 @@ def test_unequal_training_is_named() -> None:
     found = part(rows, "fid_indomain(ema) < fid_indomain(baseline)")
     assert (found.verdict, found.why) == (REPLICATED, "mnist/ncsn/ema was trained for longer than mnist/ncsn/baseline")
     assert part(rows, "fid_indomain(l1-30) < fid_indomain(baseline)").why == ""
+    untrained = [row | {"settings": settings(0)} for row in BASE] + rows[len(BASE) :]
+    longer = part(untrained, "size_gzip_bytes(ema) < size_gzip_bytes(baseline)").why
+    assert longer == "mnist/ncsn/ema was trained for longer than mnist/ncsn/baseline", "as a pretrained baseline was"
     unknown = [row | {"settings": None} for row in rows]
     unclear = "it is unknown whether mnist/ncsn/l1-30 was trained for longer than mnist/ncsn/baseline"
     assert part(unknown, "fid_indomain(l1-30) < fid_indomain(baseline)").why == unclear
@@ -533,6 +536,7 @@ def test_a_baseline_of_another_optimizer_is_replaced_by_the_reference() -> None:
     assert (better.right, better.verdict, better.why) == ("mnist/ncsn/adam", REPLICATED, stands)
     mirrored = part(rows, "fid_indomain(baseline) > fid_indomain(adam-8bit)")
     assert (mirrored.left, mirrored.verdict, mirrored.why) == ("mnist/ncsn/adam", REPLICATED, stands)
+    assert mirrored.paper_left == better.paper_right == 182.1, "the paper's baseline"
     assert part(rows, "coverage(adam-8bit) < coverage(baseline)").right == "mnist/ncsn/adam"
     size = part(rows, "size_gzip_bytes(adam-8bit) < size_gzip_bytes(baseline)")
     assert size.right == "mnist/ncsn/baseline"

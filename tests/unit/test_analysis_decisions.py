@@ -258,6 +258,16 @@ def test_a_recipe_that_trains_on_is_compared_with_a_baseline_that_does() -> None
     assert set(references.references(without).values()) == {None}
 
 
+def references_of(rows: dict[str, str]) -> dict[str, str | None]:
+    """Return the reference of each recipe of recipe → its settings, the same in both orders of rows."""
+    found = [
+        references.references(synthetic.frame(synthetic.row(name, 0, settings=rows[name]) for name in names))
+        for names in (list(rows), list(rows)[::-1])
+    ]
+    assert found[0] == found[1]
+    return {recipe[2]: reference for recipe, reference in found[0].items()}
+
+
 def test_a_recipe_with_another_optimizer_is_compared_with_the_uncompressed_one_that_shares_it() -> None:
     def own(optimizer: str, rate: float = 0.1, later: str = "", **compressed: Any) -> str:
         options = {"epochs": 2, "optimizer": optimizer, "learning_rate": rate, "batch_size": 32, "linear": "float"}
@@ -282,23 +292,21 @@ def test_a_recipe_with_another_optimizer_is_compared_with_the_uncompressed_one_t
         "adam-longer+8bit": own("adamw", later="adamw", linear="8bit"),
         "adam-then-muon+8bit": own("adamw", later="muon", linear="8bit"),
     }
-    for names in (list(rows), list(rows)[::-1]):
-        frame = synthetic.frame(synthetic.row(name, 0, settings=rows[name]) for name in names)
-        assert {recipe[2]: reference for recipe, reference in references.references(frame).items()} == {
-            "baseline": "baseline",
-            "adam": "baseline",
-            "adam-again": "baseline",
-            "adam+8bit": "adam",
-            "8bit": "baseline",
-            "slow-adam+8bit": "baseline",
-            "longer": "baseline",
-            "longer-adam": "longer",
-            "longer-adam+8bit": "longer-adam",
-            "longer-sgd+8bit": "longer",
-            "adam-longer": "longer",
-            "adam-longer+8bit": "adam-longer",
-            "adam-then-muon+8bit": "longer",
-        }
+    assert references_of(rows) == {
+        "baseline": "baseline",
+        "adam": "baseline",
+        "adam-again": "baseline",
+        "adam+8bit": "adam",
+        "8bit": "baseline",
+        "slow-adam+8bit": "baseline",
+        "longer": "baseline",
+        "longer-adam": "longer",
+        "longer-adam+8bit": "longer-adam",
+        "longer-sgd+8bit": "longer",
+        "adam-longer": "longer",
+        "adam-longer+8bit": "adam-longer",
+        "adam-then-muon+8bit": "longer",
+    }
 
 
 def test_a_pretrained_model_has_the_same_references_in_any_order_of_rows() -> None:
@@ -316,16 +324,14 @@ def test_a_pretrained_model_has_the_same_references_in_any_order_of_rows() -> No
         "pruned-adam": own("adamw", "prune"),
         "pruned-sgd": own("sgd", "prune"),
     }
-    for names in (list(rows), list(rows)[::-1]):
-        frame = synthetic.frame(synthetic.row(name, 0, settings=rows[name]) for name in names)
-        assert {recipe[2]: reference for recipe, reference in references.references(frame).items()} == {
-            "baseline": "baseline",
-            "longer": "baseline",
-            "longer-adam": "longer",
-            "pruned": "longer",
-            "pruned-adam": "longer-adam",
-            "pruned-sgd": "longer",
-        }
+    assert references_of(rows) == {
+        "baseline": "baseline",
+        "longer": "baseline",
+        "longer-adam": "longer",
+        "pruned": "longer",
+        "pruned-adam": "longer-adam",
+        "pruned-sgd": "longer",
+    }
 
 
 @pytest.mark.parametrize(("total", "parts"), [(0.3, (0.1, 0.2)), (2.5, (1, 1.5)), (3, (2, 1)), (1.1, (0.4, 0.7))])

@@ -24,19 +24,20 @@ def references(matrix: pd.DataFrame) -> dict[Recipe, str | None]:
     holds no such recipe, or its rows do not say for how many epochs one was trained. `baseline` is its own reference.
     """
     settings = recipe_settings(matrix)
-    uncompressed: dict[tuple[str, str], list[str]] = {}
-    for dataset, model, name in settings:
-        if is_uncompressed(settings[dataset, model, name], settings.get((dataset, model, BASELINE), {})):
-            uncompressed.setdefault((dataset, model), []).append(name)
-    result: dict[Recipe, str | None] = {}
-    for recipe, own in settings.items():
-        candidates = {name: settings[*recipe[:2], name] for name in uncompressed.get(recipe[:2], ())}
-        result[recipe] = BASELINE if recipe[2] == BASELINE else _reference(recipe[2], own, candidates)
-    return result
+    candidates: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}  # data set, model → the uncompressed recipes
+    for (dataset, model, name), own in settings.items():
+        if is_uncompressed(own, settings.get((dataset, model, BASELINE), {})):
+            candidates.setdefault((dataset, model), {})[name] = own
+    return {
+        (dataset, model, name): _reference(name, own, candidates.get((dataset, model), {}))
+        for (dataset, model, name), own in settings.items()
+    }
 
 
 def _reference(name: str, own: Mapping[str, Any], candidates: Mapping[str, Mapping[str, Any]]) -> str | None:
     """Return the reference of a recipe among the uncompressed ones of its model."""
+    if name == BASELINE:
+        return BASELINE
 
     def order(other: str) -> tuple[bool, bool, str]:  # of those that were trained alike, one that starts as `name` does
         return other != BASELINE, bool(candidates[other].get("starts")) != bool(own.get("starts")), other
@@ -73,8 +74,7 @@ def without_seeds(value: Any) -> Any:
 
 def epochs_of(settings: Mapping[str, Any]) -> float | None:
     """Return the epochs of a recipe's training and of all trainings that it starts from; None if one does not say."""
-    trainings = [*settings.get("starts", []), settings.get("train", {})]
-    epochs = [training.get("training", {}).get("epochs") for training in trainings]
+    epochs = [training.get("training", {}).get("epochs") for training in _trainings(settings)]
     return None if None in epochs else round(float(sum(epochs)), 6)  # 0.1 + 0.2 epochs are as many as 0.3
 
 
@@ -84,7 +84,7 @@ def schedule_of(settings: Mapping[str, Any]) -> tuple[tuple[tuple[Any, ...], flo
     Trainings of the same values count as one, a pretrained model's as none.
     """
     steps: list[tuple[tuple[Any, ...], float]] = []
-    for training in (*settings.get("starts", []), settings.get("train", {})):
+    for training in _trainings(settings):
         options = training.get("training", {})
         values, epochs = tuple(options.get(name) for name in SCHEDULE), options.get("epochs") or 0.0
         if steps and steps[-1][0] == values:
@@ -96,8 +96,7 @@ def schedule_of(settings: Mapping[str, Any]) -> tuple[tuple[tuple[Any, ...], flo
 
 def is_uncompressed(settings: Mapping[str, Any], baseline: Mapping[str, Any]) -> bool:
     """Whether a recipe differs from the baseline in nothing but epochs, SCHEDULE and further training."""
-    trainings: list[Mapping[str, Any]] = [*settings.get("starts", []), settings.get("train", {})]
-    first, *later = trainings
+    first, *later = _trainings(settings)
     plain = baseline.get("train")
     if not plain or _kept(settings) != _kept(baseline):
         return False
@@ -117,6 +116,11 @@ def is_uncompressed(settings: Mapping[str, Any], baseline: Mapping[str, Any]) ->
         if training.get("steps") or "hook" in training or "while" in training or kept != options:
             return False
     return True
+
+
+def _trainings(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the trainings of a recipe in their order: those that it starts from, then its own."""
+    return [*settings.get("starts", []), settings.get("train", {})]
 
 
 def _without(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

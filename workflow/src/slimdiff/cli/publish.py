@@ -134,7 +134,7 @@ def _read_run(
 
     folder = results / "cells"
     try:
-        config = fill_pretrained(expand_axes(config))
+        config = expand_axes(fill_pretrained(config))
         cells, so_far = expand(config["matrix"]), gather(results, config)
     except (AttributeError, KeyError, TypeError):
         raise UserError(f"{', '.join(map(str, paths))}: invalid configuration; `{run} --dry-run` says why") from None

@@ -147,14 +147,11 @@ class _Evidence:
         """Return in which options of SCHEDULE two recipes of a model differ, as a sentence; "" if they do not."""
         if cell[:2] != other[:2] or not self.schedules.get(cell) or not self.schedules.get(other):
             return ""
-        own, others = (
-            [dict(zip(SCHEDULE, step[0], strict=True)) for step in self.schedules[each]] for each in (cell, other)
-        )
-        runs = [
-            [[key for key, _ in itertools.groupby(step[name] for step in steps)] for steps in (own, others)]
-            for name in SCHEDULE
-        ]
-        names = [name for name, (left, right) in zip(SCHEDULE, runs, strict=True) if left != right]
+
+        def values(recipe: Recipe, place: int) -> list[Any]:
+            return [value for value, _ in itertools.groupby(step[place] for step, _ in self.schedules[recipe])]
+
+        names = [name for place, name in enumerate(SCHEDULE) if values(cell, place) != values(other, place)]
         return f"{_name(cell)} and {_name(other)} differ in {', '.join(names)}" if names else ""
 
     def values(self, column: str, cell: Recipe) -> dict[int, float]:
@@ -313,7 +310,7 @@ def _comparison(
     if of_images and right and decision.verdict != NOT_RUN and (unlike := evidence.unlike(left, right)):
         remarks.append(unlike)
     mean, low, high = _numbers(second) if second else (None, None, None)
-    paper_left, paper_right, paper_effect, holds = _paper_numbers(expression, left[2], evidence)
+    paper_left, paper_right, paper_effect, holds = _paper_numbers(expression, named[0][2], evidence)
     part = Part(
         expression.text,
         _name(left),
@@ -417,9 +414,12 @@ def _reasons(decision: Decision, terms: Sequence[tuple[Term, Recipe]], evidence:
     ]
     if len(cells) == 2 and cells[0][:2] == cells[1][:2] and decision.verdict != NOT_RUN:
         own, other = (evidence.epochs.get(cell) for cell in cells)
-        if cells[1][2] == BASELINE and cells[0] != cells[1] and (own is None or other is None or own > other):
+        if cells[1][2] == BASELINE and cells[0] != cells[1]:
             longer = f"{_name(cells[0])} was trained for longer than {_name(cells[1])}"
-            remarks.append(longer if own and other else f"it is unknown whether {longer}")
+            if own is None or other is None:
+                remarks.append(f"it is unknown whether {longer}")
+            elif own > other:
+                remarks.append(longer)
     return remarks
 
 

@@ -25,8 +25,8 @@ DIFFERENCES_CAPTION = (
     "**Images** are better or worse if FID and KID both say so in paired t-tests of the logarithms and both exceed "
     "{quality}; they are equivalent if two one-sided tests put both within {equivalence:g}. The margin of sizes is "
     "{size:g}, that of times at least {speed:g}. p-values are after Holm's correction for all recipes of this page, "
-    "and findings need "
-    f"one below {ALPHA:.2f}. Unresolved does not mean equal. With one seed nothing but a size is decided."
+    f"and findings need one below {ALPHA:.2f}. Unresolved does not mean equal. With one seed nothing but a size is "
+    "decided."
 )
 VERSUS_CAPTION = (
     "Change of each recipe: of FID relative to its reference (`baseline`, or the uncompressed recipe trained "
