@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from slimdiff import __version__
 from slimdiff.io.files import read_json, write_json, write_text
-from slimdiff.version import __version__
 
 ROOT = Path(__file__).parents[1]
 GRACE_S = 15.0  # to save a training, after SIGTERM

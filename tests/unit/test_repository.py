@@ -122,7 +122,7 @@ def test_hooks_and_lint_call_the_same_tools() -> None:
 
 
 def test_versions_agree() -> None:
-    text = (ROOT / "workflow/src/slimdiff/version.py").read_text(encoding="utf-8")
+    text = (ROOT / "workflow/src/slimdiff/__init__.py").read_text(encoding="utf-8")
     version = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert version and citation["version"] == version[1]

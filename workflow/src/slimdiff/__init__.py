@@ -8,8 +8,6 @@ Importing the package is cheap: torch and pandas load when a function needs them
 
 from typing import TYPE_CHECKING
 
-from slimdiff.version import __version__
-
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
@@ -20,6 +18,8 @@ if TYPE_CHECKING:
     from slimdiff.inference.model import LoadedModel
 
 __all__ = ["__version__", "load", "read_matrix"]
+
+__version__ = "0.1.0"
 
 
 def read_matrix(path: "str | os.PathLike[str]" = "results/matrix.parquet") -> "pd.DataFrame":

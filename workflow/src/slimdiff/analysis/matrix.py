@@ -17,12 +17,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from slimdiff import __version__
 from slimdiff.analysis.columns import COLUMNS, KEY, PAPER_COLUMNS, RENAMED_COLUMNS, check_row
 from slimdiff.config.cells import Cell
 from slimdiff.errors import UserError
 from slimdiff.io import files, records, settings
 from slimdiff.io.text import one_line
-from slimdiff.version import __version__
 
 FOOTER_KEY = b"slimdiff"
 ROWS_KEY = "rows_sha256"  # in the footer

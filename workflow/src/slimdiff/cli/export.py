@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from slimdiff import __version__
 from slimdiff.cli.cells import RESULTS, CellName, Results, find_model, read_record
 from slimdiff.cli.config import Plugins, load_plugins
 from slimdiff.cli.console import console
 from slimdiff.errors import UserError
 from slimdiff.io.text import size
-from slimdiff.version import __version__
 
 
 class Format(StrEnum):
