@@ -209,6 +209,25 @@ def test_every_recipe_of_the_matrix_is_in_the_family() -> None:
     among = found_in(rows).images
     assert among.p == pytest.approx(min(1.0, alone.p * (1 + len(others))))
     assert among.finding == "unresolved"
+    clear = [row for name in others for row in cells(name, (60.0, 69.0, 56.0))]
+    assert found_in(rows[:6] + clear).images.finding == "worse", "among recipes that differ as much"
+
+
+def test_a_failed_seed_leaves_images_open() -> None:
+    """The seeds that are left are the better ones."""
+    rows = cells("baseline", BASE) + cells("l1-30", (60.0, 61.0, 59.0))
+    for failed in (0, 5):
+        some = [row | {"status": "failed"} if n == failed else row for n, row in enumerate(rows)]
+        found = found_in(some)
+        assert (found.images.finding, found.size.finding) == ("unresolved", "better")
+        assert found.images.why == f"1 of 3 seeds of {rows[failed]['optimization']} failed"
+
+
+def test_fid_and_kid_need_the_same_seeds() -> None:
+    rows = cells("baseline", BASE) + cells("l1-30", (60.0, 61.0, 59.0))
+    rows[3] |= {"fid_indomain": None}
+    rows[4] |= {"kid": -0.001}
+    assert found_in(rows).images == Finding("unresolved", decisions.NOT_POSITIVE)
 
 
 def settings(epochs: int, *later: dict[str, Any], **compress: Any) -> str:
@@ -307,6 +326,17 @@ def test_a_recipe_with_another_optimizer_is_compared_with_the_uncompressed_one_t
         "adam-longer+8bit": "adam-longer",
         "adam-then-muon+8bit": "longer",
     }
+    cells = [
+        synthetic.row(name, seed, settings=text, fid_indomain=fid * (4 if "8bit" in name else 1))
+        for name, text in rows.items()
+        for seed, fid in enumerate(BASE)
+    ]
+    found = {name: found_in(cells, name).images for name in rows}
+    open_ = {name for name, finding in found.items() if finding.finding == "unresolved"}
+    assert open_ >= {"slow-adam+8bit", "adam-then-muon+8bit"}, "first trained otherwise than the reference"
+    assert {found[name].finding for name in ("8bit", "adam+8bit", "longer-sgd+8bit")} == {"worse"}
+    assert found["slow-adam+8bit"].why.endswith("trained otherwise: optimizer, learning_rate")
+    assert found["longer-sgd+8bit"].why == "trained otherwise: optimizer", "the later training is the recipe's"
 
 
 def test_a_pretrained_model_has_the_same_references_in_any_order_of_rows() -> None:
@@ -407,6 +437,24 @@ def test_a_whole_table_without_differences_rarely_has_a_finding() -> None:
         uncorrected += any(ratio.p < 0.05 for ratio in ratios)
     assert corrected / tables <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / tables)
     assert uncorrected / tables > 0.2
+
+
+def test_few_findings_are_false_where_half_of_the_recipes_differ() -> None:
+    """Twenty recipes with one reference, ten of them equal to it. Without a correction, a tenth would be false."""
+    generator = np.random.default_rng(7)
+    false, alone, power = [], [], []
+    for _ in range(300):
+        base, own = generator.normal(0, 0.1, 3), generator.normal(0, 0.1, (20, 3))
+        own[10:] += math.log(4)
+        ratios = [paired(dict(enumerate(np.exp(logs))), dict(enumerate(np.exp(base)))) for logs in own]
+        evidence = {("d", "m", str(n)): Evidence((ratio,), ("a",), 1.0001, 1.0001) for n, ratio in enumerate(ratios)}
+        found = [one.finding in ("better", "worse") for one in decisions.decide(evidence).values()]
+        false.append(sum(found[:10]) / max(1, sum(found)))
+        alone.append(sum(ratio.p < 0.05 for ratio in ratios[:10]) / sum(ratio.p < 0.05 for ratio in ratios))
+        power.append(sum(found[10:]) / 10)
+    assert np.mean(power) > 0.8
+    assert np.mean(false) <= 0.05
+    assert np.mean(alone) > np.mean(false)
 
 
 def test_columns_that_findings_rest_on_have_ratios() -> None:

@@ -194,6 +194,19 @@ def test_cells_without_a_test_count_in_holms_family() -> None:
     assert statistics.holm([]) == []
 
 
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 5))
+def test_benjamini_hochberg_equals_scipys(p_values: list[float], untested: int) -> None:
+    expected = stats.false_discovery_control([*p_values, *[1.0] * untested])[: len(p_values)]
+    assert statistics.benjamini_hochberg(p_values, untested) == pytest.approx(expected)
+
+
+def test_cells_without_a_test_count_in_benjamini_and_hochbergs_family() -> None:
+    adjusted = statistics.benjamini_hochberg([0.01, math.nan, 0.02])
+    assert math.isnan(adjusted[1])
+    assert [adjusted[0], adjusted[2]] == pytest.approx([0.03, 0.03])
+    assert statistics.benjamini_hochberg([]) == []
+
+
 def test_sampling_noise_is_separate_from_the_spread_over_seeds() -> None:
     rows = [
         synthetic.row(seed=seed, fid_indomain=10.0 + seed, fid_indomain_sampling_sd=sd)

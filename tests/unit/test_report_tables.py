@@ -405,6 +405,15 @@ def test_differences_state_findings_and_reasons_for_missing_ones(tested: pd.Data
     assert "l1-30" not in text, "nor of that"
 
 
+def test_differences_have_the_families_that_the_paper_lacks(paper: pd.DataFrame) -> None:
+    rows = [synthetic.row(name, model=model) for model in ("ncsn", "modern") for name in ("baseline", "channels-50")]
+    frame = differences_of(synthetic.matrix(rows), paper)
+    listed = pd.read_csv(io.StringIO(differencetables.differences_csv(frame)))
+    names = set(zip(listed["model"], listed["optimization"], strict=True))
+    assert {(row["model"], row["optimization"]) for row in rows} <= names
+    assert set(frame.loc[frame["in_paper"], "model"]) == {"ncsn", "ddpm"}
+
+
 def test_differences_as_csv(tested: pd.DataFrame) -> None:
     frame = pd.read_csv(io.StringIO(differencetables.differences_csv(tested)))
     row = line(frame, "groups-2")

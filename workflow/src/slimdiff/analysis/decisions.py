@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from slimdiff.analysis.statistics import ALPHA, Outcome, Ratio, Recipe, equivalence_p, holm
+from slimdiff.analysis.statistics import ALPHA, Ratio, Recipe, benjamini_hochberg, equivalence_p
 
 BETTER, WORSE, EQUIVALENT, UNRESOLVED, DISTURBED = FINDINGS = (
     *("better", "worse", "equivalent", "unresolved", "disturbed"),
@@ -16,7 +16,7 @@ BETTER, WORSE, EQUIVALENT, UNRESOLVED, DISTURBED = FINDINGS = (
 IS_REFERENCE, FAILED, NO_REFERENCE, NO_VALUE = MISSING = ("reference", "failed", "no reference", "no value")
 KEEPS = (EQUIVALENT, BETTER)  # findings on images that let a smaller or faster recipe count
 ONE_SEED = "one seed: no interval and no test"
-NOT_POSITIVE = "a value is not above 0, so there is no ratio"
+NOT_POSITIVE = "a seed lacks a value above 0, so it has no ratio"
 UNWATCHED = "whether other processes disturbed the profiles was not measured"
 
 
@@ -65,8 +65,8 @@ class Finding:
 
     finding: str  # of FINDINGS or MISSING
     why: str = ""  # the reason for a finding other than better, worse and equivalent
-    p: float = math.nan  # of a ratio of 1, after Holm's correction; NaN without a test
-    p_equivalent: float = math.nan  # of a ratio beyond the margin, after Holm's correction
+    p: float = math.nan  # of a ratio of 1, corrected for all recipes; NaN without a test
+    p_equivalent: float = math.nan  # of a ratio beyond the margin, likewise
 
 
 @dataclass(frozen=True)
@@ -86,32 +86,15 @@ def decide(evidence: Mapping[Recipe, Evidence], untested: int = 0) -> dict[Recip
     A recipe is better or worse if the paired t-tests of all its columns reject a ratio of 1 in one direction and every
     mean ratio is beyond the margin; it is equivalent if two one-sided tests of all its columns reject a ratio beyond
     the margin of equivalence. Requiring all columns needs no correction (an intersection-union test); the number of
-    recipes does: Holm's runs over the recipes, once for differences and once for equivalence, so that each kind of
-    false finding has a probability of at most 5 % in the whole matrix.
+    recipes does: that of Benjamini and Hochberg runs over the recipes, once for differences and once for
+    equivalence, so that at most 5 % of the findings of each kind are expected to be false.
     """
     differences = [_difference_p(own.ratios) for own in evidence.values()]
-    p_values = dict(zip(evidence, holm(differences, untested), strict=True))
+    p_values = dict(zip(evidence, benjamini_hochberg(differences, untested), strict=True))
     equivalent = [_equivalence_p(own) for own in evidence.values()]
-    p_equivalent = dict(zip(evidence, holm(equivalent, untested), strict=True))
+    p_equivalent = dict(zip(evidence, benjamini_hochberg(equivalent, untested), strict=True))
     tests = len(evidence) + untested
     return {recipe: _find(own, p_values[recipe], p_equivalent[recipe], tests) for recipe, own in evidence.items()}
-
-
-def missing(outcome: Outcome, reference: str | None, lacking: str) -> Finding | None:
-    """Return the finding on a recipe that cannot be compared, or None if it can.
-
-    Args:
-        outcome: of the recipe's seeds.
-        reference: the recipe to compare with; None if the matrix holds none.
-        lacking: the column that was not measured, if any.
-    """
-    if outcome.failed == outcome.seeds:
-        return Finding(FAILED, outcome.reason)
-    if lacking:
-        return Finding(NO_VALUE, f"{lacking} was not measured")
-    if reference is None:
-        return Finding(NO_REFERENCE, "the matrix holds no baseline known to be trained for as long, such as `longer`")
-    return None
 
 
 def _find(evidence: Evidence, p: float, p_equivalent: float, tests: int) -> Finding:
@@ -137,7 +120,7 @@ def _doubt(evidence: Evidence, p: float, tests: int) -> str:
     if p < ALPHA:
         return f"different, but not beyond the margin of {evidence.margin:.3g}"
     if _difference_p(ratios) < ALPHA or _equivalence_p(evidence) < ALPHA:
-        return f"decided alone, not after Holm's correction for {tests} recipes"
+        return f"decided alone, not after the correction for {tests} recipes"
     alone = [name for ratio, name in zip(ratios, names, strict=True) if ratio.p < ALPHA]
     if len(ratios) > 1 and len(alone) == 1:
         return f"{alone[0]} alone decides; the others do not agree"

@@ -22,7 +22,7 @@ from slimdiff.analysis.measures import (
     VERSUS_PAPER,
     TableSpec,
 )
-from slimdiff.analysis.paper import NOT_RUN, techniques
+from slimdiff.analysis.paper import NOT_RUN, families, techniques
 from slimdiff.analysis.statistics import Ratio, percent_change
 
 SAME, OPPOSITE, OPEN = "same", "opposite", "open"  # direction of our difference relative to the paper's
@@ -34,18 +34,23 @@ KINDS = ("images", "size", "speed")  # of findings
 def table(matrix: Matrix, findings: Findings, paper: pd.DataFrame, specs: Sequence[TableSpec]) -> pd.DataFrame:
     """Return one row per data set, model and recipe: those of the paper's tables `specs`, then every other one.
 
-    Columns: those of `paper.compare` for VERSUS_PAPER; `ran` (whether the matrix holds the data set and model);
-    fid_indomain_sd (over seeds) and fid_indomain_sampling_sd (of image sampling); for each column c of RATIOS c_ratio,
-    c_ratio_low and c_ratio_high (95 %); fid_indomain_baseline_ratio with its ends, to the plain baseline; for each
-    share s of SHARES its mean s and the differences s_points, s_points_low and s_points_high; psnr and ssim, to the
-    plain baseline; bits_per_weight; for each kind k of KINDS its k_finding, k_why, k_p and k_p_equivalent (after Holm's
-    correction); finding and why, those on images; m_change_low and m_change_high in percent for each measure m;
-    direction (SAME, OPPOSITE, OPEN, or empty without a number on either side).
+    Columns: those of `paper.compare` for VERSUS_PAPER; `in_paper` (whether the paper has the family); `ran` (whether
+    the matrix holds the data set and model); fid_indomain_sd (over seeds) and fid_indomain_sampling_sd (of image
+    sampling); for each column c of RATIOS c_ratio, c_ratio_low and c_ratio_high (95 %); fid_indomain_baseline_ratio
+    with its ends, to the plain baseline; for each share s of SHARES its mean s and the differences s_points,
+    s_points_low and s_points_high; psnr and ssim, to the plain baseline; bits_per_weight; for each kind k of KINDS its
+    k_finding, k_why, k_p and k_p_equivalent (corrected for all recipes); finding and why, those on images;
+    m_change_low and m_change_high in percent for each measure m; direction (SAME, OPPOSITE, OPEN, or empty without a
+    number on either side).
     """
     frames = []
-    for family in dict.fromkeys(spec.families for spec in specs if len(spec.families) == 1):
+    printed = dict.fromkeys(spec.families for spec in specs if len(spec.families) == 1)
+    ours = dict.fromkeys((family,) for family in families(matrix).values())
+    for family in {**printed, **ours}:
         chosen = [spec for spec in specs if spec.families == family and spec.baseline == BASELINE]
-        frames.append(techniques(matrix, findings, paper, chosen, VERSUS_PAPER))
+        chosen = chosen or [TableSpec("", "", family, "")]
+        block = techniques(matrix, findings, paper, chosen, VERSUS_PAPER)
+        frames.append(block.assign(in_paper=family in printed))
     frame = pd.concat(frames, ignore_index=True)
     recipes = list(zip(frame["dataset"], frame["model"], frame["optimization"], strict=True))
     ran = {recipe[:2] for recipe in findings.outcomes}

@@ -1,5 +1,6 @@
 """The reference of each recipe: the uncompressed model that was trained likewise."""
 
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -92,6 +93,31 @@ def schedule_of(settings: Mapping[str, Any]) -> tuple[tuple[tuple[Any, ...], flo
         if epochs:
             steps.append((values, round(float(epochs), 6)))
     return tuple(steps)
+
+
+def unlike(own: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the options of SCHEDULE in which the trainings of two recipes differ; () if one was not trained here."""
+    schedules = schedule_of(own), schedule_of(other)
+
+    def values(schedule: tuple[tuple[tuple[Any, ...], float], ...], place: int) -> list[Any]:
+        return [value for value, _ in itertools.groupby(step[place] for step, _ in schedule)]
+
+    if not all(schedules):
+        return ()
+    sides = (tuple(values(schedule, place) for schedule in schedules) for place in range(len(SCHEDULE)))
+    return tuple(name for name, (one, two) in zip(SCHEDULE, sides, strict=True) if one != two)
+
+
+def is_confounded(own: Mapping[str, Any], other: Mapping[str, Any], baseline: Mapping[str, Any]) -> bool:
+    """Whether the images of two recipes, not both uncompressed, show the training as much as the compression.
+
+    That is so if their first trainings differ in SCHEDULE. Later ones, such as distillation at a smaller rate, belong
+    to a recipe.
+    """
+    first, second = (schedule_of(side)[:1] for side in (own, other))
+    if not first or not second or first[0][0] == second[0][0]:
+        return False
+    return not (is_uncompressed(own, baseline) and is_uncompressed(other, baseline))
 
 
 def is_uncompressed(settings: Mapping[str, Any], baseline: Mapping[str, Any]) -> bool:

@@ -187,6 +187,23 @@ def holm(p_values: Sequence[float], untested: int = 0) -> list[float]:
     return adjusted
 
 
+def benjamini_hochberg(p_values: Sequence[float], untested: int = 0) -> list[float]:
+    """Return the step-up adjustment of Benjamini and Hochberg (JRSS B 57, 1995) of a family of p-values.
+
+    Rejecting adjusted values below alpha keeps the expected share of false rejections among all rejections below alpha,
+    for independent and for positively dependent tests (Benjamini and Yekutieli 2001). NaN and `untested` count as in
+    `holm`.
+    """
+    family = len(p_values) + untested
+    order = sorted((index for index, p in enumerate(p_values) if not math.isnan(p)), key=lambda index: p_values[index])
+    adjusted = [math.nan] * len(p_values)
+    smallest = 1.0
+    for rank, index in reversed(list(enumerate(order, start=1))):
+        smallest = min(smallest, p_values[index] * family / rank)
+        adjusted[index] = smallest
+    return adjusted
+
+
 def sampling_sd(matrix: pd.DataFrame, column: str = "fid_indomain_sampling_sd") -> dict[Recipe, float]:
     """Return the noise of image sampling: the root mean square of `column`, a standard deviation per seed.
 

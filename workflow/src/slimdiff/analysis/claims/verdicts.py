@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from slimdiff.analysis import statistics
+from slimdiff.analysis import references, statistics
 from slimdiff.analysis.claims import effects
 from slimdiff.analysis.claims.effects import CONTRADICTED, NOT_RUN, REPLICATED, UNRESOLVED, VERDICTS, Decision, Effect
 from slimdiff.analysis.claims.expressions import PAPER_EVERY, STARS, Comparison, Expression, Failure, Place, Term
@@ -23,7 +23,6 @@ from slimdiff.analysis.derived import speed_margins
 from slimdiff.analysis.matrix import Matrix
 from slimdiff.analysis.measures import BASELINE, FID, KID, LATENCY, VERSUS_PAPER
 from slimdiff.analysis.paper import PAPER_DATASET, families
-from slimdiff.analysis.references import SCHEDULE, epochs_of, recipe_settings, references, schedule_of
 from slimdiff.analysis.statistics import CONFIDENCE, Outcome, Recipe
 
 WORST_FIRST = (CONTRADICTED, NOT_RUN, UNRESOLVED, REPLICATED)  # a claim takes the first verdict that any part has
@@ -122,10 +121,9 @@ class _Evidence:
     def __init__(self, matrix: Matrix, paper: pd.DataFrame, margins: Margins) -> None:
         self.margins = margins
         self.speed_margins = speed_margins(matrix, margins.speed)
-        self.references = references(matrix.frame)
-        settings = recipe_settings(matrix.frame)
-        self.epochs = {recipe: epochs_of(own) for recipe, own in settings.items()}
-        self.schedules = {recipe: schedule_of(own) for recipe, own in settings.items()}
+        self.references = references.references(matrix.frame)
+        self.settings = references.recipe_settings(matrix.frame)
+        self.epochs = {recipe: references.epochs_of(own) for recipe, own in self.settings.items()}
         self.families = families(matrix)
         self.recipes = matrix.config.get("optimizations", {})
         self.outcomes = statistics.outcomes(matrix.frame)
@@ -145,14 +143,15 @@ class _Evidence:
 
     def unlike(self, cell: Recipe, other: Recipe) -> str:
         """Return in which options of SCHEDULE two recipes of a model differ, as a sentence; "" if they do not."""
-        if cell[:2] != other[:2] or not self.schedules.get(cell) or not self.schedules.get(other):
+        if cell[:2] != other[:2]:
             return ""
-
-        def values(recipe: Recipe, place: int) -> list[Any]:
-            return [value for value, _ in itertools.groupby(step[place] for step, _ in self.schedules[recipe])]
-
-        names = [name for place, name in enumerate(SCHEDULE) if values(cell, place) != values(other, place)]
+        names = references.unlike(self.settings.get(cell, {}), self.settings.get(other, {}))
         return f"{_name(cell)} and {_name(other)} differ in {', '.join(names)}" if names else ""
+
+    def confounded(self, cell: Recipe, other: Recipe) -> bool:
+        """Whether the images of two recipes of a model show how they were trained as much as the compression."""
+        own, theirs, baseline = (self.settings.get(name, {}) for name in (cell, other, (*cell[:2], BASELINE)))
+        return cell[:2] == other[:2] and references.is_confounded(own, theirs, baseline)
 
     def values(self, column: str, cell: Recipe) -> dict[int, float]:
         """Return seed → value of `column`, of the seeds of `cell` that did not fail."""
@@ -306,6 +305,12 @@ def _comparison(
         second, agreeing = _decide(expression, others, evidence)
         if decision.verdict in (REPLICATED, CONTRADICTED):
             decision = _agreed(decision, agreeing, column)
+            if set(second.shared) != set(effect.shared):
+                decision = replace(decision, verdict=UNRESOLVED, why=f"{column} was not measured at every seed")
+            elif any(evidence.outcome(cell).failed for _, cell in terms):
+                decision = replace(decision, verdict=UNRESOLVED, why="the seeds that are left are the better ones")
+            elif len(terms) == 2 and evidence.confounded(left, right or left):
+                decision = replace(decision, verdict=UNRESOLVED, why="compression and training differ")
     remarks = [f"{_name(cell)} stands for {BASELINE}" for cell in (left, right) if cell and cell not in named]
     if of_images and right and decision.verdict != NOT_RUN and (unlike := evidence.unlike(left, right)):
         remarks.append(unlike)

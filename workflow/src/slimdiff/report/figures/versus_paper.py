@@ -36,7 +36,7 @@ SUBTITLE = (
 def figure(matrix: Matrix, findings: Findings, paper: pd.DataFrame, title: str) -> alt.VConcatChart:
     """Return a panel per data set and model, and one for a family that was not run; one line per recipe."""
     lines = differences.table(matrix, findings, paper, TABLES)
-    lines = lines[lines["optimization"] != BASELINE]
+    lines = lines[lines["in_paper"] & (lines["optimization"] != BASELINE)]
     lines = lines.assign(paper_ratio=1 + lines["paper_fid_change_percent"] / 100)
     # A line without any number is useful only if the recipe failed or has no baseline.
     lines = lines[(lines["status"] != NOT_RUN) | lines["paper_ratio"].notna()]
@@ -112,7 +112,7 @@ def _tooltip() -> list[alt.Tooltip]:
         style.recipe_tooltip(),
         alt.Tooltip("source:N"),
         *style.interval_tooltip("value", AXIS, ".3f", f"{RATIO}_low", f"{RATIO}_high"),
-        alt.Tooltip("images_p:Q", title="p, Holm", format=".3g"),
+        alt.Tooltip("images_p:Q", title="p, corrected", format=".3g"),
         alt.Tooltip("reference:N"),
         alt.Tooltip("seeds:Q"),
         alt.Tooltip("finding:N"),

@@ -19,14 +19,14 @@ from slimdiff.report.contents import TABLES
 from slimdiff.report.tables.markdown import NOTHING, grid, interval, missing, p_value, text, unwatched, without_value
 
 DIFFERENCES_CAPTION = (
-    "Images are compared with the reference over the same training seeds: `baseline`, or the uncompressed recipe "
-    "trained likewise. Files and times are compared with `baseline`; times are taken in turns. Ratios are geometric "
-    "means over seeds with 95 % t-intervals of the logarithms, differences of shares are in percentage points. "
-    "**Images** are better or worse if FID and KID both say so in paired t-tests of the logarithms and both exceed "
-    "{quality}; they are equivalent if two one-sided tests put both within {equivalence:g}. The margin of sizes is "
-    "{size:g}, that of times at least {speed:g}. p-values are after Holm's correction for all recipes of this page, "
-    f"and findings need one below {ALPHA:.2f}. Unresolved does not mean equal. With one seed nothing but a size is "
-    "decided."
+    "Images are compared with the reference over the same seeds: `baseline`, or the uncompressed recipe of the same "
+    "training; *why* names what else differs. Files and times are compared with `baseline`; times are taken in turns. "
+    "Ratios are geometric means over seeds with 95 % t-intervals of the logarithms, differences of shares are in "
+    "percentage points. **Images** are better or worse if FID and KID both say so in paired t-tests of the logarithms "
+    "and both exceed {quality}; they are equivalent if two one-sided tests put both within {equivalence:g}. The margin "
+    "of sizes is {size:g}, that of times at least {speed:g}. p-values are corrected for all recipes of this page "
+    f"(Benjamini and Hochberg), and findings need one below {ALPHA:.2f}. Unresolved does not mean equal. With one seed "
+    "nothing but a size is decided."
 )
 VERSUS_CAPTION = (
     "Change of each recipe: of FID relative to its reference (`baseline`, or the uncompressed recipe trained "
@@ -60,8 +60,9 @@ def write_all(matrix: Matrix, findings: Findings, paper: pd.DataFrame, folder: P
     frame = differences.table(matrix, findings, paper, TABLES)
     files.write_text(folder / "differences.csv", differences_csv(frame))
     files.write_text(folder / "differences.md", differences_markdown(frame, findings))
-    files.write_text(folder / "versus-paper.csv", versus_paper_csv(frame))
-    files.write_text(folder / "versus-paper.md", versus_paper_markdown(frame))
+    in_paper = frame[frame["in_paper"]]
+    files.write_text(folder / "versus-paper.csv", versus_paper_csv(in_paper))
+    files.write_text(folder / "versus-paper.md", versus_paper_markdown(in_paper))
 
 
 def differences_csv(frame: pd.DataFrame) -> str:
