@@ -67,11 +67,14 @@ def readme_intervals() -> Iterator[tuple[str, str]]:
         ("open-questions", "ncsn", "gradual-90", ("fid_indomain", "kid")),
         ("paper-cpu", "ncsn", "groups-2", ("fid_indomain", "kid")),
         ("paper-cpu", "ddpm", "groups-2+random-10", ("fid_indomain", "kid")),
+        ("paper-cpu", "ddpm", "random-10", ("fid_indomain",)),
         ("paper-cpu", "ddpm", "linear-8bit-frozen", ("relative_time",)),
     ):
         for column in columns:
             yield f"{model} {recipe} {column}", shown(found(name).ratio(column, ("mnist", model, recipe)))
-    for model, recipe in (("ncsn", "compile-bf16"), ("ddpm", "channels-50")):
+    halved = ("digit-images", "own", "uniform-50-distilled")
+    yield "own channels", shown(found("own-model").ratio("fid_indomain", halved))
+    for model, recipe in (("ncsn", "compile-bf16"), ("ncsn", "openvino-int8"), ("ddpm", "channels-50")):
         yield f"{recipe} speed", shown(found("slim").ratio("relative_time", ("mnist", model, recipe)).inverse)
     points = found("slim").shares["class_accuracy"]["mnist", "ddpm", "channels-50"]
     yield "points", f"{100 * points.mean:.1f} points [{100 * points.low:.1f}, {100 * points.high:.1f}]"
@@ -94,7 +97,6 @@ def test_other_figures_in_the_readme() -> None:
         (slim, "ncsn", "openvino-int8"),
         (slim, "ddpm", "channels-50"),
         (questions, "ddpm", "gradual-90"),
-        (found("paper-cpu"), "ddpm", "linear-8bit-frozen"),
     ):
         share = results.ratio("size_packed_bytes", ("mnist", model, recipe)).mean
         assert f"{100 * share:.0f} %" in text, recipe
@@ -102,8 +104,25 @@ def test_other_figures_in_the_readme() -> None:
     (ratio,) = re.findall(
         rf"^\| {re.escape(fast)} .* ×(.+) \|$", (RESULTS / "own-model" / "diffusers.md").read_text(), re.M
     )
-    share = found("own-model").ratio("size_packed_bytes", ("digit-images", "own", fast)).mean
-    assert f"samples {ratio} times as fast at equivalent images**, from {100 * share:.0f} % of the packed file" in text
+    share, fid, kid = (
+        found("own-model").ratio(column, ("digit-images", "own", fast)).mean
+        for column in ("size_packed_bytes", "fid_indomain", "kid")
+    )
+    changes = f"(FID {100 * fid - 100:+.0f} %, KID {100 * kid - 100:+.0f} %)"
+    said = (
+        f"samples {ratio} times as fast at equivalent images** {changes}, from {100 * share:.0f} % of the packed file"
+    )
+    assert said in text
+    kept = matrix("open-questions").frame.query("model == 'ncsn' and optimization == 'gradual-90'")
+    assert f"The NCSN with {100 * (kept['params_nonzero'] / kept['params']).mean():.0f} % of its weights" in text
+    speeds = [
+        difference.speed.finding
+        for recipe, difference in found("paper-cpu").differences["reference"].items()
+        if re.search(r"(random|l1)-\d", recipe[2]) and "groups" not in recipe[2]
+    ]
+    assert f"Of {len(speeds)} recipes that zero" in text
+    assert f"{speeds.count(EQUIVALENT)} sample as fast within 10 %, two are unresolved" in text
+    assert speeds.count(UNRESOLVED) == 2
 
 
 def test_the_words_of_the_readme_are_those_of_the_engine() -> None:
@@ -121,8 +140,14 @@ def test_the_words_of_the_readme_are_those_of_the_engine() -> None:
     assert verdict("paper-cpu", "ncsn-groups2").verdict == "contradicted"
     combined = {part.left: part.verdict for part in verdict("paper-cpu", "ddpm-combined").parts}
     assert combined["mnist/ddpm/groups-2+random-10"] == "contradicted"
-    frozen = found("paper-cpu").differences["reference"]["mnist", "ddpm", "linear-8bit-frozen"]
-    assert frozen.speed.finding == "worse"
+    paper = found("paper-cpu").differences["reference"]
+    assert paper["mnist", "ddpm", "linear-8bit-frozen"].speed.finding == "worse"
+    losing = [("ncsn", "groups-2"), ("ddpm", "groups-2+random-10"), ("ddpm", "random-10")]
+    assert {paper["mnist", model, recipe].images.finding for model, recipe in losing} == {"worse"}
+    assert (
+        found("own-model").differences["reference"]["digit-images", "own", "uniform-50-distilled"].images.finding
+        == "worse"
+    )
 
 
 def test_the_default_run_in_the_readme_is_its_matrix() -> None:
