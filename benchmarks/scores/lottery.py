@@ -49,7 +49,7 @@ def seeds_needed(sd: float, ratio: float) -> int:
 
 
 def spreads(matrix: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per recipe and reference: sd of the log ratio over seeds, its 95 % interval, and seeds needed."""
+    """Return one row per recipe and reference: sd of the log ratio over seeds, and seeds needed, with intervals."""
     values, rows = statistics.by_seed(matrix, METRIC), []
     for (dataset, model, recipe), fair in references(matrix).items():
         for reference in dict.fromkeys((BASELINE, fair)):
@@ -58,7 +58,11 @@ def spreads(matrix: pd.DataFrame) -> pd.DataFrame:
             if recipe == reference or ratio.n < MIN_SEEDS:
                 continue
             low, high = interval(ratio.sd, ratio.n - 1)
-            needed = {f"seeds for {difference}": seeds_needed(ratio.sd, difference) for difference in DIFFERENCES}
+            needed: dict[str, object] = {
+                f"seeds for {difference}": f"{seeds_needed(ratio.sd, difference)} "
+                f"[{seeds_needed(low, difference)}, {seeds_needed(high, difference)}]"
+                for difference in DIFFERENCES
+            }
             head = {"dataset": dataset, "model": model, "optimization": recipe, "reference": reference}
             rows.append(
                 head | {"seeds": ratio.n, "ratio": ratio.mean, "sd": ratio.sd, "low": low, "high": high} | needed

@@ -793,3 +793,12 @@ def test_the_stage_writes_the_record_and_the_table_shows_it(tmp_path: Path) -> N
     assert json.loads(out.read_text(encoding="utf-8"))["claims"] == []
     claimtables.write_all(json.loads(out.read_text(encoding="utf-8")), tmp_path)
     assert "No claims." in (tmp_path / "claims.md").read_text(encoding="utf-8")
+
+
+def test_the_paper_prints_no_number_of_another_data_set() -> None:
+    rows = BASE + cells("ema", (60.0, 61.0, 59.0))
+    other = [row | {"dataset": "fashion_mnist"} for row in rows]
+    assert part(rows, "fid_indomain(ema) > fid_indomain(baseline)").paper_right == 182.1
+    found = part(other, "fid_indomain(ema) > fid_indomain(baseline)")
+    assert (found.paper_left, found.paper_right, found.paper_holds) == (None, None, None)
+    assert part(rows + other, "fid_indomain(mnist: ema) > fid_indomain(mnist: baseline)").paper_right == 182.1

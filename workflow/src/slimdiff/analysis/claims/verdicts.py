@@ -191,10 +191,10 @@ class _Evidence:
         shared = [seed for seed in (values[0] if values else {}) if all(own.get(seed, 0) > 0 for own in values)]
         return {seed: statistics.log_sd([own[seed] for own in values]) for seed in shared if len(values) > 1}, cells
 
-    def printed(self, term: Term, recipe: str) -> float | None:
+    def printed(self, term: Term, recipe: str, dataset: str = PAPER_DATASET) -> float | None:
         """Return the paper's first number for a cell, Table 9's last since it repeats others; or of a spread."""
         place, column = term.place, term.column
-        if place.dataset not in (None, PAPER_DATASET):
+        if (place.dataset or dataset) != PAPER_DATASET:
             return None
         if term.spread:
             names = self.techniques(PAPER_DATASET, "", Place(None, place.family, PAPER_EVERY))
@@ -315,7 +315,7 @@ def _comparison(
     if of_images and right and decision.verdict != NOT_RUN and (unlike := evidence.unlike(left, right)):
         remarks.append(unlike)
     mean, low, high = _numbers(second) if second else (None, None, None)
-    paper_left, paper_right, paper_effect, holds = _paper_numbers(expression, named[0][2], evidence)
+    paper_left, paper_right, paper_effect, holds = _paper_numbers(expression, named[0], evidence)
     part = Part(
         expression.text,
         _name(left),
@@ -429,14 +429,17 @@ def _reasons(decision: Decision, terms: Sequence[tuple[Term, Recipe]], evidence:
 
 
 def _paper_numbers(
-    expression: Comparison, recipe: str, evidence: _Evidence
+    expression: Comparison, cell: Recipe, evidence: _Evidence
 ) -> tuple[float | None, float | None, float | None, bool | None]:
-    """Return the paper's numbers for both sides, their ratio (or the left one), and whether the comparison holds."""
-    left = evidence.printed(expression.left, recipe)
+    """Return the paper's numbers for both sides, their ratio (or the left one), and whether the comparison holds.
+
+    None on another data set than the paper's. `cell` is the left one.
+    """
+    left = evidence.printed(expression.left, cell[2], cell[0])
     right = None
     effect = left
     if expression.right:
-        right = evidence.printed(expression.right, expression.right.place.recipe)
+        right = evidence.printed(expression.right, expression.right.place.recipe, cell[0])
         effect = None if left is None or right is None else left / right
     if effect is None:
         return left, right, None, None

@@ -56,7 +56,7 @@ def to_markdown(record: Mapping[str, Any]) -> str:
     ]
     margins = record["margins"] | {"quality": Margins(**record["margins"]).quality_text}
     caption = CAPTION.format(confidence=100 * record["confidence"], **margins)
-    parts = ["# Claims of the paper", caption, f"{counts or 'No claims'}.", grid(header, lines)]
+    parts = ["# Claims", caption, f"{counts or 'No claims'}.", grid(header, lines)]
     for claim in record["claims"]:
         parts += [plain(f"## {claim['id']}: {claim['verdict']} ({claim['dataset']})")]
         parts += [plain(f"{claim['claim']} ({claim['source']})")]

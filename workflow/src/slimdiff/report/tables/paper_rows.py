@@ -21,8 +21,8 @@ from slimdiff.report.tables.markdown import NOTHING, grid, interval, missing, te
 
 CAPTION = (
     "Written by `slimdiff publish` from the matrices in this folder, by the rules of today ([claims](../claims.md)). "
-    "Each number of the paper is next to ours, of the study that has the most seeds of it, then the most numbers of "
-    "the paper, then the newest matrix. In brackets: the change from the baseline, of images from their reference, "
+    "Each number of the paper is next to ours, of the study that has three seeds or more of it, then the most numbers "
+    "of the paper, then the newest matrix. In brackets: the change from the baseline, of images from their reference, "
     "with the 95 % t-interval over seeds. Features, machines and samplers differ: **compare signs and rough changes "
     "alone**. Direction: whether better or worse images agree with the paper's FID. A tilde marks what the paper "
     "prints as approximate or only elsewhere."
@@ -35,6 +35,7 @@ SPECS = {spec.paper_table: spec for spec in TABLES} | {
     "S4.1": TABLES[0],
     "S3.2.2": TABLES[3],
 }  # sections with a baseline
+ENOUGH = 3  # seeds; with as many, a study with more numbers of the paper goes first
 # The three numbers of VERSUS_PAPER: heading, column of the value, and its text.
 NUMBERS = (
     ("FID", FID.column, lambda value: text(value, 2)),
@@ -79,10 +80,10 @@ def recipe_of(row: Mapping[str, Any]) -> Recipe:
 def _best(studies: Sequence[Study], row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Study | None:
     """Return the study whose numbers are shown next to those of `row`."""
 
-    def rank(study: Study) -> tuple[int, int, str]:
+    def rank(study: Study) -> tuple[int, int, int, str]:
         outcome = study.outcome(row)
-        coverage = sum(study.outcome(other).seeds > 0 for other in rows)
-        return outcome.seeds - outcome.failed, coverage, str(study.matrix.provenance.get("written_at", ""))
+        seeds, coverage = outcome.seeds - outcome.failed, sum(study.outcome(other).seeds > 0 for other in rows)
+        return min(seeds, ENOUGH), coverage, seeds, str(study.matrix.provenance.get("written_at", ""))
 
     return max((study for study in studies if study.outcome(row).seeds), key=rank, default=None)
 

@@ -1,0 +1,191 @@
+"""Questions between recipes of a finished run that no finding answers, since a finding has one reference.
+
+    python benchmarks/scores/contrasts.py samplers results/matrix.parquet --out docs/results/compression-sampler
+    python benchmarks/scores/contrasts.py curves results/matrix.parquet --out docs/results/learning-curves
+    python benchmarks/scores/contrasts.py data-sets docs/results/fashion-twin/matrix.parquet results/matrix.parquet \\
+        --out docs/results/fashion
+
+`samplers`: how much more, or less, a recipe costs with another sampler than with the model's own. `curves`: by how much
+what it costs changes whenever training is twice as long. `data-sets`: does a recipe cost as much on another data set?
+Each effect is a ratio of ratios of one seed to its reference; intervals and tests are over seeds, in logarithms.
+"""
+
+import argparse
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from slimdiff.analysis import statistics
+from slimdiff.analysis.matrix import read_matrix
+from slimdiff.analysis.references import references
+from slimdiff.analysis.statistics import Recipe
+from slimdiff.config.cells import BASELINE
+from slimdiff.io import files
+from slimdiff.report.figures import style
+from slimdiff.report.tables.markdown import grid, interval, p_value
+
+METRICS = ("fid_indomain", "kid")
+DENSE = "dense"  # prefix of the uncompressed recipes of learning curves
+HEADER = ("model", "recipe", "reference", "against", "metric", "seeds", "ratio", "low", "high", "p")
+Logs = Mapping[int, float]  # seed → log ratio of a recipe to its reference
+
+
+def log_ratios(values: Mapping[Recipe, Mapping[int, float]], recipe: Recipe, reference: Recipe) -> Logs:
+    """Return seed → ln(`recipe` / `reference`) of the seeds at which both are above 0."""
+    own, base = values.get(recipe, {}), values.get(reference, {})
+    return {seed: math.log(own[seed] / base[seed]) for seed in own if own[seed] > 0 and base.get(seed, 0) > 0}
+
+
+def row(recipe: Recipe, reference: str, against: str, metric: str, logs: Logs) -> dict[str, object]:
+    """Return a row of HEADER: the geometric mean of effects that are given as logarithms, its interval and p-value."""
+    effect = statistics.paired({seed: math.exp(log) for seed, log in logs.items()}, dict.fromkeys(logs, 1.0))
+    head = (recipe[1], recipe[2], reference, against, metric)
+    return dict(zip(HEADER, (*head, effect.n, effect.mean, effect.low, effect.high, effect.p), strict=True))
+
+
+def samplers(frame: pd.DataFrame) -> Iterator[dict[str, object]]:
+    """Yield, for each recipe and sampler, (recipe / reference with it) / (recipe / reference with the model's own).
+
+    RECIPE+SAMPLER is the recipe with the sampler, SAMPLER alone the baseline with it.
+    """
+    own = references(frame)
+    names = {name for _, _, name in own}
+    methods = [name for name in dict.fromkeys(name for *_, name in own) if any(n.endswith(f"+{name}") for n in names)]
+    for metric in METRICS:
+        values = statistics.by_seed(frame, metric)
+        for (data, model, name), reference in own.items():
+            if name == BASELINE or reference is None or any(name.endswith(method) for method in methods):
+                continue
+            plain = log_ratios(values, (data, model, name), (data, model, reference))
+            for method in methods:
+                base = method if reference == BASELINE else f"{reference}+{method}"
+                other = log_ratios(values, (data, model, f"{name}+{method}"), (data, model, base))
+                logs = {seed: other[seed] - plain[seed] for seed in other if seed in plain}
+                if logs:
+                    yield row((data, model, name), reference, method, metric, logs)
+
+
+def curves(frame: pd.DataFrame) -> Iterator[dict[str, object]]:
+    """Yield, for each RECIPE-EPOCHS, its ratio to dense-EPOCHS; then the factor of each doubling, by least squares."""
+    recipes = list(references(frame))
+    for metric in METRICS:
+        values = statistics.by_seed(frame, metric)
+        found: dict[Recipe, dict[int, Logs]] = {}
+        for data, model, name in recipes:
+            match = re.fullmatch(r"(.+)-(\d+)", name)
+            dense = (data, model, f"{DENSE}-{match[2]}") if match else (data, model, "")
+            if match and match[1] != DENSE and dense in values:
+                logs = log_ratios(values, (data, model, name), dense)
+                found.setdefault((data, model, match[1]), {})[int(match[2])] = logs
+        for recipe, by_epochs in found.items():
+            for epochs, logs in by_epochs.items():
+                yield row(recipe, f"{DENSE}-{epochs}", f"{epochs} epochs", metric, logs)
+            seeds = set.intersection(*(set(logs) for logs in by_epochs.values()))
+            if len(by_epochs) > 1 and seeds:
+                doublings = np.log2(list(by_epochs))
+                slopes = {s: np.polyfit(doublings, [logs[s] for logs in by_epochs.values()], 1)[0] for s in seeds}
+                yield row(recipe, DENSE, "each doubling", metric, {s: float(slope) for s, slope in slopes.items()})
+
+
+def data_sets(one: pd.DataFrame, other: pd.DataFrame) -> Iterator[dict[str, object]]:
+    """Yield, for each recipe of both matrices, its ratio on `other` / that on `one`, of equal seeds."""
+    sides = [
+        {(model, name): (data, reference) for (data, model, name), reference in references(f).items()}
+        for f in (one, other)
+    ]
+    for metric in METRICS:
+        values = [statistics.by_seed(frame, metric) for frame in (one, other)]
+        for (model, name), (data, reference) in sides[1].items():
+            if sides[0].get((model, name), ("", ""))[1] != reference or reference in (None, name):
+                continue
+            first, second = (
+                log_ratios(known, (side[model, name][0], model, name), (side[model, name][0], model, str(reference)))
+                for known, side in zip(values, sides, strict=True)
+            )
+            logs = {seed: second[seed] - first[seed] for seed in second if seed in first}
+            if logs:
+                yield row((data, model, name), str(reference), sides[0][model, name][0], metric, logs)
+
+
+def rank_correlations(one: pd.DataFrame, other: pd.DataFrame) -> list[list[str]]:
+    """Return, by model and metric, Spearman's correlation of the mean log ratios of the recipes in both matrices."""
+    lines = []
+    for metric in METRICS:
+        ratios = [statistics.ratios(frame, metric, references(frame)) for frame in (one, other)]
+        means = [{(m, name): ratio.mean for (_, m, name), ratio in side.items() if ratio.n} for side in ratios]
+        for model in dict.fromkeys(model for model, _ in means[1]):
+            shared = [key for key in means[1] if key[0] == model and key[1] != BASELINE and key in means[0]]
+            if len(shared) > 2:
+                found = stats.spearmanr(*([side[key] for key in shared] for side in means))
+                lines.append([model, metric, str(len(shared)), f"{found.statistic:.2f}", p_value(found.pvalue)])
+    return lines
+
+
+def corrected(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with p-values corrected for all of a metric (Benjamini and Hochberg)."""
+    blocks = [own.assign(p=statistics.benjamini_hochberg(own["p"].to_list())) for _, own in frame.groupby("metric")]
+    return pd.concat(blocks).sort_index()
+
+
+def table(frame: pd.DataFrame) -> str:
+    """Return the rows in Markdown."""
+    lines = [
+        [
+            *(str(line[name]) for name in HEADER[:6]),
+            interval(line["ratio"], line["low"], line["high"], 2),
+            p_value(line["p"]),
+        ]
+        for line in frame.to_dict("records")
+    ]
+    return grid([*HEADER[:6], "ratio [95 %]", "p, corrected"], lines)
+
+
+def figure(frame: pd.DataFrame, title: str) -> alt.VConcatChart:
+    """Return a panel per model: the effect of each recipe, FID alone."""
+    panels: list[alt.LayerChart] = []
+    for model, block in frame[frame["metric"] == METRICS[0]].groupby("model", sort=False):
+        y, offset = alt.Y("recipe:N", title=None, sort=None), alt.YOffset("against:N", sort=None)
+        x = alt.X("ratio:Q", title="ratio", scale=alt.Scale(type="log"))
+        colour = alt.Color("against:N", title=None, sort=None)
+        base = alt.Chart(block)
+        bars = base.mark_rule().encode(x=alt.X("low:Q"), x2="high:Q", y=y, yOffset=offset, color=colour)
+        points = base.mark_point(filled=True, size=70).encode(x=x, y=y, yOffset=offset, color=colour)
+        layers = [style.dashed(1.0).encode(x="value:Q"), bars, points]
+        panels.append(alt.LayerChart(layer=layers, width=600, title=style.panel_title(str(model))))
+    return style.vconcat(panels, title, style.wrap("FID; bars: 95 % intervals over seeds."))
+
+
+def main() -> None:
+    """Write contrasts.md, contrasts.csv and the figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("question", choices=("samplers", "curves", "data-sets"))
+    parser.add_argument("matrix", type=Path, nargs="+", help="matrix.parquet; data-sets: the one to compare with first")
+    parser.add_argument("--out", type=Path, required=True, help="folder")
+    given = parser.parse_args()
+    if len(given.matrix) != (wanted := 2 if given.question == "data-sets" else 1):
+        parser.error(f"{given.question} needs {wanted} matrices, not {len(given.matrix)}")
+    frames = [read_matrix(path).frame for path in given.matrix]
+    if given.question == "data-sets":
+        rows = list(data_sets(*frames))
+    else:
+        rows = list((samplers if given.question == "samplers" else curves)(*frames))
+    if not rows:
+        parser.error(f"{' and '.join(map(str, given.matrix))}: no recipes that {given.question} compares")
+    frame = corrected(pd.DataFrame(rows, columns=list(HEADER)))
+    parts = ["# Contrasts", table(frame)]
+    if given.question == "data-sets":
+        parts += ["## Ranks", grid(["model", "metric", "recipes", "Spearman", "p"], rank_correlations(*frames))]
+    given.out.mkdir(parents=True, exist_ok=True)
+    files.write_text(given.out / "contrasts.csv", frame.to_csv(index=False, float_format="%.6g"))
+    files.write_text(given.out / "contrasts.md", "\n\n".join(parts) + "\n")
+    style.save_all(figure(frame, given.question), given.out, "contrasts")
+
+
+if __name__ == "__main__":
+    main()
