@@ -4,16 +4,18 @@
     python benchmarks/scores/contrasts.py curves results/matrix.parquet --out docs/results/learning-curves
     python benchmarks/scores/contrasts.py data-sets docs/results/fashion-twin/matrix.parquet results/matrix.parquet \\
         --out docs/results/fashion
+    python benchmarks/scores/contrasts.py guides results/matrix.parquet --out docs/results/autoguidance
 
 `samplers`: how much more, or less, a recipe costs with another sampler than with the model's own. `curves`: by how much
 what it costs changes whenever training is twice as long. `data-sets`: does a recipe cost as much on another data set?
-Each effect is a ratio of ratios of one seed to its reference; intervals and tests are over seeds, in logarithms.
+`guides`: what a compressed copy is worth as a guide. Each effect is a ratio of one seed to its reference, or a ratio of
+two such ratios; intervals and tests are over seeds, in logarithms.
 """
 
 import argparse
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import altair as alt
@@ -33,6 +35,7 @@ from slimdiff.report.tables.markdown import grid, interval, p_value
 METRICS = ("fid_indomain", "kid")
 DENSE = "dense"  # prefix of the uncompressed recipes of learning curves
 HEADER = ("model", "recipe", "reference", "against", "metric", "seeds", "ratio", "low", "high", "p")
+UNGUIDED = "unguided-20"  # as many evaluations as a guided recipe
 Logs = Mapping[int, float]  # seed → log ratio of a recipe to its reference
 
 
@@ -113,6 +116,26 @@ def data_sets(one: pd.DataFrame, other: pd.DataFrame) -> Iterator[dict[str, obje
                 yield row((data, model, name), str(reference), sides[0][model, name][0], metric, logs)
 
 
+def guides(frame: pd.DataFrame) -> Iterator[dict[str, object]]:
+    """Yield, for each copy, by-COPY-SCALE / UNGUIDED; the scale of a seed is the best one of the other seeds."""
+    copies: dict[Recipe, dict[str, Recipe]] = {}
+    for data, model, name in references(frame):
+        if match := re.fullmatch(r"by-(.+)-([\d.]+)", name):
+            copies.setdefault((data, model, match[1]), {})[match[2]] = (data, model, name)
+    for metric in METRICS:
+        values = statistics.by_seed(frame, metric)
+        for copy, scales in copies.items():
+            by_scale = {s: log_ratios(values, own, (*copy[:2], UNGUIDED)) for s, own in scales.items()}
+            seeds = set.intersection(*(set(logs) for logs in by_scale.values()))
+            chosen = {}
+            for seed in sorted(seeds) if len(seeds) > 1 else ():
+                others = seeds - {seed}
+                best = min(by_scale, key=lambda scale: math.fsum(by_scale[scale][other] for other in others))
+                chosen[seed] = by_scale[best][seed]
+            if chosen:
+                yield row(copy, UNGUIDED, "best scale", metric, chosen)
+
+
 def rank_correlations(one: pd.DataFrame, other: pd.DataFrame) -> list[list[str]]:
     """Return, by model and metric, Spearman's correlation of the mean log ratios of the recipes in both matrices."""
     lines = []
@@ -164,17 +187,17 @@ def figure(frame: pd.DataFrame, title: str) -> alt.VConcatChart:
 def main() -> None:
     """Write contrasts.md, contrasts.csv and the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("question", choices=("samplers", "curves", "data-sets"))
+    parser.add_argument("question", choices=("samplers", "curves", "data-sets", "guides"))
     parser.add_argument("matrix", type=Path, nargs="+", help="matrix.parquet; data-sets: the one to compare with first")
     parser.add_argument("--out", type=Path, required=True, help="folder")
     given = parser.parse_args()
     if len(given.matrix) != (wanted := 2 if given.question == "data-sets" else 1):
         parser.error(f"{given.question} needs {wanted} matrices, not {len(given.matrix)}")
     frames = [read_matrix(path).frame for path in given.matrix]
-    if given.question == "data-sets":
-        rows = list(data_sets(*frames))
-    else:
-        rows = list((samplers if given.question == "samplers" else curves)(*frames))
+    effects: dict[str, Callable[..., Iterator[dict[str, object]]]] = {
+        **{"samplers": samplers, "curves": curves, "data-sets": data_sets, "guides": guides}
+    }
+    rows = list(effects[given.question](*frames))
     if not rows:
         parser.error(f"{' and '.join(map(str, given.matrix))}: no recipes that {given.question} compares")
     frame = corrected(pd.DataFrame(rows, columns=list(HEADER)))

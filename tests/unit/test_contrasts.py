@@ -60,6 +60,20 @@ def test_data_sets_are_compared_by_recipe_and_rank() -> None:
     ]
 
 
+def test_a_guides_scale_is_chosen_on_other_seeds() -> None:
+    """Scale 2 is best at seed 0 alone, 1.5 at the other two: seed 0 is scored at 1.5, they at the mean of the rest."""
+    fids = {"baseline": 10.0, "unguided-20": 10.0, "by-l1-30-1.5": 9.0, "by-l1-30-2": 9.5}
+    cells = rows(fids)
+    for cell in cells:
+        if (cell["optimization"], cell["seed"]) == ("by-l1-30-2", 0):
+            cell["fid_indomain"] = 1.0
+    (found,) = [one for one in contrasts.guides(synthetic.frame(cells)) if one["metric"] == "fid_indomain"]
+    assert (found["recipe"], found["seeds"]) == ("l1-30", 3)
+    assert found["ratio"] == pytest.approx((0.9 * 0.95 * 0.95) ** (1 / 3)), (
+        "2 looks better where seed 0 is among the others"
+    )
+
+
 @pytest.mark.parametrize("question", ["samplers", "curves"])
 def test_the_command_writes_table_and_figure(question: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fids = {"baseline": 10.0, "l1-30": 20.0, "euler-19": 15.0, "l1-30+euler-19": 90.0}
