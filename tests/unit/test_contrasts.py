@@ -74,13 +74,12 @@ def test_a_guides_scale_is_chosen_on_other_seeds() -> None:
     )
 
 
-@pytest.mark.parametrize("question", ["samplers", "curves"])
-def test_the_command_writes_table_and_figure(question: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_writes_table_and_figure(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fids = {"baseline": 10.0, "l1-30": 20.0, "euler-19": 15.0, "l1-30+euler-19": 90.0}
     fids |= {"dense-1": 9.0, "dense-2": 8.0, "l1-70-1": 12.0, "l1-70-2": 16.0}
     path = tmp_path / "matrix.parquet"
     monkeypatch.setattr(contrasts, "read_matrix", lambda _: synthetic.matrix(rows(fids, wobble=0.1)))
-    monkeypatch.setattr(sys, "argv", ["contrasts.py", question, str(path), "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(sys, "argv", ["contrasts.py", "samplers", str(path), "--out", str(tmp_path / "out")])
     contrasts.main()
     assert {file.name for file in (tmp_path / "out").iterdir()} >= {"contrasts.md", "contrasts.csv", "contrasts.svg"}
     assert "l1-" in (tmp_path / "out" / "contrasts.md").read_text(encoding="utf-8")
