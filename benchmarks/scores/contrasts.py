@@ -58,8 +58,8 @@ def samplers(frame: pd.DataFrame) -> Iterator[dict[str, object]]:
     RECIPE+SAMPLER is the recipe with the sampler, SAMPLER alone the baseline with it.
     """
     own = references(frame)
-    names = {name for _, _, name in own}
-    methods = [name for name in dict.fromkeys(name for *_, name in own) if any(n.endswith(f"+{name}") for n in names)]
+    names = dict.fromkeys(name for *_, name in own)
+    methods = [method for method in names if any(name.endswith(f"+{method}") for name in names)]
     for metric in METRICS:
         values = statistics.by_seed(frame, metric)
         for (data, model, name), reference in own.items():
@@ -169,35 +169,53 @@ def table(frame: pd.DataFrame) -> str:
     return grid([*HEADER[:6], "ratio [95 %]", "p, corrected"], lines)
 
 
+def intervals(block: pd.DataFrame, recipe: str, value: str, title: str, colour: alt.Color) -> list[alt.Chart]:
+    """Return bars from `low` to `high` and points at `value`, on a logarithmic axis with this title.
+
+    A line for each value of the column `recipe`, and within it one for each colour.
+    """
+    y, offset = alt.Y(f"{recipe}:N", title=None, sort=None), alt.YOffset(colour.shorthand, sort=None)
+    x = alt.X(f"{value}:Q", title=title, scale=alt.Scale(type="log"))
+    base = alt.Chart(block)
+    bars = base.mark_rule().encode(x=alt.X("low:Q"), x2="high:Q", y=y, yOffset=offset, color=colour)
+    return [bars, base.mark_point(filled=True, size=70).encode(x=x, y=y, yOffset=offset, color=colour)]
+
+
 def figure(frame: pd.DataFrame, title: str) -> alt.VConcatChart:
     """Return a panel per model: the effect of each recipe, FID alone."""
-    panels: list[alt.LayerChart] = []
-    for model, block in frame[frame["metric"] == METRICS[0]].groupby("model", sort=False):
-        y, offset = alt.Y("recipe:N", title=None, sort=None), alt.YOffset("against:N", sort=None)
-        x = alt.X("ratio:Q", title="ratio", scale=alt.Scale(type="log"))
-        colour = alt.Color("against:N", title=None, sort=None)
-        base = alt.Chart(block)
-        bars = base.mark_rule().encode(x=alt.X("low:Q"), x2="high:Q", y=y, yOffset=offset, color=colour)
-        points = base.mark_point(filled=True, size=70).encode(x=x, y=y, yOffset=offset, color=colour)
-        layers = [style.dashed(1.0).encode(x="value:Q"), bars, points]
-        panels.append(alt.LayerChart(layer=layers, width=600, title=style.panel_title(str(model))))
+    colour = alt.Color("against:N", title=None, sort=None)
+    panels = [
+        alt.LayerChart(
+            layer=[style.dashed(1.0).encode(x="value:Q"), *intervals(block, "recipe", "ratio", "ratio", colour)],
+            width=600,
+            title=style.panel_title(str(model)),
+        )
+        for model, block in frame[frame["metric"] == METRICS[0]].groupby("model", sort=False)
+    ]
     return style.vconcat(panels, title, style.wrap("FID; bars: 95 % intervals over seeds."))
+
+
+# Name of a question → what yields its rows, and the number of matrices that it takes.
+QUESTIONS: dict[str, tuple[Callable[..., Iterator[dict[str, object]]], int]] = {
+    "samplers": (samplers, 1),
+    "curves": (curves, 1),
+    "data-sets": (data_sets, 2),
+    "guides": (guides, 1),
+}
 
 
 def main() -> None:
     """Write contrasts.md, contrasts.csv and the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("question", choices=("samplers", "curves", "data-sets", "guides"))
+    parser.add_argument("question", choices=QUESTIONS)
     parser.add_argument("matrix", type=Path, nargs="+", help="matrix.parquet; data-sets: the one to compare with first")
     parser.add_argument("--out", type=Path, required=True, help="folder")
     given = parser.parse_args()
-    if len(given.matrix) != (wanted := 2 if given.question == "data-sets" else 1):
-        parser.error(f"{given.question} needs {wanted} matrices, not {len(given.matrix)}")
+    effects, matrices = QUESTIONS[given.question]
+    if len(given.matrix) != matrices:
+        parser.error(f"{given.question} takes {matrices} of matrix, not {len(given.matrix)}")
     frames = [read_matrix(path).frame for path in given.matrix]
-    effects: dict[str, Callable[..., Iterator[dict[str, object]]]] = {
-        **{"samplers": samplers, "curves": curves, "data-sets": data_sets, "guides": guides}
-    }
-    rows = list(effects[given.question](*frames))
+    rows = list(effects(*frames))
     if not rows:
         parser.error(f"{' and '.join(map(str, given.matrix))}: no recipes that {given.question} compares")
     frame = corrected(pd.DataFrame(rows, columns=list(HEADER)))

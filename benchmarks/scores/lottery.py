@@ -16,6 +16,7 @@ from pathlib import Path
 import altair as alt
 import numpy as np
 import pandas as pd
+from contrasts import intervals
 from scipy import special
 
 from slimdiff.analysis import statistics
@@ -99,15 +100,16 @@ def wrong_rankings(
 
 def figure(frame: pd.DataFrame) -> alt.VConcatChart:
     """Return a panel per model: the spread of each recipe's log ratio to both references."""
-    panels: list[alt.LayerChart] = []
     colour = alt.Color("reference:N", title="compared with", scale=alt.Scale(range=["#1b9e77", "#d95f02", "#7570b3"]))
-    for (_, model), block in frame.groupby(["dataset", "model"], sort=False):
-        y = alt.Y("optimization:N", title=None, sort=None)
-        x = alt.X("sd:Q", title="standard deviation of ln FID ratio over seeds", scale=alt.Scale(type="log"))
-        base, offset = alt.Chart(block), alt.YOffset("reference:N")
-        bars = base.mark_rule().encode(x=alt.X("low:Q"), x2="high:Q", y=y, yOffset=offset, color=colour)
-        points = base.mark_point(filled=True, size=70).encode(x=x, y=y, yOffset=offset, color=colour)
-        panels.append(alt.LayerChart(layer=[bars, points], width=600, title=style.panel_title(str(model))))
+    title = "standard deviation of ln FID ratio over seeds"
+    panels = [
+        alt.LayerChart(
+            layer=intervals(block, "optimization", "sd", title, colour),
+            width=600,
+            title=style.panel_title(str(model)),
+        )
+        for (_, model), block in frame.groupby(["dataset", "model"], sort=False)
+    ]
     subtitle = style.wrap(
         "What a recipe is paired with decides how many seeds a difference needs; bars: 95 % intervals."
     )

@@ -309,7 +309,7 @@ def _comparison(
                 decision = replace(decision, verdict=UNRESOLVED, why=f"{column} was not measured at every seed")
             elif any(evidence.outcome(cell).failed for _, cell in terms):
                 decision = replace(decision, verdict=UNRESOLVED, why="the seeds that are left are the better ones")
-            elif len(terms) == 2 and evidence.confounded(left, right or left):
+            elif right and evidence.confounded(left, right):
                 decision = replace(decision, verdict=UNRESOLVED, why="compression and training differ")
     remarks = [f"{_name(cell)} stands for {BASELINE}" for cell in (left, right) if cell and cell not in named]
     if of_images and right and decision.verdict != NOT_RUN and (unlike := evidence.unlike(left, right)):
