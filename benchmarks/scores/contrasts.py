@@ -79,19 +79,19 @@ def curves(frame: pd.DataFrame) -> Iterator[dict[str, object]]:
     recipes = list(references(frame))
     for metric in METRICS:
         values = statistics.by_seed(frame, metric)
-        found: dict[Recipe, dict[int, Logs]] = {}
+        found: dict[Recipe, dict[str, Logs]] = {}
         for data, model, name in recipes:
-            match = re.fullmatch(r"(.+)-(\d+)", name)
+            match = re.fullmatch(r"(.+)-(\d+(?:\.\d+)?)", name)
             dense = (data, model, f"{DENSE}-{match[2]}") if match else (data, model, "")
             if match and match[1] != DENSE and dense in values:
                 logs = log_ratios(values, (data, model, name), dense)
-                found.setdefault((data, model, match[1]), {})[int(match[2])] = logs
+                found.setdefault((data, model, match[1]), {})[match[2]] = logs
         for recipe, by_epochs in found.items():
             for epochs, logs in by_epochs.items():
                 yield row(recipe, f"{DENSE}-{epochs}", f"{epochs} epochs", metric, logs)
             seeds = set.intersection(*(set(logs) for logs in by_epochs.values()))
             if len(by_epochs) > 1 and seeds:
-                doublings = np.log2(list(by_epochs))
+                doublings = np.log2([float(epochs) for epochs in by_epochs])
                 slopes = {s: np.polyfit(doublings, [logs[s] for logs in by_epochs.values()], 1)[0] for s in seeds}
                 yield row(recipe, DENSE, "each doubling", metric, {s: float(slope) for s, slope in slopes.items()})
 

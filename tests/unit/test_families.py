@@ -118,14 +118,16 @@ def required_of(family, part):
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_trainings_may_omit_options_of_other_families(family):
-    """TrainingSettings has defaults for exactly the keys that some family lacks, or that config.yaml leaves out."""
-    defaulted = {f.name for f in dataclasses.fields(TrainingSettings) if f.default is not dataclasses.MISSING}
-    defaulted -= {"ema_sampled_after", "compile"}
+    """TrainingSettings has defaults for exactly the keys that some family lacks, or that any model may leave out."""
+    optional = {"ema_sampled_after", "compile", "log_sigma_mean", "log_sigma_std"}
+    defaulted = {
+        f.name for f in dataclasses.fields(TrainingSettings) if f.default is not dataclasses.MISSING
+    } - optional
     assert defaulted == {key for known in families.FAMILIES.values() for key in known.training}
     everywhere = DEFINITIONS["model"]["properties"]["training"]["required"]
     own = required_of(family, "training")
     assert not set(everywhere) & set(own)
-    allowed = fields(TrainingSettings) - {"ema_sampled_after", "compile"}
+    allowed = fields(TrainingSettings) - optional
     assert {*everywhere, *own} == allowed - defaulted | set(families.FAMILIES[family].training)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from builders import MODELS, TRAININGS, striped_images
 
-from slimdiff.diffusion.denoiser import EDM_LOG_SIGMA_MEAN, EDM_LOG_SIGMA_STD, NO_LABEL, build_denoiser
+from slimdiff.diffusion.denoiser import NO_LABEL, build_denoiser
 from slimdiff.models.registry import build_network
 from slimdiff.training.losses import HELD_OUT_SEED, denoising_losses, draw_batch, equally_likely, level_losses
 
@@ -19,13 +19,15 @@ def denoiser_of(family, **options):
     return model, build_denoiser(build_network(model, seed=1).eval(), model, TRAININGS[family](**options))
 
 
-def test_levels_are_quantiles_of_the_training_distribution():
-    """For EDM, ln sigma is normal, so the quantiles are known."""
-    _, denoiser = denoiser_of("ncsn", sigma_data=0.33)
+@pytest.mark.parametrize(
+    "options, mean, std", [({}, -1.2, 1.2), ({"log_sigma_mean": 0.3, "log_sigma_std": 0.7}, 0.3, 0.7)]
+)
+def test_levels_are_quantiles_of_the_training_distribution(options, mean, std):
+    """For EDM, ln sigma is normal, by default as in Karras et al. 2022, so the quantiles are known."""
+    _, denoiser = denoiser_of("ncsn", sigma_data=0.33, **options)
     losses = equally_likely(denoiser, 30, 0)
-    shares = [(index + 0.5) / 30 for index in range(30)]
-    expected = [EDM_LOG_SIGMA_MEAN + EDM_LOG_SIGMA_STD * NormalDist().inv_cdf(share) for share in shares]
-    assert (losses / 0.33).log().tolist() == pytest.approx(expected, abs=0.2)
+    expected = [mean + std * NormalDist().inv_cdf((index + 0.5) / 30) for index in range(30)]
+    assert (losses * 0.5 / 0.33).log().tolist() == pytest.approx(expected, abs=0.2)
     assert losses.tolist() == sorted(losses.tolist())
 
 

@@ -4,7 +4,7 @@ All parametrizations are one formula, D = c_skip·x + c_out·F(c_in·x, c_noise)
 
 - `score`, the paper's NCSN: F / sigma is the score, so c_skip = c_in = 1, c_out = sigma, c_noise = t. Sigma is the
   marginal standard deviation at a uniform t. The denoising score matching loss is ‖F + noise‖².
-- `edm`: Karras et al. 2022, table 1, last column; ln sigma is normal.
+- `edm`: Karras et al. 2022, table 1, last column; ln sigma is normal, with settings for mean and deviation.
 - `epsilon`, the paper's DDPM: F predicts the noise from x_t and the step t (Ho et al. 2020).
 - `v`: F is sqrt(alpha_bar)·noise - sqrt(1 - alpha_bar)·x_0 (Salimans and Ho 2022).
 - `sample`: F is x_0, diffusers' prediction type of that name.
@@ -27,10 +27,8 @@ from slimdiff.diffusion.processes import TIME_MIN, VESDE, VP
 from slimdiff.errors import UserError
 from slimdiff.io.settings import build
 
-# Karras et al. 2022, table 1, in units of the data's standard deviation (theirs is 0.5)
-EDM_LOG_SIGMA_MEAN = -1.2 - math.log(0.5)
-EDM_LOG_SIGMA_STD = 1.2
-EDM_SIGMA_MIN, EDM_SIGMA_MAX = 0.002 / 0.5, 80.0 / 0.5
+EDM_SIGMA_DATA = 0.5  # standard deviation of the data for which Karras et al. 2022, table 1, state their constants
+EDM_SIGMA_MIN, EDM_SIGMA_MAX = 0.002 / EDM_SIGMA_DATA, 80.0 / EDM_SIGMA_DATA  # in units of the data's
 
 WHITE = 1.0  # in the process
 NO_LABEL = -1  # in labels: unconditional
@@ -45,6 +43,8 @@ class PreconditioningSettings:
     name: str
     sigma: float = 25.0  # base of the VE SDE
     sigma_data: float = 0.33  # edm: root mean square of the pixels; 0.33 for MNIST in [0, 1]
+    log_sigma_mean: float = -1.2  # edm: of the normal ln sigma in training, for sigma_data 0.5; Karras et al.'s
+    log_sigma_std: float = 1.2  # edm: its standard deviation
     noise_schedule: str | Mapping[str, Any] = "linear"  # epsilon, v, sample, and samplers on a noise schedule
     min_snr_gamma: float | None = None  # of the same: clamp of the loss weight (Hang et al. 2023); None: weight 1
     black: float = 0.0  # in the process, where white is 1
@@ -130,7 +130,8 @@ class Denoiser:
             return self.sde.marginal_std(t)
         if self.settings.name == "edm":
             normal = torch.randn(n, generator=generator)
-            return (normal * EDM_LOG_SIGMA_STD + EDM_LOG_SIGMA_MEAN).exp() * self.settings.sigma_data
+            mean = self.settings.log_sigma_mean - math.log(EDM_SIGMA_DATA)
+            return (normal * self.settings.log_sigma_std + mean).exp() * self.settings.sigma_data
         return self.vp.sigmas[torch.randint(len(self.vp.sigmas), (n,), generator=generator)].float()
 
     def sigma_range(self) -> tuple[float, float]:
@@ -179,7 +180,8 @@ def build_denoiser(network: nn.Module, model: Mapping[str, Any], training: Mappi
         "black": training["black"],
         "noise_scale": EDM_NOISE_SCALE[model["family"]],
     }
-    settings |= {key: training[key] for key in ("noise_schedule", "min_snr_gamma") if key in training}
+    optional = ("noise_schedule", "min_snr_gamma", "log_sigma_mean", "log_sigma_std")
+    settings |= {key: training[key] for key in optional if key in training}
     settings |= {key: model["network"][key] for key in ("sigma",) if key in model["network"]}
     return Denoiser(network, build(PreconditioningSettings, settings, "training"))
 

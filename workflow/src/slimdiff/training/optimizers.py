@@ -54,13 +54,13 @@ def _adamw_8bit(parameters: list[nn.Parameter], learning_rate: float, weight_dec
 
 
 def _muon(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Return Muon for a network's inner layers; the first and the last layer are AdamW's.
+    """Return Muon for a network's inner convolutions, in the order of registration; the rest is AdamW's.
 
-    They are the first and the last convolution in the order of registration, or the linear layer if there is none.
+    Of a network without convolutions Muon takes the inner linear layers.
     """
-    layers = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))]
-    ends = [m for m in layers if not isinstance(m, nn.Linear)] or layers
-    inner = [(m.weight, int(getattr(m, "groups", 1))) for m in layers if m not in (ends[0], ends[-1])]
+    linears = [m for m in network.modules() if isinstance(m, nn.Linear)]
+    layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))] or linears
+    inner = [(m.weight, int(getattr(m, "groups", 1))) for m in layers[1:-1]]
     # the weight of a parametrized layer is computed from its parameters
     matrices = {w: groups for w, groups in inner if isinstance(w, nn.Parameter) and w.requires_grad}
     others = [p for p in network.parameters() if p.requires_grad and p not in matrices]
