@@ -86,11 +86,12 @@ def test_raw_and_averaged_weights_share_a_training(name: str, others: set[str]) 
     assert sampled == resolve.train_settings(config, "mnist", "ddpm", "linear-8bit-mixed", 0)["training"]
 
 
-def test_the_scaled_preset_differs_from_the_defaults_in_length_alone() -> None:
+def test_the_scaled_preset_differs_from_the_defaults_in_length_and_rate_alone() -> None:
     """Except where Muon cannot go: 8-bit Adam has the optimizer of its reference, and Table 5 has the paper's batch."""
     config = preset("paper-cpu.yaml")
     for model in ("ncsn", "ddpm"):
-        plain = merge(config["models"][model], {"training": {"epochs": CONFIG["models"][model]["training"]["epochs"]}})
+        default = CONFIG["models"][model]["training"]
+        plain = merge(config["models"][model], {"training": {key: default[key] for key in ("epochs", "learning_rate")}})
         assert plain == CONFIG["models"][model]
         options = {name: lookup.training_options(config, model, name) for name in config["trainings"]}
         assert options["linear-8bit-mixed+adam-8bit"] == {
