@@ -20,6 +20,7 @@ from slimdiff.analysis.claims.effects import CONTRADICTED, NOT_RUN, REPLICATED, 
 from slimdiff.analysis.claims.expressions import Comparison
 from slimdiff.analysis.claims.file import Claim
 from slimdiff.analysis.claims.verdicts import Part, Verdict
+from slimdiff.analysis.references import unlike
 from slimdiff.errors import UserError
 from slimdiff.report.tables import claims as claimtables
 from slimdiff.stages import claims as stage
@@ -525,6 +526,16 @@ def test_unequal_training_is_named() -> None:
     unknown = [row | {"settings": None} for row in rows]
     unclear = "it is unknown whether mnist/ncsn/l1-30 was trained for longer than mnist/ncsn/baseline"
     assert part(unknown, "fid_indomain(l1-30) < fid_indomain(baseline)").why == unclear
+
+
+def test_a_training_without_noise_levels_has_those_of_karras() -> None:
+    """So older rows are comparable with newer ones that state them, and not with ones at higher levels."""
+
+    def settings(**noise: float) -> dict[str, Any]:
+        return {"train": {"model": {"network": {}}, "training": {"epochs": 2, "optimizer": "muon", **noise}}}
+
+    assert unlike(settings(), settings(log_sigma_mean=-1.2, log_sigma_std=1.2)) == ()
+    assert unlike(settings(), settings(log_sigma_mean=-0.4, log_sigma_std=1.2)) == ("log_sigma_mean",)
 
 
 def test_a_baseline_of_another_optimizer_is_replaced_by_the_reference() -> None:

@@ -805,6 +805,11 @@ START_CASES = [
         "trainings.mine.finetune.groups … start … leave it out",
     ),
     case(
+        "noise levels of a training that has its own",
+        {**started(start="plain", distill=DISTILL, finetune={"log_sigma_std": 0.3})},
+        "trainings.mine.finetune.log_sigma_std … 0.3; allowed without distill of method progressive … leave it out",
+    ),
+    case(
         "another family's option after a start",
         started(start="plain", finetune={"min_snr_gamma": 5.0}),
         "trainings.mine.finetune.min_snr_gamma … family ddpm … model ncsn is ncsn … leave it out",
@@ -1036,6 +1041,19 @@ NETWORK_CASES = [
         "min-SNR weighting with edm",
         ddpm({"training": {"preconditioning": "edm", "min_snr_gamma": 5}}),
         "models.ddpm.training.min_snr_gamma … 5; allowed with preconditioning edm: null",
+    ),
+    case(
+        "noise levels of edm with another preconditioning",
+        {
+            "trainings": {"groups-2": {"preconditioning": "score", "log_sigma_mean": 0.3}},
+            "matrix": [entry(optimizations=["groups-2"])],
+        },
+        "trainings.groups-2.log_sigma_mean … 0.3; allowed with preconditioning edm alone, not score: leave it out",
+    ),
+    case(
+        "noise levels far out",
+        ddpm({"training": {"log_sigma_mean": 50}}),
+        "models.ddpm.training.log_sigma_mean … 50 … 5",
     ),
     case(
         "preconditioning that a ddpm lacks",

@@ -190,7 +190,7 @@ COLUMNS: tuple[Column, ...] = (
         "denoising_loss",
         "Float64",
         "",
-        "training loss on test images, noise levels equally likely; not comparable across preconditionings",
+        "training loss on test images; not comparable across preconditionings or noise levels of training",
         "profile",
     ),
     Column("denoising_loss_low", "Float64", "", "denoising_loss over the lowest third of the noise levels", "profile"),

@@ -11,7 +11,11 @@ from slimdiff.analysis.measures import BASELINE
 from slimdiff.analysis.statistics import Recipe
 
 # What decides how much an epoch teaches a network, compressed or not.
-SCHEDULE = ("optimizer", "learning_rate", "lr_schedule", "weight_decay", "batch_size")
+SCHEDULE = (
+    *("optimizer", "learning_rate", "lr_schedule", "weight_decay", "batch_size"),
+    *("log_sigma_mean", "log_sigma_std"),
+)
+ABSENT = {"log_sigma_mean": -1.2, "log_sigma_std": 1.2}  # values that a training without the option has
 NAMES = ["dataset", "model", "optimization"]
 
 
@@ -19,10 +23,11 @@ def references(matrix: pd.DataFrame) -> dict[Recipe, str | None]:
     """Return the recipe that each recipe of `matrix` is compared with, of the same data set and model.
 
     That is the uncompressed recipe that was trained likewise: for as many epochs, by the same optimizer, rate, rate
-    schedule, weight decay and batch, one after the other where a training starts from another. For most recipes it is
-    `baseline`, for one that trains on `longer`. Where the matrix holds none, it is the uncompressed one of as many
-    epochs that is trained as `baseline` is, which is also what uncompressed recipes are compared with. None: the matrix
-    holds no such recipe, or its rows do not say for how many epochs one was trained. `baseline` is its own reference.
+    schedule, weight decay, batch and noise levels, one after the other where a training starts from another. For most
+    recipes it is `baseline`, for one that trains on `longer`. Where the matrix holds none, it is the uncompressed one
+    of as many epochs that is trained as `baseline` is, which is also what uncompressed recipes are compared with. None:
+    the matrix holds no such recipe, or its rows do not say for how many epochs one was trained. `baseline` is its own
+    reference.
     """
     settings = recipe_settings(matrix)
     candidates: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}  # data set, model → the uncompressed recipes
@@ -87,7 +92,7 @@ def schedule_of(settings: Mapping[str, Any]) -> tuple[tuple[tuple[Any, ...], flo
     steps: list[tuple[tuple[Any, ...], float]] = []
     for training in _trainings(settings):
         options = training.get("training", {})
-        values, epochs = tuple(options.get(name) for name in SCHEDULE), options.get("epochs") or 0.0
+        values, epochs = tuple(options.get(name, ABSENT.get(name)) for name in SCHEDULE), options.get("epochs") or 0.0
         if steps and steps[-1][0] == values:
             epochs += steps.pop()[1]
         if epochs:

@@ -43,7 +43,11 @@ SCHEMA = _with(
             _mapping(family=_TEXT, image_size=_PIXELS, channels=_CHANNELS, fit=_TEXT, network=_OBJECT),
             patch={"type": "integer", "minimum": 1, "maximum": MAX_SIZE},
         ),
-        training=_mapping(preconditioning=_TEXT, groups={"type": ["integer", "string"]}),
+        training=_with(
+            _mapping(preconditioning=_TEXT, groups={"type": ["integer", "string"]}),
+            log_sigma_mean=_NUMBER,
+            log_sigma_std={**_NUMBER, "exclusiveMinimum": 0},
+        ),
         sampler=_with(
             _mapping(method=_TEXT),
             steps={"type": "integer", "minimum": 1, "maximum": MAX_STEPS},

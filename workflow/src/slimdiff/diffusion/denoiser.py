@@ -43,7 +43,7 @@ class PreconditioningSettings:
     name: str
     sigma: float = 25.0  # base of the VE SDE
     sigma_data: float = 0.33  # edm: root mean square of the pixels; 0.33 for MNIST in [0, 1]
-    log_sigma_mean: float = -1.2  # edm: of the normal ln sigma in training, for sigma_data 0.5; Karras et al.'s
+    log_sigma_mean: float = -1.2  # edm: mean of ln sigma in training, for sigma_data 0.5, with which it scales
     log_sigma_std: float = 1.2  # edm: its standard deviation
     noise_schedule: str | Mapping[str, Any] = "linear"  # epsilon, v, sample, and samplers on a noise schedule
     min_snr_gamma: float | None = None  # of the same: clamp of the loss weight (Hang et al. 2023); None: weight 1

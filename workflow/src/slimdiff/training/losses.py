@@ -119,9 +119,9 @@ def denoising_losses(
 ) -> list[float]:
     """Return the training loss at `levels` equally likely noise levels, each the mean over its own images.
 
-    Images, noise and levels depend on neither the cell nor its seed. Cells of one data set, model and preconditioning
-    thus compare image by image. No label is withheld, as in sampling, and there is no guidance. Losses may be NaN or
-    infinite.
+    Images, noise and levels depend on neither the cell nor its seed. Cells of one data set, model, preconditioning and
+    distribution of noise levels thus compare image by image. No label is withheld, as in sampling, and there is no
+    guidance. Losses may be NaN or infinite.
 
     Args:
         denoiser: of the network on `device` as its engine runs it.

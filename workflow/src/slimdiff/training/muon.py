@@ -1,9 +1,9 @@
 """Muon for weight matrices, AdamW for all other parameters, as one optimizer.
 
-Muon (Jordan et al. 2024) moves a matrix along its momentum, orthogonalized by Newton-Schulz iterations: not five, but
-three with coefficients of their own (Polar Express, Amsel et al. 2025, algorithm 1). They are polynomials of X Xᵀ times
-X, so they run on that small square matrix, in float32, for all matrices of a shape at once. torch.optim.Muon takes
-matrices alone, one after the other (docs/decisions).
+Muon (Jordan et al. 2024) moves a matrix along its momentum, orthogonalized by Newton-Schulz iterations: here three,
+with the coefficients of Polar Express (Amsel et al. 2025, algorithm 1), instead of five. They are polynomials of X Xᵀ
+times X, so they run on that small square matrix, in float32, for all matrices of a shape at once. torch.optim.Muon
+takes matrices alone, one after the other (docs/decisions).
 Updates are scaled to the root mean square of AdamW's (Liu et al. 2025, eq. 4), so both share a rate and a decay.
 """
 
@@ -23,7 +23,7 @@ RMS = 0.2  # of AdamW's updates
 class Muon(torch.optim.Optimizer):
     """Muon and AdamW, with one learning rate and weight decay.
 
-    A kernel is a matrix of output × rest, one for each group of its convolution.
+    A kernel is a matrix of its first dimension (outputs, or inputs if it is transposed) × rest, one for each group.
 
     Args:
         matrices: parameters of two dimensions or more, with the number of groups that divides their first one.

@@ -56,11 +56,12 @@ def _adamw_8bit(parameters: list[nn.Parameter], learning_rate: float, weight_dec
 def _muon(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     """Return Muon for a network's inner convolutions, in the order of registration; the rest is AdamW's.
 
-    Of a network without convolutions Muon takes the inner linear layers.
+    Of a network without inner convolutions, such as a transformer, Muon takes the inner linear layers.
     """
+    convolutions = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
     linears = [m for m in network.modules() if isinstance(m, nn.Linear)]
-    layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))] or linears
-    inner = [(m.weight, int(getattr(m, "groups", 1))) for m in layers[1:-1]]
+    layers = (convolutions if len(convolutions) > 2 else linears)[1:-1]
+    inner = [(m.weight, int(getattr(m, "groups", 1))) for m in layers]
     # the weight of a parametrized layer is computed from its parameters
     matrices = {w: groups for w, groups in inner if isinstance(w, nn.Parameter) and w.requires_grad}
     others = [p for p in network.parameters() if p.requires_grad and p not in matrices]
