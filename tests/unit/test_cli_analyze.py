@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import synthetic
 import yaml
+from PIL import Image
 
 from slimdiff.analysis import matrix
 from slimdiff.report import contents
@@ -31,17 +32,20 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_only_existing_files_are_renewed(made: Path, command: Command) -> None:
     out = made.parent / "published"
     out.mkdir()
-    for name in ("differences.md", "claims.json", "README.md"):
+    names = {"differences.md", "claims.json", "README.md", "pareto.png"}
+    for name in names:
         (out / name).write_text("old", encoding="utf-8")
     code, text, _ = command("analyze", str(made), "--out", str(out), "--update")
     assert code == 0
-    assert {path.name for path in out.iterdir()} == {"differences.md", "claims.json", "README.md"}
+    assert {path.name for path in out.iterdir()} == names
     assert (out / "README.md").read_text(encoding="utf-8") == "old"
     record = json.loads((out / "claims.json").read_text(encoding="utf-8"))
     margins = yaml.safe_load(Path("config.yaml").read_text(encoding="utf-8"))["verdicts"]["margins"]
     assert record["margins"] == margins | {"quality": {"mnist": margins["quality"]["mnist"]}}
     assert "| `ema` |" in (out / "differences.md").read_text(encoding="utf-8")
     assert "images: " in text and "1 worse" in text
+    with Image.open(out / "pareto.png") as picture:
+        assert picture.mode == "P", "as small as publish writes it"
 
 
 def test_margins_and_claims_are_those_of_the_config(made: Path, command: Command) -> None:

@@ -105,10 +105,14 @@ def _write(
     record: dict[str, Any],
     wanted: set[str] | None,
 ) -> None:
-    """Write claims.json, tables and figures into `folder`; of the figures only those in `wanted`, if given."""
+    """Write claims.json, tables and figures into `folder`; of the figures only those in `wanted`, if given.
+
+    These replace published ones, so their pictures are as small as those of `slimdiff publish`.
+    """
     from slimdiff.report.contents import FIGURE_FORMATS, FIGURES
     from slimdiff.report.figures import style
     from slimdiff.report.figures.write import draw
+    from slimdiff.report.study import shrink
     from slimdiff.report.tables.write import write_tables
 
     files.write_json(folder / "claims.json", record)
@@ -116,4 +120,7 @@ def _write(
     for spec in FIGURES:
         formats = [suffix for suffix in FIGURE_FORMATS if wanted is None or f"{spec.name}.{suffix}" in wanted]
         for suffix in formats:
-            style.save(draw(matrix, found, paper, spec), folder / f"{spec.name}.{suffix}")
+            path = folder / f"{spec.name}.{suffix}"
+            style.save(draw(matrix, found, paper, spec), path)
+            if wanted is not None and suffix == "png":
+                shrink(path)
