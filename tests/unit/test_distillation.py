@@ -20,7 +20,7 @@ from slimdiff.training.distillation import Distill, DistillSettings
 
 LOW, HIGH, RHO = 0.01, 5.0, 7.0
 GUIDANCE = {"ncsn": 1.0, "ddpm": 1.5, "unet2d": 1.5}
-EPOCHS = {"ncsn": 10, "ddpm": 10, "unet2d": 20}  # after which a student follows its teacher
+EPOCHS = {"ncsn": 10, "ddpm": 10, "unet2d": 30}  # after which a student follows its teacher
 
 
 @pytest.fixture(scope="module")
