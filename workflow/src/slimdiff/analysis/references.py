@@ -9,13 +9,10 @@ import pandas as pd
 
 from slimdiff.analysis.measures import BASELINE
 from slimdiff.analysis.statistics import Recipe
+from slimdiff.catalog.families import NOISE_LEVELS
 
 # What decides how much an epoch teaches a network, compressed or not.
-SCHEDULE = (
-    *("optimizer", "learning_rate", "lr_schedule", "weight_decay", "batch_size"),
-    *("log_sigma_mean", "log_sigma_std"),
-)
-ABSENT = {"log_sigma_mean": -1.2, "log_sigma_std": 1.2}  # values that a training without the option has
+SCHEDULE = ("optimizer", "learning_rate", "lr_schedule", "weight_decay", "batch_size", *NOISE_LEVELS)
 NAMES = ["dataset", "model", "optimization"]
 
 
@@ -92,7 +89,10 @@ def schedule_of(settings: Mapping[str, Any]) -> tuple[tuple[tuple[Any, ...], flo
     steps: list[tuple[tuple[Any, ...], float]] = []
     for training in _trainings(settings):
         options = training.get("training", {})
-        values, epochs = tuple(options.get(name, ABSENT.get(name)) for name in SCHEDULE), options.get("epochs") or 0.0
+        values, epochs = (
+            tuple(options.get(name, NOISE_LEVELS.get(name)) for name in SCHEDULE),
+            options.get("epochs") or 0.0,
+        )
         if steps and steps[-1][0] == values:
             epochs += steps.pop()[1]
         if epochs:

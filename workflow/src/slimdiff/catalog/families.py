@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 PRECONDITIONINGS = ("score", "edm", "epsilon", "v", "sample")
 ON_SCHEDULE = ("epsilon", "v", "sample")  # those with a noise schedule, whose loss min-SNR can weight
+# Options of edm's noise levels in training, with the values of Karras et al. 2022, which a training without them has.
+NOISE_LEVELS = {"log_sigma_mean": -1.2, "log_sigma_std": 1.2}
 # Training options that define the network or what it predicts; a training with a start takes them from the start.
 FIXED_BY_START = ("preconditioning", "sigma_data", "black", "noise_schedule", "groups", "linear")
 # Those of a pretrained model that its weights are used with before any training.

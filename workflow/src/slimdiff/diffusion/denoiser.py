@@ -4,7 +4,7 @@ All parametrizations are one formula, D = c_skip·x + c_out·F(c_in·x, c_noise)
 
 - `score`, the paper's NCSN: F / sigma is the score, so c_skip = c_in = 1, c_out = sigma, c_noise = t. Sigma is the
   marginal standard deviation at a uniform t. The denoising score matching loss is ‖F + noise‖².
-- `edm`: Karras et al. 2022, table 1, last column; ln sigma is normal, with settings for mean and deviation.
+- `edm`: Karras et al. 2022, table 1, last column; ln sigma is normal, its mean and deviation are settings.
 - `epsilon`, the paper's DDPM: F predicts the noise from x_t and the step t (Ho et al. 2020).
 - `v`: F is sqrt(alpha_bar)·noise - sqrt(1 - alpha_bar)·x_0 (Salimans and Ho 2022).
 - `sample`: F is x_0, diffusers' prediction type of that name.
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from slimdiff.catalog.families import PRECONDITIONINGS
+from slimdiff.catalog.families import NOISE_LEVELS, PRECONDITIONINGS
 from slimdiff.diffusion.processes import TIME_MIN, VESDE, VP
 from slimdiff.errors import UserError
 from slimdiff.io.settings import build
@@ -43,8 +43,8 @@ class PreconditioningSettings:
     name: str
     sigma: float = 25.0  # base of the VE SDE
     sigma_data: float = 0.33  # edm: root mean square of the pixels; 0.33 for MNIST in [0, 1]
-    log_sigma_mean: float = -1.2  # edm: mean of ln sigma in training, for sigma_data 0.5, with which it scales
-    log_sigma_std: float = 1.2  # edm: its standard deviation
+    log_sigma_mean: float = NOISE_LEVELS["log_sigma_mean"]  # edm: mean of ln sigma in training, at sigma_data 0.5
+    log_sigma_std: float = NOISE_LEVELS["log_sigma_std"]  # edm: its standard deviation
     noise_schedule: str | Mapping[str, Any] = "linear"  # epsilon, v, sample, and samplers on a noise schedule
     min_snr_gamma: float | None = None  # of the same: clamp of the loss weight (Hang et al. 2023); None: weight 1
     black: float = 0.0  # in the process, where white is 1
@@ -180,7 +180,7 @@ def build_denoiser(network: nn.Module, model: Mapping[str, Any], training: Mappi
         "black": training["black"],
         "noise_scale": EDM_NOISE_SCALE[model["family"]],
     }
-    optional = ("noise_schedule", "min_snr_gamma", "log_sigma_mean", "log_sigma_std")
+    optional = ("noise_schedule", "min_snr_gamma", *NOISE_LEVELS)
     settings |= {key: training[key] for key in optional if key in training}
     settings |= {key: model["network"][key] for key in ("sigma",) if key in model["network"]}
     return Denoiser(network, build(PreconditioningSettings, settings, "training"))

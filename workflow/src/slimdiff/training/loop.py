@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from slimdiff.catalog.families import NOISE_LEVELS
 from slimdiff.catalog.limits import DatasetFacts, model_faults
 from slimdiff.compression.linear_quant import quantize_linears
 from slimdiff.compression.mixed_linear import mixed_weights
 from slimdiff.compression.restore import StructuralChange
 from slimdiff.data.image_set import ImageSet
 from slimdiff.data.transforms import to_model
-from slimdiff.diffusion.denoiser import NO_LABEL, NoisyBatch, PreconditioningSettings, build_denoiser
+from slimdiff.diffusion.denoiser import NO_LABEL, NoisyBatch, build_denoiser
 from slimdiff.diffusion.noise import derive_seed
 from slimdiff.errors import refuse
 from slimdiff.io.settings import build, canonical
@@ -68,8 +69,8 @@ class TrainingSettings:
     linear: str  # float | 8bit | 4bit: quantized from the start and frozen | 8bit-mixed: float weights, int8 products
     ema_sampled_after: int | None = None  # 8bit-mixed: epochs after which the average keeps its linear weights
     compile: bool = False  # compile the network with torch.compile, on a GPU with CUDA graphs
-    log_sigma_mean: float = PreconditioningSettings.log_sigma_mean  # edm: of the noise levels, for sigma_data 0.5
-    log_sigma_std: float = PreconditioningSettings.log_sigma_std  # edm
+    log_sigma_mean: float = NOISE_LEVELS["log_sigma_mean"]  # edm: mean of ln sigma, at sigma_data 0.5
+    log_sigma_std: float = NOISE_LEVELS["log_sigma_std"]  # edm: its standard deviation
     # options that not every family has
     noise_schedule: str | Mapping[str, Any] = "linear"  # epsilon, v, sample: linear | cosine | options of diffusers
     min_snr_gamma: float | None = None  # epsilon, v, sample: clamp of the loss weight

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from slimdiff.catalog.compression import FLOAT_ONLY
-from slimdiff.catalog.families import FAMILIES, ON_SCHEDULE, divisors
+from slimdiff.catalog.families import FAMILIES, NOISE_LEVELS, ON_SCHEDULE, divisors
 from slimdiff.catalog.layers import MIXED_LINEAR, blocks_of
 from slimdiff.catalog.limits import uniform_amounts
 from slimdiff.config.checks import Problem
@@ -70,7 +70,14 @@ def training_problems(config: Config, model: str, training: str) -> Iterator[Pro
     if options.get("min_snr_gamma") is not None and options["preconditioning"] not in ON_SCHEDULE:
         text = f"is {options['min_snr_gamma']}; allowed with preconditioning {options['preconditioning']}: null"
         yield problem("min_snr_gamma", text)
-    yield from _noise_problems(config, training, options)
+    method = own["distill"].get("method", "progressive") if "distill" in own else None
+    for key in sorted(NOISE_LEVELS.keys() & {*own, *own.get("finetune", {})}):
+        if options["preconditioning"] != "edm":
+            text = f"allowed with preconditioning edm alone, not {options['preconditioning']}: leave it out"
+            yield problem(key, f"is {options[key]}; {text}")
+        elif method in ("progressive", "consistency"):
+            text = f"allowed without distill of method {method}, which has its own noise levels: leave it out"
+            yield problem(key, f"is {options[key]}; {text}")
     if family not in FAMILIES:
         if options["groups"] != 1 and not plugin_catalog(config).families[family].declared.grouped:
             yield problem("groups", f"is {options['groups']}; allowed for family {family}: 1")
@@ -79,20 +86,6 @@ def training_problems(config: Config, model: str, training: str) -> Iterator[Pro
     if options["groups"] != "max" and math.gcd(*channels) % options["groups"]:
         allowed = f"allowed with the channels {channels} of model {model}: {divisors(math.gcd(*channels))} or max"
         yield problem("groups", f"is {options['groups']}; {allowed}")
-
-
-def _noise_problems(config: Config, training: str, options: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield the training's own options of EDM's noise levels where others are trained."""
-    own = config["trainings"][training]
-    method = own["distill"].get("method", "progressive") if "distill" in own else None
-    for path, given in ((("trainings", training), own), (("trainings", training, "finetune"), own.get("finetune", {}))):
-        for key in sorted({"log_sigma_mean", "log_sigma_std"} & set(given)):
-            if options["preconditioning"] != "edm":
-                text = f"is {given[key]}; allowed with preconditioning edm alone, not {options['preconditioning']}"
-                yield Problem((*path, key), f"{text}: leave it out")
-            elif method not in (None, "knowledge"):
-                text = f"is {given[key]}; allowed without distill of method {method}, which has its own noise levels"
-                yield Problem((*path, key), f"{text}: leave it out")
 
 
 DISTILL_KEYS = {  # by method
