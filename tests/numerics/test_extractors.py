@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import max_pool2d
 from torch.utils.data import Dataset
 
 from slimdiff.data.image_set import ImageSet
@@ -13,6 +14,7 @@ from slimdiff.errors import UserError
 from slimdiff.io import files
 from slimdiff.metrics.frechet import frechet_distance, statistics
 from slimdiff.metrics.networks import extractors, fit
+from slimdiff.metrics.networks.base import max_pool
 from slimdiff.metrics.networks.extractors import FEATURES, Extractor, features
 from slimdiff.metrics.networks.fit import ExtractorSettings, Trained, train_network
 
@@ -60,6 +62,21 @@ def test_any_image_size_has_64_features_and_a_small_file(tmp_path: Path, shape: 
     assert extractor.logits(images(3, shape)).shape == (3, 10)
     extractors.write(tmp_path / "one.safetensors", [extractor.float()], {"dataset": "x", "classes": ["c"] * 10})
     assert (tmp_path / "one.safetensors").stat().st_size < 600_000
+
+
+@pytest.mark.parametrize("size", [(2, 2), (7, 9), (10, 5), (28, 28)])
+@pytest.mark.parametrize("training", [False, True])
+def test_max_pooling_is_torchs_with_its_gradient(size: tuple[int, int], training: bool) -> None:
+    x = torch.randint(0, 3, (4, 3, *size), generator=torch.Generator().manual_seed(0)).double()  # with equal values
+    x[0, 0, 0, 0] = torch.nan
+    x.requires_grad_(training)
+    with torch.set_grad_enabled(training):
+        found, expected = max_pool(x), max_pool2d(x, 2)
+    assert torch.equal(found.isnan(), expected.isnan())
+    assert torch.equal(found.nan_to_num(), expected.nan_to_num())
+    if training:
+        gradients = [torch.autograd.grad(y.nan_to_num().square().sum(), x)[0] for y in (found, expected)]
+        assert torch.equal(*gradients)
 
 
 def test_smaller_images_are_refused() -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from slimdiff.errors import UserError
 from slimdiff.io import safetensors_header
 from slimdiff.io.tensors import load_tensors, save_tensors
-from slimdiff.metrics.networks.base import BATCH_SIZE, ImageClassifier, check_shape, in_batches
+from slimdiff.metrics.networks.base import BATCH_SIZE, ImageClassifier, check_shape, in_batches, max_pool
 
 KIND = "classifier"
 MAX_MAP_SIDE = 4  # of the last feature map, so that the file stays small for large images
@@ -45,7 +45,7 @@ class Classifier(ImageClassifier):
         # In [0, 1], unlike elsewhere: zero padding then continues a black border.
         x = images.to(self.to_logits.weight.dtype) / 255.0
         x = F.relu(self.conv1(x))
-        x = F.relu(F.max_pool2d(self.norm2(self.conv2(x)), 2))
+        x = F.relu(max_pool(self.norm2(self.conv2(x))))
         x = F.relu(self.norm3(self.conv3(x)))
         if self.strides != (1, 1):
             x = F.avg_pool2d(x, self.strides, ceil_mode=True)
