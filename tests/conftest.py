@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported; see clones.ENVIRONMENT
+os.environ.setdefault("SLIMDIFF_FORK_SERVER", "")
 
 import hypothesis
 import pytest

@@ -67,7 +67,7 @@ def test_all_that_locks_works_without_locks(tmp_path: Path) -> None:
 import json, os, socket, sys
 from pathlib import Path
 from slimdiff.cli import clean
-from slimdiff.runtime import die_with_parent, run_lock
+from slimdiff.runtime import lifetime, run_lock
 from slimdiff.training.state import locked
 
 runs, left = Path(".snakemake"), Path(".snakemake/locks/0.output.lock")
@@ -78,7 +78,7 @@ run = run_lock.enter(runs)
 run_lock.sign(run)
 with locked(Path("state")):
     training = clean._runs(Path("state"), now=0.0)
-die_with_parent.hold(".snakemake/slimdiff.jobs")
+lifetime.hold(".snakemake/slimdiff.jobs")
 print(json.dumps([left.exists(), run_lock.find_worker(runs), (runs / run_lock.RUNS).read_text(), training]))
 os._exit(0)
 """,

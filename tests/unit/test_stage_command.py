@@ -2,7 +2,13 @@
 
 import dataclasses
 import importlib
+import json
+import os
 import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,3 +78,40 @@ def test_rules_pass_the_options_of_their_stages(path: Path) -> None:
         flags = set(re.findall(r"--([\w-]+)", rest))
         required = {field.name for field in fields if field.default is dataclasses.MISSING}
         assert {name.replace("_", "-") for name in required} <= flags <= {f.name.replace("_", "-") for f in fields}
+
+
+STAGE = """
+import time
+from slimdiff.stages import command
+def main(_):
+    block, end = bytes(300_000_000), time.process_time() + 0.5
+    while time.process_time() < end:
+        pass
+    time.sleep(0.5)
+command.run(main)
+"""
+
+
+def test_a_stage_records_what_the_kernel_says_that_it_used(tmp_path: Path) -> None:
+    record, started = tmp_path / "new" / "used.jsonl", time.monotonic()
+    command_line = [sys.executable, "-c", STAGE, "--usage", str(record)]
+    process = subprocess.Popen(command_line, env={**os.environ, "PYTHONPATH": str(SOURCE)})
+    _, status, expected = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - started
+    assert status == 0
+    used = json.loads(record.read_text(encoding="utf-8"))
+    assert used["cpu_time"] == pytest.approx(expected.ru_utime + expected.ru_stime, abs=0.2)
+    assert used["cpu_time"] + 0.4 < used["s"] <= seconds + 0.02
+    assert used["s"] > seconds - 0.5
+    assert used["max_rss"] == pytest.approx(expected.ru_maxrss / 1024, rel=0.01)
+
+
+def test_a_stage_that_fails_records_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["stage", "--usage", str(tmp_path / "used.jsonl")])
+
+    def main(_: Sequence[str] | None) -> None:
+        raise UserError("no")
+
+    with pytest.raises(SystemExit):
+        command.run(main)
+    assert not (tmp_path / "used.jsonl").exists()

@@ -106,6 +106,7 @@ def environment(folder: Path) -> dict[str, str]:
         "PYTHONPATH": str(folder / "workflow/src"),
         "OMP_NUM_THREADS": "1",
         "STAGE_FORKS": stage_forks("preloaded"),
+        "SLIMDIFF_FORK_SERVER": "",
     }
 
 

@@ -184,16 +184,22 @@ def test_a_second_run_does_nothing(run: Path) -> None:
     assert (run / "results" / "report.html").stat().st_mtime_ns == before
 
 
-def test_the_same_seed_gives_the_same_samples_and_score(run: Path, tmp_path: Path) -> None:
-    """Resampled and rescored by the rules; training has its own test."""
+@pytest.mark.parametrize("forks", [False, True])
+def test_the_same_seed_gives_the_same_samples_and_score(run: Path, tmp_path: Path, forks: bool) -> None:
+    """Resampled and rescored by the rules, also as forks of the run's own server; training has its own test."""
     tree = Path(shutil.copytree(run, tmp_path / "slimdiff"))
     files = [folder_of(tree, "baseline") / name for name in ("model.safetensors", "samples.npz", "score.json")]
     before = [path.read_bytes() for path in files]
     targets = [str(path.relative_to(tree)) for path in files]
-    done = snakemake(tree, *targets, "--cores", "2", *SMOKE, "--forcerun", "compress", STAGE_FORKS=stage_forks())
+    how = {"SLIMDIFF_FORK_SERVER": None, "PYTHONPROFILEIMPORTTIME": "1"} if forks else {"STAGE_FORKS": stage_forks()}
+    done = snakemake(tree, *targets, "--cores", "2", "--resources", "gpu=0", *SMOKE, "--forcerun", "compress", **how)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rule score" in done.stdout + done.stderr
     assert [path.read_bytes() for path in files] == before
+    if forks:
+        log = (tree / "results/logs/sample/digits/ncsn/baseline/seed0.log").read_text(encoding="utf-8")
+        assert "| slimdiff.runtime.fork_server" in log
+        assert "| torch\n" not in log, "the job has imported it"
 
 
 def test_a_training_that_diverges_is_a_row_with_its_reason(run: Path, tmp_path: Path) -> None:

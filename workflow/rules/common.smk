@@ -1,6 +1,7 @@
 """What all rules share: the validated config, and functions for params and wildcards."""
 
 import functools
+import glob
 import hashlib
 import json
 import os
@@ -29,8 +30,9 @@ from slimdiff.io.folders import listing
 from slimdiff.io.hub import local_folder
 from slimdiff.io.settings import canonical
 from slimdiff.io.text import one_line
-from slimdiff.runtime import run_lock
+from slimdiff.runtime import fork_server, run_lock
 from slimdiff.runtime.fingerprint import fingerprint, kept_fingerprints
+from slimdiff.runtime.job import FORK_SERVER
 from slimdiff.runtime.retries import keep_for_passing_failures
 
 
@@ -95,6 +97,16 @@ def any_of(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
+def start_fork_server():
+    """Let the jobs of this run start as forks: on Linux, with the Python that runs Snakemake, and without a GPU."""
+    gpus = workflow.global_resources.get("gpu")
+    without_gpu = (gpus is not None and gpus.value == 0) or not any(map(glob.glob, ("/dev/nvidia[0-9]*", "/dev/kfd")))
+    here = workflow.is_main_process and workflow.local_exec and not workflow.deployment_settings.deployment_method
+    if FORK_SERVER not in os.environ and sys.platform == "linux" and here and without_gpu:
+        families = {config["models"][entry["model"]]["family"] for entry in config["matrix"]}
+        os.environ[FORK_SERVER] = fork_server.start(["diffusers.models.unets.unet_2d"] if "unet2d" in families else [])
+
+
 DATASET_FACTS = check_config()
 
 # Held while this run lives, so that the lock of a killed run is recognized as stale.
@@ -123,6 +135,7 @@ wildcard_constraints:
 onstart:
     check_cluster_path()
     run_lock.sign(RUN)
+    start_fork_server()
     keep_for_passing_failures(workflow.scheduler, time.time())
     # To keep to its default of 100 job starts a second, Snakemake 9 goes through all ready jobs again every second, and
     # once more for every finished job: half a core after 300 jobs. Local jobs need no such limit; a user's own is kept.

@@ -10,8 +10,6 @@ rule compress:
         packed=f"results/cells/{CELL}/model.packed",
     log:
         f"results/logs/compress/{CELL}.log",
-    benchmark:
-        f"results/benchmarks/compress/{CELL}.jsonl"
     conda:
         ENVIRONMENT
     threads: 1
@@ -19,6 +17,7 @@ rule compress:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
+        usage=f"results/benchmarks/compress/{CELL}.jsonl",
         settings=get_settings(resolve.compress_settings),
         code=get_code("compress"),
         origin=get_origin,
@@ -26,5 +25,6 @@ rule compress:
         cache=ENGINE_CACHE,
     shell:
         "python -u -P -m slimdiff.stages.compress --settings {params.settings:q} --code {params.code}"
+        " --usage {params.usage:q}"
         " --weights {input.weights:q} --images {input.images:q} --cache {params.cache:q}"
         " --origin {params.origin:q} --identity {params.identity} --out {output.model:q} --out-packed {output.packed:q} >{log:q} 2>&1"

@@ -6,8 +6,6 @@ rule data:
         images="results/data/{dataset}/images.safetensors",
     log:
         "results/logs/data/{dataset}.log",
-    benchmark:
-        "results/benchmarks/data/{dataset}.jsonl"
     localrule: True  # cluster nodes often lack internet access
     conda:
         ENVIRONMENT
@@ -16,9 +14,11 @@ rule data:
         runtime=30,
         data_dir=config["data_dir"],  # a resource, not a param: moving the folder reruns nothing
     params:
+        usage="results/benchmarks/data/{dataset}.jsonl",
         settings=get_settings(resolve.data_settings),
         code=get_code("data"),
         listing=get_folder_listing,
     shell:
         "python -u -P -m slimdiff.stages.data --settings {params.settings:q} --code {params.code}"
+        " --usage {params.usage:q}"
         " --data-dir {resources.data_dir:q} --out {output.images:q} >{log:q} 2>&1"

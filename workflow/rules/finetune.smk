@@ -11,8 +11,6 @@ rule finetune:
         record=f"results/train/{TRAINING}/train.json",
     log:
         f"results/logs/finetune/{TRAINING}.log",
-    benchmark:
-        f"results/benchmarks/finetune/{TRAINING}.jsonl"
     wildcard_constraints:
         training=any_of(lookup.later_trainings(config)),
     priority: get_training_priority
@@ -25,11 +23,13 @@ rule finetune:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
+        usage=f"results/benchmarks/finetune/{TRAINING}.jsonl",
         settings=get_settings(resolve.finetune_settings),
         code=get_code("finetune"),
         state=f"results/state/train/{TRAINING}",  # not an output, since Snakemake deletes outputs of failed jobs
     shell:
         "python -u -P -m slimdiff.stages.finetune --settings {params.settings:q} --code {params.code}"
+        " --usage {params.usage:q}"
         " --images {input.images:q} --start {input.start:q} --start-record {input.start_record:q}"
         " --state {params.state:q} --gpu {resources.gpu} --threads {threads}"
         " --out-weights {output.weights:q} --out-record {output.record:q} >{log:q} 2>&1"

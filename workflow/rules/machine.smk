@@ -54,5 +54,5 @@ os.environ.update(
 # Snakemake that started it, even if Snakemake is killed.
 shell.prefix(
     f"set -euo pipefail; export PYTHONPATH={PACKAGE} PYTHONUTF8=1 PYTHONIOENCODING=utf-8; "
-    "exec python -S -P -m slimdiff.runtime.die_with_parent $PPID .snakemake/slimdiff.jobs "
+    "exec python -S -P -m slimdiff.runtime.job $PPID .snakemake/slimdiff.jobs "
 )

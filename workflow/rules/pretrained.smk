@@ -13,8 +13,6 @@ rule pretrained:
         record=f"results/train/{TRAINING}/train.json",
     log:
         f"results/logs/pretrained/{TRAINING}.log",
-    benchmark:
-        f"results/benchmarks/pretrained/{TRAINING}.jsonl"
     wildcard_constraints:
         model=any_of(PRETRAINED),
         training=any_of(lookup.first_trainings(config)),
@@ -26,11 +24,13 @@ rule pretrained:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
+        usage=f"results/benchmarks/pretrained/{TRAINING}.jsonl",
         settings=get_settings(resolve.train_settings),
         code=get_code("pretrained"),
         folder=get_folder,
     shell:
         "python -u -P -m slimdiff.stages.pretrained --settings {params.settings:q} --code {params.code}"
+        " --usage {params.usage:q}"
         " --images {input.images:q} --folder {params.folder:q}"
         " --out-weights {output.weights:q} --out-record {output.record:q} >{log:q} 2>&1"
 

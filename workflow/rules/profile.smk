@@ -12,8 +12,6 @@ rule profile:
         profile=f"results/cells/{CELL}/profile.json",
     log:
         f"results/logs/profile/{CELL}.log",
-    benchmark:
-        f"results/benchmarks/profile/{CELL}.jsonl"
     conda:
         ENVIRONMENT
     threads: get_all_cores if config["profile"]["repeats"] else 1
@@ -22,13 +20,17 @@ rule profile:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
+        usage=f"results/benchmarks/profile/{CELL}.jsonl",
+        # A fork has the memory of all that its server imported, so what is measured starts Python anew.
+        start="env " if config["profile"]["repeats"] else "",
         settings=get_settings(resolve.profile_settings),
         code=get_code("profile"),
         identity=get_identity,
         baseline=lambda wildcards, input: ["--baseline", input.baseline] if input.get("baseline") else [],
         guide=get_guide_arguments,
     shell:
-        "python -u -P -m slimdiff.stages.profile --settings {params.settings:q} --code {params.code}"
+        "{params.start}python -u -P -m slimdiff.stages.profile --settings {params.settings:q} --code {params.code}"
+        " --usage {params.usage:q}"
         " --model {input.model:q} --images {input.images:q} --packed {input.packed:q} {params.baseline:q}"
         " {params.guide:q}"
         " --identity {params.identity} --gpu {resources.gpu} --threads {threads} --out {output.profile:q} >{log:q} 2>&1"

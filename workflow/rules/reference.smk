@@ -8,8 +8,6 @@ rule extractors:
         extractors="results/data/{dataset}/extractors.safetensors",
     log:
         "results/logs/extractors/{dataset}.log",
-    benchmark:
-        "results/benchmarks/extractors/{dataset}.jsonl"
     conda:
         ENVIRONMENT
     threads: 1
@@ -18,10 +16,12 @@ rule extractors:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
+        usage="results/benchmarks/extractors/{dataset}.jsonl",
         settings=get_settings(resolve.extractors_settings),
         code=get_code("extractors"),
     shell:
         "python -u -P -m slimdiff.stages.extractors --settings {params.settings:q} --code {params.code}"
+        " --usage {params.usage:q}"
         " --images {input.images:q} --gpu {resources.gpu} --threads {threads} --out {output.extractors:q} >{log:q} 2>&1"
 
 
@@ -32,8 +32,6 @@ rule classifier:
         classifier="results/data/{dataset}/classifier.safetensors",
     log:
         "results/logs/classifier/{dataset}.log",
-    benchmark:
-        "results/benchmarks/classifier/{dataset}.jsonl"
     conda:
         ENVIRONMENT
     threads: 1
@@ -42,10 +40,12 @@ rule classifier:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
+        usage="results/benchmarks/classifier/{dataset}.jsonl",
         settings=get_settings(resolve.classifier_settings),
         code=get_code("classifier"),
     shell:
         "python -u -P -m slimdiff.stages.classifier --settings {params.settings:q} --code {params.code}"
+        " --usage {params.usage:q}"
         " --images {input.images:q} --gpu {resources.gpu} --threads {threads} --out {output.classifier:q} >{log:q} 2>&1"
 
 
@@ -57,8 +57,6 @@ rule reference:
         reference="results/data/{dataset}/reference.safetensors",
     log:
         "results/logs/reference/{dataset}.log",
-    benchmark:
-        "results/benchmarks/reference/{dataset}.jsonl"
     conda:
         ENVIRONMENT
     threads: 1
@@ -67,10 +65,12 @@ rule reference:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 20 * attempt,
     params:
+        usage="results/benchmarks/reference/{dataset}.jsonl",
         settings=get_settings(resolve.reference_settings),
         code=get_code("reference"),
     shell:
         "python -u -P -m slimdiff.stages.reference --settings {params.settings:q} --code {params.code}"
+        " --usage {params.usage:q}"
         " --images {input.images:q} --extractors {input.extractors:q}"
         " --gpu {resources.gpu} --threads {threads} --out {output.reference:q} >{log:q} 2>&1"
 
@@ -83,8 +83,6 @@ rule foreign:
         reference="results/data/{dataset}/foreign.safetensors",
     log:
         "results/logs/foreign/{dataset}.log",
-    benchmark:
-        "results/benchmarks/foreign/{dataset}.jsonl"
     conda:
         ENVIRONMENT
     threads: 1
@@ -93,10 +91,12 @@ rule foreign:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 20 * attempt,
     params:
+        usage="results/benchmarks/foreign/{dataset}.jsonl",
         settings=get_settings(resolve.foreign_settings),
         code=get_code("reference"),
     shell:
         "python -u -P -m slimdiff.stages.reference --settings {params.settings:q} --code {params.code}"
+        " --usage {params.usage:q}"
         " --images {input.images:q} --extractors {input.extractors:q}"
         " --gpu {resources.gpu} --threads {threads} --out {output.reference:q} >{log:q} 2>&1"
 
@@ -127,8 +127,6 @@ rule inception:
         reference="results/data/{dataset}/inception-{kind}.safetensors",
     log:
         "results/logs/inception/{dataset}-{kind}.log",
-    benchmark:
-        "results/benchmarks/inception/{dataset}-{kind}.jsonl"
     conda:
         ENVIRONMENT
     threads: get_all_cores  # 60,000 images take an hour and a half on two cores
@@ -137,9 +135,11 @@ rule inception:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
+        usage="results/benchmarks/inception/{dataset}-{kind}.jsonl",
         settings=get_settings(resolve.inception_settings),
         code=get_code("inception"),
     shell:
         "python -u -P -m slimdiff.stages.inception --settings {params.settings:q} --code {params.code}"
+        " --usage {params.usage:q}"
         " --images {input.images:q} --weights {input.weights:q}"
         " --gpu {resources.gpu} --threads {threads} --out {output.reference:q} >{log:q} 2>&1"

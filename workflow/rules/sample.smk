@@ -16,8 +16,6 @@ rule sample:
         ),
     log:
         f"results/logs/sample/{CELL}.log",
-    benchmark:
-        f"results/benchmarks/sample/{CELL}.jsonl"
     conda:
         ENVIRONMENT
     threads: 1
@@ -26,6 +24,7 @@ rule sample:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
+        usage=f"results/benchmarks/sample/{CELL}.jsonl",
         settings=get_settings(resolve.sample_settings),
         code=get_code("sample"),
         identity=get_identity,
@@ -33,6 +32,7 @@ rule sample:
         guide=get_guide_arguments,
     shell:
         "python -u -P -m slimdiff.stages.sample --settings {params.settings:q} --code {params.code}"
+        " --usage {params.usage:q}"
         " --model {input.model:q} --gpu {resources.gpu} --threads {threads} --cache {params.cache:q}"
         " {params.guide:q}"
         " --identity {params.identity} --out {output.samples:q} --out-grid {output.grid:q} >{log:q} 2>&1"

@@ -15,8 +15,6 @@ rule score:
         score=f"results/cells/{CELL}/score.json",
     log:
         f"results/logs/score/{CELL}.log",
-    benchmark:
-        f"results/benchmarks/score/{CELL}.jsonl"
     conda:
         ENVIRONMENT
     threads: 1
@@ -25,6 +23,7 @@ rule score:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
+        usage=f"results/benchmarks/score/{CELL}.jsonl",
         settings=get_settings(resolve.score_settings),
         code=get_code("score"),
         identity=get_identity,
@@ -32,6 +31,7 @@ rule score:
         foreign=get_foreign_arguments,
     shell:
         "python -u -P -m slimdiff.stages.score --settings {params.settings:q} --code {params.code}"
+        " --usage {params.usage:q}"
         " --samples {input.samples:q} {params.baseline:q} --images {input.images:q} --reference {input.reference:q}"
         " --extractors {input.extractors:q} {params.foreign:q}"
         " --classifier {input.classifier:q} --inception {input.inception:q}"

@@ -13,8 +13,6 @@ rule train:
         record=f"results/train/{TRAINING}/train.json",
     log:
         f"results/logs/train/{TRAINING}.log",
-    benchmark:
-        f"results/benchmarks/train/{TRAINING}.jsonl"
     wildcard_constraints:
         model=any_of(name for name in config["models"] if name not in PRETRAINED),
         training=any_of(lookup.first_trainings(config)),
@@ -28,10 +26,12 @@ rule train:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
+        usage=f"results/benchmarks/train/{TRAINING}.jsonl",
         settings=get_settings(resolve.train_settings),
         code=get_code("train"),
         state=f"results/state/train/{TRAINING}",  # not an output, since Snakemake deletes outputs of failed jobs
     shell:
         "python -u -P -m slimdiff.stages.train --settings {params.settings:q} --code {params.code}"
+        " --usage {params.usage:q}"
         " --images {input.images:q} --state {params.state:q} --gpu {resources.gpu} --threads {threads}"
         " --out-weights {output.weights:q} --out-record {output.record:q} >{log:q} 2>&1"

@@ -33,6 +33,7 @@ from slimdiff.profiling.nvml import Nvml, open_device
 from slimdiff.runtime.devices import autotuned_kernels, kernels_of, synchronize
 from slimdiff.runtime.memory import HalvingBatch, OutOfMemory
 from slimdiff.runtime.memory import reason as memory_reason
+from slimdiff.runtime.usage import MAXRSS_UNIT
 from slimdiff.training.losses import denoising_losses
 
 GZIP_LEVEL = 6  # the default of the command-line tool
@@ -323,8 +324,7 @@ def _peak_resident_bytes() -> int:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
 
 
 def gzip_bytes(path: Path) -> int:

@@ -18,7 +18,7 @@ from typing import IO
 from slimdiff.runtime.locks import lock
 
 RUNS = "slimdiff.runs"  # held by every run; names the host and process that started last
-JOBS = "slimdiff.jobs"  # held by every job (slimdiff.runtime.die_with_parent)
+JOBS = "slimdiff.jobs"  # held by every job (slimdiff.runtime.job)
 JOBS_TIMEOUT_S = 60.0  # a training saves its state after SIGTERM
 
 

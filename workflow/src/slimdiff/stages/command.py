@@ -8,6 +8,7 @@ JSON object. The docstring of the class is the stage's description.
 import argparse
 import dataclasses
 import functools
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from types import NoneType
 from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin
 
 from slimdiff.errors import UserError
+from slimdiff.io import files
 from slimdiff.io.settings import parse
 from slimdiff.io.streams import make_tolerant
+from slimdiff.runtime import usage
 from slimdiff.runtime.retries import FINAL, is_final
 
 EPILOG = "Runs by hand as well as from a rule. It writes its --out… paths and nothing else."
@@ -32,6 +35,7 @@ class Arguments:
     """Options of every stage."""
 
     code: Annotated[str, "fingerprint of the code, recorded in the outputs that hold measurements"] = "unknown"
+    usage: Annotated[Path | None, "record of the process's time and memory, written after success"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,9 @@ def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
     make_tolerant()
     try:
         main(None)
+        if record := _usage_path():
+            record.parent.mkdir(parents=True, exist_ok=True)
+            files.write_text(record, json.dumps(usage.read()) + "\n")
     except Exception as error:
         if is_final(error):
             print(FINAL, file=sys.stderr, flush=True)
@@ -100,6 +107,14 @@ def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
     sys.exit(0)
+
+
+def _usage_path() -> Path | None:
+    """Return the value of `--usage` on the command line, which the stage has parsed."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--usage", type=Path)
+    path: Path | None = parser.parse_known_args()[0].usage
+    return path
 
 
 def _converter(kind: Any, flag: str) -> Callable[[str], Any]:

@@ -1,4 +1,4 @@
-"""Jobs of a run over time, from their benchmark records.
+"""Jobs of a run over time, from their records of time and memory (slimdiff.runtime.usage).
 
 A record holds the duration of a job; the modification time of its file is the end. Copies may lose these times: if
 `started_at` of most trainings disagrees with them, the figure shows durations alone.

@@ -1,0 +1,170 @@
+"""Stages as forks of one process that has imported torch, which takes longer than much of what stages do.
+
+A run on one machine starts a server (`start`). A job (slimdiff.runtime.job) hands its arguments, environment and
+streams to it (`run`) and waits for the fork's exit status. Signals reach the fork through the job; it is terminated
+when the job ends, and the server ends with Snakemake. A fork imports the package anew, so it runs the code as it is.
+
+Libraries are loaded with one thread each, and must not have used a GPU: CUDA does not survive a fork.
+"""
+
+import atexit
+import contextlib
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from slimdiff.runtime.lifetime import die_with_parent
+
+LENGTH = struct.Struct("!I")  # of a request; the exit status
+ACCEPTED = b"+"
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+MODULES = ("torch", "numpy", "safetensors.torch", "torch.fx.experimental.symbolic_shapes")  # what most stages import
+ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
+
+
+def start(modules: Sequence[str]) -> str:
+    """Start a server with these modules and MODULES, which ends with this process; return the path of its socket."""
+    folder = tempfile.mkdtemp(prefix="slimdiff-")  # only this user may enter it; the server removes it
+    address = f"{folder}/forks"
+    watched, _ = os.pipe()  # the kernel closes the other end with this process
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(socket.SOMAXCONN)  # jobs that start before the server is ready wait
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-u",
+                "-P",
+                "-m",
+                "slimdiff.runtime.fork_server",
+                str(listener.fileno()),
+                *MODULES,
+                *modules,
+            ],
+            stdin=watched,
+            pass_fds=[listener.fileno()],
+            env={**os.environ, **ONE_THREAD},
+            start_new_session=True,  # Ctrl-C reaches jobs, which pass it on
+        )
+    os.close(watched)
+    return address
+
+
+def run(address: str, arguments: Sequence[str], held: int | None) -> None:
+    """Run `python -u -P -m` with these arguments as a fork, and exit with its status; return if there is no server.
+
+    Args:
+        held: descriptor that the fork keeps open as well.
+    """
+    request = json.dumps([list(arguments), dict(os.environ), str(Path.cwd())]).encode()
+    streams = [0, 1, 2, *([] if held is None else [held])]
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(address)
+            socket.send_fds(connection, [LENGTH.pack(len(request))], streams)
+            connection.sendall(request)
+            accepted = connection.recv(len(ACCEPTED))
+        except OSError:
+            return
+        if not accepted:
+            return
+        for number in FORWARDED:
+            signal.signal(number, lambda received, _: connection.sendall(bytes([received])))
+        status = connection.recv(LENGTH.size, socket.MSG_WAITALL)
+    if len(status) < LENGTH.size:
+        sys.exit("error: a process of this run's fork server was killed; run the same command again")
+    os._exit(*LENGTH.unpack(status))
+
+
+def serve(listener: socket.socket) -> list[str]:
+    """Fork for each request until standard input ends; return the arguments of `python -m` in each fork."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while listener in select.select([listener, sys.stdin], [], [])[0]:
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            listener.close()
+            return _answer(connection)
+        connection.close()
+    shutil.rmtree(Path(listener.getsockname()).parent, ignore_errors=True)
+    os._exit(0)
+
+
+def _answer(connection: socket.socket) -> list[str]:
+    """Fork again, for the stage; return its arguments in the fork, and exit here after it."""
+    length, descriptors, _, _ = socket.recv_fds(connection, LENGTH.size, 4)
+    request = connection.recv(LENGTH.unpack(length)[0], socket.MSG_WAITALL)
+    connection.sendall(ACCEPTED)
+    keeper = os.getpid()
+    child = os.fork()
+    if child == 0:
+        connection.close()
+        die_with_parent(keeper)
+        for number, stream in enumerate(descriptors[:3]):
+            os.dup2(stream, number)
+            os.close(stream)
+        arguments, environment, folder = json.loads(request)
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
+        tempfile.tempdir = None  # as the environment says
+        return list(arguments)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    ended = os.pidfd_open(child)
+    sources: list[int | socket.socket] = [ended, connection]
+    while ended not in select.select(sources, [], [])[0]:
+        received = connection.recv(1)
+        os.kill(child, received[0] if received else signal.SIGTERM)
+        if not received:  # the job was killed
+            sources.remove(connection)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with contextlib.suppress(BrokenPipeError):
+        connection.sendall(LENGTH.pack(code if code >= 0 else 128 - code))
+    os._exit(0)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Serve; in a fork, run its stage, and exit without taking Python down, which takes half a second."""
+    for name in argv[1:]:
+        importlib.import_module(name)
+    gc.freeze()  # forks share these objects' memory
+    if len(list(Path("/proc/self/task").iterdir())) > 1:
+        sys.exit("note: a library has started threads, which forks would lack: each job starts Python anew")
+    with socket.socket(fileno=int(argv[0])) as listener:
+        program, *sys.argv[1:] = serve(listener)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "slimdiff"]:
+        del sys.modules[name]
+    code: object = None
+    try:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    threading._shutdown()  # type: ignore[attr-defined] # waits for threads, as Python does
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
