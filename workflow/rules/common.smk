@@ -1,7 +1,6 @@
 """What all rules share: the validated config, and functions for params and wildcards."""
 
 import functools
-import glob
 import hashlib
 import json
 import os
@@ -32,6 +31,7 @@ from slimdiff.io.settings import canonical
 from slimdiff.io.text import one_line
 from slimdiff.runtime import fork_server, run_lock
 from slimdiff.runtime.fingerprint import fingerprint, kept_fingerprints
+from slimdiff.runtime.gpus import has_gpu
 from slimdiff.runtime.job import FORK_SERVER
 from slimdiff.runtime.retries import keep_for_passing_failures
 
@@ -100,7 +100,7 @@ def any_of(names):
 def start_fork_server():
     """Let the jobs of this run start as forks: on Linux, with the Python that runs Snakemake, and without a GPU."""
     gpus = workflow.global_resources.get("gpu")
-    without_gpu = (gpus is not None and gpus.value == 0) or not any(map(glob.glob, ("/dev/nvidia[0-9]*", "/dev/kfd")))
+    without_gpu = (gpus is not None and gpus.value == 0) or not has_gpu()
     here = workflow.is_main_process and workflow.local_exec and not workflow.deployment_settings.deployment_method
     if FORK_SERVER not in os.environ and sys.platform == "linux" and here and without_gpu:
         families = {config["models"][entry["model"]]["family"] for entry in config["matrix"]}

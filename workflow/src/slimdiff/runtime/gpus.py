@@ -1,12 +1,18 @@
-"""Claim one of a machine's GPUs for a job, without a server and without files to clean up."""
+"""A machine's GPUs: whether there are any, and claims of one for a job, without a server or files to clean up."""
 
 import errno
 import functools
 import itertools
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 _held: list[socket.socket] = []  # open until the process ends
+
+
+def has_gpu() -> bool:
+    """Return whether this machine has a device of NVIDIA's or AMD's driver, without loading one."""
+    return Path("/dev/kfd").exists() or any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 @functools.cache
