@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 
 # Rules call `python` by name, so .venv comes first on the path, which the shell finds: a path may hold any character.
 IN_VENV := PATH="$$(cd $(VENV) && pwd)/bin:$$PATH"
-PIP_INSTALL := $(VENV)/bin/python -P -m pip install $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable
+PIP_INSTALL := $(VENV)/bin/python -P -m pip install --no-compile $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable
 SNAKEMAKE := $(IN_VENV) python -P -m snakemake --cores $(CORES) --resources gpu=$(GPUS)
 export PYTHONUTF8 := 1
 
