@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 from builders import SOURCE
 
-from slimdiff.runtime import locks
+from slimdiff.runtime import fork_server, locks
 from slimdiff.runtime.job import FORK_SERVER
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks of a server are for Linux alone")
 
 PATIENCE_S = 60.0
+ODD = "a folder: $(touch pwned) Пр \udce9 \n"  # with a byte that is no UTF-8
 RUN = """
 import sys
 from slimdiff.runtime import fork_server
-print(fork_server.start([]), flush=True)
+print(fork_server.start(sys.argv[2:], {"PYTHONPATH": sys.argv[1]}), flush=True)
 sys.stdin.read()
 """
 PROBE = """
@@ -42,6 +43,19 @@ elif what == "raise":
     raise ValueError("no such thing")
 elif what == "die":
     os.kill(os.getpid(), signal.SIGKILL)
+elif what == "count":
+    while True:
+        with open("count", "a") as file:
+            file.write("1")
+        time.sleep(0.02)
+elif what == "slow":
+    def end(_number, _frame):
+        time.sleep(1)
+        Path("terminated").touch()
+        os._exit(0)
+    signal.signal(signal.SIGTERM, end)
+    Path("started").write_text(str(os.getpid()))
+    time.sleep(600)
 elif what == "wait":
     signal.signal(signal.SIGTERM, wait)
     Path("started").write_text(str(os.getpid()))
@@ -52,17 +66,14 @@ elif what == "wait":
 class Run:
     """A process that has started a fork server, as Snakemake does."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *modules: str) -> None:
         (folder / "probe.py").write_text(PROBE, encoding="utf-8")
-        path = os.pathsep.join([str(SOURCE), str(folder)])
+        path = os.pathsep.join([str(SOURCE), "."])
         self.folder, self.variables = folder, {"PATH": os.environ["PATH"], "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", RUN],
-            env=self.variables,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        command = [sys.executable, "-P", "-c", RUN, path, *modules]
+        variables = {**self.variables, "PYTHONPATH": str(SOURCE)}
+        self.process = subprocess.Popen(command, env=variables, cwd=folder, text=True, **pipes)  # type: ignore[call-overload]
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().strip()
 
@@ -90,14 +101,16 @@ class Run:
 
 @pytest.fixture(scope="module")
 def module_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    run = Run(tmp_path_factory.mktemp("run"))
+    folder = tmp_path_factory.mktemp("run") / ODD
+    folder.mkdir()
+    run = Run(folder)
     yield run
     run.end()
 
 
 @pytest.fixture
 def run(module_run: Run) -> Run:
-    for path in ("started", "terminated", "jobs"):
+    for path in ("started", "terminated", "jobs", "count"):
         (module_run.folder / path).unlink(missing_ok=True)
     return module_run
 
@@ -187,4 +200,53 @@ def test_a_killed_server_ends_no_running_job_and_new_jobs_start_python_anew(tmp_
     job.terminate()
     assert job.wait(PATIENCE_S) == 143
     job.communicate()
+    run.end()
+
+
+def counted(folder: Path) -> int:
+    return (folder / "count").stat().st_size if (folder / "count").exists() else 0
+
+
+def test_ctrl_z_stops_the_fork_and_it_goes_on(run: Run) -> None:
+    job = run.start("count")
+    wait_for(lambda: counted(run.folder))
+    job.send_signal(signal.SIGTSTP)
+    wait_for(lambda: "T (stopped)" in Path(f"/proc/{job.pid}/status").read_text())
+    time.sleep(0.3)
+    before = counted(run.folder)
+    time.sleep(0.3)
+    assert counted(run.folder) == before
+    job.send_signal(signal.SIGCONT)
+    wait_for(lambda: counted(run.folder) > before)
+    job.terminate()
+    assert job.wait(PATIENCE_S) == 128 + signal.SIGTERM
+    job.communicate()
+
+
+def test_a_job_whose_keeper_is_killed_waits_for_the_forks_end(run: Run) -> None:
+    job = run.start("slow")
+    wait_for(lambda: (run.folder / "started").exists() and (run.folder / "started").read_text())
+    fork = int((run.folder / "started").read_text())
+    os.kill(int(Path(f"/proc/{fork}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+    _, err = job.communicate(timeout=PATIENCE_S)
+    assert (job.returncode, "was killed; run the same command again" in err) == (1, True)
+    assert (run.folder / "terminated").exists()
+
+
+def test_a_folder_too_long_for_a_socket_leaves_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / ("d" * 120)
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    assert fork_server.start([], {}) == ""
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("module", ["no_such_module", "with_thread"])
+def test_a_server_that_cannot_serve_says_why_and_jobs_start_python_anew(tmp_path: Path, module: str) -> None:
+    (tmp_path / "with_thread.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(9,)).start()"
+    )
+    run = Run(tmp_path, module)
+    assert '"torch": false' in run.finish("facts")[1]
+    wait_for(lambda: not Path(run.address).parent.exists())
     run.end()

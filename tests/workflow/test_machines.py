@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from clones import REPOSITORY, SMOKE, clone, planned, snakemake, with_site, with_stand_ins
+from clones import ENVIRONMENT, REPOSITORY, SMOKE, clone, planned, snakemake, with_site, with_stand_ins
 from faults import same_but_for_times
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -43,7 +43,7 @@ def run_as_typed(
     """Run Snakemake by its script, in a new process; return its exit code and what it prints, which may be Latin-1."""
     script = Path(sys.executable).with_name("snakemake")
     command = [*prefix, sys.executable, *([script] if script.exists() else ["-P", "-m", "snakemake"])]
-    variables = {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", **environment}
+    variables = {**ENVIRONMENT, **environment}
     done = subprocess.run([*command, *arguments], cwd=folder, env=variables, capture_output=True)
     return done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace")
 

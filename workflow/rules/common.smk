@@ -98,13 +98,21 @@ def any_of(names):
 
 
 def start_fork_server():
-    """Let the jobs of this run start as forks: on Linux, with the Python that runs Snakemake, and without a GPU."""
+    """Let the jobs of this run start as forks: on Linux, with the Python that runs Snakemake, and without a GPU.
+
+    An empty variable forbids it; another value is of another run.
+    """
     gpus = workflow.global_resources.get("gpu")
     without_gpu = (gpus is not None and gpus.value == 0) or not has_gpu()
     here = workflow.is_main_process and workflow.local_exec and not workflow.deployment_settings.deployment_method
-    if FORK_SERVER not in os.environ and sys.platform == "linux" and here and without_gpu:
+    runs = not workflow.executor_plugin.common_settings.touch_exec
+    if os.environ.get(FORK_SERVER) == "":
+        return
+    os.environ.pop(FORK_SERVER, None)
+    if sys.platform == "linux" and here and runs and without_gpu:
         families = {config["models"][entry["model"]]["family"] for entry in config["matrix"]}
-        os.environ[FORK_SERVER] = fork_server.start(["diffusers.models.unets.unet_2d"] if "unet2d" in families else [])
+        modules = ["diffusers.models.unets.unet_2d"] if "unet2d" in families else []
+        os.environ[FORK_SERVER] = fork_server.start(modules, JOB_VARIABLES)
 
 
 DATASET_FACTS = check_config()

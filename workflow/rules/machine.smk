@@ -52,7 +52,8 @@ os.environ.update(
 )
 # The shell sets what conda environments drop, and encodings that must not be this terminal's. A job ends with the
 # Snakemake that started it, even if Snakemake is killed.
+JOB_VARIABLES = {"PYTHONPATH": PACKAGE, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
 shell.prefix(
-    f"set -euo pipefail; export PYTHONPATH={PACKAGE} PYTHONUTF8=1 PYTHONIOENCODING=utf-8; "
+    f"set -euo pipefail; export {' '.join(map('='.join, JOB_VARIABLES.items()))}; "
     "exec python -S -P -m slimdiff.runtime.job $PPID .snakemake/slimdiff.jobs "
 )

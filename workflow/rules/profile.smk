@@ -22,14 +22,14 @@ rule profile:
     params:
         usage=f"results/benchmarks/profile/{CELL}.jsonl",
         # A fork has the memory of all that its server imported, so what is measured starts Python anew.
-        start="env " if config["profile"]["repeats"] else "",
+        start=["env"] if config["profile"]["repeats"] else [],
         settings=get_settings(resolve.profile_settings),
         code=get_code("profile"),
         identity=get_identity,
         baseline=lambda wildcards, input: ["--baseline", input.baseline] if input.get("baseline") else [],
         guide=get_guide_arguments,
     shell:
-        "{params.start}python -u -P -m slimdiff.stages.profile --settings {params.settings:q} --code {params.code}"
+        "{params.start:q} python -u -P -m slimdiff.stages.profile --settings {params.settings:q} --code {params.code}"
         " --usage {params.usage:q}"
         " --model {input.model:q} --images {input.images:q} --packed {input.packed:q} {params.baseline:q}"
         " {params.guide:q}"

@@ -24,43 +24,50 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from slimdiff.runtime.lifetime import die_with_parent
 
 LENGTH = struct.Struct("!I")  # of a request; the exit status
 ACCEPTED = b"+"
-FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# A job's signal → its fork's. Ctrl-Z stops both.
+FORWARDED: dict[int, int] = {
+    number: number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCONT)
+} | {signal.SIGTSTP: signal.SIGSTOP}
 MODULES = ("torch", "numpy", "safetensors.torch", "torch.fx.experimental.symbolic_shapes")  # what most stages import
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
 
 
-def start(modules: Sequence[str]) -> str:
-    """Start a server with these modules and MODULES, which ends with this process; return the path of its socket."""
-    folder = tempfile.mkdtemp(prefix="slimdiff-")  # only this user may enter it; the server removes it
-    address = f"{folder}/forks"
-    watched, _ = os.pipe()  # the kernel closes the other end with this process
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
-        listener.listen(socket.SOMAXCONN)  # jobs that start before the server is ready wait
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-u",
-                "-P",
-                "-m",
-                "slimdiff.runtime.fork_server",
-                str(listener.fileno()),
-                *MODULES,
-                *modules,
-            ],
-            stdin=watched,
-            pass_fds=[listener.fileno()],
-            env={**os.environ, **ONE_THREAD},
-            start_new_session=True,  # Ctrl-C reaches jobs, which pass it on
-        )
-    os.close(watched)
+def start(modules: Sequence[str], variables: Mapping[str, str]) -> str:
+    """Start a server that ends with this process; return the path of its socket, or "" and print why there is none.
+
+    Args:
+        modules: what it imports besides MODULES.
+        variables: environment variables of its Python that differ from this one's.
+    """
+    folder = None
+    try:
+        folder = tempfile.mkdtemp(prefix="slimdiff-")  # only this user may enter it; the server removes it
+        address = f"{folder}/forks"
+        watched, _ = os.pipe()  # the kernel closes the other end with this process
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(address)
+            listener.listen(socket.SOMAXCONN)  # jobs that start before the server is ready wait
+            command = [sys.executable, "-u", "-P", "-m", "slimdiff.runtime.fork_server", str(listener.fileno())]
+            subprocess.Popen(
+                [*command, *MODULES, *modules],
+                stdin=watched,
+                pass_fds=[listener.fileno()],
+                env={**os.environ, **ONE_THREAD, **variables},
+                start_new_session=True,  # Ctrl-C reaches jobs, which pass it on
+            )
+        os.close(watched)
+    except OSError as error:
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+        print(f"note: no fork server ({error}): each job starts Python anew", file=sys.stderr)
+        return ""
     return address
 
 
@@ -71,10 +78,11 @@ def run(address: str, arguments: Sequence[str], held: int | None) -> None:
         held: descriptor that the fork keeps open as well.
     """
     request = json.dumps([list(arguments), dict(os.environ), str(Path.cwd())]).encode()
-    streams = [0, 1, 2, *([] if held is None else [held])]
+    ended, alive = os.pipe()  # the fork holds the second end
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.connect(address)
+            streams = [0, 1, 2, alive, *([] if held is None else [held])]
             socket.send_fds(connection, [LENGTH.pack(len(request))], streams)
             connection.sendall(request)
             accepted = connection.recv(len(ACCEPTED))
@@ -82,10 +90,21 @@ def run(address: str, arguments: Sequence[str], held: int | None) -> None:
             return
         if not accepted:
             return
+        os.close(alive)
+
+        def forward(number: int, _: object) -> None:
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(bytes([FORWARDED[number]]))
+            if number == signal.SIGTSTP:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
         for number in FORWARDED:
-            signal.signal(number, lambda received, _: connection.sendall(bytes([received])))
-        status = connection.recv(LENGTH.size, socket.MSG_WAITALL)
+            signal.signal(number, forward)
+        status = b""
+        with contextlib.suppress(ConnectionError):
+            status = connection.recv(LENGTH.size, socket.MSG_WAITALL)
     if len(status) < LENGTH.size:
+        os.read(ended, 1)  # until the fork, which is being terminated, has ended
         sys.exit("error: a process of this run's fork server was killed; run the same command again")
     os._exit(*LENGTH.unpack(status))
 
@@ -106,9 +125,10 @@ def serve(listener: socket.socket) -> list[str]:
 
 def _answer(connection: socket.socket) -> list[str]:
     """Fork again, for the stage; return its arguments in the fork, and exit here after it."""
-    length, descriptors, _, _ = socket.recv_fds(connection, LENGTH.size, 4)
+    length, descriptors, _, _ = socket.recv_fds(connection, LENGTH.size, 5)
     request = connection.recv(LENGTH.unpack(length)[0], socket.MSG_WAITALL)
-    connection.sendall(ACCEPTED)
+    with contextlib.suppress(ConnectionError):
+        connection.sendall(ACCEPTED)
     keeper = os.getpid()
     child = os.fork()
     if child == 0:
@@ -128,24 +148,32 @@ def _answer(connection: socket.socket) -> list[str]:
     ended = os.pidfd_open(child)
     sources: list[int | socket.socket] = [ended, connection]
     while ended not in select.select(sources, [], [])[0]:
-        received = connection.recv(1)
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            received = connection.recv(1)
         os.kill(child, received[0] if received else signal.SIGTERM)
         if not received:  # the job was killed
             sources.remove(connection)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(ConnectionError):
         connection.sendall(LENGTH.pack(code if code >= 0 else 128 - code))
     os._exit(0)
 
 
 def main(argv: Sequence[str]) -> None:
     """Serve; in a fork, run its stage, and exit without taking Python down, which takes half a second."""
-    for name in argv[1:]:
-        importlib.import_module(name)
-    gc.freeze()  # forks share these objects' memory
-    if len(list(Path("/proc/self/task").iterdir())) > 1:
-        sys.exit("note: a library has started threads, which forks would lack: each job starts Python anew")
     with socket.socket(fileno=int(argv[0])) as listener:
+        folder = Path(listener.getsockname()).parent
+        try:
+            for name in argv[1:]:
+                importlib.import_module(name)
+            os.close(os.pidfd_open(os.getpid()))  # Linux 5.3
+            if len(list(Path("/proc/self/task").iterdir())) > 1:
+                raise RuntimeError("a library has started threads, which forks would lack")
+        except Exception as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            sys.exit(f"note: no fork server ({error}): each job starts Python anew")
+        gc.freeze()  # forks share these objects' memory
         program, *sys.argv[1:] = serve(listener)
     for name in [name for name in sys.modules if name.partition(".")[0] == "slimdiff"]:
         del sys.modules[name]
