@@ -31,10 +31,9 @@ from slimdiff.runtime.lifetime import die_with_parent
 
 LENGTH = struct.Struct("!I")  # of a request; the exit status
 ACCEPTED = b"+"
+SAME = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCONT)
 # A job's signal → its fork's. Ctrl-Z stops both.
-FORWARDED: dict[int, int] = {
-    number: number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCONT)
-} | {signal.SIGTSTP: signal.SIGSTOP}
+FORWARDED: dict[int, int] = {**{int(number): int(number) for number in SAME}, int(signal.SIGTSTP): int(signal.SIGSTOP)}
 MODULES = ("torch", "numpy", "safetensors.torch", "torch.fx.experimental.symbolic_shapes")  # what most stages import
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
 
