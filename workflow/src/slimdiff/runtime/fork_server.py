@@ -53,7 +53,7 @@ def start(modules: Sequence[str], variables: Mapping[str, str]) -> str:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(address)
             listener.listen(socket.SOMAXCONN)  # jobs that start before the server is ready wait
-            command = [sys.executable, "-u", "-P", "-m", "slimdiff.runtime.fork_server", str(listener.fileno())]
+            command = [sys.executable, "-P", "-u", "-m", "slimdiff.runtime.fork_server", str(listener.fileno())]
             subprocess.Popen(
                 [*command, *MODULES, *modules],
                 stdin=watched,
