@@ -12,6 +12,7 @@ PYTEST_ARGS ?=
 
 # Rules call `python` by name, so .venv comes first on the path, which the shell finds: a path may hold any character.
 IN_VENV := PATH="$$(cd $(VENV) && pwd)/bin:$$PATH"
+# Python compiles what it imports; pip would compile 17,000 files, of which few ever are.
 PIP_INSTALL := $(VENV)/bin/python -P -m pip install --no-compile $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable
 SNAKEMAKE := $(IN_VENV) python -P -m snakemake --cores $(CORES) --resources gpu=$(GPUS)
 export PYTHONUTF8 := 1
@@ -77,6 +78,8 @@ $(VENV)/.run: pyproject.toml $(CONSTRAINTS) | own
 
 $(VENV)/.dev: $(VENV)/.run
 	$(PIP_INSTALL) '.[test,dev]'
+	@# Tests start Pythons that write no caches. Some packages ship templates that do not compile.
+	@$(VENV)/bin/python -P -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.run
