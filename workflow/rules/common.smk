@@ -102,14 +102,14 @@ def start_fork_server():
 
     An empty variable forbids it; another value is of another run.
     """
-    gpus = workflow.global_resources.get("gpu")
-    without_gpu = (gpus is not None and gpus.value == 0) or not has_gpu()
-    here = workflow.is_main_process and workflow.local_exec and not workflow.deployment_settings.deployment_method
-    runs = not workflow.executor_plugin.common_settings.touch_exec
     if os.environ.get(FORK_SERVER) == "":
         return
     os.environ.pop(FORK_SERVER, None)
-    if sys.platform == "linux" and here and runs and without_gpu:
+    executor = workflow.executor_plugin.common_settings
+    here = workflow.is_main_process and executor.local_exec and not executor.touch_exec
+    gpus = workflow.global_resources.get("gpu")
+    without_gpu = (gpus is not None and gpus.value == 0) or not has_gpu()
+    if sys.platform == "linux" and here and without_gpu and not workflow.deployment_settings.deployment_method:
         families = {config["models"][entry["model"]]["family"] for entry in config["matrix"]}
         modules = ["diffusers.models.unets.unet_2d"] if "unet2d" in families else []
         os.environ[FORK_SERVER] = fork_server.start(modules, JOB_VARIABLES)

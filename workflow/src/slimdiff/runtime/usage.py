@@ -17,8 +17,7 @@ def read() -> dict[str, float]:
     """Return what this process has used so far, under Snakemake's names.
 
     Keys: `s`, seconds since it started; `cpu_time`, seconds of processor time, of ended child processes too; `max_rss`,
-    peak memory in MB of the process or of its largest ended child; of a fork, with what its
-    server has imported.
+    peak memory in MB of the process or of its largest ended child, in a fork with all that its server imported.
     """
     kinds = [resource.getrusage(kind) for kind in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return {
