@@ -150,12 +150,6 @@ def rank_correlations(one: pd.DataFrame, other: pd.DataFrame) -> list[list[str]]
     return lines
 
 
-def corrected(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with p-values corrected for all of a metric (Benjamini and Hochberg)."""
-    blocks = [own.assign(p=statistics.benjamini_hochberg(own["p"].to_list())) for _, own in frame.groupby("metric")]
-    return pd.concat(blocks).sort_index()
-
-
 def table(frame: pd.DataFrame) -> str:
     """Return the rows in Markdown."""
     lines = [
@@ -195,13 +189,38 @@ def figure(frame: pd.DataFrame, title: str) -> alt.VConcatChart:
     return style.vconcat(panels, title, style.wrap("FID; bars: 95 % intervals over seeds."))
 
 
-# Name of a question → what yields its rows, and the number of matrices that it takes.
-QUESTIONS: dict[str, tuple[Callable[..., Iterator[dict[str, object]]], int]] = {
-    "samplers": (samplers, 1),
-    "curves": (curves, 1),
-    "data-sets": (data_sets, 2),
-    "guides": (guides, 1),
+def lines(frame: pd.DataFrame, title: str) -> alt.VConcatChart:
+    """Return a panel per model: the effect of each recipe over epochs, FID alone."""
+    frame = frame.assign(epochs=frame["against"].str.extract(r"^([\d.]+) epochs$", expand=False).astype(float)).dropna()
+    aside = 2 ** (0.05 * pd.factorize(frame["recipe"])[0])  # bars side by side
+    frame, values = frame.assign(x=frame["epochs"] * aside), sorted(set(frame["epochs"]))
+    colour = alt.Color("recipe:N", title=None, sort=None)
+    axis = alt.Axis(values=values, format="~g")
+    x = alt.X("x:Q", title="epochs", scale=alt.Scale(type="log", base=2, nice=False), axis=axis)
+    panels = []
+    for model, block in frame[frame["metric"] == METRICS[0]].groupby("model", sort=False):
+        base = alt.Chart(block).encode(x=x, color=colour)
+        y = alt.Y("ratio:Q", title="ratio to dense", scale=alt.Scale(type="log", nice=False))
+        marks = [base.mark_line(point=True).encode(y=y), base.mark_rule().encode(y="low:Q", y2="high:Q")]
+        panels.append(alt.LayerChart(layer=marks, width=400, height=260, title=style.panel_title(str(model))))
+    return style.vconcat(panels, title, style.wrap("FID; bars: 95 % intervals over seeds."))
+
+
+# Name of a question → what yields its rows, the number of matrices that it takes, its figure, and the figure's title.
+Question = tuple[Callable[..., Iterator[dict[str, object]]], int, Callable[..., alt.VConcatChart], str]
+QUESTIONS: dict[str, Question] = {
+    "samplers": (samplers, 1, figure, "The cost of a recipe with another sampler / with the model's own"),
+    "curves": (curves, 1, lines, "What compression costs as training goes on"),
+    "data-sets": (data_sets, 2, figure, "The cost of a recipe on the second data set / on the first"),
+    "guides": (guides, 1, figure, "Guided by a copy / unguided with as many evaluations"),
 }
+
+
+def answer(question: str, *frames: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a question on these matrices; p-values are corrected for all of a metric."""
+    rows = pd.DataFrame(list(QUESTIONS[question][0](*frames)), columns=list(HEADER))
+    by_metric = rows.groupby("metric")["p"]
+    return rows.assign(p=by_metric.transform(lambda p: statistics.benjamini_hochberg(p.to_list())))
 
 
 def main() -> None:
@@ -211,21 +230,20 @@ def main() -> None:
     parser.add_argument("matrix", type=Path, nargs="+", help="matrix.parquet; data-sets: the one to compare with first")
     parser.add_argument("--out", type=Path, required=True, help="folder")
     given = parser.parse_args()
-    effects, matrices = QUESTIONS[given.question]
+    _, matrices, draw, title = QUESTIONS[given.question]
     if len(given.matrix) != matrices:
         parser.error(f"{given.question} takes {matrices} of matrix, not {len(given.matrix)}")
     frames = [read_matrix(path).frame for path in given.matrix]
-    rows = list(effects(*frames))
-    if not rows:
+    frame = answer(given.question, *frames)
+    if frame.empty:
         parser.error(f"{' and '.join(map(str, given.matrix))}: no recipes that {given.question} compares")
-    frame = corrected(pd.DataFrame(rows, columns=list(HEADER)))
     parts = ["# Contrasts", table(frame)]
     if given.question == "data-sets":
         parts += ["## Ranks", grid(["model", "metric", "recipes", "Spearman", "p"], rank_correlations(*frames))]
     given.out.mkdir(parents=True, exist_ok=True)
     files.write_text(given.out / "contrasts.csv", frame.to_csv(index=False, float_format="%.6g"))
     files.write_text(given.out / "contrasts.md", "\n\n".join(parts) + "\n")
-    style.save_all(figure(frame, given.question), given.out, "contrasts")
+    style.save(draw(frame, title), given.out / "contrasts.svg")
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     files.write_text(given.out / "lottery.csv", frame.to_csv(index=False, float_format="%.6g"))
     files.write_text(given.out / "lottery.md", tables(frame, wrong) + "\n")
-    style.save_all(figure(frame), given.out, "lottery")
+    style.save(figure(frame), given.out / "lottery.svg")
 
 
 if __name__ == "__main__":

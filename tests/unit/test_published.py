@@ -30,12 +30,21 @@ RESOURCES = ROOT / "workflow" / "resources"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MARGINS = Margins(**CONFIG["verdicts"]["margins"])
 sys.path.insert(0, str(ROOT / "benchmarks" / "scores"))
+contrasts = importlib.import_module("contrasts")
 
 
 # Published before columns were added; each leaves the list with its next run.
 OLDER_COLUMNS = {"cifar10", "open-questions", "sensitivity", "slim"}
 # Intervals in study pages that no matrix holds: the command next to them computed them from the run's own files.
 FROM_OTHER_COMMANDS = {"sensitivity": {"1.010 [0.999, 1.021]", "1.051 [0.968, 1.140]"}}  # benchmarks/scores/bottom.py
+# Page → question of benchmarks/scores/contrasts.py, and what else it takes. Pages may cite contrasts, too.
+CONTRASTS: dict[str, tuple[str, ...]] = {
+    "autoguidance": ("guides",),
+    "compression-sampler": ("samplers",),
+    "fashion": ("data-sets", "fashion-twin"),
+    "fashion-modules": ("data-sets", "sensitivity"),
+    "learning-curves": ("curves",),
+}
 INTERVAL = re.compile(r"(-?\d+(?:\.\d+)?)(?: %| points| MB)? \[(-?\d+(?:\.\d+)?)(?: %)?, (-?\d+(?:\.\d+)?)")
 STUDIES = sorted(path.parent.name for path in RESULTS.glob("*/matrix.parquet"))
 
@@ -62,7 +71,6 @@ def shown(number: Ratio | Summary, decimals: int = 2) -> str:
 def readme_intervals() -> Iterator[tuple[str, str]]:
     """Yield the text of every interval in README's findings, computed from the matrices."""
     for name, model, recipe, columns in (
-        ("slim", "ddpm", "channels-50", ("fid_indomain", "kid")),
         ("open-questions", "ddpm", "gradual-90", ("fid_indomain", "kid")),
         ("open-questions", "ncsn", "gradual-90", ("fid_indomain", "kid")),
         ("paper-cpu", "ncsn", "groups-2", ("fid_indomain", "kid")),
@@ -74,10 +82,11 @@ def readme_intervals() -> Iterator[tuple[str, str]]:
             yield f"{model} {recipe} {column}", shown(found(name).ratio(column, ("mnist", model, recipe)))
     halved = ("digit-images", "own", "uniform-50-distilled")
     yield "own channels", shown(found("own-model").ratio("fid_indomain", halved))
-    for model, recipe in (("ncsn", "compile-bf16"), ("ncsn", "openvino-int8"), ("ddpm", "channels-50")):
+    for model, recipe in (("ncsn", "compile-bf16"), ("ncsn", "openvino-int8")):
         yield f"{recipe} speed", shown(found("slim").ratio("relative_time", ("mnist", model, recipe)).inverse)
-    points = found("slim").shares["class_accuracy"]["mnist", "ddpm", "channels-50"]
-    yield "points", f"{100 * points.mean:.1f} points [{100 * points.low:.1f}, {100 * points.high:.1f}]"
+    slopes = contrasts_of("learning-curves").query("against == 'each doubling' and metric == 'fid_indomain'")
+    for each in slopes[slopes["recipe"].isin(["l1-70", "channels-50"])].itertuples():
+        yield f"{each.model} {each.recipe}", f"{each.ratio:.2f} [{each.low:.2f}, {each.high:.2f}]"
 
 
 def test_every_interval_in_the_readme_is_in_a_matrix() -> None:
@@ -95,7 +104,6 @@ def test_other_figures_in_the_readme() -> None:
     for results, model, recipe in (
         (slim, "ncsn", "compile-bf16"),
         (slim, "ncsn", "openvino-int8"),
-        (slim, "ddpm", "channels-50"),
         (questions, "ddpm", "gradual-90"),
     ):
         share = results.ratio("size_packed_bytes", ("mnist", model, recipe)).mean
@@ -131,9 +139,6 @@ def test_the_words_of_the_readme_are_those_of_the_engine() -> None:
         assert slim["mnist", "ncsn", recipe].images.finding == EQUIVALENT
     own = found("own-model").differences["reference"]["digit-images", "own", "openvino-int8+dpm-solver-5"]
     assert own.images.finding == EQUIVALENT
-    channels = slim["mnist", "ddpm", "channels-50"]
-    assert (channels.reference, channels.images.finding) == ("longer", UNRESOLVED)
-    assert channels.size.finding == "better"
     assert {each.speed.finding for each in slim.values()} == {"reference", UNRESOLVED}, "no speed is decided"
     parts = {part.left: part.verdict for part in verdict("open-questions", "ninety-percent").parts}
     assert parts == {"mnist/ddpm/gradual-90": "replicated", "mnist/ncsn/gradual-90": "unresolved"}
@@ -175,7 +180,7 @@ def test_a_published_matrix_has_the_columns_of_today(name: str) -> None:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_interval_in_a_page_is_in_its_matrix(name: str) -> None:
-    """A page may cite any ratio, share, verdict or correlation of its matrix, and the ratio of any two recipes."""
+    """A page may cite any ratio, share, verdict, correlation or contrast, and the ratio of any two recipes."""
     text = " ".join(read_page(name).split())
     cited = {match[0] + "]": match.groups() for match in INTERVAL.finditer(text)}
     cited = {whole: numbers for whole, numbers in cited.items() if whole not in FROM_OTHER_COMMANDS.get(name, ())}
@@ -204,7 +209,21 @@ def own_intervals(name: str) -> Iterator[tuple[float, float, float]]:
         for effect in ((part.effect, part.low, part.high), (part.second_effect, part.second_low, part.second_high)):
             if None not in effect:
                 yield effect  # type: ignore[misc]
+    if name in CONTRASTS:
+        yield from contrasts_of(name)[["ratio", "low", "high"]].itertuples(index=False, name=None)
     yield from results.proxies.get(["rho", "low", "high"], pd.DataFrame()).itertuples(index=False, name=None)
+
+
+@cache
+def contrasts_of(name: str) -> pd.DataFrame:
+    question, *others = CONTRASTS[name]
+    return contrasts.answer(question, *(matrix(each).frame for each in (*others, name)))
+
+
+@pytest.mark.parametrize("name", [name for name in STUDIES if name in CONTRASTS])
+def test_published_contrasts_are_those_of_the_matrix(name: str) -> None:
+    published = pd.read_csv(RESULTS / name / "contrasts.csv")
+    pd.testing.assert_frame_equal(contrasts_of(name), published, rtol=1e-5)
 
 
 def intervals_between_recipes(name: str) -> Iterator[tuple[float, float, float]]:
