@@ -19,10 +19,13 @@ SCHEMA = read_yaml("workflow/schemas/config.schema.yaml")
 
 
 def merge(base: Any, overlay: Any) -> Any:
-    """Merge `overlay` over `base` as Snakemake does: mappings are merged, everything else is replaced."""
+    """Merge a copy of `overlay` over one of `base` as Snakemake does: mappings are merged, everything else is replaced."""
     if not (isinstance(base, dict) and isinstance(overlay, dict)):
         return copy.deepcopy(overlay)
-    return {**base, **{key: merge(base.get(key), value) for key, value in overlay.items()}}
+    return {
+        key: merge(base.get(key), overlay[key]) if key in overlay else copy.deepcopy(base[key])
+        for key in {**base, **overlay}
+    }
 
 
 def preset(name: str) -> dict[str, Any]:

@@ -31,8 +31,6 @@ SETTINGS = {
     "b": 1.0,
     "c": 0.0,
     "weighting": "gap",
-    "log_sigma_mean": -1.1,
-    "log_sigma_std": 2.0,
 }
 
 
@@ -72,13 +70,14 @@ def test_tuning_reaches_the_consistency_function_of_gaussian_images(changes, ste
     generator = torch.Generator().manual_seed(0)
     sigmas = torch.tensor([0.05, 0.2, 0.7, 2.0, 8.0], dtype=torch.float64)
     network = Curve()
-    denoiser = Denoiser(network, PreconditioningSettings("edm", sigma_data=S))
+    levels = PreconditioningSettings("edm", sigma_data=S, log_sigma_mean=-0.5, log_sigma_std=1.6)
+    denoiser = Denoiser(network, levels)
     wanted = S / (S**2 + sigmas**2).sqrt()
     estimate = S**2 / (S**2 + sigmas**2)  # of the denoiser, which is what zero knots give: F = 0
     assert torch.allclose(factors(denoiser, sigmas), estimate)
     assert float(((estimate - wanted).abs() / wanted)[2:].min()) > 0.29
 
-    hooks = tuning(network, **changes, c=1e3, log_sigma_mean=-0.5, log_sigma_std=1.6)
+    hooks = tuning(network, **changes, c=1e3)
     optimizer = torch.optim.Adam(network.parameters())
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 0.03 * (1.0 - step / steps) ** 2

@@ -25,7 +25,7 @@ from slimdiff.diffusion.samplers import SOLVERS
 from slimdiff.errors import UserError
 from slimdiff.training.hooks import TrainingHooks
 
-SIGMA_DATA = 0.5  # of the images for which Geng et al. state k, b, c and the distribution of noise levels
+SIGMA_DATA = 0.5  # of the images for which Geng et al. state k, b and c
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,6 @@ class ConsistencySettings:
     b: float
     c: float  # of the pseudo-Huber distance sqrt(|x|² + c²) - c; 0: the Euclidean distance
     weighting: str  # gap: 1 / (t - r) | edm: 1 / t² + 1 / sigma_data², less on low noise levels
-    log_sigma_mean: float  # of the normal distribution of ln t
-    log_sigma_std: float
     guidance: float = 1.0  # guidance scale of the targets
     guidance_interval: Sequence[float] | None = None  # noise levels whose targets are guided; None: all
 
@@ -61,11 +59,6 @@ class ConsistencyTuning(TrainingHooks):
         self.solver = SOLVERS.get(settings.trajectory)
         unused = self.solver is None and settings.guidance == 1.0
         self.start = None if unused else copy.deepcopy(start).eval().requires_grad_(False)
-
-    def training_sigmas(self, denoiser: Denoiser, n: int, generator: torch.Generator) -> torch.Tensor:
-        """Draw noise levels t (n,) from a log-normal distribution."""
-        logarithms = torch.randn(n, generator=generator) * self.settings.log_sigma_std + self.settings.log_sigma_mean
-        return logarithms.exp() * (denoiser.settings.sigma_data / SIGMA_DATA)
 
     def lower_sigmas(self, denoiser: Denoiser, sigma: torch.Tensor, progress: float) -> torch.Tensor:
         """Return r = t (1 - n(t) / q^a) for t (N,), at least 0, in stage a from 1: the schedule of Geng et al.

@@ -75,8 +75,8 @@ def training_problems(config: Config, model: str, training: str) -> Iterator[Pro
         if options["preconditioning"] != "edm":
             text = f"allowed with preconditioning edm alone, not {options['preconditioning']}: leave it out"
             yield problem(key, f"is {options[key]}; {text}")
-        elif method in ("progressive", "consistency"):
-            text = f"allowed without distill of method {method}, which has its own noise levels: leave it out"
+        elif method == "progressive":
+            text = "allowed without distill of method progressive, which has its own noise levels: leave it out"
             yield problem(key, f"is {options[key]}; {text}")
     if family not in FAMILIES:
         if options["groups"] != 1 and not plugin_catalog(config).families[family].declared.grouped:
@@ -90,10 +90,7 @@ def training_problems(config: Config, model: str, training: str) -> Iterator[Pro
 
 DISTILL_KEYS = {  # by method
     "progressive": ("steps", "teacher", "substeps", "guidance", "guidance_interval"),
-    "consistency": (
-        *("trajectory", "q", "stages", "k", "b", "c", "weighting", "log_sigma_mean", "log_sigma_std"),
-        *("guidance", "guidance_interval"),
-    ),
+    "consistency": ("trajectory", "q", "stages", "k", "b", "c", "weighting", "guidance", "guidance_interval"),
     "knowledge": ("weight", "features"),
 }
 
