@@ -19,7 +19,7 @@ SCHEMA = read_yaml("workflow/schemas/config.schema.yaml")
 
 
 def merge(base: Any, overlay: Any) -> Any:
-    """Merge a copy of `overlay` over one of `base` as Snakemake does: mappings are merged, everything else is replaced."""
+    """Merge `overlay` over `base`, both copied, as Snakemake does: mappings are merged, all else is replaced."""
     if not (isinstance(base, dict) and isinstance(overlay, dict)):
         return copy.deepcopy(overlay)
     return {
