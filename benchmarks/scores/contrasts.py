@@ -75,25 +75,38 @@ def samplers(frame: pd.DataFrame) -> Iterator[dict[str, object]]:
 
 
 def curves(frame: pd.DataFrame) -> Iterator[dict[str, object]]:
-    """Yield, for each RECIPE-EPOCHS, its ratio to dense-EPOCHS; then the factor of each doubling, by least squares."""
+    """Yield, for each RECIPE-EPOCHS, its ratio to dense-EPOCHS; then what each doubling of the epochs multiplies.
+
+    That is the ratio, and the score of the recipe itself, dense ones, too.
+    """
     recipes = list(references(frame))
     for metric in METRICS:
         values = statistics.by_seed(frame, metric)
-        found: dict[Recipe, dict[str, Logs]] = {}
+        ratios: dict[Recipe, dict[str, Logs]] = {}
+        scores: dict[Recipe, dict[str, Logs]] = {}
         for data, model, name in recipes:
             match = re.fullmatch(r"(.+)-(\d+(?:\.\d+)?)", name)
             dense = (data, model, f"{DENSE}-{match[2]}") if match else (data, model, "")
-            if match and match[1] != DENSE and dense in values:
-                logs = log_ratios(values, (data, model, name), dense)
-                found.setdefault((data, model, match[1]), {})[match[2]] = logs
-        for recipe, by_epochs in found.items():
+            if match and dense in values:
+                own, recipe = values[data, model, name], (data, model, match[1])
+                scores.setdefault(recipe, {})[match[2]] = {s: math.log(own[s]) for s in own if own[s] > 0}
+                if match[1] != DENSE:
+                    ratios.setdefault(recipe, {})[match[2]] = log_ratios(values, (data, model, name), dense)
+        for recipe, by_epochs in ratios.items():
             for epochs, logs in by_epochs.items():
                 yield row(recipe, f"{DENSE}-{epochs}", f"{epochs} epochs", metric, logs)
-            seeds = set.intersection(*(set(logs) for logs in by_epochs.values()))
-            if len(by_epochs) > 1 and seeds:
-                doublings = np.log2([float(epochs) for epochs in by_epochs])
-                slopes = {s: np.polyfit(doublings, [logs[s] for logs in by_epochs.values()], 1)[0] for s in seeds}
-                yield row(recipe, DENSE, "each doubling", metric, {s: float(slope) for s, slope in slopes.items()})
+            if slopes := per_doubling(by_epochs):
+                yield row(recipe, DENSE, "each doubling", metric, slopes)
+        for recipe, by_epochs in scores.items():
+            if slopes := per_doubling(by_epochs):
+                yield row(recipe, "none", "each doubling, its score", metric, slopes)
+
+
+def per_doubling(by_epochs: Mapping[str, Logs]) -> Logs:
+    """Return seed → slope over doublings of the epochs, by least squares; none of a single length."""
+    doublings = np.log2([float(epochs) for epochs in by_epochs])
+    seeds = set.intersection(*(set(logs) for logs in by_epochs.values())) if len(by_epochs) > 1 else set()
+    return {s: float(np.polyfit(doublings, [logs[s] for logs in by_epochs.values()], 1)[0]) for s in seeds}
 
 
 def data_sets(one: pd.DataFrame, other: pd.DataFrame) -> Iterator[dict[str, object]]:

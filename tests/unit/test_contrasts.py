@@ -44,6 +44,8 @@ def test_curves_have_ratios_and_their_slope() -> None:
     found = effects(contrasts.curves(synthetic.frame(rows(fids))))
     assert found["groups-2", "each doubling"] == pytest.approx(1.5)
     assert found["l1-70", "each doubling"] == pytest.approx(1.0)
+    assert found["groups-2", "each doubling, its score"] == pytest.approx(0.75)
+    assert found["dense", "each doubling, its score"] == pytest.approx(0.5)
     assert [found["groups-2", f"{epochs} epochs"] for epochs in (0.5, 1, 2, 4)] == pytest.approx([1, 1.5, 2.25, 3.375])
 
 

@@ -83,8 +83,8 @@ def readme_intervals() -> Iterator[tuple[str, str]]:
     yield "own channels", shown(found("own-model").ratio("fid_indomain", halved))
     for model, recipe in (("ncsn", "compile-bf16"), ("ncsn", "openvino-int8")):
         yield f"{recipe} speed", shown(found("slim").ratio("relative_time", ("mnist", model, recipe)).inverse)
-    slopes = contrasts_of("learning-curves").query("against == 'each doubling' and metric == 'fid_indomain'")
-    for each in slopes[slopes["recipe"].isin(["l1-70", "channels-50"])].itertuples():
+    slopes = contrasts_of("learning-curves").query("against.str.endswith('score') and metric == 'fid_indomain'")
+    for each in slopes[slopes["recipe"].isin(["dense", "l1-70", "channels-50"])].itertuples():
         yield f"{each.model} {each.recipe}", f"{each.ratio:.2f} [{each.low:.2f}, {each.high:.2f}]"
 
 

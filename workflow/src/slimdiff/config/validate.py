@@ -31,6 +31,8 @@ RENAMED = {
     "models.*.sampler.reuse": "models.*.sampler.cache_interval",
     "optimizations.*.sampler.reuse": "optimizations.*.sampler.cache_interval",
     "inception.report": "inception.paper",
+    "trainings.*.distill.log_sigma_mean": "trainings.*.finetune.log_sigma_mean",
+    "trainings.*.distill.log_sigma_std": "trainings.*.finetune.log_sigma_std",
 }
 MAX_CHARACTERS = 1000  # of a text; paths are the longest texts in a config
 MAX_INTEGER = 2**53  # JSON readers represent integers exactly up to here
@@ -129,7 +131,7 @@ def _renamed_problems(config: Config) -> Iterator[Problem]:
     """Yield keys by their old name."""
     for old, new in RENAMED.items():
         for path in _matches(config, old.split(".")):
-            name = dotted([*path[:-1], new.rpartition(".")[2]])
+            name = dotted([own if part == "*" else part for own, part in zip(path, new.split("."), strict=True)])
             yield Problem(path, f"is now {name}; rename the key")
 
 
