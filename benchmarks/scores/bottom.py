@@ -1,6 +1,6 @@
-"""FID after pruning the whole bottom of the U-Net: nine tenths of each module that can be pruned alone without loss.
+"""FID and KID without most of the weights at the lowest resolution: all its modules pruned at once, nothing trained.
 
-Nothing is trained; the trainings, settings and baselines come from a run of config/sensitivity.yaml:
+Trainings, settings and baselines come from a run that has baselines of both networks of the paper:
 
   python benchmarks/scores/bottom.py --results results --out bottom.md
 """
@@ -18,12 +18,14 @@ from slimdiff.io import files, records
 from slimdiff.report.tables.markdown import grid
 
 ROOT = Path(__file__).parents[2]
-CELL, TRAINING = Path("cells/mnist/ddpm/baseline"), Path("train/mnist/ddpm/plain")
-MODULES = ("down3", "attend3", "bottom1", "bottom2", "bottom3")
-METHODS = {
-    "the smallest weights": {"method": "l1", "amount": 0.9},
-    "channels": {"method": "channels", "importance": "l1", "amount": 0.9},
-}
+UNET = ("down3", "attend3", "bottom1", "bottom2", "bottom3")
+SMALLEST = {"method": "l1", "amount": 0.9}
+CHANNELS = {"method": "channels", "importance": "l1", "amount": 0.9}
+CASES: tuple[tuple[str, str, dict[str, Any], tuple[str, ...]], ...] = (
+    ("ddpm", "smallest weights", SMALLEST, UNET),
+    ("ddpm", "channels", CHANNELS, UNET),
+    ("ncsn", "smallest weights", SMALLEST, ("conv4", "dense4", "tconv4")),
+)
 NETWORKS = [
     f"--{kind}={ROOT}/workflow/resources/{folder}/mnist.safetensors"
     for kind, folder in (("extractors", "extractors"), ("classifier", "classifiers"))
@@ -36,20 +38,18 @@ def stage(name: str, settings: Any, *arguments: str) -> None:
     subprocess.run([*command, *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
-def fid(results: Path, seed: str, prune: dict[str, Any], folder: Path) -> tuple[float, int]:
-    """Return the FID of one seed's images, and the bytes of its packed model."""
-    row = records.read_json(results / CELL / seed / "row.json")["settings"]
+def scores(cell: Path, weights: Path, steps: list[Any], data: Path, folder: Path) -> dict[str, float]:
+    """Return the FID, the KID and the packed bytes of one seed's network after these steps, its images as `cell`'s."""
+    row = records.read_json(cell / "row.json")["settings"]
     settings = json.loads(row) if isinstance(row, str) else row
-    steps = [{"prune": {**prune, "scope": f"module:{module}"}} for module in MODULES]
     model, packed, samples, score = (folder / name for name in ("model.safetensors", "model.packed", "s.npz", "s.json"))
-    weights, data = results / TRAINING / seed / "weights.safetensors", results / "data/mnist"
     made = (f"--out={model}", f"--out-packed={packed}")
     stage("compress", {**settings["compress"], "steps": steps}, f"--weights={weights}", *made)
     alone = ("--gpu=0", "--threads=1")
     stage("sample", settings["sample"], *alone, f"--model={model}", f"--out={samples}", f"--out-grid={folder}/grid.png")
     known = (f"--images={data}/images.safetensors", f"--reference={data}/reference.safetensors", *NETWORKS)
     stage("score", settings["score"], *alone, f"--samples={samples}", *known, f"--out={score}")
-    return float(records.read_json(score)["fid_indomain"]), packed.stat().st_size
+    return {**records.read_json(score), "bytes": packed.stat().st_size}
 
 
 def main() -> None:
@@ -57,26 +57,31 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True, help="folder of a finished run of the study")
     parser.add_argument("--out", type=Path, required=True, help="the table, in Markdown")
     arguments = parser.parse_args()
-    seeds = sorted(path.name for path in (arguments.results / CELL).glob("seed*"))
-    lines = []
-    for method, prune in METHODS.items():
-        own, sizes = {}, []
-        for place, seed in enumerate(seeds):
+    results, lines = arguments.results, []
+    for model, what, prune, modules in CASES:
+        steps = [{"prune": {**prune, "scope": f"module:{module}"}} for module in modules]
+        own: dict[int, dict[str, float]] = {}
+        base: dict[int, dict[str, float]] = {}
+        for cell in sorted((results / "cells/mnist" / model / "baseline").glob("seed*")):
+            seed = int(cell.name.removeprefix("seed"))
+            weights = results / "train/mnist" / model / "plain" / cell.name / "weights.safetensors"
             with tempfile.TemporaryDirectory() as folder:
-                own[place], size = fid(arguments.results, seed, prune, Path(folder))
-            sizes.append(size)
-        base = {
-            place: float(records.read_json(arguments.results / CELL / seed / "score.json")["fid_indomain"])
-            for place, seed in enumerate(seeds)
-        }
-        ratio = statistics.paired(own, base)
-        shown = f"{ratio.mean:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
-        fids = ", ".join(f"{value:.1f}" for value in own.values())
-        lines.append([method, fids, shown, f"{sum(sizes) / len(sizes) / 1e6:.2f} MB"])
+                own[seed] = scores(cell, weights, steps, results / "data/mnist", Path(folder))
+            base[seed] = {
+                **records.read_json(cell / "score.json"),
+                "bytes": records.read_json(cell / "profile.json")["size_packed_bytes"],
+            }
+        ratios = [
+            statistics.paired({s: own[s][column] for s in own}, {s: base[s][column] for s in own})
+            for column in ("fid_indomain", "kid", "bytes")
+        ]
+        fids = (", ".join(f"{each[s]['fid_indomain']:.2f}" for s in own) for each in (base, own))
+        images = str(int(base[min(base)]["n_samples"]))
+        fid, kid = (f"{ratio.mean:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]" for ratio in ratios[:2])
+        lines.append([model, f"{what} of {', '.join(modules)}", images, *fids, fid, kid, f"{ratios[2].mean:.2f}"])
         print(*lines[-1], flush=True)
-    files.write_text(
-        arguments.out, grid(["nine tenths of", "FID", "ratio to the baseline [95 %]", "packed"], lines) + "\n"
-    )
+    head = ["model", "without nine tenths of the", "images", "FID of the baseline", "FID", "FID ratio [95 %]"]
+    files.write_text(arguments.out, grid([*head, "KID ratio [95 %]", "packed"], lines) + "\n")
 
 
 if __name__ == "__main__":
