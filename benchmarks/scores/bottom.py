@@ -49,7 +49,7 @@ def scores(cell: Path, weights: Path, steps: list[Any], data: Path, folder: Path
     stage("sample", settings["sample"], *alone, f"--model={model}", f"--out={samples}", f"--out-grid={folder}/grid.png")
     known = (f"--images={data}/images.safetensors", f"--reference={data}/reference.safetensors", *NETWORKS)
     stage("score", settings["score"], *alone, f"--samples={samples}", *known, f"--out={score}")
-    return {**records.read_json(score), "bytes": packed.stat().st_size}
+    return {**records.read_json(score), "size_packed_bytes": packed.stat().st_size}
 
 
 def main() -> None:
@@ -67,13 +67,10 @@ def main() -> None:
             weights = results / "train/mnist" / model / "plain" / cell.name / "weights.safetensors"
             with tempfile.TemporaryDirectory() as folder:
                 own[seed] = scores(cell, weights, steps, results / "data/mnist", Path(folder))
-            base[seed] = {
-                **records.read_json(cell / "score.json"),
-                "bytes": records.read_json(cell / "profile.json")["size_packed_bytes"],
-            }
+            base[seed] = records.read_json(cell / "row.json")
         ratios = [
             statistics.paired({s: own[s][column] for s in own}, {s: base[s][column] for s in own})
-            for column in ("fid_indomain", "kid", "bytes")
+            for column in ("fid_indomain", "kid", "size_packed_bytes")
         ]
         fids = (", ".join(f"{each[s]['fid_indomain']:.2f}" for s in own) for each in (base, own))
         images = str(int(base[min(base)]["n_samples"]))
