@@ -32,6 +32,9 @@ seen = [name for name in sys.modules if name.startswith("slimdiff")]
 def wait(_number, _frame):
     Path("terminated").touch()
     sys.exit(143)
+def rest():  # a signal just before a long sleep would be handled after it
+    for _ in range(6000):
+        time.sleep(0.1)
 what = sys.argv[1]
 if what == "facts":
     facts = {"torch": "torch" in sys.modules, "slimdiff": seen, "arguments": sys.argv[1:], "folder": os.getcwd()}
@@ -55,11 +58,11 @@ elif what == "slow":
         os._exit(0)
     signal.signal(signal.SIGTERM, end)
     Path("started").write_text(str(os.getpid()))
-    time.sleep(600)
+    rest()
 elif what == "wait":
     signal.signal(signal.SIGTERM, wait)
     Path("started").write_text(str(os.getpid()))
-    time.sleep(600)
+    rest()
 """
 
 

@@ -31,6 +31,7 @@ from slimdiff.runtime.lifetime import die_with_parent
 
 LENGTH = struct.Struct("!I")  # of a request; the exit status
 ACCEPTED = b"+"
+SIGNALS_WAIT_S = 1.0  # longest; one that comes just before a system call is handled after it
 SAME = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCONT)
 # A job's signal → its fork's. Ctrl-Z stops both.
 FORWARDED: dict[int, int] = {**{int(number): int(number) for number in SAME}, int(signal.SIGTSTP): int(signal.SIGSTOP)}
@@ -101,6 +102,8 @@ def run(address: str, arguments: Sequence[str], held: int | None) -> None:
             signal.signal(number, forward)
         status = b""
         with contextlib.suppress(ConnectionError):
+            while not select.select([connection], [], [], SIGNALS_WAIT_S)[0]:
+                pass
             status = connection.recv(LENGTH.size, socket.MSG_WAITALL)
     if len(status) < LENGTH.size:
         os.read(ended, 1)  # until the fork, which is being terminated, has ended
