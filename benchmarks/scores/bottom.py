@@ -54,7 +54,7 @@ def scores(cell: Path, weights: Path, steps: list[Any], data: Path, folder: Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, required=True, help="folder of a finished run of the study")
+    parser.add_argument("--results", type=Path, required=True, help="folder of a finished run")
     parser.add_argument("--out", type=Path, required=True, help="the table, in Markdown")
     arguments = parser.parse_args()
     results, lines = arguments.results, []

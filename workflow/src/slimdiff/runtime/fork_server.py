@@ -31,7 +31,7 @@ from slimdiff.runtime.lifetime import die_with_parent
 
 LENGTH = struct.Struct("!I")  # of a request; the exit status
 ACCEPTED = b"+"
-SIGNALS_WAIT_S = 1.0  # longest; one that comes just before a system call is handled after it
+SIGNALS_WAIT_S = 1.0  # at most: a signal just before a system call is handled after it
 SAME = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCONT)
 # A job's signal → its fork's. Ctrl-Z stops both.
 FORWARDED: dict[int, int] = {**{int(number): int(number) for number in SAME}, int(signal.SIGTSTP): int(signal.SIGSTOP)}
